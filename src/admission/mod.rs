@@ -1,0 +1,1 @@
+//! Admission: whether this node takes a pod. One file per check.

@@ -1,0 +1,50 @@
+//! The one place that reads the clocks. Tasks hold a [`Clock`] and hand readings on as [`Now`].
+
+use tokio::time::Instant;
+
+use crate::model::{Mono, Now};
+
+/// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are exact.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+    wall_origin: jiff::Timestamp,
+    /// Whether the wall reading is derived from the monotonic one (tests) or read from the system.
+    derived: bool,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Self {
+        Self { origin: Instant::now(), wall_origin: jiff::Timestamp::now(), derived: false }
+    }
+
+    /// A clock that starts at `wall` and follows tokio's (possibly paused) time.
+    pub fn starting_at(wall: jiff::Timestamp) -> Self {
+        Self { origin: Instant::now(), wall_origin: wall, derived: true }
+    }
+
+    /// Reads both.
+    pub fn now(&self) -> Now {
+        let elapsed = self.origin.elapsed();
+        let wall = if self.derived {
+            self.wall_origin
+                .saturating_add(jiff::SignedDuration::try_from(elapsed).unwrap_or(jiff::SignedDuration::MAX))
+                .unwrap_or(self.wall_origin)
+        } else {
+            jiff::Timestamp::now()
+        };
+        Now { mono: Mono(elapsed), wall }
+    }
+
+    /// The instant to hand to tokio's timers for `moment`.
+    pub fn instant(&self, moment: Mono) -> Instant {
+        self.origin + moment.0
+    }
+
+    /// Sleeps until `moment`. Cancel-safe.
+    pub async fn sleep_until(&self, moment: Mono) {
+        tokio::time::sleep_until(self.instant(moment)).await;
+    }
+}

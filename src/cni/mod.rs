@@ -1,0 +1,1 @@
+//! CNI: whether the node's network configuration is usable and why not.

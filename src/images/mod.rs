@@ -1,0 +1,1 @@
+//! Images: references, pull policies, credentials, pulls.

@@ -1,0 +1,1 @@
+//! The kernel: files, mounts, cgroups, network addresses, inotify. The only place with unsafe code.

@@ -1,0 +1,22 @@
+//! The vocabulary of the project: identities, observations of the runtime, lifecycle, reasons, time.
+//!
+//! Everything here is data and pure functions of that data. It is fed by every subsystem and never does I/O, never reads
+//! a clock, never spawns. A type lives here only when two subsystems that may not import each other need it.
+
+pub mod event;
+pub mod ids;
+pub mod lifecycle;
+pub mod observed;
+pub mod pod;
+pub mod quantity;
+pub mod reason;
+pub mod time;
+pub mod waiting;
+
+pub use event::EventType;
+pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
+pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
+pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
+pub use pod::{ContainerKind, Pod};
+pub use time::{Mono, Now, Wall};
+pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};

@@ -1,0 +1,3 @@
+//! Pods on this node: one cancellable task per pod that observes, plans and executes.
+
+pub mod plan;

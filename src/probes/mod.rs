@@ -1,0 +1,1 @@
+//! Probes of running containers: verdicts, schedule, checks.

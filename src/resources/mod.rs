@@ -1,0 +1,1 @@
+//! QoS, OOM scores, the cgroup tree, allocatable: pure arithmetic, and its application to cgroupfs.

@@ -1,0 +1,1 @@
+//! The kubelet's HTTPS API: one file per endpoint family.

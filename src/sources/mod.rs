@@ -1,0 +1,1 @@
+//! Where pods come from: the API server's watch, static manifests.

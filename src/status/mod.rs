@@ -1,0 +1,1 @@
+//! Pod statuses: computed from observation, merged, diffed, written.

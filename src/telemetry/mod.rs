@@ -1,0 +1,1 @@
+//! Logging (klog text and JSON), the metrics registry and its text format.
