@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# Taking clusters away, also those whose run was killed; and finding what would be left of one.
+
+cmd_down() {
+    need_root
+    case ${1:-} in
+    --all)
+        for NAME in $(known_clusters); do with_lock "$RUN_ROOT/.lock-$NAME" remove_cluster; done
+        rm -f "$RUN_ROOT"/.lock-*
+        rmdir "$RUN_ROOT" "$DATA_ROOT" 2>/dev/null || true
+        ;;
+    "") with_lock "$RUN_ROOT/.lock-$NAME" remove_cluster ;;
+    *) die "down: no such option: $1" ;;
+    esac
+}
+
+# known_clusters: by folder, by process and by cgroup, so that a half-made or half-removed one is found as well
+known_clusters() {
+    {
+        ls "$RUN_ROOT" "$DATA_ROOT" 2>/dev/null | grep -v : || true
+        cluster_processes '.*' | awk '{ sub("/.*", "", $2); print $2 }'
+        list_cgroups rkt- | sed -n 's|.*/rkt-\(.*\)-n[0-9]*$|\1|p'
+    } | grep . | sort -u
+}
+
+# cluster_processes NAME-PATTERN: "PID CLUSTER/PART" of each process that the harness started
+cluster_processes() {
+    local dir part
+    for dir in /proc/[0-9]*; do
+        part=$(tr '\0' '\n' <"$dir/environ" 2>/dev/null | sed -n 's/^RKUBELET_CLUSTER_PART=//p') || continue
+        [[ $part =~ ^$1/ ]] && echo "${dir#/proc/} $part"
+    done 2>/dev/null
+    true
+}
+
+# remove_cluster: the death of the inits takes processes, mounts, networks and rules; then cgroups and folders
+remove_cluster() {
+    local pids try
+    for try in {1..100}; do
+        pids=$(cluster_processes "$NAME" | cut -d' ' -f1)
+        [[ $pids ]] || break
+        # shellcheck disable=SC2086 # a list
+        kill -KILL $pids 2>/dev/null || true
+        ((try == 1)) || sleep 0.1
+    done
+    [[ -z $pids ]] || warn "cluster $NAME: processes that do not end: $pids"
+    remove_cgroups "rkt-$NAME-n[0-9]"
+    rm -rf --one-file-system "$(run_dir)" "$(data_dir)"
+}
+
+cmd_leaks() {
+    local found
+    found=$(
+        cluster_processes '.*' | sed 's/^/process /'
+        awk '{ print $5 }' /proc/self/mountinfo | grep -E "^($RUN_ROOT|$DATA_ROOT)/" | sed 's/^/mount /'
+        ip -o link 2>/dev/null | grep -oE ' (cni0|n[0-9]+|nodes|veth[0-9a-f]{8})[@:]' | sed 's/^ /interface /'
+        iptables-save 2>/dev/null | grep -E 'CNI-|KUBE-' | sed 's/^/iptables /'
+        list_cgroups rkt- | sed 's/^/cgroup /'
+        find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 ! -name '.lock-*' 2>/dev/null | sed 's/^/folder /'
+    )
+    [[ -z $found ]] || { echo "$found" && exit 1; }
+}
+
+cmd_list() { known_clusters; }
+
+cmd_status() {
+    local node part name
+    for name in $(known_clusters); do
+        NAME=$name
+        echo "cluster $NAME$([[ -e $(run_dir)/up ]] || echo " (not whole: cluster down --name $NAME)")"
+        for part in etcd apiserver controller-manager scheduler; do status_line control-plane $part; done
+        for node in $(cat "$(run_dir)/nodes" 2>/dev/null); do
+            for part in containerd kubelet; do status_line "$node" $part; done
+        done
+    done
+}
+
+status_line() {
+    local pid
+    if pid=$(read_pid "$(host_dir "$1")/$2.pid"); then
+        printf '  %-14s %-20s pid %-8s %s\n' "$1" "$2" "$pid" "$(awk '/^VmRSS/ { printf "%d MiB", $2 / 1024 }' "/proc/$pid/status")"
+    else
+        printf '  %-14s %-20s down\n' "$1" "$2"
+    fi
+}

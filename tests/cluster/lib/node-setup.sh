@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes a node's view of the file system, inside its mount namespace: every path that a kubelet, a runtime or a CNI plugin
+# writes by default is the node's own, so that defaults work and the machine's are never touched.
+# usage: node-setup.sh NODE RUN_DIR DATA_DIR IP
+set -euo pipefail
+node=$1 run=$2 data=$3 ip=$4
+
+# Small changes above the machine's own: /etc (CNI, kubernetes, hosts), /opt (CNI plugins), /var/lib (mount points).
+for dir in etc opt var/lib; do
+    mkdir -p "$data/overlay/$dir" "$data/overlay-work/$dir"
+    mount -t overlay "node-$dir" "/$dir" -o "lowerdir=/$dir,upperdir=$data/overlay/$dir,workdir=$data/overlay-work/$dir"
+done
+
+# bind SOURCE TARGET
+bind() {
+    mkdir -p "$1" "$2"
+    mount --bind "$1" "$2"
+}
+bind "$data/kubelet" /var/lib/kubelet
+bind "$data/containerd" /var/lib/containerd
+bind "$data/cni" /var/lib/cni
+bind "$data/log" /var/log
+mkdir -p /var/log/pods /var/log/containers
+bind "$run/run" /run
+
+mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes/manifests /etc/kubernetes/pki /etc/containerd
+rm -f /etc/cni/net.d/* /etc/resolv.conf
+echo "nameserver 127.0.0.1" >/etc/resolv.conf # nothing answers: a node here has no way out
+printf '127.0.0.1\tlocalhost\n%s\t%s\n' "$ip" "$node" >/etc/hosts
+echo "$node" >/etc/hostname
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+
+mount --make-rshared /

@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# One node: its host, its wire to the others, containerd with its configuration, and the CNI conflist.
+
+readonly PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
+
+node_data() { echo "$(data_dir)/$1"; }
+node_path() { echo "/proc/$(host_pid "$1")/root$2"; } # a path on the node, as the machine sees it
+
+start_node() { # NODE CONTAINERD_LINE
+    local node=$1 line=$2 ip
+    ip=$(node_ip "$node")
+    make_node_cgroup "$node"
+    start_host "$node" "$CLUSTER_HOME/lib/node-setup.sh" "$node" "$(host_dir "$node")" "$(node_data "$node")" "$ip"
+    wire_node "$node" "$ip"
+    install_cni "$node"
+    echo "$line" >"$(host_dir "$node")/containerd-line"
+    write_containerd_config "$line" >"$(node_path "$node" /etc/containerd/config.toml)"
+    start_containerd "$node"
+}
+
+# wire_node NODE IP: eth0 on the node, a port of the bridge in the control plane's host
+wire_node() {
+    local plane host
+    plane=$(host_pid control-plane)
+    host=$(host_pid "$1")
+    nsenter --net="/proc/$plane/ns/net" -- ip link add "$1" type veth peer name eth0 netns "$host"
+    nsenter --net="/proc/$plane/ns/net" -- ip link set "$1" master nodes up
+    nsenter --net="/proc/$plane/ns/net" -- ip route add "$(pod_cidr "$1")" via "$2" 2>/dev/null || true
+    in_host "$1" sh -c "ip addr add $2/24 dev eth0 && ip link set eth0 up && ip route add default via $API_IP
+        echo 1 >/proc/sys/net/ipv4/ip_forward
+        # Answers between pods on one bridge must pass iptables too, else a Service's address is not translated back.
+        [ -e /proc/sys/net/bridge ] || modprobe br_netfilter
+        echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables"
+}
+
+# route_pods NODE…: from each node to the pods of the others
+route_pods() {
+    local from to
+    for from; do
+        for to; do
+            [[ $from == "$to" ]] || in_host "$from" ip route replace "$(pod_cidr "$to")" via "$(node_ip "$to")"
+        done
+    done
+}
+
+install_cni() {
+    local bin
+    bin=$(node_path "$1" /opt/cni/bin)
+    cp "$(set_dir cni)"/* "$bin/"
+    sed "s|10\.244\.0\.0/24|$(pod_cidr "$1")|" "$REPO_ROOT/cni-conf/10-rkubelet.conflist" \
+        >"$(node_path "$1" /etc/cni/net.d/10-rkubelet.conflist)"
+}
+
+start_containerd() {
+    local bin
+    bin=$(set_dir "containerd-$(cat "$(host_dir "$1")/containerd-line")")
+    start_daemon "$1" containerd env "PATH=$bin:$(set_dir runc):$PATH" "$bin/containerd" --config /etc/containerd/config.toml
+    wait_for 30 "containerd on $1" node_ctr "$1" version || {
+        need_running "$1" containerd
+        die "cluster $NAME: containerd on $1 does not answer; its log: $(part_log "$1" containerd)"
+    }
+}
+
+node_ctr() {
+    local node=$1
+    shift
+    in_host "$node" "$(set_dir "containerd-$(cat "$(host_dir "$node")/containerd-line")")/ctr" \
+        --address /run/containerd/containerd.sock --namespace k8s.io "$@"
+}
+
+# Without CAP_SYS_RESOURCE a lower oom_score_adj is refused, and no pod would start.
+restrict_oom() {
+    local effective
+    effective=$((16#$(awk '/^CapEff/ { print $2 }' /proc/self/status)))
+    ((effective >> 24 & 1)) && echo false || echo true
+}
+
+write_containerd_config() {
+    local images="'io.containerd.cri.v1.images'" runtime="'io.containerd.cri.v1.runtime'"
+    if [[ $1 == 1.7 ]]; then
+        cat <<TOML
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "$PAUSE_IMAGE"
+restrict_oom_score_adj = $(restrict_oom)
+enable_unprivileged_ports = true
+enable_unprivileged_icmp = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "/etc/containerd/certs.d"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/opt/cni/bin"
+conf_dir = "/etc/cni/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.test-handler]
+runtime_type = "io.containerd.runc.v2"
+TOML
+        return
+    fi
+    cat <<TOML
+version = 3
+root = '/var/lib/containerd'
+state = '/run/containerd'
+[plugins.$images.pinned_images]
+sandbox = '$PAUSE_IMAGE'
+[plugins.$images.registry]
+config_path = '/etc/containerd/certs.d'
+[plugins.$runtime]
+restrict_oom_score_adj = $(restrict_oom)
+[plugins.$runtime.cni]
+bin_dirs = ['/opt/cni/bin']
+conf_dir = '/etc/cni/net.d'
+[plugins.$runtime.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[plugins.$runtime.containerd.runtimes.test-handler]
+runtime_type = 'io.containerd.runc.v2'
+TOML
+}

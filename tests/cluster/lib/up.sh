@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# `cluster up`: everything in its order, the nodes at the same time as the control plane, and the env file at the end.
+
+cmd_up() {
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap=
+    while (($#)); do
+        case $1 in
+        --nodes) nodes=$2 && shift ;;
+        --kubelet) kubelet=$2 && shift ;;
+        --containerd) containerd=$2 && shift ;;
+        --kubelet-config) config=$(readlink -f "$2") && shift ;;
+        --kubelet-flags) flags=$2 && shift ;;
+        --audit-level) audit=$2 && shift ;;
+        --feature-gates) gates=$2 && shift ;;
+        --bootstrap) bootstrap=1 ;;
+        --no-images) images= ;;
+        --no-wait) wait= ;;
+        *) die "up: no such option: $1" ;;
+        esac
+        shift
+    done
+    need_root
+    [[ $nodes =~ ^[1-9][0-9]?$ ]] || die "--nodes $nodes: want a number from 1 to 99"
+    [[ -v CONTAINERD_VERSIONS[$containerd] ]] || die "--containerd $containerd: want one of ${!CONTAINERD_VERSIONS[*]}"
+    [[ $audit =~ ^(None|Metadata|Request|RequestResponse)$ ]] || die "--audit-level $audit: want None, Metadata, Request or RequestResponse"
+    [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
+    need_packages iproute2 iptables conntrack openssl procps
+    need_sets k8s "containerd-$containerd" runc cni
+    kubelet=$(kubelet_binary "$kubelet")
+    need_pause_binary
+    [[ -z $images ]] || need_images
+    need_space "$DATA_ROOT" 2
+    with_lock "$RUN_ROOT/.lock-$NAME" bring_up
+}
+
+bring_up() {
+    local node token='' all=() job jobs=()
+    if [[ -e $(run_dir)/up ]] && alive "$(host_dir control-plane)/init.pid"; then
+        die "cluster $NAME is up already (cluster down --name $NAME)"
+    fi
+    remove_cluster # what a killed run of this name left
+    mkdir -p "$(run_dir)" "$(log_dir)"
+    for ((node = 1; node <= nodes; node++)); do all+=("n$node"); done
+    echo "${all[*]}" >"$(run_dir)/nodes"
+    trap 'exit 1' TERM INT
+
+    step "keys"
+    make_pki
+    step "etcd, API server, controller manager, scheduler"
+    start_control_plane "$audit" "$gates"
+    [[ -z $bootstrap ]] || token=$(allow_bootstrap)
+    step "nodes: containerd $containerd$([[ $images ]] || echo ", no images")"
+    for node in "${all[@]}"; do
+        (
+            [[ -z $images ]] || seed_images "$node" "$containerd"
+            start_node "$node" "$containerd"
+            configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
+            start_kubelet "$node"
+        ) &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do wait "$job" || exit 1; done
+    route_pods "${all[@]}"
+    write_env "${all[@]}" >"$(run_dir)/env"
+    touch "$(run_dir)/up"
+    if [[ $wait ]]; then
+        step "kubelet: $kubelet"
+        for node in "${all[@]}"; do wait_node_ready "$node" 60; done
+        wait_for 30 "ServiceAccount default" kubectl_in get serviceaccount default || need_reason controller-manager
+        for node in "${all[@]}"; do give_pod_cidr "$node"; done
+    fi
+    step "cluster $NAME is up"
+    echo "$(run_dir)/kubeconfig"
+}
+
+# The conflist has the range already; this is for whoever reads it from the API.
+give_pod_cidr() {
+    kubectl_in patch node "$1" --type merge -p "{\"spec\":{\"podCIDR\":\"$(pod_cidr "$1")\",\"podCIDRs\":[\"$(pod_cidr "$1")\"]}}" >/dev/null
+}
+
+# allow_bootstrap: a token and the rights with which a node asks for its certificate; prints the token
+allow_bootstrap() {
+    kubectl_in apply -f "$CLUSTER_HOME/config/bootstrap.yaml" >/dev/null
+    echo abcdef.0123456789abcdef
+}
+
+write_env() {
+    local node upper dir
+    echo "CLUSTER_NAME=$NAME"
+    echo "KUBECONFIG=$(run_dir)/kubeconfig"
+    echo "API_SERVER=https://$API_IP:6443"
+    echo "CONTROL_PLANE_PID=$(host_pid control-plane)"
+    echo "NETNS=/proc/$(host_pid control-plane)/ns/net"
+    echo "AUDIT_LOG=$(log_dir)/audit.log"
+    echo "LOG_DIR=$(log_dir)"
+    echo "KUBECTL=$(set_dir k8s)/kubectl"
+    echo "NODES='$*'"
+    for node; do
+        upper=NODE_${node^^}
+        dir=$(host_dir "$node")
+        echo "${upper}_IP=$(node_ip "$node")"
+        echo "${upper}_POD_CIDR=$(pod_cidr "$node")"
+        echo "${upper}_PID=$(host_pid "$node")"
+        echo "${upper}_NETNS=/proc/$(host_pid "$node")/ns/net"
+        echo "${upper}_ROOT=/proc/$(host_pid "$node")/root"
+        echo "${upper}_CRI_SOCKET=$dir/run/containerd/containerd.sock"
+        echo "${upper}_CNI_DIR=$(node_data "$node")/overlay/etc/cni/net.d"
+        echo "${upper}_KUBELET_DIR=/proc/$(host_pid "$node")/root/var/lib/kubelet"
+        echo "${upper}_KUBELET_PID_FILE=$dir/kubelet.pid"
+        echo "${upper}_KUBELET_LOG=$(part_log "$node" kubelet)"
+        echo "${upper}_CONTAINERD_PID_FILE=$dir/containerd.pid"
+        echo "${upper}_CONTAINERD_LOG=$(part_log "$node" containerd)"
+        echo "${upper}_CGROUP=/$(cgroup_name "$node")"
+    done
+}

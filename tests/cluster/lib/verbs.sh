@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# The verbs with which tests and people reach into a running cluster.
+
+need_up() { [[ -e $(run_dir)/nodes ]] || die "cluster $NAME is not up (cluster up --name $NAME)"; }
+need_node() {
+    need_up
+    [[ " $(cat "$(run_dir)/nodes") " == *" ${1:-} "* ]] || die "cluster $NAME: no node \"${1:-}\" (nodes: $(cat "$(run_dir)/nodes"))"
+}
+
+cmd_env() {
+    need_up
+    if (($#)); then
+        (
+            # shellcheck source=/dev/null
+            . "$(run_dir)/env"
+            [[ -v $1 ]] || die "no such key: $1"
+            echo "${!1}"
+        )
+    else
+        cat "$(run_dir)/env"
+    fi
+}
+
+# logs PART|PART@NODE [tail options]
+cmd_logs() {
+    local part=${1:?logs: which part?} file
+    need_up
+    shift
+    file=$(log_dir)/$part.log
+    [[ -e $file ]] || die "no log of \"$part\"; there are: $(cd "$(log_dir)" && ls | sed 's/\.log$//' | tr '\n' ' ')"
+    if (($#)); then tail "$@" "$file"; else cat "$file"; fi
+}
+
+cmd_kubectl() {
+    need_up
+    kubectl_in "$@"
+}
+
+cmd_exec() {
+    need_up
+    [[ ${1:-} == -- ]] && shift
+    (($#)) || die "exec: which command?"
+    KUBECONFIG=$(run_dir)/kubeconfig PATH=$(set_dir k8s):$PATH \
+        nsenter --net="/proc/$(host_pid control-plane)/ns/net" -- "$@"
+}
+
+cmd_node_exec() {
+    if [[ ${2:-} && $2 != -- ]]; then
+        NAME=$1
+        shift
+    fi
+    need_node "${1:-}"
+    local node=$1
+    shift
+    [[ ${1:-} == -- ]] && shift
+    (($#)) || die "node-exec: which command?"
+    in_host "$node" "$@"
+}
+
+cmd_ctr() {
+    need_node "${1:-}"
+    node_ctr "$@"
+}
+
+# cmd_node_daemon kubelet|containerd VERB NODE
+cmd_node_daemon() {
+    local part=$1 verb=${2:-} node=${3:-}
+    need_node "$node"
+    daemon_verb "$node" "$part" "$verb" "start_$part" "$node"
+}
+
+# cmd_control_plane_daemon apiserver|etcd|… VERB
+cmd_control_plane_daemon() {
+    need_up
+    # The API server ends slowly, and not at all without etcd, while it keeps its port.
+    daemon_verb control-plane "$1" "${2:-}" start_part "$1"
+}
+
+# daemon_verb HOST PART VERB START…
+daemon_verb() {
+    local host=$1 part=$2 verb=$3
+    shift 3
+    case $verb in
+    start) "$@" ;;
+    stop) stop_daemon "$host" "$part" TERM ;;
+    kill) stop_daemon "$host" "$part" KILL ;;
+    restart)
+        stop_daemon "$host" "$part" TERM
+        "$@"
+        ;;
+    pause) signal_daemon "$host" "$part" STOP ;;
+    cont) signal_daemon "$host" "$part" CONT ;;
+    pid) read_pid "$(host_dir "$host")/$part.pid" || die "cluster $NAME: $part on $host does not run" ;;
+    *) die "$part: want stop, kill, start, restart, pause, cont or pid" ;;
+    esac
+}
