@@ -20,7 +20,7 @@ cmd_demo() {
     demo_step "a container that dies is restarted" demo_restart
     demo_step "deletion runs preStop and leaves nothing on the node" demo_delete
     trap - EXIT
-    say "demo: all steps passed. The cluster still runs: cluster kubectl --name demo …; cluster demo-down removes it."
+    say "demo: all steps passed. The cluster still runs: cluster --name demo kubectl …; cluster demo-down removes it."
 }
 
 cmd_demo_down() {
@@ -91,7 +91,7 @@ demo_client() {
 }
 
 from_client() { kubectl_in exec -n demo client -- "$@"; }
-demo_fetch() { from_client wget -q -T 5 -O - "http://web.demo.svc.cluster.local/$1"; }
+demo_fetch() { from_client wget -q -T 5 -O - "http://web.demo.svc.cluster.local/${1:-}"; }
 
 demo_page() {
     local page
@@ -157,7 +157,7 @@ demo_config_edit() {
 demo_edit_arrived() { kubectl_in exec -n demo deployment/web -c web -- cat /config/greeting | grep -qx "hello again"; }
 
 demo_restart() {
-    kubectl_in exec -n demo deployment/web -c web -- sh -c 'kill -KILL -1; kill -TERM 1' || true
+    kubectl_in exec -n demo deployment/web -c web -- sh -c 'kill -TERM 1' || true
     wait_for 30 "the restart" demo_restarted
     kubectl_in rollout status -n demo deployment/web --timeout 60s
     demo_page two
