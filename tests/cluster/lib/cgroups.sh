@@ -22,29 +22,38 @@ make_node_cgroup() {
             cat "$root/cpuset.mems" >"$dir/cpuset.mems"
         fi
         if [[ -e $dir/cgroup.controllers ]]; then
-            sed 's/\(^\| \)/\1+/g' "$root/cgroup.controllers" >"$root/cgroup.subtree_control"
-            sed 's/\(^\| \)/\1+/g' "$dir/cgroup.controllers" >"$dir/cgroup.subtree_control"
+            enable_controllers "$root"
+            enable_controllers "$dir"
         fi
     done
 }
 
-# list_cgroups PREFIX: the cgroups of the harness whose name starts so, deepest first
-list_cgroups() {
-    local root
-    for root in $(cgroup_roots); do
-        find "$root" -mindepth 1 -depth -type d -path "$root/$1*" 2>/dev/null || true
+# One at a time: a controller that cannot be enabled must not keep the others out.
+enable_controllers() {
+    local controller
+    for controller in $(<"$1/cgroup.controllers"); do
+        echo "+$controller" >"$1/cgroup.subtree_control" 2>/dev/null || true
     done
 }
 
-# remove_cgroups PREFIX: their processes are dead or dying when this is called
+# list_cgroups NAME-PATTERN [NODE-PATTERN]: the nodes' cgroups and what is below them, deepest first
+list_cgroups() {
+    local root
+    for root in $(cgroup_roots); do
+        find "$root" -mindepth 1 -depth -type d -regextype posix-extended \
+            -regex "$root/rkt-$1-${2:-n[0-9]+}(/.*)?" 2>/dev/null || true
+    done
+}
+
+# remove_cgroups NAME [NODE-PATTERN]: their processes are dead or dying when this is called
 remove_cgroups() {
     local try left
     for try in {1..50}; do
-        left=$(list_cgroups "$1")
+        left=$(list_cgroups "$@")
         [[ $left ]] || return 0
         xargs -r rmdir 2>/dev/null <<<"$left" || true
         ((try == 1)) || sleep 0.1
     done
-    left=$(list_cgroups "$1")
+    left=$(list_cgroups "$@")
     [[ -z $left ]] || warn "cgroups that could not be removed:"$'\n'"$left"
 }

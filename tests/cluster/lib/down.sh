@@ -17,9 +17,9 @@ cmd_down() {
 # known_clusters: by folder, by process and by cgroup, so that a half-made or half-removed one is found as well
 known_clusters() {
     {
-        ls "$RUN_ROOT" "$DATA_ROOT" 2>/dev/null | grep -v : || true
+        find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 ! -name '.*' -printf '%f\n' 2>/dev/null || true
         cluster_processes '.*' | awk '{ sub("/.*", "", $2); print $2 }'
-        list_cgroups rkt- | sed -n 's|.*/rkt-\(.*\)-n[0-9]*$|\1|p'
+        list_cgroups '.*' | sed -n 's|.*/rkt-\(.*\)-n[0-9]*$|\1|p'
     } | grep . | sort -u
 }
 
@@ -28,37 +28,46 @@ cluster_processes() {
     local dir part
     for dir in /proc/[0-9]*; do
         part=$(tr '\0' '\n' <"$dir/environ" 2>/dev/null | sed -n 's/^RKUBELET_CLUSTER_PART=//p') || continue
-        [[ $part =~ ^$1/ ]] && echo "${dir#/proc/} $part"
+        [[ $part && $part =~ ^$1(/|$) ]] && echo "${dir#/proc/} $part"
     done 2>/dev/null
     true
 }
 
 # remove_cluster: the death of the inits takes processes, mounts, networks and rules; then cgroups and folders
 remove_cluster() {
+    kill_processes "$NAME"
+    remove_cgroups "$NAME"
+    rm -rf --one-file-system "$(run_dir)" "$(data_dir)"
+}
+
+# kill_processes NAME[/HOST]: what the harness started there, and with an init everything in its namespaces
+kill_processes() {
     local pids try
     for try in {1..100}; do
-        pids=$(cluster_processes "$NAME" | cut -d' ' -f1)
-        [[ $pids ]] || break
+        pids=$(cluster_processes "$1" | cut -d' ' -f1)
+        [[ $pids ]] || return 0
         # shellcheck disable=SC2086 # a list
         kill -KILL $pids 2>/dev/null || true
         ((try == 1)) || sleep 0.1
     done
-    [[ -z $pids ]] || warn "cluster $NAME: processes that do not end: $pids"
-    remove_cgroups "rkt-$NAME-n[0-9]"
-    rm -rf --one-file-system "$(run_dir)" "$(data_dir)"
+    warn "cluster $NAME: processes that do not end: $pids"
 }
 
+# cmd_leaks: meant for after `down`; a cluster that runs is listed as well
 cmd_leaks() {
     local found
-    found=$(
-        cluster_processes '.*' | sed 's/^/process /'
-        awk '{ print $5 }' /proc/self/mountinfo | grep -E "^($RUN_ROOT|$DATA_ROOT)/" | sed 's/^/mount /'
-        ip -o link 2>/dev/null | grep -oE ' (cni0|n[0-9]+|nodes|veth[0-9a-f]{8})[@:]' | sed 's/^ /interface /'
-        iptables-save 2>/dev/null | grep -E 'CNI-|KUBE-' | sed 's/^/iptables /'
-        list_cgroups rkt- | sed 's/^/cgroup /'
-        find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 ! -name '.lock-*' 2>/dev/null | sed 's/^/folder /'
-    )
+    found=$(list_leaks || true)
     [[ -z $found ]] || { echo "$found" && exit 1; }
+}
+
+list_leaks() {
+    set +e
+    cluster_processes '.*' | sed 's/^/process /'
+    awk '{ print $5 }' /proc/self/mountinfo | grep -E "^($RUN_ROOT|$DATA_ROOT)/" | sed 's/^/mount /'
+    ip -o link 2>/dev/null | grep -oE ' (cni0|n[0-9]+|nodes|veth[0-9a-f]{8})[@:]' | sed 's/^ /interface /'
+    iptables-save 2>/dev/null | grep -E 'CNI-|KUBE-' | sed 's/^/iptables /'
+    list_cgroups '.*' | sed 's/^/cgroup /'
+    find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 ! -name '.lock-*' 2>/dev/null | sed 's/^/folder /'
 }
 
 cmd_list() { known_clusters; }
@@ -69,7 +78,7 @@ cmd_status() {
         NAME=$name
         echo "cluster $NAME$([[ -e $(run_dir)/up ]] || echo " (not whole: cluster down --name $NAME)")"
         for part in etcd apiserver controller-manager scheduler; do status_line control-plane $part; done
-        for node in $(cat "$(run_dir)/nodes" 2>/dev/null); do
+        for node in $(nodes); do
             for part in containerd kubelet; do status_line "$node" $part; done
         done
     done

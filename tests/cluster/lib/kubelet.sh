@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # The kubelet of a node, ours or upstream's: the same flags, the same configuration file, the same credentials.
 
-# kubelet_binary ours|upstream|PATH
+# kubelet_binary ours|upstream|none|PATH
 kubelet_binary() {
     local path
     case $1 in
+    none) echo none && return ;;
     ours) path=${RKUBELET_BIN:-$REPO_ROOT/target/release/rkubelet} ;;
     upstream) path=$(set_dir k8s)/kubelet ;;
     *) path=$(readlink -f "$1") ;;
@@ -74,6 +75,7 @@ YAML
 start_kubelet() {
     local node=$1 dir flags
     dir=$(host_dir "$node")
+    [[ $(<"$dir/kubelet-binary") != none ]] || die "cluster $NAME: no kubelet was chosen: kubelet start $node ours|upstream|PATH"
     read -ra flags <"$dir/kubelet-flags" || true
     [[ -e $(node_path "$node" /etc/kubernetes/bootstrap-kubelet.conf) ]] &&
         flags=(--bootstrap-kubeconfig /etc/kubernetes/bootstrap-kubelet.conf "${flags[@]}")

@@ -24,10 +24,16 @@ mkdir -p /var/log/pods /var/log/containers
 bind "$run/run" /run
 
 mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes/manifests /etc/kubernetes/pki /etc/containerd
-rm -f /etc/cni/net.d/* /etc/resolv.conf
+[[ -e $data/machine-id ]] || rm -f /etc/cni/net.d/* # the machine's, before the node has its own
+rm -f /etc/resolv.conf                              # the machine's may be a link
 echo "nameserver 127.0.0.1" >/etc/resolv.conf # nothing answers: a node here has no way out
 printf '127.0.0.1\tlocalhost\n%s\t%s\n' "$ip" "$node" >/etc/hosts
 echo "$node" >/etc/hostname
-tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+
+# Its identity: the machine id lasts, the boot id is new with each start.
+[[ -e $data/machine-id ]] || tr -d - </proc/sys/kernel/random/uuid >"$data/machine-id"
+cp "$data/machine-id" /etc/machine-id
+cat /proc/sys/kernel/random/uuid >/run/boot_id
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 
 mount --make-rshared /

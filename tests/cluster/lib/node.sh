@@ -3,19 +3,37 @@
 
 readonly PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 
+nodes() { cat "$(run_dir)/nodes" 2>/dev/null || true; }
 node_data() { echo "$(data_dir)/$1"; }
 node_path() { echo "/proc/$(host_pid "$1")/root$2"; } # a path on the node, as the machine sees it
 
 start_node() { # NODE CONTAINERD_LINE
-    local node=$1 line=$2 ip
-    ip=$(node_ip "$node")
-    make_node_cgroup "$node"
-    start_host "$node" "$CLUSTER_HOME/lib/node-setup.sh" "$node" "$(host_dir "$node")" "$(node_data "$node")" "$ip"
-    wire_node "$node" "$ip"
-    install_cni "$node"
-    echo "$line" >"$(host_dir "$node")/containerd-line"
-    write_containerd_config "$line" >"$(node_path "$node" /etc/containerd/config.toml)"
-    start_containerd "$node"
+    boot_node "$1"
+    install_cni "$1"
+    echo "$2" >"$(host_dir "$1")/containerd-line"
+    write_containerd_config "$2" >"$(node_path "$1" /etc/containerd/config.toml)"
+    start_containerd "$1"
+}
+
+# boot_node NODE: namespaces, file systems and wire; nothing runs yet
+boot_node() {
+    make_node_cgroup "$1"
+    start_host "$1" "$CLUSTER_HOME/lib/node-setup.sh" "$1" "$(host_dir "$1")" "$(node_data "$1")" "$(node_ip "$1")"
+    wire_node "$1" "$(node_ip "$1")"
+}
+
+# reboot_node NODE: as by the reset button. What a disk would keep stays, /run and the boot id do not.
+reboot_node() {
+    kill_processes "$NAME/$1"
+    remove_cgroups "$NAME" "$1"
+    rm -rf --one-file-system "$(host_dir "$1")/run" "$(host_dir "$1")"/{report,*.pid}
+    boot_node "$1"
+    # shellcheck disable=SC2046 # a list
+    route_pods $(nodes)
+    start_containerd "$1"
+    start_kubelet "$1"
+    # shellcheck disable=SC2046
+    write_env $(nodes) >"$(run_dir)/env"
 }
 
 # wire_node NODE IP: eth0 on the node, a port of the bridge in the control plane's host

@@ -70,10 +70,15 @@ YAML
 }
 
 make_pki() {
-    local pki sans
+    local pki
     pki=$(run_dir)/pki
-    mkdir -p -m 700 "$pki"
-    cd "$pki"
+    mkdir "$pki"
+    chmod 700 "$pki"
+    (cd "$pki" && write_pki)
+}
+
+write_pki() {
+    local sans
     make_ca ca kubernetes
     make_ca front-proxy-ca front-proxy-ca
     sans=DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local
@@ -88,7 +93,6 @@ make_pki() {
     make_kubeconfig ../kubeconfig kubernetes-admin admin
     make_kubeconfig controller-manager.conf system:kube-controller-manager controller-manager
     make_kubeconfig scheduler.conf system:kube-scheduler scheduler
-    cd - >/dev/null
 }
 
 # make_node_credentials NODE FILE

@@ -27,6 +27,7 @@ cmd_up() {
     need_packages iproute2 iptables conntrack openssl procps
     need_sets k8s "containerd-$containerd" runc cni
     kubelet=$(kubelet_binary "$kubelet")
+    [[ $kubelet != none ]] || wait=
     need_pause_binary
     [[ -z $images ]] || need_images
     need_space "$DATA_ROOT" 2
@@ -43,6 +44,7 @@ bring_up() {
     for ((node = 1; node <= nodes; node++)); do all+=("n$node"); done
     echo "${all[*]}" >"$(run_dir)/nodes"
     trap 'exit 1' TERM INT
+    trap '(($? == 0)) || say "cluster $NAME: what runs was left for a look; cluster down --name $NAME removes it"' EXIT
 
     step "keys"
     make_pki
@@ -55,20 +57,20 @@ bring_up() {
             [[ -z $images ]] || seed_images "$node" "$containerd"
             start_node "$node" "$containerd"
             configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
-            start_kubelet "$node"
+            [[ $kubelet == none ]] || start_kubelet "$node"
         ) &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job" || exit 1; done
     route_pods "${all[@]}"
     write_env "${all[@]}" >"$(run_dir)/env"
-    touch "$(run_dir)/up"
     if [[ $wait ]]; then
         step "kubelet: $kubelet"
         for node in "${all[@]}"; do wait_node_ready "$node" 60; done
         wait_for 30 "ServiceAccount default" kubectl_in get serviceaccount default || need_reason controller-manager
         for node in "${all[@]}"; do give_pod_cidr "$node"; done
     fi
+    touch "$(run_dir)/up"
     step "cluster $NAME is up"
     echo "$(run_dir)/kubeconfig"
 }

@@ -4,7 +4,7 @@
 need_up() { [[ -e $(run_dir)/nodes ]] || die "cluster $NAME is not up (cluster up --name $NAME)"; }
 need_node() {
     need_up
-    [[ " $(cat "$(run_dir)/nodes") " == *" ${1:-} "* ]] || die "cluster $NAME: no node \"${1:-}\" (nodes: $(cat "$(run_dir)/nodes"))"
+    [[ ${1:-} && " $(nodes) " == *" $1 "* ]] || die "cluster $NAME: no node \"${1:-}\" (nodes: $(nodes))"
 }
 
 cmd_env() {
@@ -27,8 +27,19 @@ cmd_logs() {
     need_up
     shift
     file=$(log_dir)/$part.log
-    [[ -e $file ]] || die "no log of \"$part\"; there are: $(cd "$(log_dir)" && ls | sed 's/\.log$//' | tr '\n' ' ')"
+    [[ -e $file ]] || die "no log of \"$part\"; there are: $(find "$(log_dir)" -name '*.log' -printf '%f ')"
     if (($#)); then tail "$@" "$file"; else cat "$file"; fi
+}
+
+# save-logs DIR: for a machine that goes away after a failure
+cmd_save_logs() {
+    local dir=${1:?save-logs: into which folder?} what
+    need_up
+    mkdir -p "$dir"
+    cp -r "$(log_dir)/." "$dir/"
+    for what in nodes pods events; do
+        kubectl_in get $what -A -o yaml --request-timeout 10s >"$dir/$what.yaml" 2>&1 || true
+    done
 }
 
 cmd_kubectl() {
@@ -62,10 +73,21 @@ cmd_ctr() {
     node_ctr "$@"
 }
 
-# cmd_node_daemon kubelet|containerd VERB NODE
+cmd_reboot() {
+    need_node "${1:-}"
+    reboot_node "$1"
+}
+
+# cmd_node_daemon kubelet|containerd VERB NODE [KUBELET]: KUBELET is the one to start from now on
 cmd_node_daemon() {
-    local part=$1 verb=${2:-} node=${3:-}
+    local part=$1 verb=${2:-} node=${3:-} binary
     need_node "$node"
+    if [[ ${4:-} && $part == kubelet && $verb =~ ^(start|restart)$ ]]; then
+        binary=$(kubelet_binary "$4")
+        echo "$binary" >"$(host_dir "$node")/kubelet-binary"
+    elif [[ ${4:-} ]]; then
+        die "$part $verb: unexpected \"$4\""
+    fi
     daemon_verb "$node" "$part" "$verb" "start_$part" "$node"
 }
 
