@@ -1,3 +1,27 @@
-//! The API server: transport, client, events, tokens, the cache of ConfigMaps and Secrets.
+//! The API server: transport, clients, events, tokens, the cache of ConfigMaps and Secrets, watches of what a node reads.
+//!
+//! ```text
+//!  kubeconfig ─► credentials ─► transport (lanes) ─► client::Clients ─┬─► list_watch ─► objects, services, nodes, …
+//!                                                                     ├─► tokens
+//!                                                                     └─► events_task ◄── events::Recorder
+//! ```
+//!
+//! HTTP/2 with connections of their own for the lease, for writes and for watches; every request has a deadline; nothing
+//! is written by PUT, because the types of this crate do not know every field of a newer server.
 
+pub mod client;
+pub mod credentials;
 pub mod events;
+pub mod failure;
+pub mod kubeconfig;
+pub mod limiter;
+pub mod list_watch;
+pub mod nodes;
+pub mod objects;
+pub mod random;
+pub mod runtime_classes;
+pub mod services;
+pub mod tokens;
+pub mod transport;
+
+pub use client::{ClientConfig, Clients};

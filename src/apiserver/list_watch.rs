@@ -1,0 +1,141 @@
+//! Follows a collection or one object of the API: first everything, then every change, for ever.
+//!
+//! A wrapper around `kube`'s watcher that streams the initial list where the server can (one request instead of two),
+//! falls back to list and watch where it cannot, waits between failures, and reduces each object as soon as it is decoded.
+
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+use serde::de::DeserializeOwned;
+
+use super::failure;
+use super::random;
+
+/// The first wait after a failure; doubled up to [`LONGEST_WAIT`]. Short, because the usual failure is the node
+/// authorizer's, which has not yet seen the pod that refers to the object.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait between two attempts, as client-go's reflector.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What has happened to the collection.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// This is everything there is.
+    Reset(Vec<T>),
+    /// One was added or changed.
+    Applied(T),
+    /// One was deleted; its last state.
+    Deleted(T),
+    /// The attempt failed and will be made again; the text is for people.
+    Failed(String),
+}
+
+/// Follows `api` (all, or those that `fields` selects), giving each change to `sink`, until `sink` breaks. `reduce` is
+/// applied to each object at once, so that only what it keeps is held. Cancel-safe: dropping it ends the watch.
+pub async fn follow<K, T>(
+    api: Api<K>,
+    fields: Option<&str>,
+    reduce: impl Fn(K) -> T,
+    mut sink: impl FnMut(Change<T>) -> ControlFlow<()>,
+) where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut streaming = true;
+    let mut failures = 0_u32;
+    loop {
+        let mut config = watcher::Config::default().any_semantic();
+        if let Some(fields) = fields {
+            config = config.fields(fields);
+        }
+        if streaming {
+            config = config.streaming_lists();
+        }
+        let mut events = watcher::watcher(api.clone(), config).boxed();
+        let mut buffer = Vec::new();
+        // Ends only to start over with the other way of listing.
+        while let Some(event) = events.next().await {
+            let change = match event {
+                Ok(Event::Init) => {
+                    buffer = Vec::new();
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    buffer.push(reduce(object));
+                    continue;
+                }
+                Ok(Event::InitDone) => Change::Reset(std::mem::take(&mut buffer)),
+                Ok(Event::Apply(object)) => Change::Applied(reduce(object)),
+                Ok(Event::Delete(object)) => Change::Deleted(reduce(object)),
+                Err(error) => {
+                    if streaming && is_unsupported(&error) {
+                        streaming = false;
+                        break;
+                    }
+                    if is_expired(&error) {
+                        continue;
+                    }
+                    failures = failures.saturating_add(1);
+                    Change::Failed(describe(&error))
+                }
+            };
+            let failed = matches!(change, Change::Failed(_));
+            if sink(change).is_break() {
+                return;
+            }
+            if failed {
+                tokio::time::sleep(random::jitter(wait_after(failures), 0.5)).await;
+            } else {
+                failures = 0;
+            }
+        }
+    }
+}
+
+fn wait_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    LONGEST_WAIT.min(FIRST_WAIT.saturating_mul(1 << doublings))
+}
+
+/// Whether the server does not know how to stream a list.
+fn is_unsupported(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(error) => failure::kind(error) == failure::FailureKind::Invalid,
+        watcher::Error::WatchError(status) => matches!(status.code, 400 | 422),
+        watcher::Error::InitialListFailed(_) | watcher::Error::WatchFailed(_) | watcher::Error::NoResourceVersion => {
+            false
+        }
+    }
+}
+
+/// Whether the watch merely has to begin anew because the server has forgotten the past.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+}
+
+fn describe(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => failure::text(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LONGEST_WAIT, wait_after};
+
+    #[test]
+    fn waits_grow_and_are_bounded() {
+        assert_eq!(wait_after(1), Duration::from_millis(200));
+        assert_eq!(wait_after(3), Duration::from_millis(800));
+        assert_eq!(wait_after(u32::MAX), LONGEST_WAIT);
+    }
+}

@@ -1,0 +1,50 @@
+//! This node's own object: one watch of one Node, without managedFields.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Clients;
+use super::list_watch::{self, Change};
+
+/// What is known of this node's object.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
+    /// Whether the API server has answered once.
+    pub synced: bool,
+    /// The object, if it exists.
+    pub node: Option<Arc<Node>>,
+}
+
+/// Starts the watch; the receiver always holds the latest view.
+pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> watch::Receiver<NodeView> {
+    let (sender, receiver) = watch::channel(NodeView::default());
+    let api: Api<Node> = Api::all(clients.watches.clone());
+    let fields = format!("metadata.name={}", clients.node_name);
+    tasks.spawn(async move {
+        let reduce = |mut node: Node| {
+            node.metadata.managed_fields = None;
+            Arc::new(node)
+        };
+        let follow = list_watch::follow(api, Some(&fields), reduce, |change| {
+            let view = match change {
+                Change::Reset(mut nodes) => NodeView { synced: true, node: nodes.pop() },
+                Change::Applied(node) => NodeView { synced: true, node: Some(node) },
+                Change::Deleted(_) => NodeView { synced: true, node: None },
+                Change::Failed(problem) => {
+                    tracing::debug!(error = problem, "Cannot watch this node's object");
+                    return ControlFlow::Continue(());
+                }
+            };
+            sender.send_replace(view);
+            ControlFlow::Continue(())
+        });
+        cancel.run_until_cancelled(follow).await;
+    });
+    receiver
+}

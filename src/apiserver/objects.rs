@@ -1,0 +1,377 @@
+//! ConfigMaps and Secrets that pods on this node refer to: one watch per object, shared by all pods that use it.
+//!
+//! Who needs an object holds a [`Subscription`]; the watch lives as long as one is held. Immutable objects are watched
+//! only until they are seen. The cache is one of the two places that hold a lock (the map of entries), never across an
+//! await. Values are never logged.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::client::Clients;
+use super::failure::{self, FailureKind};
+use super::list_watch::{self, Change};
+
+/// `configMapAndSecretChangeDetectionStrategy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeDetection {
+    /// One watch per object.
+    Watch,
+    /// A GET every so often (upstream's `Cache` and `Get`), and one for each new subscription.
+    Poll(Duration),
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug)]
+pub enum ObjectState<T> {
+    /// Nothing yet.
+    Pending,
+    /// It is there.
+    Found(Arc<T>),
+    /// It is not there.
+    Missing,
+    /// It cannot be read (text for people); it is tried again. A value that was known stays the value instead.
+    Failed(String),
+}
+
+/// Why an object cannot be had. The texts are upstream's where upstream has one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// It does not exist.
+    #[error("{kind} {name:?} not found")]
+    NotFound {
+        /// `configmap` or `secret`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refuses or cannot be reached.
+    #[error("failed to fetch {kind} {namespace}/{name}: {problem}")]
+    Failed {
+        /// `configmap` or `secret`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The server's text.
+        problem: String,
+    },
+    /// No answer in time.
+    #[error("failed to sync {kind} cache: timed out waiting for the condition")]
+    Timeout {
+        /// `configmap` or `secret`.
+        kind: &'static str,
+    },
+}
+
+impl ObjectError {
+    /// Whether it does not exist (what `optional: true` tolerates).
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+/// The two kinds of objects of this cache.
+pub trait Kind:
+    kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+    + Clone
+    + fmt::Debug
+    + serde::de::DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// What error texts call it.
+    const NAME: &'static str;
+    /// Whether it can never change.
+    fn is_immutable(&self) -> bool;
+    /// Drops what nobody reads.
+    fn strip(&mut self);
+}
+
+impl Kind for ConfigMap {
+    const NAME: &'static str = "configmap";
+
+    fn is_immutable(&self) -> bool {
+        self.immutable == Some(true)
+    }
+
+    fn strip(&mut self) {
+        self.metadata.managed_fields = None;
+        self.metadata.annotations = None;
+    }
+}
+
+impl Kind for Secret {
+    const NAME: &'static str = "secret";
+
+    fn is_immutable(&self) -> bool {
+        self.immutable == Some(true)
+    }
+
+    fn strip(&mut self) {
+        self.metadata.managed_fields = None;
+        self.metadata.annotations = None;
+    }
+}
+
+type Key = (Arc<str>, Arc<str>);
+
+/// One object's state and the life of its watch.
+struct Entry<T> {
+    state: watch::Receiver<ObjectState<T>>,
+    refresh: Arc<tokio::sync::Notify>,
+    _stop: DropGuard,
+}
+
+struct Cache<T> {
+    entries: Mutex<HashMap<Key, Weak<Entry<T>>>>,
+}
+
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self { entries: Mutex::default() }
+    }
+}
+
+struct Shared {
+    client: kube::Client,
+    detection: ChangeDetection,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    config_maps: Cache<ConfigMap>,
+    secrets: Cache<Secret>,
+}
+
+/// The cache. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("objects::Handle")
+            .field("config_maps", &self.shared.config_maps.entries.lock().len())
+            .field("secrets", &self.shared.secrets.entries.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the cache. Each object's watch is a task of its own, which ends with its last subscription or with `cancel`.
+pub fn start(clients: &Clients, detection: ChangeDetection, cancel: CancellationToken) -> Handle {
+    let client = match detection {
+        ChangeDetection::Watch => clients.watches.clone(),
+        ChangeDetection::Poll(_) => clients.writes.clone(),
+    };
+    let shared = Shared {
+        client,
+        detection,
+        tasks: TaskTracker::new(),
+        cancel,
+        config_maps: Cache::default(),
+        secrets: Cache::default(),
+    };
+    Handle { shared: Arc::new(shared) }
+}
+
+impl Handle {
+    /// Subscribes to a ConfigMap. Returns at once; the first subscription starts the watch.
+    pub fn config_map(&self, namespace: &str, name: &str) -> Subscription<ConfigMap> {
+        self.subscribe(&self.shared.config_maps, namespace, name)
+    }
+
+    /// Subscribes to a Secret. Returns at once; the first subscription starts the watch.
+    pub fn secret(&self, namespace: &str, name: &str) -> Subscription<Secret> {
+        self.subscribe(&self.shared.secrets, namespace, name)
+    }
+
+    fn subscribe<T: Kind>(&self, cache: &Cache<T>, namespace: &str, name: &str) -> Subscription<T> {
+        let key: Key = (namespace.into(), name.into());
+        let mut entries = cache.entries.lock();
+        let entry = if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
+            // A new user of a polled object must not read a value from before its pod was made.
+            entry.refresh.notify_one();
+            entry
+        } else {
+            entries.retain(|_, entry| entry.strong_count() > 0);
+            let entry = Arc::new(self.open::<T>(&key));
+            entries.insert(key.clone(), Arc::downgrade(&entry));
+            entry
+        };
+        Subscription { state: entry.state.clone(), entry, key }
+    }
+
+    fn open<T: Kind>(&self, key: &Key) -> Entry<T> {
+        let (sender, state) = watch::channel(ObjectState::Pending);
+        let refresh = Arc::new(tokio::sync::Notify::new());
+        let cancel = self.shared.cancel.child_token();
+        let api: Api<T> = Api::namespaced(self.shared.client.clone(), &key.0);
+        let (name, detection, wake) = (Arc::clone(&key.1), self.shared.detection, Arc::clone(&refresh));
+        let token = cancel.clone();
+        self.shared.tasks.spawn(async move {
+            let work = async {
+                match detection {
+                    ChangeDetection::Watch => watch_one(api, &name, &sender).await,
+                    ChangeDetection::Poll(period) => poll_one(&api, &name, &sender, period, &wake).await,
+                }
+                // An immutable object needs no watch any more; the value stays for as long as somebody holds it.
+                std::future::pending::<()>().await;
+            };
+            token.run_until_cancelled(work).await;
+        });
+        Entry { state, refresh, _stop: cancel.drop_guard() }
+    }
+}
+
+async fn watch_one<T: Kind>(api: Api<T>, name: &str, sender: &watch::Sender<ObjectState<T>>) {
+    let fields = format!("metadata.name={name}");
+    let reduce = |mut object: T| {
+        object.strip();
+        object
+    };
+    list_watch::follow(api, Some(&fields), reduce, |change| {
+        let state = match change {
+            Change::Reset(mut objects) => objects.pop().map_or(ObjectState::Missing, |object| found(object)),
+            Change::Applied(object) => found(object),
+            Change::Deleted(_) => ObjectState::Missing,
+            Change::Failed(problem) => ObjectState::Failed(problem),
+        };
+        publish(sender, state)
+    })
+    .await;
+}
+
+async fn poll_one<T: Kind>(
+    api: &Api<T>,
+    name: &str,
+    sender: &watch::Sender<ObjectState<T>>,
+    period: Duration,
+    wake: &tokio::sync::Notify,
+) {
+    let mut failures = 0_u32;
+    loop {
+        let state = match api.get(name).await {
+            Ok(mut object) => {
+                object.strip();
+                found(object)
+            }
+            Err(error) if failure::kind(&error) == FailureKind::NotFound => ObjectState::Missing,
+            Err(error) => ObjectState::Failed(failure::text(&error)),
+        };
+        failures = if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
+        if publish(sender, state).is_break() {
+            return;
+        }
+        let wait = if failures == 0 { period } else { period.min(Duration::from_millis(200 << failures.min(8))) };
+        // Either way the object is read again: losing the notification loses nothing.
+        drop(tokio::time::timeout(wait, wake.notified()).await);
+    }
+}
+
+fn found<T>(object: T) -> ObjectState<T> {
+    ObjectState::Found(Arc::new(object))
+}
+
+/// Publishes a state; says whether there is nothing more to learn.
+fn publish<T: Kind>(sender: &watch::Sender<ObjectState<T>>, state: ObjectState<T>) -> ControlFlow<()> {
+    let last = matches!(&state, ObjectState::Found(object) if object.is_immutable());
+    sender.send_if_modified(|present| {
+        let keep = match (&*present, &state) {
+            (ObjectState::Found(_), ObjectState::Failed(_)) | (ObjectState::Missing, ObjectState::Missing) => true,
+            (ObjectState::Found(old), ObjectState::Found(new)) => {
+                old.meta().resource_version == new.meta().resource_version && old.meta().uid == new.meta().uid
+            }
+            (ObjectState::Failed(old), ObjectState::Failed(new)) => old == new,
+            (
+                ObjectState::Pending | ObjectState::Found(_) | ObjectState::Missing | ObjectState::Failed(_),
+                ObjectState::Pending | ObjectState::Found(_) | ObjectState::Missing | ObjectState::Failed(_),
+            ) => false,
+        };
+        if !keep {
+            *present = state;
+        }
+        !keep
+    });
+    if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// A share in the watch of one object.
+pub struct Subscription<T> {
+    state: watch::Receiver<ObjectState<T>>,
+    entry: Arc<Entry<T>>,
+    key: Key,
+}
+
+impl<T> fmt::Debug for Subscription<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The value may be a secret.
+        f.debug_struct("Subscription")
+            .field("namespace", &self.key.0)
+            .field("name", &self.key.1)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for Subscription<T> {
+    fn clone(&self) -> Self {
+        Self { state: self.state.clone(), entry: Arc::clone(&self.entry), key: self.key.clone() }
+    }
+}
+
+impl<T: Kind> Subscription<T> {
+    /// What is known now; never waits.
+    pub fn state(&self) -> ObjectState<T> {
+        self.state.borrow().clone()
+    }
+
+    /// What is known now, as a result; `None` while nothing is known.
+    pub fn latest(&self) -> Option<Result<Arc<T>, ObjectError>> {
+        self.answer(&self.state.borrow())
+    }
+
+    /// The object, waiting up to `deadline` for the first answer. A refusal is waited out too (the node authorizer
+    /// learns of a new pod a little after us) and reported when the deadline passes. Cancel-safe.
+    pub async fn get(&mut self, deadline: Duration) -> Result<Arc<T>, ObjectError> {
+        let known = |state: &ObjectState<T>| match state {
+            ObjectState::Found(_) | ObjectState::Missing => true,
+            ObjectState::Pending | ObjectState::Failed(_) => false,
+        };
+        // The task may only end at shutdown; what is known then is the answer.
+        drop(tokio::time::timeout(deadline, self.state.wait_for(known)).await);
+        let state = self.state.borrow();
+        self.answer(&state).unwrap_or(Err(ObjectError::Timeout { kind: T::NAME }))
+    }
+
+    /// Waits for a change since the last call of this or of [`Subscription::get`]. Cancel-safe. Never returns once the
+    /// cache has been shut down.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn answer(&self, state: &ObjectState<T>) -> Option<Result<Arc<T>, ObjectError>> {
+        match state {
+            ObjectState::Pending => None,
+            ObjectState::Found(object) => Some(Ok(Arc::clone(object))),
+            ObjectState::Missing => Some(Err(ObjectError::NotFound { kind: T::NAME, name: self.key.1.to_string() })),
+            ObjectState::Failed(problem) => Some(Err(ObjectError::Failed {
+                kind: T::NAME,
+                namespace: self.key.0.to_string(),
+                name: self.key.1.to_string(),
+                problem: problem.clone(),
+            })),
+        }
+    }
+}
