@@ -1,0 +1,173 @@
+//! Files and directories as the node needs them: written in one step, made with an exact mode, whatever the umask.
+//!
+//! Everything here blocks for the time of a few system calls on a local disk; callers that write much do it on a
+//! blocking thread. Nothing here keeps state, and nothing follows a link that it did not make itself.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How [`write_atomic_with`] leaves a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The permission bits, exactly: the umask does not count.
+    pub mode: u32,
+    /// The owning user, if not the writer.
+    pub uid: Option<u32>,
+    /// The owning group, if not the writer's.
+    pub gid: Option<u32>,
+    /// Whether the file and its directory are on the disk when the call returns. Needed only for what must outlive a
+    /// power loss: a killed process loses nothing of the page cache.
+    pub sync: bool,
+}
+
+impl WriteOptions {
+    /// The writer's own file with that mode, not synced.
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, uid: None, gid: None, sync: false }
+    }
+
+    /// The same, synced to the disk.
+    #[must_use]
+    pub fn synced(self) -> Self {
+        Self { sync: true, ..self }
+    }
+}
+
+/// Writes a file so that readers see either the old content or the new, with exactly that mode. Not synced.
+/// Blocks; a link at `path` is replaced, not followed.
+pub fn write_atomic(path: &Path, data: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
+    write_atomic_with(path, data, WriteOptions::mode(mode))
+}
+
+/// Writes a file so that readers see either the old content or the new. Blocks; a link at `path` is replaced, not
+/// followed. A process that is killed in between leaves a file `.NAME.PID-N.tmp` beside it and nothing else.
+pub fn write_atomic_with(path: &Path, data: impl AsRef<[u8]>, options: WriteOptions) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let written = fill(&temporary, data.as_ref(), options).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // What cannot be removed is a dot-file that nobody reads; the first error is the one to tell.
+        drop(std::fs::remove_file(&temporary));
+        return Err(error);
+    }
+    if options.sync {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Creates a file with its final mode and owner and fills it. Fails if it exists; follows no link.
+pub fn fill(path: &Path, data: &[u8], options: WriteOptions) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)?;
+    file.write_all(data)?;
+    if options.uid.is_some() || options.gid.is_some() {
+        fchown(&file, options.uid, options.gid)?;
+    }
+    // After the change of owner, which clears the set-user-id and set-group-id bits.
+    file.set_permissions(Permissions::from_mode(options.mode))?;
+    if options.sync {
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and its parents. The directory itself ends with exactly `mode`, whether it existed or not; parents
+/// that are missing are made with 0755 less the umask.
+pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !std::fs::symlink_metadata(path)?.is_dir() {
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, "exists and is not a directory"));
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
+    if dir.metadata()?.mode() & 0o7777 != mode {
+        dir.set_permissions(Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name"))?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}-{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    Ok(path.with_file_name(temporary))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::Path;
+
+    use super::{WriteOptions, ensure_dir, write_atomic, write_atomic_with};
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).expect("it exists").permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn writes_and_replaces_with_the_exact_mode() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        write_atomic(&path, "one", 0o666).expect("written");
+        assert_eq!((std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)), ("one", 0o666));
+        write_atomic_with(&path, "two", WriteOptions::mode(0o640).synced()).expect("written");
+        assert_eq!((std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)), ("two", 0o640));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn replaces_a_link_instead_of_following_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        write_atomic(&target, "mine", 0o600).expect("written");
+        symlink(&target, &link).expect("linked");
+        write_atomic(&link, "new", 0o600).expect("written");
+        assert_eq!(std::fs::read_to_string(&target).expect("readable"), "mine");
+        assert_eq!(std::fs::read_to_string(&link).expect("readable"), "new");
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("taken");
+        std::fs::create_dir(&path).expect("made");
+        assert!(write_atomic(&path, "x", 0o600).is_err(), "a directory is not replaced");
+        assert!(write_atomic(&dir.path().join("missing/file"), "x", 0o600).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn makes_directories_with_the_exact_mode() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a/b/c");
+        ensure_dir(&path, 0o777).expect("made");
+        assert_eq!(mode(&path), 0o777);
+        ensure_dir(&path, 0o2750).expect("changed");
+        assert_eq!(mode(&path), 0o2750);
+        let file = dir.path().join("file");
+        write_atomic(&file, "", 0o600).expect("written");
+        assert!(ensure_dir(&file, 0o755).is_err());
+        symlink(&path, dir.path().join("link")).expect("linked");
+        assert!(ensure_dir(&dir.path().join("link"), 0o755).is_err(), "a link is not followed");
+    }
+}
