@@ -45,3 +45,57 @@ impl Now {
         Duration::try_from(self.wall.duration_since(wall)).unwrap_or_default()
     }
 }
+
+/// A duration as Go prints it (`1m30.5s`, `250ms`, `0s`): events and conditions carry durations in that form.
+pub fn go_duration(duration: Duration) -> String {
+    fn fraction(nanos: u128, unit: u128, suffix: &str) -> String {
+        let (whole, rest) = (nanos / unit, nanos % unit);
+        if rest == 0 {
+            return format!("{whole}{suffix}");
+        }
+        let width = unit.ilog10() as usize;
+        let digits = format!("{rest:0width$}");
+        format!("{whole}.{}{suffix}", digits.trim_end_matches('0'))
+    }
+    let nanos = duration.as_nanos();
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => fraction(nanos, 1_000, "µs"),
+        1_000_000..1_000_000_000 => fraction(nanos, 1_000_000, "ms"),
+        _ => {
+            let minutes = duration.as_secs() / 60;
+            let seconds = fraction(nanos - u128::from(minutes) * 60_000_000_000, 1_000_000_000, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::go_duration;
+
+    #[track_caller]
+    fn check(nanos: u64, text: &str) {
+        assert_eq!(go_duration(Duration::from_nanos(nanos)), text);
+    }
+
+    #[test]
+    fn durations_read_as_in_go() {
+        check(0, "0s");
+        check(7, "7ns");
+        check(1_500, "1.5µs");
+        check(250_000_000, "250ms");
+        check(1_234_000_000, "1.234s");
+        check(61_000_000_000, "1m1s");
+        check(180_000_000_000, "3m0s");
+        check(3_600_000_000_000, "1h0m0s");
+        check(5_425_010_000_000, "1h30m25.01s");
+    }
+}

@@ -1,0 +1,322 @@
+//! Whether the runtime and its network are ready: one task that asks `Status` and publishes the answer.
+//!
+//! In: the runtime, its connection, and a `look_again` channel (fed by `cni` when the network configuration changes).
+//! Out: a `watch` of [`RuntimeCondition`], changed only when something other than the time of the last answer changes.
+//! Reading it never calls the runtime.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Runtime;
+use super::error::CriError;
+use super::v1;
+use crate::clock::Clock;
+use crate::model::Mono;
+
+/// How often `Status` is asked when nothing happens; upstream's period.
+const PERIOD: Duration = Duration::from_secs(5);
+/// How often it is asked while the runtime does not answer: its return is then noticed within a second.
+const PERIOD_WHEN_DOWN: Duration = Duration::from_secs(1);
+/// Without a good answer for this long the runtime is down; upstream's threshold.
+const DOWN_AFTER: Duration = Duration::from_secs(30);
+
+/// What is known of the runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeCondition {
+    /// Ready, or upstream's text why not (`container runtime not ready: …`).
+    pub runtime: Result<(), String>,
+    /// Ready, or upstream's text why not (`container runtime network not ready: NetworkReady=false reason:… message:…`).
+    pub network: Result<(), String>,
+    /// When the runtime last said that it is ready. Updated without a notification.
+    pub last_ready: Option<Mono>,
+    /// Why the last `Status` failed, if it did.
+    pub last_error: Option<CriError>,
+    /// Its runtime handlers, by name.
+    pub handlers: Vec<RuntimeHandler>,
+    /// Its features, where it says them.
+    pub features: Option<RuntimeFeatures>,
+    /// Its name and version, once it has said them.
+    pub identity: Option<RuntimeIdentity>,
+    /// The cgroup driver that it wants; `None`: it does not say.
+    pub cgroup_driver: Option<CgroupDriver>,
+}
+
+/// The runtime's name and version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeIdentity {
+    /// E.g. `containerd`.
+    pub name: String,
+    /// E.g. `2.3.7` or `v2.3.7`.
+    pub version: String,
+    /// E.g. `v1`.
+    pub api_version: String,
+}
+
+impl RuntimeIdentity {
+    /// `containerRuntimeVersion` of the node's status: `containerd://2.3.7`.
+    pub fn node_info(&self) -> String {
+        format!("{}://{}", self.name, self.version)
+    }
+
+    /// Whether its event stream can be relied on as a hint. containerd before 2.0 shares one lossy queue among all
+    /// subscribers, so each sees only some of the events.
+    pub fn has_event_stream(&self) -> bool {
+        let major = self.version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+        self.name != "containerd" || major.is_none_or(|major| major >= 2)
+    }
+}
+
+/// A runtime handler (what a RuntimeClass names).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuntimeHandler {
+    /// Its name; empty for the default.
+    pub name: String,
+    /// Whether it can make mounts read-only recursively.
+    pub recursive_read_only_mounts: bool,
+    /// Whether it supports user namespaces.
+    pub user_namespaces: bool,
+}
+
+/// What the runtime says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Whether it knows `supplementalGroupsPolicy`.
+    pub supplemental_groups_policy: bool,
+    /// Whether user namespaces go together with the host's network.
+    pub user_namespaces_host_network: bool,
+}
+
+/// Who makes the cgroups of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// systemd makes them: names are slices.
+    Systemd,
+    /// The runtime makes them itself.
+    Cgroupfs,
+}
+
+impl Default for RuntimeCondition {
+    /// Before the first answer.
+    fn default() -> Self {
+        Self {
+            runtime: Ok(()),
+            network: Err("network state unknown".to_owned()),
+            last_ready: None,
+            last_error: None,
+            handlers: Vec::new(),
+            features: None,
+            identity: None,
+            cgroup_driver: None,
+        }
+    }
+}
+
+impl RuntimeCondition {
+    /// Why the runtime counts as not ready now, in upstream's words; empty: it is ready. The health of `pleg` belongs
+    /// between the first and the second, see `pleg::Handle::healthy`.
+    pub fn runtime_errors(&self, now: Mono) -> Vec<String> {
+        let silence = match self.last_ready {
+            None => Some("container runtime status check may not have completed yet"),
+            Some(last) if now.since(last) >= DOWN_AFTER => Some("container runtime is down"),
+            Some(_) => None,
+        };
+        silence.map(str::to_owned).into_iter().chain(self.runtime.clone().err()).collect()
+    }
+
+    /// Whether the last `Status` was answered: the runtime can be talked to.
+    pub fn answers(&self) -> bool {
+        self.last_error.is_none() && self.last_ready.is_some()
+    }
+
+    /// Takes over what a `Status` answer says, as upstream does.
+    pub fn apply(&mut self, answer: &v1::StatusResponse, now: Mono) {
+        self.last_error = None;
+        let conditions = answer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        self.network = verdict(conditions, "NetworkReady", "container runtime network not ready");
+        self.runtime = verdict(conditions, "RuntimeReady", "container runtime not ready");
+        if self.runtime.is_err() {
+            return;
+        }
+        self.handlers = answer.runtime_handlers.iter().map(handler).collect();
+        self.handlers.sort();
+        self.features = answer.features.as_ref().map(|features| RuntimeFeatures {
+            supplemental_groups_policy: features.supplemental_groups_policy,
+            user_namespaces_host_network: features.user_namespaces_host_network,
+        });
+        self.last_ready = Some(now);
+    }
+}
+
+fn handler(handler: &v1::RuntimeHandler) -> RuntimeHandler {
+    let features = handler.features.unwrap_or_default();
+    RuntimeHandler {
+        name: handler.name.clone(),
+        recursive_read_only_mounts: features.recursive_read_only_mounts,
+        user_namespaces: features.user_namespaces,
+    }
+}
+
+fn verdict(conditions: &[v1::RuntimeCondition], name: &str, prefix: &str) -> Result<(), String> {
+    match conditions.iter().find(|condition| condition.r#type == name) {
+        None => Err(format!("{prefix}: <nil>")),
+        Some(condition) if condition.status => Ok(()),
+        Some(v1::RuntimeCondition { r#type, status, reason, message }) => {
+            Err(format!("{prefix}: {type}={status} reason:{reason} message:{message}"))
+        }
+    }
+}
+
+/// The task. Make the channel, hand the receiver out, run the task in the daemon's set.
+#[derive(Debug)]
+pub struct ConditionTask {
+    runtime: Runtime,
+    clock: Clock,
+    look_again: watch::Receiver<u64>,
+    state: watch::Sender<RuntimeCondition>,
+}
+
+/// The condition and the task that keeps it. `look_again`: a change means that the network may have become ready.
+pub fn condition(
+    runtime: Runtime,
+    clock: Clock,
+    look_again: watch::Receiver<u64>,
+) -> (watch::Receiver<RuntimeCondition>, ConditionTask) {
+    let (state, receiver) = watch::channel(RuntimeCondition::default());
+    (receiver, ConditionTask { runtime, clock, look_again, state })
+}
+
+impl ConditionTask {
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut connection = self.runtime.connection();
+        let mut asked_on = None;
+        loop {
+            connection.mark_unchanged();
+            self.look_again.mark_unchanged();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.ask(&mut asked_on) => {}
+            }
+            let period = if self.state.borrow().answers() { PERIOD } else { PERIOD_WHEN_DOWN };
+            // Every arm only waits: dropping it loses nothing.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+                () = changed(&mut connection) => {}
+                () = changed(&mut self.look_again) => {}
+            }
+        }
+    }
+
+    /// Asks once. `asked_on` is the connection on which the identity was asked last.
+    async fn ask(&self, asked_on: &mut Option<u64>) {
+        let answer = self.runtime.status(v1::StatusRequest { verbose: false }).await;
+        let now = self.clock.now().mono;
+        let connection = self.runtime.connection().borrow().opened;
+        let news = if answer.is_ok() && *asked_on != Some(connection) { self.identify().await } else { None };
+        if news.is_some() {
+            *asked_on = Some(connection);
+        }
+        self.state.send_if_modified(|state| {
+            let mut next = state.clone();
+            match &answer {
+                Ok(answer) => next.apply(answer, now),
+                Err(error) => next.last_error = Some(error.clone()),
+            }
+            if let Some((identity, cgroup_driver)) = news {
+                next.identity = Some(identity);
+                next.cgroup_driver = cgroup_driver;
+            }
+            let first = state.last_ready.is_none() != next.last_ready.is_none();
+            state.last_ready = next.last_ready;
+            let changed = first || *state != next;
+            *state = next;
+            changed
+        });
+    }
+
+    /// Who the runtime is and which cgroup driver it wants; `None`: ask again.
+    async fn identify(&self) -> Option<(RuntimeIdentity, Option<CgroupDriver>)> {
+        let version = self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await.ok()?;
+        let driver = match self.runtime.runtime_config(v1::RuntimeConfigRequest {}).await {
+            Ok(config) => config.linux.map(|linux| match linux.cgroup_driver() {
+                v1::CgroupDriver::Systemd => CgroupDriver::Systemd,
+                v1::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+            }),
+            Err(error) if error.is_unimplemented() => None,
+            Err(_) => return None,
+        };
+        let identity = RuntimeIdentity {
+            name: version.runtime_name,
+            version: version.runtime_version,
+            api_version: version.runtime_api_version,
+        };
+        Some((identity, driver))
+    }
+}
+
+/// Waits for a change; for ever when nobody can make one any more.
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{RuntimeCondition, RuntimeIdentity};
+    use crate::cri::v1;
+    use crate::model::Mono;
+
+    fn answer(runtime: bool, network: Option<bool>) -> v1::StatusResponse {
+        let condition = |name: &str, status| v1::RuntimeCondition {
+            r#type: name.to_owned(),
+            status,
+            reason: if status { String::new() } else { "NetworkPluginNotReady".to_owned() },
+            message: if status { String::new() } else { "cni plugin not initialized".to_owned() },
+        };
+        let mut conditions = vec![condition("RuntimeReady", runtime)];
+        conditions.extend(network.map(|ready| condition("NetworkReady", ready)));
+        v1::StatusResponse { status: Some(v1::RuntimeStatus { conditions }), ..Default::default() }
+    }
+
+    #[test]
+    fn speaks_as_upstream() {
+        let mut state = RuntimeCondition::default();
+        let at = |seconds| Mono(Duration::from_secs(seconds));
+        assert_eq!(state.runtime_errors(at(1)), ["container runtime status check may not have completed yet"]);
+        state.apply(&answer(true, Some(false)), at(1));
+        assert_eq!(
+            state.network.clone().expect_err("not ready"),
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not \
+             initialized"
+        );
+        assert_eq!(state.runtime_errors(at(30)), Vec::<String>::new());
+        assert_eq!(state.runtime_errors(at(31)), ["container runtime is down"]);
+        state.apply(&answer(false, None), at(40));
+        assert_eq!(state.network, Err("container runtime network not ready: <nil>".to_owned()));
+        assert_eq!(state.runtime_errors(at(40)).len(), 2);
+        state.apply(&answer(true, Some(true)), at(50));
+        assert_eq!((state.runtime.clone(), state.network.clone()), (Ok(()), Ok(())));
+    }
+
+    #[track_caller]
+    fn check(name: &str, version: &str, stream: bool) {
+        let identity =
+            RuntimeIdentity { name: name.to_owned(), version: version.to_owned(), api_version: "v1".to_owned() };
+        assert_eq!(identity.has_event_stream(), stream, "{name} {version}");
+    }
+
+    #[test]
+    fn knows_whose_events_are_lossy() {
+        check("containerd", "1.7.35", false);
+        check("containerd", "v1.7.35", false);
+        check("containerd", "2.1.9", true);
+        check("containerd", "v2.3.7", true);
+        check("cri-o", "1.36.0", true);
+    }
+}

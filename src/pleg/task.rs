@@ -1,0 +1,416 @@
+//! The one task that reads the runtime and publishes what it says.
+//!
+//! In: the dirty set, the event stream's state, its own timers. Out: each pod's `watch`. Pods are read side by side, each
+//! at most once at a time, so that a slow one delays nobody else; a relist only finds out whom to read.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::convert::Rows;
+use super::diff::differs;
+use super::dirty::Look;
+use super::read::{self, Order, Outcome};
+use super::stream::Reader;
+use super::{Measure, Observer, Shared, Stamp};
+use crate::clock::Clock;
+use crate::cri::{CriError, Runtime};
+use crate::model::{Mono, PodUid};
+
+/// How many pods are read at the same time.
+const READS: usize = 32;
+/// How often everything is listed without an event stream while something runs; upstream's period.
+const RELIST: Duration = Duration::from_secs(1);
+/// … and while nothing runs: only what others put into the runtime would be missed.
+const RELIST_IDLE: Duration = Duration::from_secs(5);
+/// How often everything is listed with an event stream, give or take a fifth.
+const RELIST_SAFETY: Duration = Duration::from_secs(30);
+/// Relists that are asked for are at least this far apart.
+const RELIST_APART: Duration = Duration::from_millis(100);
+/// How long after a failed read of a pod it is read again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+/// So many relists in a row that find what no event told: the stream is not to be trusted.
+const SUSPICIOUS: u32 = 2;
+
+/// The task; made by [`super::pleg`].
+pub struct PlegTask {
+    runtime: Runtime,
+    clock: Clock,
+    observer: Observer,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for PlegTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlegTask").finish_non_exhaustive()
+    }
+}
+
+/// What is to be read of a pod that waits for its turn.
+#[derive(Debug, Default)]
+struct Waiting {
+    look: Look,
+    rows: Option<(Stamp, Rows)>,
+    not_before: Option<Mono>,
+}
+
+/// A read that is running.
+struct Reading {
+    uid: PodUid,
+    look: Look,
+    stamp: Stamp,
+    began: Mono,
+}
+
+/// A relist that is running.
+struct Relisting {
+    stamps: HashMap<PodUid, Stamp>,
+    began: Mono,
+}
+
+struct State {
+    runtime: Runtime,
+    clock: Clock,
+    observer: Observer,
+    shared: Arc<Shared>,
+    waiting: HashMap<PodUid, Waiting>,
+    queue: VecDeque<PodUid>,
+    reads: JoinSet<Result<Outcome, CriError>>,
+    reading: HashMap<Id, Reading>,
+    failures: HashMap<PodUid, u32>,
+    relists: JoinSet<Result<HashMap<PodUid, Rows>, CriError>>,
+    relisting: Option<Relisting>,
+    relist_due: Mono,
+    relist_began: Option<Mono>,
+    /// Until the first relist's pods have been read: which are left; `None` before and after.
+    unsynced: Option<HashSet<PodUid>>,
+    stream_up: bool,
+    suspicion: u32,
+    distrust: watch::Sender<u64>,
+}
+
+impl PlegTask {
+    pub(super) fn new(runtime: Runtime, clock: Clock, observer: Observer, shared: Arc<Shared>) -> Self {
+        Self { runtime, clock, observer, shared }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { runtime, clock, observer, shared } = self;
+        let (up, mut stream_up) = watch::channel(false);
+        let (distrust, distrusted) = watch::channel(0);
+        let reader = Reader {
+            runtime: runtime.clone(),
+            shared: Arc::clone(&shared),
+            observer: Arc::clone(&observer),
+            up,
+            distrusted,
+        };
+        let mut readers = JoinSet::new();
+        readers.spawn(reader.run(stop.clone()));
+        let mut state = State {
+            runtime,
+            clock,
+            observer,
+            shared: Arc::clone(&shared),
+            waiting: HashMap::new(),
+            queue: VecDeque::new(),
+            reads: JoinSet::new(),
+            reading: HashMap::new(),
+            failures: HashMap::new(),
+            relists: JoinSet::new(),
+            relisting: None,
+            relist_due: clock.now().mono,
+            relist_began: None,
+            unsynced: None,
+            stream_up: false,
+            suspicion: 0,
+            distrust,
+        };
+        loop {
+            state.start_what_is_due();
+            let wake = clock.instant(state.wake_at());
+            // `marked`, `join_next` and `changed` are cancel-safe; a timer is made anew each time.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = shared.dirty.marked() => state.take_marks(),
+                Some(done) = state.reads.join_next_with_id() => state.read_done(done),
+                Some(done) = state.relists.join_next() => state.relist_done(done),
+                Ok(()) = stream_up.changed() => state.stream_changed(*stream_up.borrow_and_update()),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+}
+
+impl State {
+    fn start_what_is_due(&mut self) {
+        let now = self.clock.now().mono;
+        if self.relisting.is_none() && self.relist_due <= now {
+            self.start_relist(now);
+        }
+        // One round over the queue: what cannot start now goes back to its end.
+        for _ in 0..self.queue.len() {
+            if self.reads.len() >= READS {
+                break;
+            }
+            let Some(uid) = self.queue.pop_front() else { break };
+            let Some(waiting) = self.waiting.get(&uid) else { continue };
+            let early = waiting.not_before.is_some_and(|moment| moment > now);
+            if early || self.reading.values().any(|reading| reading.uid == uid) {
+                self.queue.push_back(uid);
+                continue;
+            }
+            if let Some(waiting) = self.waiting.remove(&uid) {
+                self.start_read(uid, waiting, now);
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Mono {
+        let retry = self.waiting.values().filter_map(|waiting| waiting.not_before).min();
+        let relist = if self.relisting.is_some() { Mono(Duration::from_secs(u64::MAX >> 8)) } else { self.relist_due };
+        let far = self.clock.now().mono.after(RELIST_SAFETY * 4);
+        retry.map_or(relist, |retry| retry.min(relist)).min(far)
+    }
+
+    fn start_read(&mut self, uid: PodUid, waiting: Waiting, now: Mono) {
+        let Waiting { mut look, rows, not_before: _ } = waiting;
+        let (current, known) = self.shared.entry(&uid, |entry| {
+            let observation = entry.observation.borrow();
+            (observation.stamp(), Arc::clone(&observation.pod))
+        });
+        // Before the first relist there is nothing that a part could be added to.
+        look.whole |= !*self.shared.synced.borrow();
+        let (stamp, rows) = rows.map_or((current, None), |(stamp, rows)| (stamp, Some(rows)));
+        let order = Order { uid: uid.clone(), look: look.clone(), rows, known };
+        let runtime = self.runtime.clone();
+        let task = self.reads.spawn(async move { read::read(&runtime, order).await });
+        self.reading.insert(task.id(), Reading { uid, look, stamp, began: now });
+    }
+
+    fn read_done(&mut self, done: Result<(Id, Result<Outcome, CriError>), JoinError>) {
+        let (id, outcome) = match done {
+            Ok((id, outcome)) => (id, outcome),
+            Err(error) => {
+                tracing::error!(%error, "Reading a pod from the runtime panicked");
+                (error.id(), Err(CriError::unusable_answer("ContainerStatus", "the reader panicked")))
+            }
+        };
+        let Some(Reading { uid, look, stamp, began }) = self.reading.remove(&id) else { return };
+        let now = self.clock.now().mono;
+        match outcome {
+            Ok(outcome) => {
+                (self.observer)(Measure::PodRead(now.since(began)));
+                self.failures.remove(&uid);
+                if !self.publish(&uid, stamp, outcome) {
+                    (self.observer)(Measure::ReadDiscarded);
+                    self.enqueue(&uid, look, None);
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%uid, %error, "Reading a pod from the runtime failed");
+                let failures = self.failures.entry(uid.clone()).or_default();
+                let wait = (RETRY_FIRST * 2_u32.saturating_pow(*failures)).min(RETRY_LAST);
+                *failures = (*failures + 1).min(8);
+                self.enqueue(&uid, look, None);
+                if let Some(waiting) = self.waiting.get_mut(&uid) {
+                    waiting.not_before = Some(now.after(wait));
+                }
+            }
+        }
+        self.note_synced(&uid);
+    }
+
+    /// Publishes a read if it counts; whether it did.
+    fn publish(&mut self, uid: &PodUid, stamp: Stamp, outcome: Outcome) -> bool {
+        let mut pods = self.shared.pods.lock();
+        let Some(entry) = pods.get_mut(uid) else { return true };
+        if entry.key.is_none() {
+            entry.key = outcome.key;
+        }
+        let mut counts = false;
+        let news = entry.observation.send_if_modified(|observation| {
+            counts = observation.counts(stamp);
+            counts && observation.take(stamp, Arc::new(outcome.pod))
+        });
+        if entry.observation.receiver_count() > 0 {
+            return counts;
+        }
+        let observation = entry.observation.borrow();
+        let unused = observation.pod.is_empty() && observation.in_flight == 0 && observation.fresh;
+        drop(observation);
+        if unused && !self.waiting.contains_key(uid) {
+            pods.remove(uid);
+        }
+        drop(pods);
+        if news {
+            self.shared.changes.send_modify(|changes| *changes += 1);
+        }
+        counts
+    }
+
+    fn note_synced(&mut self, uid: &PodUid) {
+        let Some(unsynced) = &mut self.unsynced else { return };
+        unsynced.remove(uid);
+        if unsynced.is_empty() {
+            self.unsynced = None;
+            self.shared.synced.send_replace(true);
+        }
+    }
+
+    /// Has a pod read; what it already waits for is added to.
+    fn enqueue(&mut self, uid: &PodUid, look: Look, rows: Option<(Stamp, Rows)>) {
+        let waiting = self.waiting.entry(uid.clone()).or_insert_with(|| {
+            self.queue.push_back(uid.clone());
+            Waiting::default()
+        });
+        waiting.look.merge(look);
+        // Later marks are about something later than the rows.
+        waiting.rows = rows;
+    }
+
+    fn take_marks(&mut self) {
+        let marks = self.shared.dirty.take();
+        for (uid, look) in marks.pods {
+            self.enqueue(&uid, look, None);
+            // Something has happened to it: worth trying at once.
+            if let Some(waiting) = self.waiting.get_mut(&uid) {
+                waiting.not_before = None;
+            }
+        }
+        if marks.all {
+            self.relist_soon();
+        }
+    }
+
+    fn relist_soon(&mut self) {
+        let now = self.clock.now().mono;
+        let earliest = self.relist_began.map_or(now, |began| began.after(RELIST_APART));
+        self.relist_due = self.relist_due.min(earliest.max(now));
+    }
+
+    fn stream_changed(&mut self, up: bool) {
+        self.stream_up = up;
+        self.suspicion = 0;
+        self.relist_soon();
+    }
+
+    fn start_relist(&mut self, now: Mono) {
+        let pods = self.shared.pods.lock();
+        let stamps = pods.iter().map(|(uid, entry)| (uid.clone(), entry.observation.borrow().stamp())).collect();
+        drop(pods);
+        self.relisting = Some(Relisting { stamps, began: now });
+        let runtime = self.runtime.clone();
+        self.relists.spawn(async move { read::list(&runtime, None).await });
+        // Asked for again meanwhile: see `relist_soon`.
+        self.relist_due = Mono(Duration::MAX);
+    }
+
+    fn relist_done(&mut self, done: Result<Result<HashMap<PodUid, Rows>, CriError>, JoinError>) {
+        let Some(Relisting { stamps, began }) = self.relisting.take() else { return };
+        let now = self.clock.now().mono;
+        match done {
+            Ok(Ok(rows)) => {
+                let interval = self.relist_began.map_or(Duration::ZERO, |last| began.since(last));
+                (self.observer)(Measure::Relist { took: now.since(began), interval });
+                self.shared.last_relist.send_replace(Some(now));
+                self.compare(rows, &stamps);
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "Listing what runs failed"),
+            Err(error) => tracing::error!(%error, "Listing what runs panicked"),
+        }
+        self.relist_began = Some(began);
+        self.relist_due = self.relist_due.min(now.after(self.relist_period()));
+    }
+
+    /// Has every pod read that is not as the list says.
+    fn compare(&mut self, mut rows: HashMap<PodUid, Rows>, stamps: &HashMap<PodUid, Stamp>) {
+        let mut uids: HashSet<PodUid> = self.shared.pods.lock().keys().cloned().collect();
+        uids.extend(rows.keys().cloned());
+        let mut unannounced = false;
+        for uid in uids {
+            let found = rows.remove(&uid);
+            let observation = self.shared.entry(&uid, |entry| {
+                if entry.key.is_none() {
+                    entry.key = found.as_ref().and_then(|rows| rows.key.clone());
+                }
+                entry.observation.borrow().clone()
+            });
+            let differs = differs(&observation.pod, found.as_ref());
+            if !differs && observation.fresh {
+                self.forget_if_unused(&uid);
+                continue;
+            }
+            let busy = self.waiting.contains_key(&uid) || self.reading.values().any(|reading| reading.uid == uid);
+            unannounced |= differs && observation.fresh && observation.in_flight == 0 && !busy;
+            // A pod that nobody had heard of when the list was asked for has stood still since.
+            let stamp = stamps.get(&uid).copied().or_else(|| (observation.epoch == 0).then(|| observation.stamp()));
+            let usable = stamp.filter(|stamp| observation.counts(*stamp) && !busy);
+            self.enqueue(&uid, Look::whole(), usable.map(|stamp| (stamp, found.unwrap_or_default())));
+        }
+        if !*self.shared.synced.borrow() && self.unsynced.is_none() {
+            let unsynced: HashSet<PodUid> =
+                self.waiting.keys().chain(self.reading.values().map(|reading| &reading.uid)).cloned().collect();
+            if unsynced.is_empty() {
+                self.shared.synced.send_replace(true);
+            } else {
+                self.unsynced = Some(unsynced);
+            }
+        }
+        self.judge_stream(unannounced);
+    }
+
+    fn judge_stream(&mut self, unannounced: bool) {
+        if !self.stream_up {
+            return;
+        }
+        self.suspicion = if unannounced { self.suspicion + 1 } else { 0 };
+        if self.suspicion >= SUSPICIOUS {
+            tracing::warn!("The runtime's event stream misses events: listing every second for a while");
+            self.suspicion = 0;
+            self.distrust.send_modify(|times| *times += 1);
+        } else if unannounced {
+            // An event may merely have been late: look again soon.
+            self.relist_due = self.relist_due.min(self.clock.now().mono.after(RELIST_IDLE));
+        }
+    }
+
+    fn forget_if_unused(&mut self, uid: &PodUid) {
+        let busy = self.waiting.contains_key(uid) || self.reading.values().any(|reading| &reading.uid == uid);
+        let mut pods = self.shared.pods.lock();
+        let unused = pods.get(uid).is_some_and(|entry| {
+            let observation = entry.observation.borrow();
+            observation.pod.is_empty() && observation.in_flight == 0 && entry.observation.receiver_count() == 0
+        });
+        if unused && !busy {
+            pods.remove(uid);
+        }
+    }
+
+    fn relist_period(&self) -> Duration {
+        if self.stream_up {
+            return jittered(RELIST_SAFETY);
+        }
+        let pods = self.shared.pods.lock();
+        let busy = pods.values().any(|entry| {
+            let observation = entry.observation.borrow();
+            observation.in_flight > 0 || !observation.fresh || !observation.pod.is_empty()
+        });
+        if busy || !*self.shared.synced.borrow() { RELIST } else { RELIST_IDLE }
+    }
+}
+
+/// `period`, give or take a fifth.
+fn jittered(period: Duration) -> Duration {
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let percent = 80 + u32::try_from(random % 41).unwrap_or_default();
+    period * percent / 100
+}
