@@ -3,7 +3,7 @@
 //! The worker (`pods::worker`) fills [`Inputs`] and [`InFlight`], the planner answers a [`Plan`], the executor carries
 //! actions out and reports back to the worker, which plans again. Nothing here does anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::observed::Exit;
@@ -46,6 +46,19 @@ pub struct Inputs {
     pub post_start: BTreeMap<ContainerId, HookState>,
     /// The last failure of each key that has failed since it last succeeded.
     pub failures: BTreeMap<Key, Failure>,
+    /// `spec.containers[].image` and name hashed as `io.kubernetes.container.hash` is, by container name: a running
+    /// container whose own hash differs is replaced. A name without an entry, or a container without a hash, is kept.
+    pub expected_hash: BTreeMap<String, u64>,
+    /// Containers that this process has stopped (put in when the kill has succeeded), and why. One that was stopped in
+    /// order to be replaced is started again whatever its exit code; one whose state stays unknown counts as stopped.
+    pub killed: BTreeMap<ContainerId, KillReason>,
+    /// Containers whose preStop hook has been run (successfully or not) by [`Action::PreStop`].
+    pub pre_stopped: BTreeSet<ContainerId>,
+    /// Sandboxes that this process has stopped with success: those that merely are not ready may still hold an address.
+    pub stopped: BTreeSet<SandboxId>,
+    /// Containers whose silent pull has ended, whatever its result: it is not tried again before the next start.
+    /// Cleared together with `images`.
+    pub warmed: BTreeSet<String>,
     /// Crash back-off by container name.
     pub backoff: BTreeMap<String, Backoff>,
     /// The longest crash back-off (`crashLoopBackOff.maxContainerRestartPeriod`, else 300 s).
@@ -67,6 +80,8 @@ pub struct Recorded {
     pub terminal_phase: Option<String>,
     /// Init containers that the API knows to have ended with success.
     pub init_done: Vec<String>,
+    /// The newest sandbox at adoption: `init_done` counts only while it is the pod's sandbox.
+    pub sandbox: Option<SandboxId>,
     /// When the pod was first acknowledged: `status.startTime`.
     pub start_time: Option<Wall>,
 }
@@ -113,13 +128,16 @@ pub enum HookState {
     },
 }
 
-/// The crash back-off of one container name (upstream: 10 s, doubled, reset after 2× the maximum… see `backoff`).
+/// The crash back-off of one container name: 10 s, doubled at each restart up to the maximum, forgotten after ten minutes
+/// without a crash. See [`super::backoff`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The current wait.
     pub wait: Duration,
-    /// When it was last raised (the restart it was counted for).
+    /// When it was last raised.
     pub updated: Mono,
+    /// The restart count of the start that it was raised for: that start is not held back by it.
+    pub restart_count: u32,
 }
 
 /// The last failure of an action.
@@ -154,6 +172,8 @@ pub enum Key {
     Container(ContainerId),
     /// The postStart hook of one container.
     PostStart(ContainerId),
+    /// The preStop hook of one sidecar, which runs before its turn to stop.
+    PreStop(ContainerId),
     /// What is left on the node after the end: directories, cgroup.
     CleanUp,
 }
@@ -275,6 +295,16 @@ pub enum Action {
         /// Its id.
         id: ContainerId,
     },
+    /// Run the preStop hook of a sidecar at once, while the main containers stop (upstream does not wait with it for
+    /// the sidecar's turn). Its end, good or bad, goes to `Inputs::pre_stopped`.
+    PreStop {
+        /// The container's name.
+        container: String,
+        /// Its id.
+        id: ContainerId,
+        /// When the hook is given up.
+        deadline: Mono,
+    },
     /// Run preStop if asked, then stop the container.
     KillContainer {
         /// Its id.
@@ -352,6 +382,7 @@ impl Action {
             Self::EnsureImage { container, .. } => Key::Image(container.clone()),
             Self::StartContainer { container, .. } => Key::Start(container.clone()),
             Self::PostStart { id, .. } => Key::PostStart(id.clone()),
+            Self::PreStop { id, .. } => Key::PreStop(id.clone()),
             Self::KillContainer { id, .. } | Self::HurryKill { id, .. } | Self::RemoveContainer { id, .. } => {
                 Key::Container(id.clone())
             }
