@@ -4,6 +4,9 @@
 
 cmd_demo() {
     NAME=demo
+    need_root
+    need_packages curl
+    with_lock "$RUN_ROOT/.lock-$NAME" remove_cluster # an earlier demo
     cmd_up "$@" >/dev/null
     trap 'demo_diagnostics $?' EXIT
     demo_step "kube-proxy runs on the node" demo_kube_proxy

@@ -75,7 +75,10 @@ make_busybox() {
 # One base for everything that needs a C library and tools: packed at once, since its files belong to several users.
 make_base() {
     local packages=ca-certificates,curl,netcat-openbsd,bind9-dnsutils,iproute2,iptables,conntrack,kmod,nginx-light
-    debootstrap --variant=minbase --include="$packages" "$BASE_SUITE" "$1/rootfs" http://deb.debian.org/debian || return
+    # It mounts and starts things: in namespaces of its own they end with it.
+    unshare --mount --pid --fork --kill-child --mount-proc debootstrap --variant=minbase --include="$packages" \
+        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        "$BASE_SUITE" "$1/rootfs" http://deb.debian.org/debian || return
     (
         cd "$1/rootfs" || exit
         rm -rf var/cache/apt/* var/lib/apt/lists/* usr/share/{doc,man,locale,info}/* var/log/* dev/* proc/* sys/*

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# `cluster up`: everything in its order, the nodes at the same time as the control plane, and the env file at the end.
+# `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
     local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap=

@@ -94,8 +94,8 @@ cmd_node_daemon() {
 # cmd_control_plane_daemon apiserver|etcd|… VERB
 cmd_control_plane_daemon() {
     need_up
-    # The API server ends slowly, and not at all without etcd, while it keeps its port.
-    daemon_verb control-plane "$1" "${2:-}" start_part "$1"
+    # Told to end, the API server lingers and keeps its port, all the more without etcd.
+    RESTART_SIGNAL=KILL daemon_verb control-plane "$1" "${2:-}" start_part "$1"
 }
 
 # daemon_verb HOST PART VERB START…
@@ -107,7 +107,7 @@ daemon_verb() {
     stop) stop_daemon "$host" "$part" TERM ;;
     kill) stop_daemon "$host" "$part" KILL ;;
     restart)
-        stop_daemon "$host" "$part" TERM
+        stop_daemon "$host" "$part" "${RESTART_SIGNAL:-TERM}"
         "$@"
         ;;
     pause) signal_daemon "$host" "$part" STOP ;;
