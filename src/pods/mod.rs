@@ -1,3 +1,4 @@
 //! Pods on this node: one cancellable task per pod that observes, plans and executes.
 
 pub mod plan;
+pub mod spec;

@@ -1,0 +1,359 @@
+//! Container → `CreateContainer`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as api;
+
+use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig};
+use crate::model::{ContainerId, Pod};
+
+use super::env::EnvVar;
+use super::expand::expand_all;
+use super::mounts::{VolumeSource, mounts};
+use super::resources::linux_resources;
+use super::sandbox::container_log_path;
+use super::security::container_security;
+use super::{Settings, SpecError, annotations};
+
+/// The user that an image was built to run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageUser {
+    /// A number; 0 when the image says nothing.
+    Uid(i64),
+    /// A name, which only the runtime can look up inside the image.
+    Name(String),
+}
+
+/// What a container is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerInput<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The container, of any kind.
+    pub container: &'a api::Container,
+    /// How often it has been started before.
+    pub restart_count: u32,
+    /// The reference of the pulled image.
+    pub image_ref: &'a str,
+    /// The user in the image.
+    pub image_user: &'a ImageUser,
+    /// The environment, from [`super::environment`].
+    pub env: &'a [EnvVar],
+    /// Where the pod's volumes are, by name.
+    pub volumes: &'a BTreeMap<String, VolumeSource>,
+    /// The prepared paths of mounts with a `subPath`, by index in `volumeMounts`.
+    pub sub_paths: &'a BTreeMap<usize, String>,
+    /// The managed `/etc/hosts` on the node; `None` while the pod has no address and is not on the node's network.
+    pub etc_hosts: Option<&'a str>,
+    /// The file for the termination message on the node, already made.
+    pub termination_log: Option<&'a str>,
+    /// The container whose process namespace an ephemeral container joins.
+    pub pid_target: Option<&'a ContainerId>,
+    /// From `resources::oom`.
+    pub oom_score_adj: i64,
+    /// How much swap it may use in bytes; `None`: none.
+    pub swap: Option<i64>,
+    /// Groups that come with the pod's volumes.
+    pub extra_groups: &'a [i64],
+    /// Whether the pod's runtime handler can mount recursively read-only.
+    pub recursive_read_only: bool,
+    /// The node's settings.
+    pub settings: &'a Settings,
+}
+
+/// Makes the request for a container.
+pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, SpecError> {
+    let (pod, container) = (input.pod, input.container);
+    let mounts = mounts(input)?;
+    let security = container_security(input)?;
+    let resources = linux_resources(pod, container, input.oom_score_adj, input.swap, input.settings)?;
+    Ok(ContainerConfig {
+        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
+        image: Some(ImageSpec {
+            image: input.image_ref.to_owned(),
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..ImageSpec::default()
+        }),
+        command: expand_all(container.command.as_ref(), input.env),
+        args: expand_all(container.args.as_ref(), input.env),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: input
+            .env
+            .iter()
+            .map(|var| KeyValue { key: var.name.clone(), value: var.value.clone().into_bytes() })
+            .collect(),
+        mounts,
+        labels: annotations::container_labels(pod, container),
+        annotations: annotations::container_annotations(pod, container, input.restart_count),
+        log_path: container_log_path(&container.name, input.restart_count),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
+        linux: Some(LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
+        ..ContainerConfig::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::needless_pass_by_value, reason = "JSON reads better at the calls without a borrow")]
+
+    use super::*;
+    use crate::cri::v1::{LinuxContainerSecurityContext, NamespaceMode};
+    use crate::pods::spec::testing;
+    use serde_json::json;
+
+    struct World {
+        pod: Pod,
+        env: Vec<EnvVar>,
+        volumes: BTreeMap<String, VolumeSource>,
+        sub_paths: BTreeMap<usize, String>,
+        user: ImageUser,
+        settings: Settings,
+        target: Option<ContainerId>,
+    }
+
+    fn world(pod_security: serde_json::Value, container: serde_json::Value) -> World {
+        let mut container = container;
+        container["name"] = json!("c");
+        let pod = testing::pod(json!({
+            "terminationGracePeriodSeconds": 30, "securityContext": pod_security, "containers": [container],
+        }));
+        let path = |path: &str, read_only| VolumeSource::Path { path: path.into(), read_only, relabel: true };
+        World {
+            pod,
+            env: vec![EnvVar::new("A", "one")],
+            volumes: [
+                ("data".to_owned(), path("/var/lib/data", false)),
+                ("secret".to_owned(), path("/var/lib/secret", true)),
+                ("image".to_owned(), VolumeSource::Image { image_ref: "sha256:1".into(), image: "tools".into() }),
+            ]
+            .into(),
+            sub_paths: [(1, "/prepared/1".to_owned())].into(),
+            user: ImageUser::Uid(0),
+            settings: Settings::default(),
+            target: None,
+        }
+    }
+
+    impl World {
+        fn make(&self) -> Result<ContainerConfig, String> {
+            container_config(&ContainerInput {
+                pod: &self.pod,
+                container: &self.pod.spec.as_ref().expect("spec").containers[0],
+                restart_count: 3,
+                image_ref: "sha256:abc",
+                image_user: &self.user,
+                env: &self.env,
+                volumes: &self.volumes,
+                sub_paths: &self.sub_paths,
+                etc_hosts: Some("/pods/u1/etc-hosts"),
+                termination_log: Some("/pods/u1/containers/c/0a"),
+                pid_target: self.target.as_ref(),
+                oom_score_adj: 2,
+                swap: None,
+                extra_groups: &[5],
+                recursive_read_only: true,
+                settings: &self.settings,
+            })
+            .map_err(|error| error.message)
+        }
+
+        fn security(&self) -> Result<LinuxContainerSecurityContext, String> {
+            Ok(self.make()?.linux.expect("linux").security_context.expect("security"))
+        }
+    }
+
+    #[test]
+    fn makes_the_whole_request() {
+        let mut world = world(
+            json!({}),
+            json!({
+                "image": "busybox", "command": ["sh", "$(A)"], "args": ["$(B)"], "workingDir": "/w", "stdin": true, "tty": true,
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}},
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+            }),
+        );
+        world.pod.metadata.deletion_grace_period_seconds = Some(7);
+        let config = world.make().expect("a request");
+        assert_eq!(config.command, ["sh", "one"]);
+        assert_eq!(config.args, ["$(B)"]);
+        assert_eq!(config.log_path, "c/3.log");
+        assert_eq!((config.stdin, config.stdin_once, config.tty), (true, false, true));
+        let image = config.image.expect("image");
+        assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:abc", "busybox"));
+        assert_eq!((config.envs[0].key.as_str(), config.envs[0].value.as_slice()), ("A", b"one".as_slice()));
+        let mut annotations: Vec<_> = config.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        annotations.sort();
+        assert_eq!(
+            annotations,
+            [
+                "io.kubernetes.container.hash=ad819b5c",
+                "io.kubernetes.container.ports=[{\"containerPort\":80,\"protocol\":\"TCP\"}]",
+                "io.kubernetes.container.preStopHandler={\"exec\":{\"command\":[\"bye\"]}}",
+                "io.kubernetes.container.restartCount=3",
+                "io.kubernetes.container.terminationMessagePath=/dev/termination-log",
+                "io.kubernetes.container.terminationMessagePolicy=File",
+                "io.kubernetes.pod.deletionGracePeriod=7",
+                "io.kubernetes.pod.terminationGracePeriod=30",
+            ]
+        );
+        let mut labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        labels.sort();
+        assert_eq!(
+            labels,
+            [
+                "io.kubernetes.container.name=c",
+                "io.kubernetes.pod.name=web",
+                "io.kubernetes.pod.namespace=prod",
+                "io.kubernetes.pod.uid=u1"
+            ]
+        );
+        let mounts: Vec<_> =
+            config.mounts.iter().map(|mount| (mount.container_path.as_str(), mount.host_path.as_str())).collect();
+        assert_eq!(
+            mounts,
+            [("/etc/hosts", "/pods/u1/etc-hosts"), ("/dev/termination-log", "/pods/u1/containers/c/0a")]
+        );
+    }
+
+    #[test]
+    fn mounts_volumes() {
+        let world = world(
+            json!({}),
+            json!({"volumeMounts": [
+                {"name": "data", "mountPath": "/data", "mountPropagation": "HostToContainer"},
+                {"name": "data", "mountPath": "/etc/hosts", "subPath": "hosts", "readOnly": true, "recursiveReadOnly": "Enabled"},
+                {"name": "secret", "mountPath": "s"},
+                {"name": "image", "mountPath": "/tools", "subPath": "bin"},
+            ]}),
+        );
+        let mounts = world.make().expect("a request").mounts;
+        let lines: Vec<_> = mounts
+            .iter()
+            .map(|mount| {
+                let image = mount.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+                format!(
+                    "{} {}{image}{} ro={} rro={} p={}",
+                    mount.container_path,
+                    mount.host_path,
+                    mount.image_sub_path,
+                    mount.readonly,
+                    mount.recursive_read_only,
+                    mount.propagation
+                )
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "/data /var/lib/data ro=false rro=false p=1",
+                "/etc/hosts /prepared/1 ro=true rro=true p=0",
+                "/s /var/lib/secret ro=true rro=false p=0",
+                "/tools sha256:1bin ro=true rro=false p=0",
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_mounts_that_cannot_be_made() {
+        let refusal =
+            |mount: serde_json::Value| world(json!({}), json!({"volumeMounts": [mount]})).make().expect_err("refused");
+        assert_eq!(
+            refusal(json!({"name": "nope", "mountPath": "/x"})),
+            "cannot find volume \"nope\" to mount into container \"c\""
+        );
+        assert_eq!(
+            refusal(json!({"name": "data", "mountPath": "/x", "subPath": "a"})),
+            "failed to prepare subPath for volumeMount \"data\" of container \"c\""
+        );
+        assert_eq!(
+            refusal(json!({"name": "data", "mountPath": "/x", "recursiveReadOnly": "Enabled"})),
+            "failed to resolve recursive read-only mode: volume \"data\" requested recursive read-only mode, but it is not read-only"
+        );
+    }
+
+    #[test]
+    fn merges_security_contexts() {
+        let world = world(
+            json!({
+                "runAsUser": 1, "runAsGroup": 2, "fsGroup": 3, "supplementalGroups": [4],
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "p/x.json"},
+                "appArmorProfile": {"type": "RuntimeDefault"},
+            }),
+            json!({"securityContext": {
+                "runAsUser": 10, "privileged": true, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+                "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}, "procMount": "Unmasked",
+            }}),
+        );
+        let security = world.security().expect("security");
+        assert_eq!(security.run_as_user.expect("user").value, 10);
+        assert_eq!(security.run_as_group.expect("group").value, 2);
+        assert_eq!(security.supplemental_groups, [3, 4, 5]);
+        assert!(security.privileged && security.readonly_rootfs && security.no_new_privs);
+        assert!(security.masked_paths.is_empty() && security.readonly_paths.is_empty());
+        let capabilities = security.capabilities.expect("capabilities");
+        assert_eq!(
+            (capabilities.add_capabilities, capabilities.drop_capabilities),
+            (vec!["NET_ADMIN".into()], vec!["ALL".into()])
+        );
+        assert_eq!(security.seccomp.expect("seccomp").localhost_ref, "/var/lib/kubelet/seccomp/p/x.json");
+        assert_eq!(security.apparmor.expect("apparmor").profile_type, 0);
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let mut world = world(json!({}), json!({}));
+        world.pod.metadata.annotations =
+            Some([("container.apparmor.security.beta.kubernetes.io/c".to_owned(), "localhost/mine".to_owned())].into());
+        world.target = Some(ContainerId::from("t1"));
+        let security = world.security().expect("security");
+        assert_eq!(security.run_as_user.as_ref().expect("the image's user").value, 0);
+        assert_eq!((security.masked_paths.len(), security.readonly_paths.len()), (12, 5));
+        assert_eq!(security.seccomp.as_ref().expect("seccomp").profile_type, 1);
+        assert_eq!(security.apparmor.as_ref().expect("apparmor").localhost_ref, "mine");
+        let namespaces = security.namespace_options.expect("namespaces");
+        assert_eq!((namespaces.pid, namespaces.target_id.as_str()), (i32::from(NamespaceMode::Target), "t1"));
+        world.settings.seccomp_default = true;
+        world.user = ImageUser::Name("app".into());
+        let security = world.security().expect("security");
+        assert_eq!(security.seccomp.expect("seccomp").profile_type, 0);
+        assert_eq!((security.run_as_user, security.run_as_username.as_str()), (None, "app"));
+    }
+
+    #[track_caller]
+    fn check_user(pod_security: serde_json::Value, user: ImageUser, expected: Result<(), &str>) {
+        let world = World { user, ..world(pod_security, json!({})) };
+        let whose = "(pod: \"web_prod(u1)\", container: c)";
+        let expected = expected.map_err(|problem| format!("{problem} {whose}"));
+        assert_eq!(world.make().map(|_| ()), expected);
+    }
+
+    #[test]
+    fn verifies_that_no_one_runs_as_root() {
+        let non_root = json!({"runAsNonRoot": true});
+        check_user(json!({}), ImageUser::Uid(0), Ok(()));
+        check_user(non_root.clone(), ImageUser::Uid(7), Ok(()));
+        check_user(non_root.clone(), ImageUser::Uid(0), Err("container has runAsNonRoot and image will run as root"));
+        check_user(
+            non_root.clone(),
+            ImageUser::Name("app".into()),
+            Err("container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root"),
+        );
+        check_user(
+            non_root,
+            ImageUser::Uid(1 << 40),
+            Err(
+                "container has runAsNonRoot and image has an invalid user id (1099511627776). (Must be 1-(2147483647)): \
+                 must be between 0 and 2147483647, inclusive",
+            ),
+        );
+        check_user(
+            json!({"runAsNonRoot": true, "runAsUser": 0}),
+            ImageUser::Uid(7),
+            Err("container's runAsUser breaks non-root policy"),
+        );
+        check_user(json!({"runAsNonRoot": true, "runAsUser": 5}), ImageUser::Uid(0), Ok(()));
+    }
+}

@@ -1,0 +1,90 @@
+//! Files of variables (`fileKeyRef`): lines `NAME='value'`, comments, values over several lines.
+//!
+//! Stricter than a shell on purpose: what is not written exactly so is an error and never guessed.
+
+/// Why a file is not one of variables.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid environment variable format at line {line}: {problem}")]
+pub(super) struct EnvFileError {
+    line: usize,
+    problem: &'static str,
+}
+
+/// The value of `key`; the first one wins and what follows it is not looked at.
+pub(super) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileError> {
+    let mut lines = content.lines().zip(1..);
+    while let Some((line, number)) = lines.next() {
+        let fail = |problem| EnvFileError { line: number, problem };
+        let line = line.trim_start_matches([' ', '\t']);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, written) = line.split_once('=').ok_or_else(|| fail("missing '='"))?;
+        if name.trim_end_matches([' ', '\t']).is_empty() {
+            return Err(fail("empty variable name"));
+        }
+        if name.ends_with([' ', '\t']) {
+            return Err(fail("whitespace before '=' is not allowed"));
+        }
+        if written.starts_with([' ', '\t']) {
+            // As in a shell: `KEY= 'value'` sets KEY to nothing.
+            if name == key {
+                return Ok(Some(String::new()));
+            }
+            continue;
+        }
+        let opened = written.strip_prefix('\'').ok_or_else(|| fail("value must be enclosed in single quotes"))?;
+        let mut text = String::new();
+        let mut rest = opened;
+        let after = loop {
+            if let Some((inside, after)) = rest.split_once('\'') {
+                text.push_str(inside);
+                break after;
+            }
+            text.push_str(rest);
+            text.push('\n');
+            rest = lines.next().ok_or_else(|| fail("unclosed single quote"))?.0;
+        };
+        let after = after.trim_start_matches([' ', '\t']);
+        if !after.is_empty() && !after.starts_with('#') {
+            return Err(fail("unexpected content after closing quote"));
+        }
+        if name == key {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(content: &str, expected: Result<Option<&str>, &str>) {
+        let found = value(content, "K").map_err(|error| error.problem);
+        assert_eq!(found.as_ref().map(Option::as_deref).map_err(|problem| *problem), expected, "{content}");
+    }
+
+    #[test]
+    fn reads_the_grammar() {
+        check("K='v'", Ok(Some("v")));
+        check("# note\n\n  K='v' # why\n", Ok(Some("v")));
+        check("A='1'\nK='two\nlines'\n", Ok(Some("two\nlines")));
+        check("K='a\"b $x'", Ok(Some("a\"b $x")));
+        check("K= 'v'", Ok(Some("")));
+        check("A= x\nK='v'", Ok(Some("v")));
+        check("A='1'", Ok(None));
+        check("K='1'\nbroken", Ok(Some("1")));
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        check("K", Err("missing '='"));
+        check("='x'", Err("empty variable name"));
+        check("K ='x'", Err("whitespace before '=' is not allowed"));
+        check("K=x", Err("value must be enclosed in single quotes"));
+        check("K='x", Err("unclosed single quote"));
+        check("K='x'y", Err("unexpected content after closing quote"));
+    }
+}

@@ -1,0 +1,140 @@
+//! `volumeMounts` → mounts of the runtime, plus `/etc/hosts` and the termination message's file.
+
+use k8s_openapi::api::core::v1 as api;
+
+use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
+
+use super::SpecError;
+use super::container::ContainerInput;
+use super::expand::sub_path;
+
+const ETC_HOSTS: &str = "/etc/hosts";
+
+/// Where a volume of the pod is, as the volume subsystem says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A directory or file on the node.
+    Path {
+        /// The path.
+        path: String,
+        /// Whether the volume itself is read-only (secrets, projected tokens, …).
+        read_only: bool,
+        /// Whether the runtime is to relabel it for SELinux: managed, relabelable and not labelled by its mount.
+        relabel: bool,
+    },
+    /// An image that the runtime mounts itself.
+    Image {
+        /// The reference of the pulled image.
+        image_ref: String,
+        /// The reference in the spec.
+        image: String,
+    },
+}
+
+/// The mounts of a container, in upstream's order.
+pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
+    let wanted = input.container.volume_mounts.as_deref().unwrap_or_default();
+    let mut out = Vec::with_capacity(wanted.len() + 2);
+    for (index, mount) in wanted.iter().enumerate() {
+        out.push(volume_mount(input, index, mount)?);
+    }
+    if let Some(path) = input.etc_hosts
+        && !wanted.iter().any(|mount| mount.mount_path == ETC_HOSTS)
+    {
+        out.push(Mount {
+            container_path: ETC_HOSTS.to_owned(),
+            host_path: path.to_owned(),
+            selinux_relabel: input.settings.selinux,
+            ..Mount::default()
+        });
+    }
+    let message_path = input.container.termination_message_path.as_deref().unwrap_or_default();
+    if let Some(path) = input.termination_log
+        && !message_path.is_empty()
+    {
+        out.push(Mount {
+            container_path: absolute(message_path),
+            host_path: path.to_owned(),
+            selinux_relabel: input.settings.selinux,
+            ..Mount::default()
+        });
+    }
+    Ok(out)
+}
+
+fn volume_mount(input: &ContainerInput<'_>, index: usize, mount: &api::VolumeMount) -> Result<Mount, SpecError> {
+    let name = &mount.name;
+    let container = &input.container.name;
+    let source = input.volumes.get(name).ok_or_else(|| {
+        SpecError::container(format!("cannot find volume {name:?} to mount into container {container:?}"))
+    })?;
+    let sub = sub_path(mount, input.env)?;
+    let mut out = Mount {
+        container_path: absolute(&mount.mount_path),
+        readonly: mount.read_only.unwrap_or(false),
+        propagation: propagation(mount)?,
+        recursive_read_only: recursive_read_only(mount, input.recursive_read_only).map_err(|problem| {
+            SpecError::container(format!("failed to resolve recursive read-only mode: {problem}"))
+        })?,
+        ..Mount::default()
+    };
+    match source {
+        VolumeSource::Image { image_ref, image } => {
+            out.readonly = true;
+            out.image = Some(ImageSpec {
+                image: image_ref.clone(),
+                user_specified_image: image.clone(),
+                ..ImageSpec::default()
+            });
+            out.image_sub_path = sub.unwrap_or_default();
+        }
+        VolumeSource::Path { path, read_only, relabel } => {
+            out.readonly |= read_only;
+            out.selinux_relabel = *relabel && input.settings.selinux;
+            out.host_path = match sub {
+                None => path.clone(),
+                Some(_) => input.sub_paths.get(&index).cloned().ok_or_else(|| {
+                    SpecError::container(format!(
+                        "failed to prepare subPath for volumeMount {name:?} of container {container:?}"
+                    ))
+                })?,
+            };
+        }
+    }
+    Ok(out)
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+fn propagation(mount: &api::VolumeMount) -> Result<i32, SpecError> {
+    Ok(match mount.mount_propagation.as_deref() {
+        None | Some("None") => MountPropagation::PropagationPrivate,
+        Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => MountPropagation::PropagationBidirectional,
+        Some(other) => return Err(SpecError::container(format!("invalid MountPropagation mode: {other:?}"))),
+    }
+    .into())
+}
+
+fn recursive_read_only(mount: &api::VolumeMount, supported: bool) -> Result<bool, String> {
+    let Some(mode) = mount.recursive_read_only.as_deref().filter(|mode| *mode != "Disabled") else { return Ok(false) };
+    let name = &mount.name;
+    if !mount.read_only.unwrap_or(false) {
+        return Err(format!("volume {name:?} requested recursive read-only mode, but it is not read-only"));
+    }
+    if let Some(propagation) = mount.mount_propagation.as_deref().filter(|propagation| *propagation != "None") {
+        return Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not compatible with propagation {propagation:?}"
+        ));
+    }
+    match mode {
+        "IfPossible" => Ok(supported),
+        "Enabled" if supported => Ok(true),
+        "Enabled" => {
+            Err(format!("volume {name:?} requested recursive read-only mode, but it is not supported by the runtime"))
+        }
+        other => Err(format!("unknown recursive read-only mode {other:?}")),
+    }
+}
