@@ -140,6 +140,15 @@ impl Credentials {
     }
 }
 
+/// A TLS configuration that trusts the system's certificates and shows none of ours.
+pub fn anonymous_tls() -> Result<ClientConfig, CredentialsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(CredentialsError::Tls)?;
+    Ok(builder.with_root_certificates(roots(None)?).with_no_client_auth())
+}
+
 fn header_value(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);

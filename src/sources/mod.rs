@@ -1,1 +1,89 @@
-//! Where pods come from: the API server's watch, static manifests.
+//! Where pods come from: the API server's watch, static manifests in a directory, a URL.
+//!
+//! Each source is a task that publishes its complete present set on a `watch` channel (level, not edge) together with
+//! whether it has seen everything once. `desired` merges the sets. A source never decides what to do with a pod.
+
+pub mod apiserver;
+pub mod defaults;
+pub mod http;
+pub mod manifests;
+pub mod references;
+pub mod static_pod;
+pub mod validate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::model::pod::{self, CONFIG_SEEN, CONFIG_SOURCE};
+use crate::model::{Pod, PodUid, Wall};
+
+/// The kinds of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// Files on this node.
+    File,
+    /// A URL.
+    Http,
+    /// The API server.
+    Api,
+}
+
+impl SourceKind {
+    /// The value of the annotation `kubernetes.io/config.source`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Http => "http",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// What a source has at present.
+#[derive(Debug, Default)]
+pub struct SourceState {
+    /// Whether the set is complete: before that a missing pod means nothing.
+    pub ready: bool,
+    /// The pods, annotated with their source and when this node first saw them.
+    pub pods: BTreeMap<PodUid, Arc<Pod>>,
+}
+
+/// One source as `desired` reads it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its kind.
+    pub kind: SourceKind,
+    /// Its present set.
+    pub state: watch::Receiver<SourceState>,
+}
+
+/// Annotates a pod with its source and when this node first saw it: the moment that `known`, the same pod as it was
+/// before, carries, else `now`. Users see both annotations (downward API), as upstream's.
+fn stamp(pod: &mut Pod, kind: SourceKind, known: Option<&Pod>, now: Wall) {
+    let seen = known
+        .and_then(|known| pod::annotation(known, CONFIG_SEEN))
+        .map_or_else(|| now.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string(), str::to_owned);
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(CONFIG_SOURCE.to_owned(), kind.as_str().to_owned());
+    annotations.insert(CONFIG_SEEN.to_owned(), seen);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SourceKind, stamp};
+    use crate::model::Pod;
+    use crate::model::pod::{self, CONFIG_SEEN, CONFIG_SOURCE};
+
+    #[test]
+    fn first_seen_stays() {
+        let mut first = Pod::default();
+        stamp(&mut first, SourceKind::Api, None, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(pod::annotation(&first, CONFIG_SEEN), Some("1970-01-01T00:00:00.000000000Z"));
+        assert_eq!(pod::annotation(&first, CONFIG_SOURCE), Some("api"));
+        let mut second = Pod::default();
+        stamp(&mut second, SourceKind::Api, Some(&first), jiff::Timestamp::MAX);
+        assert_eq!(pod::annotation(&second, CONFIG_SEEN), Some("1970-01-01T00:00:00.000000000Z"));
+    }
+}

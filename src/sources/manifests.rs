@@ -1,0 +1,360 @@
+//! Static pods from files: a directory of manifests, or one manifest.
+//!
+//! Read at start, whenever inotify tells of a change (a moment later, so that an editor's steps are one), and every
+//! `fileCheckFrequency` in any case. A bad file affects only its own pod: as long as the file is there, the last good
+//! version of it stays (upstream would stop the pod). Dot files and subdirectories are not read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use inotify::{Inotify, WatchMask};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::static_pod::{self, Origin};
+use super::{Source, SourceKind, SourceState, stamp};
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::model::{EventType, Pod, PodUid, Wall, pod, reason};
+
+/// How long after a change the files are read: a rename, or a write in pieces, is over by then.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The largest manifest that is read, as upstream.
+const MAX_SIZE: u64 = 10 << 20;
+
+/// What to read and how often.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `staticPodPath`: a directory or a file.
+    pub path: PathBuf,
+    /// `fileCheckFrequency`.
+    pub check_frequency: Duration,
+    /// This node's name.
+    pub node_name: String,
+}
+
+/// One file as it was last read.
+#[derive(Debug, Default)]
+struct File {
+    /// The text, to tell whether it has changed.
+    text: Vec<u8>,
+    /// The pod of its last good version.
+    pod: Option<Arc<Pod>>,
+    /// What is wrong with the present version.
+    problem: Option<String>,
+}
+
+/// What a pass over the files has found.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    path: PathBuf,
+    text: Result<Vec<u8>, String>,
+}
+
+/// Starts reading.
+pub fn start(
+    config: Config,
+    recorder: Recorder,
+    clock: Clock,
+    tasks: &mut JoinSet<()>,
+    cancel: CancellationToken,
+) -> Source {
+    let (sender, state) = watch::channel(SourceState::default());
+    let task = Task { config, recorder, clock, sender, files: BTreeMap::new(), failed: None };
+    tasks.spawn(async move {
+        cancel.run_until_cancelled(task.run()).await;
+    });
+    Source { kind: SourceKind::File, state }
+}
+
+struct Task {
+    config: Config,
+    recorder: Recorder,
+    clock: Clock,
+    sender: watch::Sender<SourceState>,
+    files: BTreeMap<PathBuf, File>,
+    failed: Option<String>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut events = None;
+        loop {
+            if events.is_none() {
+                events = watch_files(&self.config.path);
+            }
+            let path = self.config.path.clone();
+            match tokio::task::spawn_blocking(move || scan(&path)).await {
+                Ok(Ok(found)) => {
+                    self.failed = None;
+                    self.apply(found);
+                }
+                Ok(Err(problem)) => self.fail(problem),
+                Err(_) => self.fail("reading the manifests panicked".to_owned()),
+            }
+            let period = crate::apiserver::random::jitter(self.config.check_frequency, 0.05);
+            match &mut events {
+                None => tokio::time::sleep(period).await,
+                Some(stream) => match tokio::time::timeout(period, stream.next()).await {
+                    Ok(Some(Ok(event))) => {
+                        if event.mask.intersects(inotify::EventMask::IGNORED | inotify::EventMask::DELETE_SELF) {
+                            events = None;
+                        }
+                        tokio::time::sleep(SETTLE).await;
+                    }
+                    Ok(Some(Err(_)) | None) => events = None,
+                    Err(_) => {}
+                },
+            }
+        }
+    }
+
+    /// The whole directory cannot be read: what is known stays, and the source counts as read only if it merely does not
+    /// exist, as upstream has it.
+    fn fail(&mut self, problem: String) {
+        if self.failed.as_ref() != Some(&problem) {
+            tracing::error!(path = %self.config.path.display(), error = problem, "Cannot read the static pods");
+            self.failed = Some(problem);
+        }
+    }
+
+    fn apply(&mut self, found: Vec<Found>) {
+        let present: BTreeSet<PathBuf> = found.iter().map(|found| found.path.clone()).collect();
+        self.files.retain(|path, _| present.contains(path));
+        let now = self.clock.now().wall;
+        for Found { path, text } in found {
+            let file = self.files.entry(path.clone()).or_default();
+            let problem = match text {
+                Ok(text) if file.pod.is_some() && file.problem.is_none() && file.text == text => continue,
+                Ok(text) => file.read(text, &path, &self.config.node_name, now),
+                Err(problem) => Some(problem),
+            };
+            if let Some(problem) = problem
+                && file.problem.as_ref() != Some(&problem)
+            {
+                tracing::error!(path = %path.display(), error = problem, "A static pod's manifest cannot be used");
+                let kept = if file.pod.is_some() { "; its last good version keeps running" } else { "" };
+                let message = format!("Error validating static pod from file {}: {problem}{kept}", path.display());
+                let warning = reason::event::FAILED_VALIDATION;
+                self.recorder.node(&self.config.node_name, EventType::Warning, warning, message);
+                file.problem = Some(problem);
+            }
+        }
+        let pods: BTreeMap<PodUid, Arc<Pod>> = self
+            .files
+            .values()
+            .filter_map(|file| file.pod.as_ref())
+            .map(|pod| (pod::uid(pod), Arc::clone(pod)))
+            .collect();
+        self.sender.send_if_modified(|state| {
+            let same = state.ready
+                && state.pods.len() == pods.len()
+                && state.pods.values().zip(pods.values()).all(|(old, new)| Arc::ptr_eq(old, new));
+            state.pods = pods;
+            state.ready = true;
+            !same
+        });
+    }
+}
+
+impl File {
+    /// Reads a new text; answers what is wrong with it.
+    fn read(&mut self, text: Vec<u8>, path: &Path, node_name: &str, now: Wall) -> Option<String> {
+        let origin = path.display().to_string();
+        let pod = std::str::from_utf8(&text)
+            .map_err(|_| "it is not UTF-8".to_owned())
+            .and_then(|text| {
+                static_pod::read(text, Origin::File(&origin), node_name).map_err(|error| error.to_string())
+            })
+            .map(|mut pods| pods.pop());
+        self.text = text;
+        match pod {
+            Ok(Some(mut pod)) => {
+                self.problem = None;
+                let same = self.pod.as_deref().is_some_and(|known| known.metadata.uid == pod.metadata.uid);
+                if !same {
+                    stamp(&mut pod, SourceKind::File, None, now);
+                    self.pod = Some(Arc::new(pod));
+                }
+                None
+            }
+            Ok(None) => Some("it holds no pod".to_owned()),
+            Err(problem) => Some(problem),
+        }
+    }
+}
+
+/// Watches the directory, or the directory of the file. None when that is impossible: then only the clock tells.
+fn watch_files(path: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
+    let directory = if path.is_dir() { path } else { path.parent()? };
+    let inotify = Inotify::init().ok()?;
+    let mask = WatchMask::CREATE
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::ATTRIB
+        | WatchMask::ONLYDIR;
+    inotify.watches().add(directory, mask).ok()?;
+    inotify.into_event_stream([0; 4096]).ok()
+}
+
+/// Reads the files. A path that does not exist holds none.
+fn scan(path: &Path) -> Result<Vec<Found>, String> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if metadata.is_file() {
+        return Ok(read(path.to_owned()).into_iter().collect());
+    }
+    if !metadata.is_dir() {
+        return Err("it is neither a directory nor a file".to_owned());
+    }
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|error| error.to_string())? {
+        let entry = entry.map_err(|error| error.to_string())?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths.into_iter().filter_map(read).collect())
+}
+
+/// Reads one file; `None` for what is no file, or has just gone.
+fn read(path: PathBuf) -> Option<Found> {
+    let metadata = std::fs::metadata(&path).ok()?;
+    if !metadata.is_file() {
+        return None;
+    }
+    let text = if metadata.len() > MAX_SIZE {
+        Err(format!("it is larger than {MAX_SIZE} bytes"))
+    } else {
+        match std::fs::read(&path) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    Some(Found { path, text })
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests write the manifests that they read")]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Config, Source, scan, start};
+    use crate::apiserver::events::{Event, Recorder};
+    use crate::clock::Clock;
+    use crate::model::pod;
+
+    fn manifest(name: &str, image: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: {image}}}]}}"
+        )
+    }
+
+    struct World {
+        _tasks: JoinSet<()>,
+        source: Source,
+        events: tokio::sync::mpsc::Receiver<Event>,
+    }
+
+    fn world(path: &Path) -> World {
+        let mut tasks = JoinSet::new();
+        let (recorder, events) = Recorder::channel();
+        let config =
+            Config { path: path.to_owned(), check_frequency: Duration::from_millis(20), node_name: "n".to_owned() };
+        let source = start(config, recorder, Clock::system(), &mut tasks, CancellationToken::new());
+        World { _tasks: tasks, source, events }
+    }
+
+    impl World {
+        async fn until(&mut self, expected: &[(&str, &str)]) {
+            let mut expected: Vec<(String, String)> =
+                expected.iter().map(|(name, image)| ((*name).to_owned(), (*image).to_owned())).collect();
+            expected.sort();
+            let wait = self.source.state.wait_for(|state| {
+                let mut pods: Vec<_> = state
+                    .pods
+                    .values()
+                    .map(|pod| {
+                        let image = pod::main_containers(pod)[0].image.clone().unwrap_or_default();
+                        (pod.metadata.name.clone().unwrap_or_default(), image)
+                    })
+                    .collect();
+                pods.sort();
+                state.ready && pods == expected
+            });
+            drop(tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time").expect("the task lives"));
+        }
+    }
+
+    #[tokio::test]
+    async fn follows_the_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
+        std::fs::write(path.join(".hidden.yaml"), manifest("h", "i:1")).expect("written");
+        std::fs::create_dir(path.join("sub")).expect("made");
+        let mut world = world(path);
+        world.until(&[("a-n", "i:1")]).await;
+        std::fs::write(path.join(".b.tmp"), manifest("b", "i:1")).expect("written");
+        std::fs::rename(path.join(".b.tmp"), path.join("b.json")).expect("renamed");
+        world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:2")).expect("written");
+        world.until(&[("a-n", "i:2"), ("b-n", "i:1")]).await;
+        std::fs::remove_file(path.join("a.yaml")).expect("removed");
+        world.until(&[("b-n", "i:1")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_bad_file_affects_only_itself_and_keeps_its_last_good_pod() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
+        let mut world = world(path);
+        world.until(&[("a-n", "i:1")]).await;
+        std::fs::write(path.join("a.yaml"), "kind: Pod\napiVersion: v1\nmetadata: {name: a}").expect("written");
+        std::fs::write(path.join("b.yaml"), manifest("b", "i:1")).expect("written");
+        world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
+        let event = tokio::time::timeout(Duration::from_secs(10), world.events.recv()).await.expect("in time");
+        let event = event.expect("an event");
+        assert_eq!(event.reason, "FailedValidation");
+        assert!(event.message.contains("a.yaml: invalid pod: [spec.containers: Required value]"), "{}", event.message);
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:2")).expect("written");
+        world.until(&[("a-n", "i:2"), ("b-n", "i:1")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_an_empty_one_until_it_appears() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("later");
+        let mut world = world(&path);
+        world.until(&[]).await;
+        std::fs::create_dir(&path).expect("made");
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
+        world.until(&[("a-n", "i:1")]).await;
+    }
+
+    #[test]
+    fn one_file_may_be_the_path() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("pod.yaml");
+        std::fs::write(&file, "x").expect("written");
+        assert_eq!(scan(&file).expect("read").len(), 1);
+        assert_eq!(scan(&directory.path().join("none")).expect("none"), []);
+    }
+}

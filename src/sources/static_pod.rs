@@ -1,0 +1,253 @@
+//! From the text of a manifest to a static pod, as upstream makes it: decode, default, identify, validate.
+//!
+//! Pure. The UID is a hash of the defaulted pod, this node's name and the file's path, so an edited file is another pod and
+//! the same file is the same pod after a restart.
+
+use std::fmt::Write as _;
+
+use k8s_openapi::api::core::v1::Toleration;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{defaults, references, validate};
+use crate::model::Pod;
+use crate::model::pod::CONFIG_HASH;
+
+/// Where a manifest comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// A file: its path.
+    File(&'a str),
+    /// A URL.
+    Url(&'a str),
+}
+
+/// Why a manifest gives no pod. The texts begin as upstream's do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// It is neither YAML nor JSON.
+    #[error("it is neither YAML nor JSON: {0}")]
+    Syntax(String),
+    /// It holds nothing.
+    #[error("it is empty")]
+    Empty,
+    /// It is no Pod.
+    #[error("it is a {kind} of {version}, not a Pod of v1")]
+    NotAPod {
+        /// What it says it is.
+        kind: String,
+        /// Of which API.
+        version: String,
+    },
+    /// A field has the wrong type.
+    #[error("{0}")]
+    Type(String),
+    /// Fields are missing or wrong, each by its path.
+    #[error("invalid pod: [{}]", .0.join(", "))]
+    Invalid(Vec<String>),
+    /// It refers to an object of the API, which a static pod must not.
+    #[error("static pods may not reference {0}")]
+    References(&'static str),
+}
+
+/// Reads the pods of a manifest: one Pod, or several in a PodList.
+pub fn read(text: &str, origin: Origin<'_>, node_name: &str) -> Result<Vec<Pod>, ManifestError> {
+    let document = decode(text)?;
+    let field = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (kind, version) = (field("kind"), field("apiVersion"));
+    match (kind.as_str(), version.as_str(), origin) {
+        ("Pod", "v1", _) => Ok(vec![read_pod(document, origin, node_name)?]),
+        // Upstream reads lists from URLs only.
+        ("PodList" | "List", "v1", Origin::Url(_)) => {
+            let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+            items.into_iter().map(|item| read_pod(item, origin, node_name)).collect()
+        }
+        _ => Err(ManifestError::NotAPod { kind, version }),
+    }
+}
+
+/// The first document of a text, as plain data.
+fn decode(text: &str) -> Result<Value, ManifestError> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+    };
+    let mut value: Value = serde_saphyr::from_str_with_options(first_document(text), options)
+        .map_err(|error| ManifestError::Syntax(error.without_snippet().to_string()))?;
+    if value.is_null() {
+        return Err(ManifestError::Empty);
+    }
+    normalise(&mut value, false);
+    Ok(value)
+}
+
+/// The text up to the marker that begins a second document: Go's library reads no further.
+fn first_document(text: &str) -> &str {
+    let mut end = 0;
+    let mut content = false;
+    for line in text.split_inclusive('\n') {
+        let marker = line.trim_end();
+        if content && (marker == "---" || marker.starts_with("--- ") || marker == "...") {
+            return &text[..end];
+        }
+        content |= !marker.is_empty() && !marker.starts_with('#') && marker != "---";
+        end += line.len();
+    }
+    text
+}
+
+/// Go reads `5.0` as an integer and takes numbers for quantities (`cpu: 2`); the types here do neither.
+fn normalise(value: &mut Value, quantity: bool) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let quantities = matches!(name.as_str(), "limits" | "requests" | "overhead" | "sizeLimit" | "divisor");
+                normalise(field, quantity || quantities);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| normalise(item, quantity)),
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 9e15);
+            if quantity {
+                *value = Value::String(whole.map_or_else(|| number.to_string(), |whole| format!("{whole:.0}")));
+            } else if number.is_f64()
+                && let Some(whole) = whole
+                && let Ok(whole) = format!("{whole:.0}").parse::<i64>()
+            {
+                *value = Value::from(whole);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+fn read_pod(document: Value, origin: Origin<'_>, node_name: &str) -> Result<Pod, ManifestError> {
+    let mut pod: Pod = serde_json::from_value(document).map_err(|error| ManifestError::Type(error.to_string()))?;
+    if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
+        return Err(ManifestError::Invalid(vec!["name is needed for the pod".to_owned()]));
+    }
+    defaults::apply(&mut pod);
+    identify(&mut pod, origin, node_name);
+    let errors = validate::pod(&pod);
+    if !errors.is_empty() {
+        return Err(ManifestError::Invalid(errors));
+    }
+    match references::api_object(&pod) {
+        Some(what) => Err(ManifestError::References(what)),
+        None => Ok(pod),
+    }
+}
+
+/// Gives the pod its UID, its name on this node, its namespace, its hash, and for a file the toleration that keeps it here.
+fn identify(pod: &mut Pod, origin: Origin<'_>, node_name: &str) {
+    let uid = match pod.metadata.uid.take().filter(|uid| !uid.is_empty()) {
+        Some(uid) => uid,
+        None => hash(pod, origin, node_name),
+    };
+    let metadata = &mut pod.metadata;
+    metadata.managed_fields = None;
+    let name = metadata.name.take().unwrap_or_default();
+    metadata.name = Some(format!("{name}-{}", node_name.to_lowercase()));
+    metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    metadata.annotations.get_or_insert_default().insert(CONFIG_HASH.to_owned(), uid.clone());
+    metadata.uid = Some(uid);
+    let spec = pod.spec.get_or_insert_default();
+    spec.node_name = Some(node_name.to_owned());
+    if matches!(origin, Origin::File(_)) {
+        let toleration = Toleration {
+            effect: Some("NoExecute".to_owned()),
+            operator: Some("Exists".to_owned()),
+            ..Toleration::default()
+        };
+        let tolerations = spec.tolerations.get_or_insert_default();
+        if !tolerations.contains(&toleration) {
+            tolerations.push(toleration);
+        }
+    }
+    let status = pod.status.get_or_insert_default();
+    status.phase = Some("Pending".to_owned());
+}
+
+/// 128 bits in hexadecimal, as upstream's.
+fn hash(pod: &Pod, origin: Origin<'_>, node_name: &str) -> String {
+    let mut hasher = Sha256::new();
+    // Serialising plain data cannot fail; maps are ordered, so equal pods give equal texts.
+    hasher.update(serde_json::to_vec(pod).unwrap_or_default());
+    match origin {
+        Origin::File(path) => hasher.update(format!("host:{node_name}file:{path}")),
+        Origin::Url(url) => hasher.update(format!("url:{url}")),
+    }
+    hasher.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ManifestError, Origin, read};
+    use crate::model::{Pod, pod};
+
+    const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: etcd\n  namespace: kube-system\nspec:\n  \
+        hostNetwork: true\n  containers:\n  - name: etcd\n    image: registry/etcd:3.6\n    \
+        ports: [{containerPort: 2379}]\n    resources: {requests: {cpu: 2, memory: 1.5e3}}\n";
+
+    fn one(text: &str) -> Result<Pod, ManifestError> {
+        read(text, Origin::File("/etc/kubernetes/manifests/etcd.yaml"), "Node-1").map(|mut pods| pods.remove(0))
+    }
+
+    #[test]
+    fn makes_a_static_pod() {
+        let pod = one(MANIFEST).expect("a pod");
+        assert_eq!(pod.metadata.name.as_deref(), Some("etcd-node-1"));
+        assert_eq!(pod::key(&pod).to_string(), "kube-system/etcd-node-1");
+        let uid = pod::uid(&pod);
+        assert_eq!(uid.as_str().len(), 32);
+        assert_eq!(pod::annotation(&pod, pod::CONFIG_HASH), Some(uid.as_str()));
+        let spec = pod.spec.expect("a spec");
+        assert_eq!(spec.node_name.as_deref(), Some("Node-1"));
+        let tolerations = spec.tolerations.expect("a toleration");
+        assert_eq!(tolerations[0].effect.as_deref(), Some("NoExecute"));
+        let requests = spec.containers[0].resources.as_ref().and_then(|r| r.requests.as_ref()).expect("requests");
+        assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("2", "1500"));
+        assert_eq!(spec.containers[0].ports.as_ref().map(|ports| ports[0].host_port), Some(Some(2379)));
+    }
+
+    #[test]
+    fn the_uid_follows_the_content_not_the_text() {
+        let uid = |text: &str| pod::uid(&one(text).expect("a pod"));
+        assert_eq!(uid(MANIFEST), uid(&format!("# a comment\n{MANIFEST}---\nsecond: document\n")));
+        assert_ne!(uid(MANIFEST), uid(&MANIFEST.replace("3.6", "3.7")));
+        let other = read(MANIFEST, Origin::File("/elsewhere.yaml"), "Node-1").expect("a pod");
+        assert_ne!(uid(MANIFEST), pod::uid(&other[0]));
+    }
+
+    #[track_caller]
+    fn refused(text: &str, expected: &str) {
+        assert_eq!(one(text).expect_err("it is wrong").to_string(), expected);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        refused("", "it is empty");
+        refused("kind: Deployment\napiVersion: apps/v1\n", "it is a Deployment of apps/v1, not a Pod of v1");
+        refused("kind: Pod\napiVersion: v1\n", "invalid pod: [name is needed for the pod]");
+        refused(
+            "kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: []}",
+            "invalid pod: [spec.containers: Required value]",
+        );
+        let secret = MANIFEST.replace("  hostNetwork: true", "  serviceAccountName: admin");
+        refused(&secret, "static pods may not reference serviceaccounts");
+        assert!(matches!(one("a: [\n"), Err(ManifestError::Syntax(_))));
+        assert!(matches!(one("kind: Pod\napiVersion: v1\nmetadata: {name: 3}"), Err(ManifestError::Type(_))));
+    }
+
+    #[test]
+    fn json_is_yaml_and_lists_come_from_urls() {
+        let list = r#"{"kind":"PodList","apiVersion":"v1","items":[
+            {"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}]}"#;
+        assert_eq!(read(list, Origin::Url("http://x"), "n").expect("pods").len(), 1);
+        assert!(read(list, Origin::File("f"), "n").is_err());
+    }
+}
