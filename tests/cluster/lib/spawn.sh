@@ -9,7 +9,7 @@
 alive() {
     local pid started
     read -r pid started 2>/dev/null <"$1" || return 1
-    [[ $started == "$(process_start "$pid")" ]] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null
+    [[ $started && $started == "$(process_start "$pid")" ]] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null
 }
 process_start() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 read_pid() { alive "$1" && cut -d' ' -f1 "$1"; }
