@@ -8,6 +8,8 @@ pub mod client;
 pub mod condition;
 pub mod endpoint;
 pub mod error;
+#[cfg(any(test, feature = "testkit"))]
+pub mod fake;
 
 pub use client::{Operation, Runtime, Settings};
 pub use condition::{RuntimeCondition, RuntimeIdentity};

@@ -20,6 +20,8 @@ mod read;
 mod stream;
 mod task;
 mod termination;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -175,7 +175,7 @@ impl State {
 
     fn wake_at(&self) -> Mono {
         let retry = self.waiting.values().filter_map(|waiting| waiting.not_before).min();
-        let relist = if self.relisting.is_some() { Mono(Duration::from_secs(u64::MAX >> 8)) } else { self.relist_due };
+        let relist = if self.relisting.is_some() { Mono(Duration::MAX) } else { self.relist_due };
         let far = self.clock.now().mono.after(RELIST_SAFETY * 4);
         retry.map_or(relist, |retry| retry.min(relist)).min(far)
     }

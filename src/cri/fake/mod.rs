@@ -1,0 +1,339 @@
+//! A container runtime in memory, for tests and simulations: sandboxes, containers, images, events, and failures that a
+//! script asks for. It answers as containerd does where callers can tell: names stay reserved while RunPodSandbox runs,
+//! a stopped sandbox stays listed, events come after the fact.
+//!
+//! It is the generated server, so the real client talks to it: in this process ([`FakeRuntime::client`], works under
+//! tokio's paused time) or over a socket ([`FakeRuntime::listen`]).
+
+mod services;
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::client::{Observer, Runtime};
+use super::v1;
+use super::v1::image_service_server::ImageServiceServer;
+use super::v1::runtime_service_server::RuntimeServiceServer;
+use crate::clock::Clock;
+use crate::model::{ContainerId, SandboxId};
+
+use world::World;
+pub use world::{FakeContainer, FakeImage, FakeSandbox};
+
+/// What a script does to a call.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Fails it; nothing happens.
+    Fail(Status),
+    /// Fails it after it has happened.
+    FailAfter(Status),
+    /// Begins it so much later.
+    Delay(Duration),
+    /// Holds its answer back so long after it has happened.
+    DelayAnswer(Duration),
+    /// Holds it before it happens, until the gate opens.
+    Hold(Gate),
+    /// Holds its answer back after it has happened, until the gate opens.
+    HoldAnswer(Gate),
+}
+
+/// Something that calls wait at.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    reached: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { reached: Arc::new(Semaphore::new(0)), open: Arc::new(Semaphore::new(0)) }
+    }
+}
+
+impl Gate {
+    /// Waits until a call stands at the gate.
+    pub async fn reached(&self) {
+        if let Ok(permit) = self.reached.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// Lets one call through.
+    pub fn open(&self) {
+        self.open.add_permits(1);
+    }
+
+    async fn pass(&self) {
+        self.reached.add_permits(1);
+        if let Ok(permit) = self.open.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
+/// A line of the script: the next `times` calls of that name about that target.
+#[derive(Clone, Debug)]
+struct Rule {
+    call: &'static str,
+    target: Option<String>,
+    times: usize,
+    effect: Effect,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// E.g. `CreateContainer`.
+    pub name: &'static str,
+    /// The pod's name, the container's name, an id or an image.
+    pub target: String,
+}
+
+/// The runtime. Cheap to clone; all clones are the same runtime.
+#[derive(Clone)]
+pub struct FakeRuntime {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for FakeRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeRuntime").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    clock: Clock,
+    world: Mutex<World>,
+    rules: Mutex<Vec<Rule>>,
+    calls: Mutex<Vec<Call>>,
+    exec: Mutex<Exec>,
+}
+
+type Exec = Arc<dyn Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync>;
+
+impl FakeRuntime {
+    /// An empty runtime that is ready.
+    pub fn new(clock: Clock) -> Self {
+        let exec: Exec = Arc::new(|_| v1::ExecSyncResponse::default());
+        let inner = Inner {
+            clock,
+            world: Mutex::new(World::default()),
+            rules: Mutex::default(),
+            calls: Mutex::default(),
+            exec: Mutex::new(exec),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A client in this process.
+    pub fn client(&self) -> Runtime {
+        self.client_with(Arc::new(|_, _, _| {}))
+    }
+
+    /// A client in this process that reports its calls.
+    pub fn client_with(&self, observer: Observer) -> Runtime {
+        Runtime::in_process(
+            RuntimeServiceServer::new(self.clone()),
+            ImageServiceServer::new(self.clone()),
+            Duration::from_secs(120),
+            self.inner.clock,
+            observer,
+        )
+    }
+
+    /// Listens on a socket until `stop`.
+    pub async fn listen(&self, socket: &Path, stop: CancellationToken) -> std::io::Result<()> {
+        let listener = UnixListener::bind(socket)?;
+        tonic::transport::Server::builder()
+            .add_service(RuntimeServiceServer::new(self.clone()))
+            .add_service(ImageServiceServer::new(self.clone()))
+            .serve_with_incoming_shutdown(
+                tokio_stream::wrappers::UnixListenerStream::new(listener),
+                stop.cancelled_owned(),
+            )
+            .await
+            .map_err(std::io::Error::other)
+    }
+
+    /// The next `times` calls of that name, about that target if one is given, get the effect.
+    pub fn script(&self, call: &'static str, target: Option<&str>, times: usize, effect: Effect) {
+        let target = target.map(str::to_owned);
+        self.inner.rules.lock().push(Rule { call, target, times, effect });
+    }
+
+    /// The next call of that name fails; nothing happens.
+    pub fn fail_next(&self, call: &'static str, status: Status) {
+        self.script(call, None, 1, Effect::Fail(status));
+    }
+
+    /// The next call of that name waits before it happens.
+    pub fn hold_next(&self, call: &'static str) -> Gate {
+        let gate = Gate::default();
+        self.script(call, None, 1, Effect::Hold(gate.clone()));
+        gate
+    }
+
+    /// The answer of the next call of that name is held back.
+    pub fn hold_next_answer(&self, call: &'static str) -> Gate {
+        let gate = Gate::default();
+        self.script(call, None, 1, Effect::HoldAnswer(gate.clone()));
+        gate
+    }
+
+    /// Forgets the script.
+    pub fn clear_script(&self) {
+        self.inner.rules.lock().clear();
+    }
+
+    /// What commands answer.
+    pub fn on_exec(&self, exec: impl Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync + 'static) {
+        *self.inner.exec.lock() = Arc::new(exec);
+    }
+
+    /// Every call so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.inner.calls.lock().clone()
+    }
+
+    /// How often that call was made.
+    pub fn count(&self, call: &str) -> usize {
+        self.inner.calls.lock().iter().filter(|made| made.name == call).count()
+    }
+
+    /// Forgets the calls so far.
+    pub fn clear_calls(&self) {
+        self.inner.calls.lock().clear();
+    }
+
+    /// Changes what `Version` says.
+    pub fn set_version(&self, name: &str, version: &str) {
+        let mut world = self.inner.world.lock();
+        name.clone_into(&mut world.name);
+        version.clone_into(&mut world.version);
+    }
+
+    /// Changes what `Status` says.
+    pub fn set_ready(&self, runtime: bool, network: bool) {
+        let mut world = self.inner.world.lock();
+        world.runtime_ready = runtime;
+        world.network_ready = network;
+    }
+
+    /// Puts an image on the node.
+    pub fn add_image(&self, reference: &str, size: u64) {
+        self.inner.world.lock().add_image(reference, FakeImage::new(reference, size));
+    }
+
+    /// Puts an image into the registry.
+    pub fn add_to_registry(&self, reference: &str, size: u64) {
+        self.inner.world.lock().registry.insert(reference.to_owned(), FakeImage::new(reference, size));
+    }
+
+    /// A running container ends.
+    pub fn exit_container(&self, id: &ContainerId, exit_code: i32, reason: &str) {
+        let now = self.now();
+        self.inner.world.lock().exit(id.as_str(), exit_code, reason, now);
+    }
+
+    /// A running container ends with a message from the runtime.
+    pub fn set_exit_message(&self, id: &ContainerId, message: &str) {
+        if let Some(container) = self.inner.world.lock().containers.get_mut(id.as_str()) {
+            message.clone_into(&mut container.message);
+        }
+    }
+
+    /// A sandbox dies, and with it what runs in it.
+    pub fn kill_sandbox(&self, id: &SandboxId) {
+        let now = self.now();
+        self.inner.world.lock().stop_sandbox(id.as_str(), now);
+    }
+
+    /// Makes containers of that name end by themselves so long after SIGTERM; `None`: never, only SIGKILL ends them.
+    pub fn set_stop_time(&self, container: &str, wait: Option<Duration>) {
+        self.inner.world.lock().stop_times.insert(container.to_owned(), wait);
+    }
+
+    /// Whether events are sent to subscribers; a silent stream is one that lost them.
+    pub fn set_events(&self, on: bool) {
+        self.inner.world.lock().events_on = on;
+    }
+
+    /// Ends every event stream, as a restart of the runtime does.
+    pub fn drop_streams(&self) {
+        self.inner.world.lock().subscribers.clear();
+    }
+
+    /// How many event streams are open.
+    pub fn streams(&self) -> usize {
+        let mut world = self.inner.world.lock();
+        world.subscribers.retain(|subscriber| !subscriber.is_closed());
+        world.subscribers.len()
+    }
+
+    /// Every container.
+    pub fn containers(&self) -> Vec<FakeContainer> {
+        self.inner.world.lock().containers.values().cloned().collect()
+    }
+
+    /// Every sandbox.
+    pub fn sandboxes(&self) -> Vec<FakeSandbox> {
+        self.inner.world.lock().sandboxes.values().cloned().collect()
+    }
+
+    /// The references of all images on the node.
+    pub fn images(&self) -> Vec<String> {
+        self.inner.world.lock().images.keys().cloned().collect()
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from(self.inner.clock.now().wall.as_nanosecond()).unwrap_or(i64::MAX)
+    }
+
+    /// Notes a call and takes what the script has for it.
+    fn begin(&self, call: &'static str, target: &str) -> Option<Effect> {
+        self.inner.calls.lock().push(Call { name: call, target: target.to_owned() });
+        let mut rules = self.inner.rules.lock();
+        let position = rules.iter().position(|rule| {
+            rule.call == call && rule.times > 0 && rule.target.as_deref().is_none_or(|wanted| wanted == target)
+        })?;
+        let rule = &mut rules[position];
+        rule.times -= 1;
+        let effect = rule.effect.clone();
+        if rule.times == 0 {
+            rules.remove(position);
+        }
+        Some(effect)
+    }
+
+    /// Serves a call as the script says.
+    async fn serve<T>(
+        &self,
+        call: &'static str,
+        target: &str,
+        work: impl FnOnce(&mut World, i64) -> Result<T, Status>,
+    ) -> Result<tonic::Response<T>, Status> {
+        let effect = self.begin(call, target);
+        match &effect {
+            Some(Effect::Fail(status)) => return Err(status.clone()),
+            Some(Effect::Delay(wait)) => tokio::time::sleep(*wait).await,
+            Some(Effect::Hold(gate)) => gate.pass().await,
+            Some(Effect::FailAfter(_) | Effect::DelayAnswer(_) | Effect::HoldAnswer(_)) | None => {}
+        }
+        let answer = work(&mut self.inner.world.lock(), self.now());
+        match effect {
+            Some(Effect::FailAfter(status)) => return Err(status),
+            Some(Effect::DelayAnswer(wait)) => tokio::time::sleep(wait).await,
+            Some(Effect::HoldAnswer(gate)) => gate.pass().await,
+            Some(Effect::Fail(_) | Effect::Delay(_) | Effect::Hold(_)) | None => {}
+        }
+        answer.map(tonic::Response::new)
+    }
+}

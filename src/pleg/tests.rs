@@ -1,0 +1,377 @@
+//! The laws of observation against the fake runtime, in paused time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{Handle, Observation, pleg};
+use crate::clock::Clock;
+use crate::cri::fake::{Effect, FakeRuntime, Gate};
+use crate::cri::{Runtime, labels, v1};
+use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, Wall};
+
+/// A node with a running pleg.
+struct Node {
+    fake: FakeRuntime,
+    runtime: Runtime,
+    pleg: Handle,
+    clock: Clock,
+    _tasks: JoinSet<()>,
+}
+
+fn start(prepare: impl FnOnce(&FakeRuntime)) -> Node {
+    let clock = Clock::starting_at(Wall::UNIX_EPOCH + jiff::SignedDuration::from_hours(480_000));
+    let fake = FakeRuntime::new(clock);
+    fake.add_image("web:1", 1);
+    prepare(&fake);
+    let runtime = fake.client();
+    let (handle, task) = pleg(runtime.clone(), clock, Arc::new(|_| {}));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(CancellationToken::new()));
+    Node { fake, runtime, pleg: handle, clock, _tasks: tasks }
+}
+
+fn labelled(uid: &str, container: Option<&str>) -> std::collections::HashMap<String, String> {
+    let mut found = std::collections::HashMap::from([
+        (labels::POD_UID.to_owned(), uid.to_owned()),
+        (labels::POD_NAME.to_owned(), format!("pod-{uid}")),
+        (labels::POD_NAMESPACE.to_owned(), "shop".to_owned()),
+    ]);
+    found.extend(container.map(|name| (labels::CONTAINER_NAME.to_owned(), name.to_owned())));
+    found
+}
+
+fn sandbox_config(uid: &str) -> v1::PodSandboxConfig {
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: format!("pod-{uid}"),
+            uid: uid.to_owned(),
+            namespace: "shop".to_owned(),
+            attempt: 0,
+        }),
+        labels: labelled(uid, None),
+        ..Default::default()
+    }
+}
+
+fn create_request(uid: &str, sandbox: &SandboxId, name: &str) -> v1::CreateContainerRequest {
+    v1::CreateContainerRequest {
+        pod_sandbox_id: sandbox.as_str().to_owned(),
+        config: Some(v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(v1::ImageSpec { image: "web:1".to_owned(), ..Default::default() }),
+            labels: labelled(uid, Some(name)),
+            ..Default::default()
+        }),
+        sandbox_config: None,
+    }
+}
+
+impl Node {
+    /// What somebody else (another kubelet, an operator) does: no epoch, only events and relists tell of it.
+    async fn sandbox(&self, uid: &str) -> SandboxId {
+        let message = v1::RunPodSandboxRequest { config: Some(sandbox_config(uid)), ..Default::default() };
+        self.runtime.run_pod_sandbox(message, ()).await.0.expect("a sandbox")
+    }
+
+    async fn container(&self, uid: &str, sandbox: &SandboxId, name: &str) -> ContainerId {
+        let id = self.runtime.create_container(create_request(uid, sandbox, name), ()).await.0.expect("a container");
+        self.runtime.start_container(&id, ()).await.0.expect("started");
+        id
+    }
+
+    async fn until(&self, uid: &str, wanted: impl FnMut(&Observation) -> bool) -> Observation {
+        let mut receiver = self.pleg.subscribe(&PodUid::new(uid));
+        let found = tokio::time::timeout(Duration::from_secs(100), receiver.wait_for(wanted)).await;
+        found.expect("it is seen").expect("the sender lives").clone()
+    }
+}
+
+fn running(observation: &Observation) -> usize {
+    observation.pod.containers.iter().filter(|container| container.state.is_running()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_relist_finds_what_runs() {
+    let node = start(|fake| fake.script("ListContainers", None, 1, Effect::Delay(Duration::from_secs(1))));
+    let sandbox = node.sandbox("a").await;
+    node.container("a", &sandbox, "web").await;
+    let receiver = node.pleg.subscribe(&PodUid::new("b"));
+    assert!(!receiver.borrow().fresh, "nothing is known yet");
+    node.pleg.synced().await;
+    let pods = node.pleg.pods();
+    let found = pods.iter().find(|pod| pod.uid.as_str() == "a").expect("it was there before");
+    assert_eq!(found.key.as_ref().map(ToString::to_string).as_deref(), Some("shop/pod-a"));
+    assert!(found.observation.fresh && found.observation.quiet && !found.subscribed);
+    assert_eq!(running(&found.observation), 1);
+    assert_eq!(found.observation.pod.sandboxes[0].ips.len(), 1);
+    let other = receiver.borrow().clone();
+    assert!(other.fresh && other.pod.is_empty(), "known not to be there");
+    assert_eq!(node.pleg.healthy(node.clock.now().mono), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relist_that_began_before_a_create_does_not_hide_the_container() {
+    let node = start(|fake| fake.set_version("containerd", "1.7.35"));
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    node.pleg.synced().await;
+    let receiver = node.pleg.subscribe(&uid);
+    // A relist lists no container, and its answer is under way while one is made.
+    let gate = node.fake.hold_next_answer("ListContainers");
+    node.pleg.relist();
+    gate.reached().await;
+    let mutation = node.pleg.begin(&uid);
+    let (id, mut mutation) = node.runtime.create_container(create_request("a", &sandbox, "web"), mutation).await;
+    let id = id.expect("created");
+    mutation.touched_container(&id, &sandbox);
+    mutation.end();
+    assert!(!receiver.borrow().fresh, "stale in the same instant");
+    gate.open();
+    let seen = node.until("a", |observation| observation.fresh).await;
+    assert!(seen.pod.container(&id).is_some(), "the first fresh observation has the container");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(receiver.borrow().pod.container(&id).is_some(), "and it stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_of_one_pod_that_began_before_a_mutation_ended_does_not_count() {
+    let node = start(|_| {});
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    let id = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    let receiver = node.pleg.subscribe(&uid);
+    let gate = Gate::default();
+    node.fake.script("ContainerStatus", None, 2, Effect::HoldAnswer(gate.clone()));
+    let mut first = node.pleg.begin(&uid);
+    first.touched_container(&id, &sandbox);
+    first.end();
+    // The status says "running", and its answer is held back while the container is stopped.
+    gate.reached().await;
+    let second = node.pleg.begin(&uid);
+    let stop = v1::StopContainerRequest { container_id: id.as_str().to_owned(), timeout: 30 };
+    node.runtime.stop_container(stop).await.expect("stopped");
+    second.end();
+    gate.open();
+    // The read that is made instead stands at the gate.
+    gate.reached().await;
+    assert!(!receiver.borrow().fresh, "the old answer does not count");
+    gate.open();
+    let seen = node.until("a", |observation| observation.fresh).await;
+    assert_eq!(running(&seen), 0, "the first fresh observation knows of the stop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_stop_does_not_blind_the_pod() {
+    let node = start(|fake| fake.set_stop_time("slow", None));
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    let slow = node.container("a", &sandbox, "slow").await;
+    let web = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 2).await;
+    let mutation = node.pleg.begin(&uid);
+    let mut tasks = JoinSet::new();
+    let runtime = node.runtime.clone();
+    tasks.spawn(async move {
+        let stop = v1::StopContainerRequest { container_id: slow.as_str().to_owned(), timeout: 30 };
+        runtime.stop_container(stop).await.expect("stopped");
+        mutation.end();
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.fake.exit_container(&web, 3, "Error");
+    let seen = node.until("a", |observation| running(observation) == 1).await;
+    assert!(seen.fresh && !seen.quiet && seen.in_flight == 1);
+    assert!(node.clock.now().mono.0 < Duration::from_secs(20), "seen while the other one is being stopped");
+    let seen = node.until("a", |observation| running(observation) == 0).await;
+    assert!(seen.fresh && seen.quiet);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_mutation_is_seen_at_once_and_cheaply() {
+    let node = start(|_| {});
+    node.pleg.synced().await;
+    let uid = PodUid::new("a");
+    let before = node.clock.now().mono;
+    let message = v1::RunPodSandboxRequest { config: Some(sandbox_config("a")), ..Default::default() };
+    let (sandbox, mut mutation) = node.runtime.run_pod_sandbox(message, node.pleg.begin(&uid)).await;
+    let sandbox = sandbox.expect("a sandbox");
+    mutation.touched_sandbox(&sandbox);
+    let seen = mutation.observed().await;
+    assert_eq!(seen.pod.latest_sandbox().map(|found| &found.id), Some(&sandbox));
+    node.fake.clear_calls();
+    let (id, mutation) =
+        node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid)).await;
+    let id = id.expect("created");
+    let (started, mut mutation) = node.runtime.start_container(&id, mutation).await;
+    started.expect("started");
+    mutation.touched_container(&id, &sandbox);
+    let seen = mutation.observed().await;
+    assert_eq!(running(&seen), 1);
+    assert_eq!(node.clock.now().mono, before, "no timer was waited for");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let calls: Vec<&str> = node.fake.calls().iter().map(|call| call.name).collect();
+    assert_eq!(calls, ["CreateContainer", "StartContainer", "ContainerStatus"], "events of our own cost nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_keeps_its_mutation() {
+    let node = start(|_| {});
+    node.pleg.synced().await;
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    let gate = node.fake.hold_next("CreateContainer");
+    {
+        let call = node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid));
+        tokio::pin!(call);
+        tokio::select! {
+            _ = &mut call => panic!("it is held"),
+            () = gate.reached() => {}
+        }
+    }
+    let receiver = node.pleg.subscribe(&uid);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(receiver.borrow().in_flight, 1, "the call goes on");
+    gate.open();
+    let seen = node.until("a", |observation| observation.pod.containers.len() == 1).await;
+    assert!(seen.fresh && seen.quiet && seen.in_flight == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_of_exits_and_removals() {
+    let node = start(|_| {});
+    let sandbox = node.sandbox("a").await;
+    let id = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = node.clock.now().mono;
+    node.fake.exit_container(&id, 2, "Error");
+    let seen = node.until("a", |observation| running(observation) == 0).await;
+    assert_eq!(seen.pod.containers[0].state.exit().map(|exit| exit.exit_code), Some(2));
+    assert_eq!(node.clock.now().mono, before, "no timer was waited for");
+    let message = v1::RemoveContainerRequest { container_id: id.as_str().to_owned() };
+    node.runtime.remove_container(message).await.expect("removed");
+    node.until("a", |observation| observation.pod.containers.is_empty()).await;
+    let message = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.as_str().to_owned() };
+    node.runtime.remove_pod_sandbox(message).await.expect("removed");
+    node.until("a", |observation| observation.pod.is_empty()).await;
+    // Nobody is subscribed any more: the pod is forgotten.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(node.pleg.pods().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_polls_while_the_stream_is_up() {
+    let node = start(|_| {});
+    let sandbox = node.sandbox("a").await;
+    node.container("a", &sandbox, "web").await;
+    node.pleg.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.fake.clear_calls();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let calls = node.fake.calls().len();
+    assert!((32..=52).contains(&calls), "two lists every half minute, nothing else: {calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_stream_everything_is_listed_every_second() {
+    let node = start(|fake| fake.set_version("containerd", "v1.7.35"));
+    let sandbox = node.sandbox("a").await;
+    let id = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    assert_eq!(node.fake.streams(), 0, "this stream is lossy");
+    let before = node.clock.now().mono;
+    node.fake.exit_container(&id, 0, "Completed");
+    node.until("a", |observation| running(observation) == 0).await;
+    assert!(node.clock.now().mono.since(before) <= Duration::from_millis(1100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_stream_is_made_up_for() {
+    let node = start(|_| {});
+    let sandbox = node.sandbox("a").await;
+    let id = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.fake.streams(), 1);
+    let before = node.clock.now().mono;
+    node.fake.drop_streams();
+    node.fake.exit_container(&id, 0, "Completed");
+    node.until("a", |observation| running(observation) == 0).await;
+    assert!(node.clock.now().mono.since(before) <= Duration::from_millis(200));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.fake.streams(), 1, "it is opened again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_misses_events_is_not_trusted() {
+    let node = start(|_| {});
+    let sandbox = node.sandbox("a").await;
+    node.pleg.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.fake.set_events(false);
+    let first = node.container("a", &sandbox, "one").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    node.fake.exit_container(&first, 0, "Completed");
+    node.until("a", |observation| running(observation) == 0).await;
+    // Twice in a row something was found that no event told of: from now on everything is listed every second.
+    let before = node.clock.now().mono;
+    node.container("a", &sandbox, "two").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    assert!(node.clock.now().mono.since(before) <= Duration::from_millis(1100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_hangs_hinders_no_other() {
+    let node = start(|fake| {
+        fake.script("ContainerStatus", Some("hung"), usize::MAX, Effect::Delay(Duration::from_secs(3600)));
+    });
+    for pod in 0..10 {
+        let uid = format!("hung-{pod}");
+        let sandbox = node.sandbox(&uid).await;
+        node.container(&uid, &sandbox, "hung").await;
+    }
+    let sandbox = node.sandbox("a").await;
+    let id = node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    assert!(node.clock.now().mono.0 < Duration::from_millis(1500));
+    node.fake.exit_container(&id, 0, "Completed");
+    node.until("a", |observation| running(observation) == 0).await;
+    assert!(node.clock.now().mono.0 < Duration::from_secs(3));
+    node.pleg.synced().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_read_is_made_again() {
+    let node = start(|_| {});
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    node.until("a", |observation| !observation.pod.is_empty()).await;
+    node.fake.script("ContainerStatus", None, 3, Effect::Fail(Status::unavailable("restarting")));
+    let (id, mut mutation) =
+        node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid)).await;
+    let id = id.expect("created");
+    mutation.touched_container(&id, &sandbox);
+    let seen = mutation.observed().await;
+    assert_eq!(seen.pod.container(&id).map(|found| &found.state), Some(&ContainerState::Created));
+    assert!(node.clock.now().mono.0 < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_speaks_as_upstream() {
+    let node = start(|fake| fake.script("ListContainers", None, usize::MAX, Effect::Fail(Status::unknown("no"))));
+    let at = |seconds| crate::model::Mono(Duration::from_secs(seconds));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(node.pleg.healthy(at(3)), Err("PLEG is not healthy: pleg has yet to be successful".to_owned()));
+    node.fake.clear_script();
+    node.pleg.synced().await;
+    let last = node.pleg.last_relist().expect("it has succeeded");
+    assert_eq!(node.pleg.healthy(last.after(Duration::from_secs(180))), Ok(()));
+    assert_eq!(
+        node.pleg.healthy(last.after(Duration::from_millis(185_500))),
+        Err("PLEG is not healthy: pleg was last seen active 3m5.5s ago; threshold is 3m0s".to_owned())
+    );
+}
