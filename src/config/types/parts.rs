@@ -1,0 +1,256 @@
+//! The parts of `KubeletConfiguration` that are objects themselves, each with the default that an empty one means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::{GoDuration, is_false};
+
+/// Who may call: certificates, tokens, nobody in particular.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeletAuthentication {
+    /// Client certificates.
+    pub x509: X509,
+    /// Bearer tokens, checked by the API server.
+    pub webhook: WebhookAuthentication,
+    /// Requests that show neither.
+    pub anonymous: Anonymous,
+}
+
+/// Client certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct X509 {
+    /// Bundle of the authorities whose certificates identify a caller; empty means none do.
+    #[serde(rename = "clientCAFile", skip_serializing_if = "String::is_empty")]
+    pub client_ca_file: String,
+}
+
+/// Bearer tokens through TokenReview.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WebhookAuthentication {
+    /// Whether tokens are accepted.
+    pub enabled: bool,
+    /// How long an answer is kept.
+    #[serde(rename = "cacheTTL")]
+    pub cache_ttl: GoDuration,
+}
+
+impl Default for WebhookAuthentication {
+    fn default() -> Self {
+        Self { enabled: true, cache_ttl: GoDuration::from_secs(120) }
+    }
+}
+
+/// Requests without a certificate or token: user `system:anonymous`, group `system:unauthenticated`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Anonymous {
+    /// Whether they are let through to authorization.
+    pub enabled: bool,
+}
+
+/// What an identified caller may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeletAuthorization {
+    /// `Webhook` (SubjectAccessReview) or `AlwaysAllow`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mode: String,
+    /// How long answers are kept.
+    pub webhook: WebhookAuthorization,
+}
+
+impl Default for KubeletAuthorization {
+    fn default() -> Self {
+        Self { mode: "Webhook".to_owned(), webhook: WebhookAuthorization::default() }
+    }
+}
+
+/// How long answers of SubjectAccessReview are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WebhookAuthorization {
+    /// Yes.
+    #[serde(rename = "cacheAuthorizedTTL")]
+    pub cache_authorized_ttl: GoDuration,
+    /// No.
+    #[serde(rename = "cacheUnauthorizedTTL")]
+    pub cache_unauthorized_ttl: GoDuration,
+}
+
+impl Default for WebhookAuthorization {
+    fn default() -> Self {
+        Self { cache_authorized_ttl: GoDuration::from_secs(300), cache_unauthorized_ttl: GoDuration::from_secs(30) }
+    }
+}
+
+/// How containers may use swap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemorySwap {
+    /// Empty or `NoSwap`: not at all; `LimitedSwap`: in proportion to the memory request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub swap_behavior: String,
+}
+
+/// Limits of the back-off of crashing containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CrashLoopBackOff {
+    /// Longest pause between restarts, 1s to 300s. Set whenever the gate KubeletCrashLoopBackOffMax is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_container_restart_period: Option<GoDuration>,
+}
+
+/// Shutdown grace of the pods of a priority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ShutdownGracePeriodByPodPriority {
+    /// Lowest priority of the range.
+    pub priority: i32,
+    /// Grace in seconds.
+    pub shutdown_grace_period_seconds: i64,
+}
+
+/// Memory reserved on one NUMA node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemoryReservation {
+    /// The NUMA node's number.
+    pub numa_node: i32,
+    /// Quantities by resource: `memory`, `hugepages-<size>`.
+    pub limits: BTreeMap<String, QuantityText>,
+}
+
+/// OpenTelemetry export.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Tracing {
+    /// Where to: a gRPC target; unset means localhost:4317.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Spans kept of a million; unset means none but those whose parent is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling_rate_per_million: Option<i32>,
+}
+
+/// Identifier ranges of pods in user namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UserNamespaces {
+    /// Identifiers per pod, a multiple of 65536; unset means 65536.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids_per_pod: Option<i64>,
+}
+
+/// Format, level and destination of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoggingConfiguration {
+    /// `text` or `json`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub format: String,
+    /// How often a buffered log is flushed at least. Lines are never held back here.
+    #[serde(deserialize_with = "duration_or_nanoseconds")]
+    pub flush_frequency: GoDuration,
+    /// Level: the higher the more is logged.
+    pub verbosity: u32,
+    /// Levels per source file, for the text format.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vmodule: Vec<VModule>,
+    /// Options per format (alpha).
+    pub options: FormatOptions,
+}
+
+impl Default for LoggingConfiguration {
+    fn default() -> Self {
+        Self {
+            format: "text".to_owned(),
+            flush_frequency: GoDuration::from_secs(5),
+            verbosity: 0,
+            vmodule: Vec::new(),
+            options: FormatOptions::default(),
+        }
+    }
+}
+
+/// The level of the files that match a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VModule {
+    /// File name without extension, or a glob of one.
+    pub file_pattern: String,
+    /// Their level.
+    pub verbosity: u32,
+}
+
+/// Options per log format.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FormatOptions {
+    /// Of the text format.
+    pub text: OutputRouting,
+    /// Of the JSON format.
+    pub json: OutputRouting,
+}
+
+/// Which stream lines go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutputRouting {
+    /// Errors to stderr, the rest to stdout.
+    #[serde(skip_serializing_if = "is_false")]
+    pub split_stream: bool,
+    /// Buffer of stdout in bytes; lines are never held back here.
+    pub info_buffer_size: QuantityText,
+}
+
+impl Default for OutputRouting {
+    fn default() -> Self {
+        Self { split_stream: false, info_buffer_size: QuantityText("0".to_owned()) }
+    }
+}
+
+/// A quantity as its text; a bare number is accepted too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct QuantityText(pub String);
+
+impl fmt::Display for QuantityText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for QuantityText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => text,
+            serde_json::Value::Number(number) => number.to_string(),
+            serde_json::Value::Null => "0".to_owned(),
+            other @ (serde_json::Value::Bool(_) | serde_json::Value::Array(_) | serde_json::Value::Object(_)) => {
+                return Err(de::Error::custom(format!("{other} is not a quantity")));
+            }
+        };
+        crate::model::quantity::Amount::parse(&text).map_err(de::Error::custom)?;
+        Ok(Self(text))
+    }
+}
+
+/// A duration's text, or a number of nanoseconds as older versions of the logging API wrote it.
+fn duration_or_nanoseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GoDuration, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Nanoseconds(i64),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Nanoseconds(nanos) => Ok(GoDuration::from_nanos(nanos)),
+        Either::Text(text) => GoDuration::parse(&text).map_err(de::Error::custom),
+    }
+}
