@@ -26,7 +26,7 @@ fn run(loaded: &Loaded) -> ExitCode {
     let mut stderr = std::io::stderr().lock();
     for notice in loaded.deprecated_flags.iter().chain(loaded.warnings.iter().map(|warning| &warning.text)) {
         // Nobody is left to tell when stderr is gone.
-        let _ = writeln!(stderr, "{notice}");
+        writeln!(stderr, "{notice}").ok();
     }
     ExitCode::SUCCESS
 }
@@ -39,6 +39,6 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr().lock(), "rkubelet: {error}");
+    writeln!(std::io::stderr().lock(), "rkubelet: {error}").ok();
     ExitCode::FAILURE
 }
