@@ -1,0 +1,74 @@
+//! A pod that has stopped: volumes, directories and cgroup, the final status, and the removal of what is left.
+
+use super::draft::Draft;
+use super::types::{Action, Key, KillReason, Transition};
+use crate::model::{Blocked, VolumesState};
+
+impl Draft<'_> {
+    /// Plans for a pod that has stopped.
+    pub(super) fn finish(&mut self) {
+        // A start that outlived its caller may still bring something up.
+        let starting = self.wait_for_starts("stop");
+        let quiet = self.stop_containers(Some(self.now.mono), &KillReason::PodStopping);
+        if starting || !quiet || !self.stop_sandboxes("stop") {
+            return;
+        }
+        if self.inputs.gone_from_source {
+            self.remove_everything();
+        } else {
+            self.remove_leftovers();
+        }
+        if self.are_volumes_gone() && self.is_cleaned_up() && self.is_told() {
+            self.plan.transition = Some(Transition::Finished);
+        }
+    }
+
+    fn are_volumes_gone(&mut self) -> bool {
+        let failed_before = self.inputs.failures.contains_key(&Key::Volumes);
+        let last_error = match &self.inputs.volumes {
+            VolumesState::Absent => return self.doing(&Key::Volumes).is_none(),
+            VolumesState::Pending { .. } | VolumesState::Ready => {
+                self.attempt(Action::UnmountVolumes);
+                None
+            }
+            // The volume subsystem is at it; an action that failed as a whole has to be repeated.
+            VolumesState::TearingDown { last_error } => {
+                if failed_before {
+                    self.attempt(Action::UnmountVolumes);
+                }
+                (!last_error.is_empty()).then(|| last_error.clone())
+            }
+        };
+        let on = "its volumes to be unmounted".to_owned();
+        if last_error.is_some() {
+            let since = self.busy_since(&Key::Volumes).unwrap_or(self.now);
+            self.block(Blocked { stage: "volumes", on, since, last_error, next_try: None });
+        } else {
+            self.block_on("volumes", on, &Key::Volumes);
+        }
+        false
+    }
+
+    fn is_cleaned_up(&mut self) -> bool {
+        if !self.inputs.prepared && self.doing(&Key::CleanUp).is_none() && self.doing(&Key::Prepare).is_none() {
+            return true;
+        }
+        if self.doing(&Key::Prepare).is_none() {
+            self.attempt(Action::CleanUp);
+        }
+        self.block_on("cgroup", "its cgroup and directories to be removed".into(), &Key::CleanUp);
+        false
+    }
+
+    /// Whether nothing is left to be told or removed.
+    fn is_told(&mut self) -> bool {
+        if self.inputs.gone_from_source {
+            return self.observed.is_empty();
+        }
+        if !self.inputs.status_acked {
+            let on = "the API server to accept its final status".into();
+            self.block(Blocked { stage: "status", on, since: self.now, last_error: None, next_try: None });
+        }
+        self.inputs.status_acked
+    }
+}

@@ -1,0 +1,153 @@
+//! Initialization: init containers in order, each ended before the next begins; sidecars in between, each started before
+//! the next begins, then kept running.
+
+use super::draft::Draft;
+use super::restart;
+use super::spec::{Spec, quoted};
+use super::types::{Key, KillReason};
+use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId};
+
+impl Draft<'_> {
+    /// Carries initialization on in `sandbox`; true once main containers may start.
+    ///
+    /// Progress is read off the newest init container that this sandbox has seen (upstream reads it the same way): those
+    /// before it were through, whether or not the runtime still has them. A main container in this sandbox means that
+    /// initialization was over; its sidecars are kept running, and nothing waits for them any more.
+    pub(super) fn initialize(&mut self, sandbox: &SandboxId) -> bool {
+        let specs: Vec<_> = self
+            .specs
+            .iter()
+            .filter(|spec| matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar))
+            .copied()
+            .collect();
+        let mains_began = self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox));
+        if mains_began {
+            for spec in &specs {
+                if spec.kind == ContainerKind::Sidecar {
+                    self.keep_running(spec, sandbox);
+                }
+            }
+            return true;
+        }
+        let Some(newest) = specs.iter().rposition(|spec| self.has_begun(spec, sandbox)) else {
+            return match specs.first() {
+                Some(first) => {
+                    self.start(first, sandbox, true);
+                    false
+                }
+                None => true,
+            };
+        };
+        for spec in specs.iter().take(newest) {
+            if spec.kind == ContainerKind::Sidecar {
+                self.keep_running(spec, sandbox);
+            }
+        }
+        if !self.is_through(&specs[newest], sandbox) {
+            return false;
+        }
+        match specs.get(newest + 1) {
+            Some(next) => {
+                self.start(next, sandbox, true);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as done.
+    fn has_begun(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        self.latest_in(spec.name, sandbox).is_some()
+            || self.doing(&Key::Start(spec.name.to_owned())).is_some()
+            || self.is_recorded_done(spec, sandbox)
+    }
+
+    /// Whether the API knew the init container as done when this process adopted the pod with this sandbox.
+    fn is_recorded_done(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        let recorded = &self.inputs.recorded;
+        spec.kind == ContainerKind::Init
+            && recorded.sandbox.as_ref() == Some(sandbox)
+            && recorded.init_done.iter().any(|name| name == spec.name)
+    }
+
+    /// Carries the newest init container on; true when the next may begin.
+    fn is_through(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        match spec.kind {
+            ContainerKind::Sidecar => self.keep_running(spec, sandbox) && self.is_started(spec, sandbox),
+            ContainerKind::Init | ContainerKind::Main | ContainerKind::Ephemeral => self.is_init_through(spec, sandbox),
+        }
+    }
+
+    fn is_init_through(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        let Some(container) = self.latest_in(spec.name, sandbox) else {
+            if self.is_recorded_done(spec, sandbox) {
+                return true;
+            }
+            self.start(spec, sandbox, true);
+            return false;
+        };
+        match &container.state {
+            ContainerState::Exited(exit) if !restart::init_failed(exit) => return true,
+            ContainerState::Running { started_at } => {
+                let since = self.at_wall(*started_at);
+                let on = format!("init {} to finish", quoted(spec.name));
+                self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+                return false;
+            }
+            ContainerState::Unknown => self.stop_unknown(container),
+            ContainerState::Created | ContainerState::Exited(_) => {}
+        }
+        // One that has failed for good never gets here: the pod is over.
+        if self.wants_start(spec) {
+            self.start(spec, sandbox, true);
+        }
+        false
+    }
+
+    /// Keeps a sidecar running; true while it does.
+    fn keep_running(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        match self.latest_in(spec.name, sandbox) {
+            Some(container) if container.state.is_running() => {
+                self.look_after(spec, container);
+                !self.is_being_killed(&container.id)
+            }
+            latest => {
+                if let Some(container) = latest {
+                    self.stop_unknown(container);
+                }
+                if self.wants_start(spec) {
+                    self.start(spec, sandbox, true);
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether a running sidecar counts as started: its postStart hook has ended and its startup probe has succeeded.
+    fn is_started(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+        let Some(container) = self.latest_in(spec.name, sandbox) else { return false };
+        if self.hook_is_pending(spec, container) {
+            let on = format!("the postStart hook of sidecar {}", quoted(spec.name));
+            self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            return false;
+        }
+        let started = !spec.has_startup_probe() || self.startup_succeeded(container);
+        if !started {
+            let since = match &container.state {
+                ContainerState::Running { started_at } => self.at_wall(*started_at),
+                ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => self.now,
+            };
+            let on = format!("the startup probe of sidecar {}", quoted(spec.name));
+            self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+        }
+        started
+    }
+
+    /// Stops a container whose state is unknown, so that it can be started again.
+    pub(super) fn stop_unknown(&mut self, container: &ObservedContainer) {
+        if container.state == ContainerState::Unknown && self.may_run(container) {
+            self.kill(container, KillReason::Unknown, None);
+            self.block_on_kill("start", &container.id, &container.name);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The start of one container, from the wish to the action: back-off, the last failure, the image, its turn.
+
+use super::backoff;
+use super::draft::Draft;
+use super::spec::{Spec, quoted};
+use super::types::{Action, Backoff, Doing, ImageState, Key, KillReason, Notice};
+use crate::model::observed::Exit;
+use crate::model::reason::{container as reason, event};
+use crate::model::{Blocked, ContainerKind, EventType, Mono, SandboxId};
+
+/// How far a container is that should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// On its way: those behind it wait.
+    Coming,
+    /// Held back (back-off, a failure, a missing image): those behind it go first.
+    Held,
+}
+
+impl Draft<'_> {
+    /// Brings up a container that should be started in `sandbox`. With `its_turn` false only says why it waits.
+    pub(super) fn start(&mut self, spec: &Spec<'_>, sandbox: &SandboxId, its_turn: bool) -> Progress {
+        let key = Key::Start(spec.name.to_owned());
+        if self.is_busy(&key) {
+            self.keep_telling(spec);
+            self.block_on("start", format!("{} to be created and started", quoted(spec.name)), &key);
+            return Progress::Coming;
+        }
+        if self.name_is_taken(spec.name) {
+            // Its predecessor is still being stopped.
+            return Progress::Coming;
+        }
+        if let Some(until) = self.crash_hold(spec) {
+            self.tell_crash_loop(spec, until);
+            return Progress::Held;
+        }
+        self.keep_telling(spec);
+        if let Some((failure, next)) = self.held_by_failure(&key) {
+            self.wake(next);
+            self.wait(spec.name, &failure.reason, failure.message.clone());
+            self.block_on("create", format!("{} to be created and started", quoted(spec.name)), &key);
+            return Progress::Held;
+        }
+        if !its_turn {
+            return Progress::Coming;
+        }
+        if !self.foundation_is_laid() {
+            return Progress::Coming;
+        }
+        self.start_with_image(spec, sandbox)
+    }
+
+    fn start_with_image(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> Progress {
+        let key = Key::Image(spec.name.to_owned());
+        let on = format!("image \"{}\" of {}", spec.image, quoted(spec.name));
+        match self.inputs.images.get(spec.name) {
+            Some(ImageState::Present { image_ref }) => self.start_now(spec, sandbox, image_ref.clone()),
+            Some(ImageState::Failed { message, retry_at, since, .. }) => {
+                if retry_at.is_some_and(|at| at <= self.now.mono) {
+                    self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: false });
+                } else if let Some(at) = retry_at {
+                    self.wake(*at);
+                }
+                let last_error = Some(message.clone());
+                self.block(Blocked { stage: "image", on, since: *since, last_error, next_try: *retry_at });
+                Progress::Held
+            }
+            None => {
+                if let Some(Doing::Busy { silent: true, .. }) = self.doing(&key) {
+                    // Pulled ahead until now; its turn has come, so users are told as if it began here.
+                    self.notice(Notice {
+                        dedup: format!("{} {}", spec.image, self.next_restart_count(spec.name)),
+                        container: Some(spec.name.to_owned()),
+                        event_type: EventType::Normal,
+                        reason: event::PULLING,
+                        message: format!("Pulling image \"{}\"", spec.image),
+                    });
+                }
+                let held = !self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: false })
+                    && self.doing(&key).is_none();
+                self.block_on("image", on, &key);
+                if held { Progress::Held } else { Progress::Coming }
+            }
+        }
+    }
+
+    fn start_now(&mut self, spec: &Spec<'_>, sandbox: &SandboxId, image_ref: String) -> Progress {
+        let restart_count = self.next_restart_count(spec.name);
+        let raised = self.raised_backoff(spec, restart_count);
+        self.attempt(Action::StartContainer {
+            container: spec.name.to_owned(),
+            kind: spec.kind,
+            restart_count,
+            sandbox: sandbox.clone(),
+            image_ref,
+        });
+        let key = Key::Start(spec.name.to_owned());
+        self.block_on("start", format!("{} to be created and started", quoted(spec.name)), &key);
+        if let Some(raised) = raised {
+            self.plan.backoff.insert(spec.name.to_owned(), raised);
+        }
+        Progress::Coming
+    }
+
+    /// The crash back-off's entry, unless it is about another definition of the container.
+    fn entry(&self, name: &str) -> Option<&Backoff> {
+        let changed = self.observed.latest(name).is_some_and(|container| self.definition_changed(name, container.hash));
+        self.inputs.backoff.get(name).filter(|_| !changed)
+    }
+
+    /// Whether a container was made from another definition than the spec's.
+    pub(super) fn definition_changed(&self, name: &str, hash: u64) -> bool {
+        hash != 0 && self.inputs.expected_hash.get(name).is_some_and(|expected| *expected != hash)
+    }
+
+    /// Until when a container that has crashed is held back.
+    fn crash_hold(&self, spec: &Spec<'_>) -> Option<Mono> {
+        let entry = self.entry(spec.name)?;
+        // The start that this entry was raised for has been tried already; its failures have a cadence of their own.
+        if entry.restart_count >= self.next_restart_count(spec.name) {
+            return None;
+        }
+        backoff::held_until(Some(entry), self.counted_from(spec)?, self.now.mono)
+    }
+
+    /// The back-off to be stored together with the start.
+    fn raised_backoff(&self, spec: &Spec<'_>, restart_count: u32) -> Option<Backoff> {
+        let ended = self.counted_from(spec)?;
+        let entry = self.entry(spec.name);
+        if entry.is_some_and(|entry| entry.restart_count >= restart_count) {
+            return None;
+        }
+        let max = backoff::maximum(self.inputs.max_backoff);
+        Some(backoff::raised(entry, ended, self.now.mono, restart_count, max))
+    }
+
+    /// The end that the crash back-off counts from; `None` where there was no crash.
+    ///
+    /// One that was stopped in order to be replaced has not crashed. One that a probe killed is restarted at once as
+    /// long as it ran longer than the back-off: upstream decides before the kill, when it only knows of the end before.
+    fn counted_from(&self, spec: &Spec<'_>) -> Option<Mono> {
+        let own = self.ended_at(spec)?;
+        let Some(latest) = self.observed.latest(spec.name) else {
+            // An init container without a trace was removed for a new sandbox.
+            return (spec.kind == ContainerKind::Main).then_some(own);
+        };
+        match self.inputs.killed.get(&latest.id) {
+            None | Some(KillReason::PodStopping | KillReason::PostStart { .. }) => Some(own),
+            Some(
+                KillReason::SandboxChanged
+                | KillReason::DefinitionChanged
+                | KillReason::Unknown
+                | KillReason::NotWanted,
+            ) => None,
+            Some(KillReason::Liveness | KillReason::Startup) => {
+                let before = self.end_before(spec.name)?;
+                let entry = self.entry(spec.name);
+                Some(if backoff::held_until(entry, before, own).is_some() { own } else { before })
+            }
+        }
+    }
+
+    /// When the newest container of that name ended. A runtime that lost the time gets the time of creation.
+    fn ended_at(&self, spec: &Spec<'_>) -> Option<Mono> {
+        let exit = self.last_exit(spec.name)?;
+        let created = self.observed.latest(spec.name).map(|container| container.created_at);
+        Some(self.mono_of(created.map_or(exit.finished_at, |created| exit.finished_at.max(created))))
+    }
+
+    /// When the container before the newest one of that name ended.
+    fn end_before(&self, name: &str) -> Option<Mono> {
+        let mut ended = self.observed.containers.iter().filter(|container| container.name == name);
+        let latest = ended.next()?;
+        let observed: Option<&Exit> = ended.find_map(|container| container.state.exit());
+        let remembered = self.inputs.remembered.get(name).filter(|seen| seen.restart_count < latest.restart_count);
+        let exit = observed.or_else(|| remembered?.exit.as_ref())?;
+        Some(self.mono_of(exit.finished_at))
+    }
+
+    fn tell_crash_loop(&mut self, spec: &Spec<'_>, until: Mono) {
+        self.wake(until);
+        let wait = self.inputs.backoff.get(spec.name).map(|entry| entry.wait).unwrap_or_default();
+        self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, wait));
+        self.notice(Notice {
+            dedup: format!("restart {}", self.next_restart_count(spec.name)),
+            container: Some(spec.name.to_owned()),
+            event_type: EventType::Warning,
+            reason: event::BACK_OFF,
+            message: format!("Back-off restarting failed container {} in pod {}", spec.name, self.pod_text()),
+        });
+        let exit = self.last_exit(spec.name);
+        self.block(Blocked {
+            stage: "start",
+            on: format!("the back-off before {} is started again", quoted(spec.name)),
+            since: exit.map_or(self.now, |exit| self.at_wall(exit.finished_at)),
+            last_error: exit.map(|exit| format!("it ended with exit code {} ({})", exit.exit_code, exit.reason)),
+            next_try: Some(until),
+        });
+    }
+
+    fn crash_text(&self, spec: &Spec<'_>, wait: std::time::Duration) -> String {
+        let wait = backoff::go_text(wait);
+        format!("back-off {wait} restarting failed container={} pod={}", spec.name, self.pod_text())
+    }
+
+    /// What a container's status says while it is brought up: its last trouble, until it runs. Upstream's reason cache
+    /// does the same; without it the status would change twice within one start.
+    fn keep_telling(&mut self, spec: &Spec<'_>) {
+        if let Some(ImageState::Failed { reason, message, .. }) = self.inputs.images.get(spec.name) {
+            self.wait(spec.name, reason, message.clone());
+            return;
+        }
+        if let Some(failure) = self.inputs.failures.get(&Key::Start(spec.name.to_owned())) {
+            self.wait(spec.name, &failure.reason, failure.message.clone());
+            return;
+        }
+        let max = backoff::maximum(self.inputs.max_backoff);
+        let Some(entry) = self.entry(spec.name) else { return };
+        if self.last_exit(spec.name).is_none() {
+            return;
+        }
+        let is_raised_for_this = entry.restart_count >= self.next_restart_count(spec.name);
+        let served = match (is_raised_for_this, self.counted_from(spec)) {
+            // Raised when the start began: what was served is the step before. The first restart is immediate.
+            (true, _) if entry.wait > backoff::initial(max) => {
+                if entry.wait >= max {
+                    max
+                } else {
+                    entry.wait / 2
+                }
+            }
+            (false, Some(ended)) if backoff::held_until(Some(entry), ended, ended).is_some() => entry.wait,
+            (_, _) => return,
+        };
+        self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, served));
+    }
+}
