@@ -1,1 +1,226 @@
-//! The Node object: registration, status, lease.
+//! The Node object: what this machine is, registration, status, lease.
+//!
+//! ```text
+//!  machine (procfs, sysfs) ─┐
+//!  addresses (rtnetlink) ───┼─► status* ─► task ──► register, PATCH status, events
+//!  NodeInputs (watch) ──────┘                │
+//!                                            └─► lease (a task and connections of its own)
+//! ```
+//!
+//! Fed by the runtime's readiness and by eviction through [`NodeInputs`]; never looks at pods.
+
+pub mod addresses;
+pub mod info;
+mod lease;
+pub mod patch;
+pub mod register;
+pub mod resources;
+pub mod status;
+mod task;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::apiserver::Clients;
+use crate::apiserver::events::Recorder;
+use crate::apiserver::nodes::NodeView;
+use crate::clock::Clock;
+
+/// What the node says of itself by configuration.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its name in the API.
+    pub node_name: String,
+    /// The value of the label `kubernetes.io/hostname` and of the Hostname address.
+    pub hostname: String,
+    /// `--node-ip`: none, one, or one per family; an unspecified address asks for that family's default route.
+    pub node_ips: Vec<IpAddr>,
+    /// `registerNode`: whether to make the object if there is none.
+    pub register: bool,
+    /// `--node-labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `registerWithTaints`.
+    pub taints: Vec<Taint>,
+    /// `--cloud-provider=external`.
+    pub external_cloud_provider: bool,
+    /// `providerID`; empty for none.
+    pub provider_id: String,
+    /// `enableControllerAttachDetach`.
+    pub controller_attach_detach: bool,
+    /// `maxPods`.
+    pub max_pods: i64,
+    /// `podsPerCore`; zero for no such limit.
+    pub pods_per_core: i64,
+    /// `kubeReserved` by resource name.
+    pub kube_reserved: BTreeMap<String, String>,
+    /// `systemReserved` by resource name.
+    pub system_reserved: BTreeMap<String, String>,
+    /// `evictionHard` by signal, e.g. `memory.available` → `100Mi`.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// `localStorageCapacityIsolation`.
+    pub local_storage: bool,
+    /// `nodeStatusUpdateFrequency`.
+    pub status_update_frequency: Duration,
+    /// `nodeStatusReportFrequency`.
+    pub status_report_frequency: Duration,
+    /// `nodeLeaseDurationSeconds`.
+    pub lease_duration: Duration,
+    /// `nodeStatusMaxImages`; negative for all.
+    pub max_images: i64,
+    /// The HTTPS server's port.
+    pub port: u16,
+    /// `v1.36.3`.
+    pub kubelet_version: String,
+    /// The kubelet's root directory: its file system is the node's ephemeral storage.
+    pub root_dir: PathBuf,
+}
+
+/// What the rest of the kubelet says about the node's readiness; the integrator keeps it up to date.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeInputs {
+    /// What is wrong with the runtime: upstream's `container runtime status check may not have completed yet`,
+    /// `container runtime is down`, or what the runtime says. `None`: it is ready.
+    pub runtime_problem: Option<String>,
+    /// `container runtime network not ready: NetworkReady=false reason:… message:…`.
+    pub network_problem: Option<String>,
+    /// `PLEG is not healthy: …`, whole.
+    pub pleg_problem: Option<String>,
+    /// What is wrong with storage, e.g. `CSINode is not yet initialized`.
+    pub storage_problem: Option<String>,
+    /// `node is shutting down`.
+    pub shutdown_problem: Option<String>,
+    /// `containerd://2.3.7`.
+    pub runtime_version: String,
+    /// The images on the node, in any order.
+    pub images: Arc<Vec<NodeImage>>,
+    /// The runtime's handlers.
+    pub runtime_handlers: Vec<RuntimeHandler>,
+    /// Whether the runtime knows supplementalGroupsPolicy; `None`: it does not say.
+    pub supplemental_groups_policy: Option<bool>,
+    /// Whether the node is short of memory.
+    pub memory_pressure: bool,
+    /// Whether the node is short of disk.
+    pub disk_pressure: bool,
+    /// Whether the node is short of process ids.
+    pub pid_pressure: bool,
+    /// Extended resources (device plugins): capacity and allocatable by name.
+    pub extended: BTreeMap<String, (i64, i64)>,
+    /// Attachable volumes in use; `None`: not known yet, the object is left as it is.
+    pub volumes_in_use: Option<Vec<String>>,
+}
+
+impl Default for NodeInputs {
+    fn default() -> Self {
+        Self {
+            runtime_problem: Some("container runtime status check may not have completed yet".to_owned()),
+            network_problem: None,
+            pleg_problem: None,
+            storage_problem: None,
+            shutdown_problem: None,
+            runtime_version: "containerd://Unknown".to_owned(),
+            images: Arc::default(),
+            runtime_handlers: Vec::new(),
+            supplemental_groups_policy: None,
+            memory_pressure: false,
+            disk_pressure: false,
+            pid_pressure: false,
+            extended: BTreeMap::new(),
+            volumes_in_use: None,
+        }
+    }
+}
+
+/// An image on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeImage {
+    /// `name@sha256:…`.
+    pub repo_digests: Vec<String>,
+    /// `name:tag`.
+    pub repo_tags: Vec<String>,
+    /// Its size.
+    pub bytes: i64,
+}
+
+/// A runtime handler and what it can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// Its name; empty for the default one.
+    pub name: String,
+    /// Whether read-only mounts can be recursive.
+    pub recursive_read_only_mounts: bool,
+    /// Whether pods can have user namespaces.
+    pub user_namespaces: bool,
+}
+
+/// What [`start`] connects.
+#[derive(Debug)]
+pub struct Parts {
+    /// The clients.
+    pub clients: Clients,
+    /// The API's Node object, see `apiserver::nodes::start`.
+    pub view: watch::Receiver<NodeView>,
+    /// Readiness.
+    pub inputs: watch::Receiver<NodeInputs>,
+    /// For events about the node.
+    pub recorder: Recorder,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// Reads the node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    node: watch::Receiver<Option<Arc<Node>>>,
+    view: watch::Receiver<NodeView>,
+}
+
+impl Handle {
+    /// The node as the API has it, else as this kubelet would describe it; `None` only in the first moments.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.view.borrow().node.clone().or_else(|| self.node.borrow().clone())
+    }
+
+    /// Waits until there is a node. Cancel-safe; never returns after a shutdown before that.
+    pub async fn wait(&self) -> Arc<Node> {
+        let mut described = self.node.clone();
+        loop {
+            if let Some(node) = self.node() {
+                return node;
+            }
+            if described.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The node as this kubelet describes it, changing with every look at the machine.
+    pub fn described(&self) -> watch::Receiver<Option<Arc<Node>>> {
+        self.node.clone()
+    }
+}
+
+/// Starts the task of the Node object and that of the lease.
+pub fn start(config: NodeConfig, parts: Parts, tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Handle {
+    let (described, node) = watch::channel(None);
+    let view = parts.view.clone();
+    let lease = lease::Lease::new(&config, &parts);
+    let task = task::Task::new(config, parts, described);
+    // Boxed: they hold whole Node objects across their waits.
+    let (lease, task) = (Box::pin(lease.run()), Box::pin(task.run()));
+    let (for_lease, for_task) = (cancel.clone(), cancel.clone());
+    tasks.spawn(async move {
+        for_lease.run_until_cancelled(lease).await;
+    });
+    tasks.spawn(async move {
+        for_task.run_until_cancelled(task).await;
+    });
+    Handle { node, view }
+}

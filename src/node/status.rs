@@ -1,0 +1,506 @@
+//! What the Node object should say now: a pure function of configuration, machine, inputs and the present object.
+//!
+//! Reasons and messages are upstream's. Fields of others (NetworkUnavailable, a cloud provider's addresses, attached
+//! volumes) are left as they are.
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::info::MachineInfo;
+use super::{NodeConfig, NodeInputs, resources};
+use crate::model::{EventType, Wall};
+
+/// How many names of an image are reported, as upstream.
+const MAX_NAMES: usize = 5;
+/// The annotation that tells an external cloud provider of `--node-ip`.
+const PROVIDED_IP: &str = "alpha.kubernetes.io/provided-node-ip";
+
+/// What a status is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusInput<'a> {
+    /// Configuration.
+    pub config: &'a NodeConfig,
+    /// The machine.
+    pub info: &'a MachineInfo,
+    /// Its addresses, or why there are none (then those of the object stay).
+    pub addresses: &'a Result<Vec<NodeAddress>, String>,
+    /// What the rest of the kubelet says.
+    pub inputs: &'a NodeInputs,
+    /// The time.
+    pub now: Wall,
+}
+
+/// An event that follows from a change of the status; emitted once the API server has accepted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusEvent {
+    /// Its type.
+    pub event_type: EventType,
+    /// Its reason.
+    pub reason: &'static str,
+    /// Its message.
+    pub message: String,
+}
+
+/// The node with the status that it should have, and the events of the way there.
+pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>) {
+    let mut node = present.clone();
+    let mut events = Vec::new();
+    labels(&mut node, input.info);
+    provided_ip(&mut node, input.config);
+    let status = node.status.get_or_insert_default();
+    if let Ok(addresses) = input.addresses {
+        status.addresses = Some(addresses.clone());
+    }
+    machine(status, input, &mut events);
+    endpoints(status, input.config);
+    status.images = Some(images(input.config, input.inputs));
+    runtime(status, input.inputs);
+    conditions(status, input, &mut events);
+    if let Some(volumes) = &input.inputs.volumes_in_use {
+        status.volumes_in_use = (!volumes.is_empty()).then(|| volumes.clone());
+    }
+    (node, events)
+}
+
+/// Whether the two differ in more than heartbeats.
+pub fn differs(old: &Node, new: &Node) -> bool {
+    without_heartbeats(old) != without_heartbeats(new)
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.annotations != new.metadata.annotations
+}
+
+/// Whether the two differ in what must be told at once: conditions, addresses, the runtime, resources. Images can wait.
+pub fn differs_urgently(old: &Node, new: &Node) -> bool {
+    let urgent = |node: &Node| {
+        let mut status = without_heartbeats(node);
+        status.images = None;
+        status
+    };
+    urgent(old) != urgent(new)
+}
+
+fn without_heartbeats(node: &Node) -> NodeStatus {
+    let mut status = node.status.clone().unwrap_or_default();
+    if let Some(conditions) = &mut status.conditions {
+        for condition in conditions.iter_mut() {
+            condition.last_heartbeat_time = None;
+        }
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    }
+    // The API omits what is empty.
+    status.images = status.images.filter(|images| !images.is_empty());
+    status.runtime_handlers = status.runtime_handlers.filter(|handlers| !handlers.is_empty());
+    status
+}
+
+fn labels(node: &mut Node, info: &MachineInfo) {
+    let labels = node.metadata.labels.get_or_insert_default();
+    for (name, value) in [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", info.architecture)] {
+        if labels.get(name).is_none_or(|present| present != value) {
+            labels.insert(name.to_owned(), value.to_owned());
+        }
+    }
+}
+
+fn provided_ip(node: &mut Node, config: &NodeConfig) {
+    let specified: Vec<String> =
+        config.node_ips.iter().filter(|address| !address.is_unspecified()).map(ToString::to_string).collect();
+    if config.external_cloud_provider && !specified.is_empty() {
+        let annotations = node.metadata.annotations.get_or_insert_default();
+        annotations.insert(PROVIDED_IP.to_owned(), specified.join(","));
+    } else if let Some(annotations) = &mut node.metadata.annotations {
+        annotations.remove(PROVIDED_IP);
+    }
+}
+
+fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<StatusEvent>) {
+    let StatusInput { config, info, inputs, .. } = input;
+    let capacity = resources::capacity(config, info, inputs);
+    let allocatable = resources::allocatable(config, &capacity, inputs);
+    let before = status.capacity.take().unwrap_or_default();
+    let before_allocatable = status.allocatable.take().unwrap_or_default();
+    // Resources that others advertise on the object (extended resources set by hand) stay; huge page sizes that the kernel
+    // no longer has go.
+    let foreign = |name: &String| name.contains('/') && !capacity.contains_key(name);
+    let kept = before.into_iter().filter(|(name, _)| foreign(name));
+    let kept_allocatable = before_allocatable.into_iter().filter(|(name, _)| foreign(name));
+    status.capacity = Some(kept.chain(capacity.clone()).collect());
+    status.allocatable = Some(kept_allocatable.chain(allocatable).collect());
+
+    let known_boot = status.node_info.as_ref().map(|info| info.boot_id.as_str()).unwrap_or_default();
+    if !known_boot.is_empty() && known_boot != info.boot_id {
+        let message = format!("Node {} has been rebooted, boot id: {}", config.node_name, info.boot_id);
+        events.push(StatusEvent { event_type: EventType::Warning, reason: "Rebooted", message });
+    }
+    status.node_info = Some(NodeSystemInfo {
+        architecture: info.architecture.to_owned(),
+        boot_id: info.boot_id.clone(),
+        container_runtime_version: inputs.runtime_version.clone(),
+        kernel_version: info.kernel_version.clone(),
+        kube_proxy_version: String::new(),
+        kubelet_version: config.kubelet_version.clone(),
+        machine_id: info.machine_id.clone(),
+        operating_system: "linux".to_owned(),
+        os_image: info.os_image.clone(),
+        swap: (info.swap > 0).then(|| NodeSwapStatus { capacity: i64::try_from(info.swap).ok() }),
+        system_uuid: info.system_uuid.clone(),
+    });
+}
+
+fn endpoints(status: &mut NodeStatus, config: &NodeConfig) {
+    let endpoint = DaemonEndpoint { port: i32::from(config.port) };
+    status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(endpoint) });
+}
+
+fn images(config: &NodeConfig, inputs: &NodeInputs) -> Vec<ContainerImage> {
+    let mut images: Vec<_> = inputs.images.iter().collect();
+    images.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.repo_digests.cmp(&b.repo_digests)));
+    let limit = usize::try_from(config.max_images).unwrap_or(usize::MAX);
+    images
+        .into_iter()
+        .take(limit)
+        .map(|image| ContainerImage {
+            names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES).cloned().collect()),
+            size_bytes: Some(image.bytes),
+        })
+        .collect()
+}
+
+fn runtime(status: &mut NodeStatus, inputs: &NodeInputs) {
+    let mut handlers: Vec<_> = inputs.runtime_handlers.iter().collect();
+    handlers.sort_by(|a, b| a.name.cmp(&b.name));
+    let handlers = handlers.into_iter().map(|handler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
+    });
+    status.runtime_handlers = Some(handlers.collect());
+    if let Some(known) = inputs.supplemental_groups_policy {
+        status.features = Some(NodeFeatures { supplemental_groups_policy: Some(known) });
+    }
+}
+
+/// One of the three pressures.
+struct Pressure {
+    type_: &'static str,
+    under: bool,
+    /// Reason, message and event when it is so.
+    yes: (&'static str, &'static str, &'static str),
+    /// Reason, message and event when it is not.
+    no: (&'static str, &'static str, &'static str),
+}
+
+fn conditions(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<StatusEvent>) {
+    let inputs = input.inputs;
+    let pressures = [
+        Pressure {
+            type_: "MemoryPressure",
+            under: inputs.memory_pressure,
+            yes: (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+                "NodeHasInsufficientMemory",
+            ),
+            no: ("KubeletHasSufficientMemory", "kubelet has sufficient memory available", "NodeHasSufficientMemory"),
+        },
+        Pressure {
+            type_: "DiskPressure",
+            under: inputs.disk_pressure,
+            yes: ("KubeletHasDiskPressure", "kubelet has disk pressure", "NodeHasDiskPressure"),
+            no: ("KubeletHasNoDiskPressure", "kubelet has no disk pressure", "NodeHasNoDiskPressure"),
+        },
+        Pressure {
+            type_: "PIDPressure",
+            under: inputs.pid_pressure,
+            yes: ("KubeletHasInsufficientPID", "kubelet has insufficient PID available", "NodeHasInsufficientPID"),
+            no: ("KubeletHasSufficientPID", "kubelet has sufficient PID available", "NodeHasSufficientPID"),
+        },
+    ];
+    let missing = missing_capacity(status, input.config);
+    let conditions = status.conditions.get_or_insert_default();
+    for pressure in pressures {
+        let (reason, message, event) = if pressure.under { pressure.yes } else { pressure.no };
+        let value = if pressure.under { "True" } else { "False" };
+        let changed = set(conditions, pressure.type_, value, input.now, |condition, changed| {
+            // Upstream leaves reason and message alone while the status stays.
+            if changed {
+                condition.reason = Some(reason.to_owned());
+                condition.message = Some(message.to_owned());
+            }
+        });
+        if changed != Transition::None {
+            events.push(status_event(input.config, event));
+        }
+    }
+    let problem = problem(inputs, &missing);
+    let (value, reason, message) = match &problem {
+        None => ("True", "KubeletReady", "kubelet is posting ready status"),
+        Some(problem) => ("False", "KubeletNotReady", problem.as_str()),
+    };
+    let changed = set(conditions, "Ready", value, input.now, |condition, _| {
+        condition.reason = Some(reason.to_owned());
+        condition.message = Some(message.to_owned());
+    });
+    if changed == Transition::Changed {
+        let event = if problem.is_none() { "NodeReady" } else { "NodeNotReady" };
+        events.push(status_event(input.config, event));
+    }
+}
+
+/// How a condition's status has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transition {
+    None,
+    New,
+    Changed,
+}
+
+/// Sets a condition in its place, or appends it.
+fn set(
+    conditions: &mut Vec<NodeCondition>,
+    type_: &str,
+    value: &str,
+    now: Wall,
+    describe: impl FnOnce(&mut NodeCondition, bool),
+) -> Transition {
+    // The API keeps seconds: a finer time would look like a change.
+    let now = Time(Wall::from_second(now.as_second()).unwrap_or(now));
+    let position = conditions.iter().position(|condition| condition.type_ == type_);
+    let index = position.unwrap_or_else(|| {
+        conditions.push(NodeCondition { type_: type_.to_owned(), ..NodeCondition::default() });
+        conditions.len() - 1
+    });
+    let condition = &mut conditions[index];
+    let changed = condition.status != value;
+    condition.last_heartbeat_time = Some(now.clone());
+    if changed {
+        value.clone_into(&mut condition.status);
+        condition.last_transition_time = Some(now);
+    }
+    describe(condition, changed);
+    match (position, changed) {
+        (None, _) => Transition::New,
+        (Some(_), true) => Transition::Changed,
+        (Some(_), false) => Transition::None,
+    }
+}
+
+fn missing_capacity(status: &NodeStatus, config: &NodeConfig) -> Vec<&'static str> {
+    let mut required = vec!["cpu", "memory", "pods"];
+    if config.local_storage {
+        required.push("ephemeral-storage");
+    }
+    required.retain(|name| status.capacity.as_ref().is_none_or(|capacity| !capacity.contains_key(*name)));
+    required
+}
+
+/// Why the node is not ready, as upstream joins several reasons; `None`: it is.
+fn problem(inputs: &NodeInputs, missing: &[&str]) -> Option<String> {
+    let missing = (!missing.is_empty()).then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
+    // Upstream's order: silence of the runtime, PLEG, what the runtime says of itself.
+    let (said, silent) = match &inputs.runtime_problem {
+        Some(problem) if problem.starts_with("container runtime not ready") => (Some(problem.clone()), None),
+        other => (None, other.clone()),
+    };
+    join([
+        silent,
+        inputs.pleg_problem.clone(),
+        said,
+        inputs.network_problem.clone(),
+        inputs.storage_problem.clone(),
+        inputs.shutdown_problem.clone(),
+        missing,
+    ])
+}
+
+/// One problem is itself; several are a list in brackets without repetitions.
+fn join(problems: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let mut list: Vec<String> = Vec::new();
+    for problem in problems.into_iter().flatten() {
+        if !list.contains(&problem) {
+            list.push(problem);
+        }
+    }
+    if list.len() < 2 { list.pop() } else { Some(format!("[{}]", list.join(", "))) }
+}
+
+fn status_event(config: &NodeConfig, reason: &'static str) -> StatusEvent {
+    let message = format!("Node {} status is now: {reason}", config.node_name);
+    StatusEvent { event_type: EventType::Normal, reason, message }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
+
+    use super::{StatusInput, build, differs, differs_urgently};
+    use crate::model::Wall;
+    use crate::node::info::MachineInfo;
+    use crate::node::{NodeConfig, NodeImage, NodeInputs};
+
+    pub(in crate::node) fn config() -> NodeConfig {
+        NodeConfig {
+            node_name: "n".to_owned(),
+            hostname: "n".to_owned(),
+            node_ips: Vec::new(),
+            register: true,
+            labels: [("pool".to_owned(), "a".to_owned())].into(),
+            taints: Vec::new(),
+            external_cloud_provider: false,
+            provider_id: String::new(),
+            controller_attach_detach: true,
+            max_pods: 110,
+            pods_per_core: 0,
+            kube_reserved: [].into(),
+            system_reserved: [].into(),
+            eviction_hard: [].into(),
+            local_storage: true,
+            status_update_frequency: Duration::from_secs(10),
+            status_report_frequency: Duration::from_secs(300),
+            lease_duration: Duration::from_secs(40),
+            max_images: 50,
+            port: 10250,
+            kubelet_version: "v1.36.3".to_owned(),
+            root_dir: "/var/lib/kubelet".into(),
+        }
+    }
+
+    pub(in crate::node) fn info() -> MachineInfo {
+        MachineInfo {
+            boot_id: "b1".to_owned(),
+            cores: 2,
+            memory: 8 << 30,
+            storage: Some(100 << 30),
+            architecture: "amd64",
+            ..MachineInfo::default()
+        }
+    }
+
+    pub(in crate::node) fn ready() -> NodeInputs {
+        NodeInputs { runtime_problem: None, runtime_version: "containerd://2.3.7".to_owned(), ..NodeInputs::default() }
+    }
+
+    fn at(seconds: i64) -> Wall {
+        Wall::from_second(seconds).expect("in range")
+    }
+
+    fn step(present: &Node, inputs: &NodeInputs, now: i64) -> (Node, Vec<String>) {
+        let (config, info) = (config(), info());
+        let addresses = Ok(vec![NodeAddress { type_: "InternalIP".to_owned(), address: "10.0.0.5".to_owned() }]);
+        let input = StatusInput { config: &config, info: &info, addresses: &addresses, inputs, now: at(now) };
+        let (node, events) = build(input, present);
+        (node, events.into_iter().map(|event| event.message).collect())
+    }
+
+    fn conditions(node: &Node) -> &[NodeCondition] {
+        node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_new_node_gets_four_conditions_with_ready_last() {
+        let (node, events) = step(&Node::default(), &ready(), 5);
+        let texts: Vec<_> = conditions(&node)
+            .iter()
+            .map(|c| {
+                format!(
+                    "{}={} {}: {}",
+                    c.type_,
+                    c.status,
+                    c.reason.as_deref().unwrap_or_default(),
+                    c.message.as_deref().unwrap_or_default()
+                )
+            })
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                "MemoryPressure=False KubeletHasSufficientMemory: kubelet has sufficient memory available",
+                "DiskPressure=False KubeletHasNoDiskPressure: kubelet has no disk pressure",
+                "PIDPressure=False KubeletHasSufficientPID: kubelet has sufficient PID available",
+                "Ready=True KubeletReady: kubelet is posting ready status",
+            ]
+        );
+        assert_eq!(
+            events,
+            [
+                "Node n status is now: NodeHasSufficientMemory",
+                "Node n status is now: NodeHasNoDiskPressure",
+                "Node n status is now: NodeHasSufficientPID",
+            ]
+        );
+    }
+
+    #[test]
+    fn heartbeats_alone_are_no_change_and_transitions_keep_their_time() {
+        let (first, _) = step(&Node::default(), &ready(), 5);
+        let (second, events) = step(&first, &ready(), 15);
+        assert!(!differs(&first, &second) && events.is_empty());
+        assert_eq!(conditions(&second)[3].last_heartbeat_time.as_ref().map(|t| t.0), Some(at(15)));
+        assert_eq!(conditions(&second)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(5)));
+        let broken = NodeInputs { runtime_problem: Some("container runtime is down".to_owned()), ..ready() };
+        let (third, events) = step(&second, &broken, 25);
+        assert!(differs_urgently(&second, &third));
+        assert_eq!(conditions(&third)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(25)));
+        assert_eq!(events, ["Node n status is now: NodeNotReady"]);
+    }
+
+    #[track_caller]
+    fn message(inputs: &NodeInputs, expected: &str) {
+        let (node, _) = step(&Node::default(), inputs, 5);
+        assert_eq!(conditions(&node)[3].message.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn says_why_it_is_not_ready() {
+        let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+            message:Network plugin returns error: cni plugin not initialized";
+        message(&NodeInputs { network_problem: Some(network.to_owned()), ..ready() }, network);
+        message(
+            &NodeInputs {
+                runtime_problem: Some("container runtime is down".to_owned()),
+                pleg_problem: Some("PLEG is not healthy: x".to_owned()),
+                shutdown_problem: Some("node is shutting down".to_owned()),
+                ..ready()
+            },
+            "[container runtime is down, PLEG is not healthy: x, node is shutting down]",
+        );
+    }
+
+    #[test]
+    fn images_can_wait_but_are_told() {
+        let (first, _) = step(&Node::default(), &ready(), 5);
+        let image = |name: &str, bytes| NodeImage { repo_tags: vec![name.to_owned()], bytes, ..NodeImage::default() };
+        let inputs = NodeInputs { images: Arc::new(vec![image("small", 1), image("big", 9)]), ..ready() };
+        let (second, _) = step(&first, &inputs, 15);
+        assert!(differs(&first, &second) && !differs_urgently(&first, &second));
+        let images = second.status.and_then(|status| status.images).expect("images");
+        assert_eq!(images[0].names.as_deref(), Some(&["big".to_owned()][..]));
+    }
+
+    #[test]
+    fn what_others_write_stays() {
+        let present: Node = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "n", "labels": {"mine": "x"}},
+            "status": {
+                "capacity": {"example.com/x": "3", "hugepages-16Mi": "0"},
+                "allocatable": {"example.com/x": "3", "hugepages-16Mi": "0"},
+                "conditions": [{"type": "NetworkUnavailable", "status": "False"}],
+                "nodeInfo": {"bootID": "b0"}
+            }
+        }))
+        .expect("a node");
+        let (node, events) = step(&present, &ready(), 5);
+        assert_eq!(conditions(&node)[0].type_, "NetworkUnavailable");
+        let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref()).expect("capacity");
+        assert!(capacity.contains_key("example.com/x") && !capacity.contains_key("hugepages-16Mi"));
+        assert_eq!(events[0], "Node n has been rebooted, boot id: b1");
+    }
+}

@@ -1,0 +1,362 @@
+//! The task of the Node object: registers it, then keeps its status true.
+//!
+//! In: `NodeInputs`, the watch of the object, a tick every `nodeStatusUpdateFrequency`. Out: PATCHes of the status, at
+//! once when a condition changes, with the next tick when only images do, and every `nodeStatusReportFrequency` in any case;
+//! events once the API server has accepted what they tell.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use tokio::sync::watch;
+
+use super::addresses::{self, Network, Wanted};
+use super::info::{self, MachineInfo};
+use super::status::{self, StatusEvent, StatusInput};
+use super::{NodeConfig, Parts, patch, register};
+use crate::apiserver::failure::{self, FailureKind};
+use crate::apiserver::nodes::NodeView;
+use crate::apiserver::random;
+use crate::model::{EventType, Mono};
+
+/// The first wait between two attempts to register; doubled up to [`LONGEST_WAIT`], as upstream.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(7);
+/// The first wait after a status could not be written.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long after an input changes the status is written: runtime, network and images become ready together.
+const SETTLE: Duration = Duration::from_millis(10);
+/// How old the addresses may be.
+const NETWORK_AGE: Duration = Duration::from_secs(60);
+/// How old the answer of the resolver may be.
+const LOOK_UP_AGE: Duration = Duration::from_secs(300);
+
+pub(super) struct Task {
+    config: NodeConfig,
+    parts: Parts,
+    described: watch::Sender<Option<Arc<Node>>>,
+    api: Api<Node>,
+    machine: MachineInfo,
+    network: Cached<Network>,
+    looked_up: Cached<Vec<IpAddr>>,
+    /// The object as the last answer to a request of ours had it.
+    answered: Option<Arc<Node>>,
+    /// When the status is written even if nothing has changed.
+    report_at: Mono,
+    failures: u32,
+    said: String,
+    unschedulable: bool,
+}
+
+struct Cached<T> {
+    value: T,
+    read: Option<Mono>,
+}
+
+impl<T> Cached<T> {
+    fn is_old(&self, age: Duration, now: Mono) -> bool {
+        self.read.is_none_or(|read| now.since(read) >= age)
+    }
+}
+
+impl Task {
+    pub(super) fn new(config: NodeConfig, parts: Parts, described: watch::Sender<Option<Arc<Node>>>) -> Self {
+        // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it there.
+        let api = Api::all(parts.clients.lease.clone());
+        Self {
+            config,
+            parts,
+            described,
+            api,
+            machine: MachineInfo::default(),
+            network: Cached { value: Network::default(), read: None },
+            looked_up: Cached { value: Vec::new(), read: None },
+            answered: None,
+            report_at: Mono::default(),
+            failures: 0,
+            said: String::new(),
+            unschedulable: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let name = self.config.node_name.clone();
+        self.parts.recorder.node(&name, EventType::Normal, "Starting", "Starting kubelet.");
+        self.look().await;
+        self.describe();
+        if self.config.register {
+            self.register().await;
+        }
+        let mut tick = self.next_tick();
+        let mut retry: Option<Mono> = None;
+        loop {
+            let now = self.parts.clock.now().mono;
+            let due = now >= tick;
+            if due {
+                self.look().await;
+                tick = self.next_tick();
+            }
+            if retry.is_none_or(|retry| now >= retry) {
+                retry = self.synchronise(due).await.err().map(|()| self.retry_at());
+            }
+            let wake = retry.map_or(tick, |retry| retry.min(tick));
+            // Cancel-safe: all three only wait.
+            tokio::select! {
+                changed = self.parts.inputs.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                }
+                changed = self.parts.view.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                () = self.parts.clock.sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn next_tick(&self) -> Mono {
+        self.parts.clock.now().mono.after(random::jitter(self.config.status_update_frequency, 0.04))
+    }
+
+    fn retry_at(&self) -> Mono {
+        let wait = RETRY.saturating_mul(1 << self.failures.min(6)).min(self.config.status_update_frequency);
+        self.parts.clock.now().mono.after(random::jitter(wait, 0.5))
+    }
+
+    /// Looks at the machine: once, and at what may change again when it has become old.
+    async fn look(&mut self) {
+        let now = self.parts.clock.now().mono;
+        if self.network.is_old(NETWORK_AGE, now) {
+            match addresses::read().await {
+                Ok(network) => self.network = Cached { value: network, read: Some(now) },
+                Err(problem) => self.say(format!("cannot read the addresses of this machine: {problem}")),
+            }
+            let root_dir = self.config.root_dir.clone();
+            if let Ok(machine) = tokio::task::spawn_blocking(move || info::read(&root_dir)).await {
+                self.machine = machine;
+            }
+        }
+        if wanted(&self.config).needs_look_up() && self.looked_up.is_old(LOOK_UP_AGE, now) {
+            let found = addresses::look_up(&self.config.hostname).await;
+            self.looked_up = Cached { value: found, read: Some(now) };
+        }
+    }
+
+    /// The node as it should be, from the given one.
+    fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
+        let known = present.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+        let addresses: Result<Vec<NodeAddress>, String> =
+            addresses::choose(wanted(&self.config), &self.network.value, &self.looked_up.value, known)
+                .map_err(|error| error.to_string());
+        let input = StatusInput {
+            config: &self.config,
+            info: &self.machine,
+            addresses: &addresses,
+            inputs: &self.parts.inputs.borrow(),
+            now: self.parts.clock.now().wall,
+        };
+        status::build(input, present)
+    }
+
+    /// Publishes the node as this kubelet would describe it, for those who need it before the API has it.
+    fn describe(&self) {
+        let (node, _) = self.build(&register::initial(&self.config, &self.machine));
+        self.described.send_replace(Some(Arc::new(node)));
+    }
+
+    async fn register(&mut self) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match self.try_register().await {
+                Ok(node) => {
+                    tracing::info!(node = self.config.node_name, "Registered the node");
+                    self.answered = Some(Arc::new(node));
+                    self.said.clear();
+                    return;
+                }
+                Err(problem) => self.say(format!("cannot register the node: {problem}")),
+            }
+            tokio::time::sleep(random::jitter(wait, 0.1)).await;
+            wait = LONGEST_WAIT.min(wait * 2);
+        }
+    }
+
+    async fn try_register(&mut self) -> Result<Node, String> {
+        let initial = register::initial(&self.config, &self.machine);
+        let (node, events) = self.build(&initial);
+        match self.api.create(&PostParams::default(), &node).await {
+            Ok(created) => {
+                self.emit(&events);
+                return Ok(created);
+            }
+            Err(error) => match failure::kind(&error) {
+                FailureKind::AlreadyExists | FailureKind::Forbidden => {}
+                FailureKind::NotFound
+                | FailureKind::Conflict
+                | FailureKind::Gone
+                | FailureKind::Invalid
+                | FailureKind::Busy
+                | FailureKind::Unknown => return Err(failure::text(&error)),
+            },
+        }
+        let existing = self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
+        let reconciled = register::reconciled(&initial, &existing);
+        match patch::between(&existing, &reconciled) {
+            None => Ok(existing),
+            Some(patch) => self.send(&patch).await.map_err(|error| failure::text(&error)),
+        }
+    }
+
+    /// Writes the status if it has changed or is due. An error has been logged and is to be tried again.
+    async fn synchronise(&mut self, due: bool) -> Result<(), ()> {
+        let Some(present) = self.present().await? else { return Ok(()) };
+        self.schedulable(&present);
+        let (node, events) = self.build(&present);
+        let now = self.parts.clock.now().mono;
+        let changed = if due { status::differs(&present, &node) } else { status::differs_urgently(&present, &node) };
+        if !changed && now < self.report_at {
+            return Ok(());
+        }
+        let Some(patch) = patch::between(&present, &node) else { return Ok(()) };
+        let first = self.report_at == Mono::default();
+        match self.send(&patch).await {
+            Ok(node) => {
+                self.failures = 0;
+                self.said.clear();
+                self.answered = Some(Arc::new(node));
+                self.emit(&events);
+                // After a change the next report is at a random time, so that nodes do not report in step.
+                let frequency = self.config.status_report_frequency;
+                let share = if changed || first { 0.5 + random::unit() } else { 1.0 };
+                self.report_at = self.parts.clock.now().mono.after(frequency.mul_f64(share));
+                Ok(())
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                self.say(format!("cannot update the node's status: {}", failure::text(&error)));
+                Err(())
+            }
+        }
+    }
+
+    /// The newest known object; after a failure it is asked for, since the last write may have been carried out. `None`
+    /// when there is none, as when somebody has deleted it.
+    async fn present(&mut self) -> Result<Option<Arc<Node>>, ()> {
+        if self.failures > 0 {
+            return match self.api.get(&self.config.node_name).await {
+                Ok(mut node) => {
+                    node.metadata.managed_fields = None;
+                    Ok(Some(Arc::new(node)))
+                }
+                Err(error) if failure::kind(&error) == FailureKind::NotFound => {
+                    self.failures = 0;
+                    Ok(None)
+                }
+                Err(error) => {
+                    self.failures = self.failures.saturating_add(1);
+                    self.say(format!("cannot read the node: {}", failure::text(&error)));
+                    Err(())
+                }
+            };
+        }
+        let view: NodeView = self.parts.view.borrow_and_update().clone();
+        Ok(newest(view, self.answered.clone()))
+    }
+
+    async fn send(&self, patch: &serde_json::Value) -> Result<Node, kube::Error> {
+        let name = &self.config.node_name;
+        let mut node = self.api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        node.metadata.managed_fields = None;
+        Ok(node)
+    }
+
+    fn schedulable(&mut self, node: &Node) {
+        let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        if unschedulable != self.unschedulable {
+            self.unschedulable = unschedulable;
+            let reason = if unschedulable { "NodeNotSchedulable" } else { "NodeSchedulable" };
+            let message = format!("Node {} status is now: {reason}", self.config.node_name);
+            self.emit(&[StatusEvent { event_type: EventType::Normal, reason, message }]);
+        }
+    }
+
+    fn emit(&self, events: &[StatusEvent]) {
+        for event in events {
+            self.parts.recorder.node(&self.config.node_name, event.event_type, event.reason, event.message.as_str());
+        }
+    }
+
+    /// Logs a problem when it is new.
+    fn say(&mut self, problem: String) {
+        if self.said != problem {
+            tracing::warn!(node = self.config.node_name, error = problem, "The Node object is not up to date");
+            self.said = problem;
+        }
+    }
+}
+
+fn wanted(config: &NodeConfig) -> Wanted<'_> {
+    Wanted {
+        node_name: &config.node_name,
+        hostname: &config.hostname,
+        node_ips: &config.node_ips,
+        external_cloud_provider: config.external_cloud_provider,
+    }
+}
+
+/// The newer of the watch's object and the last answer to a request of ours.
+fn newest(view: NodeView, answered: Option<Arc<Node>>) -> Option<Arc<Node>> {
+    let version = |node: &Node| node.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok());
+    match (view.node, answered) {
+        (Some(watched), Some(answered)) => {
+            let same = watched.metadata.uid == answered.metadata.uid;
+            Some(if same && version(&answered) > version(&watched) { answered } else { watched })
+        }
+        (Some(watched), None) => Some(watched),
+        // Before the watch has answered, the request's answer is all there is; after that, no object is no object.
+        (None, answered) => answered.filter(|_| !view.synced),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Node;
+
+    use super::newest;
+    use crate::apiserver::nodes::NodeView;
+
+    fn node(uid: &str, version: &str) -> Arc<Node> {
+        let value = serde_json::json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": version}});
+        Arc::new(serde_json::from_value(value).expect("a node"))
+    }
+
+    #[track_caller]
+    fn check(watched: Option<Arc<Node>>, answered: Option<Arc<Node>>, expected: Option<&str>) {
+        let view = NodeView { synced: true, node: watched };
+        let newest = newest(view, answered);
+        assert_eq!(newest.as_ref().and_then(|node| node.metadata.resource_version.as_deref()), expected);
+    }
+
+    #[test]
+    fn the_newer_object_counts() {
+        check(Some(node("a", "9")), Some(node("a", "10")), Some("10"));
+        check(Some(node("a", "11")), Some(node("a", "10")), Some("11"));
+        check(Some(node("b", "5")), Some(node("a", "10")), Some("5"));
+        check(None, Some(node("a", "10")), None);
+        check(Some(node("a", "9")), None, Some("9"));
+    }
+
+    #[test]
+    fn before_the_watch_answers_the_answer_counts() {
+        assert!(newest(NodeView::default(), Some(node("a", "1"))).is_some());
+    }
+}
