@@ -1,1 +1,442 @@
 //! Images: references, pull policies, credentials, pulls.
+//!
+//! [`Handle::ensure`] has the image of one container ready: it decides by policy, pulls if it has to, records the events
+//! that users know from upstream, and answers either the reference to create the container with or the reason, message and
+//! time that the container waits with. The caller (a pod's task) decides when to ask.
+//!
+//! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. Never touches containers.
+//!
+//! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success counts: when the
+//! container's turn comes, the events tell of that pull.
+
+pub mod credentials;
+pub mod policy;
+mod pull;
+mod records;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::cri::{CriError, Runtime, v1};
+use crate::model::reason::{container as waiting, event};
+use crate::model::{ContainerKind, EventType, Mono, Pod, PodUid};
+
+pub use credentials::{NodeCredentials, PullSecret};
+pub use policy::PullPolicy;
+pub use pull::{Limits, PullState};
+pub use records::Verification;
+
+use policy::BackOffs;
+use pull::{Order, Pulled, Puller};
+use records::Records;
+
+/// How long a container shows `ErrImagePull` before it is asked about again and shows `ImagePullBackOff`.
+const SHOW_FAILURE: Duration = Duration::from_secs(2);
+/// When to ask again about what only somebody else can change: an image that is never pulled, a runtime that does not
+/// answer.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// For how long a pull ahead of its turn counts as the pull of that turn.
+const AHEAD_FOR: Duration = Duration::from_secs(600);
+/// How many names of an image the node's status lists; upstream's limit.
+const NAMES_PER_IMAGE: usize = 5;
+
+/// How images are pulled.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The limits on pulls.
+    pub limits: Limits,
+    /// Where the node's own credentials may lie.
+    pub node_credentials: NodeCredentials,
+    /// The kubelet's root directory, for the records of pulls.
+    pub root_dir: PathBuf,
+    /// Who may use an image that is on the node.
+    pub verification: Verification,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct EnsureImage {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// The container's kind.
+    pub kind: ContainerKind,
+    /// The container's name.
+    pub container: String,
+    /// Its image as the spec has it.
+    pub image: String,
+    /// Its policy.
+    pub policy: PullPolicy,
+    /// The pod's pull secrets, fetched.
+    pub secrets: Vec<PullSecret>,
+    /// Ahead of its turn: no event, no status, no back-off.
+    pub silent: bool,
+    /// The runtime handler, if the runtime keeps images by handler (upstream: gate `RuntimeClassInImageCriApi`); else
+    /// empty.
+    pub runtime_handler: String,
+    /// The sandbox's configuration, which some runtimes choose the snapshotter by.
+    pub sandbox: Option<v1::PodSandboxConfig>,
+}
+
+/// The image is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The reference to create the container with.
+    pub image_ref: String,
+}
+
+/// The image cannot be had at present.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct ImageError {
+    /// The waiting reason, e.g. `ErrImagePull`.
+    pub reason: String,
+    /// The waiting message.
+    pub message: String,
+    /// When to ask again; `None`: only when the spec changes (or, for a silent pull, when its turn has come).
+    pub retry_at: Option<Mono>,
+}
+
+/// What is worth counting; for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// An image was asked for. `None`: unknown.
+    Ensured {
+        /// The policy.
+        policy: PullPolicy,
+        /// Whether it was on the node.
+        present: Option<bool>,
+        /// Whether it had to be pulled.
+        pull_required: Option<bool>,
+    },
+    /// An image was pulled.
+    Pulled {
+        /// Its size; zero: unknown.
+        size: u64,
+        /// With the waiting.
+        took: Duration,
+    },
+}
+
+/// Told of every [`Measure`].
+pub type Observer = Arc<dyn Fn(Measure) + Send + Sync>;
+
+/// An image for the node's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeImage {
+    /// Digests, then tags; at most five.
+    pub names: Vec<String>,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// How everybody else reaches this subsystem. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("images::Handle").field("pulls", &self.inner.puller.states().len()).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    runtime: Runtime,
+    clock: Clock,
+    recorder: Recorder,
+    observer: Observer,
+    node_credentials: NodeCredentials,
+    puller: Arc<Puller>,
+    records: Arc<Records>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    backoffs: BackOffs,
+    /// Pulls ahead of their turn that have succeeded, by pod and container.
+    ahead: HashMap<(PodUid, String), Ahead>,
+}
+
+struct Ahead {
+    image: String,
+    pulled: Pulled,
+    at: Mono,
+}
+
+/// How far the precheck has got.
+enum Precheck {
+    Present {
+        image_ref: String,
+    },
+    Absent,
+    /// `Always`: not looked at.
+    Unknown,
+}
+
+impl Handle {
+    /// Needs a tokio runtime for its pulls.
+    pub fn new(settings: Settings, runtime: Runtime, clock: Clock, recorder: Recorder, observer: Observer) -> Self {
+        let inner = Inner {
+            puller: Arc::new(Puller::new(runtime.clone(), clock, settings.limits)),
+            records: Arc::new(Records::new(&settings.root_dir, settings.verification)),
+            node_credentials: settings.node_credentials,
+            runtime,
+            clock,
+            recorder,
+            observer,
+            state: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Has a container's image ready. Cancel-safe: dropping the future gives the pull up, unless others wait for it.
+    pub async fn ensure(&self, request: EnsureImage) -> Result<Present, ImageError> {
+        let outcome = Box::pin(self.inner.ensure(&request)).await;
+        if let Err(error) = &outcome {
+            request.tell(&self.inner, EventType::Warning, event::FAILED, format!("Error: {}", error.reason));
+        }
+        outcome
+    }
+
+    /// Turns what a killed kubelet left of its pulls into records. Call once, when the runtime is up.
+    pub async fn recover_records(&self) -> Result<(), CriError> {
+        let answer = self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?;
+        let images: Vec<(String, Vec<String>)> = answer
+            .images
+            .into_iter()
+            .map(|image| (image.id, image.repo_digests.into_iter().chain(image.repo_tags).collect()))
+            .collect();
+        self.inner.records.recover(&images, self.inner.clock.now().wall);
+        Ok(())
+    }
+
+    /// Forgets the records of images that are not on the node any more. `images`: ids; `until`: when they were listed.
+    pub fn prune_records(&self, images: &[String], until: crate::model::Wall) {
+        self.inner.records.prune(images, until);
+    }
+
+    /// The node's images, the largest first; for its status. `limit`: `nodeStatusMaxImages`, negative for all.
+    pub async fn list(&self, limit: i32) -> Result<Vec<NodeImage>, CriError> {
+        let mut images = self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?.images;
+        images.sort_by(|a, b| (b.size, &b.id).cmp(&(a.size, &a.id)));
+        images.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let names = |image: v1::Image| image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_PER_IMAGE);
+        Ok(images.into_iter().map(|image| NodeImage { size: image.size, names: names(image).collect() }).collect())
+    }
+
+    /// The pulls that are under way.
+    pub fn pulls(&self) -> Vec<PullState> {
+        self.inner.puller.states()
+    }
+
+    /// Forgets what is remembered of a pod; for a pod that is gone.
+    pub fn forget(&self, pod: &PodUid) {
+        let mut state = self.inner.state.lock();
+        state.backoffs.forget(pod.as_str());
+        state.ahead.retain(|(uid, _), _| uid != pod);
+    }
+}
+
+impl EnsureImage {
+    fn tell(&self, inner: &Inner, event_type: EventType, reason: &str, message: String) {
+        if !self.silent {
+            inner.recorder.pod(&self.pod, Some((self.kind, &self.container)), event_type, reason, message);
+        }
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn turn(&self) -> (PodUid, String) {
+        (PodUid::new(self.uid()), self.container.clone())
+    }
+
+    /// What is asked of the runtime.
+    fn spec(&self, image: String) -> v1::ImageSpec {
+        v1::ImageSpec {
+            image,
+            runtime_handler: self.runtime_handler.clone(),
+            annotations: self.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+            ..v1::ImageSpec::default()
+        }
+    }
+}
+
+fn failure(reason: &str, message: impl Into<String>, retry_at: Option<Mono>) -> ImageError {
+    ImageError { reason: reason.to_owned(), message: message.into(), retry_at }
+}
+
+impl Inner {
+    async fn ensure(&self, request: &EnsureImage) -> Result<Present, ImageError> {
+        let count = |present, pull_required| {
+            (self.observer)(Measure::Ensured { policy: request.policy, present, pull_required });
+        };
+        let image = match reference::with_default_tag(&request.image) {
+            Ok(image) => image,
+            Err(error) => {
+                count(None, None);
+                let message = policy::invalid_name(&request.image, &error);
+                request.tell(self, EventType::Warning, event::INSPECT_FAILED, message.clone());
+                return Err(failure(waiting::INVALID_IMAGE_NAME, message, None));
+            }
+        };
+        if let Some(pulled) = self.take_ahead(request) {
+            count(Some(false), Some(true));
+            self.tell_pulled(request, &pulled, pulled.took, true);
+            return Ok(Present { image_ref: pulled.image_ref });
+        }
+        let spec = request.spec(image);
+        let precheck = self.precheck(request, &spec).await.inspect_err(|error| {
+            count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
+        })?;
+        let credentials = self.credentials(request)?;
+        if let Precheck::Present { image_ref } = &precheck {
+            let own: Vec<_> = credentials.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
+            if !self.records.must_pull(&request.image, image_ref, &own, self.clock.now().wall) {
+                count(Some(true), Some(false));
+                let message = policy::already_present(&request.image);
+                request.tell(self, EventType::Normal, event::PULLED, message);
+                return Ok(Present { image_ref: image_ref.clone() });
+            }
+            if request.policy == PullPolicy::Never {
+                count(Some(true), Some(true));
+                return Err(self.never_pull(request));
+            }
+        }
+        let present = match precheck {
+            Precheck::Present { .. } => Some(true),
+            Precheck::Absent => Some(false),
+            Precheck::Unknown => None,
+        };
+        count(present, Some(true));
+        self.pull(request, Order { image: spec, credentials, sandbox: request.sandbox.clone() }).await
+    }
+
+    async fn precheck(&self, request: &EnsureImage, spec: &v1::ImageSpec) -> Result<Precheck, ImageError> {
+        if request.policy == PullPolicy::Always {
+            return Ok(Precheck::Unknown);
+        }
+        let status = v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false };
+        match self.runtime.image_status(status).await {
+            Ok(answer) => match answer.image.map(|image| image.id).filter(|id| !id.is_empty()) {
+                Some(image_ref) => Ok(Precheck::Present { image_ref }),
+                None if request.policy == PullPolicy::Never => Err(self.never_pull(request)),
+                None => Ok(Precheck::Absent),
+            },
+            Err(error) => {
+                let message = policy::inspect_failed(&error.to_string());
+                request.tell(self, EventType::Warning, event::INSPECT_FAILED, message.clone());
+                Err(failure(waiting::IMAGE_INSPECT_ERROR, message, Some(self.ask_again())))
+            }
+        }
+    }
+
+    fn never_pull(&self, request: &EnsureImage) -> ImageError {
+        let message = policy::never_pull(&request.image);
+        request.tell(self, EventType::Warning, event::ERR_IMAGE_NEVER_PULL, message.clone());
+        failure(waiting::ERR_IMAGE_NEVER_PULL, message, Some(self.ask_again()))
+    }
+
+    fn ask_again(&self) -> Mono {
+        self.clock.now().mono.after(ASK_AGAIN)
+    }
+
+    /// The pod's credentials for the image, then the node's. A broken secret fails the pull, as it does upstream.
+    fn credentials(&self, request: &EnsureImage) -> Result<Vec<credentials::Tracked>, ImageError> {
+        let Ok(reference) = reference::Reference::parse(&request.image) else { return Ok(Vec::new()) };
+        let own = credentials::Keyring::of_secrets(&request.secrets)
+            .map_err(|error| failure(waiting::ERR_IMAGE_PULL, error.to_string(), Some(self.ask_again())))?;
+        let mut found = own.lookup(&reference.repository);
+        found.extend(self.node_credentials.read().lookup(&reference.repository));
+        Ok(found)
+    }
+
+    async fn pull(&self, request: &EnsureImage, order: Order) -> Result<Present, ImageError> {
+        let began = self.clock.now().mono;
+        if let Some(error) = self.backing_off(request, began) {
+            return Err(error);
+        }
+        let record = self.records.begin(&request.image).map_err(|error| {
+            let message =
+                format!("Failed to record image pull intent for container image {:?}: {error}", request.image);
+            failure(waiting::ERR_IMAGE_PULL, message, Some(self.ask_again()))
+        })?;
+        request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
+        let outcome = self.puller.pull(order).await;
+        let now = self.clock.now();
+        match &*outcome {
+            Ok(pulled) => {
+                self.records.succeed(record, &pulled.image_ref, pulled.used.as_ref(), now.wall);
+                if request.silent {
+                    let ahead = Ahead { image: request.image.clone(), pulled: pulled.clone(), at: now.mono };
+                    self.state.lock().ahead.insert(request.turn(), ahead);
+                } else {
+                    self.tell_pulled(request, pulled, now.mono.since(began), false);
+                }
+                Ok(Present { image_ref: pulled.image_ref.clone() })
+            }
+            Err(error) => {
+                let message = policy::pull_failed(&request.image, error);
+                request.tell(self, EventType::Warning, event::FAILED, message);
+                let (reason, message) = policy::judge_failure(&request.image, error);
+                if request.silent {
+                    return Err(failure(reason, message, None));
+                }
+                let shown = format!("{reason}: {message}");
+                let until = self.state.lock().backoffs.note(request.uid(), &request.image, now.mono, shown);
+                Err(failure(reason, message, Some(until.min(now.mono.after(SHOW_FAILURE)))))
+            }
+        }
+    }
+
+    fn backing_off(&self, request: &EnsureImage, now: Mono) -> Option<ImageError> {
+        let state = self.state.lock();
+        let (until, error) = state.backoffs.waiting(request.uid(), &request.image, now)?;
+        let text = policy::back_off(&request.image);
+        let error = failure(waiting::IMAGE_PULL_BACK_OFF, format!("{text}: {error}"), Some(until));
+        drop(state);
+        request.tell(self, EventType::Normal, event::BACK_OFF, text);
+        Some(error)
+    }
+
+    /// A pull ahead of its turn that this is the turn of.
+    fn take_ahead(&self, request: &EnsureImage) -> Option<Pulled> {
+        let now = self.clock.now().mono;
+        let mut state = self.state.lock();
+        let turn = request.turn();
+        let ahead = state.ahead.get(&turn)?;
+        if ahead.image != request.image || now.since(ahead.at) > AHEAD_FOR {
+            state.ahead.remove(&turn);
+            return None;
+        }
+        let pulled = ahead.pulled.clone();
+        if !request.silent {
+            state.ahead.remove(&turn);
+        }
+        Some(pulled)
+    }
+
+    fn tell_pulled(&self, request: &EnsureImage, pulled: &Pulled, with_wait: Duration, ahead: bool) {
+        if ahead {
+            request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
+        }
+        let message = policy::pulled(&request.image, pulled.took.min(with_wait), with_wait, pulled.size);
+        request.tell(self, EventType::Normal, event::PULLED, message);
+        if !request.silent {
+            (self.observer)(Measure::Pulled { size: pulled.size, took: with_wait });
+        }
+    }
+}

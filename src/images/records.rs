@@ -1,0 +1,453 @@
+//! The records of who pulled what (upstream's KubeletEnsureSecretPulledImages): an image that was pulled with a secret is
+//! not given to a pod that could not have pulled it. The files are upstream's, in `image_manager/{pulling,pulled}` under
+//! the root directory, so either kubelet can take over. Small files; the calls block for a few microseconds.
+//!
+//! Losing them makes images be pulled again (an intent that cannot be told) or counts them as preloaded; never fails a pod.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::credentials::Tracked;
+use super::reference;
+use crate::linux::fs::{ensure_dir, write_atomic};
+use crate::model::Wall;
+
+const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+const OLD_API_VERSION: &str = "kubelet.config.k8s.io/v1alpha1";
+/// How many secrets a record may hold that were only found to match; upstream's limit.
+const MATCHED_LIMIT: usize = 100;
+
+/// `imagePullCredentialsVerificationPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// Whoever names an image that is on the node gets it.
+    Never,
+    /// Only images that this kubelet never pulled are given to everybody; the default.
+    #[default]
+    NeverForPreloaded,
+    /// Only these images are given to everybody: names without tag, or prefixes that end in `/*`.
+    NeverForAllowlisted(Vec<String>),
+    /// Every image has to be pulled by whoever has not pulled it.
+    Always,
+}
+
+impl Verification {
+    fn requires(&self, image: &str, pulled_by_us: bool) -> bool {
+        match self {
+            Self::Never => false,
+            Self::NeverForPreloaded => pulled_by_us,
+            Self::Always => true,
+            Self::NeverForAllowlisted(patterns) => {
+                let name = reference::without_tag(image).unwrap_or(image);
+                !patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+                    Some(prefix) => name.starts_with(prefix),
+                    None => name == pattern,
+                })
+            }
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Intent {
+    kind: String,
+    api_version: String,
+    image: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Pulled {
+    kind: String,
+    api_version: String,
+    last_updated_time: String,
+    image_ref: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    credential_mapping: BTreeMap<String, Access>,
+}
+
+/// Who may use an image by one of its names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Access {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kubernetes_secrets: Vec<SecretAccess>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kubernetes_service_accounts: Vec<AccountAccess>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    node_pods_accessible: bool,
+}
+
+/// In upstream's order: by namespace, name, UID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretAccess {
+    uid: String,
+    namespace: String,
+    name: String,
+    credential_hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct AccountAccess {
+    uid: String,
+    namespace: String,
+    name: String,
+}
+
+impl SecretAccess {
+    fn of(tracked: &Tracked) -> Option<Self> {
+        let secret = tracked.secret.as_ref()?;
+        Some(Self {
+            uid: secret.uid.clone(),
+            namespace: secret.namespace.clone(),
+            name: secret.name.clone(),
+            credential_hash: tracked.credential.hash(),
+        })
+    }
+
+    fn is_same_secret(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.namespace == other.namespace && self.name == other.name
+    }
+
+    fn is_same_credential(&self, other: &Self) -> bool {
+        !self.credential_hash.is_empty() && self.credential_hash == other.credential_hash
+    }
+}
+
+/// The records.
+#[derive(Debug)]
+pub(super) struct Records {
+    pulling: PathBuf,
+    pulled: PathBuf,
+    verification: Verification,
+    /// How many pulls of each image are under way; its file is there while there is one. Also orders all changes.
+    under_way: Mutex<HashMap<String, u32>>,
+}
+
+/// A pull that is under way and recorded as such. Dropped: it has failed or was given up.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    records: Arc<Records>,
+    image: String,
+    keep: bool,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.records.forget_intent(&self.image);
+        }
+    }
+}
+
+impl Records {
+    pub(super) fn new(root_dir: &std::path::Path, verification: Verification) -> Self {
+        let directory = root_dir.join("image_manager");
+        Self {
+            pulling: directory.join("pulling"),
+            pulled: directory.join("pulled"),
+            verification,
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// Notes that an image is going to be pulled: were we killed, it still counts as pulled by us.
+    pub(super) fn begin(self: &Arc<Self>, image: &str) -> io::Result<Recorded> {
+        let mut under_way = self.under_way.lock();
+        let intent =
+            Intent { kind: "ImagePullIntent".into(), api_version: API_VERSION.into(), image: image.to_owned() };
+        ensure_dir(&self.pulling, 0o700)?;
+        write_atomic(&self.pulling.join(file_name(image)), json(&intent)?, 0o600)?;
+        *under_way.entry(image.to_owned()).or_default() += 1;
+        drop(under_way);
+        Ok(Recorded { records: Arc::clone(self), image: image.to_owned(), keep: false })
+    }
+
+    /// Notes that it was pulled, and with what. If that cannot be written the intent stays, and with it the knowledge
+    /// that the image was pulled.
+    pub(super) fn succeed(&self, mut pull: Recorded, image_ref: &str, used: Option<&Tracked>, now: Wall) {
+        let access = match used.and_then(SecretAccess::of) {
+            Some(secret) => Access { kubernetes_secrets: vec![secret], ..Access::default() },
+            None => Access { node_pods_accessible: true, ..Access::default() },
+        };
+        let lock = self.under_way.lock();
+        let written = self.add(&pull.image, image_ref, Some(access), now);
+        drop(lock);
+        if let Err(error) = written {
+            tracing::error!(image_ref, %error, "The record of a pulled image cannot be written");
+            pull.keep = true;
+        }
+    }
+
+    fn forget_intent(&self, image: &str) {
+        let mut under_way = self.under_way.lock();
+        if let Some(count) = under_way.get_mut(image).filter(|count| **count > 1) {
+            *count -= 1;
+            return;
+        }
+        match std::fs::remove_file(self.pulling.join(file_name(image))) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::error!(image, %error, "The intent to pull an image cannot be removed");
+                return;
+            }
+        }
+        under_way.remove(image);
+    }
+
+    /// Whether an image that is on the node has to be pulled all the same, because the pod has not shown that it may have
+    /// it. `credentials` are the pod's own.
+    pub(super) fn must_pull(&self, image: &str, image_ref: &str, credentials: &[Tracked], now: Wall) -> bool {
+        let lock = self.under_way.lock();
+        let record = self.read(image_ref);
+        let pulled_by_us = match &record {
+            Ok(Some(_)) => true,
+            Ok(None) => lock.contains_key(image) || self.pulling.join(file_name(image)).exists(),
+            Err(error) => {
+                tracing::error!(image_ref, %error, "The record of a pulled image cannot be read");
+                return true;
+            }
+        };
+        if !self.verification.requires(image, pulled_by_us) {
+            return false;
+        }
+        let Ok(Some(record)) = record else { return true };
+        let Ok(name) = reference::without_tag(image) else { return true };
+        let Some(access) = record.credential_mapping.get(name) else { return true };
+        if access.node_pods_accessible {
+            return false;
+        }
+        let own: Vec<SecretAccess> = credentials.iter().filter_map(SecretAccess::of).collect();
+        for own in own {
+            for known in &access.kubernetes_secrets {
+                let (secret, credential) = (own.is_same_secret(known), own.is_same_credential(known));
+                if !secret && !credential {
+                    continue;
+                }
+                if secret != credential && access.kubernetes_secrets.len() < MATCHED_LIMIT {
+                    // The same secret with a new content, or the same content in another secret: next time it is known.
+                    let matched = Access { kubernetes_secrets: vec![own.clone()], ..Access::default() };
+                    if let Err(error) = self.add(image, image_ref, Some(matched), now) {
+                        tracing::error!(image_ref, %error, "The record of a pulled image cannot be written");
+                    }
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Turns intents that a killed kubelet left into records, for images that are there. `images`: id and names of each.
+    pub(super) fn recover(&self, images: &[(String, Vec<String>)], now: Wall) {
+        let lock = self.under_way.lock();
+        let Ok(files) = std::fs::read_dir(&self.pulling) else { return };
+        for file in files.flatten() {
+            let intent = std::fs::read(file.path()).map_err(|error| error.to_string());
+            let intent =
+                intent.and_then(|data| serde_json::from_slice::<Intent>(&data).map_err(|error| error.to_string()));
+            let Ok(Intent { image, .. }) = intent else { continue };
+            for (id, _) in images.iter().filter(|(_, names)| names.contains(&image)) {
+                match self.add(&image, id, None, now) {
+                    Ok(()) => drop(std::fs::remove_file(file.path())),
+                    Err(error) => tracing::error!(image, %error, "The record of a pulled image cannot be written"),
+                }
+            }
+        }
+        drop(lock);
+    }
+
+    /// Removes the records of images that are gone. `until`: when the list of images was begun.
+    pub(super) fn prune(&self, images: &[String], until: Wall) {
+        let lock = self.under_way.lock();
+        let Ok(files) = std::fs::read_dir(&self.pulled) else { return };
+        for file in files.flatten() {
+            let Ok(data) = std::fs::read(file.path()) else { continue };
+            let Ok(record) = serde_json::from_slice::<Pulled>(&data) else { continue };
+            let updated = record.last_updated_time.parse::<Wall>().unwrap_or(Wall::UNIX_EPOCH);
+            if updated < until && !images.contains(&record.image_ref) {
+                drop(std::fs::remove_file(file.path()));
+            }
+        }
+        drop(lock);
+    }
+
+    fn read(&self, image_ref: &str) -> io::Result<Option<Pulled>> {
+        let data = match std::fs::read(self.pulled.join(file_name(image_ref))) {
+            Ok(data) => data,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let record: Pulled = serde_json::from_slice(&data)?;
+        if record.kind != "ImagePulledRecord" || ![API_VERSION, OLD_API_VERSION].contains(&record.api_version.as_str())
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an ImagePulledRecord"));
+        }
+        Ok(Some(record).filter(|record| record.image_ref == image_ref))
+    }
+
+    /// Adds who may use an image to its record. A record that cannot be read is made anew.
+    fn add(&self, image: &str, image_ref: &str, access: Option<Access>, now: Wall) -> io::Result<()> {
+        let name = reference::without_tag(image).map_err(io::Error::other)?;
+        let old = self.read(image_ref).unwrap_or_default();
+        let mut record = old.clone().unwrap_or_else(|| Pulled {
+            kind: "ImagePulledRecord".into(),
+            api_version: API_VERSION.into(),
+            last_updated_time: String::new(),
+            image_ref: image_ref.to_owned(),
+            credential_mapping: BTreeMap::new(),
+        });
+        if let Some(access) = access {
+            merge(record.credential_mapping.entry(name.to_owned()).or_default(), access);
+        }
+        if old.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        record.api_version = API_VERSION.into();
+        record.last_updated_time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        ensure_dir(&self.pulled, 0o700)?;
+        write_atomic(&self.pulled.join(file_name(image_ref)), json(&record)?, 0o600)
+    }
+}
+
+fn merge(known: &mut Access, new: Access) {
+    if known.node_pods_accessible {
+        return;
+    }
+    if new.node_pods_accessible {
+        *known = Access { node_pods_accessible: true, ..Access::default() };
+        return;
+    }
+    for secret in new.kubernetes_secrets {
+        match known.kubernetes_secrets.iter_mut().find(|known| known.is_same_secret(&secret)) {
+            Some(known) => known.credential_hash = secret.credential_hash,
+            None => known.kubernetes_secrets.push(secret),
+        }
+    }
+    known.kubernetes_secrets.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+}
+
+fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut data = serde_json::to_vec(value)?;
+    data.push(b'\n');
+    Ok(data)
+}
+
+fn file_name(image: &str) -> String {
+    let hex: Vec<String> = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256-{}", hex.concat())
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests prepare files")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Records, Verification, file_name};
+    use crate::images::credentials::{Keyring, PullSecret, Tracked};
+    use crate::model::Wall;
+
+    const NOW: Wall = Wall::UNIX_EPOCH;
+
+    fn credentials(name: &str, password: &str) -> Vec<Tracked> {
+        let json = format!("{{\"auths\":{{\"x.io\":{{\"username\":\"u\",\"password\":\"{password}\"}}}}}}");
+        let secret = k8s_openapi::api::core::v1::Secret {
+            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some("shop".to_owned()),
+                uid: Some(format!("uid-{name}")),
+                ..Default::default()
+            },
+            type_: Some("kubernetes.io/dockerconfigjson".to_owned()),
+            data: Some([(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(json.into_bytes()))].into()),
+            ..Default::default()
+        };
+        let secret = PullSecret::from_secret(&secret).expect("a pull secret");
+        Keyring::of_secrets(&[secret]).expect("a keyring").lookup("x.io/a")
+    }
+
+    fn records(verification: Verification) -> (tempfile::TempDir, Arc<Records>) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let records = Arc::new(Records::new(directory.path(), verification));
+        (directory, records)
+    }
+
+    #[test]
+    fn preloaded_images_are_everybodys_and_pulled_ones_are_not() {
+        let (directory, records) = records(Verification::NeverForPreloaded);
+        let own = credentials("one", "p");
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "preloaded");
+        let pull = records.begin("x.io/a:1").expect("recorded");
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &own, NOW), "being pulled by somebody");
+        records.succeed(pull, "sha256:a", own.first(), NOW);
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "no credential");
+        assert!(!records.must_pull("x.io/a:2", "sha256:a", &own, NOW), "another tag of the same name");
+        assert!(records.must_pull("y.io/a:1", "sha256:a", &own, NOW), "another name of the same image");
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &credentials("two", "p"), NOW), "the same content");
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &credentials("one", "q"), NOW), "the same secret");
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &credentials("three", "r"), NOW));
+        assert!(!directory.path().join("image_manager/pulling").join(file_name("x.io/a:1")).exists());
+        let pull = records.begin("x.io/a:1").expect("recorded");
+        records.succeed(pull, "sha256:a", None, NOW);
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "pulled without any");
+        records.prune(&[], NOW);
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "not older than the list");
+        records.prune(&[], NOW + jiff::SignedDuration::from_secs(1));
+        assert_eq!(std::fs::read_dir(directory.path().join("image_manager/pulled")).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn a_pull_that_failed_leaves_nothing_and_one_that_was_killed_does() {
+        let (directory, records) = records(Verification::NeverForPreloaded);
+        let first = records.begin("x.io/a:1").expect("recorded");
+        let second = records.begin("x.io/a:1").expect("recorded");
+        drop(first);
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "the second is under way");
+        drop(second);
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW));
+        std::mem::forget(records.begin("x.io/a:1").expect("recorded"));
+        let again = Records::new(directory.path(), Verification::NeverForPreloaded);
+        assert!(again.must_pull("x.io/a:1", "sha256:a", &[], NOW));
+        again.recover(&[("sha256:a".to_owned(), vec!["x.io/a:1".to_owned()])], NOW);
+        assert!(again.must_pull("x.io/a:1", "sha256:a", &[], NOW), "by a record now");
+        assert_eq!(std::fs::read_dir(directory.path().join("image_manager/pulling")).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn upstreams_files_are_understood() {
+        let (directory, records) = records(Verification::NeverForPreloaded);
+        let pulled = directory.path().join("image_manager/pulled");
+        std::fs::create_dir_all(&pulled).expect("made");
+        let text = "{\"kind\":\"ImagePulledRecord\",\"apiVersion\":\"kubelet.config.k8s.io/v1alpha1\",\
+                    \"lastUpdatedTime\":\"2024-10-21T12:26:40Z\",\"imageRef\":\"sha256:b\",\
+                    \"credentialMapping\":{\"x.io/b\":{\"nodePodsAccessible\":true}}}";
+        std::fs::write(pulled.join(file_name("sha256:b")), text).expect("written");
+        assert!(!records.must_pull("x.io/b:1", "sha256:b", &[], NOW));
+        std::fs::write(pulled.join(file_name("sha256:c")), "{").expect("written");
+        assert!(records.must_pull("x.io/c:1", "sha256:c", &[], NOW), "a broken record forces a pull");
+    }
+
+    #[track_caller]
+    fn check(verification: &Verification, image: &str, expected: bool) {
+        assert_eq!(verification.requires(image, false), expected, "{image}");
+    }
+
+    #[test]
+    fn the_allowlist_knows_names_and_prefixes() {
+        let list = Verification::NeverForAllowlisted(vec!["x.io/a".to_owned(), "y.io/team/*".to_owned()]);
+        check(&list, "x.io/a:1", false);
+        check(&list, "x.io/ab", true);
+        check(&list, "y.io/team/b/c@sha256:7cc4b5aefd1d0cadf8d97d4350462ba51c694ebca145b08d7d41b41acc8db5aa", false);
+        check(&list, "y.io/other", true);
+        check(&Verification::Always, "x.io/a", true);
+        check(&Verification::Never, "x.io/a", false);
+    }
+}
