@@ -4,13 +4,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use rkubelet::config::{self, Loaded};
+use rkubelet::config::{self, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use rkubelet::linux::malloc;
+use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
 
 fn main() -> ExitCode {
+    malloc::limit_arenas();
     let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let loaded = match config::load(&args) {
         Ok(loaded) => loaded,
-        Err(error) => return fail(&error),
+        Err(error) => return refuse(&error),
     };
     if loaded.flags.help {
         return print(&config::help());
@@ -18,17 +21,37 @@ fn main() -> ExitCode {
     if let Some(text) = config::version_text(loaded.flags.version) {
         return print(&format!("{text}\n"));
     }
-    run(&loaded)
+    for notice in &loaded.deprecated_flags {
+        // Before the log begins, as upstream does. Nobody is left to tell when stderr is gone.
+        writeln!(std::io::stderr().lock(), "{notice}").ok();
+    }
+    let log = match logging::init(log_config(&loaded.config)) {
+        Ok(log) => log,
+        Err(error) => return refuse(&error),
+    };
+    tracing::info!(kubeletVersion = KUBERNETES_VERSION, rkubelet = env!("CARGO_PKG_VERSION"), "Kubelet version");
+    for warning in &loaded.warnings {
+        tracing::warn!(about = warning.text, "Configuration");
+    }
+    run(loaded, &log)
 }
 
 /// Starts the daemon. (Not wired yet.)
-fn run(loaded: &Loaded) -> ExitCode {
-    let mut stderr = std::io::stderr().lock();
-    for notice in loaded.deprecated_flags.iter().chain(loaded.warnings.iter().map(|warning| &warning.text)) {
-        // Nobody is left to tell when stderr is gone.
-        writeln!(stderr, "{notice}").ok();
-    }
+fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
+    tracing::debug!(verbosity = log.verbosity(), "The daemon would start here");
+    drop(loaded);
     ExitCode::SUCCESS
+}
+
+fn log_config(config: &KubeletConfiguration) -> LogConfig {
+    let logging = &config.logging;
+    let json = logging.format == "json";
+    LogConfig {
+        format: if json { Format::Json } else { Format::Text },
+        verbosity: logging.verbosity,
+        vmodule: logging.vmodule.iter().map(|item| (item.file_pattern.clone(), item.verbosity)).collect(),
+        split_stream: if json { logging.options.json.split_stream } else { logging.options.text.split_stream },
+    }
 }
 
 fn print(text: &str) -> ExitCode {
@@ -38,7 +61,10 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    writeln!(std::io::stderr().lock(), "rkubelet: {error}").ok();
+/// Says why the kubelet does not start, in the form that upstream says it.
+fn refuse(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    // When it is there already, it is used.
+    logging::init(LogConfig::default()).ok();
+    tracing::error!(error, "command failed");
     ExitCode::FAILURE
 }

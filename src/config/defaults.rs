@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::gates::{FeatureGates, Gate};
 use super::types::{
-    CrashLoopBackOff, GoDuration, KubeletAuthentication, KubeletAuthorization, KubeletConfiguration,
+    CrashLoopBackOff, GoDuration, Headers, KubeletAuthentication, KubeletAuthorization, KubeletConfiguration,
     LoggingConfiguration, MemorySwap,
 };
 
@@ -39,7 +39,7 @@ impl Default for KubeletConfiguration {
             file_check_frequency: GoDuration::from_secs(20),
             http_check_frequency: GoDuration::from_secs(20),
             static_pod_url: String::new(),
-            static_pod_url_header: BTreeMap::new(),
+            static_pod_url_header: Headers::default(),
             address: "0.0.0.0".to_owned(),
             port: 10_250,
             read_only_port: 0,

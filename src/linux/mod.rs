@@ -1,3 +1,4 @@
 //! The kernel: files, mounts, cgroups, network addresses, inotify. The only place with unsafe code.
 
 pub mod fs;
+pub mod malloc;

@@ -168,7 +168,7 @@ enum Bind {
     /// `k=true,k2=false`.
     BoolMap(Place<BTreeMap<String, bool>>),
     /// `k:v,k:v2`.
-    MultiMap(Place<BTreeMap<String, Vec<String>>>),
+    MultiMap(Place<super::types::Headers>),
     Taints(Place<Vec<k8s_openapi::api::core::v1::Taint>>),
     ReservedMemory(Place<Vec<super::types::MemoryReservation>>),
     VModule(Place<Vec<super::types::VModule>>),

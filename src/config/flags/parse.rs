@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(parsed.config.cluster_dns, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         assert_eq!(parsed.config.enforce_node_allocatable, [""; 0]);
         assert_eq!(parsed.flags.node_labels["c"], "");
-        assert_eq!(parsed.config.static_pod_url_header["a"], ["x", "z"]);
+        assert_eq!(parsed.config.static_pod_url_header.0["a"], ["x", "z"]);
         assert_eq!(parsed.config.logging.vmodule[0].file_pattern, "plan*");
     }
 

@@ -40,7 +40,7 @@ impl Bind {
             }
             Self::Labels(place) => add_labels(place(target), text),
             Self::BoolMap(place) => add_bools(fresh(place(target), first), text)?,
-            Self::MultiMap(place) => add_multi(fresh(place(target), first), text)?,
+            Self::MultiMap(place) => add_multi(&mut fresh(place(target), first).0, text)?,
             Self::Taints(place) => *place(target) = parse_taints(text)?,
             Self::ReservedMemory(place) => {
                 let reservations = parse_reserved_memory(text)?;

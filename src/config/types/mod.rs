@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{DurationError, GoDuration};
 pub use parts::{
-    Anonymous, CrashLoopBackOff, FormatOptions, KubeletAuthentication, KubeletAuthorization, LoggingConfiguration,
-    MemoryReservation, MemorySwap, OutputRouting, QuantityText, ShutdownGracePeriodByPodPriority, Tracing,
-    UserNamespaces, VModule, WebhookAuthentication, WebhookAuthorization, X509,
+    Anonymous, CrashLoopBackOff, FormatOptions, Headers, KubeletAuthentication, KubeletAuthorization,
+    LoggingConfiguration, MemoryReservation, MemorySwap, OutputRouting, QuantityText, ShutdownGracePeriodByPodPriority,
+    Tracing, UserNamespaces, VModule, WebhookAuthentication, WebhookAuthorization, X509,
 };
 
 /// The `apiVersion` of the file.
@@ -45,8 +45,8 @@ pub struct KubeletConfiguration {
     #[serde(rename = "staticPodURL", skip_serializing_if = "String::is_empty")]
     pub static_pod_url: String,
     /// Headers sent with requests to the static pod URL.
-    #[serde(rename = "staticPodURLHeader", skip_serializing_if = "BTreeMap::is_empty")]
-    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
+    #[serde(rename = "staticPodURLHeader", skip_serializing_if = "Headers::is_empty")]
+    pub static_pod_url_header: Headers,
     /// Address to serve on; `0.0.0.0` or `::` for all.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub address: String,

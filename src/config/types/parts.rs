@@ -215,6 +215,23 @@ impl Default for OutputRouting {
     }
 }
 
+/// Headers of HTTP requests. Their values may be credentials, so that only the names are shown by `Debug`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Headers(pub BTreeMap<String, Vec<String>>);
+
+impl Headers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|name| (name, "<masked>"))).finish()
+    }
+}
+
 /// A quantity as its text; a bare number is accepted too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
