@@ -1,4 +1,8 @@
 //! The kernel: files, mounts, cgroups, network addresses, inotify. The only place with unsafe code.
 
+pub mod beneath;
 pub mod fs;
+pub mod inotify;
 pub mod malloc;
+pub mod mount;
+pub mod tree;

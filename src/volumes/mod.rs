@@ -1,1 +1,7 @@
-//! Volumes of pods: plans, payloads, the atomic writer, the task that owns what is mounted.
+//! Pods' volumes on this node.
+pub mod atomic_writer;
+pub mod error;
+pub mod kinds;
+pub mod mounter;
+pub mod paths;
+pub mod payload;

@@ -1,0 +1,407 @@
+//! Writes the files of a volume so that a reader sees either all old ones or all new ones, whatever happens meanwhile.
+//!
+//! ```text
+//!   VOLUME/config     -> ..data/config                        what containers see
+//!   VOLUME/..data     -> ..2026_11_21_06_00_00.123456789      switched by one rename
+//!   VOLUME/..2026_11_21_06_00_00.123456789/config             the files of one generation
+//! ```
+//!
+//! The layout is upstream's. The steps of a write:
+//!
+//!  1. The paths are checked; a bad one ends the write before anything is touched.
+//!  2. The present generation is found through `..data`.
+//!  3. It is compared with the payload: the same names, the same contents? Then 5 to 8 and 11 are left out.
+//!  4. What a killed write has left behind is removed: `..data_tmp`, generations that `..data` does not lead to. (Older
+//!     generations stay while a container is being started, see `keep_old`.)
+//!  5. A new generation's directory is made.
+//!  6. The files are written into it, each with its mode and owner.
+//!  7. The volume is given to its group, if it has one.
+//!  8. A link `..data_tmp` to the new generation is made and renamed to `..data`: the switch.
+//!  9. Links for names that are new are made. (After the switch, so that none leads nowhere.)
+//! 10. Links for names that are no more are removed.
+//! 11. The generation before is removed, unless it must be kept.
+//!
+//! A write that is killed between any two steps leaves the old or the new files visible (during 9 and 10 a name that
+//! only one of them has may be missing, or lead nowhere), and the next write, with the same payload or another,
+//! finishes the work.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use super::error::SetUpError;
+use super::payload::{self, Payload};
+use crate::linux::fs::{WriteOptions, ensure_dir, fill};
+use crate::linux::tree;
+use crate::model::Wall;
+
+const DATA: &str = "..data";
+const NEW_DATA: &str = "..data_tmp";
+/// How many names a generation tries before it gives up.
+const NAMES: u32 = 1000;
+
+/// One write.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The volume's directory; it exists.
+    pub dir: &'a Path,
+    /// The group that the volume is given to.
+    pub fs_group: Option<u32>,
+    /// For the name of the generation.
+    pub now: Wall,
+    /// Whether older generations stay, because a container that is being started may refer to them (subPath).
+    pub keep_old: bool,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The files were as they should be.
+    Unchanged,
+    /// A new generation is visible.
+    Changed,
+}
+
+/// Writes the payload. Blocks.
+pub fn write(write: &Write<'_>, payload: Payload) -> Result<Written, SetUpError> {
+    write_stepwise(write, payload, &mut |_step| Ok(()))
+}
+
+/// Removes all generations but the visible one, and what a killed write has left. Blocks.
+pub fn prune(dir: &Path) -> io::Result<()> {
+    remove_leftovers(dir, current(dir)?.as_deref(), false)
+}
+
+/// Whether a volume that was found on disk is whole: it has a generation, and every name of it can be seen.
+pub fn is_complete(dir: &Path) -> bool {
+    let Ok(Some(generation)) = current(dir) else { return false };
+    let Ok(entries) = tree::list(&dir.join(generation)) else { return false };
+    entries.iter().all(|(name, _)| dir.join(name).symlink_metadata().is_ok())
+}
+
+/// The write with a hook before each step, at which tests end it.
+fn write_stepwise(
+    write: &Write<'_>,
+    payload: Payload,
+    before: &mut dyn FnMut(&'static str) -> io::Result<()>,
+) -> Result<Written, SetUpError> {
+    // 1
+    let payload = payload::validated(payload)?;
+    let dir = write.dir;
+    let failed = |step: &'static str| SetUpError::io(step, dir);
+    // 2
+    let old = current(dir).map_err(failed("find the present files in"))?;
+    // 3
+    let changed = !old.as_ref().is_some_and(|old| is_same(&dir.join(old), &payload));
+    // 4
+    before("remove leftovers").map_err(failed("interrupt"))?;
+    remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
+    if changed {
+        // 5
+        before("make the generation").map_err(failed("interrupt"))?;
+        let name = make_generation(dir, write.now).map_err(failed("make a generation in"))?;
+        // 6
+        for (path, file) in &payload {
+            before("write a file").map_err(failed("interrupt"))?;
+            let target = dir.join(&name).join(path);
+            if let Some(parent) = target.parent() {
+                DirBuilder::new().recursive(true).mode(0o777).create(parent).map_err(failed("make a directory in"))?;
+            }
+            let options = WriteOptions { mode: file.mode, uid: file.uid, gid: None, sync: false };
+            fill(&target, &file.data, options).map_err(SetUpError::io("write", &target))?;
+        }
+        // 7
+        before("give to the group").map_err(failed("interrupt"))?;
+        if let Some(gid) = write.fs_group {
+            tree::give_to_group(dir, gid, true).map_err(failed("give to its group"))?;
+        }
+        // 8
+        before("link the generation").map_err(failed("interrupt"))?;
+        symlink(&name, dir.join(NEW_DATA)).map_err(failed("link the new files in"))?;
+        before("switch").map_err(failed("interrupt"))?;
+        std::fs::rename(dir.join(NEW_DATA), dir.join(DATA)).map_err(failed("switch to the new files in"))?;
+    }
+    // 9
+    before("add links").map_err(failed("interrupt"))?;
+    add_links(dir, &payload).map_err(failed("link the files in"))?;
+    // 10
+    before("remove links").map_err(failed("interrupt"))?;
+    remove_links(dir, &payload).map_err(failed("remove old links in"))?;
+    if !changed {
+        return Ok(Written::Unchanged);
+    }
+    // 11
+    before("remove the old generation").map_err(failed("interrupt"))?;
+    if let Some(old) = old.filter(|_| !write.keep_old) {
+        tree::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
+    }
+    Ok(Written::Changed)
+}
+
+/// The name of the generation that `..data` leads to, if that is one.
+fn current(dir: &Path) -> io::Result<Option<OsString>> {
+    match std::fs::read_link(dir.join(DATA)) {
+        Ok(target) => Ok(Some(target.into_os_string()).filter(|name| is_generation(name))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `..YYYY_MM_DD_hh_mm_ss.N`
+fn is_generation(name: &OsStr) -> bool {
+    let Some(rest) = name.to_str().and_then(|name| name.strip_prefix("..")) else { return false };
+    rest.starts_with(|c: char| c.is_ascii_digit()) && rest.chars().all(|c| c.is_ascii_digit() || c == '_' || c == '.')
+}
+
+fn is_same(generation: &Path, payload: &Payload) -> bool {
+    let mut present = BTreeSet::new();
+    if collect_files(generation, &mut PathBuf::new(), &mut present).is_err() {
+        return false;
+    }
+    present.len() == payload.len()
+        && payload.iter().all(|(path, file)| {
+            present.contains(Path::new(path))
+                && std::fs::read(generation.join(path)).is_ok_and(|content| content == file.data)
+        })
+}
+
+fn collect_files(base: &Path, relative: &mut PathBuf, files: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    for (name, is_dir) in tree::list(&base.join(&*relative))? {
+        relative.push(name);
+        if is_dir {
+            collect_files(base, relative, files)?;
+        } else {
+            files.insert(relative.clone());
+        }
+        relative.pop();
+    }
+    Ok(())
+}
+
+fn remove_leftovers(dir: &Path, current: Option<&OsStr>, keep_old: bool) -> io::Result<()> {
+    for (name, _) in tree::list(dir)? {
+        let stale = name == NEW_DATA || (is_generation(&name) && Some(name.as_os_str()) != current && !keep_old);
+        if stale {
+            tree::remove_tree(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_generation(dir: &Path, now: Wall) -> io::Result<OsString> {
+    let second = now.strftime("..%Y_%m_%d_%H_%M_%S").to_string();
+    let first = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+    for number in first..first.saturating_add(NAMES) {
+        let name = format!("{second}.{number:09}");
+        match std::fs::create_dir(dir.join(&name)) {
+            Ok(()) => {
+                ensure_dir(&dir.join(&name), 0o755)?;
+                return Ok(name.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a generation is taken"))
+}
+
+/// The first component of each path, with the owner of one of its files.
+fn visible(payload: &Payload) -> impl Iterator<Item = (&str, Option<u32>)> {
+    payload.iter().map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid))
+}
+
+fn add_links(dir: &Path, payload: &Payload) -> io::Result<()> {
+    for (name, owner) in visible(payload) {
+        let link = dir.join(name);
+        // Something else may be there: a directory made for a mount inside this volume. It stays, as upstream has it.
+        if link.symlink_metadata().is_ok() {
+            continue;
+        }
+        symlink(Path::new(DATA).join(name), &link)?;
+        if owner.is_some() {
+            lchown(&link, owner, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_links(dir: &Path, payload: &Payload) -> io::Result<()> {
+    let wanted: BTreeSet<&OsStr> = visible(payload).map(|(name, _)| OsStr::new(name)).collect();
+    for (name, is_dir) in tree::list(dir)? {
+        let path = dir.join(&name);
+        let ours = !is_dir
+            && !wanted.contains(name.as_os_str())
+            && std::fs::read_link(&path).is_ok_and(|target| target == Path::new(DATA).join(&name));
+        if ours {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::{Write, Written, is_complete, prune, write, write_stepwise};
+    use crate::model::Wall;
+    use crate::volumes::payload::{File, Payload};
+
+    type Files = BTreeMap<String, String>;
+
+    fn payload(files: &Files) -> Payload {
+        let file = |text: &String| File { data: text.clone().into_bytes(), mode: 0o640, uid: None };
+        files.iter().map(|(path, text)| (path.clone(), file(text))).collect()
+    }
+
+    fn files(list: &[(&str, &str)]) -> Files {
+        list.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+    }
+
+    fn request(dir: &Path) -> Write<'_> {
+        Write { dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: false }
+    }
+
+    /// What a container sees: every file that it can read through the visible names.
+    fn seen(dir: &Path) -> Files {
+        let mut found = Files::new();
+        walk(dir, "", &mut found);
+        found
+    }
+
+    fn walk(dir: &Path, prefix: &str, found: &mut Files) {
+        for entry in std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable")) {
+            let name = entry.file_name().into_string().expect("text");
+            if prefix.is_empty() && name.starts_with("..") {
+                continue;
+            }
+            let path = format!("{prefix}{name}");
+            match std::fs::metadata(entry.path()) {
+                Ok(metadata) if metadata.is_dir() => walk(&entry.path(), &format!("{path}/"), found),
+                Ok(_) => drop(found.insert(path, std::fs::read_to_string(entry.path()).expect("text"))),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn generations(dir: &Path) -> usize {
+        let names = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable").file_name());
+        names.filter(|name| super::is_generation(name)).count()
+    }
+
+    #[test]
+    fn writes_updates_and_leaves_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = files(&[("a", "1"), ("dir/b", "2")]);
+        assert_eq!(write(&request(dir.path()), payload(&first)).expect("written"), Written::Changed);
+        assert_eq!(seen(dir.path()), first);
+        assert_eq!(std::fs::metadata(dir.path().join("a")).expect("it exists").mode() & 0o7777, 0o640);
+        assert_eq!(std::fs::read_link(dir.path().join("dir")).expect("a link"), Path::new("..data/dir"));
+        let data = std::fs::read_link(dir.path().join("..data")).expect("a link");
+        assert_eq!(data, Path::new("..1970_01_01_00_00_00.000000000"));
+        assert_eq!(write(&request(dir.path()), payload(&first)).expect("written"), Written::Unchanged);
+        let second = files(&[("a", "changed"), ("c", "3")]);
+        assert_eq!(write(&request(dir.path()), payload(&second)).expect("written"), Written::Changed);
+        assert_eq!(seen(dir.path()), second);
+        assert_eq!(generations(dir.path()), 1);
+        assert!(is_complete(dir.path()));
+        std::fs::remove_file(dir.path().join("c")).expect("removed");
+        assert!(!is_complete(dir.path()));
+    }
+
+    #[test]
+    fn an_empty_payload_is_written_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        write(&request(dir.path()), Payload::new()).expect("written");
+        assert!(dir.path().join("..data").is_dir() && is_complete(dir.path()));
+    }
+
+    #[test]
+    fn old_files_stay_while_a_container_starts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kept = Write { keep_old: true, ..request(dir.path()) };
+        for text in ["1", "2", "3"] {
+            write(&kept, payload(&files(&[("a", text)]))).expect("written");
+        }
+        assert_eq!(generations(dir.path()), 3);
+        prune(dir.path()).expect("pruned");
+        assert_eq!(generations(dir.path()), 1);
+        assert_eq!(seen(dir.path()), files(&[("a", "3")]));
+    }
+
+    #[test]
+    fn what_others_made_in_the_volume_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("nested")).expect("made");
+        std::os::unix::fs::symlink("/etc", dir.path().join("foreign")).expect("linked");
+        write(&request(dir.path()), payload(&files(&[("nested", "1"), ("a", "1")]))).expect("written");
+        write(&request(dir.path()), payload(&files(&[("b", "1")]))).expect("written");
+        assert!(dir.path().join("nested").is_dir());
+        assert_eq!(std::fs::read_link(dir.path().join("foreign")).expect("a link"), Path::new("/etc"));
+    }
+
+    #[test]
+    fn bad_paths_touch_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for path in ["../x", "/x", "..data", "a/../../x"] {
+            assert!(write(&request(dir.path()), payload(&files(&[(path, "x")]))).is_err(), "{path}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+    }
+
+    /// Writes `to`, killed before its step number `kill`; says whether it was killed.
+    fn killed_write(dir: &Path, to: &Files, kill: usize) -> bool {
+        let mut step = 0;
+        let ended = write_stepwise(&request(dir), payload(to), &mut |_| {
+            step += 1;
+            if step > kill { Err(io::Error::other("killed")) } else { Ok(()) }
+        });
+        ended.is_err()
+    }
+
+    fn arbitrary_files() -> impl Strategy<Value = Files> {
+        proptest::collection::btree_map("[ab]", "[xy]?", 0..3).prop_flat_map(|flat| {
+            proptest::collection::btree_map("[cd]/[ab]", "[xy]?", 0..3)
+                .prop_map(move |deep| flat.clone().into_iter().chain(deep).collect())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn killed_anywhere_it_shows_old_or_new_and_recovers(
+            old in arbitrary_files(),
+            new in arbitrary_files(),
+            then in arbitrary_files(),
+        ) {
+            for kill in 0.. {
+                let dir = tempfile::tempdir().expect("a directory");
+                write(&request(dir.path()), payload(&old)).expect("written");
+                let killed = killed_write(dir.path(), &new, kill);
+                for (path, text) in seen(dir.path()) {
+                    let from = |files: &Files| files.get(&path) == Some(&text);
+                    prop_assert!(from(&old) || from(&new), "{path} shows {text:?} at step {kill}");
+                }
+                // Contents never mix: the visible generation is all old or all new.
+                let data = seen(&dir.path().join("..data"));
+                prop_assert!(data == old || data == new, "{data:?}");
+                write(&request(dir.path()), payload(&then)).expect("written after the kill");
+                prop_assert_eq!(&seen(dir.path()), &then);
+                prop_assert_eq!(generations(dir.path()), 1);
+                prop_assert!(!dir.path().join("..data_tmp").exists());
+                if !killed {
+                    break;
+                }
+            }
+        }
+    }
+}

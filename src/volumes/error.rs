@@ -1,0 +1,134 @@
+//! Why a volume is not in place, or not gone. The texts end in upstream's events, so they are upstream's where it has one.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::apiserver::objects::ObjectError;
+use crate::apiserver::tokens::TokenError;
+
+/// Why a volume could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// A ConfigMap or Secret cannot be had.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A token cannot be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// What the volume asks for makes no sense, or the object lacks a key.
+    #[error("{0}")]
+    Payload(String),
+    /// A hostPath is not of the wanted type.
+    #[error("{0}")]
+    HostPath(String),
+    /// Several sources of a projected volume failed.
+    #[error("[{}]", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Several(Vec<SetUpError>),
+    /// A file, directory or mount could not be made.
+    #[error("could not {step} {path}", path = .path.display())]
+    Io {
+        /// What was being done, e.g. `make the directory`.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The work did not end in time.
+    #[error("setting up the volume has not ended after {0:?}")]
+    Late(std::time::Duration),
+    /// The work panicked.
+    #[error("setting up the volume failed by a bug: {0}")]
+    Panicked(String),
+}
+
+impl SetUpError {
+    /// For `map_err` of a file operation.
+    pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { step, path: path.to_owned(), source }
+    }
+
+    /// One error, or several as one; `None` for none. Equal texts are told once, as upstream's aggregate does.
+    pub(crate) fn aggregate(errors: Vec<Self>) -> Option<Self> {
+        let mut distinct: Vec<Self> = Vec::new();
+        for error in errors {
+            if !distinct.iter().any(|known| known.to_string() == error.to_string()) {
+                distinct.push(error);
+            }
+        }
+        match distinct.len() {
+            0 | 1 => distinct.pop(),
+            _ => Some(Self::Several(distinct)),
+        }
+    }
+
+    /// The whole chain in one line, for events and statuses.
+    pub fn text(&self) -> String {
+        chain(self)
+    }
+}
+
+/// Why a volume, or a pod's directory, could not be removed. Everything else that could be removed is.
+#[derive(Debug, thiserror::Error)]
+pub enum TearDownError {
+    /// A file, directory or mount is in the way.
+    #[error("could not {step} {path}", path = .path.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// There is something that this process did not make.
+    #[error("{path} holds what this node did not put there ({what}): look at it and remove it by hand", path = .path.display())]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+    /// Unmounting hangs.
+    #[error("tearing down the volume has not ended after {0:?}")]
+    Late(std::time::Duration),
+    /// The work panicked.
+    #[error("tearing down the volume failed by a bug: {0}")]
+    Panicked(String),
+}
+
+impl TearDownError {
+    /// For `map_err` of a file operation.
+    pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { step, path: path.to_owned(), source }
+    }
+
+    /// The whole chain in one line.
+    pub fn text(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error with its sources, joined by `: `.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+/// The kernel's reason as Go words it: `no such file or directory`.
+pub(crate) fn errno_text(error: &io::Error) -> String {
+    let text = error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_owned());
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}

@@ -1,0 +1,232 @@
+//! downwardAPI volumes: the pod's own labels, annotations, names and resources as files. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, ResourceFieldSelector};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::model::quantity::Amount;
+use crate::model::{Pod, pod};
+use crate::volumes::error::SetUpError;
+use crate::volumes::payload::{self, File, Payload};
+
+/// The plugin's name.
+pub const PLUGIN: &str = "kubernetes.io/downward-api";
+
+/// What the node can give to pods: stands in for limits that a container does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allocatable {
+    /// CPU.
+    pub cpu: Option<Amount>,
+    /// Memory, in bytes.
+    pub memory: Option<Amount>,
+    /// Ephemeral storage, in bytes.
+    pub ephemeral_storage: Option<Amount>,
+}
+
+/// The files that the items ask for.
+pub fn payload(
+    items: &[DownwardAPIVolumeFile],
+    pod: &Pod,
+    allocatable: &Allocatable,
+    default_mode: Option<i32>,
+) -> Result<Payload, SetUpError> {
+    let mut files = Payload::new();
+    let mut errors = Vec::new();
+    for item in items {
+        let value = if let Some(field) = &item.field_ref {
+            field_value(pod, &field.field_path)
+        } else if let Some(resource) = &item.resource_field_ref {
+            resource_value(pod, resource, allocatable)
+        } else {
+            Ok(String::new())
+        };
+        match value {
+            Ok(value) => {
+                let file = File { data: value.into_bytes(), mode: payload::mode(item.mode, default_mode), uid: None };
+                files.insert(item.path.clone(), file);
+            }
+            Err(text) => errors.push(SetUpError::Payload(text)),
+        }
+    }
+    SetUpError::aggregate(errors).map_or(Ok(files), Err)
+}
+
+/// The value of a pod's field, by upstream's rules for files.
+pub fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
+    let meta = &pod.metadata;
+    let text = |value: &Option<String>| Ok(value.clone().unwrap_or_default());
+    if let Some((field, key)) = subscript(path) {
+        let map = match field {
+            "metadata.annotations" => &meta.annotations,
+            "metadata.labels" => &meta.labels,
+            _ => return Err(format!("fieldPath {path:?} does not support subscript")),
+        };
+        return Ok(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
+    }
+    match path {
+        "metadata.annotations" => Ok(meta.annotations.as_ref().map(format_map).unwrap_or_default()),
+        "metadata.labels" => Ok(meta.labels.as_ref().map(format_map).unwrap_or_default()),
+        "metadata.name" => text(&meta.name),
+        "metadata.namespace" => text(&meta.namespace),
+        "metadata.uid" => text(&meta.uid),
+        _ => Err(format!("unsupported fieldPath: {path}")),
+    }
+}
+
+/// `metadata.labels['key']` → `("metadata.labels", "key")`.
+fn subscript(path: &str) -> Option<(&str, &str)> {
+    let (field, key) = path.strip_suffix("']")?.split_once("['")?;
+    (!field.is_empty()).then_some((field, key))
+}
+
+/// One `key="value"` per line, sorted, values quoted as Go quotes them.
+fn format_map(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(key, value)| format!("{key}={}", go_quote(value))).collect::<Vec<_>>().join("\n")
+}
+
+/// Go's `strconv.Quote`.
+fn go_quote(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\u{b}' => quoted.push_str("\\v"),
+            _ if is_printable(letter) => quoted.push(letter),
+            _ => {
+                let code = u32::from(letter);
+                let escaped = match code {
+                    0..0x80 => write!(quoted, "\\x{code:02x}"),
+                    0x80..0x1_0000 => write!(quoted, "\\u{code:04x}"),
+                    _ => write!(quoted, "\\U{code:08x}"),
+                };
+                escaped.expect("writing to a string cannot fail");
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Letters, marks, numbers, punctuation, symbols and the plain space. The standard library knows, but says so only by
+/// what it escapes; a letter before keeps it from escaping marks that would join with the quote.
+fn is_printable(letter: char) -> bool {
+    if letter.is_ascii() {
+        return (' '..='~').contains(&letter);
+    }
+    let text: String = ['a', letter].into_iter().collect();
+    text.escape_debug().eq(text.chars())
+}
+
+/// The value of a container's resource, in units of the divisor, rounded up.
+pub fn resource_value(pod: &Pod, field: &ResourceFieldSelector, allocatable: &Allocatable) -> Result<String, String> {
+    let name = field.container_name.as_deref().unwrap_or_default();
+    let container = pod::main_containers(pod)
+        .iter()
+        .chain(pod::init_containers(pod))
+        .find(|container| container.name == name)
+        .ok_or_else(|| format!("container {name} not found"))?;
+    let unsupported = || format!("unsupported container resource : {}", field.resource);
+    let (side, resource) = field.resource.split_once('.').ok_or_else(unsupported)?;
+    let limits = match side {
+        "limits" => true,
+        "requests" => false,
+        _ => return Err(unsupported()),
+    };
+    let fallback = match resource {
+        "cpu" => allocatable.cpu,
+        "memory" => allocatable.memory,
+        "ephemeral-storage" => allocatable.ephemeral_storage,
+        _ if resource.starts_with("hugepages-") => None,
+        _ => return Err(unsupported()),
+    };
+    let own = quantity(container, limits, resource)?;
+    let amount = if limits { own.filter(|own| !own.is_zero()).or(fallback) } else { own };
+    let amount = amount.unwrap_or(Amount::ZERO);
+    let divisor = field.divisor.as_ref().map(|divisor| Amount::parse(&divisor.0)).transpose();
+    let divisor = divisor.map_err(|error| error.to_string())?.filter(|divisor| !divisor.is_zero());
+    let divisor = divisor.unwrap_or(Amount::from_units(1));
+    let (amount, divisor) =
+        if resource == "cpu" { (amount.milli(), divisor.milli()) } else { (amount.units(), divisor.units()) };
+    Ok(divide_up(amount, divisor).to_string())
+}
+
+fn quantity(container: &Container, limits: bool, resource: &str) -> Result<Option<Amount>, String> {
+    let map = container.resources.as_ref().and_then(|all| if limits { &all.limits } else { &all.requests }.as_ref());
+    let found: Option<&Quantity> = map.and_then(|map| map.get(resource));
+    found.map(|quantity| Amount::parse(&quantity.0)).transpose().map_err(|error| error.to_string())
+}
+
+fn divide_up(amount: i64, divisor: i64) -> i64 {
+    let divisor = divisor.max(1);
+    amount / divisor + i64::from(amount % divisor > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allocatable, field_value, go_quote, resource_value};
+    use crate::model::Pod;
+    use crate::model::quantity::Amount;
+
+    fn pod() -> Pod {
+        serde_json::from_str(
+            r#"{"metadata":{"name":"web","namespace":"ns","uid":"u1","labels":{"b":"2","a":"1"},
+                "annotations":{"k8s.io/x":"a\n\"b\"","[odd]":"y"}},
+              "spec":{"containers":[{"name":"app","resources":{"limits":{"cpu":"1500m","hugepages-2Mi":"4Mi"},
+                "requests":{"memory":"100Mi","cpu":"250m"}}}]}}"#,
+        )
+        .expect("a pod")
+    }
+
+    #[track_caller]
+    fn field(path: &str, expected: Result<&str, &str>) {
+        assert_eq!(field_value(&pod(), path).as_deref().map_err(String::as_str), expected, "{path}");
+    }
+
+    #[track_caller]
+    fn resource(name: &str, divisor: Option<&str>, expected: Result<&str, &str>) {
+        let divisor = divisor.map_or(String::new(), |divisor| format!(r#","divisor":"{divisor}""#));
+        let text = format!(r#"{{"containerName":"app","resource":"{name}"{divisor}}}"#);
+        let selector = serde_json::from_str(&text).expect("a selector");
+        let allocatable = Allocatable { cpu: None, memory: Amount::parse("2Gi").ok(), ephemeral_storage: None };
+        let found = resource_value(&pod(), &selector, &allocatable);
+        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{name}");
+    }
+
+    #[test]
+    fn fields() {
+        field("metadata.labels", Ok("a=\"1\"\nb=\"2\""));
+        field("metadata.annotations", Ok("[odd]=\"y\"\nk8s.io/x=\"a\\n\\\"b\\\"\""));
+        field("metadata.labels['a']", Ok("1"));
+        field("metadata.labels['none']", Ok(""));
+        field("metadata.annotations['[odd]']", Ok("y"));
+        field("metadata.uid", Ok("u1"));
+        field("metadata.name['x']", Err("fieldPath \"metadata.name['x']\" does not support subscript"));
+        field("spec.nodeName", Err("unsupported fieldPath: spec.nodeName"));
+    }
+
+    #[test]
+    fn resources() {
+        resource("limits.cpu", None, Ok("2"));
+        resource("limits.cpu", Some("1m"), Ok("1500"));
+        resource("requests.cpu", Some("0"), Ok("1"));
+        resource("requests.memory", Some("1Mi"), Ok("100"));
+        resource("limits.memory", Some("1Gi"), Ok("2"));
+        resource("limits.ephemeral-storage", None, Ok("0"));
+        resource("limits.hugepages-2Mi", Some("1Mi"), Ok("4"));
+        resource("limits.gpu", None, Err("unsupported container resource : limits.gpu"));
+    }
+
+    #[test]
+    fn quotes_as_go_does() {
+        assert_eq!(go_quote("a'ä\u{301}\u{200b}\u{a0}\u{1f600}\u{7f}\0"), "\"a'ä\u{301}\\u200b\\u00a0😀\\x7f\\x00\"");
+    }
+}

@@ -1,0 +1,192 @@
+//! What volumes ask of the kernel's mounts: a seam with the real thing and a fake for tests.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::mount::MsFlags;
+
+use crate::linux::mount::{self, FsKind};
+
+/// Mounts as volumes need them. Every call blocks.
+pub trait Mounter: Clone + Send + Sync + 'static {
+    /// Whether something is mounted at the path; `NotFound` if the path does not exist.
+    fn is_mount_point(&self, path: &Path) -> io::Result<bool>;
+    /// The kind of file system that the path lies on.
+    fn fs_kind(&self, path: &Path) -> io::Result<FsKind>;
+    /// Mounts memory, of at most `size` bytes if given.
+    fn mount_tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()>;
+    /// Mounts huge pages of `page_size` (e.g. `2Mi`).
+    fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()>;
+    /// Binds what is open as `source`.
+    fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()>;
+    /// Undoes the topmost mount at `target`.
+    fn unmount(&self, target: &Path) -> io::Result<()>;
+}
+
+/// The kernel's mounts.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelMounter {
+    /// Whether tmpfs can be kept out of swap: kernels since 6.4, outside user namespaces.
+    no_swap: bool,
+}
+
+impl KernelMounter {
+    /// Finds out what this kernel can do. Reads two small files.
+    pub fn detect() -> Self {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let user_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        Self { no_swap: can_stay_out_of_swap(&release, &user_map) }
+    }
+}
+
+impl Mounter for KernelMounter {
+    fn is_mount_point(&self, path: &Path) -> io::Result<bool> {
+        mount::is_mount_point(path)
+    }
+
+    fn fs_kind(&self, path: &Path) -> io::Result<FsKind> {
+        mount::fs_kind(path)
+    }
+
+    fn mount_tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()> {
+        let mut options: Vec<String> = size.map(|size| format!("size={size}")).into_iter().collect();
+        if self.no_swap {
+            options.push("noswap".to_owned());
+        }
+        mount::mount("tmpfs", target, "tmpfs", MsFlags::empty(), &options.join(","))
+    }
+
+    fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()> {
+        mount::mount("nodev", target, "hugetlbfs", MsFlags::empty(), &format!("pagesize={page_size}"))
+    }
+
+    fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+        mount::bind_fd(source, target)
+    }
+
+    fn unmount(&self, target: &Path) -> io::Result<()> {
+        mount::unmount(target)
+    }
+}
+
+fn can_stay_out_of_swap(release: &str, user_map: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let fields: Vec<&str> = user_map.split_whitespace().collect();
+    version >= (6, 4) && fields == ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::os::fd::{AsRawFd as _, BorrowedFd};
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::Mounter;
+    use crate::linux::mount::FsKind;
+
+    /// Remembers mounts instead of making them.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct FakeMounter {
+        state: Arc<Mutex<State>>,
+    }
+
+    #[derive(Debug, Default)]
+    struct State {
+        mounts: BTreeMap<PathBuf, String>,
+        /// Paths that refuse to be unmounted.
+        busy: Vec<PathBuf>,
+        log: Vec<String>,
+    }
+
+    impl FakeMounter {
+        /// Where something is mounted, and what.
+        pub(crate) fn mounts(&self) -> BTreeMap<PathBuf, String> {
+            self.state.lock().mounts.clone()
+        }
+
+        /// Makes a path refuse to be unmounted, or not any more.
+        pub(crate) fn set_busy(&self, path: &Path, busy: bool) {
+            let mut state = self.state.lock();
+            state.busy.retain(|known| known != path);
+            if busy {
+                state.busy.push(path.to_owned());
+            }
+        }
+
+        /// What was asked, in order.
+        pub(crate) fn log(&self) -> Vec<String> {
+            self.state.lock().log.clone()
+        }
+
+        fn add(&self, target: &Path, what: String) -> io::Result<()> {
+            std::fs::symlink_metadata(target)?;
+            let mut state = self.state.lock();
+            state.log.push(format!("mount {} {what}", target.display()));
+            state.mounts.insert(target.to_owned(), what);
+            Ok(())
+        }
+    }
+
+    impl Mounter for FakeMounter {
+        fn is_mount_point(&self, path: &Path) -> io::Result<bool> {
+            std::fs::symlink_metadata(path)?;
+            Ok(self.state.lock().mounts.contains_key(path))
+        }
+
+        fn fs_kind(&self, path: &Path) -> io::Result<FsKind> {
+            std::fs::symlink_metadata(path)?;
+            let state = self.state.lock();
+            let mut above = state.mounts.iter().filter(|(target, _)| path.starts_with(target)).map(|(_, what)| what);
+            Ok(match above.next_back() {
+                Some(what) if what.starts_with("tmpfs") => FsKind::Tmpfs,
+                Some(what) if what.starts_with("hugetlbfs") => FsKind::HugeTlbFs,
+                Some(_) | None => FsKind::Other,
+            })
+        }
+
+        fn mount_tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()> {
+            self.add(target, format!("tmpfs {size:?}"))
+        }
+
+        fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()> {
+            self.add(target, format!("hugetlbfs {page_size}"))
+        }
+
+        fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+            let from = std::fs::read_link(format!("/proc/self/fd/{}", source.as_raw_fd()))?;
+            self.add(target, format!("bind {}", from.display()))
+        }
+
+        fn unmount(&self, target: &Path) -> io::Result<()> {
+            let mut state = self.state.lock();
+            if state.busy.iter().any(|busy| busy == target) {
+                return Err(io::Error::from_raw_os_error(libc::EBUSY));
+            }
+            let removed = state.mounts.remove(target);
+            state.log.push(format!("unmount {}", target.display()));
+            removed.map(drop).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::can_stay_out_of_swap;
+
+    #[test]
+    fn knows_which_kernels_have_noswap() {
+        let host = "         0          0 4294967295\n";
+        for (release, expected) in
+            [("6.4.0-1", true), ("6.18.44-fc", true), ("6.3.9", false), ("5.15", false), ("", false)]
+        {
+            assert_eq!(can_stay_out_of_swap(release, host), expected, "{release}");
+        }
+        assert!(!can_stay_out_of_swap("6.18", "0 100000 65536"), "in a user namespace");
+    }
+}

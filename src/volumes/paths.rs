@@ -1,0 +1,188 @@
+//! Where everything of a pod lies on the node: upstream's directory layout, byte for byte. Pure.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Volume;
+
+use super::kinds::Kind;
+use crate::model::{PodKey, PodUid};
+
+/// Where pods' logs lie unless `podLogsDir` says otherwise.
+pub const DEFAULT_POD_LOGS: &str = "/var/log/pods";
+
+/// The node's directories: the root (`/var/lib/kubelet`) and the pods' logs (`/var/log/pods`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// The root directory.
+    pub root: PathBuf,
+    /// The directory of the pods' logs.
+    pub pod_logs: PathBuf,
+}
+
+impl Paths {
+    /// The directories beneath `root`, logs beneath `pod_logs`.
+    pub fn new(root: impl Into<PathBuf>, pod_logs: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), pod_logs: pod_logs.into() }
+    }
+
+    /// `ROOT/pods`.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// `ROOT/pods/UID` (0750).
+    pub fn pod(&self, uid: &PodUid) -> PathBuf {
+        self.pods().join(uid.as_str())
+    }
+
+    /// `ROOT/pods/UID/volumes` (0750).
+    pub fn volumes(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("volumes")
+    }
+
+    /// `ROOT/pods/UID/volumeDevices`.
+    pub fn volume_devices(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("volumeDevices")
+    }
+
+    /// `ROOT/pods/UID/volume-subpaths`.
+    pub fn subpaths(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("volume-subpaths")
+    }
+
+    /// `ROOT/pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`: where a subPath is bound to; `index` counts the
+    /// container's volumeMounts.
+    pub fn subpath(&self, uid: &PodUid, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.subpaths(uid).join(volume).join(container).join(index.to_string())
+    }
+
+    /// `ROOT/pods/UID/plugins` (0750).
+    pub fn pod_plugins(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("plugins")
+    }
+
+    /// `ROOT/pods/UID/containers/NAME` (0750): holds the termination message files.
+    pub fn container(&self, uid: &PodUid, container: &str) -> PathBuf {
+        self.pod(uid).join("containers").join(container)
+    }
+
+    /// `ROOT/pods/UID/etc-hosts`.
+    pub fn etc_hosts(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("etc-hosts")
+    }
+
+    /// `ROOT/plugins`: global mounts and sockets of volume plugins.
+    pub fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
+    }
+
+    /// `ROOT/plugins_registry`.
+    pub fn plugins_registry(&self) -> PathBuf {
+        self.root.join("plugins_registry")
+    }
+
+    /// `LOGS/NAMESPACE_NAME_UID` (0755): the pod's log directory, which the sandbox is told.
+    pub fn pod_log(&self, key: &PodKey, uid: &PodUid) -> PathBuf {
+        self.pod_logs.join(format!("{}_{}_{uid}", key.namespace, key.name))
+    }
+
+    /// `LOGS/NAMESPACE_NAME_UID/CONTAINER` (0755).
+    pub fn container_log(&self, key: &PodKey, uid: &PodUid, container: &str) -> PathBuf {
+        self.pod_log(key, uid).join(container)
+    }
+
+    /// The directory of a plugin's volume: `ROOT/pods/UID/volumes/kubernetes.io~PLUGIN/NAME`.
+    pub fn plugin_volume(&self, uid: &PodUid, plugin: &str, name: &str) -> PathBuf {
+        self.volumes(uid).join(escape(plugin)).join(name)
+    }
+
+    /// Where a volume lies on the host, for a container's mount: a hostPath's own path, else the volume's directory.
+    /// `None` for what the runtime mounts itself (an image volume) and for kinds that are not supported.
+    pub fn volume(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
+        match Kind::of(volume) {
+            Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
+            kind @ (Kind::EmptyDir(_)
+            | Kind::ConfigMap(_)
+            | Kind::Secret(_)
+            | Kind::DownwardApi(_)
+            | Kind::Projected(_)) => Some(self.plugin_volume(uid, kind.plugin()?, &volume.name)),
+            Kind::Image | Kind::Unsupported(_) => None,
+        }
+    }
+
+    /// `ROOT/pods/UID/plugins/kubernetes.io~empty-dir/NAME`: holds the `ready` file of an emptyDir, or, with the name
+    /// `wrapped_NAME`, of the emptyDir that upstream wraps into a configMap, secret, downwardAPI or projected volume.
+    pub fn ready_dir(&self, uid: &PodUid, name: &str) -> PathBuf {
+        self.pod_plugins(uid).join("kubernetes.io~empty-dir").join(name)
+    }
+}
+
+/// A plugin's qualified name as a directory name: `kubernetes.io/secret` → `kubernetes.io~secret`.
+pub fn escape(plugin: &str) -> String {
+    plugin.replace('/', "~")
+}
+
+/// Undoes [`escape`].
+pub fn unescape(directory: &str) -> String {
+    directory.replace('~', "/")
+}
+
+/// Whether a name may be one component of a path that is built from it.
+pub fn is_component(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']) && Path::new(name).is_relative()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use k8s_openapi::api::core::v1::Volume;
+
+    use super::{Paths, is_component};
+    use crate::model::{PodKey, PodUid};
+
+    #[track_caller]
+    fn check(volume: &str, expected: Option<&str>) {
+        let paths = Paths::new("/var/lib/kubelet", "/var/log/pods");
+        let volume: Volume = serde_json::from_str(volume).expect("a volume");
+        assert_eq!(paths.volume(&PodUid::from("u1"), &volume).as_deref(), expected.map(Path::new));
+    }
+
+    #[test]
+    fn volumes_lie_where_upstream_puts_them() {
+        let base = "/var/lib/kubelet/pods/u1/volumes";
+        check(r#"{"name":"v","emptyDir":{}}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
+        check(r#"{"name":"v"}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
+        check(r#"{"name":"v","configMap":{"name":"c"}}"#, Some(&format!("{base}/kubernetes.io~configmap/v")));
+        check(r#"{"name":"v","secret":{"secretName":"c"}}"#, Some(&format!("{base}/kubernetes.io~secret/v")));
+        check(r#"{"name":"v","downwardAPI":{}}"#, Some(&format!("{base}/kubernetes.io~downward-api/v")));
+        check(r#"{"name":"v","projected":{}}"#, Some(&format!("{base}/kubernetes.io~projected/v")));
+        check(r#"{"name":"v","hostPath":{"path":"/srv/x"}}"#, Some("/srv/x"));
+        check(r#"{"name":"v","image":{"reference":"x"}}"#, None);
+        check(r#"{"name":"v","persistentVolumeClaim":{"claimName":"x"}}"#, None);
+    }
+
+    #[test]
+    fn everything_else_lies_where_upstream_puts_it() {
+        let paths = Paths::new("/k", "/l");
+        let uid = PodUid::from("u1");
+        let key = PodKey::new("ns", "web");
+        assert_eq!(paths.pod_log(&key, &uid), Path::new("/l/ns_web_u1"));
+        assert_eq!(paths.container_log(&key, &uid, "app"), Path::new("/l/ns_web_u1/app"));
+        assert_eq!(paths.subpath(&uid, "v", "app", 2), Path::new("/k/pods/u1/volume-subpaths/v/app/2"));
+        assert_eq!(
+            paths.ready_dir(&uid, "wrapped_v"),
+            Path::new("/k/pods/u1/plugins/kubernetes.io~empty-dir/wrapped_v")
+        );
+        assert_eq!(paths.etc_hosts(&uid), Path::new("/k/pods/u1/etc-hosts"));
+        assert_eq!(paths.container(&uid, "app"), Path::new("/k/pods/u1/containers/app"));
+    }
+
+    #[test]
+    fn names_that_would_lead_elsewhere_are_no_components() {
+        for bad in ["", ".", "..", "a/b", "/", "a\0"] {
+            assert!(!is_component(bad), "{bad:?}");
+        }
+        assert!(is_component("..data") && is_component("a.b"));
+    }
+}

@@ -1,0 +1,162 @@
+//! The files of a volume that this process writes: which, with which content, mode and owner. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, Secret};
+
+use super::error::SetUpError;
+
+/// The mode of files when the spec has none: what the API defaults `defaultMode` to.
+pub const DEFAULT_MODE: u32 = 0o644;
+/// The longest path (upstream's limit).
+const LONGEST_PATH: usize = 4096;
+/// The longest file name.
+const LONGEST_NAME: usize = 255;
+
+/// One file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its content.
+    pub data: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner, if not root.
+    pub uid: Option<u32>,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The content may be a secret.
+        f.debug_struct("File")
+            .field("bytes", &self.data.len())
+            .field("mode", &self.mode)
+            .field("uid", &self.uid)
+            .finish()
+    }
+}
+
+/// Files by path relative to the volume.
+pub type Payload = BTreeMap<String, File>;
+
+/// The objects that a volume's files are made of; `None`: known not to exist.
+#[derive(Clone, Default)]
+pub struct Objects {
+    /// ConfigMaps by name.
+    pub config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, Option<Arc<Secret>>>,
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects")
+            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys())
+            .finish()
+    }
+}
+
+/// Permission bits as the API has them, else the default ones.
+pub fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
+    own.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE) & 0o7777
+}
+
+/// Chooses the files of a ConfigMap or Secret: all keys, or those of `items`. `missing` words the error for a key that
+/// is not there, which `optional` forgives.
+pub fn select<'a>(
+    items: Option<&[KeyToPath]>,
+    keys: impl Iterator<Item = (&'a String, &'a [u8])> + Clone,
+    default_mode: Option<i32>,
+    optional: bool,
+    missing: impl Fn(&str) -> String,
+) -> Result<Payload, SetUpError> {
+    let file = |data: &[u8], own: Option<i32>| File { data: data.to_vec(), mode: mode(own, default_mode), uid: None };
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        return Ok(keys.map(|(key, data)| (key.clone(), file(data, None))).collect());
+    };
+    let mut payload = Payload::new();
+    for item in items {
+        match keys.clone().find(|(key, _)| **key == item.key) {
+            Some((_, data)) => {
+                payload.insert(item.path.clone(), file(data, item.mode));
+            }
+            None if optional => {}
+            None => return Err(SetUpError::Payload(missing(&item.key))),
+        }
+    }
+    Ok(payload)
+}
+
+/// Cleans and checks every path, by upstream's rules and texts.
+pub fn validated(payload: Payload) -> Result<Payload, SetUpError> {
+    payload.into_iter().map(|(path, file)| Ok((clean(&path).map_err(SetUpError::Payload)?, file))).collect()
+}
+
+/// The path without `.`, doubled and trailing slashes; an error if it would leave the volume or its first name is
+/// reserved for the writer's own entries.
+pub fn clean(path: &str) -> Result<String, String> {
+    if path.is_empty() {
+        return Err(format!("invalid path: must not be empty: {path:?}"));
+    }
+    if path.starts_with('/') {
+        return Err(format!("invalid path: must be relative path: {path}"));
+    }
+    if path.len() > LONGEST_PATH {
+        return Err(format!("invalid path: must be less than or equal to {LONGEST_PATH} characters"));
+    }
+    if path.contains('\0') {
+        return Err(format!("invalid path: must not contain a NUL character: {path:?}"));
+    }
+    if path.split('/').any(|name| name == "..") {
+        return Err(format!("invalid path: must not contain '..': {path}"));
+    }
+    if path.split('/').any(|name| name.len() > LONGEST_NAME) {
+        return Err(format!("invalid path: filenames must be less than or equal to {LONGEST_NAME} characters"));
+    }
+    let clean: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    match clean.first() {
+        None => Err(format!("invalid path: must not be empty: {path:?}")),
+        // Checked after cleaning: `./..data` would otherwise reach the writer's own link.
+        Some(first) if first.starts_with("..") => Err(format!("invalid path: must not start with '..': {path}")),
+        Some(_) => Ok(clean.join("/")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::clean;
+
+    #[track_caller]
+    fn check(path: &str, expected: Result<&str, &str>) {
+        assert_eq!(clean(path).as_deref().map_err(String::as_str), expected, "{path:?}");
+    }
+
+    #[test]
+    fn paths_stay_in_the_volume() {
+        check("a", Ok("a"));
+        check("a//b/./c/", Ok("a/b/c"));
+        check("a..b/..c", Ok("a..b/..c"));
+        check("", Err("invalid path: must not be empty: \"\""));
+        check(".", Err("invalid path: must not be empty: \".\""));
+        check("/a", Err("invalid path: must be relative path: /a"));
+        check("a/../b", Err("invalid path: must not contain '..': a/../b"));
+        check("..data", Err("invalid path: must not start with '..': ..data"));
+        check("./..data/x", Err("invalid path: must not start with '..': ./..data/x"));
+        check(&"a".repeat(256), Err("invalid path: filenames must be less than or equal to 255 characters"));
+        check(&"a/".repeat(2049), Err("invalid path: must be less than or equal to 4096 characters"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_leads_out(path in "[a./\\x00]{0,12}") {
+            if let Ok(clean) = clean(&path) {
+                prop_assert!(!clean.starts_with('/') && !clean.starts_with(".."));
+                prop_assert!(clean.split('/').all(|name| !name.is_empty() && name != "." && name != ".."));
+            }
+        }
+    }
+}
