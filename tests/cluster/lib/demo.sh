@@ -99,12 +99,12 @@ demo_fetch() { from_client wget -q -T 5 -O - "http://web.demo.svc.cluster.local/
 
 demo_page() {
     local page
-    page=$(demo_fetch)
-    expect "the page" "^hello from a ConfigMap$" <<<"$page"
-    expect "the page" "^a-word-from-a-Secret$" <<<"$page"
-    expect "the page" "^version $1 on n1$" <<<"$page"
-    expect "the API server's answer to the pod's token" '"name": "page"' <<<"$page"
-    demo_fetch hook | expect "what postStart wrote" "^postStart ran$"
+    page=$(demo_fetch) &&
+        expect "the page" "^hello from a ConfigMap$" <<<"$page" &&
+        expect "the page" "^a-word-from-a-Secret$" <<<"$page" &&
+        expect "the page" "^version $1 on n1$" <<<"$page" &&
+        expect "the API server's answer to the pod's token" '"name": "page"' <<<"$page" &&
+        demo_fetch hook | expect "what postStart wrote" "^postStart ran$"
 }
 
 demo_spread() {
@@ -151,7 +151,7 @@ demo_rollout() {
     kill "$asker"
     [[ ! -s $failed ]] || { echo "$(wc -l <"$failed") requests failed during the rollout" && return 1; }
     rm -f "$failed"
-    demo_page two
+    wait_for 30 "the new page" demo_page two # pods that end still answer until kube-proxy knows
 }
 
 demo_config_edit() {
@@ -164,7 +164,7 @@ demo_restart() {
     kubectl_in exec -n demo deployment/web -c web -- sh -c 'kill -TERM 1' || true
     wait_for 30 "the restart" demo_restarted
     kubectl_in rollout status -n demo deployment/web --timeout 60s
-    demo_page two
+    wait_for 30 "the page" demo_page two
 }
 demo_restarted() { kubectl_in get pods -n demo -l app=web -o jsonpath='{.items[*].status.containerStatuses[0].restartCount}' | grep -q "[1-9]"; }
 

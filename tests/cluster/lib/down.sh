@@ -53,21 +53,22 @@ kill_processes() {
     warn "cluster $NAME: processes that do not end: $pids"
 }
 
-# cmd_leaks: meant for after `down`; a cluster that runs is listed as well
+# cmd_leaks [CLUSTER]: meant for after `down`; a cluster that runs is listed as well
 cmd_leaks() {
     local found
-    found=$(list_leaks || true)
+    found=$(list_leaks "${1:-[^/]*}" || true)
     [[ -z $found ]] || { echo "$found" && exit 1; }
 }
 
-list_leaks() {
+list_leaks() { # CLUSTER-PATTERN
     set +e
-    cluster_processes '.*' | sed 's/^/process /'
+    cluster_processes "$1" | sed 's/^/process /'
+    list_cgroups "$1" | sed 's/^/cgroup /'
+    find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 -regex ".*/$1" ! -name '.lock-*' 2>/dev/null | sed 's/^/folder /'
+    # These have no cluster's name: a cluster makes them in its own namespaces, the machine must have none.
     awk '{ print $5 }' /proc/self/mountinfo | grep -E "^($RUN_ROOT|$DATA_ROOT)/" | sed 's/^/mount /'
     ip -o link 2>/dev/null | grep -oE ' (cni0|n[0-9]+|nodes|veth[0-9a-f]{8})[@:]' | sed 's/^ /interface /'
     iptables-save 2>/dev/null | grep -E 'CNI-|KUBE-' | sed 's/^/iptables /'
-    list_cgroups '.*' | sed 's/^/cgroup /'
-    find "$RUN_ROOT" "$DATA_ROOT" -mindepth 1 -maxdepth 1 ! -name '.lock-*' 2>/dev/null | sed 's/^/folder /'
 }
 
 cmd_list() { known_clusters; }
