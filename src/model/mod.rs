@@ -4,6 +4,7 @@
 //! a clock, never spawns. A type lives here only when two subsystems that may not import each other need it.
 
 pub mod event;
+pub mod expansion;
 pub mod ids;
 pub mod lifecycle;
 pub mod observed;

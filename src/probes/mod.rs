@@ -1,1 +1,193 @@
-//! Probes of running containers: verdicts, schedule, checks.
+//! Probes of running containers: one task per pod that has probes, asleep until the next one is due.
+//!
+//! ```text
+//!  pods::worker ── running(targets), terminating() ──► task ── verdicts (watch) ──► planner, status
+//!                                                       │ schedule (when) · check (one attempt) · verdict (thresholds)
+//!                                                       └──► events, observer
+//! ```
+//!
+//! It never restarts anything: a verdict is an input of the planner. A verdict belongs to a container id and goes with it.
+
+pub mod check;
+pub mod schedule;
+mod task;
+pub mod verdict;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
+use tokio::sync::Semaphore;
+
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::model::{ContainerId, ContainerKind, Pod, Wall};
+
+pub use check::{CheckResult, Exec};
+pub use task::PodProbes;
+pub use verdict::Recorded;
+
+/// The three kinds of probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    /// A failure asks for a restart.
+    Liveness,
+    /// A failure takes the container out of service.
+    Readiness,
+    /// Holds the others back until it has succeeded; a failure asks for a restart.
+    Startup,
+}
+
+impl ProbeKind {
+    /// How events name it: `Liveness`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+            Self::Startup => "Startup",
+        }
+    }
+
+    /// The probe of this kind that a container has.
+    pub fn of(self, container: &api::Container) -> Option<&api::Probe> {
+        match self {
+            Self::Liveness => container.liveness_probe.as_ref(),
+            Self::Readiness => container.readiness_probe.as_ref(),
+            Self::Startup => container.startup_probe.as_ref(),
+        }
+    }
+}
+
+/// A running container to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTarget {
+    /// Its name.
+    pub container: String,
+    /// Its kind.
+    pub kind: ContainerKind,
+    /// Its id.
+    pub id: ContainerId,
+    /// The pod's first address (the node's for a hostNetwork pod); while there is none, nothing is asked.
+    pub pod_ip: Option<IpAddr>,
+    /// When it started.
+    pub started_at: Wall,
+    /// What its status said when this process found it running; `None` for a container that this process started.
+    pub recorded: Option<Recorded>,
+}
+
+/// Is told of every attempt that counts: for `prober_probe_total` and `prober_probe_duration_seconds`.
+pub trait ProbeObserver: Send + Sync {
+    /// An attempt has ended.
+    fn attempted(&self, pod: &Pod, container: &str, kind: ProbeKind, result: Counted, took: Duration);
+
+    /// The pod's probes have ended: its series can go.
+    fn ended(&self, pod: &Pod);
+}
+
+/// What an attempt counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counted {
+    /// `successful`
+    Successful,
+    /// `failed`
+    Failed,
+    /// `unknown`: it failed, and this process was too late for that to mean anything.
+    Unknown,
+}
+
+impl Counted {
+    /// The metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Successful => "successful",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What the probes of all pods share. Cheap to clone.
+#[derive(Clone)]
+pub struct ProbeDeps {
+    /// Runs commands.
+    pub exec: Arc<dyn Exec>,
+    /// How many commands run at once on the node: each forks a shim and a runc.
+    pub exec_slots: Arc<Semaphore>,
+    /// For `Unhealthy` and `ProbeWarning`.
+    pub recorder: Recorder,
+    /// The clocks.
+    pub clock: Clock,
+    /// For the metrics.
+    pub observer: Arc<dyn ProbeObserver>,
+}
+
+impl fmt::Debug for ProbeDeps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProbeDeps").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A runtime that answers commands from a script.
+
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+    use parking_lot::Mutex;
+
+    use crate::cri::CriError;
+    use crate::cri::client::ExecOutput;
+    use crate::model::ContainerId;
+
+    use super::Exec;
+
+    /// Answers in order; hangs when there is no answer left.
+    #[derive(Debug, Default)]
+    pub(crate) struct FakeExec {
+        answers: Mutex<VecDeque<Result<ExecOutput, CriError>>>,
+        commands: Mutex<Vec<Vec<String>>>,
+    }
+
+    impl FakeExec {
+        pub(crate) fn answering(answers: impl IntoIterator<Item = Result<ExecOutput, CriError>>) -> Self {
+            Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
+        }
+
+        /// Answers with these exit codes.
+        pub(crate) fn exiting(codes: &[i32]) -> Self {
+            Self::answering(codes.iter().map(|exit_code| Ok(output(*exit_code))))
+        }
+
+        pub(crate) fn push(&self, exit_code: i32) {
+            self.answers.lock().push_back(Ok(output(exit_code)));
+        }
+
+        pub(crate) fn commands(&self) -> Vec<Vec<String>> {
+            self.commands.lock().clone()
+        }
+    }
+
+    fn output(exit_code: i32) -> ExecOutput {
+        ExecOutput { stdout: format!("exit {exit_code}").into_bytes(), stderr: Vec::new(), exit_code }
+    }
+
+    impl Exec for FakeExec {
+        fn exec_sync(
+            &self,
+            _: &ContainerId,
+            command: Vec<String>,
+            _: Duration,
+        ) -> BoxFuture<'static, Result<ExecOutput, CriError>> {
+            self.commands.lock().push(command);
+            match self.answers.lock().pop_front() {
+                Some(answer) => std::future::ready(answer).boxed(),
+                None => std::future::pending().boxed(),
+            }
+        }
+    }
+}

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::apiserver::objects::ObjectError;
+use crate::apiserver::services::Service;
+use crate::model::expansion::expand;
 use crate::model::{Pod, pod};
 
-use super::expand::expand;
-use super::services::{ServiceFacts, service_variables};
+use super::services::service_variables;
 use super::{SpecError, downward, env_file};
 
 /// One variable. Its value may be a secret: it is not in the `Debug` output.
@@ -38,17 +40,6 @@ impl fmt::Debug for EnvVar {
     }
 }
 
-/// What came of fetching an object that a container refers to.
-#[derive(Clone, Debug)]
-pub enum Fetched<T> {
-    /// It is there.
-    Found(Arc<T>),
-    /// It does not exist.
-    NotFound,
-    /// It could not be read; the text goes to the user.
-    Failed(String),
-}
-
 /// What the environment of one container is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvInput<'a> {
@@ -62,12 +53,13 @@ pub struct EnvInput<'a> {
     pub host_ips: &'a [IpAddr],
     /// The node's allocatable resources, for containers without limits.
     pub allocatable: &'a BTreeMap<String, Quantity>,
-    /// All services that have a cluster address; `None` while they have never been read. A static pod does not wait.
-    pub services: Option<&'a [ServiceFacts]>,
+    /// The services of the pod's namespace and of `default`; `None` while they have never been read. A static pod does
+    /// not wait for that.
+    pub services: Option<&'a [Arc<Service>]>,
     /// The ConfigMaps of the pod's namespace that [`super::references`] named.
-    pub config_maps: &'a BTreeMap<String, Fetched<api::ConfigMap>>,
+    pub config_maps: &'a BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
     /// The Secrets of the pod's namespace that [`super::references`] named.
-    pub secrets: &'a BTreeMap<String, Fetched<api::Secret>>,
+    pub secrets: &'a BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
     /// The contents of the files that [`super::references`] named, by volume and path; an error says why unreadable.
     pub files: &'a BTreeMap<(String, String), Result<String, String>>,
 }
@@ -183,16 +175,15 @@ fn secret<'a>(input: &EnvInput<'a>, name: &str, optional: bool) -> Result<Option
 }
 
 fn found<'a, T>(
-    fetched: Option<&'a Fetched<T>>,
+    fetched: Option<&'a Result<Arc<T>, ObjectError>>,
     kind: &str,
     name: &str,
     optional: bool,
 ) -> Result<Option<&'a T>, SpecError> {
     match fetched {
-        Some(Fetched::Found(object)) => Ok(Some(object)),
-        Some(Fetched::NotFound) if optional => Ok(None),
-        Some(Fetched::NotFound) => Err(SpecError::container(format!("{kind} {name:?} not found"))),
-        Some(Fetched::Failed(message)) => Err(SpecError::container(message.clone())),
+        Some(Ok(object)) => Ok(Some(object)),
+        Some(Err(error)) if optional && error.is_not_found() => Ok(None),
+        Some(Err(error)) => Err(SpecError::container(error.to_string())),
         None => Err(SpecError::container(format!("{kind} {name:?} has not been read yet"))),
     }
 }
@@ -232,16 +223,20 @@ fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::spec::services::ServicePort;
+    use crate::apiserver::services::ServicePort;
     use crate::pods::spec::testing::pod;
     use serde_json::json;
 
     struct World {
-        config_maps: BTreeMap<String, Fetched<api::ConfigMap>>,
-        secrets: BTreeMap<String, Fetched<api::Secret>>,
+        config_maps: BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
+        secrets: BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
         files: BTreeMap<(String, String), Result<String, String>>,
         allocatable: BTreeMap<String, Quantity>,
-        services: Option<Vec<ServiceFacts>>,
+        services: Option<Vec<Arc<Service>>>,
+    }
+
+    fn gone<T>(kind: &'static str) -> Result<Arc<T>, ObjectError> {
+        Err(ObjectError::NotFound { kind, name: "gone".into() })
     }
 
     fn world() -> World {
@@ -249,22 +244,22 @@ mod tests {
         let secret: api::Secret = serde_json::from_value(json!({"data": {"pass": "czNjcmV0"}})).expect("secret");
         World {
             config_maps: [
-                ("map".to_owned(), Fetched::Found(Arc::new(map))),
-                ("gone".to_owned(), Fetched::NotFound),
-                ("slow".to_owned(), Fetched::Failed("timed out".into())),
+                ("map".to_owned(), Ok(Arc::new(map))),
+                ("gone".to_owned(), gone("configmap")),
+                ("slow".to_owned(), Err(ObjectError::Timeout { kind: "configmap" })),
             ]
             .into(),
-            secrets: [("sec".to_owned(), Fetched::Found(Arc::new(secret))), ("gone".to_owned(), Fetched::NotFound)]
-                .into(),
+            secrets: [("sec".to_owned(), Ok(Arc::new(secret))), ("gone".to_owned(), gone("secret"))].into(),
             files: [(("v".to_owned(), "f.env".to_owned()), Ok("A='1'\n".to_owned()))].into(),
             allocatable: [("cpu".to_owned(), Quantity("3500m".into())), ("memory".to_owned(), Quantity("8Gi".into()))]
                 .into(),
-            services: Some(vec![ServiceFacts {
+            services: Some(vec![Arc::new(Service {
                 namespace: "default".into(),
                 name: "kubernetes".into(),
                 cluster_ip: "10.0.0.1".into(),
-                ports: Box::new([ServicePort { name: "".into(), port: 443, protocol: "TCP".into() }]),
-            }]),
+                ports: vec![ServicePort { name: String::new(), port: 443, protocol: "TCP".into() }],
+                ..Service::default()
+            })]),
         }
     }
 
@@ -329,7 +324,7 @@ mod tests {
         check(map("gone", "K", true), Ok(""));
         check(map("map", "nope", false), Err("couldn't find key nope in ConfigMap prod/map"));
         check(map("map", "nope", true), Ok(""));
-        check(map("slow", "K", true), Err("timed out"));
+        check(map("slow", "K", true), Err("failed to sync configmap cache: timed out waiting for the condition"));
         let secret = |name: &str, key: &str| json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}]});
         check(secret("sec", "pass"), Ok("X=s3cret"));
         check(secret("gone", "pass"), Err("secret \"gone\" not found"));

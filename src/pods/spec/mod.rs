@@ -29,8 +29,8 @@ use crate::model::reason;
 
 pub use container::{ContainerInput, ImageUser, container_config};
 pub use dns::{DnsSettings, PodDns, ResolvConf, pod_dns};
-pub use env::{EnvInput, EnvVar, Fetched, environment};
-pub use expand::{command_with_static_env, sub_path};
+pub use env::{EnvInput, EnvVar, environment};
+pub use expand::sub_path;
 pub use hash::container_hash;
 pub use hosts::{Hostname, hostname, hosts_file, node_hosts_file};
 pub use mounts::VolumeSource;
@@ -39,7 +39,6 @@ pub use resources::{PodTotals, linux_resources};
 pub use sandbox::{
     SandboxInput, SandboxRequest, Warning, WarningTarget, container_log_path, pod_log_directory, sandbox_config,
 };
-pub use services::{ServiceFacts, ServicePort};
 
 /// What of the node's configuration and kernel shapes the requests. Made once, by the composition root.
 #[derive(Clone, Debug)]

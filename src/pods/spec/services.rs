@@ -1,63 +1,20 @@
 //! Variables that tell a container where the services of its namespace are: `WEB_SERVICE_HOST` and Docker's links.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as api;
-
-/// What the variables are made from: a service that has a cluster address. A small part of the object, because every
-/// node keeps all services of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceFacts {
-    /// The namespace.
-    pub namespace: Box<str>,
-    /// The name.
-    pub name: Box<str>,
-    /// The cluster address.
-    pub cluster_ip: Box<str>,
-    /// Its ports.
-    pub ports: Box<[ServicePort]>,
-}
-
-/// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// The name; may be empty.
-    pub name: Box<str>,
-    /// The number.
-    pub port: i32,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: Box<str>,
-}
-
-impl ServiceFacts {
-    /// The facts of a service; `None` for one without a cluster address (headless, external).
-    pub fn from_service(service: &api::Service) -> Option<Self> {
-        let spec = service.spec.as_ref()?;
-        let cluster_ip = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")?;
-        let ports = spec.ports.iter().flatten().map(|port| {
-            let protocol = port.protocol.as_deref().filter(|protocol| !protocol.is_empty()).unwrap_or("TCP");
-            let name = port.name.as_deref().unwrap_or_default().into();
-            ServicePort { name, port: port.port, protocol: protocol.into() }
-        });
-        Some(Self {
-            namespace: service.metadata.namespace.as_deref().unwrap_or_default().into(),
-            name: service.metadata.name.as_deref().unwrap_or_default().into(),
-            cluster_ip: cluster_ip.into(),
-            ports: ports.collect(),
-        })
-    }
-}
+use crate::apiserver::services::{Service, ServicePort};
 
 /// The variables for a pod of `namespace`. The API server's own service is always among them; the others of the
 /// namespace only with `links`, and one of them called `kubernetes` takes precedence.
-pub(super) fn service_variables(services: &[ServiceFacts], namespace: &str, links: bool) -> BTreeMap<String, String> {
-    let mut chosen: BTreeMap<&str, &ServiceFacts> = BTreeMap::new();
-    for service in services.iter().filter(|service| &*service.namespace == "default" && &*service.name == "kubernetes")
-    {
+pub(super) fn service_variables(services: &[Arc<Service>], namespace: &str, links: bool) -> BTreeMap<String, String> {
+    let services = || services.iter().filter(|service| service.has_address());
+    let mut chosen: BTreeMap<&str, &Service> = BTreeMap::new();
+    for service in services().filter(|service| &*service.namespace == "default" && &*service.name == "kubernetes") {
         chosen.insert(&service.name, service);
     }
     if links {
-        for service in services.iter().filter(|service| &*service.namespace == namespace) {
+        for service in services().filter(|service| &*service.namespace == namespace) {
             chosen.insert(&service.name, service);
         }
     }
@@ -68,9 +25,9 @@ pub(super) fn service_variables(services: &[ServiceFacts], namespace: &str, link
     out
 }
 
-fn add(out: &mut BTreeMap<String, String>, service: &ServiceFacts) {
+fn add(out: &mut BTreeMap<String, String>, service: &Service) {
     let prefix = variable_name(&service.name);
-    let ip = &*service.cluster_ip;
+    let ip = service.cluster_ip.as_str();
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     out.insert(format!("{prefix}_SERVICE_HOST"), ip.to_owned());
     for (index, ServicePort { name, port, protocol }) in service.ports.iter().enumerate() {
@@ -97,40 +54,36 @@ fn variable_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::needless_pass_by_value, reason = "JSON reads better at the calls without a borrow")]
-
     use super::*;
 
-    fn service(namespace: &str, name: &str, ip: &str, ports: serde_json::Value) -> Option<ServiceFacts> {
-        let service: api::Service = serde_json::from_value(serde_json::json!({
-            "metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip, "ports": ports},
-        }))
-        .expect("a service");
-        ServiceFacts::from_service(&service)
+    fn service(namespace: &str, name: &str, ip: &str, ports: &[(&str, i32, &str)]) -> Arc<Service> {
+        let port = |(name, port, protocol): &(&str, i32, &str)| ServicePort {
+            name: (*name).to_owned(),
+            protocol: (*protocol).to_owned(),
+            port: *port,
+        };
+        Arc::new(Service {
+            namespace: namespace.into(),
+            name: name.into(),
+            cluster_ip: ip.to_owned(),
+            service_type: "ClusterIP".to_owned(),
+            ports: ports.iter().map(port).collect(),
+        })
     }
 
-    fn text(services: &[ServiceFacts], namespace: &str, links: bool) -> String {
+    fn text(services: &[Arc<Service>], namespace: &str, links: bool) -> String {
         let all = service_variables(services, namespace, links);
         all.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn makes_docker_links_and_service_variables() {
-        let services: Vec<_> = [
-            service("default", "kubernetes", "10.0.0.1", serde_json::json!([{"name": "https", "port": 443}])),
-            service(
-                "prod",
-                "my-db",
-                "fd00::5",
-                serde_json::json!([{"port": 53, "protocol": "UDP"}, {"name": "a-b", "port": 8}]),
-            ),
-            service("prod", "headless", "None", serde_json::json!([{"port": 1}])),
-            service("dev", "other", "10.0.0.9", serde_json::json!([{"port": 1}])),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        assert_eq!(services.len(), 3);
+        let services = [
+            service("default", "kubernetes", "10.0.0.1", &[("https", 443, "TCP")]),
+            service("prod", "my-db", "fd00::5", &[("", 53, "UDP"), ("a-b", 8, "TCP")]),
+            service("prod", "headless", "None", &[("", 1, "TCP")]),
+            service("dev", "other", "10.0.0.9", &[("", 1, "TCP")]),
+        ];
         let kubernetes = "KUBERNETES_PORT=tcp://10.0.0.1:443\nKUBERNETES_PORT_443_TCP=tcp://10.0.0.1:443\n\
             KUBERNETES_PORT_443_TCP_ADDR=10.0.0.1\nKUBERNETES_PORT_443_TCP_PORT=443\nKUBERNETES_PORT_443_TCP_PROTO=tcp\n\
             KUBERNETES_SERVICE_HOST=10.0.0.1\nKUBERNETES_SERVICE_PORT=443\nKUBERNETES_SERVICE_PORT_HTTPS=443";

@@ -1,0 +1,167 @@
+//! One attempt of a probe: what to do is read from the spec, done, and judged. No thresholds, no schedule, no events.
+
+pub mod exec;
+pub mod grpc;
+pub mod http;
+pub mod tcp;
+mod tls;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::model::ContainerId;
+
+pub use exec::Exec;
+
+/// How an attempt ended; the texts are what events show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckResult {
+    /// The container is well.
+    Success,
+    /// It is well, and there is something to say: a redirect that was not followed.
+    Warning(String),
+    /// It is not well.
+    Failure(String),
+    /// The attempt could not be made or read. `state` is what upstream says that it resulted in.
+    Error {
+        /// `unknown` or `failure`.
+        state: &'static str,
+        /// What went wrong.
+        problem: String,
+    },
+}
+
+impl CheckResult {
+    /// An attempt that could not be made.
+    pub(super) fn unknown(problem: impl Into<String>) -> Self {
+        Self::Error { state: "unknown", problem: problem.into() }
+    }
+}
+
+/// How often an attempt that could not be made is tried again at once.
+const TRIES: u32 = 3;
+
+/// Makes an attempt within `timeout`. Cancel-safe: dropping the future ends the attempt.
+pub async fn check(
+    probe: &api::Probe,
+    container: &api::Container,
+    id: &ContainerId,
+    pod_ip: IpAddr,
+    timeout: Duration,
+    exec: &dyn Exec,
+) -> CheckResult {
+    let mut tries = 1;
+    loop {
+        let result = once(probe, container, id, pod_ip, timeout, exec).await;
+        match &result {
+            CheckResult::Error { .. } if tries < TRIES => tries += 1,
+            CheckResult::Success | CheckResult::Warning(_) | CheckResult::Failure(_) | CheckResult::Error { .. } => {
+                return result;
+            }
+        }
+    }
+}
+
+async fn once(
+    probe: &api::Probe,
+    container: &api::Container,
+    id: &ContainerId,
+    pod_ip: IpAddr,
+    timeout: Duration,
+    exec: &dyn Exec,
+) -> CheckResult {
+    if let Some(action) = &probe.exec {
+        return exec::check(exec, id, action, container, timeout).await;
+    }
+    if let Some(action) = &probe.http_get {
+        return match http::Get::new(action, container, pod_ip, "probe") {
+            Ok(get) => http::check(&get, timeout).await,
+            Err(problem) => CheckResult::unknown(problem),
+        };
+    }
+    if let Some(action) = &probe.tcp_socket {
+        return match port(&action.port, container) {
+            Ok(port) => tcp::check(&host_or(action.host.as_deref(), pod_ip), port, timeout).await,
+            Err(problem) => CheckResult::unknown(problem),
+        };
+    }
+    if let Some(action) = &probe.grpc {
+        let service = action.service.as_deref().unwrap_or_default();
+        return match u16::try_from(action.port) {
+            Ok(port) => grpc::check(pod_ip, port, service, timeout).await,
+            Err(_) => CheckResult::unknown(format!("invalid port number: {}", action.port)),
+        };
+    }
+    CheckResult::unknown(format!("missing probe handler for container {}", container.name))
+}
+
+/// The host of an action, else the pod.
+pub(crate) fn host_or(host: Option<&str>, pod_ip: IpAddr) -> String {
+    match host {
+        Some(host) if !host.is_empty() => host.to_owned(),
+        Some(_) | None => pod_ip.to_string(),
+    }
+}
+
+/// The number of a port that is given by number, by name, or by a number in quotes.
+pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16, String> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => {
+            let named = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
+            match named {
+                Some(port) => port.container_port,
+                None => name.parse().map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?,
+            }
+        }
+    };
+    match u16::try_from(number) {
+        Ok(number) if number > 0 => Ok(number),
+        Ok(_) | Err(_) => Err(format!("invalid port number: {number}")),
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A duration as Go writes it: `1s`, `1m30s`.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) if duration.subsec_millis() > 0 => format!("{}ms", duration.as_millis()),
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        (_, _) => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolves_ports() {
+        let container: api::Container =
+            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}))
+                .expect("a container");
+        let number = |text: &str| port(&IntOrString::String(text.to_owned()), &container);
+        assert_eq!(number("web"), Ok(8080));
+        assert_eq!(number("81"), Ok(81));
+        assert_eq!(number("nope"), Err("strconv.Atoi: parsing \"nope\": invalid syntax".to_owned()));
+        assert_eq!(port(&IntOrString::Int(70_000), &container), Err("invalid port number: 70000".to_owned()));
+        assert_eq!(port(&IntOrString::Int(0), &container), Err("invalid port number: 0".to_owned()));
+    }
+
+    #[test]
+    fn writes_durations_as_go_does() {
+        for (millis, text) in [(1000, "1s"), (90_000, "1m30s"), (3_600_000, "1h0m0s"), (500, "500ms")] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! When a probe is due. Pure; deterministic, so that a restart of the kubelet finds the same rhythm.
+//!
+//! ```text
+//!  container starts ── initialDelay ──► look ahead (readiness, startup: only success counts, silently)
+//!                                  └──► + phase ──► every period … first success ──► every period, at the phase
+//! ```
+//!
+//! Upstream's probes tick from a moment that has nothing to do with the container, so that its first probe comes between
+//! at once and one period after the initial delay. Here that offset is the probe's phase: a hash spreads the probes of a
+//! node over their period, so that a hundred of them do not fork at the same moment. A container that answers sooner is
+//! not made to wait for it: readiness and startup look once as soon as the delay is over.
+
+use std::time::Duration;
+
+use crate::model::{Mono, Now, Wall};
+
+use super::ProbeKind;
+
+/// The timing of a probe, with the API's defaults applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Not before this long after the start of the container.
+    pub initial_delay: Duration,
+    /// The time from one probe to the next; never zero.
+    pub period: Duration,
+    /// How long one attempt may take; never zero.
+    pub timeout: Duration,
+}
+
+/// The next probe of one container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// When.
+    pub at: Mono,
+    /// Ahead of its turn: only a success counts, and a failure is not reported.
+    pub ahead: bool,
+}
+
+/// Where in its period a probe belongs: more than nothing, at most the whole period.
+pub fn phase(period: Duration, pod_uid: &str, container: &str, kind: ProbeKind) -> Duration {
+    let parts = [pod_uid.as_bytes(), &[0], container.as_bytes(), &[kind as u8]];
+    let hash = parts
+        .iter()
+        .copied()
+        .flatten()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    // A tenth at least: the first counted probe leaves the container a moment to come up.
+    let share = 100 + u32::try_from((hash >> 32) % 901).unwrap_or(0);
+    period.saturating_mul(share) / 1000
+}
+
+/// The first probe of a container. `adopted`: it ran before this process; it is asked in its own time, not all at once.
+pub fn first(timing: &Timing, kind: ProbeKind, phase: Duration, started_at: Wall, adopted: bool, now: Now) -> Due {
+    let allowed = now.mono.max(delay_over(timing, started_at, now));
+    let ahead = !adopted && kind != ProbeKind::Liveness;
+    Due { at: if ahead { allowed } else { allowed.after(phase) }, ahead }
+}
+
+/// The probe that is counted after the look ahead of it, which was due at `looked`.
+pub fn after_look(phase: Duration, looked: Mono, now: Now) -> Due {
+    Due { at: looked.after(phase).max(now.mono), ahead: false }
+}
+
+/// The probe after one that began at `began`: a period later; missed ones are not made up for.
+pub fn next(timing: &Timing, began: Mono, now: Now) -> Due {
+    Due { at: began.after(timing.period).max(now.mono), ahead: false }
+}
+
+/// The probe after the first success: at the probe's own place in its period, a quarter to five quarters of one later.
+pub fn settled(timing: &Timing, phase: Duration, began: Mono) -> Due {
+    let period = timing.period.as_nanos().max(1);
+    let into = began.0.as_nanos() % period;
+    let wait = (phase.as_nanos() % period + period - into) % period;
+    // Not on the heels of the one before.
+    let wait = if wait * 4 < period { wait + period } else { wait };
+    Due { at: began.after(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))), ahead: false }
+}
+
+/// When the initial delay is over; upstream counts whole seconds since the start.
+fn delay_over(timing: &Timing, started_at: Wall, now: Now) -> Mono {
+    let remaining = timing.initial_delay.saturating_sub(now.elapsed_since(started_at));
+    now.mono.after(remaining)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn timing(initial_delay: u64, period: u64) -> Timing {
+        Timing {
+            initial_delay: Duration::from_secs(initial_delay),
+            period: Duration::from_secs(period),
+            timeout: SECOND,
+        }
+    }
+
+    fn at(seconds: u64) -> Now {
+        let wall = Wall::from_second(1_000_000 + i64::try_from(seconds).expect("small")).expect("a time");
+        Now { mono: Mono(Duration::from_secs(seconds)), wall }
+    }
+
+    #[test]
+    fn readiness_looks_ahead_and_liveness_waits_for_its_phase() {
+        let phase = Duration::from_secs(4);
+        let due = |kind, delay, adopted| {
+            let due = first(&timing(delay, 10), kind, phase, at(100).wall, adopted, at(103));
+            (due.at.0.as_secs(), due.ahead)
+        };
+        assert_eq!(due(ProbeKind::Readiness, 0, false), (103, true));
+        assert_eq!(due(ProbeKind::Readiness, 5, false), (105, true));
+        assert_eq!(due(ProbeKind::Startup, 1, false), (103, true));
+        assert_eq!(due(ProbeKind::Liveness, 0, false), (107, false));
+        assert_eq!(due(ProbeKind::Liveness, 5, false), (109, false));
+        assert_eq!(due(ProbeKind::Readiness, 0, true), (107, false));
+        let due = after_look(phase, at(105).mono, at(106));
+        assert_eq!((due.at.0.as_secs(), due.ahead), (109, false));
+    }
+
+    #[test]
+    fn keeps_the_period_and_does_not_catch_up() {
+        assert_eq!(next(&timing(0, 10), at(100).mono, at(101)).at, at(110).mono);
+        assert_eq!(next(&timing(0, 10), at(100).mono, at(125)).at, at(125).mono);
+    }
+
+    #[test]
+    fn settles_at_its_phase_within_a_period_and_a_quarter() {
+        for began in 0..20 {
+            let due = settled(&timing(0, 10), Duration::from_secs(4), at(100 + began).mono);
+            let wait = due.at.since(at(100 + began).mono);
+            assert_eq!(due.at.0.as_secs() % 10, 4);
+            assert!(wait >= Duration::from_millis(2500) && wait <= Duration::from_millis(12_500), "{began}: {wait:?}");
+        }
+    }
+
+    #[test]
+    fn phases_are_spread_and_stable() {
+        let period = Duration::from_secs(10);
+        let phases: Vec<_> =
+            (0..200).map(|index| phase(period, &format!("uid-{index}"), "c", ProbeKind::Liveness)).collect();
+        assert_eq!(phases[0], phase(period, "uid-0", "c", ProbeKind::Liveness));
+        assert_ne!(phases[0], phase(period, "uid-0", "c", ProbeKind::Readiness));
+        assert!(phases.iter().all(|phase| *phase >= period / 10 && *phase <= period));
+        for third in 0..3 {
+            let range = period / 10 + (period * 9 / 30) * third..period / 10 + (period * 9 / 30) * (third + 1);
+            assert!(phases.iter().filter(|phase| range.contains(*phase)).count() > 40, "third {third}");
+        }
+    }
+}
