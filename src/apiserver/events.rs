@@ -1,4 +1,4 @@
-//! Events of the API. Everybody holds a [`Recorder`]; one task (not here yet: `events_task`) aggregates and writes.
+//! Events of the API. Everybody holds a [`Recorder`]; one task (`events_task`) aggregates and writes.
 //!
 //! Recording never waits and never fails the caller: when the bounded queue is full the event is dropped and counted.
 
@@ -15,7 +15,7 @@ use crate::model::{EventType, Pod};
 const QUEUE: usize = 1000;
 
 /// What an event is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InvolvedObject {
     /// `v1`.
     pub api_version: String,

@@ -10,9 +10,13 @@
 //! is written by PUT, because the types of this crate do not know every field of a newer server.
 
 pub mod client;
+pub mod correlate;
 pub mod credentials;
 pub mod events;
+pub mod events_task;
 pub mod failure;
+#[cfg(any(test, feature = "testkit"))]
+pub mod fake;
 pub mod kubeconfig;
 pub mod limiter;
 pub mod list_watch;

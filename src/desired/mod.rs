@@ -203,3 +203,133 @@ impl Handle {
         self.view.send_if_modified(|view| view.held.remove(uid).is_some());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use tokio::sync::watch;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Change, Handle, MirrorSetup, start};
+    use crate::apiserver::events::Recorder;
+    use crate::apiserver::fake::FakeApi;
+    use crate::apiserver::nodes;
+    use crate::clock::Clock;
+    use crate::model::{Pod, PodUid, pod};
+    use crate::sources::{Source, SourceKind, SourceState, apiserver};
+
+    struct World {
+        fake: FakeApi,
+        file: watch::Sender<SourceState>,
+        desired: Handle,
+        changes: tokio::sync::mpsc::Receiver<Change>,
+        _tasks: JoinSet<()>,
+    }
+
+    fn world() -> World {
+        let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let (fake, cancel, mut tasks) = (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        fake.put("api/v1/nodes", json!({"metadata": {"name": "n", "uid": "node-uid"}}));
+        let clients = fake.clients("n");
+        let node = nodes::start(&clients, &mut tasks, cancel.clone());
+        let api = apiserver::start(&clients, Some(node.clone()), clock, &mut tasks, cancel.clone());
+        let (file, state) = watch::channel(SourceState::default());
+        let sources = vec![Source { kind: SourceKind::File, state }, api];
+        let (recorder, _) = Recorder::channel();
+        let mirrors = Some(MirrorSetup { clients, node });
+        let (desired, changes) = start(sources, mirrors, recorder, clock, &mut tasks, &cancel);
+        World { fake, file, desired, changes, _tasks: tasks }
+    }
+
+    fn static_pod(hash: &str) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "etcd-n", "namespace": "k", "uid": hash,
+            "annotations": {"kubernetes.io/config.source": "file", "kubernetes.io/config.hash": hash}},
+            "spec": {"nodeName": "n", "containers": [{"name": "c"}]}}))
+        .expect("a pod")
+    }
+
+    impl World {
+        fn files(&self, pods: &[Pod]) {
+            self.file.send_modify(|state| {
+                state.ready = true;
+                state.pods = pods.iter().map(|pod| (pod::uid(pod), Arc::new(pod.clone()))).collect();
+            });
+        }
+
+        async fn mirror(&self, hash: &str) -> Value {
+            let has = |pod: &&Value| pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] == hash;
+            self.fake.wait_for("api/v1/pods", |pods| pods.iter().find(has).cloned()).await
+        }
+
+        async fn next(&mut self) -> String {
+            match self.changes.recv().await.expect("the task lives") {
+                Change::Upsert(pod) => format!("upsert {}", pod::uid(&pod)),
+                Change::Gone(uid) => format!("gone {uid}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_static_pod_is_mirrored_through_its_life() {
+        let mut world = world();
+        world.files(&[static_pod("h1")]);
+        assert_eq!(world.next().await, "upsert h1");
+        let first = world.mirror("h1").await;
+        assert_eq!(first["metadata"]["ownerReferences"][0]["uid"], "node-uid");
+        let uid = PodUid::from("h1");
+        while world.desired.mirror_of(&uid).is_none() {
+            world.desired.changed().await;
+        }
+        assert!(world.desired.sources_ready());
+        // Somebody deletes the mirror: it comes back as another object.
+        world.fake.remove("api/v1/pods", "k", "etcd-n");
+        let second = world.mirror("h1").await;
+        assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
+        // The file is edited: the old mirror stays until the old pod has stopped.
+        world.files(&[static_pod("h2")]);
+        assert_eq!((world.next().await, world.next().await), ("gone h1".to_owned(), "upsert h2".to_owned()));
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        assert_eq!(world.mirror("h1").await["metadata"]["uid"], second["metadata"]["uid"]);
+        world.desired.release(&uid);
+        world.mirror("h2").await;
+        // The file is removed, and the pod has stopped: so does the mirror.
+        world.files(&[]);
+        assert_eq!(world.next().await, "gone h2");
+        world.desired.release(&"h2".into());
+        world.fake.wait_for("api/v1/pods", |pods| pods.is_empty().then_some(())).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_an_orphan_before_every_source_is_ready() {
+        let world = world();
+        let orphan = json!({"metadata": {"name": "old-n", "namespace": "k",
+            "annotations": {"kubernetes.io/config.mirror": "h"}}, "spec": {"nodeName": "n", "containers": []}});
+        world.fake.put("api/v1/pods", orphan);
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        assert!(!world.desired.sources_ready());
+        world.mirror("h").await;
+        world.files(&[]);
+        world.fake.wait_for("api/v1/pods", |pods| pods.is_empty().then_some(())).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_pods_come_and_go() {
+        let mut world = world();
+        let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u1"}, "spec": {"nodeName": "n", "containers": []}});
+        world.fake.put("api/v1/pods", pod.clone());
+        let mut other = pod;
+        other["metadata"] = json!({"name": "q", "namespace": "d", "uid": "u2"});
+        other["spec"]["nodeName"] = json!("other");
+        world.fake.put("api/v1/pods", other);
+        assert_eq!(world.next().await, "upsert u1");
+        let known = world.desired.by_key("d", "p").expect("known");
+        assert_eq!(pod::annotation(&known, pod::CONFIG_SOURCE), Some("api"));
+        world.fake.fail("POST", "pods", 500, 3);
+        world.fake.remove("api/v1/pods", "d", "p");
+        assert_eq!(world.next().await, "gone u1");
+        assert!(world.desired.by_key("d", "p").is_none());
+    }
+}

@@ -224,3 +224,110 @@ pub fn start(config: NodeConfig, parts: Parts, tasks: &mut JoinSet<()>, cancel: 
     });
     Handle { node, view }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use tokio::sync::{mpsc, watch};
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::status::tests::{config, ready};
+    use super::{Handle, NodeInputs, Parts, start};
+    use crate::apiserver::events::{Event, Recorder};
+    use crate::apiserver::fake::FakeApi;
+    use crate::apiserver::nodes;
+    use crate::clock::Clock;
+
+    struct World {
+        fake: FakeApi,
+        inputs: watch::Sender<NodeInputs>,
+        events: mpsc::Receiver<Event>,
+        node: Handle,
+        clock: Clock,
+        _tasks: JoinSet<()>,
+    }
+
+    fn world(prepare: impl FnOnce(&FakeApi)) -> World {
+        let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let (fake, cancel, mut tasks) = (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        prepare(&fake);
+        let clients = fake.clients("n");
+        let view = nodes::start(&clients, &mut tasks, cancel.clone());
+        let (recorder, events) = Recorder::channel();
+        let (inputs, receiver) = watch::channel(NodeInputs::default());
+        let parts = Parts { clients, view, inputs: receiver, recorder, clock };
+        let node = start(config(), parts, &mut tasks, &cancel);
+        World { fake, inputs, events, node, clock, _tasks: tasks }
+    }
+
+    impl World {
+        async fn ready(&self, status: &str) -> Value {
+            let is = |node: &&Value| {
+                let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == status)
+            };
+            self.fake.wait_for("api/v1/nodes", |nodes| nodes.iter().find(is).cloned()).await
+        }
+
+        fn reasons(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.events.try_recv().ok()).map(|event| event.reason).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn registers_becomes_ready_at_once_and_renews_its_lease() {
+        let mut world = world(|fake| fake.fail("POST", "nodes", 503, 2));
+        let node = world.ready("False").await;
+        assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n");
+        assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.36.3");
+        let before = world.clock.now();
+        world.inputs.send_replace(ready());
+        world.ready("True").await;
+        assert!(world.clock.now().mono.since(before.mono) < Duration::from_millis(300), "a change is told at once");
+        assert!(world.node.node().is_some());
+        let lease = world.fake.wait_for("apis/coordination.k8s.io/v1/leases", |leases| leases.first().cloned()).await;
+        assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
+        assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
+        let renewed =
+            |leases: &[Value]| leases.iter().find(|l| l["spec"]["renewTime"] != lease["spec"]["renewTime"]).cloned();
+        world.fake.wait_for("apis/coordination.k8s.io/v1/leases", renewed).await;
+        let reasons = world.reasons();
+        for reason in ["Starting", "NodeHasSufficientMemory", "NodeReady"] {
+            assert!(reasons.iter().any(|told| told == reason), "{reason}: {reasons:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reports_seldom_when_nothing_changes() {
+        let world = world(|_| {});
+        world.inputs.send_replace(ready());
+        world.ready("True").await;
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        let writes = world.fake.requests().iter().filter(|r| r.starts_with("PATCH /api/v1/nodes/n/status")).count();
+        assert!((2..=6).contains(&writes), "{writes} writes in 1000 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn adopts_an_existing_node_and_survives_an_outage() {
+        let world = world(|fake| {
+            fake.put(
+                "api/v1/nodes",
+                json!({"metadata": {"name": "n", "labels": {"mine": "x"}}, "spec": {"unschedulable": true}}),
+            );
+        });
+        world.inputs.send_replace(ready());
+        let node = world.ready("True").await;
+        assert_eq!(node["metadata"]["labels"]["mine"], "x");
+        assert_eq!(node["metadata"]["annotations"]["volumes.kubernetes.io/controller-managed-attach-detach"], "true");
+        world.fake.set_down(true);
+        world.inputs.send_replace(NodeInputs::default());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.fake.set_down(false);
+        let before = world.clock.now();
+        world.ready("False").await;
+        assert!(world.clock.now().mono.since(before.mono) < Duration::from_secs(15));
+    }
+}
