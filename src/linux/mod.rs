@@ -1,6 +1,7 @@
 //! The kernel: files, mounts, cgroups, network addresses, inotify. The only place with unsafe code.
 
 pub mod beneath;
+pub mod cgroup;
 pub mod fs;
 pub mod inotify;
 pub mod malloc;

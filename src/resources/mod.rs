@@ -1,1 +1,20 @@
 //! QoS, OOM scores, the cgroup tree, allocatable: pure arithmetic, and its application to cgroupfs.
+//!
+//! Fed by pods and by a small [`apply::Config`]; read by the pods' workers (cgroup parent, OOM score), by the status
+//! (QoS class, resources), by admission (requests) and by the node status (allocatable). Only [`apply`] has effects, and
+//! those stay below the configured cgroup root: nothing outside it is ever touched.
+
+pub mod allocatable;
+pub mod apply;
+pub mod cgroup_tree;
+pub mod cpu;
+pub mod list;
+pub mod oom;
+pub mod pod_config;
+pub mod qos;
+
+pub use apply::PodCgroups;
+pub use cgroup_tree::{CgroupDriver, CgroupName, CgroupTree};
+pub use list::Amounts;
+pub use pod_config::CgroupSettings;
+pub use qos::QosClass;

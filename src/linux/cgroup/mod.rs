@@ -1,0 +1,117 @@
+//! cgroupfs, v1 and v2: making, setting, killing and removing cgroups below a given root.
+//!
+//! Attribute files are written through cgroups-rs' controllers; directories, v2's `cgroup.subtree_control`, `cgroup.kill`
+//! and the two-valued `cpu.max` are ours, because the crate ties those to `/sys/fs/cgroup` of the machine it runs on. Every
+//! function blocks for as long as the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing
+//! here leaves the root that it was given.
+
+mod layout;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+pub use layout::Layout;
+pub use tree::CgroupFs;
+
+/// What may be set on a cgroup. `None`: left as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// CPU shares on the scale of cgroup v1; written as a weight on v2.
+    pub cpu_shares: Option<u64>,
+    /// CFS quota in microseconds per period; -1: none; 0: left as it is.
+    pub cpu_quota: Option<i64>,
+    /// CFS period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Memory limit in bytes; -1: none; 0: left as it is.
+    pub memory: Option<i64>,
+    /// How many processes.
+    pub pids: Option<i64>,
+    /// Huge pages.
+    pub huge_pages: Option<HugePages>,
+    /// The CPUs, e.g. `0-3`.
+    pub cpus: Option<String>,
+}
+
+/// Limits on huge pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// As many as there are, of every size.
+    Unlimited,
+    /// Bytes by page size in bytes; a size that is not named gets none.
+    Limits(BTreeMap<i64, i64>),
+}
+
+/// What went wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No cgroup file system is mounted.
+    #[error("no cgroup file system is mounted; mount cgroup2 at /sys/fs/cgroup")]
+    NotMounted,
+    /// The path would leave the root.
+    #[error("cgroup path {path:?} is not below the root")]
+    BadPath {
+        /// The path.
+        path: String,
+    },
+    /// A directory could not be made.
+    #[error("cannot make the cgroup {path:?}")]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {value:?} to {path:?}")]
+    Write {
+        /// The file or the cgroup's directory.
+        path: PathBuf,
+        /// What was to be written.
+        value: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A cgroup v2 lacks controllers.
+    #[error(
+        "cgroup {path:?} has some missing controllers: {missing}; enable them in its parent's cgroup.subtree_control"
+    )]
+    MissingControllers {
+        /// The cgroup.
+        path: PathBuf,
+        /// Which, separated by commas.
+        missing: String,
+    },
+    /// A directory could not be removed; trying again may help when processes are about to end.
+    #[error("cannot remove the cgroup {path:?}")]
+    Remove {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A process could not be killed.
+    #[error("cannot kill process {pid} of the cgroup {path:?}")]
+    Kill {
+        /// The process.
+        pid: i32,
+        /// The cgroup.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}

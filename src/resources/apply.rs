@@ -1,0 +1,497 @@
+//! The cgroups of pods: made before a pod's first sandbox, removed after its last, and the tiers above them.
+//!
+//! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per pod, calls come one at a
+//! time from the pod's own worker, so there is no lock: the only shared memory is the last value written to the burstable
+//! tier. Nothing above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::cgroup_tree::{CgroupDriver, CgroupTree};
+use super::cpu;
+use super::pod_config::{self, CgroupSettings, PodCgroupPolicy};
+use super::qos::{self, QosClass};
+use crate::linux::cgroup::{CgroupError, CgroupFs};
+use crate::model::PodUid;
+
+/// How long the processes of a finished pod may take to vanish after SIGKILL before its removal is reported as failed.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+/// The first wait between two attempts at removal; doubled up to [`REMOVE_PAUSE_MAX`].
+const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+/// The longest wait between two attempts.
+const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// What the cgroups of pods are made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where they are.
+    pub tree: CgroupTree,
+    /// What is written into those of pods.
+    pub policy: PodCgroupPolicy,
+}
+
+/// The effects. Paths are below the mount point. Every function blocks.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Whether the cgroup is complete.
+    fn validate(&self, path: &str) -> Result<(), CgroupError>;
+    /// Makes what is missing between `top` and `path`, and sets `path`.
+    fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError>;
+    /// Sets an existing cgroup.
+    fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError>;
+    /// The names of the cgroups right inside.
+    fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError>;
+    /// Kills everything inside; answers how many processes there were.
+    fn kill(&self, path: &str) -> Result<usize, CgroupError>;
+    /// Removes the cgroup with all inside it, once.
+    fn remove(&self, path: &str) -> Result<(), CgroupError>;
+}
+
+impl Backend for CgroupFs {
+    fn validate(&self, path: &str) -> Result<(), CgroupError> {
+        Self::validate(self, path)
+    }
+
+    fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+        Self::create(self, top, path, settings)
+    }
+
+    fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+        Self::update(self, path, settings)
+    }
+
+    fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
+        Self::children(self, path)
+    }
+
+    fn kill(&self, path: &str) -> Result<usize, CgroupError> {
+        Self::kill(self, path)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        Self::remove(self, path)
+    }
+}
+
+/// Why a pod's cgroup could not be had or be got rid of.
+#[derive(Debug, thiserror::Error)]
+pub enum PodCgroupError {
+    /// The configured root is not there.
+    #[error("cgroupRoot {root:?} is not a usable cgroup; make it, or set cgroupRoot to one that exists")]
+    Root {
+        /// `cgroupRoot`
+        root: String,
+        /// What is wrong with it.
+        #[source]
+        source: CgroupError,
+    },
+    /// Slices are systemd's to make.
+    #[error(
+        "cgroupDriver systemd is not supported by this build yet; set cgroupDriver: cgroupfs here and in the runtime"
+    )]
+    SystemdDriver,
+    /// A UID that cannot be part of a path.
+    #[error("pod UID {uid:?} cannot name a cgroup; it may have letters, digits and dashes only")]
+    Uid {
+        /// The UID.
+        uid: String,
+    },
+    /// The kernel refused.
+    #[error("cgroup {path:?}")]
+    Cgroup {
+        /// The cgroup.
+        path: String,
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
+    /// Processes did not end in time.
+    #[error("cgroup {path:?} still has processes {waited:?} after they were killed")]
+    Busy {
+        /// The cgroup.
+        path: String,
+        /// For how long.
+        waited: Duration,
+        /// What the last attempt said.
+        #[source]
+        source: CgroupError,
+    },
+    /// The blocking thread is gone: the process is ending.
+    #[error("the process is shutting down")]
+    Shutdown,
+}
+
+/// The cgroups of pods. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PodCgroups {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backend: Box<dyn Backend>,
+    config: Config,
+    /// The shares last written to the burstable tier; zero for none yet.
+    burstable_shares: AtomicU64,
+}
+
+impl PodCgroups {
+    /// A handle; nothing is made before [`Self::setup`].
+    pub fn new(backend: impl Backend, config: Config) -> Self {
+        Self { inner: Arc::new(Inner { backend: Box::new(backend), config, burstable_shares: AtomicU64::new(0) }) }
+    }
+
+    /// Makes the cgroup of all pods and the QoS tiers, and brings them up to date where they exist. `node` is what all pods
+    /// may use together (`pod_config::node` of the enforced allocatable). Run it once, before the first pod.
+    ///
+    /// A limit that the kernel refuses because pods use more already is the caller's to try again with
+    /// [`Self::enforce_node`]: it is answered as `Ok(Some(error))`.
+    pub async fn setup(&self, node: CgroupSettings) -> Result<Option<PodCgroupError>, PodCgroupError> {
+        if !self.inner.config.tree.per_qos() {
+            return Ok(None);
+        }
+        self.blocking(move |inner| {
+            let tree = &inner.config.tree;
+            if tree.driver() == CgroupDriver::Systemd {
+                return Err(PodCgroupError::SystemdDriver);
+            }
+            let top = tree.top().path(tree.driver());
+            inner.backend.validate(&top).map_err(|source| PodCgroupError::Root { root: top.clone(), source })?;
+            let path = tree.node().path(tree.driver());
+            inner.create(&path, &CgroupSettings::default())?;
+            let refused =
+                inner.backend.update(&path, &node).err().map(|source| PodCgroupError::Cgroup { path, source });
+            for class in [QosClass::Burstable, QosClass::BestEffort] {
+                inner.create(&tree.tier(class).path(tree.driver()), &pod_config::tier(class, []))?;
+            }
+            Ok(refused)
+        })
+        .await
+    }
+
+    /// Sets what all pods may use together.
+    pub async fn enforce_node(&self, node: CgroupSettings) -> Result<(), PodCgroupError> {
+        self.blocking(move |inner| {
+            let tree = &inner.config.tree;
+            inner.update(&tree.node().path(tree.driver()), &node)
+        })
+        .await
+    }
+
+    /// Sets what an existing cgroup outside the pods' own may use: `systemReservedCgroup`, `kubeReservedCgroup`.
+    pub async fn enforce_reserved(&self, path: String, settings: CgroupSettings) -> Result<(), PodCgroupError> {
+        self.blocking(move |inner| {
+            inner
+                .backend
+                .validate(&path)
+                .and_then(|()| inner.backend.update(&path, &settings))
+                .map_err(|source| PodCgroupError::Cgroup { path, source })
+        })
+        .await
+    }
+
+    /// Has the pod's cgroup made unless it is there, and answers what CRI is told as the cgroup parent (empty when pods have
+    /// no cgroups of their own). Not cancelled half-way: a dropped call goes on to its end on its thread.
+    pub async fn ensure(&self, pod: &api::Pod) -> Result<String, PodCgroupError> {
+        let parent = self.cgroup_parent(pod);
+        if parent.is_empty() {
+            return Ok(parent);
+        }
+        check_uid(pod.metadata.uid.as_deref().unwrap_or_default())?;
+        let settings = pod_config::pod(pod, &self.inner.config.policy);
+        self.blocking(move |inner| {
+            if inner.backend.validate(&parent).is_err() {
+                inner.create(&parent, &settings)?;
+            }
+            Ok(parent)
+        })
+        .await
+    }
+
+    /// What CRI is told as the pod's cgroup parent. Pure.
+    pub fn cgroup_parent(&self, pod: &api::Pod) -> String {
+        self.inner.config.tree.cgroup_parent(qos::of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
+    }
+
+    /// Writes the burstable tier's shares anew when what its pods ask for together has changed. Call it with the pods that
+    /// may run, after one came or went.
+    pub async fn update_tiers<'a>(&self, pods: impl IntoIterator<Item = &'a api::Pod>) -> Result<(), PodCgroupError> {
+        if !self.inner.config.tree.per_qos() {
+            return Ok(());
+        }
+        let settings = pod_config::tier(QosClass::Burstable, pods);
+        let shares = settings.cpu_shares.unwrap_or(cpu::MIN_SHARES);
+        if self.inner.burstable_shares.load(Ordering::Relaxed) == shares {
+            return Ok(());
+        }
+        self.blocking(move |inner| {
+            let tree = &inner.config.tree;
+            inner.update(&tree.tier(QosClass::Burstable).path(tree.driver()), &settings)?;
+            inner.burstable_shares.store(shares, Ordering::Relaxed);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Kills what is left in the pod's cgroup and removes it, wherever it is. Tries again until the processes have gone, for
+    /// at most ten seconds. Removing what is not there is no error. Cancel-safe: call it again.
+    pub async fn remove(&self, uid: &PodUid) -> Result<(), PodCgroupError> {
+        if !self.inner.config.tree.per_qos() {
+            return Ok(());
+        }
+        check_uid(uid.as_str())?;
+        for class in QosClass::ALL {
+            let tree = &self.inner.config.tree;
+            self.remove_path(tree.pod(class, uid.as_str()).path(tree.driver())).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the pod's cgroup the least CPU there is: for one whose processes are left over while something else of it
+    /// cannot be removed yet.
+    pub async fn throttle(&self, uid: &PodUid) -> Result<(), PodCgroupError> {
+        check_uid(uid.as_str())?;
+        let uid = uid.clone();
+        self.blocking(move |inner| {
+            let tree = &inner.config.tree;
+            let least = CgroupSettings { cpu_shares: Some(cpu::MIN_SHARES), ..CgroupSettings::default() };
+            for path in QosClass::ALL.map(|class| tree.pod(class, uid.as_str()).path(tree.driver())) {
+                if inner.backend.validate(&path).is_ok() {
+                    inner.update(&path, &least)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The pods that have a cgroup, in whichever hierarchy: what is not wanted any more is an orphan.
+    pub async fn list(&self) -> Result<Vec<PodUid>, PodCgroupError> {
+        if !self.inner.config.tree.per_qos() {
+            return Ok(Vec::new());
+        }
+        self.blocking(|inner| {
+            let tree = &inner.config.tree;
+            let mut found = BTreeSet::new();
+            for class in QosClass::ALL {
+                let path = tree.tier(class).path(tree.driver());
+                let children =
+                    inner.backend.children(&path).map_err(|source| PodCgroupError::Cgroup { path, source })?;
+                found.extend(children.iter().filter_map(|name| tree.pod_uid_of_dir(name)).map(PodUid::from));
+            }
+            Ok(found.into_iter().collect())
+        })
+        .await
+    }
+
+    async fn remove_path(&self, path: String) -> Result<(), PodCgroupError> {
+        let mut pause = REMOVE_PAUSE;
+        let mut waited = Duration::ZERO;
+        loop {
+            let target = path.clone();
+            // What was killed takes a moment to go: rmdir is tried all the same, it is what decides.
+            let outcome = self
+                .blocking(move |inner| {
+                    let killed = inner.backend.kill(&target);
+                    Ok(inner.backend.remove(&target).and(killed.map(|_| ())))
+                })
+                .await?;
+            let Err(source) = outcome else { return Ok(()) };
+            if waited >= REMOVE_DEADLINE {
+                return Err(PodCgroupError::Busy { path, waited, source });
+            }
+            tokio::time::sleep(pause).await;
+            waited = waited.saturating_add(pause);
+            pause = pause.saturating_mul(2).min(REMOVE_PAUSE_MAX);
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, PodCgroupError> + Send + 'static,
+    ) -> Result<T, PodCgroupError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| PodCgroupError::Shutdown)?
+    }
+}
+
+impl Inner {
+    fn create(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
+        let top = self.config.tree.top().path(self.config.tree.driver());
+        self.backend
+            .create(&top, path, settings)
+            .map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
+    }
+
+    fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
+        self.backend.update(path, settings).map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
+    }
+}
+
+/// UIDs become directory names: one from a manifest on disk may be anything.
+fn check_uid(uid: &str) -> Result<(), PodCgroupError> {
+    let fine = !uid.is_empty() && uid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if fine { Ok(()) } else { Err(PodCgroupError::Uid { uid: uid.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::io;
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1 as api;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
+    use super::{
+        Backend, CgroupDriver, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy,
+        PodCgroups,
+    };
+    use crate::model::PodUid;
+
+    /// A tree in memory. Processes take `linger` attempts to go after they were killed.
+    #[derive(Clone, Debug, Default)]
+    struct Fake(Arc<Mutex<State>>);
+
+    #[derive(Debug, Default)]
+    struct State {
+        cgroups: BTreeMap<String, CgroupSettings>,
+        linger: BTreeMap<String, usize>,
+        updates: Vec<String>,
+        kills: usize,
+    }
+
+    impl Backend for Fake {
+        fn validate(&self, path: &str) -> Result<(), CgroupError> {
+            if path == "/" || self.0.lock().cgroups.contains_key(path) { Ok(()) } else { Err(CgroupError::NotMounted) }
+        }
+
+        fn create(&self, _top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+            self.0.lock().cgroups.insert(path.to_owned(), settings.clone());
+            Ok(())
+        }
+
+        fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+            let mut state = self.0.lock();
+            state.updates.push(path.to_owned());
+            state.cgroups.insert(path.to_owned(), settings.clone());
+            Ok(())
+        }
+
+        fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
+            let state = self.0.lock();
+            let below = state.cgroups.keys().filter_map(|other| other.strip_prefix(path)?.strip_prefix('/'));
+            Ok(below.filter(|name| !name.contains('/')).map(str::to_owned).collect())
+        }
+
+        fn kill(&self, path: &str) -> Result<usize, CgroupError> {
+            let mut state = self.0.lock();
+            state.kills += 1;
+            Ok(state.linger.get(path).copied().unwrap_or_default())
+        }
+
+        fn remove(&self, path: &str) -> Result<(), CgroupError> {
+            let mut state = self.0.lock();
+            if let Some(left) = state.linger.get_mut(path).filter(|left| **left > 0) {
+                *left -= 1;
+                return Err(CgroupError::Remove { path: path.into(), source: io::ErrorKind::ResourceBusy.into() });
+            }
+            state.cgroups.remove(path);
+            Ok(())
+        }
+    }
+
+    fn pod(uid: &str, resources: &Value) -> api::Pod {
+        serde_json::from_value(json!({"metadata": {"name": "web", "uid": uid},
+            "spec": {"containers": [{"name": "c", "resources": resources}]}}))
+        .expect("a pod")
+    }
+
+    fn cgroups(fake: &Fake, driver: CgroupDriver) -> PodCgroups {
+        let tree = CgroupTree::new("/", driver, true);
+        PodCgroups::new(fake.clone(), Config { tree, policy: PodCgroupPolicy::default() })
+    }
+
+    #[tokio::test]
+    async fn makes_tiers_and_pods_once() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        assert!(handle.setup(CgroupSettings::default()).await.expect("set up").is_none());
+        let pod = pod("a-1", &json!({"requests": {"cpu": "1"}}));
+        assert_eq!(handle.ensure(&pod).await.expect("made"), "/kubepods/burstable/poda-1");
+        fake.0
+            .lock()
+            .cgroups
+            .insert("/kubepods/burstable/poda-1".into(), CgroupSettings { pids: Some(9), ..CgroupSettings::default() });
+        handle.ensure(&pod).await.expect("there");
+        let state = fake.0.lock();
+        assert_eq!(state.cgroups["/kubepods/burstable/poda-1"].pids, Some(9), "what exists is left alone");
+        assert!(state.cgroups.contains_key("/kubepods/besteffort"));
+    }
+
+    #[tokio::test]
+    async fn the_burstable_tier_is_written_only_when_it_changes() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        let pods = [pod("a", &json!({"requests": {"cpu": "500m"}})), pod("b", &json!({}))];
+        for _ in 0..3 {
+            handle.update_tiers(&pods).await.expect("updated");
+        }
+        handle.update_tiers([]).await.expect("updated");
+        let state = fake.0.lock();
+        assert_eq!(state.updates, ["/kubepods/burstable", "/kubepods/burstable"]);
+        assert_eq!(state.cgroups["/kubepods/burstable"].cpu_shares, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn removal_waits_for_processes_to_go() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        handle.ensure(&pod("a", &json!({}))).await.expect("made");
+        fake.0.lock().linger.insert("/kubepods/besteffort/poda".into(), 4);
+        assert_eq!(handle.list().await.expect("listed"), [PodUid::from("a")]);
+        handle.remove(&PodUid::from("a")).await.expect("removed");
+        assert!(handle.list().await.expect("listed").is_empty());
+        assert_eq!(fake.0.lock().kills, 3 + 4, "one for each tier, four more while they linger");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn removal_gives_up_in_the_end() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        fake.0.lock().linger.insert("/kubepods/poda".into(), usize::MAX);
+        let error = handle.remove(&PodUid::from("a")).await.expect_err("it never goes");
+        assert!(matches!(&error, PodCgroupError::Busy { path, .. } if path == "/kubepods/poda"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_no_uid_and_what_it_cannot_do() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        for uid in ["", "../x", "a/b", "a_b"] {
+            assert!(matches!(handle.remove(&PodUid::from(uid)).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
+            assert!(matches!(handle.ensure(&pod(uid, &json!({}))).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
+        }
+        let systemd = cgroups(&fake, CgroupDriver::Systemd);
+        assert!(matches!(systemd.setup(CgroupSettings::default()).await, Err(PodCgroupError::SystemdDriver)));
+        let tree = CgroupTree::new("/absent", CgroupDriver::Cgroupfs, true);
+        let absent = PodCgroups::new(fake, Config { tree, policy: PodCgroupPolicy::default() });
+        assert!(matches!(absent.setup(CgroupSettings::default()).await, Err(PodCgroupError::Root { .. })));
+    }
+
+    #[tokio::test]
+    async fn without_tiers_nothing_is_made() {
+        let fake = Fake::default();
+        let tree = CgroupTree::new("/", CgroupDriver::Cgroupfs, false);
+        let handle = PodCgroups::new(fake.clone(), Config { tree, policy: PodCgroupPolicy::default() });
+        handle.setup(CgroupSettings::default()).await.expect("nothing to do");
+        assert_eq!(handle.ensure(&pod("a", &json!({}))).await.expect("nothing to do"), "");
+        handle.remove(&PodUid::from("a")).await.expect("nothing to do");
+        assert!(fake.0.lock().cgroups.is_empty());
+    }
+}

@@ -1,0 +1,209 @@
+//! What is written into the cgroups of pods, of the QoS tiers and of the node. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::list::{self, Amounts, CPU, Column, MEMORY, PIDS};
+use super::qos::{self, QosClass};
+use super::{cpu, list::Quantities};
+pub use crate::linux::cgroup::{HugePages, Settings as CgroupSettings};
+
+/// What the node's configuration says about pods' cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodCgroupPolicy {
+    /// `cpuCFSQuota`: whether CPU limits are enforced.
+    pub enforce_cpu_limits: bool,
+    /// `cpuCFSQuotaPeriod` in microseconds.
+    pub cpu_period: u64,
+    /// `podPidsLimit`; not set when zero or below.
+    pub pids_limit: i64,
+}
+
+impl Default for PodCgroupPolicy {
+    fn default() -> Self {
+        Self { enforce_cpu_limits: true, cpu_period: cpu::QUOTA_PERIOD, pids_limit: -1 }
+    }
+}
+
+/// A pod's cgroup: shares by its requests; limits only where every container has one or the pod as a whole has.
+pub fn pod(pod: &api::Pod, policy: &PodCgroupPolicy) -> CgroupSettings {
+    let requests = list::pod_requests(pod);
+    let limits = list::pod_limits(pod);
+    let milli = |list: &Amounts| list.get(CPU).map(|amount| amount.milli()).unwrap_or_default();
+    let shares = cpu::shares(milli(&requests));
+    let quota = if policy.enforce_cpu_limits { cpu::quota(milli(&limits), policy.cpu_period) } else { -1 };
+    let memory = limits.get(MEMORY).map(|amount| amount.units()).unwrap_or_default();
+    let mut settings = CgroupSettings {
+        huge_pages: Some(HugePages::Limits(huge_page_limits(&requests))),
+        pids: (policy.pids_limit > 0).then_some(policy.pids_limit),
+        ..CgroupSettings::default()
+    };
+    match qos::of(pod) {
+        QosClass::Guaranteed => {
+            settings.cpu_shares = Some(shares);
+            settings.cpu_quota = Some(quota);
+            settings.cpu_period = Some(policy.cpu_period);
+            settings.memory = Some(memory);
+        }
+        QosClass::Burstable => {
+            settings.cpu_shares = Some(shares);
+            if is_limited(pod, CPU) {
+                settings.cpu_quota = Some(quota);
+                settings.cpu_period = Some(policy.cpu_period);
+            }
+            settings.memory = is_limited(pod, MEMORY).then_some(memory);
+        }
+        QosClass::BestEffort => settings.cpu_shares = Some(cpu::MIN_SHARES),
+    }
+    settings
+}
+
+/// A QoS tier that holds these pods: burstable pods share what they ask for together, best-effort ones the least there is.
+/// Huge pages are not limited there.
+pub fn tier<'a>(class: QosClass, pods: impl IntoIterator<Item = &'a api::Pod>) -> CgroupSettings {
+    let cpu_shares = match class {
+        QosClass::Guaranteed => None,
+        QosClass::BestEffort => Some(cpu::MIN_SHARES),
+        QosClass::Burstable => {
+            let burstable = pods.into_iter().filter(|pod| qos::of(pod) == QosClass::Burstable);
+            let milli = burstable.map(|pod| list::pod_requests(pod).get(CPU).map_or(0, |amount| amount.milli()));
+            Some(cpu::shares(milli.fold(0, i64::saturating_add)))
+        }
+    };
+    CgroupSettings { cpu_shares, huge_pages: Some(HugePages::Unlimited), ..CgroupSettings::default() }
+}
+
+/// The cgroup of all pods, or of the reserved daemons: what they may use together. `compressible_only` leaves out what
+/// cannot be given back (memory, processes, huge pages).
+pub fn node(amounts: &Amounts, compressible_only: bool) -> CgroupSettings {
+    let mut settings = CgroupSettings {
+        cpu_shares: amounts.get(CPU).map(|amount| cpu::shares(amount.milli())),
+        ..CgroupSettings::default()
+    };
+    if !compressible_only {
+        settings.memory = amounts.get(MEMORY).map(|amount| amount.units());
+        settings.pids = amounts.get(PIDS).map(|amount| amount.units());
+        settings.huge_pages = Some(HugePages::Limits(huge_page_limits(amounts)));
+    }
+    settings
+}
+
+/// Whether the pod's use of the resource is limited as a whole: every container is, or the pod-level limit says so.
+fn is_limited(pod: &api::Pod, name: &str) -> bool {
+    let whole = |list: &Quantities| list.get(name).is_some_and(|text| !list::parse(text).is_zero());
+    list::all_containers_limited(pod, name) || list::pod_level(pod, Column::Limits).is_some_and(whole)
+}
+
+fn huge_page_limits(amounts: &Amounts) -> BTreeMap<i64, i64> {
+    let mut limits = BTreeMap::new();
+    for (name, amount) in amounts {
+        if let Some(size) = list::huge_page_size(name) {
+            let limit: &mut i64 = limits.entry(size).or_default();
+            *limit = limit.saturating_add(amount.units());
+        }
+    }
+    limits
+}
+
+#[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "tables read better with values")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{HugePages, PodCgroupPolicy, node, pod, tier};
+    use crate::resources::list::amounts;
+    use crate::resources::qos::QosClass;
+    use crate::resources::qos::tests::pod as make;
+
+    /// (shares, quota, period, memory)
+    type Written = (Option<u64>, Option<i64>, Option<u64>, Option<i64>);
+
+    #[track_caller]
+    fn check(spec: Value, enforce_cpu_limits: bool, expected: Written) {
+        let policy = PodCgroupPolicy { enforce_cpu_limits, ..PodCgroupPolicy::default() };
+        let settings = pod(&make(spec), &policy);
+        assert_eq!((settings.cpu_shares, settings.cpu_quota, settings.cpu_period, settings.memory), expected);
+    }
+
+    fn container(requests: Value, limits: Value) -> Value {
+        json!({"name": "c", "resources": {"requests": requests, "limits": limits}})
+    }
+
+    #[test]
+    fn limits_only_where_all_containers_are_limited() {
+        let full = json!({"cpu": "100m", "memory": "100Mi"});
+        let double = json!({"cpu": "200m", "memory": "200Mi"});
+        let none = json!({});
+        let of = |list: Value| json!({"containers": list});
+        check(of(json!([container(none.clone(), none.clone())])), true, (Some(2), None, None, None));
+        check(of(json!([container(full.clone(), none.clone())])), true, (Some(102), None, None, None));
+        check(
+            of(json!([container(full.clone(), double.clone())])),
+            true,
+            (Some(102), Some(20_000), Some(100_000), Some(209_715_200)),
+        );
+        check(
+            of(json!([container(full.clone(), double.clone()), container(full.clone(), none.clone())])),
+            true,
+            (Some(204), None, None, None),
+        );
+        check(
+            of(json!([container(full.clone(), full.clone())])),
+            true,
+            (Some(102), Some(10_000), Some(100_000), Some(104_857_600)),
+        );
+        check(
+            of(json!([container(full.clone(), full.clone())])),
+            false,
+            (Some(102), Some(-1), Some(100_000), Some(104_857_600)),
+        );
+        check(
+            json!({"resources": {"limits": double}, "containers": [container(full, none)]}),
+            true,
+            (Some(102), Some(20_000), Some(100_000), Some(209_715_200)),
+        );
+    }
+
+    #[test]
+    fn init_containers_without_limits_count() {
+        let full = json!({"cpu": "100m", "memory": "100Mi"});
+        check(
+            json!({"containers": [container(full.clone(), full)], "initContainers": [{"name": "i"}]}),
+            true,
+            (Some(102), None, None, None),
+        );
+    }
+
+    #[test]
+    fn huge_pages_and_processes() {
+        let pod_object = make(
+            json!({"containers": [container(json!({"hugepages-2Mi": "4Mi", "cpu": "1"}), json!({"hugepages-2Mi": "4Mi"}))]}),
+        );
+        let settings = pod(&pod_object, &PodCgroupPolicy { pids_limit: 100, ..PodCgroupPolicy::default() });
+        assert_eq!(settings.huge_pages, Some(HugePages::Limits([(2 << 20, 4 << 20)].into())));
+        assert_eq!(settings.pids, Some(100));
+    }
+
+    #[test]
+    fn tiers_share_what_their_pods_ask_for() {
+        let pods: Vec<_> = ["100m", "400m"]
+            .iter()
+            .map(|cpu| make(json!({"containers": [container(json!({"cpu": cpu}), json!({}))]})))
+            .chain([make(json!({"containers": [{"name": "c"}]}))])
+            .collect();
+        assert_eq!(tier(QosClass::Burstable, &pods).cpu_shares, Some(512));
+        assert_eq!(tier(QosClass::Burstable, []).cpu_shares, Some(2));
+        assert_eq!(tier(QosClass::BestEffort, &pods).cpu_shares, Some(2));
+        assert_eq!(tier(QosClass::Burstable, []).huge_pages, Some(HugePages::Unlimited));
+    }
+
+    #[test]
+    fn the_nodes_cgroup_has_what_pods_may_use() {
+        let list = serde_json::from_value(json!({"cpu": "2", "memory": "1Gi", "pid": "1000"})).expect("a list");
+        let all = node(&amounts(Some(&list)), false);
+        assert_eq!((all.cpu_shares, all.memory, all.pids), (Some(2048), Some(1 << 30), Some(1000)));
+        let some = node(&amounts(Some(&list)), true);
+        assert_eq!((some.cpu_shares, some.memory, some.pids, some.huge_pages), (Some(2048), None, None, None));
+    }
+}
