@@ -148,6 +148,15 @@ pub struct Exit {
     pub message: String,
 }
 
+/// What stays known of a container after its removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its restart count.
+    pub restart_count: u32,
+    /// How it ended.
+    pub exit: Option<Exit>,
+}
+
 /// User and groups of a container's first process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinuxUser {

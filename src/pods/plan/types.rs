@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::model::observed::Exit;
+pub use crate::model::observed::Remembered;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod, ProbeVerdicts, SandboxId,
     TerminationCause, VolumesState, Waiting, Wall,
@@ -84,15 +84,6 @@ pub struct Recorded {
     pub sandbox: Option<SandboxId>,
     /// When the pod was first acknowledged: `status.startTime`.
     pub start_time: Option<Wall>,
-}
-
-/// What stays known of a container after its removal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remembered {
-    /// Its restart count.
-    pub restart_count: u32,
-    /// How it ended.
-    pub exit: Option<Exit>,
 }
 
 /// What is known of the image for a container's next start.

@@ -1,0 +1,161 @@
+//! The three calls that the writer makes, and what their failures mean. [`KubeStatusApi`] is the real thing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::Value;
+
+/// The object that a write is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The UID in the API: for a static pod its mirror's.
+    pub uid: String,
+}
+
+/// Why a call failed, by what has to be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no such object.
+    #[error("pod {namespace}/{name} is not in the API", namespace = target.namespace, name = target.name)]
+    NotFound {
+        /// The object.
+        target: Target,
+    },
+    /// The object is another one, or has changed under us: read it.
+    #[error("pod {namespace}/{name} in the API is not what was expected", namespace = target.namespace, name = target.name)]
+    Conflict {
+        /// The object.
+        target: Target,
+        /// What the server said.
+        #[source]
+        source: kube::Error,
+    },
+    /// The server refused, and nothing has happened.
+    #[error("the API server refused the status of pod {namespace}/{name}", namespace = target.namespace, name = target.name)]
+    Refused {
+        /// The object.
+        target: Target,
+        /// What the server said.
+        #[source]
+        source: kube::Error,
+    },
+    /// Nobody knows whether it has happened.
+    #[error("no answer from the API server about pod {namespace}/{name}", namespace = target.namespace, name = target.name)]
+    Unknown {
+        /// The object.
+        target: Target,
+        /// What went wrong; none when the deadline passed.
+        #[source]
+        source: Option<kube::Error>,
+    },
+}
+
+/// The API server, as far as the writer needs it. Every call ends within a deadline.
+pub trait StatusApi: Send + Sync + 'static {
+    /// PATCHes the status; answers the object as it is then.
+    fn patch_status(&self, target: &Target, patch: &Value) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
+
+    /// Reads the object.
+    fn get(&self, target: &Target) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
+
+    /// Deletes the object at once, if it still has that UID.
+    fn delete(&self, target: &Target) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// How long one call may take. The transport notices dead connections sooner; this is for servers that are merely silent.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The API server by way of a client.
+#[derive(Clone)]
+pub struct KubeStatusApi {
+    client: kube::Client,
+}
+
+impl std::fmt::Debug for KubeStatusApi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubeStatusApi").finish_non_exhaustive()
+    }
+}
+
+impl KubeStatusApi {
+    /// Calls through `client`: the one for writes.
+    pub fn new(client: kube::Client) -> Self {
+        Self { client }
+    }
+
+    fn pods(&self, target: &Target) -> kube::Api<api::Pod> {
+        kube::Api::namespaced(self.client.clone(), &target.namespace)
+    }
+}
+
+impl StatusApi for KubeStatusApi {
+    async fn patch_status(&self, target: &Target, patch: &Value) -> Result<api::Pod, Failure> {
+        let pods = self.pods(target);
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        in_time(target, pods.patch_status(&target.name, &params, &patch)).await
+    }
+
+    async fn get(&self, target: &Target) -> Result<api::Pod, Failure> {
+        let pods = self.pods(target);
+        in_time(target, pods.get(&target.name)).await
+    }
+
+    async fn delete(&self, target: &Target) -> Result<(), Failure> {
+        let pods = self.pods(target);
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        in_time(target, pods.delete(&target.name, &params)).await.map(|_| ())
+    }
+}
+
+async fn in_time<T>(target: &Target, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(answer) => answer.map_err(|error| classify(target, error)),
+        Err(_) => Err(Failure::Unknown { target: target.clone(), source: None }),
+    }
+}
+
+fn classify(target: &Target, source: kube::Error) -> Failure {
+    let target = target.clone();
+    let code = if let kube::Error::Api(status) = &source { Some(status.code) } else { None };
+    match code {
+        Some(404) => Failure::NotFound { target },
+        Some(409) => Failure::Conflict { target, source },
+        Some(400..=499) => Failure::Refused { target, source },
+        Some(_) | None => Failure::Unknown { target, source: Some(source) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::{Failure, Target, classify};
+
+    fn of(code: u16) -> Failure {
+        let target = Target { namespace: "default".into(), name: "web".into(), uid: "u".into() };
+        classify(&target, kube::Error::Api(Status::failure("no", "No").with_code(code).boxed()))
+    }
+
+    #[test]
+    fn failures_by_what_to_do() {
+        assert!(matches!(of(404), Failure::NotFound { .. }));
+        assert!(matches!(of(409), Failure::Conflict { .. }));
+        for code in [400, 403, 422, 429] {
+            assert!(matches!(of(code), Failure::Refused { .. }), "{code}");
+        }
+        for code in [500, 503, 504] {
+            assert!(matches!(of(code), Failure::Unknown { .. }), "{code}");
+        }
+        assert_eq!(of(404).to_string(), "pod default/web is not in the API");
+    }
+}

@@ -1,0 +1,311 @@
+//! The conditions of a pod. Pure.
+//!
+//! Ours are made anew each time, with the time of the last change carried over; those of others are left as they are.
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::compute::{ComputeInput, PhaseDecision, is_terminal};
+use super::{containers, phase, restart};
+use crate::model::{Lifecycle, Now, SandboxState, TerminationCause, pod};
+
+/// The pod has a node. Set by the scheduler, kept by us.
+pub const POD_SCHEDULED: &str = "PodScheduled";
+/// There is a sandbox with a network.
+pub const READY_TO_START: &str = "PodReadyToStartContainers";
+/// The init containers have done their work.
+pub const INITIALIZED: &str = "Initialized";
+/// Every container is ready.
+pub const CONTAINERS_READY: &str = "ContainersReady";
+/// Every container is ready and so is every readiness gate.
+pub const READY: &str = "Ready";
+/// Something ends the pod that is not the pod's own fault.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// The pod is being started again in place.
+pub const ALL_RESTARTING: &str = "AllContainersRestarting";
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+
+const TRUE: &str = "True";
+const FALSE: &str = "False";
+
+/// The reason of disruptions by the node.
+const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
+const PREEMPTED_MESSAGE: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
+const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+
+/// Whether the condition is ours to write and to remove.
+pub fn is_ours(condition: &str) -> bool {
+    matches!(
+        condition,
+        POD_SCHEDULED
+            | READY
+            | INITIALIZED
+            | CONTAINERS_READY
+            | READY_TO_START
+            | ALL_RESTARTING
+            | RESIZE_PENDING
+            | RESIZE_IN_PROGRESS
+    )
+}
+
+/// The conditions that are not ours.
+pub fn foreign(status: &api::PodStatus) -> Vec<api::PodCondition> {
+    status.conditions.iter().flatten().filter(|condition| !is_ours(&condition.type_)).cloned().collect()
+}
+
+/// What a condition says, before its times.
+struct Said {
+    is_true: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Said {
+    fn yes() -> Self {
+        Self { is_true: true, reason: "", message: String::new() }
+    }
+
+    fn no(reason: &'static str) -> Self {
+        Self { is_true: false, reason, message: String::new() }
+    }
+}
+
+/// All conditions, in upstream's order. `status` has its container statuses.
+pub fn all(
+    input: &ComputeInput<'_>,
+    recorded: &api::PodStatus,
+    old: &api::PodStatus,
+    status: &api::PodStatus,
+    decision: &PhaseDecision,
+) -> Vec<api::PodCondition> {
+    let mut list = foreign(recorded);
+    if !phase::is_terminal(&decision.natural) {
+        let resize = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
+        list.extend(recorded.conditions.iter().flatten().filter(|c| resize.contains(&c.type_.as_str())).cloned());
+    }
+    if let Some(disrupted) = disruption(input, old, decision) {
+        list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
+        list.push(disrupted);
+    }
+    // Once the end is told, what was said of it stays: computing it again must not change a word.
+    if is_terminal(old) && input.previous.is_some() {
+        let kept = old.conditions.iter().flatten().filter(|condition| is_ours(&condition.type_));
+        list.extend(kept.filter(|c| c.type_ != RESIZE_PENDING && c.type_ != RESIZE_IN_PROGRESS).cloned());
+        return list;
+    }
+    let ready = containers_ready(input.pod, status, &decision.natural);
+    let whole = pod_ready(input.pod, &list, &ready);
+    let mut said = vec![
+        (READY_TO_START, if has_sandbox(input) { Said::yes() } else { Said::no("") }),
+        (INITIALIZED, initialized(input.pod, old, status, &decision.natural)),
+        (READY, whole),
+        (CONTAINERS_READY, ready),
+        (POD_SCHEDULED, Said::yes()),
+    ];
+    if restart::could_restart_all(input.pod) {
+        said.push((ALL_RESTARTING, all_restarting(input, old, &decision.natural)));
+    }
+    list.extend(said.into_iter().map(|(name, said)| condition(input, old, name, said)));
+    list
+}
+
+/// Makes sure that a pod which is over is not said to be ready.
+pub fn unready(status: &mut api::PodStatus, now: Now) {
+    let reason = if status.phase.as_deref() == Some(phase::FAILED) { POD_FAILED } else { POD_COMPLETED };
+    let conditions = status.conditions.iter_mut().flatten();
+    let ready = [READY, CONTAINERS_READY];
+    let mut both: Vec<_> = conditions.filter(|condition| ready.contains(&condition.type_.as_str())).collect();
+    if both.iter().any(|condition| condition.status == TRUE) {
+        for condition in &mut both {
+            if condition.status != FALSE {
+                condition.last_transition_time = Some(Time(now.wall));
+            }
+            FALSE.clone_into(&mut condition.status);
+            condition.reason = Some(reason.to_owned());
+            condition.message = None;
+        }
+    }
+}
+
+const UNKNOWN_STATUSES: &str = "UnknownContainerStatuses";
+const POD_COMPLETED: &str = "PodCompleted";
+const POD_FAILED: &str = "PodFailed";
+const NOT_READY: &str = "ContainersNotReady";
+const NOT_INITIALIZED: &str = "ContainersNotInitialized";
+const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
+const RESTART_ALL_STARTED: &str = "RestartAllContainersStarted";
+
+fn condition(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: Said) -> api::PodCondition {
+    let status = if said.is_true { TRUE } else { FALSE };
+    let before = find(old, name).filter(|before| before.status == status);
+    // Upstream leaves the generation off this one.
+    let generation = input.pod.metadata.generation.filter(|generation| *generation != 0 && name != ALL_RESTARTING);
+    api::PodCondition {
+        type_: name.to_owned(),
+        status: status.to_owned(),
+        reason: (!said.reason.is_empty()).then(|| said.reason.to_owned()),
+        message: (!said.message.is_empty()).then_some(said.message),
+        observed_generation: generation,
+        last_probe_time: None,
+        last_transition_time: before
+            .and_then(|before| before.last_transition_time.clone())
+            .or(Some(Time(input.now.wall))),
+    }
+}
+
+fn find<'a>(status: &'a api::PodStatus, name: &str) -> Option<&'a api::PodCondition> {
+    status.conditions.iter().flatten().find(|condition| condition.type_ == name)
+}
+
+fn status_of<'a>(status: &'a api::PodStatus, name: &str) -> Option<&'a api::ContainerStatus> {
+    let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.find(|status| status.name == name)
+}
+
+fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: &str) -> Said {
+    if !has_statuses(status) {
+        return Said::no(UNKNOWN_STATUSES);
+    }
+    let sidecars = pod::init_containers(pod).iter().filter(|container| pod::is_sidecar(container));
+    let mut unknown = Vec::new();
+    let mut unready = Vec::new();
+    for container in sidecars.chain(pod::main_containers(pod)) {
+        match status_of(status, &container.name) {
+            None => unknown.push(container.name.as_str()),
+            Some(status) if !status.ready => unready.push(container.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    if phase == phase::SUCCEEDED && unknown.is_empty() {
+        return Said::no(POD_COMPLETED);
+    }
+    if phase == phase::FAILED {
+        return Said::no(POD_FAILED);
+    }
+    match message(&[("containers with unknown status", &unknown), ("containers with unready status", &unready)]) {
+        Some(message) => Said { message, ..Said::no(NOT_READY) },
+        None => Said::yes(),
+    }
+}
+
+fn pod_ready(pod: &api::Pod, conditions: &[api::PodCondition], containers: &Said) -> Said {
+    if !containers.is_true {
+        return Said { is_true: false, reason: containers.reason, message: containers.message.clone() };
+    }
+    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let closed: Vec<String> = gates
+        .filter_map(|gate| {
+            let name = &gate.condition_type;
+            match conditions.iter().find(|condition| &condition.type_ == name) {
+                None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
+                Some(condition) if condition.status != TRUE => {
+                    Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", condition.status))
+                }
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if closed.is_empty() { Said::yes() } else { Said { message: closed.join(", "), ..Said::no(GATES_NOT_READY) } }
+}
+
+fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, phase: &str) -> Said {
+    let init = pod::init_containers(pod);
+    if !has_statuses(status) && !init.is_empty() {
+        return Said::no(UNKNOWN_STATUSES);
+    }
+    let mut unknown = Vec::new();
+    let mut incomplete = Vec::new();
+    for container in init {
+        let Some(status) = status_of(status, &container.name) else {
+            unknown.push(container.name.as_str());
+            continue;
+        };
+        let is_done = if pod::is_sidecar(container) { status.started == Some(true) } else { status.ready };
+        if !is_done {
+            incomplete.push(container.name.as_str());
+        }
+    }
+    if phase == phase::SUCCEEDED && unknown.is_empty() {
+        return Said { is_true: true, ..Said::no(POD_COMPLETED) };
+    }
+    let begun = |status: &api::ContainerStatus| {
+        status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    if status.container_statuses.iter().flatten().any(begun) {
+        return Said::yes();
+    }
+    match message(&[("containers with unknown status", &unknown), ("containers with incomplete status", &incomplete)]) {
+        // What was initialised once stays so, even while the pod is started again in place.
+        Some(_) if find(old, INITIALIZED).is_some_and(|before| before.status == TRUE) => Said::yes(),
+        Some(message) => Said { message, ..Said::no(NOT_INITIALIZED) },
+        None => Said::yes(),
+    }
+}
+
+fn all_restarting(input: &ComputeInput<'_>, old: &api::PodStatus, phase: &str) -> Said {
+    if phase == phase::SUCCEEDED {
+        return Said::no(POD_COMPLETED);
+    }
+    if phase == phase::FAILED {
+        return Said::no(POD_FAILED);
+    }
+    let mut names = pod::main_containers(input.pod).iter().chain(pod::init_containers(input.pod));
+    let is_clean = names.all(|container| input.observed.latest(&container.name).is_none());
+    if is_clean || !containers::is_restarting_all(input, old) {
+        return Said::no("");
+    }
+    Said { is_true: true, reason: RESTART_ALL_STARTED, message: "container exited with restart policy rule".to_owned() }
+}
+
+/// Whether the pod has the one sandbox that it needs, with a network.
+fn has_sandbox(input: &ComputeInput<'_>) -> bool {
+    let Some(latest) = input.observed.latest_sandbox() else { return false };
+    let ready = input.observed.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready).count();
+    let host_network = pod::is_host_network(input.pod);
+    ready == 1
+        && latest.state == SandboxState::Ready
+        && latest.host_network == host_network
+        && (host_network || !latest.ips.is_empty())
+}
+
+/// The node ends the pod: told only together with the terminal phase, once nothing of it can run.
+fn disruption(input: &ComputeInput<'_>, old: &api::PodStatus, decision: &PhaseDecision) -> Option<api::PodCondition> {
+    let before = find(old, DISRUPTION_TARGET);
+    let (Lifecycle::Terminating(stopping) | Lifecycle::Terminated(stopping)) = input.lifecycle else {
+        return before.cloned();
+    };
+    let TerminationCause::Evicted { reason, message } = &stopping.cause else { return before.cloned() };
+    if !decision.over || !phase::is_terminal(&decision.natural) || is_terminal(old) {
+        return before.cloned();
+    }
+    let message = match reason.as_str() {
+        "Preempting" => PREEMPTED_MESSAGE,
+        "Terminated" => SHUTDOWN_MESSAGE,
+        _ => message,
+    };
+    let since = before.filter(|before| before.status == TRUE).and_then(|before| before.last_transition_time.clone());
+    Some(api::PodCondition {
+        type_: DISRUPTION_TARGET.to_owned(),
+        status: TRUE.to_owned(),
+        reason: Some(TERMINATION_BY_KUBELET.to_owned()),
+        message: Some(message.to_owned()),
+        observed_generation: input.pod.metadata.generation.filter(|generation| *generation != 0),
+        last_probe_time: None,
+        last_transition_time: since.or(Some(Time(input.now.wall))),
+    })
+}
+
+fn has_statuses(status: &api::PodStatus) -> bool {
+    status.init_container_statuses.iter().chain(&status.container_statuses).flatten().next().is_some()
+}
+
+/// `LABEL: [a b], LABEL: [c]`, of the lists that are not empty.
+fn message(lists: &[(&str, &Vec<&str>)]) -> Option<String> {
+    let parts: Vec<String> = lists
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(label, names)| format!("{label}: [{}]", names.join(" ")))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
