@@ -150,10 +150,7 @@ async fn http(target: HookTarget<'_>, action: &api::HTTPGetAction) -> Result<(),
     };
     let get = Get::new(action, target.container, pod_ip, "lifecycle")?;
     let host = get.authority();
-    let error = match fetch_any(&get).await {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
+    let Err(error) = fetch_any(&get).await else { return Ok(()) };
     // Before 1.25 the scheme was ignored, and hooks were written against that.
     if error.is_plain_http() && fetch_any(&get.without_tls()).await.is_ok() {
         let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");

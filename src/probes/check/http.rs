@@ -154,9 +154,6 @@ fn target(path: &str) -> String {
             }
         }
     }
-    if let Some(query) = out.strip_prefix("/?") {
-        return format!("/?{query}");
-    }
     out
 }
 
@@ -501,6 +498,50 @@ mod tests {
         let mut lines: Vec<_> = text.trim_end().split("\r\n").skip(1).collect();
         lines.sort_unstable();
         assert_eq!(lines, ["Connection: close", "Host: me", "User-Agent: own"]);
+    }
+
+    /// A TLS server with a certificate that nobody knows; answers over the protocol that was agreed on.
+    async fn serve_tls(protocol: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
+        use rustls::pki_types::PrivateKeyDer;
+        let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("a key");
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.cert.der().clone()], key)
+            .expect("a configuration");
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let stream = acceptor.accept(stream).await.expect("TLS");
+                let answer = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                    let ok = request.uri().path() == "/healthz" && request.headers()[USER_AGENT] == "kube-probe/1.36";
+                    let status = if ok { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+                    Response::builder().status(status).body(Empty::<Bytes>::new())
+                });
+                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                // The client closes when it has what it wants.
+                let _ended = server.serve_connection(TokioIo::new(stream), answer).await;
+            }
+        });
+        (address, tasks)
+    }
+
+    #[tokio::test]
+    async fn trusts_any_certificate_and_speaks_both_protocols() {
+        for protocol in [b"http/1.1".as_slice(), b"h2".as_slice()] {
+            let (address, _tasks) = serve_tls(protocol).await;
+            let probe = |path| get(address, serde_json::json!({"scheme": "HTTPS", "path": path}));
+            assert_eq!(check(&probe("/healthz"), LONG).await, CheckResult::Success);
+            let failed = failure("HTTP probe failed with statuscode: 400");
+            assert_eq!(check(&probe("/other"), LONG).await, failed);
+        }
     }
 
     #[tokio::test]
