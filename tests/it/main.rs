@@ -3,3 +3,4 @@
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
 mod proto;
+mod tidy;

@@ -372,7 +372,8 @@ impl RuntimeService for FakeRuntime {
     unknown_streams! {
         stream_pod_sandboxes: StreamPodSandboxesRequest -> StreamPodSandboxesStream of StreamPodSandboxesResponse;
         stream_containers: StreamContainersRequest -> StreamContainersStream of StreamContainersResponse;
-        stream_container_stats: StreamContainerStatsRequest -> StreamContainerStatsStream of StreamContainerStatsResponse;
+        stream_container_stats:
+            StreamContainerStatsRequest -> StreamContainerStatsStream of StreamContainerStatsResponse;
         stream_pod_sandbox_stats: StreamPodSandboxStatsRequest -> StreamPodSandboxStatsStream
             of StreamPodSandboxStatsResponse;
         stream_pod_sandbox_metrics: StreamPodSandboxMetricsRequest -> StreamPodSandboxMetricsStream
