@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
 
-use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig};
+use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Signal};
 use crate::model::{ContainerId, Pod};
 
 use super::env::EnvVar;
@@ -90,8 +90,16 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
+        stop_signal: if input.settings.stop_signals { stop_signal(container) } else { 0 },
         ..ContainerConfig::default()
     })
+}
+
+/// `lifecycle.stopSignal` as the runtime numbers it; the image's own when it is not given.
+fn stop_signal(container: &api::Container) -> i32 {
+    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref()).unwrap_or_default();
+    let name = name.replace('+', "PLUS").replace('-', "MINUS");
+    Signal::from_str_name(&name).unwrap_or(Signal::RuntimeDefault).into()
 }
 
 #[cfg(test)]
@@ -320,6 +328,14 @@ mod tests {
         let security = world.security().expect("security");
         assert_eq!(security.seccomp.expect("seccomp").profile_type, 0);
         assert_eq!((security.run_as_user, security.run_as_username.as_str()), (None, "app"));
+    }
+
+    #[test]
+    fn passes_the_stop_signal_on_when_the_gate_is_open() {
+        let mut world = world(json!({}), json!({"lifecycle": {"stopSignal": "SIGRTMAX-3"}}));
+        assert_eq!(world.make().expect("a request").stop_signal, 0);
+        world.settings.stop_signals = true;
+        assert_eq!(world.make().expect("a request").stop_signal, i32::from(Signal::Sigrtmaxminus3));
     }
 
     #[track_caller]

@@ -67,6 +67,8 @@ pub struct Settings {
     pub extra_masked_paths: Vec<String>,
     /// Whether SELinux is enabled on the node.
     pub selinux: bool,
+    /// The feature gate `ContainerStopSignals`: whether `lifecycle.stopSignal` is passed on.
+    pub stop_signals: bool,
 }
 
 impl Default for Settings {
@@ -85,6 +87,7 @@ impl Default for Settings {
             huge_page_sizes: Vec::new(),
             extra_masked_paths: Vec::new(),
             selinux: false,
+            stop_signals: false,
         }
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
 use crate::model::Pod;
 use crate::model::quantity::Amount;
+use crate::resources::list::{self, Column};
 
 use super::{Settings, SpecError};
 
@@ -18,7 +19,7 @@ const SHARES_PER_CPU: i64 = 1024;
 /// Shortest quota that the kernel takes, in microseconds.
 const MIN_QUOTA: i64 = 1000;
 
-/// Requests and limits of a whole pod, without its overhead, as `resources` adds them up.
+/// Requests and limits of a whole pod, without its overhead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodTotals {
     /// The CPU request; `None` when no container has one.
@@ -27,6 +28,22 @@ pub struct PodTotals {
     pub cpu_limit: Amount,
     /// The memory limit; zero for none.
     pub memory_limit: Amount,
+}
+
+impl PodTotals {
+    /// The totals of a pod: pod-level resources where it has them, else what its containers add up to.
+    pub fn of(pod: &Pod) -> Self {
+        let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+        let of = |which, name: &str| {
+            let pod_level = list::amounts(list::column(own, which)).get(name).copied();
+            pod_level.or_else(|| list::container_sum(pod, which).get(name).copied())
+        };
+        Self {
+            cpu_request: of(Column::Requests, list::CPU),
+            cpu_limit: of(Column::Limits, list::CPU).unwrap_or_default(),
+            memory_limit: of(Column::Limits, list::MEMORY).unwrap_or_default(),
+        }
+    }
 }
 
 /// The resources of a sandbox.
@@ -193,6 +210,19 @@ mod tests {
         let container = &pod.spec.as_ref().expect("spec").containers[0];
         let found = linux_resources(&pod, container, 0, None, &Settings::default()).expect("resources");
         assert_eq!((found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares), (100_000, 1 << 30, 1024));
+    }
+
+    #[test]
+    fn adds_a_pod_up() {
+        let limits = |cpu: &str| json!({"limits": {"cpu": cpu, "memory": "1Mi"}, "requests": {"cpu": cpu}});
+        let containers = json!([{"name": "a", "resources": limits("1")}, {"name": "b", "resources": limits("2")}]);
+        let totals = PodTotals::of(&testing::pod(json!({"containers": containers, "overhead": {"cpu": "5"}})));
+        assert_eq!((totals.cpu_request, totals.cpu_limit), (Some(Amount::from_units(3)), Amount::from_units(3)));
+        assert_eq!(totals.memory_limit.units(), 2 << 20);
+        let own = json!({"limits": {"cpu": "8"}});
+        let totals = PodTotals::of(&testing::pod(json!({"containers": containers, "resources": own})));
+        assert_eq!((totals.cpu_limit.units(), totals.memory_limit.units()), (8, 2 << 20));
+        assert_eq!(PodTotals::of(&testing::pod(json!({"containers": []}))), PodTotals::default());
     }
 
     #[test]
