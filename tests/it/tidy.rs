@@ -52,7 +52,7 @@ impl Source {
     }
 
     fn is_rust(&self) -> bool {
-        self.path.ends_with(".rs")
+        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 
     /// The folder or file below `src` that this is part of: `pods` of `src/pods/plan/mod.rs`.
@@ -164,7 +164,7 @@ fn imports_go_leftward_only() {
             places.push(format!("{}: {module} has no place in the import order", source.path));
             continue;
         };
-        let code: String = source.production().map(|(_, line)| format!("{line}\n")).collect();
+        let code = source.production().map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         for (line, used) in modules_named(&code) {
             let allowed = used == module
                 || (FOR_ALL.contains(&used.as_str()) && module != "model")
