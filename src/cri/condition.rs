@@ -268,7 +268,12 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
 mod tests {
     use std::time::Duration;
 
-    use super::{RuntimeCondition, RuntimeIdentity};
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{CgroupDriver, RuntimeCondition, RuntimeIdentity, condition};
+    use crate::clock::Clock;
+    use crate::cri::fake::{Effect, FakeRuntime};
     use crate::cri::v1;
     use crate::model::Mono;
 
@@ -302,6 +307,43 @@ mod tests {
         assert_eq!(state.runtime_errors(at(40)).len(), 2);
         state.apply(&answer(true, Some(true)), at(50));
         assert_eq!((state.runtime.clone(), state.network.clone()), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_asked_every_five_seconds_and_at_once_when_something_changes() {
+        let clock = Clock::starting_at(crate::model::Wall::UNIX_EPOCH);
+        let fake = FakeRuntime::new(clock);
+        fake.set_ready(true, false);
+        let (look_again, receiver) = watch::channel(0);
+        let (mut state, task) = condition(fake.client(), clock, receiver);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(task.run(CancellationToken::new()));
+        state.wait_for(|state| state.identity.is_some()).await.expect("it runs");
+        assert_eq!(state.borrow().cgroup_driver, Some(CgroupDriver::Cgroupfs));
+        assert_eq!(
+            state.borrow().identity.as_ref().map(RuntimeIdentity::node_info).as_deref(),
+            Some("containerd://2.3.7")
+        );
+        assert!(state.borrow_and_update().network.is_err());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        fake.set_ready(true, true);
+        let before = clock.now().mono;
+        look_again.send_modify(|changes| *changes += 1);
+        state.wait_for(|state| state.network.is_ok()).await.expect("it runs");
+        assert_eq!(clock.now().mono, before, "at once");
+        fake.clear_calls();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!state.has_changed().expect("it runs"), "nothing has changed");
+        assert!((11..=12).contains(&fake.count("Status")));
+        assert_eq!(fake.count("Version"), 0);
+        fake.script("Status", None, usize::MAX, Effect::Fail(tonic::Status::unavailable("gone")));
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert!(!state.borrow().answers());
+        assert_eq!(state.borrow().runtime_errors(clock.now().mono), ["container runtime is down"]);
+        fake.clear_script();
+        let before = clock.now().mono;
+        state.wait_for(RuntimeCondition::answers).await.expect("it runs");
+        assert!(clock.now().mono.since(before) <= Duration::from_secs(1), "its return is noticed within a second");
     }
 
     #[track_caller]

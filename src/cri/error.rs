@@ -24,6 +24,9 @@ impl CriError {
         if let Some(message) = dial_failure(status) {
             return Self { call, code: Code::Unavailable, message, bare: false };
         }
+        if lost_connection(status) {
+            return Self { call, code: Code::Unavailable, message: CONNECTION_LOST.to_owned(), bare: false };
+        }
         // tonic enforces the `grpc-timeout` header on its own side too, and calls that a cancellation.
         if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
             return Self::deadline(call);
@@ -116,6 +119,25 @@ pub(super) struct DialError {
     pub(super) source: std::io::Error,
 }
 
+/// What grpc-go says of a call whose connection has ended.
+const CONNECTION_LOST: &str = "error reading from server: EOF";
+
+/// Whether the connection ended under the call. Such a status was made here, so it has a source; one of the runtime's
+/// has none. tonic calls some of them cancelled, which they are not.
+fn lost_connection(status: &Status) -> bool {
+    let mut next = status.source();
+    while let Some(error) = next {
+        let lost = error.downcast_ref::<hyper::Error>().is_some_and(|error| {
+            error.is_canceled() || error.is_closed() || error.is_incomplete_message() || error.is_body_write_aborted()
+        });
+        if lost || error.is::<std::io::Error>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 fn dial_failure(status: &Status) -> Option<String> {
     let mut next = status.source();
     while let Some(error) = next {
@@ -163,6 +185,15 @@ mod tests {
             &Status::from_error(Box::new(dial)),
             "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix \
              /run/x.sock: connect: no such file or directory\"",
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_is_no_cancellation() {
+        let broken = std::io::Error::from_raw_os_error(32);
+        check(
+            &Status::from_error(Box::new(broken)),
+            "rpc error: code = Unavailable desc = error reading from server: EOF",
         );
     }
 

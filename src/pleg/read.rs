@@ -11,7 +11,10 @@ use super::convert::{self, ContainerRow, Rows, same_state};
 use super::dirty::Look;
 use super::termination;
 use crate::cri::{CriError, Runtime, labels, v1};
-use crate::model::{ContainerId, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid, SandboxId};
+use crate::model::{
+    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid, SandboxId,
+    SandboxState,
+};
 
 /// How many statuses of one pod are asked for at the same time.
 const STATUSES_AT_ONCE: usize = 8;
@@ -64,8 +67,7 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     let unchanged_sandbox = |row: &convert::SandboxRow| {
         let known = known.sandboxes.iter().find(|known| known.id == row.id && known.state == row.state)?;
         // A working sandbox that had no address yet is asked again.
-        let complete =
-            !known.ips.is_empty() || known.host_network || known.state == crate::model::SandboxState::NotReady;
+        let complete = !known.ips.is_empty() || known.host_network || known.state == SandboxState::NotReady;
         (complete && !look.sandboxes.contains(&row.id)).then(|| known.clone())
     };
     let unchanged_container = |row: &ContainerRow| {
@@ -106,8 +108,11 @@ async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => containers.extend(sandbox_of(runtime, id).await?),
         }
     }
-    let (sandboxes, containers) =
+    let (sandboxes, mut containers) =
         tokio::try_join!(sandbox_statuses(runtime, look.sandboxes), container_statuses(runtime, containers))?;
+    let asked: BTreeSet<ContainerId> = containers.iter().map(|(id, _)| id.clone()).collect();
+    let taken_along = taken_along(&known, &sandboxes).into_iter().filter(|(id, _)| !asked.contains(id)).collect();
+    containers.extend(container_statuses(runtime, taken_along).await?);
     let mut pod = ObservedPod::clone(&known);
     for (id, found) in sandboxes {
         pod.sandboxes.retain(|known| known.id != id);
@@ -119,6 +124,20 @@ async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     }
     convert::sort(&mut pod);
     Ok(Outcome { pod, key: None })
+}
+
+/// Containers that a sandbox takes along: all of one that is gone, those that have not ended of one that has stopped.
+fn taken_along(
+    known: &ObservedPod,
+    sandboxes: &[(SandboxId, Option<ObservedSandbox>)],
+) -> BTreeMap<ContainerId, SandboxId> {
+    let is_taken = |container: &&ObservedContainer| {
+        sandboxes.iter().filter(|(id, _)| *id == container.sandbox).any(|(_, found)| match found {
+            None => true,
+            Some(sandbox) => sandbox.state == SandboxState::NotReady && container.state.exit().is_none(),
+        })
+    };
+    known.containers.iter().filter(is_taken).map(|found| (found.id.clone(), found.sandbox.clone())).collect()
 }
 
 /// A container's status does not say which sandbox it lives in; a list does.
@@ -174,7 +193,7 @@ fn nothing(call: &'static str, id: &str) -> CriError {
 /// Converts a status; of a container that has ended, with its termination message.
 async fn with_message(status: v1::ContainerStatus, sandbox: SandboxId) -> ObservedContainer {
     let (mut container, source) = convert::container(status, sandbox);
-    let (Some(source), crate::model::ContainerState::Exited(exit)) = (source, &mut container.state) else {
+    let (Some(source), ContainerState::Exited(exit)) = (source, &mut container.state) else {
         return container;
     };
     if source == termination::Source::default() {

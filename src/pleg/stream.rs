@@ -64,7 +64,10 @@ impl Reader {
                 () = stop.cancelled() => return,
                 () = async {
                     match end {
-                        End::Lost => tokio::time::sleep(wait).await,
+                        End::Lost => tokio::select! {
+                            () = tokio::time::sleep(wait) => {}
+                            () = reconnected(&mut connection) => wait = REOPEN_FIRST,
+                        },
                         End::Distrusted => tokio::time::sleep(DISTRUST).await,
                         End::Useless => reconnected(&mut connection).await,
                     }

@@ -52,9 +52,13 @@ fn read(source: &Source) -> String {
         None => String::new(),
         Some(path) => match tail(Path::new(path), LOG_WINDOW) {
             Ok((data, cut)) => log_tail(&data, cut),
-            Err(error) => format!(
-                "Error on reading termination message from logs: failed to open log file {path:?}: open {path}: {error}"
+            Err(error) if error.kind() == io::ErrorKind::NotFound => format!(
+                "Error on reading termination message from logs: failed to try resolving symlinks in path {path:?}: lstat \
+                 {path}: no such file or directory"
             ),
+            Err(error) => {
+                format!("Error on reading termination message from logs: failed to open log file {path:?}: {error}")
+            }
         },
     }
 }

@@ -11,7 +11,7 @@ use super::{Handle, Observation, pleg};
 use crate::clock::Clock;
 use crate::cri::fake::{Effect, FakeRuntime, Gate};
 use crate::cri::{Runtime, labels, v1};
-use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, Wall};
+use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, SandboxState, Wall};
 
 /// A node with a running pleg.
 struct Node {
@@ -215,6 +215,28 @@ async fn the_end_of_a_mutation_is_seen_at_once_and_cheaply() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let calls: Vec<&str> = node.fake.calls().iter().map(|call| call.name).collect();
     assert_eq!(calls, ["CreateContainer", "StartContainer", "ContainerStatus"], "events of our own cost nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_takes_its_containers_along() {
+    // Without events, so that only the look that the mutation asks for can tell.
+    let node = start(|fake| fake.set_events(false));
+    let uid = PodUid::new("a");
+    let sandbox = node.sandbox("a").await;
+    node.container("a", &sandbox, "web").await;
+    node.until("a", |observation| running(observation) == 1).await;
+    let mut mutation = node.pleg.begin(&uid);
+    let message = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.as_str().to_owned() };
+    node.runtime.stop_pod_sandbox(message).await.expect("stopped");
+    mutation.touched_sandbox(&sandbox);
+    let seen = mutation.observed().await;
+    assert_eq!((running(&seen), seen.pod.sandboxes[0].state), (0, SandboxState::NotReady));
+    let mut mutation = node.pleg.begin(&uid);
+    let message = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.as_str().to_owned() };
+    node.runtime.remove_pod_sandbox(message).await.expect("removed");
+    mutation.touched_sandbox(&sandbox);
+    let seen = mutation.observed().await;
+    assert!(seen.pod.is_empty() && seen.quiet);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,142 @@
+//! Watches the folder of CNI configurations. In: inotify. Out: a `watch` that counts changes. Looks at no content.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inotify::{EventMask, Inotify, WatchMask};
+use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+/// A configuration is often several files and renames: they are one change.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How often watching is tried again where it is not possible (no inotify instances left).
+const AGAIN: Duration = Duration::from_secs(60);
+/// Room for some events; what does not fit is read next.
+const BUFFER: usize = 4096;
+
+/// The watching task; made by [`watch`].
+#[derive(Debug)]
+pub struct Watcher {
+    dir: PathBuf,
+    changes: watch::Sender<u64>,
+}
+
+/// Changes of a folder that may not exist yet, and the task that finds them.
+pub fn watch(dir: &Path) -> (watch::Receiver<u64>, Watcher) {
+    let (changes, receiver) = watch::channel(0);
+    (receiver, Watcher { dir: dir.to_owned(), changes })
+}
+
+impl Watcher {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            // Waiting only: dropping it loses nothing but the watch, which is made anew.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.follow() => if let Err(error) = outcome {
+                    tracing::warn!(dir = %self.dir.display(), %error, "The CNI configuration cannot be watched");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(AGAIN) => {}
+                    }
+                },
+            }
+        }
+    }
+
+    /// Watches the folder, or the nearest one above it that exists, until that has to be done anew.
+    async fn follow(&self) -> io::Result<()> {
+        let inotify = Inotify::init()?;
+        let mask = WatchMask::CREATE
+            | WatchMask::CLOSE_WRITE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::DELETE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        let watched = self.watch_nearest(&inotify, mask)?;
+        let mut events = inotify.into_event_stream([0; BUFFER])?;
+        // Between the last look and the watch something may have happened.
+        self.changes.send_modify(|changes| *changes += 1);
+        while let Some(event) = events.next().await {
+            let mut gone = is_gone(event?.mask);
+            let settled = tokio::time::sleep(SETTLE);
+            tokio::pin!(settled);
+            loop {
+                tokio::select! {
+                    () = &mut settled => break,
+                    event = events.next() => match event {
+                        Some(event) => gone |= is_gone(event?.mask),
+                        None => return Ok(()),
+                    },
+                }
+            }
+            self.changes.send_modify(|changes| *changes += 1);
+            if gone || (watched != self.dir && self.nearest() != watched) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_nearest(&self, inotify: &Inotify, mask: WatchMask) -> io::Result<PathBuf> {
+        loop {
+            let nearest = self.nearest();
+            match inotify.watches().add(&nearest, mask) {
+                Ok(_) if self.nearest() == nearest => return Ok(nearest),
+                // A folder below it has come meanwhile: watch that one too, its parent's events do no harm.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The folder, or the nearest one above it that exists.
+    fn nearest(&self) -> PathBuf {
+        self.dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+    }
+}
+
+fn is_gone(mask: EventMask) -> bool {
+    mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests prepare files")]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::watch;
+
+    #[tokio::test]
+    async fn sees_a_folder_that_comes_later_and_its_files() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("cni/net.d");
+        let (mut changes, watcher) = watch(&dir);
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(watcher.run(stop.clone()));
+        let limit = Duration::from_secs(20);
+        let next = async |changes: &mut watch::Receiver<u64>| {
+            tokio::time::timeout(limit, changes.changed()).await.expect("a change").expect("the watcher lives");
+        };
+        next(&mut changes).await;
+        std::fs::create_dir_all(&dir).expect("made");
+        next(&mut changes).await;
+        for name in ["10-a.conflist", "20-b.conflist"] {
+            std::fs::write(dir.join(name), "x").expect("written");
+            next(&mut changes).await;
+        }
+        std::fs::remove_dir_all(&dir).expect("removed");
+        next(&mut changes).await;
+        stop.cancel();
+        tasks.join_all().await;
+    }
+}
