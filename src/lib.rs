@@ -19,4 +19,6 @@ pub mod server;
 pub mod sources;
 pub mod status;
 pub mod telemetry;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 pub mod volumes;

@@ -144,6 +144,15 @@ impl Draft<'_> {
                 }
             }
         }
+        for spec in self.of_kind(ContainerKind::Main) {
+            if let Some(container) = self.latest_in(spec.name, sandbox)
+                && container.state.is_running()
+                && self.hook_is_pending(&spec, container)
+            {
+                let on = format!("the postStart hook of {}", quoted(spec.name));
+                self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            }
+        }
     }
 
     /// Checks a running container: its definition, its probes, its postStart hook.
@@ -217,7 +226,8 @@ impl Draft<'_> {
             let known = self.inputs.images.contains_key(spec.name) || self.inputs.warmed.contains(spec.name);
             // Several containers often share an image: one pull serves them all.
             let is_first = images.insert(spec.image);
-            let is_quiet = !self.is_busy(&key) && !self.inputs.failures.contains_key(&key);
+            let failed = [key.clone(), Key::Start(spec.name.to_owned())];
+            let is_quiet = !self.is_busy(&key) && !failed.iter().any(|key| self.inputs.failures.contains_key(key));
             if is_first && is_quiet && !known && spec.kind != ContainerKind::Ephemeral && spec.may_pull_ahead() {
                 self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: true });
             }

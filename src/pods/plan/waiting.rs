@@ -8,6 +8,10 @@ impl Draft<'_> {
     /// Gives every container that has not come up yet, and has no reason so far, upstream's default one. Where the whole
     /// pod waits for something that has gone wrong the message says so (upstream leaves it empty).
     pub(super) fn explain_the_rest(&mut self) {
+        if self.inputs.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
+            // It was all over before this process saw it: what the API has recorded stands.
+            return;
+        }
         let reason = if pod::init_containers(self.pod).is_empty() { CONTAINER_CREATING } else { POD_INITIALIZING };
         let message = self.pod_wide_obstacle();
         for spec in self.specs.clone() {
