@@ -23,6 +23,7 @@ pub mod writer;
 #[cfg(test)]
 mod compute_tests;
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "tables read better with values")]
 mod writer_tests;
 
 pub use api::{KubeStatusApi, StatusApi};
