@@ -191,3 +191,122 @@ impl Clients {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures::StreamExt as _;
+    use http::{HeaderMap, Request, Response};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::body::Frame;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use parking_lot::Mutex;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::task::JoinSet;
+
+    use super::{ClientConfig, Clients, USER_AGENT};
+    use crate::apiserver::kubeconfig::{Access, Bearer};
+    use crate::apiserver::transport::STREAMS_PER_CONNECTION;
+    use crate::clock::Clock;
+
+    /// An HTTPS server that answers a watch with one event and then keeps it open.
+    struct Server {
+        access: Access,
+        connections: Arc<AtomicUsize>,
+        headers: Arc<Mutex<HeaderMap>>,
+        _tasks: JoinSet<()>,
+    }
+
+    async fn serve() -> Server {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let certificate: CertificateDer<'static> = pair.cert.der().clone();
+        let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .expect("a certificate");
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (connections, headers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
+        let (count, seen) = (Arc::clone(&connections), Arc::clone(&headers));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+                open.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                        seen.lock().clone_from(request.headers());
+                        let event = Bytes::from_static(b"{\"type\":\"ADDED\",\"object\":{}}\n");
+                        let frames = futures::stream::iter([Ok::<_, Infallible>(Frame::data(event))])
+                            .chain(futures::stream::pending());
+                        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames).boxed_unsync())))
+                    });
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    drop(server.serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+        let access = Access {
+            server: format!("https://127.0.0.1:{port}").parse().expect("a URI"),
+            tls_server_name: Some("localhost".to_owned()),
+            roots: Some(vec![certificate]),
+            insecure: false,
+            identity: None,
+            bearer: Bearer::Token("t0ken".to_owned()),
+        };
+        Server { access, connections, headers, _tasks: tasks }
+    }
+
+    fn config() -> ClientConfig {
+        ClientConfig {
+            kubeconfig: "test".into(),
+            node_name: "n".to_owned(),
+            qps: -1.0,
+            burst: 1,
+            event_qps: 0.0,
+            event_burst: 0,
+            disable_http2: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn watches_share_connections_up_to_the_limit_and_leave_writes_alone() {
+        let server = serve().await;
+        let (connections, headers) = (Arc::clone(&server.connections), Arc::clone(&server.headers));
+        let clients = Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let open = |client: kube::Client| async move {
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60").body(kube::client::Body::empty());
+            let mut body = client.send(request.expect("a request")).await.expect("an answer").into_body();
+            body.frame().await.expect("a frame").expect("an event");
+            body
+        };
+        let all = (0..STREAMS_PER_CONNECTION).map(|_| open(clients.watches.clone()));
+        let held =
+            tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(all)).await.expect("in time");
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "all at once, and still one connection");
+        let more = tokio::time::timeout(Duration::from_secs(30), open(clients.watches.clone())).await.expect("in time");
+        assert_eq!(connections.load(Ordering::SeqCst), 2);
+        let write = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone())).await.expect("in time");
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "a write does not share with watches");
+        assert_eq!(headers.lock()["user-agent"], USER_AGENT);
+        assert_eq!(headers.lock()["authorization"], "Bearer t0ken");
+        clients.reconnect();
+        let again = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone())).await.expect("in time");
+        assert_eq!(connections.load(Ordering::SeqCst), 4, "a rotated certificate gets a new connection");
+        drop((held, more, write, again));
+    }
+}

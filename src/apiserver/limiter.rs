@@ -1,4 +1,4 @@
-//! The client's rate limit: a token bucket that writes may empty and reads may only draw half of.
+//! The client's rate limit: a token bucket that writes may empty and watches may draw three quarters of.
 //!
 //! [`Bucket`] is pure; [`Limiter`] adds the clock and the wait. Nothing here talks to anybody.
 
@@ -15,7 +15,7 @@ use crate::model::Mono;
 pub enum Urgency {
     /// May use every token.
     Write,
-    /// Leaves half of the burst to the writes: 500 watches that start at once delay no status.
+    /// Leaves a quarter of the burst to the writes: 500 watches that start at once delay no status.
     Watch,
 }
 
@@ -36,7 +36,7 @@ impl Bucket {
         self.tokens -= 1.0;
         let floor = match urgency {
             Urgency::Write => 0.0,
-            Urgency::Watch => self.burst / 2.0,
+            Urgency::Watch => self.burst / 4.0,
         };
         if self.tokens >= floor {
             Duration::ZERO
@@ -95,11 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn watches_leave_half_of_the_burst_to_writes() {
-        let mut bucket = bucket();
+    fn watches_leave_a_quarter_of_the_burst_to_writes() {
+        let mut bucket = Bucket { burst: 8.0, tokens: 8.0, ..bucket() };
         let now = Mono::default();
-        assert_eq!(bucket.take(Urgency::Watch, now), Duration::ZERO);
-        assert_eq!(bucket.take(Urgency::Watch, now), Duration::ZERO);
+        for _ in 0..6 {
+            assert_eq!(bucket.take(Urgency::Watch, now), Duration::ZERO);
+        }
         assert_eq!(bucket.take(Urgency::Watch, now), Duration::from_millis(100));
         assert_eq!(bucket.take(Urgency::Write, now), Duration::ZERO);
     }

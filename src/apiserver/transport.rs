@@ -8,7 +8,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
 const WATCH_GRACE: Duration = Duration::from_secs(30);
 /// How long a connection may take to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a request waits for another one to prove a new connection. Without this, a hundred watches that begin again
+/// after an outage would each make a connection, of which one is kept.
+const PROOF_DEADLINE: Duration = Duration::from_secs(2);
 /// The largest answer that is read: a list of 5000 services takes about 10 MB.
 const MAX_ANSWER: u64 = 512 << 20;
 
@@ -96,7 +99,17 @@ type Make = Arc<dyn Fn() -> HttpsConnector<HttpConnector> + Send + Sync>;
 
 struct Connection {
     client: Connections,
-    streams: Arc<AtomicUsize>,
+    state: Arc<ConnectionState>,
+}
+
+#[derive(Default)]
+struct ConnectionState {
+    /// Requests and watches in flight.
+    streams: AtomicUsize,
+    /// Whether a request has been answered since the last one that broke.
+    proven: AtomicBool,
+    /// Held by the request that proves the connection.
+    proving: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Lane {
@@ -130,22 +143,41 @@ impl Lane {
         let mut connections = self.inner.connections.lock();
         let mut spare = 0;
         connections.retain(|connection| {
-            let idle = connection.streams.load(Ordering::Acquire) == 0;
+            let idle = connection.state.streams.load(Ordering::Acquire) == 0;
             spare += usize::from(idle);
             !idle || spare == 1
         });
         let found = connections
             .iter()
-            .find(|connection| connection.streams.load(Ordering::Acquire) < STREAMS_PER_CONNECTION)
-            .map(|connection| (connection.client.clone(), Arc::clone(&connection.streams)));
-        let (client, streams) = found.unwrap_or_else(|| {
+            .find(|connection| connection.state.streams.load(Ordering::Acquire) < STREAMS_PER_CONNECTION)
+            .map(|connection| (connection.client.clone(), Arc::clone(&connection.state)));
+        let (client, state) = found.unwrap_or_else(|| {
             let client = self.inner.connect();
-            let streams = Arc::default();
-            connections.push(Connection { client: client.clone(), streams: Arc::clone(&streams) });
-            (client, streams)
+            let state: Arc<ConnectionState> = Arc::default();
+            connections.push(Connection { client: client.clone(), state: Arc::clone(&state) });
+            (client, state)
         });
-        streams.fetch_add(1, Ordering::AcqRel);
-        (client, StreamGuard(streams))
+        state.streams.fetch_add(1, Ordering::AcqRel);
+        (client, StreamGuard(state))
+    }
+
+    /// Sends one request, one at a time while the connection is not proven.
+    async fn exchange(
+        client: Connections,
+        state: &ConnectionState,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, BoxError> {
+        let turn = if state.proven.load(Ordering::Acquire) {
+            None
+        } else {
+            tokio::time::timeout(PROOF_DEADLINE, state.proving.lock()).await.ok()
+        };
+        // Proven meanwhile: the others need not wait for this one.
+        let turn = turn.filter(|_| !state.proven.load(Ordering::Acquire));
+        let answer = client.request(request).await;
+        state.proven.store(answer.is_ok(), Ordering::Release);
+        drop(turn);
+        Ok(answer?)
     }
 
     async fn send(self, mut request: Request<Body>) -> Result<Response<LaneBody>, BoxError> {
@@ -158,7 +190,7 @@ impl Lane {
         }
         request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
         let (client, guard) = self.pick();
-        let answer = tokio::time::timeout(inner.kind.deadline, client.request(request))
+        let answer = tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
             .await
             .map_err(|_| TransportError::Deadline(inner.kind.deadline))??;
         Ok(answer.map(|body| LaneBody {
@@ -166,7 +198,7 @@ impl Lane {
             read: 0,
             deadline: timing.whole,
             timer: timing.whole.map(|whole| Box::pin(tokio::time::sleep(whole))),
-            _stream: guard,
+            stream: guard,
         }))
     }
 }
@@ -243,11 +275,11 @@ fn absolute(base: &Uri, relative: &Uri) -> Result<Uri, http::Error> {
 }
 
 /// Counts a stream on its connection for as long as it lives.
-struct StreamGuard(Arc<AtomicUsize>);
+struct StreamGuard(Arc<ConnectionState>);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -257,7 +289,7 @@ pub struct LaneBody {
     read: u64,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    _stream: StreamGuard,
+    stream: StreamGuard,
 }
 
 impl fmt::Debug for LaneBody {
@@ -288,7 +320,11 @@ impl hyper::body::Body for LaneBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                // The connection has broken under all its streams.
+                self.stream.0.proven.store(false, Ordering::Release);
+                Poll::Ready(Some(Err(error.into())))
+            }
             None => Poll::Ready(None),
         }
     }

@@ -22,8 +22,10 @@ use crate::clock::Clock;
 const NAMESPACE: &str = "kube-node-lease";
 /// After how long without an answer a renewal is also sent over the second connection.
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// The first wait after a failure; doubled up to the renewal's interval.
+/// The first wait after a failure; doubled up to [`LONGEST_RETRY`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait after a failure: an API server that comes back hears of this node before it is taken for dead.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// The longest wait while there is no node yet, as upstream.
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
 
@@ -70,7 +72,7 @@ impl Lease {
                         self.said = problem;
                     }
                     failures = failures.saturating_add(1);
-                    random::jitter(FIRST_WAIT.saturating_mul(1 << failures.min(6)).min(interval), 0.5)
+                    random::jitter(LONGEST_RETRY.min(FIRST_WAIT.saturating_mul(1 << failures.min(6))), 0.5)
                 }
             };
             tokio::time::sleep(wait).await;
