@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use rkubelet::config::{self, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use rkubelet::config::{self, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
 use rkubelet::linux::malloc;
 use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         // Before the log begins, as upstream does. Nobody is left to tell when stderr is gone.
         writeln!(std::io::stderr().lock(), "{notice}").ok();
     }
-    let log = match logging::init(log_config(&loaded.config)) {
+    let log = match logging::init(log_config(&loaded.config, &loaded.gates)) {
         Ok(log) => log,
         Err(error) => return refuse(&error),
     };
@@ -36,21 +36,22 @@ fn main() -> ExitCode {
     run(loaded, &log)
 }
 
-/// Starts the daemon. (Not wired yet.)
+/// Starts the daemon. (Not wired yet, so that it is an error to get here.)
 fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
-    tracing::debug!(verbosity = log.verbosity(), "The daemon would start here");
+    tracing::error!(verbosity = log.verbosity(), "This build has no daemon yet");
     drop(loaded);
-    ExitCode::SUCCESS
+    ExitCode::FAILURE
 }
 
-fn log_config(config: &KubeletConfiguration) -> LogConfig {
+fn log_config(config: &KubeletConfiguration, gates: &FeatureGates) -> LogConfig {
     let logging = &config.logging;
     let json = logging.format == "json";
+    let split = if json { logging.options.json.split_stream } else { logging.options.text.split_stream };
     LogConfig {
         format: if json { Format::Json } else { Format::Text },
         verbosity: logging.verbosity,
         vmodule: logging.vmodule.iter().map(|item| (item.file_pattern.clone(), item.verbosity)).collect(),
-        split_stream: if json { logging.options.json.split_stream } else { logging.options.text.split_stream },
+        split_stream: split && gates.enabled(Gate::LOGGING_ALPHA_OPTIONS),
     }
 }
 

@@ -73,19 +73,31 @@ pub(super) fn typed(fields: &Value) -> Result<(KubeletConfiguration, Vec<String>
     decoded.map(|config| (config, unknown)).map_err(|error| DecodeError::Fields(wrong_fields(fields, &error)))
 }
 
-/// Decodes each field alone, so that every wrong one is named and not only the first.
+/// Decodes each field alone, and each field of an object that is wrong, so that every wrong one is named by its path and
+/// not only the first.
 fn wrong_fields(fields: &Value, error: &serde_json::Error) -> Vec<String> {
     let mut problems = Vec::new();
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
-        if let Err(error) = serde_json::from_value::<KubeletConfiguration>(alone) {
-            problems.push(format!("field {name}: {error}"));
-        }
-    }
+    narrow(&mut Vec::new(), fields, &mut problems);
     if problems.is_empty() {
         problems.push(error.to_string());
     }
     problems
+}
+
+fn narrow<'a>(path: &mut Vec<&'a str>, value: &'a Value, problems: &mut Vec<String>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        path.push(name);
+        let wrap = |inner: Value, name: &&str| Value::Object(Map::from_iter([((*name).to_owned(), inner)]));
+        let alone = path.iter().rev().fold(value.clone(), wrap);
+        if let Err(error) = serde_json::from_value::<KubeletConfiguration>(alone) {
+            let before = problems.len();
+            narrow(path, value, problems);
+            if problems.len() == before {
+                problems.push(format!("field {}: {error}", path.join(".")));
+            }
+        }
+        path.pop();
+    }
 }
 
 fn read_first_document(text: &str, repeated: &RefCell<Vec<String>>) -> Result<Value, DecodeError> {
@@ -290,6 +302,8 @@ mod tests {
         let DecodeError::Fields(problems) = error else { panic!("{error}") };
         let names: Vec<&str> = problems.iter().filter_map(|text| text.split(':').next()).collect();
         assert_eq!(names, ["field maxPods", "field podCIDR", "field port", "field syncFrequency"]);
+        let error = decode("authentication: {anonymous: {enabled: maybe}, x509: {}}").expect_err("wrong type");
+        assert!(error.to_string().starts_with("field authentication.anonymous.enabled: "), "{error}");
     }
 
     #[test]

@@ -155,7 +155,7 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, ConfigError> {
             return Err(ConfigError::Invalid(invalid));
         }
     }
-    warnings.extend(validate::doubtful(&config));
+    warnings.extend(validate::doubtful(&config, &gates));
     warnings.extend(gates.named_on_their_way_out().map(|(spec, value)| ConfigWarning {
         text: format!("the feature gate {}={value} is set but will be removed in a future release", spec.name),
         node_event: false,

@@ -20,17 +20,21 @@ pub(super) fn configuration(config: &KubeletConfiguration, gates: &FeatureGates,
     ranges::check(config, gates, &mut report);
     policies::check(config, gates, host, &mut report);
     resources::check(config, &mut report);
+    // One mistake can break one rule twice.
+    let mut seen = std::collections::HashSet::new();
+    report.problems.retain(|problem| seen.insert(problem.clone()));
     report.problems
 }
 
 /// What is possible but hardly meant.
-pub(super) fn doubtful(config: &KubeletConfiguration) -> Vec<ConfigWarning> {
+pub(super) fn doubtful(config: &KubeletConfiguration, gates: &FeatureGates) -> Vec<ConfigWarning> {
     let mut texts = Vec::new();
     let reserved = &config.kube_reserved_cgroup;
     if !config.kubelet_cgroups.is_empty() && !reserved.is_empty() && !config.kubelet_cgroups.starts_with(reserved) {
         texts.push("unsupported configuration: kubeletCgroups is not within kubeReservedCgroup".to_owned());
     }
     texts.extend(resources::doubtful_tls(config));
+    texts.extend(policies::doubtful_log(config, gates));
     texts.into_iter().map(|text| ConfigWarning { text, node_event: false }).collect()
 }
 
@@ -98,7 +102,7 @@ mod tests {
         );
         check(
             |c| c.cpu_cfs_quota_period = seconds(2),
-            &["invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) 2s must be between 1ms and 1sec, \
+            &["invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, \
                inclusive"],
         );
         check(
@@ -143,11 +147,11 @@ mod tests {
                 c.shutdown_grace_period = seconds(1);
                 c.shutdown_grace_period_critical_pods = seconds(2);
             },
-            &["invalid configuration: shutdownGracePeriodCriticalPods 2s must be <= shutdownGracePeriod 1s"],
+            &["invalid configuration: shutdownGracePeriodCriticalPods {2s} must be <= shutdownGracePeriod {1s}"],
         );
         check(
             |c| c.shutdown_grace_period = GoDuration::from_millis(500),
-            &["invalid configuration: shutdownGracePeriod 500ms must be either zero or otherwise >= 1 sec"],
+            &["invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"],
         );
     }
 

@@ -215,7 +215,7 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
     let logging = &c.logging;
     if logging.flush_frequency <= GoDuration::ZERO {
         let frequency = logging.flush_frequency;
-        report.add(format!("logging.flushFrequency: Invalid value: {frequency}: Must be greater than zero"));
+        report.add(format!("logging.flushFrequency: Invalid value: \"{frequency}\": Must be greater than zero"));
     }
     if !matches!(logging.format.as_str(), "text" | "json") {
         report.add(format!("logging.format: Invalid value: {:?}: Unsupported log format", logging.format));
@@ -223,38 +223,45 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
     if logging.format == "json" && !gates.enabled(Gate::LOGGING_BETA_OPTIONS) {
         report.add("logging.format: Forbidden: Log format json is disabled, see LoggingBetaOptions feature".into());
     }
-    let mut verbosity = |field: &str, level: u32| {
-        if level > LARGEST_VERBOSITY {
-            report.add(format!("{field}: Invalid value: {level}: Must be <= {LARGEST_VERBOSITY}"));
-        }
-    };
-    verbosity("logging.verbosity", logging.verbosity);
-    for (index, item) in logging.vmodule.iter().enumerate() {
-        verbosity(&format!("logging.vmodule[{index}]"), item.verbosity);
+    if logging.verbosity > LARGEST_VERBOSITY {
+        report.add(too_verbose("logging.verbosity", logging.verbosity));
     }
     if !logging.vmodule.is_empty() && logging.format != "text" {
         report.add("logging.vmodule: Forbidden: Only supported for text log format".into());
     }
     for (index, item) in logging.vmodule.iter().enumerate() {
-        let pattern = &item.file_pattern;
+        let (field, pattern) = (format!("logging.vmodule[{index}]"), &item.file_pattern);
         if pattern.is_empty() {
-            report.add(format!("logging.vmodule[{index}]: Required value: File pattern must not be empty"));
+            report.add(format!("{field}: Required value: File pattern must not be empty"));
         }
         if pattern.contains(['=', ',']) {
+            report
+                .add(format!("{field}: Invalid value: {pattern:?}: File pattern must not contain equal sign or comma"));
+        }
+        if item.verbosity > LARGEST_VERBOSITY {
+            report.add(too_verbose(&field, item.verbosity));
+        }
+    }
+    // A split stream without its gate is not refused upstream either: `doubtful_log` says that it is ignored.
+    for (name, options) in [("text", &logging.options.text), ("json", &logging.options.json)] {
+        let buffered = Amount::parse(&options.info_buffer_size.0).is_ok_and(|amount| !amount.is_zero());
+        if buffered && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS) {
             report.add(format!(
-                "logging.vmodule[{index}]: Invalid value: {pattern:?}: File pattern must not contain equal sign or comma"
+                "logging.options.{name}.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled"
             ));
         }
     }
-    for (name, options) in [("text", &logging.options.text), ("json", &logging.options.json)] {
-        let buffered = Amount::parse(&options.info_buffer_size.0).is_ok_and(|amount| !amount.is_zero());
-        for (field, set) in [("splitStream", options.split_stream), ("infoBufferSize", buffered)] {
-            if set && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS) {
-                report
-                    .add(format!("logging.options.{name}.{field}: Forbidden: Feature LoggingAlphaOptions is disabled"));
-            }
-        }
-    }
+}
+
+/// What was asked of the log and will not be so.
+pub(super) fn doubtful_log(c: &KubeletConfiguration, gates: &FeatureGates) -> Option<String> {
+    let split = c.logging.options.text.split_stream || c.logging.options.json.split_stream;
+    (split && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS))
+        .then(|| "splitStream of logging.options is ignored without the feature gate LoggingAlphaOptions".to_owned())
+}
+
+fn too_verbose(field: &str, level: u32) -> String {
+    format!("{field}: Invalid value: {level}: Must be <= {LARGEST_VERBOSITY}")
 }
 
 fn tracing(c: &KubeletConfiguration, report: &mut Report) {

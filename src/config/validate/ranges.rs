@@ -36,11 +36,13 @@ fn basics(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
     let period = c.cpu_cfs_quota_period;
     if gates.enabled(Gate::CUSTOM_CPU_CFS_QUOTA_PERIOD) {
         report.require((GoDuration::from_millis(1)..=SECOND).contains(&period), || {
-            format!("cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {period} must be between 1ms and 1sec, inclusive")
+            format!("cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {{{period}}} must be between 1ms and 1sec, inclusive")
         });
     } else {
         report.require(period == DEFAULT_QUOTA_PERIOD, || {
-            format!("cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {period} requires feature gate CustomCPUCFSQuotaPeriod")
+            format!(
+                "cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {{{period}}} requires feature gate CustomCPUCFSQuotaPeriod"
+            )
         });
     }
 }
@@ -147,10 +149,10 @@ fn shutdown(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report)
     let any = whole > GoDuration::ZERO || critical > GoDuration::ZERO;
     if gates.enabled(Gate::GRACEFUL_NODE_SHUTDOWN) {
         report.require(critical <= whole, || {
-            format!("shutdownGracePeriodCriticalPods {critical} must be <= shutdownGracePeriod {whole}")
+            format!("shutdownGracePeriodCriticalPods {{{critical}}} must be <= shutdownGracePeriod {{{whole}}}")
         });
         for (name, grace) in [("shutdownGracePeriod", whole), ("shutdownGracePeriodCriticalPods", critical)] {
-            report.require(is_grace(grace), || format!("{name} {grace} must be either zero or otherwise >= 1 sec"));
+            report.require(is_grace(grace), || format!("{name} {{{grace}}} must be either zero or otherwise >= 1 sec"));
         }
     } else {
         report.require(!any, || {
