@@ -22,7 +22,7 @@ pub struct Blocked {
     pub stage: &'static str,
     /// What exactly, e.g. `volume "config": configmap "web" not found`.
     pub on: String,
-    /// Since when.
+    /// Since when, as far as the planner can tell: whoever shows it keeps the earliest while `stage` and `on` stay.
     pub since: Now,
     /// The last error, if one was seen.
     pub last_error: Option<String>,

@@ -181,7 +181,7 @@ impl History {
             (56, _) if how < 60 => world.restart_kubelet(),
             (57, _) if how < 60 => change_image(world, which, how),
             (58, _) if how < 60 => add_ephemeral(&mut world.pod, &format!("debug{}", which % 3)),
-            (59, Some(id)) if how < 30 => self.conjure_twin(&id),
+            (59, Some(id)) if how < 150 => self.conjure_twin(&id),
             (_, _) => {}
         }
     }
@@ -439,14 +439,29 @@ impl History {
         prop_assert_eq!(&plan.blocked, &None, "a healthy pod waits for nothing");
         for container in pod::main_containers(&world.pod) {
             let running = world.observed.latest(&container.name).is_some_and(|found| found.state.is_running());
-            let ended = world.observed.latest(&container.name).is_none_or(|found| found.state.exit().is_some());
-            prop_assert!(running || ended, "{} neither runs nor is done", container.name);
+            let remembered = world.inputs.remembered.get(&container.name).and_then(|seen| seen.exit.as_ref());
+            let observed = world.observed.latest(&container.name).map(|found| found.state.exit());
+            let exit = observed.unwrap_or(remembered);
+            let is_done = exit.is_some_and(|exit| !comes_back(&world.pod, container, exit.exit_code));
+            prop_assert!(running || is_done, "{} neither runs nor is done", container.name);
         }
         for name in world.observed.containers.iter().map(|container| &container.name) {
             let running = world.observed.containers.iter().filter(|c| &c.name == name && c.state.is_running());
             prop_assert!(running.count() <= 1, "{} runs twice", name);
         }
         Ok(())
+    }
+}
+
+/// Whether the policies ask for another start: the law in its shortest form.
+fn comes_back(pod: &Pod, container: &k8s_openapi::api::core::v1::Container, exit_code: i32) -> bool {
+    let by_rule = container.restart_policy_rules.iter().flatten().any(|rule| {
+        rule.exit_codes.as_ref().and_then(|codes| codes.values.as_ref()).is_some_and(|codes| codes.contains(&exit_code))
+    });
+    match container.restart_policy.as_deref().unwrap_or(pod::restart_policy(pod)) {
+        "Always" => true,
+        "OnFailure" => exit_code != 0,
+        _ => by_rule,
     }
 }
 
@@ -504,9 +519,15 @@ fn set_probe(world: &mut World, id: ContainerId, how: u8) {
 
 fn break_sandbox(world: &mut World, how: u8) {
     let Some(sandbox) = world.observed.sandboxes.first_mut() else { return };
-    match how % 3 {
+    match how % 4 {
         0 => sandbox.state = SandboxState::NotReady,
         1 => sandbox.ips.clear(),
+        2 => {
+            let mut twin = sandbox.clone();
+            twin.id = SandboxId::new(format!("{}+", sandbox.id));
+            twin.attempt += 1;
+            world.observed.sandboxes.insert(0, twin);
+        }
         _ => {
             sandbox.state = SandboxState::NotReady;
             let id = sandbox.id.clone();

@@ -26,7 +26,9 @@ impl Draft<'_> {
     fn are_volumes_gone(&mut self) -> bool {
         let failed_before = self.inputs.failures.contains_key(&Key::Volumes);
         let last_error = match &self.inputs.volumes {
-            VolumesState::Absent => return self.doing(&Key::Volumes).is_none(),
+            VolumesState::Absent if self.doing(&Key::Volumes).is_none() => return true,
+            // What is being set up would come to be mounted after all.
+            VolumesState::Absent => None,
             VolumesState::Pending { .. } | VolumesState::Ready => {
                 self.attempt(Action::UnmountVolumes);
                 None
@@ -60,7 +62,7 @@ impl Draft<'_> {
         false
     }
 
-    /// Whether nothing is left to be told or removed.
+    /// Whether nothing is left to be told or removed. The worker ends when, beyond that, the object is gone.
     fn is_told(&mut self) -> bool {
         if self.inputs.gone_from_source {
             return self.observed.is_empty();

@@ -104,14 +104,14 @@ impl Draft<'_> {
         }
     }
 
-    /// Stops containers that run in another sandbox, and all but the newest of several with one name.
+    /// Stops containers that run in another sandbox, and those behind a newer one of their name: whatever has become of
+    /// that one, its predecessor was given up when it was made.
     fn stop_strays(&mut self, sandbox: &SandboxId) {
-        let mut seen = BTreeSet::new();
         for container in &self.observed.containers {
             if !self.may_run(container) {
                 continue;
             }
-            let is_newest = seen.insert(container.name.as_str());
+            let is_newest = self.observed.latest(&container.name).is_some_and(|newest| newest.id == container.id);
             if !is_newest {
                 self.kill(container, KillReason::NotWanted, None);
             } else if &container.sandbox != sandbox {

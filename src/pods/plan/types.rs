@@ -38,7 +38,8 @@ pub struct Inputs {
     pub prepared: bool,
     /// The pod's volumes.
     pub volumes: VolumesState,
-    /// What is known of the image of each container's next start. Cleared by the worker when that start has begun.
+    /// What is known of the image of each container's next start: the answer to an [`Action::EnsureImage`] that was not
+    /// silent. Cleared by the worker when that start has begun.
     pub images: BTreeMap<String, ImageState>,
     /// Verdicts of the probes.
     pub probes: ProbeVerdicts,
@@ -228,7 +229,8 @@ pub enum Transition {
     /// Everything has stopped.
     Terminated,
     /// Everything is cleaned up and the final status is accepted: the worker asks for the deletion of the API object
-    /// if it has a deletion timestamp, and ends when the object is gone.
+    /// if it has a deletion timestamp, and ends when the object is gone and the runtime has nothing of it any more.
+    /// Planned again and again while that holds; applied once.
     Finished,
 }
 
