@@ -213,8 +213,9 @@ fn files_and_lines_are_short() {
         for (index, line) in source.text.lines().enumerate() {
             let columns = line.chars().count();
             let most = if line.trim_start().starts_with("//") { WIDEST_COMMENT } else { WIDEST_LINE };
-            // A text that tools match on stays in one piece.
-            if columns > most && !line.contains('"') && !line.ends_with('\\') {
+            // A text that tools match on stays in one piece, and so does a command in the YAML of a case.
+            let whole = ["\"", "command:", "httpGet:", "httpHeaders:"].iter().any(|text| line.contains(text));
+            if columns > most && !whole && !line.ends_with('\\') {
                 places.push(format!("{}:{}: {columns} columns, at most {most}", source.path, index + 1));
             }
         }

@@ -1,0 +1,122 @@
+//! A cluster of `tests/cluster` for as long as a phase runs: brought up, driven, and taken down whatever happens.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::process::Command;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
+
+/// A running cluster with one node, `n1`.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    name: String,
+    env: BTreeMap<String, String>,
+}
+
+/// `cluster ARGS… --name NAME`, always outside of every cluster's network: the first thread of this program stays there.
+fn script(name: &str, args: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", std::process::id())).args(["--", SCRIPT]);
+    command.args(args).args(["--name", name]).stdin(Stdio::null());
+    command
+}
+
+/// Takes away whatever there is of `name`; says what could not be removed.
+pub(crate) fn down(name: &str) -> Result<()> {
+    let output = script(name, &["down"]).output().context("running tests/cluster/cluster down")?;
+    ensure!(output.status.success(), "cluster down: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What `name` left behind: empty after a good end.
+pub(crate) fn leaks(name: &str) -> Result<String> {
+    let output = script(name, &["leaks", name]).output().context("running tests/cluster/cluster leaks")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Cluster {
+    /// Brings the cluster up; the script's own words are the error.
+    pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path) -> Result<Self> {
+        let config = config.to_str().context("a path that is no text")?;
+        let args = ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
+        let status = script(name, &args).stdout(Stdio::null()).status().context("running tests/cluster/cluster up")?;
+        ensure!(status.success(), "the cluster did not come up: its words are above");
+        Self::attach(name)
+    }
+
+    /// A cluster that is up.
+    pub(crate) fn attach(name: &str) -> Result<Self> {
+        let mut cluster = Self { name: name.to_owned(), env: BTreeMap::new() };
+        cluster.read_env()?;
+        Ok(cluster)
+    }
+
+    fn read_env(&mut self) -> Result<()> {
+        let output = script(&self.name, &["env"]).output().context("running tests/cluster/cluster env")?;
+        self.env = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.trim_matches('\'').to_owned()))
+            .collect();
+        ensure!(self.env.contains_key("NETNS"), "cluster env says nothing of NETNS");
+        Ok(())
+    }
+
+    /// A value of the cluster's env file.
+    pub(crate) fn env(&self, key: &str) -> &str {
+        self.env.get(key).map_or("", String::as_str)
+    }
+
+    /// A path on the node, as the machine sees it.
+    pub(crate) fn on_node(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("{}{path}", self.env("NODE_N1_ROOT")))
+    }
+
+    /// Moves this thread, and those that it will start, into the network of the API server.
+    pub(crate) fn enter_network(&self) -> Result<()> {
+        let file = std::fs::File::open(self.env("NETNS")).context("opening the cluster's network namespace")?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+            .context("entering the cluster's network namespace")
+    }
+
+    /// A verb of the harness, such as `kubelet restart n1`; its output.
+    pub(crate) async fn run(&self, args: &[&str]) -> Result<String> {
+        let output = Command::from(script(&self.name, args)).output().await.context("running tests/cluster/cluster")?;
+        if !output.status.success() {
+            bail!("cluster {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A command in all namespaces of the node; its output, also what it wrote to stderr.
+    pub(crate) async fn node_exec(&self, argv: &[&str]) -> Result<String> {
+        let pid = self.env("NODE_N1_PID");
+        let mut command = Command::new("nsenter");
+        command.args(["--target", pid, "--net", "--pid", "--mount", "--uts", "--ipc", "--"]).args(argv);
+        let output = command.stdin(Stdio::null()).output().await.context("running nsenter")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} on the node: {}", argv.join(" "), text.trim());
+        Ok(text)
+    }
+
+    /// containerd's client on the node.
+    pub(crate) async fn ctr(&self, args: &[&str]) -> Result<String> {
+        // `ctr` hands all that follows to another program: the name comes first.
+        let mut command = Command::new(SCRIPT);
+        command.args(["--name", &self.name, "ctr", "n1"]).args(args);
+        let output = command.stdin(Stdio::null()).output().await.context("running tests/cluster/cluster ctr")?;
+        ensure!(output.status.success(), "ctr {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The last lines of the kubelet's log that mention `what`.
+    pub(crate) fn kubelet_log(&self, what: &str, lines: usize) -> String {
+        let log = std::fs::read_to_string(self.env("NODE_N1_KUBELET_LOG")).unwrap_or_default();
+        let mut found: Vec<&str> = log.lines().rev().filter(|line| line.contains(what)).take(lines).collect();
+        found.reverse();
+        found.join("\n")
+    }
+}
