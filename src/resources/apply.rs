@@ -1,16 +1,15 @@
 //! The cgroups of pods: made before a pod's first sandbox, removed after its last, and the tiers above them.
 //!
 //! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per pod, calls come one at a
-//! time from the pod's own worker, so there is no lock: the only shared memory is the last value written to the burstable
-//! tier. Nothing above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
+//! time from the pod's own worker; the only shared memory is the last value written to the burstable tier. Nothing above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
+use parking_lot::Mutex;
 
 use super::cgroup_tree::{CgroupDriver, CgroupTree};
 use super::cpu;
@@ -135,14 +134,14 @@ pub struct PodCgroups {
 struct Inner {
     backend: Box<dyn Backend>,
     config: Config,
-    /// The shares last written to the burstable tier; zero for none yet.
-    burstable_shares: AtomicU64,
+    /// The shares last written to the burstable tier. Locked while they are written, on a blocking thread.
+    burstable_shares: Mutex<Option<u64>>,
 }
 
 impl PodCgroups {
     /// A handle; nothing is made before [`Self::setup`].
     pub fn new(backend: impl Backend, config: Config) -> Self {
-        Self { inner: Arc::new(Inner { backend: Box::new(backend), config, burstable_shares: AtomicU64::new(0) }) }
+        Self { inner: Arc::new(Inner { backend: Box::new(backend), config, burstable_shares: Mutex::default() }) }
     }
 
     /// Makes the cgroup of all pods and the QoS tiers, and brings them up to date where they exist. `node` is what all pods
@@ -225,13 +224,13 @@ impl PodCgroups {
         }
         let settings = pod_config::tier(QosClass::Burstable, pods);
         let shares = settings.cpu_shares.unwrap_or(cpu::MIN_SHARES);
-        if self.inner.burstable_shares.load(Ordering::Relaxed) == shares {
-            return Ok(());
-        }
         self.blocking(move |inner| {
-            let tree = &inner.config.tree;
-            inner.update(&tree.tier(QosClass::Burstable).path(tree.driver()), &settings)?;
-            inner.burstable_shares.store(shares, Ordering::Relaxed);
+            let mut written = inner.burstable_shares.lock();
+            if *written != Some(shares) {
+                let tree = &inner.config.tree;
+                inner.update(&tree.tier(QosClass::Burstable).path(tree.driver()), &settings)?;
+                *written = Some(shares);
+            }
             Ok(())
         })
         .await

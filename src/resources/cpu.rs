@@ -1,5 +1,7 @@
 //! CPU: from thousandths of a core to the kernel's shares, weights and quotas, and back. Pure.
 
+pub use crate::linux::cgroup::cpu_weight as weight;
+
 /// The fewest shares that the kernel takes.
 pub const MIN_SHARES: u64 = 2;
 /// The most shares that the kernel takes.
@@ -26,14 +28,6 @@ pub fn quota(milli: i64, period: u64) -> i64 {
     }
     let period = i64::try_from(period).unwrap_or(i64::MAX);
     (milli.saturating_mul(period) / 1000).max(MIN_QUOTA)
-}
-
-/// The weight on cgroup v2 for shares, linear as upstream's kubelet has it (1 to 10000).
-pub fn weight(shares: u64) -> u64 {
-    if shares >= MAX_SHARES {
-        return 10_000;
-    }
-    1 + (shares.max(MIN_SHARES) - MIN_SHARES) * 9999 / 262_142
 }
 
 /// The shares that a weight stands for.

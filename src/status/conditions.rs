@@ -30,7 +30,7 @@ const TRUE: &str = "True";
 const FALSE: &str = "False";
 
 /// The reason of disruptions by the node.
-const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
+pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
 const PREEMPTED_MESSAGE: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 

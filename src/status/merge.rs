@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::compute::is_terminal;
-use super::conditions::{DISRUPTION_TARGET, is_ours};
+use super::conditions::{DISRUPTION_TARGET, TERMINATION_BY_KUBELET, is_ours};
 use crate::model::{Wall, pod};
 
 /// The bytes of termination messages that a pod's status may have, shared by its containers.
@@ -38,7 +38,10 @@ fn conditions(base: &api::PodStatus, computed: &api::PodStatus) -> Vec<api::PodC
     for condition in computed.conditions.iter().flatten() {
         if is_ours(&condition.type_) {
             list.push(condition.clone());
-        } else if condition.type_ == DISRUPTION_TARGET && is_terminal(computed) {
+        } else if condition.type_ == DISRUPTION_TARGET
+            && condition.reason.as_deref() == Some(TERMINATION_BY_KUBELET)
+            && is_terminal(computed)
+        {
             match list.iter_mut().find(|other| other.type_ == condition.type_) {
                 Some(other) => other.clone_from(condition),
                 None => list.push(condition.clone()),
@@ -141,7 +144,13 @@ mod tests {
 
     #[test]
     fn disruption_is_told_at_the_end_only() {
-        let target = json!({"type": "DisruptionTarget", "status": "True"});
+        let target = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"});
+        let others = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"});
+        check(
+            json!({"phase": "Running", "conditions": [others]}),
+            json!({"phase": "Succeeded", "conditions": []}),
+            json!({"phase": "Succeeded", "conditions": [others]}),
+        );
         check(
             json!({"phase": "Running"}),
             json!({"phase": "Running", "conditions": [target]}),

@@ -147,6 +147,8 @@ struct Entry {
     delete: bool,
     /// Whether there is something to do (or to look at).
     dirty: bool,
+    /// Whether the object has changed while a write was in flight, maybe by somebody else.
+    changed: bool,
     /// Whether the fate of the last write is unknown.
     doubt: bool,
     in_flight: bool,
@@ -360,6 +362,10 @@ impl<A: StatusApi> Writer<A> {
         if entry.gone.as_deref() == Some(seen) {
             return;
         }
+        let (known, shown) = (entry.base.as_ref().and_then(Base::version), resource_version(&pod));
+        if known > shown {
+            return;
+        }
         let is_other = entry.base.as_ref().is_some_and(|base| base.uid() != seen);
         if is_other || entry.gone.is_some() {
             // Another object of the name: a mirror that was made anew. It knows nothing yet.
@@ -372,13 +378,14 @@ impl<A: StatusApi> Writer<A> {
             self.queue(uid, None);
             return;
         }
-        let (known, shown) = (entry.base.as_ref().and_then(Base::version), resource_version(&pod));
-        if known > shown {
-            return;
-        }
         let is_changed = entry.base.is_some() && known < shown;
         entry.base = Some(Base::Watched(pod));
-        if is_changed && entry.want.is_some() && !entry.dirty && !entry.in_flight {
+        if !is_changed || entry.want.is_none() {
+            return;
+        }
+        if entry.in_flight {
+            entry.changed = true;
+        } else if !entry.dirty {
             entry.dirty = true;
             self.queue(uid, Some(now.after(RECHECK)));
         }
@@ -497,15 +504,18 @@ impl<A: StatusApi> Writer<A> {
             self.queue(&outcome.uid, None);
             return;
         }
-        if let Some(base) = outcome.base {
-            let is_newer = entry.base.as_ref().and_then(Base::version) < base.version();
-            if is_newer {
+        let known = entry.base.as_ref().and_then(Base::version);
+        if let Some(base) = outcome.base
+            && known <= base.version()
+        {
+            // The change that was seen meanwhile was our own, or is in our answer.
+            entry.changed = false;
+            if known < base.version() {
                 entry.base = Some(base);
-            } else if entry.base.as_ref().and_then(Base::version) > base.version() && entry.want.is_some() {
-                // Somebody else has written since: look whether anything of ours was lost.
-                entry.dirty = true;
             }
         }
+        // Somebody else has written: look whether anything of ours was lost.
+        entry.dirty |= std::mem::take(&mut entry.changed);
         if outcome.accepted.is_some() {
             entry.ack(outcome.accepted);
         }
@@ -544,6 +554,7 @@ impl Entry {
             gone: None,
             delete: false,
             dirty: false,
+            changed: false,
             doubt: false,
             in_flight: false,
             forgotten: false,

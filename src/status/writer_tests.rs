@@ -408,6 +408,27 @@ async fn what_others_overwrite_is_set_right() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_overwrite_during_a_write_is_set_right() {
+    let world = World::new();
+    let pod = world.server.put("a", "u-a", json!({}));
+    world.server.0.lock().delay = Duration::from_secs(5);
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let version = world.set(&pod, ready).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.handle.observed(&uid_of(&pod), world.server.put("a", "u-a", phase("Pending"))).await;
+    world.reached(&pod, version).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.server.log(), ["PATCH a Running"], "the answer holds what the watch showed");
+
+    let over = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+    let newest = world.server.put("a", "u-a", over);
+    // And when somebody overwrites it later, that is set right too.
+    world.handle.observed(&uid_of(&pod), newest).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.server.log(), ["PATCH a -"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_was_made_anew_is_written_again() {
     let world = World::new();
     let first = world.server.put("m", "u-1", json!({}));

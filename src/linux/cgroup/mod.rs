@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use layout::Layout;
-pub use tree::CgroupFs;
+pub use tree::{CgroupFs, cpu_weight};
 
 /// What may be set on a cgroup. `None`: left as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

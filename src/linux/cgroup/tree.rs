@@ -208,7 +208,7 @@ impl CgroupFs {
         let Some(directory) = self.directory("cpu", path)? else { return Ok(()) };
         let cpu = CpuController::new(directory.clone(), directory.clone(), self.is_v2());
         if let Some(shares) = settings.cpu_shares {
-            let value = if self.is_v2() { weight_of(shares) } else { shares };
+            let value = if self.is_v2() { cpu_weight(shares) } else { shares };
             written(cpu.set_shares(value), &directory, &format!("cpu shares {shares}"))?;
         }
         let quota = settings.cpu_quota.filter(|quota| *quota != 0);
@@ -262,9 +262,9 @@ impl CgroupFs {
     }
 }
 
-/// Upstream's linear conversion; the same as `resources::cpu::weight`, which this layer may not import.
-fn weight_of(shares: u64) -> u64 {
-    if shares >= 262_144 { 10_000 } else { 1 + shares.max(2).saturating_sub(2) * 9999 / 262_142 }
+/// The weight (1 to 10000) on cgroup v2 for the shares (2 to 262144) of v1, linear as upstream's kubelet has it.
+pub fn cpu_weight(shares: u64) -> u64 {
+    if shares >= 262_144 { 10_000 } else { 1 + shares.saturating_sub(2) * 9999 / 262_142 }
 }
 
 /// Joins a path to a root and makes sure that it stays there.
