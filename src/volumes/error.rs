@@ -36,9 +36,6 @@ pub enum SetUpError {
         #[source]
         source: io::Error,
     },
-    /// The work did not end in time.
-    #[error("setting up the volume has not ended after {0:?}")]
-    Late(std::time::Duration),
     /// The work panicked.
     #[error("setting up the volume failed by a bug: {0}")]
     Panicked(String),
@@ -92,9 +89,9 @@ pub enum TearDownError {
         /// What.
         what: String,
     },
-    /// Unmounting hangs.
-    #[error("tearing down the volume has not ended after {0:?}")]
-    Late(std::time::Duration),
+    /// What another caller was told.
+    #[error("{0}")]
+    Again(String),
     /// The work panicked.
     #[error("tearing down the volume failed by a bug: {0}")]
     Panicked(String),

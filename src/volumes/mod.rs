@@ -1,7 +1,287 @@
-//! Pods' volumes on this node.
+//! Pods' volumes: set up before containers start, kept up to date, torn down after they have ended.
+//!
+//! ```text
+//!   pods (ensure, update, release) ─► wishes ─┐                       ┌─► states (watch) ─► pods
+//!   ConfigMaps, Secrets ─► subscriptions ─────┼─► task: entry, plan ──┤
+//!   tokens' renewal, retries ─► one timer ────┘        │ ▲            └─► events (FailedMount)
+//!                                                      ▼ │
+//!                                              jobs: kinds, atomic_writer, mounter (blocking threads)
+//! ```
+//!
+//! One task owns the state. Nothing polls: a change of an object reaches the files of the volumes that use it, and of
+//! no others. The layout on disk is upstream's; after a restart what is there is read back from it, and nothing is
+//! removed before its pod is known to be gone. What a volume waits for is in its pod's [`VolumesState`].
+//!
+//! Not supported: persistentVolumeClaim, ephemeral, csi, nfs, iscsi, fc, flexVolume, gitRepo and the kinds whose drivers
+//! left Kubernetes; clusterTrustBundle and podCertificate sources. Each is told in an event that names it.
+
 pub mod atomic_writer;
+pub mod directories;
+mod entry;
 pub mod error;
+mod jobs;
 pub mod kinds;
 pub mod mounter;
 pub mod paths;
 pub mod payload;
+pub mod plan;
+pub mod source;
+pub mod subpath;
+mod task;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Volume;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use error::{SetUpError, TearDownError};
+pub use kinds::Allocatable;
+pub use paths::Paths;
+pub use source::{ObjectSource, TokenSource};
+pub use subpath::{SubPath, SubPathError};
+
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::model::{Pod, PodUid, VolumesState, pod};
+use mounter::{KernelMounter, Mounter};
+use task::{Command, Task};
+
+/// How many commands may wait: each is a removal that somebody waits for, a sweep, or a pod whose containers have started.
+const COMMANDS: usize = 256;
+
+/// What the volumes have to know of the node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's directories.
+    pub paths: Paths,
+    /// What the node can give to pods.
+    pub allocatable: Allocatable,
+}
+
+/// Where content comes from; `None` for the API server's caches on a node without one.
+#[derive(Clone, Debug)]
+pub struct Sources<O, T> {
+    /// ConfigMaps and Secrets.
+    pub objects: O,
+    /// Service-account tokens.
+    pub tokens: T,
+}
+
+/// What is wished for one pod.
+#[derive(Clone, Debug)]
+enum Wish {
+    /// Its volumes shall be there.
+    Present(Arc<Pod>),
+    /// They shall be gone.
+    Gone,
+}
+
+/// What could not be removed of a pod that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The pod.
+    pub uid: PodUid,
+    /// Why; names the path.
+    pub problem: String,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The wishes: levels, the latest counts.
+    wishes: watch::Sender<BTreeMap<PodUid, Wish>>,
+    /// The published states. The lock is held for a look-up only.
+    states: Mutex<HashMap<PodUid, watch::Sender<VolumesState>>>,
+    /// How many containers of each pod are being started.
+    starting: Mutex<HashMap<PodUid, usize>>,
+    stuck: watch::Sender<Vec<Stuck>>,
+}
+
+impl Shared {
+    fn state(&self, uid: &PodUid) -> watch::Sender<VolumesState> {
+        self.states.lock().entry(uid.clone()).or_default().clone()
+    }
+
+    fn is_starting(&self, uid: &PodUid) -> bool {
+        self.starting.lock().contains_key(uid)
+    }
+}
+
+/// Speaks to the task. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    paths: Arc<Paths>,
+    mounter: KernelMounter,
+}
+
+/// Starts the task in `tasks`; it ends with `cancel`.
+pub fn start<O: ObjectSource, T: TokenSource>(
+    config: Config,
+    sources: Sources<O, T>,
+    recorder: Recorder,
+    clock: Clock,
+    tasks: &mut JoinSet<()>,
+    cancel: &CancellationToken,
+) -> Handle {
+    let mounter = KernelMounter::detect();
+    let (handle, task) = new(config, sources, recorder, clock, mounter);
+    let cancel = cancel.clone();
+    tasks.spawn(async move {
+        cancel.run_until_cancelled(task.run()).await;
+    });
+    handle
+}
+
+fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
+    config: Config,
+    sources: Sources<O, T>,
+    recorder: Recorder,
+    clock: Clock,
+    mounter: M,
+) -> (Handle, Task<O, T, M>) {
+    let shared = Arc::new(Shared {
+        wishes: watch::Sender::default(),
+        states: Mutex::default(),
+        starting: Mutex::default(),
+        stuck: watch::Sender::default(),
+    });
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let paths = Arc::new(config.paths);
+    let handle =
+        Handle { shared: Arc::clone(&shared), commands, paths: Arc::clone(&paths), mounter: KernelMounter::detect() };
+    let task = Task::new(task::Parts {
+        shared,
+        commands: receiver,
+        paths,
+        allocatable: config.allocatable,
+        sources,
+        mounter,
+        recorder,
+        clock,
+    });
+    (handle, task)
+}
+
+impl Handle {
+    /// The state of a pod's volumes, now and from now on. `Absent` until [`Handle::ensure`].
+    pub fn subscribe(&self, uid: &PodUid) -> watch::Receiver<VolumesState> {
+        self.shared.state(uid).subscribe()
+    }
+
+    /// Has a pod's volumes set up and kept so. Asked again with a newer object, what volumes show of the pod follows.
+    pub fn ensure(&self, pod: Arc<Pod>) -> watch::Receiver<VolumesState> {
+        let uid = pod::uid(&pod);
+        let state = self.subscribe(&uid);
+        self.shared.wishes.send_modify(|wishes| drop(wishes.insert(uid, Wish::Present(pod))));
+        state
+    }
+
+    /// A newer object of a pod; without effect if its volumes were not asked for.
+    pub fn update(&self, pod: Arc<Pod>) {
+        let uid = pod::uid(&pod);
+        self.shared.wishes.send_if_modified(|wishes| match wishes.get_mut(&uid) {
+            Some(Wish::Present(known)) if !Arc::ptr_eq(known, &pod) => {
+                *known = pod;
+                true
+            }
+            Some(Wish::Present(_) | Wish::Gone) | None => false,
+        });
+    }
+
+    /// Has a pod's volumes torn down; no container of it may run any more. The state becomes `Absent` when they are
+    /// gone. Tried again by itself.
+    pub fn release(&self, uid: &PodUid) -> watch::Receiver<VolumesState> {
+        let state = self.subscribe(uid);
+        self.shared.wishes.send_modify(|wishes| drop(wishes.insert(uid.clone(), Wish::Gone)));
+        state
+    }
+
+    /// The pod is gone for good: nothing about it is kept. What is left on disk is for [`Handle::sweep`].
+    pub fn forget(&self, uid: &PodUid) {
+        self.shared.states.lock().remove(uid);
+        self.shared.wishes.send_if_modified(|wishes| wishes.remove(uid).is_some());
+    }
+
+    /// Tears down what is left of a pod's volumes and removes its directory. Everything that can go goes; the error is
+    /// about the first thing that could not. Cancel-safe: the removal goes on.
+    pub async fn remove_pod_dir(&self, uid: &PodUid) -> Result<(), TearDownError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || TearDownError::Panicked("the volumes' task has ended".to_owned());
+        let command = Command::Remove { uid: uid.clone(), reply };
+        self.commands.send(command).await.map_err(|_closed| stopped())?;
+        answer.await.unwrap_or_else(|_closed| Err(stopped()))
+    }
+
+    /// Removes what is on disk of pods that are not `known` (to a source or to the runtime). To be called once every
+    /// source has answered. What cannot be removed is tried again by later sweeps, ever more rarely.
+    pub fn sweep(&self, known: impl IntoIterator<Item = PodUid>) {
+        let command = Command::Sweep { known: known.into_iter().collect() };
+        if self.commands.try_send(command).is_err() {
+            tracing::debug!("The sweep of pods' directories is left to the next one: too much to do");
+        }
+    }
+
+    /// What could not be removed of pods that are gone.
+    pub fn stuck(&self) -> watch::Receiver<Vec<Stuck>> {
+        self.shared.stuck.subscribe()
+    }
+
+    /// To be held while a container of the pod is created and started: files that it may have been given by subPath
+    /// are not removed meanwhile, even if they change.
+    pub fn starting(&self, uid: &PodUid) -> StartGuard {
+        *self.shared.starting.lock().entry(uid.clone()).or_default() += 1;
+        StartGuard { uid: uid.clone(), shared: Arc::clone(&self.shared), commands: self.commands.clone() }
+    }
+
+    /// Where a volume lies on the host; see [`Paths::volume`].
+    pub fn path(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
+        self.paths.volume(uid, volume)
+    }
+
+    /// The node's directories.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Binds a subPath of a volume and answers where. Bound until the volume is torn down. Cancel-safe.
+    pub async fn prepare_subpath(&self, request: SubPath) -> Result<PathBuf, SubPathError> {
+        let (mounter, paths) = (self.mounter, Arc::clone(&self.paths));
+        let (volume, container) = (request.volume.clone(), request.container.clone());
+        let work = tokio::task::spawn_blocking(move || subpath::prepare(&mounter, &paths, &request));
+        work.await.unwrap_or_else(|panicked| {
+            Err(SubPathError::Prepare { volume, container, source: std::io::Error::other(panicked) })
+        })
+    }
+}
+
+/// See [`Handle::starting`].
+#[derive(Debug)]
+pub struct StartGuard {
+    uid: PodUid,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Drop for StartGuard {
+    fn drop(&mut self) {
+        let mut starting = self.shared.starting.lock();
+        let last = match starting.get_mut(&self.uid) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            Some(_) | None => starting.remove(&self.uid).is_some(),
+        };
+        drop(starting);
+        if last {
+            // If the queue is full the old files stay until the next change.
+            drop(self.commands.try_send(Command::Started { uid: self.uid.clone() }));
+        }
+    }
+}

@@ -11,6 +11,8 @@ pub mod nested;
 pub mod projected;
 pub mod secret;
 
+pub use downward_api::Allocatable;
+
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ProjectedVolumeSource,
     SecretVolumeSource, Volume,

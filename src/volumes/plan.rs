@@ -1,0 +1,405 @@
+//! What to do next for the volumes of one pod, when to look again, and what to say of them. Pure.
+//!
+//! ```text
+//!            set up              set up again (content, token, pod changed)
+//!   Absent ─────────► Present ─────────┐
+//!      ▲  └► Partial ────┘  ▲          │       Partial: a step failed, or it was found on disk after a restart
+//!      │        │           └──────────┘
+//!      └────────┴── torn down (no longer wanted, or the pod is gone); always before anything is set up
+//! ```
+
+use std::time::Duration;
+
+use crate::model::{Mono, VolumesState};
+
+/// The first wait after a failure; it is doubled with each further one (upstream's values).
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(122);
+/// After how long work that has not ended is worth a word.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// What shall become of a pod's volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Nobody has said yet: found on disk after a restart. Nothing is done.
+    Unclaimed,
+    /// They shall be there.
+    Present,
+    /// They shall be gone.
+    Gone,
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Whether a container uses it.
+    pub wanted: bool,
+    /// Who puts it in place.
+    pub care: Care,
+    /// Whether its inputs are known.
+    pub inputs: Inputs,
+    /// What is there.
+    pub actual: Actual,
+    /// What is being done, since when.
+    pub doing: Option<(Doing, Mono)>,
+    /// Whether what is there may not be up to date.
+    pub dirty: bool,
+    /// When it is to be set up again (a token's renewal).
+    pub refresh_at: Option<Mono>,
+    /// What went wrong last.
+    pub problem: Option<Problem>,
+}
+
+/// Who puts a volume in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// This process.
+    Ours,
+    /// The container runtime, with each container.
+    Runtime,
+    /// Nobody: why.
+    Nobody(String),
+}
+
+/// Whether the objects that a volume is made of are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// They are (which may be that they do not exist).
+    Known,
+    /// They are not: for what it is waited.
+    Waiting(String),
+}
+
+/// What is there of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actual {
+    /// Nothing.
+    Absent,
+    /// Something, not known to be all.
+    Partial,
+    /// Everything.
+    Present,
+}
+
+/// What can be done with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Set it up, or bring it up to date.
+    SetUp,
+    /// Tear it down.
+    TearDown,
+}
+
+/// A failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How often in a row.
+    pub count: u32,
+    /// What.
+    pub text: String,
+    /// When to try again; `None`: when an input changes.
+    pub retry_at: Option<Mono>,
+}
+
+/// What follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to begin, by index of the volume, in order.
+    pub begin: Vec<(usize, Doing)>,
+    /// When to look again even if nothing happens.
+    pub wake_at: Option<Mono>,
+    /// What to publish.
+    pub state: VolumesState,
+}
+
+/// Decides for one pod.
+pub fn plan(goal: Goal, volumes: &[Volume], now: Mono) -> Plan {
+    let mut plan = Plan::default();
+    match goal {
+        Goal::Unclaimed => {}
+        Goal::Present => {
+            tear_down_unwanted(volumes, now, &mut plan, |volume| !volume.wanted);
+            set_up_wanted(volumes, now, &mut plan);
+            plan.state = pending_or_ready(volumes, now);
+        }
+        Goal::Gone => {
+            tear_down_unwanted(volumes, now, &mut plan, |_| true);
+            plan.state = leaving_or_absent(volumes, now);
+        }
+    }
+    plan
+}
+
+/// How long to wait after the `count`th failure in a row.
+pub fn wait_after(count: u32) -> Duration {
+    FIRST_WAIT.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST_WAIT)
+}
+
+fn tear_down_unwanted(volumes: &[Volume], now: Mono, plan: &mut Plan, unwanted: impl Fn(&Volume) -> bool) {
+    for (index, volume) in volumes.iter().enumerate() {
+        if !unwanted(volume) || volume.actual == Actual::Absent {
+            continue;
+        }
+        if may_begin(volume, now, plan) {
+            plan.begin.push((index, Doing::TearDown));
+        }
+    }
+}
+
+fn set_up_wanted(volumes: &[Volume], now: Mono, plan: &mut Plan) {
+    for (index, volume) in volumes.iter().enumerate() {
+        if !volume.wanted || volume.care != Care::Ours {
+            continue;
+        }
+        // One of the same name that is not wanted (another kind, found on disk) has to be gone first.
+        if volumes.iter().any(|other| !other.wanted && other.name == volume.name && other.actual != Actual::Absent) {
+            continue;
+        }
+        let due = volume.refresh_at.is_some_and(|at| at <= now);
+        if volume.actual == Actual::Present && !volume.dirty && !due {
+            plan.wake_at = earliest(plan.wake_at, volume.refresh_at);
+            continue;
+        }
+        if may_begin(volume, now, plan) && volume.inputs == Inputs::Known {
+            plan.begin.push((index, Doing::SetUp));
+        }
+    }
+}
+
+/// Whether work on a volume may begin; notes when to look again if not.
+fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
+    if let Some((_, since)) = volume.doing {
+        let slow = since.after(SLOW);
+        plan.wake_at = earliest(plan.wake_at, (slow > now).then_some(slow));
+        return false;
+    }
+    match &volume.problem {
+        None => true,
+        Some(problem) => match problem.retry_at {
+            Some(at) if at <= now => true,
+            later => {
+                plan.wake_at = earliest(plan.wake_at, later);
+                false
+            }
+        },
+    }
+}
+
+fn pending_or_ready(volumes: &[Volume], now: Mono) -> VolumesState {
+    let mut missing = Vec::new();
+    let mut next_try = None;
+    for volume in volumes.iter().filter(|volume| is_missing(volume)) {
+        missing.push((volume.name.clone(), why_missing(volume, now)));
+        next_try = earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
+    }
+    if missing.is_empty() { VolumesState::Ready } else { VolumesState::Pending { missing, next_try } }
+}
+
+/// Whether a container has to wait for the volume.
+pub fn is_missing(volume: &Volume) -> bool {
+    volume.wanted
+        && match volume.care {
+            Care::Ours => volume.actual != Actual::Present,
+            Care::Runtime => false,
+            Care::Nobody(_) => true,
+        }
+}
+
+fn why_missing(volume: &Volume, now: Mono) -> String {
+    if let Care::Nobody(why) = &volume.care {
+        return why.clone();
+    }
+    if let Some(problem) = &volume.problem {
+        return problem.text.clone();
+    }
+    match (&volume.inputs, volume.doing) {
+        (Inputs::Waiting(what), _) => what.clone(),
+        (Inputs::Known, Some((_, since))) if now.since(since) >= SLOW => {
+            format!("setting it up has not ended after {} seconds", SLOW.as_secs())
+        }
+        (Inputs::Known, _) => String::new(),
+    }
+}
+
+fn leaving_or_absent(volumes: &[Volume], now: Mono) -> VolumesState {
+    let left = |volume: &&Volume| volume.actual != Actual::Absent || volume.doing.is_some();
+    if !volumes.iter().any(|volume| left(&volume)) {
+        return VolumesState::Absent;
+    }
+    let text = |volume: &Volume| match (&volume.problem, volume.doing) {
+        (Some(problem), _) => Some(format!("volume {:?}: {}", volume.name, problem.text)),
+        (None, Some((_, since))) if now.since(since) >= SLOW => {
+            Some(format!("volume {:?}: the work on it has not ended after {} seconds", volume.name, SLOW.as_secs()))
+        }
+        (None, _) => None,
+    };
+    VolumesState::TearingDown { last_error: volumes.iter().filter(left).find_map(text).unwrap_or_default() }
+}
+
+fn earliest(first: Option<Mono>, second: Option<Mono>) -> Option<Mono> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(first.min(second)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Upstream's summary for a pod whose volumes are not there: `missing` are all of those, `unprocessed` those that
+/// nobody can put in place.
+pub fn summary(volumes: &[Volume], cause: &str) -> String {
+    let names = |pick: &dyn Fn(&&Volume) -> bool| {
+        let mut names: Vec<&str> = volumes.iter().filter(pick).map(|volume| volume.name.as_str()).collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
+    let unprocessed = |volume: &&Volume| is_missing(volume) && matches!(volume.care, Care::Nobody(_));
+    format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process \
+         volumes=[{}]: {cause}",
+        names(&|volume| is_missing(volume)),
+        names(&unprocessed)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Actual, Care, Doing, Goal, Inputs, Problem, Volume, plan, summary, wait_after};
+    use crate::model::{Mono, VolumesState};
+
+    const NOW: Mono = Mono(Duration::from_secs(1000));
+
+    fn at(seconds: u64) -> Mono {
+        Mono(Duration::from_secs(seconds))
+    }
+
+    fn volume(name: &str, change: impl FnOnce(&mut Volume)) -> Volume {
+        let mut volume = Volume {
+            name: name.to_owned(),
+            wanted: true,
+            care: Care::Ours,
+            inputs: Inputs::Known,
+            actual: Actual::Absent,
+            doing: None,
+            dirty: false,
+            refresh_at: None,
+            problem: None,
+        };
+        change(&mut volume);
+        volume
+    }
+
+    fn problem(retry_at: Option<Mono>) -> Problem {
+        Problem { count: 1, text: "no space".to_owned(), retry_at }
+    }
+
+    #[track_caller]
+    fn check(goal: Goal, volumes: &[Volume], begin: &[(usize, Doing)], wake_at: Option<Mono>) -> VolumesState {
+        let plan = plan(goal, volumes, NOW);
+        assert_eq!((plan.begin.as_slice(), plan.wake_at), (begin, wake_at));
+        plan.state
+    }
+
+    #[test]
+    fn sets_up_what_is_wanted_and_known() {
+        let volumes = [
+            volume("a", |_| {}),
+            volume("b", |volume| volume.inputs = Inputs::Waiting("waiting for configmap \"c\"".to_owned())),
+            volume("c", |volume| volume.actual = Actual::Present),
+            volume("d", |volume| volume.wanted = false),
+            volume("e", |volume| volume.care = Care::Runtime),
+            volume("f", |volume| volume.doing = Some((Doing::SetUp, NOW))),
+        ];
+        let state = check(Goal::Present, &volumes, &[(0, Doing::SetUp)], Some(at(1030)));
+        let missing = [("a", ""), ("b", "waiting for configmap \"c\""), ("f", "")];
+        let missing = missing.map(|(name, why)| (name.to_owned(), why.to_owned())).to_vec();
+        assert_eq!(state, VolumesState::Pending { missing, next_try: None });
+    }
+
+    #[test]
+    fn failures_wait_and_inputs_end_the_wait() {
+        let failed = |retry_at| [volume("a", |volume| volume.problem = Some(problem(retry_at)))];
+        let state = check(Goal::Present, &failed(Some(at(1010))), &[], Some(at(1010)));
+        let missing = vec![("a".to_owned(), "no space".to_owned())];
+        assert_eq!(state, VolumesState::Pending { missing, next_try: Some(at(1010)) });
+        check(Goal::Present, &failed(Some(at(1000))), &[(0, Doing::SetUp)], None);
+        check(Goal::Present, &failed(None), &[], None);
+    }
+
+    #[test]
+    fn what_is_there_is_brought_up_to_date_and_stays_ready() {
+        let present = |change: fn(&mut Volume)| {
+            [volume("a", |volume| {
+                volume.actual = Actual::Present;
+                change(volume);
+            })]
+        };
+        let ready = [
+            check(Goal::Present, &present(|volume| volume.dirty = true), &[(0, Doing::SetUp)], None),
+            check(Goal::Present, &present(|volume| volume.refresh_at = Some(NOW)), &[(0, Doing::SetUp)], None),
+            check(Goal::Present, &present(|volume| volume.refresh_at = Some(at(1001))), &[], Some(at(1001))),
+            check(Goal::Present, &present(|_| {}), &[], None),
+        ];
+        assert!(ready.iter().all(|state| *state == VolumesState::Ready));
+    }
+
+    #[test]
+    fn removal_comes_first() {
+        let volumes = [
+            volume("a", |_| {}),
+            volume("b", |_| {}),
+            volume("a", |volume| {
+                volume.wanted = false;
+                volume.actual = Actual::Partial;
+            }),
+        ];
+        check(Goal::Present, &volumes, &[(2, Doing::TearDown), (1, Doing::SetUp)], None);
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_takes_everything_with_it() {
+        let mut volumes = [
+            volume("a", |volume| volume.actual = Actual::Present),
+            volume("b", |volume| volume.doing = Some((Doing::SetUp, at(900)))),
+            volume("c", |_| {}),
+        ];
+        let state = check(Goal::Gone, &volumes, &[(0, Doing::TearDown)], None);
+        let slow = "volume \"b\": the work on it has not ended after 30 seconds".to_owned();
+        assert_eq!(state, VolumesState::TearingDown { last_error: slow });
+        volumes[0].problem = Some(problem(Some(at(1001))));
+        volumes[1].doing = None;
+        let state = check(Goal::Gone, &volumes, &[], Some(at(1001)));
+        assert_eq!(state, VolumesState::TearingDown { last_error: "volume \"a\": no space".to_owned() });
+        volumes[0].actual = Actual::Absent;
+        assert_eq!(check(Goal::Gone, &volumes, &[], None), VolumesState::Absent);
+    }
+
+    #[test]
+    fn nothing_is_done_before_somebody_asks() {
+        let found = [volume("a", |volume| volume.actual = Actual::Partial)];
+        assert_eq!(check(Goal::Unclaimed, &found, &[], None), VolumesState::Absent);
+    }
+
+    #[test]
+    fn the_summary_is_upstreams() {
+        let volumes = [
+            volume("z", |_| {}),
+            volume("pvc", |volume| volume.care = Care::Nobody("not supported".to_owned())),
+            volume("there", |volume| volume.actual = Actual::Present),
+        ];
+        assert_eq!(
+            summary(&volumes, "not supported"),
+            "Unable to attach or mount volumes: unmounted volumes=[pvc z], unattached volumes=[], \
+             failed to process volumes=[pvc]: not supported"
+        );
+    }
+
+    #[test]
+    fn waits_grow_to_upstreams_longest() {
+        let waits = [1, 2, 3, 8, 9, 100].map(|count| wait_after(count).as_millis());
+        assert_eq!(waits, [500, 1000, 2000, 64_000, 122_000, 122_000]);
+    }
+}

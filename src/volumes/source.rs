@@ -1,0 +1,211 @@
+//! Where the content of volumes comes from: ConfigMaps and Secrets by subscription, tokens by request. Seams with the
+//! API server's caches as the real thing, and a fake for tests.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+use crate::apiserver::objects::{self, ObjectError};
+use crate::apiserver::tokens::{self, TokenError};
+use crate::model::PodUid;
+
+/// ConfigMaps and Secrets. Who holds a subscription keeps the object watched.
+pub trait ObjectSource: Send + Sync + 'static {
+    /// A subscription to a ConfigMap.
+    type ConfigMaps: Subscription<ConfigMap>;
+    /// A subscription to a Secret.
+    type Secrets: Subscription<Secret>;
+    /// Subscribes to a ConfigMap; never waits.
+    fn config_map(&self, namespace: &str, name: &str) -> Self::ConfigMaps;
+    /// Subscribes to a Secret; never waits.
+    fn secret(&self, namespace: &str, name: &str) -> Self::Secrets;
+}
+
+/// What is known of one object.
+pub trait Subscription<T>: Clone + Send + Sync + 'static {
+    /// The present state; `None` while nothing is known.
+    fn latest(&self) -> Option<Result<Arc<T>, ObjectError>>;
+    /// Waits for a change since the last call, or since the subscription was made. May return without one. Cancel-safe.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Service-account tokens.
+pub trait TokenSource: Clone + Send + Sync + 'static {
+    /// The token, from a cache while it is fresh. Cancel-safe.
+    fn token(&self, request: tokens::Request) -> impl Future<Output = Result<tokens::Token, TokenError>> + Send;
+    /// Forgets the tokens of a pod that is gone.
+    fn forget(&self, pod: &PodUid);
+}
+
+/// What a node without an API server says of anything that only the API server has.
+const STANDALONE: &str = "this node has no API server";
+
+/// The API server's cache, or nothing on a node without one.
+impl ObjectSource for Option<objects::Handle> {
+    type ConfigMaps = Known<ConfigMap>;
+    type Secrets = Known<Secret>;
+
+    fn config_map(&self, namespace: &str, name: &str) -> Known<ConfigMap> {
+        let subscription = self.as_ref().map(|objects| objects.config_map(namespace, name));
+        Known { subscription, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Known<Secret> {
+        let subscription = self.as_ref().map(|objects| objects.secret(namespace, name));
+        Known { subscription, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+/// A subscription to the API server's cache.
+#[derive(Clone, Debug)]
+pub struct Known<T: objects::Kind> {
+    subscription: Option<objects::Subscription<T>>,
+    namespace: String,
+    name: String,
+}
+
+impl<T: objects::Kind> Subscription<T> for Known<T> {
+    fn latest(&self) -> Option<Result<Arc<T>, ObjectError>> {
+        let absent = || {
+            Some(Err(ObjectError::Failed {
+                kind: T::NAME,
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                problem: STANDALONE.to_owned(),
+            }))
+        };
+        self.subscription.as_ref().map_or_else(absent, objects::Subscription::latest)
+    }
+
+    async fn changed(&mut self) {
+        match &mut self.subscription {
+            Some(subscription) => subscription.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The API server's tokens, or nothing on a node without one.
+impl TokenSource for Option<tokens::Handle> {
+    async fn token(&self, request: tokens::Request) -> Result<tokens::Token, TokenError> {
+        match self {
+            Some(tokens) => tokens.token(&request).await,
+            None => Err(TokenError { problem: STANDALONE.to_owned() }),
+        }
+    }
+
+    fn forget(&self, pod: &PodUid) {
+        if let Some(tokens) = self {
+            tokens.forget(pod);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    use parking_lot::Mutex;
+    use tokio::sync::watch;
+
+    use super::{ObjectSource, Subscription, TokenSource};
+    use crate::apiserver::objects::ObjectError;
+    use crate::apiserver::tokens::{Request, Token, TokenError};
+    use crate::model::PodUid;
+
+    type State<T> = Option<Result<Arc<T>, ObjectError>>;
+
+    /// Objects that a test sets.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct FakeObjects {
+        config_maps: Arc<Mutex<BTreeMap<String, watch::Sender<State<ConfigMap>>>>>,
+        secrets: Arc<Mutex<BTreeMap<String, watch::Sender<State<Secret>>>>>,
+    }
+
+    impl FakeObjects {
+        /// Sets a ConfigMap's data at a version.
+        pub(crate) fn set_config_map(&self, name: &str, version: u32, data: &[(&str, &str)]) {
+            let mut object = ConfigMap::default();
+            object.metadata.resource_version = Some(version.to_string());
+            object.data = Some(data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+            entry(&self.config_maps, name).send_replace(Some(Ok(Arc::new(object))));
+        }
+
+        /// Sets what is known of a ConfigMap that is not there.
+        pub(crate) fn fail_config_map(&self, name: &str, error: ObjectError) {
+            entry(&self.config_maps, name).send_replace(Some(Err(error)));
+        }
+
+        /// How many subscriptions to a ConfigMap there are.
+        pub(crate) fn subscribers(&self, name: &str) -> usize {
+            entry(&self.config_maps, name).receiver_count()
+        }
+    }
+
+    fn entry<T>(map: &Mutex<BTreeMap<String, watch::Sender<State<T>>>>, name: &str) -> watch::Sender<State<T>> {
+        map.lock().entry(name.to_owned()).or_insert_with(|| watch::Sender::new(None)).clone()
+    }
+
+    /// A subscription to a fake object.
+    #[derive(Debug)]
+    pub(crate) struct FakeSubscription<T>(watch::Receiver<State<T>>);
+
+    impl<T> Clone for FakeSubscription<T> {
+        fn clone(&self) -> Self {
+            Self(self.0.clone())
+        }
+    }
+
+    impl<T: Send + Sync + 'static> Subscription<T> for FakeSubscription<T> {
+        fn latest(&self) -> State<T> {
+            self.0.borrow().clone()
+        }
+
+        async fn changed(&mut self) {
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    impl ObjectSource for FakeObjects {
+        type ConfigMaps = FakeSubscription<ConfigMap>;
+        type Secrets = FakeSubscription<Secret>;
+
+        fn config_map(&self, _namespace: &str, name: &str) -> Self::ConfigMaps {
+            FakeSubscription(entry(&self.config_maps, name).subscribe())
+        }
+
+        fn secret(&self, _namespace: &str, name: &str) -> Self::Secrets {
+            FakeSubscription(entry(&self.secrets, name).subscribe())
+        }
+    }
+
+    /// Tokens that a test scripts; the last answer stays.
+    #[derive(Clone, Debug)]
+    pub(crate) struct FakeTokens {
+        pub(crate) answer: Arc<Mutex<Result<Token, TokenError>>>,
+        pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+        pub(crate) forgotten: Arc<Mutex<Vec<PodUid>>>,
+    }
+
+    impl Default for FakeTokens {
+        fn default() -> Self {
+            let error = TokenError { problem: "no token is scripted".to_owned() };
+            Self { answer: Arc::new(Mutex::new(Err(error))), asked: Arc::default(), forgotten: Arc::default() }
+        }
+    }
+
+    impl TokenSource for FakeTokens {
+        async fn token(&self, request: Request) -> Result<Token, TokenError> {
+            self.asked.lock().push(request);
+            self.answer.lock().clone()
+        }
+
+        fn forget(&self, pod: &PodUid) {
+            self.forgotten.lock().push(pod.clone());
+        }
+    }
+}
