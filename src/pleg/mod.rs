@@ -149,6 +149,15 @@ struct Entry {
     key: Option<PodKey>,
 }
 
+impl Entry {
+    /// Whether nobody would miss it: the runtime has nothing of the pod, and nobody listens or is changing it.
+    fn is_unused(&self) -> bool {
+        let alone = self.observation.receiver_count() == 0 && self.observation.sender_count() == 1;
+        let observation = self.observation.borrow();
+        alone && observation.fresh && observation.in_flight == 0 && observation.pod.is_empty()
+    }
+}
+
 impl Shared {
     /// Works on a pod's entry, under the lock. A pod that is new here after the first relist is known not to be in the
     /// runtime: nobody but this kubelet puts pods there, and what somebody else puts there the next relist finds.
@@ -164,6 +173,8 @@ impl Shared {
 }
 
 /// How everybody else reaches this subsystem. Cheap to clone.
+///
+/// Do not call it while you hold a `borrow()` of an observation: as everywhere with `watch`, that can deadlock.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -184,14 +195,13 @@ impl Handle {
 
     /// Says that a call that changes the pod begins. Keep the guard until the call has ended.
     pub fn begin(&self, uid: &PodUid) -> Mutation {
-        let channel = self.shared.entry(uid, |entry| {
-            entry.observation.send_if_modified(|observation| {
-                observation.epoch += 1;
-                observation.in_flight += 1;
-                observation.quiet = false;
-                false
-            });
-            entry.observation.clone()
+        // Holding a sender keeps the entry from being forgotten.
+        let channel = self.shared.entry(uid, |entry| entry.observation.clone());
+        channel.send_if_modified(|observation| {
+            observation.epoch += 1;
+            observation.in_flight += 1;
+            observation.quiet = false;
+            false
         });
         Mutation { shared: Arc::clone(&self.shared), uid: uid.clone(), channel, look: Look::default() }
     }

@@ -17,7 +17,7 @@ use super::diff::differs;
 use super::dirty::Look;
 use super::read::{self, Order, Outcome};
 use super::stream::Reader;
-use super::{Measure, Observer, Shared, Stamp};
+use super::{Entry, Measure, Observer, Shared, Stamp};
 use crate::clock::Clock;
 use crate::cri::{CriError, Runtime};
 use crate::model::{Mono, PodUid};
@@ -231,27 +231,21 @@ impl State {
 
     /// Publishes a read if it counts; whether it did.
     fn publish(&mut self, uid: &PodUid, stamp: Stamp, outcome: Outcome) -> bool {
-        let mut pods = self.shared.pods.lock();
-        let Some(entry) = pods.get_mut(uid) else { return true };
-        if entry.key.is_none() {
-            entry.key = outcome.key;
-        }
+        let channel = self.shared.entry(uid, |entry| {
+            if entry.key.is_none() {
+                entry.key = outcome.key;
+            }
+            entry.observation.clone()
+        });
         let mut counts = false;
-        let news = entry.observation.send_if_modified(|observation| {
+        let news = channel.send_if_modified(|observation| {
             counts = observation.counts(stamp);
             counts && observation.take(stamp, Arc::new(outcome.pod))
         });
-        if entry.observation.receiver_count() > 0 {
-            return counts;
-        }
-        let observation = entry.observation.borrow();
-        let unused = observation.pod.is_empty() && observation.in_flight == 0 && observation.fresh;
-        drop(observation);
-        if unused && !self.waiting.contains_key(uid) {
-            pods.remove(uid);
-        }
-        drop(pods);
-        if news {
+        let unheard = channel.receiver_count() == 0;
+        drop(channel);
+        self.forget_if_unused(uid);
+        if news && unheard {
             self.shared.changes.send_modify(|changes| *changes += 1);
         }
         counts
@@ -386,11 +380,7 @@ impl State {
     fn forget_if_unused(&mut self, uid: &PodUid) {
         let busy = self.waiting.contains_key(uid) || self.reading.values().any(|reading| &reading.uid == uid);
         let mut pods = self.shared.pods.lock();
-        let unused = pods.get(uid).is_some_and(|entry| {
-            let observation = entry.observation.borrow();
-            observation.pod.is_empty() && observation.in_flight == 0 && entry.observation.receiver_count() == 0
-        });
-        if unused && !busy {
+        if !busy && pods.get(uid).is_some_and(Entry::is_unused) {
             pods.remove(uid);
         }
     }

@@ -7,11 +7,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Handle, Observation, pleg};
+use super::{Handle, Mutation, Observation, pleg};
 use crate::clock::Clock;
 use crate::cri::fake::{Effect, FakeRuntime, Gate};
 use crate::cri::{Runtime, labels, v1};
-use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, SandboxState, Wall};
+use crate::model::{ContainerId, ContainerState, ObservedPod, PodUid, SandboxId, SandboxState, Wall};
 
 /// A node with a running pleg.
 struct Node {
@@ -396,4 +396,160 @@ async fn health_speaks_as_upstream() {
         node.pleg.healthy(last.after(Duration::from_millis(185_500))),
         Err("PLEG is not healthy: pleg was last seen active 3m5.5s ago; threshold is 3m0s".to_owned())
     );
+}
+
+/// A reproducible source of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// What the runtime has of a pod, in the form of [`seen`].
+fn truth(fake: &FakeRuntime, uid: &str) -> Vec<String> {
+    let of =
+        |labels: &std::collections::HashMap<String, String>| labels.get(labels::POD_UID).is_some_and(|own| own == uid);
+    let sandboxes = fake.sandboxes().into_iter().filter(|sandbox| of(&sandbox.config.labels));
+    let containers = fake.containers().into_iter().filter(|container| of(&container.config.labels));
+    let mut all: Vec<String> = sandboxes.map(|sandbox| format!("{} {}", sandbox.id, sandbox.ready)).collect();
+    all.extend(containers.map(|container| format!("{} {:?}", container.id, container.state)));
+    all.sort();
+    all
+}
+
+fn seen(observation: &Observation) -> Vec<String> {
+    let state = |state: &ContainerState| match state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited(_) => v1::ContainerState::ContainerExited,
+        ContainerState::Unknown => v1::ContainerState::ContainerUnknown,
+    };
+    let sandboxes = observation.pod.sandboxes.iter();
+    let mut all: Vec<String> =
+        sandboxes.map(|sandbox| format!("{} {}", sandbox.id, sandbox.state == SandboxState::Ready)).collect();
+    all.extend(
+        observation.pod.containers.iter().map(|container| format!("{} {:?}", container.id, state(&container.state))),
+    );
+    all.sort();
+    all
+}
+
+/// One pod's life by chance, as its worker would live it: after each of its own calls it waits for a fresh observation,
+/// which must know what the call made or removed. Events get lost, calls are slow, containers end by themselves.
+async fn live(node: &Node, uid: &str, seed: u64) {
+    let mut dice = Dice(seed);
+    let id = PodUid::new(uid);
+    let mut receiver = node.pleg.subscribe(&id);
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_millis(dice.roll(400))).await;
+        let known = receiver.borrow().pod.clone();
+        let mutation = node.pleg.begin(&id);
+        let (made, removed) = mutate(node, uid, &known, mutation, &mut dice).await;
+        let found = receiver.wait_for(|observation| observation.fresh).await.expect("the sender lives").clone();
+        let lines = seen(&found).join(", ");
+        assert!(made.is_none_or(|made| lines.contains(&made)), "seed {seed}: {lines}");
+        assert!(removed.is_none_or(|removed| !lines.contains(&removed)), "seed {seed}: {lines}");
+        let running = found.pod.containers.iter().find(|container| container.state.is_running());
+        if let Some(running) = running.filter(|_| dice.roll(5) == 0) {
+            node.fake.exit_container(&running.id, 1, "Error");
+        }
+    }
+}
+
+/// One change by chance; the id of what it made and of what it removed.
+async fn mutate(
+    node: &Node,
+    uid: &str,
+    known: &ObservedPod,
+    mut mutation: Mutation,
+    dice: &mut Dice,
+) -> (Option<String>, Option<String>) {
+    let named = dice.roll(2) == 0;
+    let sandbox = known.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
+    let (mut made, mut removed) = (None, None);
+    match (sandbox, dice.roll(6)) {
+        (None, _) => {
+            let mut config = sandbox_config(uid);
+            let attempt = u32::try_from(dice.roll(1 << 20)).expect("small");
+            config.metadata.get_or_insert_default().attempt = attempt;
+            let message = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+            let (outcome, mut held) = node.runtime.run_pod_sandbox(message, mutation).await;
+            if let Some(sandbox) = outcome.ok().filter(|_| named) {
+                held.touched_sandbox(&sandbox);
+                made = Some(sandbox.to_string());
+            }
+            held.end();
+        }
+        (Some(sandbox), 0..=2) => {
+            let name = format!("c{}", dice.roll(1 << 30));
+            let request = create_request(uid, &sandbox.id, &name);
+            let (outcome, mut held) = node.runtime.create_container(request, mutation).await;
+            if let Ok(container) = outcome {
+                (_, held) = node.runtime.start_container(&container, held).await;
+                if named {
+                    held.touched_container(&container, &sandbox.id);
+                }
+                made = Some(container.to_string());
+            }
+            held.end();
+        }
+        (Some(sandbox), 3) => {
+            let pod_sandbox_id = sandbox.id.to_string();
+            drop(node.runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id }).await);
+            if named {
+                mutation.touched_sandbox(&sandbox.id);
+            }
+            mutation.end();
+        }
+        (Some(_), _) => {
+            if let Some(container) = known.containers.first() {
+                let container_id = container.id.to_string();
+                removed = Some(container_id.clone());
+                drop(node.runtime.remove_container(v1::RemoveContainerRequest { container_id }).await);
+                if named {
+                    mutation.touched_container(&container.id, &container.sandbox);
+                }
+            }
+            mutation.end();
+        }
+    }
+    (made, removed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_happens_the_truth_is_seen_in_the_end() {
+    for seed in 0..6 {
+        let node = Arc::new(start(|fake| {
+            for call in ["ListContainers", "ListPodSandbox", "ContainerStatus", "PodSandboxStatus"] {
+                fake.script(call, None, 40, Effect::DelayAnswer(Duration::from_millis(30 + seed * 7)));
+            }
+            for call in ["ContainerStatus", "ListContainers", "CreateContainer"] {
+                fake.script(call, None, 2, Effect::Fail(Status::unavailable("by chance")));
+            }
+        }));
+        let mut pods = JoinSet::new();
+        for pod in 0..4 {
+            let node = Arc::clone(&node);
+            pods.spawn(async move { live(&node, &format!("p{pod}"), seed * 100 + pod).await });
+        }
+        for toggle in 0..12_u64 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            node.fake.set_events(!(toggle + seed).is_multiple_of(3));
+            if (toggle + seed).is_multiple_of(5) {
+                node.fake.drop_streams();
+            }
+        }
+        pods.join_all().await;
+        node.fake.set_events(true);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        for pod in 0..4 {
+            let uid = format!("p{pod}");
+            let observation = node.pleg.subscribe(&PodUid::new(uid.as_str())).borrow().clone();
+            assert!(observation.fresh && observation.quiet, "seed {seed}");
+            assert_eq!(seen(&observation), truth(&node.fake, &uid), "seed {seed}");
+        }
+    }
 }
