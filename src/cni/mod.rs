@@ -1,7 +1,7 @@
 //! CNI: whether the node's network configuration is usable and why not.
 //!
 //! The runtime calls the plugins; this only looks at the same files, so that "network not ready" can say what to do. Its
-//! texts go beside upstream's, never in their place. [`watch`] tells when the configuration changes (for
+//! texts go beside upstream's, never in their place. [`watch()`] tells when the configuration changes (for
 //! `cri::condition`), [`diagnose`] says what is wrong with it, [`install`] puts one in place where there is none.
 
 mod watch;

@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Room for some events; what does not fit is read next.
 const BUFFER: usize = 4096;
 
-/// The watching task; made by [`watch`].
+/// The watching task; made by [`watch()`].
 #[derive(Debug)]
 pub struct Watcher {
     dir: PathBuf,
