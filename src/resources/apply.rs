@@ -1,7 +1,8 @@
 //! The cgroups of pods: made before a pod's first sandbox, removed after its last, and the tiers above them.
 //!
-//! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per pod, calls come one at a
-//! time from the pod's own worker; the only shared memory is the last value written to the burstable tier. Nothing above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
+//! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per pod, calls come one
+//! at a time from the pod's own worker; the only shared memory is the last value written to the burstable tier. Nothing
+//! above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
 
 use std::collections::BTreeSet;
 use std::fmt;
