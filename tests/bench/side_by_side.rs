@@ -1,0 +1,103 @@
+//! The bench: ours and upstream's kubelet in turns on one node, and the bare CRI calls for the same pods as the floor.
+//!
+//! `tests/bench/run` (or `make bench`) builds, brings a cluster up and runs this in its network. Each round measures the
+//! floor with no kubelet, then gives every kubelet a turn: single pods without and with volumes, fifty at once, idle
+//! with none and with 110 pods (`/metrics` scraped all the time), an edited ConfigMap. The machine is shared, so only
+//! figures of one run are compared, and ratios are taken within a round. Samples, summary and machine go to a JSON file.
+#![allow(clippy::disallowed_methods, reason = "a bench reads the environment and the clock, and writes files")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a bench says goes there")]
+
+mod audit;
+mod floor;
+mod node;
+mod pods;
+mod process;
+mod report;
+mod samples;
+mod turn;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use node::{Kubelet, Node};
+use pods::Bed;
+use samples::Samples;
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    rounds: u32,
+    quick: bool,
+    only: Option<String>,
+    kubelets: Vec<Kubelet>,
+}
+
+impl Options {
+    fn parse(args: impl Iterator<Item = String>) -> Result<Self> {
+        let mut rounds = None;
+        let mut quick = false;
+        let mut only = None;
+        let mut kubelets = "ours,upstream".to_owned();
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
+            match arg.as_str() {
+                "--bench" => {} // cargo adds it
+                "--quick" => quick = true,
+                "--rounds" => rounds = Some(value()?.parse().context("--rounds wants a number")?),
+                "--only" => only = Some(value()?),
+                "--kubelets" => kubelets = value()?,
+                _ => bail!("unknown option {arg:?} (--quick, --rounds N, --only TEXT, --kubelets LIST)"),
+            }
+        }
+        let kubelets = kubelets.split(',').map(Kubelet::parse).collect::<Result<_>>()?;
+        Ok(Self { rounds: rounds.unwrap_or(if quick { 1 } else { 3 }), quick, only, kubelets })
+    }
+
+    /// Whether a phase is wanted, by its name: single, volumes, burst, idle, full, edit.
+    fn wants(&self, phase: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| phase.contains(only) || only.starts_with(phase))
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = Options::parse(std::env::args().skip(1)).and_then(|options| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(Box::pin(bench(&options)))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(options: &Options) -> Result<()> {
+    let node = Node::from_env()?;
+    let mut samples = Samples::default();
+    let bed = Bed::make(&node).await?;
+    for round in 1..=options.rounds {
+        samples.round = round;
+        node.stop_kubelet()?;
+        eprintln!("round {round}: the bare CRI calls (load {})", report::load());
+        floor::measure(&node, options, &mut samples).await.context("the bare CRI calls")?;
+        // Who goes first changes, in case the first has it harder.
+        let mut order: Vec<_> = options.kubelets.iter().collect();
+        if round % 2 == 0 {
+            order.reverse();
+        }
+        for kubelet in order {
+            eprintln!("round {round}: {} (load {})", kubelet.name, report::load());
+            samples.who.clone_from(&kubelet.name);
+            let turn = turn::take(&node, &bed, kubelet, options, &mut samples).await;
+            turn.with_context(|| format!("round {round}, {}", kubelet.name))?;
+        }
+    }
+    node.stop_kubelet()?;
+    report::print(options, &samples);
+    println!("{}", report::save(options, &samples)?.display());
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! One kubelet's turn: starts it on the emptied node, measures every phase that is wanted, and stops it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use futures::future::try_join_all;
+
+use crate::Options;
+use crate::audit::Audit;
+use crate::node::{self, Kubelet, Node};
+use crate::pods::{Bed, CONFIG_MAP, KEY, Kind};
+use crate::process::{self, Counters};
+use crate::samples::Samples;
+
+/// How many pods are made at once.
+pub(crate) const BURST: usize = 50;
+/// How many pods a node has at most by default; so many are there for the idle figures.
+const FULL: usize = 110;
+/// How often somebody asks for `/metrics`, and so also the unit of the idle windows.
+const SCRAPE: Duration = Duration::from_secs(15);
+/// How many of the full node's pods are looked at for an edited ConfigMap.
+const EDITED: usize = 11;
+
+/// How many single pods per round.
+pub(crate) fn singles(options: &Options) -> usize {
+    if options.quick { 5 } else { 10 }
+}
+
+pub(crate) fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
+}
+
+/// When half and when all of a burst had come so far.
+pub(crate) fn add_burst(samples: &mut Samples, what: &str, mut took: Vec<Duration>) {
+    took.sort();
+    if let (Some(half), Some(all)) = (took.get(took.len().saturating_sub(1) / 2), took.last()) {
+        samples.add(&format!("burst.{what}_half"), millis(*half));
+        samples.add(&format!("burst.{what}_all"), millis(*all));
+    }
+}
+
+/// Measures `kubelet`.
+pub(crate) async fn take(
+    node: &Node,
+    bed: &Bed,
+    kubelet: &Kubelet,
+    options: &Options,
+    samples: &mut Samples,
+) -> Result<()> {
+    node.stop_kubelet()?;
+    node.sweep().await?;
+    let mut turn = Turn { node, bed, options, pid: node.start_kubelet(kubelet)?, made: 0 };
+    turn.ready().await?;
+    let scrapes = tokio::spawn(scrape(bed.clone()));
+    let outcome = turn.phases(samples).await;
+    scrapes.abort();
+    node.stop_kubelet()?;
+    outcome
+}
+
+struct Turn<'a> {
+    node: &'a Node,
+    bed: &'a Bed,
+    options: &'a Options,
+    pid: u32,
+    made: usize,
+}
+
+impl Turn<'_> {
+    /// The kubelet runs a pod: also what warms it up.
+    async fn ready(&mut self) -> Result<()> {
+        for kind in [Kind::Plain, Kind::Volumes] {
+            let names = self.names("warm", 1);
+            self.bed.start_all(kind, &names).await?;
+            self.bed.remove_all(&names).await?;
+        }
+        Ok(())
+    }
+
+    async fn phases(&mut self, samples: &mut Samples) -> Result<()> {
+        let (settle, window) = if self.options.quick { (5, SCRAPE) } else { (20, SCRAPE * 2) };
+        let settle = Duration::from_secs(settle);
+        if self.options.wants("idle") {
+            tokio::time::sleep(settle).await;
+            process::idle(self.pid, window, "idle", samples).await?;
+        }
+        for kind in [Kind::Plain, Kind::Volumes] {
+            if self.options.wants(kind.phase()) {
+                self.single(kind, samples).await.context(kind.phase())?;
+            }
+        }
+        if self.options.wants("burst") {
+            self.burst(samples).await.context("burst")?;
+        }
+        // An edit takes upstream more than a minute: not in the short run.
+        let edit = self.options.wants("edit") && (!self.options.quick || self.options.only.is_some());
+        if edit || self.options.wants("full") {
+            let names = self.names("full", FULL);
+            self.bed.start_all(Kind::Volumes, &names).await?;
+            if edit {
+                self.edit(&names, samples).await.context("edit")?;
+            }
+            if self.options.wants("full") {
+                tokio::time::sleep(settle).await;
+                process::idle(self.pid, window, "full", samples).await?;
+            }
+            self.bed.remove_all(&names).await?;
+        }
+        Ok(())
+    }
+
+    /// Names that no other pod of the run has.
+    fn names(&mut self, what: &str, count: usize) -> Vec<String> {
+        let first = self.made;
+        self.made += count;
+        (first..self.made).map(|number| format!("{what}-{}-{number}", self.pid)).collect()
+    }
+
+    async fn single(&mut self, kind: Kind, samples: &mut Samples) -> Result<()> {
+        let audit = Audit::from_now(self.node.audit_log()?);
+        let phase = kind.phase();
+        let names = self.names(phase, singles(self.options));
+        for name in &names {
+            samples.add(&format!("{phase}.ready"), millis(self.bed.start(kind, name).await?));
+            samples.add(&format!("{phase}.gone"), millis(self.bed.remove(name).await?));
+        }
+        let accepted = audit.bound_to_ready()?;
+        for name in &names {
+            let took = accepted.get(name).with_context(|| format!("no Ready of {name} in the audit log"))?;
+            samples.add(&format!("{phase}.accepted"), *took);
+        }
+        Ok(())
+    }
+
+    async fn burst(&mut self, samples: &mut Samples) -> Result<()> {
+        let names = self.names("burst", BURST);
+        let before = Counters::read(self.pid)?;
+        let took = self.bed.start_all(Kind::Plain, &names).await?;
+        add_burst(samples, "ready", took);
+        let took = self.bed.remove_all(&names).await?;
+        add_burst(samples, "gone", took);
+        samples.add("burst.cpu", millis(Counters::read(self.pid)?.cpu_since(&before)));
+        Ok(())
+    }
+
+    /// Edits the ConfigMap that every pod has: when does the file in the pod change?
+    async fn edit(&self, names: &[String], samples: &mut Samples) -> Result<()> {
+        let value = format!("edited-{}-{}", self.pid, samples.round);
+        let mut files = Vec::new();
+        for name in names.iter().step_by(names.len() / EDITED) {
+            let uid = self.bed.uid(name)?;
+            let volume = format!("volumes/kubernetes.io~configmap/{CONFIG_MAP}/{KEY}");
+            files.push(self.node.path(&format!("/var/lib/kubelet/pods/{uid}/{volume}"))?);
+        }
+        let began = Instant::now();
+        self.bed.set_value(&value).await?;
+        let changed = |file: std::path::PathBuf| {
+            let value = &value;
+            async move {
+                while std::fs::read_to_string(&file).with_context(|| file.display().to_string())? != *value {
+                    if began.elapsed() > Duration::from_secs(240) {
+                        bail!("{} does not have the edit after 240 s", file.display());
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Ok(began.elapsed())
+            }
+        };
+        for took in try_join_all(files.into_iter().map(changed)).await? {
+            samples.add("edit", took.as_secs_f64());
+        }
+        Ok(())
+    }
+}
+
+/// Asks for `/metrics` as a monitoring system does, through the API server, for it has the right to.
+async fn scrape(bed: Bed) {
+    let mut ticks = tokio::time::interval(SCRAPE);
+    let path = format!("/api/v1/nodes/{}/proxy/metrics", node::NAME);
+    loop {
+        ticks.tick().await;
+        let Ok(request) = http::Request::get(&path).body(Vec::new()) else { return };
+        if let Err(error) = bed.client.request_text(request).await {
+            eprintln!("bench: /metrics: {error}");
+        }
+    }
+}
