@@ -1,0 +1,36 @@
+//! Authentication and authorisation in front of every route of the HTTPS port.
+
+use axum::extract::{Extension, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::authn::Authenticator;
+use super::authz::{Authorizer, Decision, attributes};
+use super::listener::PeerCertificate;
+use super::text;
+
+/// Who is let in, and to what.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    pub(super) authenticator: Authenticator,
+    pub(super) authorizer: Authorizer,
+}
+
+/// Lets a request through, or answers 401, 403 or 500 as upstream does.
+pub(super) async fn check(
+    State(guard): State<Guard>,
+    Extension(PeerCertificate(certificate)): Extension<PeerCertificate>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(user) = guard.authenticator.authenticate(certificate.as_deref(), request.headers()).await else {
+        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+    };
+    let attributes = attributes(request.method(), request.uri().path());
+    match guard.authorizer.authorize(&user, &attributes).await {
+        Decision::Allowed => next.run(request).await,
+        Decision::Forbidden(message) => text(StatusCode::FORBIDDEN, message),
+        Decision::Failed(message) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
+    }
+}

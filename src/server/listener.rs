@@ -1,0 +1,102 @@
+//! Accepting connections: TLS for the kubelet's API, plain for healthz and the read-only port. Each connection is a
+//! task of the set that belongs to its listener; at shutdown it ends with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::debug;
+
+use super::tls::TlsSource;
+
+/// How long a client may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How many connections one listener serves at a time; further ones wait in the kernel's queue.
+const CONNECTIONS: usize = 1024;
+
+/// The client certificate of a connection, verified by the handshake.
+#[derive(Clone, Debug)]
+pub(super) struct PeerCertificate(pub Option<Arc<[u8]>>);
+
+/// Why a port cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: is another kubelet running?")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// The cause.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Binds `address`.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+}
+
+/// Serves `router` until `shutdown`; with `tls`, every connection begins with a handshake.
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<TlsSource>>, shutdown: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        // Cancel-safe: `accept` and `join_next` lose nothing when dropped.
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, router.clone(), tls.clone()));
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: give others time to close some.
+                    debug!(%error, "accepting a connection failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, tls: Option<Arc<TlsSource>>) {
+    // Small answers must not wait for the peer's acknowledgement.
+    drop(stream.set_nodelay(true));
+    let Some(tls) = tls else {
+        return serve_connection(stream, PeerCertificate(None), router).await;
+    };
+    let acceptor = TlsAcceptor::from(tls.current());
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = PeerCertificate(certificate.map(|certificate| certificate.as_ref().into()));
+            serve_connection(stream, certificate, router).await;
+        }
+        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+async fn serve_connection<S>(stream: S, certificate: PeerCertificate, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(certificate.clone());
+        request.map(axum::body::Body::new)
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).await;
+    if let Err(error) = served {
+        debug!(error = %error, "connection ended with an error");
+    }
+}

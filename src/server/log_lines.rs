@@ -1,0 +1,241 @@
+//! Lines of a container's log in the CRI format, and what a request wants of them. Pure.
+//!
+//! A line is `<RFC 3339 nanos> <stdout|stderr> <tags> <content>`; the tag `P` marks a part of a longer line.
+
+use crate::model::{Now, Wall};
+
+/// What a request for logs asks for (`PodLogOptions`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LogOptions {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// The container before this one.
+    pub previous: bool,
+    /// Put the time before each line.
+    pub timestamps: bool,
+    /// Only lines from this time on.
+    pub since: Option<Wall>,
+    /// Only the last lines.
+    pub tail_lines: Option<u64>,
+    /// Only so many bytes.
+    pub limit_bytes: Option<u64>,
+}
+
+/// Why a query is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueryError {
+    /// A value cannot be read (400).
+    Undecodable,
+    /// A value is not allowed (422).
+    Invalid,
+    /// A single stream was asked for, which needs an alpha gate (400).
+    Stream,
+}
+
+impl LogOptions {
+    /// Reads the query of `/containerLogs`.
+    pub(super) fn from_query(query: &[(String, String)], now: Now) -> Result<Self, QueryError> {
+        let mut options = Self::default();
+        let mut tail = None;
+        let mut since_seconds = None;
+        for (name, value) in query {
+            match name.as_str() {
+                "follow" => options.follow = boolean(value)?,
+                "previous" => options.previous = boolean(value)?,
+                "timestamps" => options.timestamps = boolean(value)?,
+                "tailLines" => tail = tail.or(Some(integer(value)?)),
+                "tail" if value == "all" || value.is_empty() => {}
+                "tail" => tail = Some(integer(value)?),
+                "limitBytes" => {
+                    let limit = u64::try_from(integer(value)?).map_err(|_| QueryError::Invalid)?;
+                    if limit == 0 {
+                        return Err(QueryError::Invalid);
+                    }
+                    options.limit_bytes = Some(limit);
+                }
+                "sinceSeconds" => {
+                    let seconds = integer(value)?;
+                    if seconds < 1 {
+                        return Err(QueryError::Invalid);
+                    }
+                    since_seconds = Some(seconds);
+                }
+                "sinceTime" => options.since = Some(value.parse().map_err(|_| QueryError::Undecodable)?),
+                "stream" if value == "All" || value.is_empty() => {}
+                "stream" => return Err(QueryError::Stream),
+                _ => {}
+            }
+        }
+        if query.iter().any(|(name, value)| name == "tail" && value == "all") {
+            tail = None;
+        }
+        options.tail_lines = tail.map(|tail| u64::try_from(tail).map_err(|_| QueryError::Invalid)).transpose()?;
+        if let Some(seconds) = since_seconds {
+            if options.since.is_some() {
+                return Err(QueryError::Invalid);
+            }
+            let span = jiff::SignedDuration::from_secs(seconds);
+            options.since = Some(now.wall.checked_sub(span).map_err(|_| QueryError::Invalid)?);
+        }
+        Ok(options)
+    }
+}
+
+/// Go's `strconv.ParseBool`, as the API machinery reads booleans of a query: absent text is true.
+fn boolean(value: &str) -> Result<bool, QueryError> {
+    match value {
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(QueryError::Undecodable),
+    }
+}
+
+fn integer(value: &str) -> Result<i64, QueryError> {
+    value.parse().map_err(|_| QueryError::Undecodable)
+}
+
+/// Turns raw lines into what is sent.
+#[derive(Debug)]
+pub(super) struct LineWriter {
+    timestamps: bool,
+    since: Option<Wall>,
+    remaining: Option<u64>,
+    at_line_start: bool,
+}
+
+/// Whether more is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    /// Go on.
+    Wanted,
+    /// The byte limit is reached.
+    Enough,
+}
+
+impl LineWriter {
+    /// A writer for these options.
+    pub(super) fn new(options: &LogOptions) -> Self {
+        Self {
+            timestamps: options.timestamps,
+            since: options.since,
+            remaining: options.limit_bytes,
+            at_line_start: true,
+        }
+    }
+
+    /// Appends what is sent for `line` (with its newline) to `out`. A line that is not in the format is left out.
+    pub(super) fn push(&mut self, line: &[u8], out: &mut Vec<u8>) -> More {
+        let Some(parsed) = parse(line) else { return More::Wanted };
+        if let Some(since) = self.since {
+            let time: Option<Wall> = std::str::from_utf8(parsed.time).ok().and_then(|time| time.parse().ok());
+            if time.is_none_or(|time| time < since) {
+                return More::Wanted;
+            }
+        }
+        let start = out.len();
+        if self.timestamps && self.at_line_start {
+            out.extend_from_slice(parsed.time);
+            out.push(b' ');
+        }
+        out.extend_from_slice(parsed.content);
+        self.at_line_start = parsed.content.last().is_none_or(|last| *last == b'\n');
+        let Some(remaining) = &mut self.remaining else { return More::Wanted };
+        let written = u64::try_from(out.len() - start).unwrap_or(u64::MAX);
+        if written >= *remaining {
+            out.truncate(start + usize::try_from(*remaining).unwrap_or(usize::MAX));
+            *remaining = 0;
+            return More::Enough;
+        }
+        *remaining -= written;
+        More::Wanted
+    }
+}
+
+#[derive(Debug)]
+struct Line<'a> {
+    time: &'a [u8],
+    content: &'a [u8],
+}
+
+fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let (time, rest) = split_space(line)?;
+    let (stream, rest) = split_space(rest)?;
+    if stream != b"stdout" && stream != b"stderr" {
+        return None;
+    }
+    let (tags, content) = split_space(rest)?;
+    let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
+    let content = if partial { content.strip_suffix(b"\n").unwrap_or(content) } else { content };
+    Some(Line { time, content })
+}
+
+fn split_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = text.iter().position(|byte| *byte == b' ')?;
+    Some((&text[..space], &text[space + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mono;
+
+    fn now() -> Now {
+        Now { mono: Mono::default(), wall: "2026-11-21T10:00:00Z".parse().expect("a time") }
+    }
+
+    fn query(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn queries_are_read_as_upstream_reads_them() {
+        let options =
+            LogOptions::from_query(&query(&[("follow", "true"), ("tail", "5"), ("sinceSeconds", "60")]), now())
+                .expect("a query");
+        assert!(options.follow);
+        assert_eq!(options.tail_lines, Some(5));
+        assert_eq!(options.since, Some("2026-11-21T09:59:00Z".parse().expect("a time")));
+        let all = LogOptions::from_query(&query(&[("tailLines", "3"), ("tail", "all")]), now()).expect("a query");
+        assert_eq!(all.tail_lines, None, "tail=all wins");
+        for (pairs, error) in [
+            (query(&[("follow", "maybe")]), QueryError::Undecodable),
+            (query(&[("tailLines", "-1")]), QueryError::Invalid),
+            (query(&[("limitBytes", "0")]), QueryError::Invalid),
+            (query(&[("sinceSeconds", "5"), ("sinceTime", "2026-11-21T09:59:00Z")]), QueryError::Invalid),
+            (query(&[("stream", "Stdout")]), QueryError::Stream),
+        ] {
+            assert_eq!(LogOptions::from_query(&pairs, now()), Err(error), "{pairs:?}");
+        }
+    }
+
+    fn written(options: &LogOptions, lines: &[&str]) -> (String, More) {
+        let mut writer = LineWriter::new(options);
+        let mut out = Vec::new();
+        let mut more = More::Wanted;
+        for line in lines {
+            more = writer.push(line.as_bytes(), &mut out);
+            if more == More::Enough {
+                break;
+            }
+        }
+        (String::from_utf8(out).expect("text"), more)
+    }
+
+    #[test]
+    fn partial_lines_are_joined_and_get_one_timestamp() {
+        let lines = ["2026-11-21T09:00:00.1Z stdout P ab\n", "2026-11-21T09:00:00.2Z stdout F cd\n", "garbage\n"];
+        assert_eq!(written(&LogOptions::default(), &lines).0, "abcd\n");
+        let stamped = LogOptions { timestamps: true, ..LogOptions::default() };
+        assert_eq!(written(&stamped, &lines).0, "2026-11-21T09:00:00.1Z abcd\n");
+    }
+
+    #[test]
+    fn since_and_limit_cut() {
+        let lines = ["2026-11-21T09:00:00Z stdout F old\n", "2026-11-21T09:30:00Z stderr F fresh\n"];
+        let since =
+            LogOptions { since: Some("2026-11-21T09:10:00Z".parse().expect("a time")), ..LogOptions::default() };
+        assert_eq!(written(&since, &lines).0, "fresh\n");
+        let limited = LogOptions { limit_bytes: Some(6), ..LogOptions::default() };
+        assert_eq!(written(&limited, &lines), ("old\nfr".to_owned(), More::Enough));
+    }
+}

@@ -1,0 +1,59 @@
+//! `/run`: a command's combined output, without a stream.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Query, State as Shared};
+use axum::response::Response;
+use axum::routing::post;
+use http::StatusCode;
+
+use super::streaming::running_container;
+use super::{State, json, text};
+
+pub(super) fn routes() -> Router<State> {
+    Router::new()
+        .route(
+            "/run/{namespace}/{pod}/{container}",
+            post(
+                async |state: Shared<State>,
+                       Path((namespace, pod, container)): Path<(String, String, String)>,
+                       query| { run(state, namespace, pod, None, container, query).await },
+            ),
+        )
+        .route(
+            "/run/{namespace}/{pod}/{uid}/{container}",
+            post(
+                async |state: Shared<State>,
+                       Path((namespace, pod, uid, container)): Path<(String, String, String, String)>,
+                       query| { run(state, namespace, pod, Some(uid), container, query).await },
+            ),
+        )
+}
+
+async fn run(
+    Shared(state): Shared<State>,
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+    container: String,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Response {
+    let id = match running_container(&state, &namespace, &pod, uid.as_deref(), &container) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let command = query.iter().find(|(name, _)| name == "cmd").map(|(_, value)| value.as_str()).unwrap_or_default();
+    let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    match state.cri.exec_sync(&id, command, Duration::ZERO).await {
+        Ok(output) if output.exit_code == 0 => {
+            let mut all = output.stdout;
+            all.extend_from_slice(&output.stderr);
+            json(String::from_utf8_lossy(&all).into_owned())
+        }
+        Ok(output) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("command terminated with exit code {}", output.exit_code))
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
