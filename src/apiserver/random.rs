@@ -11,6 +11,11 @@ pub fn unit() -> f64 {
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
+/// 32 random bits, for names.
+pub fn bits32() -> u32 {
+    u32::try_from(RandomState::new().hash_one(1_u8) >> 32).unwrap_or(u32::MAX)
+}
+
 /// `wait` plus up to `share` of it, so that many nodes do not act in step.
 pub fn jitter(wait: Duration, share: f64) -> Duration {
     wait.saturating_add(wait.mul_f64(share.max(0.0) * unit()))

@@ -21,3 +21,15 @@ pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandb
 pub use pod::{ContainerKind, Pod};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};
+
+/// An error with everything that caused it, as one line: what users read where upstream wraps errors.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -34,6 +34,9 @@ pub mod event {
     pub const DNS_CONFIG_FORMING: &str = "DNSConfigForming";
     pub const MISSING_CLUSTER_DNS: &str = "MissingClusterDNS";
     pub const EVICTED: &str = "Evicted";
+    pub const FAILED_TO_MAKE_POD_DATA_DIRECTORIES: &str = "Failed";
+    /// Ours: a wait that has lasted.
+    pub const POD_BLOCKED: &str = "PodBlocked";
 }
 
 /// Reasons of `state.waiting` and `state.terminated`.

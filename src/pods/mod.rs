@@ -1,5 +1,26 @@
 //! Pods on this node: one cancellable task per pod that observes, plans and executes.
+//!
+//! ```text
+//!  desired ─(Change)─► dispatch ─(Directive)─► worker ─► plan ─► execute ─► runtime, volumes, cgroups
+//!                         │                      │ ▲                │
+//!                         │                      │ └─ pleg, volumes, probes, images, own completions
+//!                         └─ admission           └─► status, probes, PodView
+//! ```
+//!
+//! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides, `spec` turns a pod into
+//! requests, `execute` carries out. Others reach pods by [`PodsHandle`] only.
 
+pub mod dispatch;
+pub mod execute;
+mod handle;
 pub mod hooks;
+pub mod orphan;
 pub mod plan;
+pub mod recorded;
 pub mod spec;
+pub mod worker;
+
+pub use self::dispatch::Dispatch;
+pub use self::execute::SandboxPermits;
+pub use self::handle::PodsHandle;
+pub use self::worker::PodView;

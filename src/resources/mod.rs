@@ -13,8 +13,9 @@ pub mod oom;
 pub mod pod_config;
 pub mod qos;
 
-pub use apply::PodCgroups;
+pub use allocatable::Reservations;
+pub use apply::{Config, PodCgroups};
 pub use cgroup_tree::{CgroupDriver, CgroupName, CgroupTree};
 pub use list::Amounts;
-pub use pod_config::CgroupSettings;
+pub use pod_config::{CgroupSettings, PodCgroupPolicy};
 pub use qos::QosClass;

@@ -75,6 +75,11 @@ enum Command {
 }
 
 impl Handle {
+    /// A handle without a writer, for a kubelet without an API server: nothing is written, nothing is accepted.
+    pub fn standalone() -> Self {
+        Self { commands: mpsc::channel(1).0, versions: Arc::default() }
+    }
+
     /// Has a status written; answers its version, which [`Acked`] reaches once it is accepted. Only the newest is written.
     pub async fn set(&self, uid: &PodUid, update: StatusUpdate) -> u64 {
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;

@@ -1,0 +1,304 @@
+//! Which pods have a task. One task owns the table: it starts a worker for each pod that is new, tells workers what
+//! their source says, keeps one live generation per static pod name, and starts workers that only stop for what the
+//! runtime has and no source knows.
+//!
+//! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's list of pods.
+//! Output: workers. It never talks to the runtime or the API server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::handle::{Command, PodsHandle, Table};
+use super::orphan;
+use super::worker::{Directive, Ended, PodView, Stop};
+use crate::clock::Clock;
+use crate::desired::Change;
+use crate::model::{Lifecycle, Mono, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
+
+/// How many commands of other subsystems may wait (evictions, requests of the server).
+const COMMANDS: usize = 64;
+
+/// How soon a pod whose task panicked gets a new one; doubled each time up to [`PANIC_PAUSE_MAX`].
+const PANIC_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause after panics.
+const PANIC_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// What dispatch needs to start a pod's task. Implemented by `pods::launch`, and by a fake in tests.
+pub trait Launch: Send + 'static {
+    /// Starts the task of a pod: a future that ends with the pod, and its view.
+    fn launch(
+        &mut self,
+        pod: Arc<Pod>,
+        lifecycle: Lifecycle,
+        directive: watch::Receiver<Directive>,
+    ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>);
+    /// Admission of a pod that is seen for the first time: the pods that must make room for it, or why the node does not
+    /// take it.
+    fn admit(&mut self, pod: &Arc<Pod>, active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected>;
+    /// Whether all sources have reported and the runtime has been read, so that what nobody knows may be stopped.
+    fn may_sweep(&self) -> bool;
+    /// Pods that the runtime has.
+    fn in_runtime(&self) -> Vec<orphan::RuntimePod>;
+    /// Everything of the pod is gone: other subsystems forget it.
+    fn ended(&mut self, uid: &PodUid);
+    /// The pods that count against the node have changed.
+    fn active_changed(&mut self, active: Vec<Arc<Pod>>);
+    /// Removes what is on disk of pods that nobody knows.
+    fn sweep_disk(&mut self, known: Vec<PodUid>);
+}
+
+/// A pod that makes room for a critical one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preempt {
+    /// Which.
+    pub uid: PodUid,
+    /// Upstream's reason and message.
+    pub why: Rejected,
+    /// Its grace period.
+    pub grace: Duration,
+}
+
+/// Why a pod was refused, or has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Upstream's reason.
+    pub reason: String,
+    /// Upstream's message.
+    pub message: String,
+}
+
+/// A pod that has a task.
+#[derive(Debug)]
+struct Entry {
+    directive: watch::Sender<Directive>,
+    key: PodKey,
+    is_static: bool,
+    panics: u32,
+}
+
+/// The table of pods and their tasks.
+#[derive(Debug)]
+pub struct Dispatch<L> {
+    launch: L,
+    clock: Clock,
+    entries: BTreeMap<PodUid, Entry>,
+    /// Static pods whose older generation still stops.
+    queued: BTreeMap<PodKey, Arc<Pod>>,
+    workers: JoinSet<(PodUid, Ended)>,
+    ids: BTreeMap<tokio::task::Id, PodUid>,
+    /// Pods whose task panicked, and when it is started again.
+    broken: BTreeMap<PodUid, Mono>,
+    table: Table,
+    commands: mpsc::Receiver<Command>,
+    swept: bool,
+    shutdown: CancellationToken,
+}
+
+impl<L: Launch> Dispatch<L> {
+    /// The table, empty, and the handle that others reach pods by.
+    pub fn new(launch: L, clock: Clock, shutdown: CancellationToken) -> (Self, PodsHandle) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let table = Table::default();
+        let handle = PodsHandle::new(table.clone(), sender);
+        let dispatch = Self {
+            launch,
+            clock,
+            entries: BTreeMap::new(),
+            queued: BTreeMap::new(),
+            workers: JoinSet::new(),
+            ids: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            table,
+            commands,
+            swept: false,
+            shutdown,
+        };
+        (dispatch, handle)
+    }
+
+    /// Runs until shutdown. `sweep` changes when the sources or the runtime's list of pods have changed.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut sweep: watch::Receiver<u64>) {
+        loop {
+            let clock = self.clock;
+            let next_repair = self.broken.values().min().copied();
+            let repair = async {
+                match next_repair {
+                    Some(moment) => clock.sleep_until(moment).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel-safe: `recv`, `changed` and `join_next` lose nothing when dropped.
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                change = changes.recv() => match change {
+                    Some(change) => self.change(change),
+                    None => break,
+                },
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                news = sweep.changed() => if news.is_err() { break },
+                () = repair => self.repair(),
+            }
+            self.sweep();
+        }
+        // Workers see the same cancellation; containers stay.
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Upsert(pod) => self.upsert(pod),
+            Change::Gone(uid) => {
+                self.queued.retain(|_, queued| pod::uid(queued) != uid);
+                if let Some(entry) = self.entries.get(&uid) {
+                    entry.directive.send_modify(|directive| directive.gone = true);
+                }
+            }
+        }
+    }
+
+    fn upsert(&mut self, pod: Arc<Pod>) {
+        let uid = pod::uid(&pod);
+        if let Some(entry) = self.entries.get(&uid) {
+            entry.directive.send_modify(|directive| {
+                directive.pod = pod;
+                directive.gone = false;
+            });
+            return;
+        }
+        let key = pod::key(&pod);
+        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
+        if pod::is_static(&pod) && older {
+            debug!(pod = %key, "static pod waits for its older generation to end");
+            self.queued.insert(key, pod);
+            return;
+        }
+        let lifecycle = self.first_lifecycle(&pod);
+        self.start(pod, lifecycle, false);
+    }
+
+    /// Where a pod's life begins on this node.
+    fn first_lifecycle(&mut self, pod: &Arc<Pod>) -> Lifecycle {
+        if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
+            return Lifecycle::Syncing;
+        }
+        let active: Vec<Arc<Pod>> = self.table.active_pods();
+        match self.launch.admit(pod, &active) {
+            Ok(preempt) => {
+                for Preempt { uid, why: Rejected { reason, message }, grace } in preempt {
+                    let cause = TerminationCause::Evicted { reason, message };
+                    self.command(Command::Stop { uid, cause, grace });
+                }
+                Lifecycle::Syncing
+            }
+            Err(Rejected { reason, message }) => {
+                info!(pod = %pod::key(pod), reason, message, "pod rejected");
+                Lifecycle::Terminating(Terminating {
+                    cause: TerminationCause::Rejected { reason, message },
+                    since: self.clock.now(),
+                    grace: Duration::ZERO,
+                })
+            }
+        }
+    }
+
+    fn start(&mut self, pod: Arc<Pod>, lifecycle: Lifecycle, gone: bool) {
+        let uid = pod::uid(&pod);
+        let (directive, receiver) = watch::channel(Directive { pod: pod.clone(), gone, stop: None });
+        let panics = self.entries.remove(&uid).map_or(0, |entry| entry.panics);
+        let entry = Entry { directive, key: pod::key(&pod), is_static: pod::is_static(&pod), panics };
+        let (worker, view) = self.launch.launch(pod, lifecycle, receiver);
+        self.entries.insert(uid.clone(), entry);
+        self.table.insert(uid.clone(), view);
+        let id = {
+            let uid = uid.clone();
+            self.workers.spawn(async move { (uid, worker.await) }).id()
+        };
+        self.ids.insert(id, uid);
+        self.launch.active_changed(self.table.active_pods());
+    }
+
+    fn joined(&mut self, joined: Result<(tokio::task::Id, (PodUid, Ended)), tokio::task::JoinError>) {
+        match joined {
+            Ok((id, (uid, ended))) => {
+                self.ids.remove(&id);
+                match ended {
+                    Ended::Shutdown => {}
+                    Ended::Gone => self.gone(&uid),
+                }
+            }
+            Err(error) => {
+                let Some(uid) = self.ids.remove(&error.id()) else { return };
+                let Some(entry) = self.entries.get_mut(&uid) else { return };
+                entry.panics = entry.panics.saturating_add(1);
+                let pause = PANIC_PAUSE.saturating_mul(2_u32.saturating_pow(entry.panics - 1)).min(PANIC_PAUSE_MAX);
+                error!(%uid, pod = %entry.key, ?pause, "the pod's task panicked; it is started again after a pause");
+                self.broken.insert(uid, self.clock.now().mono.after(pause));
+            }
+        }
+    }
+
+    fn gone(&mut self, uid: &PodUid) {
+        let Some(entry) = self.entries.remove(uid) else { return };
+        self.table.remove(uid);
+        self.launch.ended(uid);
+        self.launch.active_changed(self.table.active_pods());
+        if let Some(next) = self.queued.remove(&entry.key) {
+            self.upsert(next);
+        }
+    }
+
+    /// Starts tasks again that had panicked and whose pause is over.
+    fn repair(&mut self) {
+        let now = self.clock.now().mono;
+        let due: Vec<PodUid> = self.broken.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
+        for uid in due {
+            self.broken.remove(&uid);
+            if let Some(entry) = self.entries.get(&uid) {
+                let directive = entry.directive.borrow().clone();
+                self.start(directive.pod, Lifecycle::Syncing, directive.gone);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Stop { uid, cause, grace } => {
+                if let Some(entry) = self.entries.get(&uid) {
+                    entry.directive.send_modify(|directive| directive.stop = Some(Stop { cause, grace }));
+                }
+            }
+        }
+    }
+
+    /// Stops what the runtime has and no source knows.
+    fn sweep(&mut self) {
+        if !self.launch.may_sweep() {
+            return;
+        }
+        for runtime_pod in self.launch.in_runtime() {
+            if self.entries.contains_key(&runtime_pod.uid) {
+                continue;
+            }
+            info!(pod = %runtime_pod.key, uid = %runtime_pod.uid, "stopping a pod that no source knows");
+            let pod = orphan::pod(&runtime_pod);
+            let lifecycle = Lifecycle::Terminating(Terminating {
+                cause: TerminationCause::Removed,
+                since: self.clock.now(),
+                grace: runtime_pod.grace,
+            });
+            self.start(pod, lifecycle, true);
+        }
+        if !std::mem::replace(&mut self.swept, true) {
+            let known = self.entries.keys().cloned().collect();
+            self.launch.sweep_disk(known);
+        }
+    }
+}

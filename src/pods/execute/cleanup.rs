@@ -1,0 +1,98 @@
+//! After the end: containers removed from the runtime with their logs, volumes released, directories and cgroup gone.
+
+use std::path::Path;
+
+use tracing::{info, warn};
+
+use super::super::plan::types::Key;
+use super::super::spec;
+use super::report::PodExecutor;
+use super::{ActionError, Completion, Context, Outcome};
+use crate::cri::v1;
+use crate::model::{ContainerId, pod};
+
+impl PodExecutor {
+    /// Removes a container that does not run, with its log if asked.
+    pub(super) async fn remove_container(&self, key: Key, id: ContainerId, logs: bool, context: Context) -> Completion {
+        let mutation = self.deps.pleg.begin(&self.uid);
+        let request = v1::RemoveContainerRequest { container_id: id.as_str().to_owned() };
+        let removed = self.deps.cri.remove_container(request).await;
+        mutation.end();
+        let outcome = match removed {
+            Err(error) if !error.is_not_found() => Err(ActionError::new("RemoveContainerError", error.to_string())),
+            Ok(_) | Err(_) => {
+                if let Some(container) = context.observed.container(&id) {
+                    let link = self.log_link(&context, &container.name, &id);
+                    if logs {
+                        remove_logs(&container.log_path);
+                    }
+                    remove_file(&link);
+                }
+                Ok(Outcome::Done)
+            }
+        };
+        Completion { key, outcome, mutated: true }
+    }
+
+    /// Removes what is left on the node: the cgroup, then the directories. Volumes are gone before (the plan's order).
+    pub(super) async fn clean_up(&self, key: Key, context: Context) -> Completion {
+        let outcome = self.remove_cgroup_and_directories(&context).await;
+        Completion { key, outcome, mutated: false }
+    }
+
+    async fn remove_cgroup_and_directories(&self, context: &Context) -> Result<Outcome, ActionError> {
+        if let Some(cgroups) = &self.deps.cgroups {
+            cgroups.remove(&self.uid).await.map_err(|error| {
+                ActionError::new(
+                    "CleanUp",
+                    format!("failed to delete the pod's cgroup: {}", crate::model::error_chain(&error)),
+                )
+            })?;
+        }
+        self.deps.volumes.remove_pod_dir(&self.uid).await.map_err(|error| {
+            ActionError::new(
+                "CleanUp",
+                format!("failed to delete the pod's directory: {}", crate::model::error_chain(&error)),
+            )
+        })?;
+        if let Some(tokens) = &self.deps.tokens {
+            tokens.forget(&self.uid);
+        }
+        info!(pod = %pod::key(&context.pod), "cleaned up");
+        Ok(Outcome::CleanedUp)
+    }
+
+    /// Removes the pod's log directory, once nothing of the pod is left.
+    pub(super) fn remove_log_directory(&self, pod: &crate::model::Pod) {
+        let directory = spec::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
+        if let Err(error) = std::fs::remove_dir_all(&directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(directory, %error, "removing a pod's log directory failed");
+        }
+    }
+}
+
+/// Removes a log and its rotated versions (`N.log`, `N.log.<time>`, `N.log.<time>.gz`).
+fn remove_logs(log_path: &str) {
+    let path = Path::new(log_path);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let rotated = file.to_str().and_then(|file| file.strip_prefix(name));
+        if rotated.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            remove_file(&entry.path());
+        }
+    }
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!(path = %path.display(), %error, "removing a log failed");
+    }
+}

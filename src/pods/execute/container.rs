@@ -1,0 +1,373 @@
+//! Starting a container: fetch what its spec refers to, prepare files, create, start; and running its postStart hook.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1 as api;
+use tracing::{debug, warn};
+
+use super::super::plan::types::{HookState, Key};
+use super::super::{hooks, spec};
+use super::report::PodExecutor;
+use super::{ActionError, Completion, Context, Outcome};
+use crate::apiserver::objects::ObjectError;
+use crate::cri::v1;
+use crate::linux::fs::{WriteOptions, fill};
+use crate::model::reason::{container as reason, event};
+use crate::model::{ContainerId, ContainerKind, EventType, SandboxId, pod};
+
+/// How long a ConfigMap or Secret may take to arrive for the first time.
+const OBJECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest file name that is used for the legacy link to a log.
+const MAX_LINK_NAME: usize = 255;
+
+/// A start as it was planned.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) container: String,
+    pub(super) kind: ContainerKind,
+    pub(super) restart_count: u32,
+    pub(super) sandbox: SandboxId,
+    pub(super) image_ref: String,
+}
+
+/// Without an API server nothing can be fetched.
+fn standalone(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
+    ObjectError::Failed {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        problem: "the kubelet runs without an API server".to_owned(),
+    }
+}
+
+/// What the container's spec refers to, fetched.
+#[derive(Debug, Default)]
+struct References {
+    config_maps: BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
+    secrets: BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
+    files: BTreeMap<(String, String), Result<String, String>>,
+}
+
+/// Writes a file that containers which run already have mounted: it must stay the same file.
+fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+impl PodExecutor {
+    /// Creates and starts a container.
+    pub(super) async fn start(&self, key: Key, start: Start, context: Context) -> Completion {
+        let Some((_, container)) = pod::find_container(&context.pod, &start.container) else {
+            let error = ActionError::internal(format!("container {} is not in the pod's spec", start.container));
+            return Completion { key, outcome: Err(error), mutated: false };
+        };
+        let request = match self.request(&start, &container, &context).await {
+            Ok(request) => request,
+            Err(error) => {
+                self.start_failed(&context, &start.container, &error.message);
+                return Completion { key, outcome: Err(error), mutated: false };
+            }
+        };
+        let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        // Files that it is given by subPath stay while it is made, even if they change meanwhile.
+        let guard = self.deps.volumes.starting(&self.uid);
+        let outcome = self.create_and_start(&start, request, has_post_start, &context).await;
+        drop(guard);
+        Completion { key, outcome, mutated: true }
+    }
+
+    async fn create_and_start(
+        &self,
+        start: &Start,
+        request: v1::CreateContainerRequest,
+        has_post_start: bool,
+        context: &Context,
+    ) -> Result<Outcome, ActionError> {
+        let log_path = request.config.as_ref().map(|config| config.log_path.clone()).unwrap_or_default();
+        let log_directory =
+            request.sandbox_config.as_ref().map(|config| config.log_directory.clone()).unwrap_or_default();
+        let mutation = self.deps.pleg.begin(&self.uid);
+        let (created, mut mutation) = self.deps.cri.create_container(request, mutation).await;
+        let id = match created {
+            Ok(id) => id,
+            Err(error) => {
+                mutation.end();
+                let message = error.message.clone();
+                self.start_failed(context, &start.container, &message);
+                return Err(ActionError::new(reason::CREATE_CONTAINER_ERROR, message));
+            }
+        };
+        mutation.touched_container(&id, &start.sandbox);
+        self.container_event(
+            &context.pod,
+            &start.container,
+            EventType::Normal,
+            event::CREATED,
+            "Container created".into(),
+        );
+        let (started, mutation) = self.deps.cri.start_container(&id, mutation).await;
+        mutation.end();
+        if let Err(error) = started {
+            let message = error.message.clone();
+            self.start_failed(context, &start.container, &message);
+            return Err(ActionError::new(reason::RUN_CONTAINER_ERROR, message));
+        }
+        self.container_event(
+            &context.pod,
+            &start.container,
+            EventType::Normal,
+            event::STARTED,
+            "Container started".into(),
+        );
+        self.deps.metrics.started(start.kind);
+        self.link_log(context, &start.container, &id, &Path::new(&log_directory).join(log_path));
+        Ok(Outcome::Started { id, has_post_start })
+    }
+
+    fn start_failed(&self, context: &Context, container: &str, message: &str) {
+        debug!(container, message, "starting a container failed");
+        self.container_event(&context.pod, container, EventType::Warning, event::FAILED, format!("Error: {message}"));
+    }
+
+    /// Everything that the runtime needs to know.
+    async fn request(
+        &self,
+        start: &Start,
+        container: &api::Container,
+        context: &Context,
+    ) -> Result<v1::CreateContainerRequest, ActionError> {
+        let config_error = |error: spec::SpecError| ActionError::new(error.reason, error.message);
+        let (references, image_user) =
+            tokio::join!(self.references(container, context), self.image_user(&start.image_ref));
+        let image_user = image_user?;
+        let pod_ips = self.pod_ips(context);
+        let services = self.services(&context.pod);
+        let env = spec::environment(&spec::EnvInput {
+            pod: &context.pod,
+            container,
+            pod_ips: &pod_ips,
+            host_ips: &self.deps.settings.node_ips,
+            allocatable: &self.deps.allocatable.borrow(),
+            services: services.as_deref(),
+            config_maps: &references.config_maps,
+            secrets: &references.secrets,
+            files: &references.files,
+        })
+        .map_err(config_error)?;
+        let volumes = self.volume_sources(&context.pod);
+        let sub_paths = self.sub_paths(container, &env, &volumes).await?;
+        let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
+        let termination_log = self.termination_log(container)?;
+        let pid_target = Self::pid_target(&start.container, context)?;
+        let config = spec::container_config(&spec::ContainerInput {
+            pod: &context.pod,
+            container,
+            restart_count: start.restart_count,
+            image_ref: &start.image_ref,
+            image_user: &image_user,
+            env: &env,
+            volumes: &volumes,
+            sub_paths: &sub_paths,
+            etc_hosts: etc_hosts.as_deref(),
+            termination_log: termination_log.as_deref(),
+            pid_target: pid_target.as_ref(),
+            oom_score_adj: self.oom_score_adj(&context.pod, container),
+            swap: None,
+            extra_groups: &[],
+            recursive_read_only: self.recursive_read_only(&context.pod),
+            settings: &self.deps.settings.spec,
+        })
+        .map_err(config_error)?;
+        let attempt = context
+            .observed
+            .sandboxes
+            .iter()
+            .find(|sandbox| sandbox.id == start.sandbox)
+            .map_or(0, |sandbox| sandbox.attempt);
+        let sandbox_config = self.sandbox_request(context, attempt)?.config;
+        let log_directory = Path::new(&sandbox_config.log_directory).join(&container.name);
+        crate::linux::fs::ensure_dir(&log_directory, 0o755).map_err(|error| {
+            ActionError::new(
+                reason::CREATE_CONTAINER_CONFIG_ERROR,
+                format!("create container log directory for container {} failed: {error}", container.name),
+            )
+        })?;
+        Ok(v1::CreateContainerRequest {
+            pod_sandbox_id: start.sandbox.as_str().to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        })
+    }
+
+    /// Fetches the ConfigMaps, Secrets and files that the environment refers to, all at once.
+    async fn references(&self, container: &api::Container, context: &Context) -> References {
+        let namespace = pod::key(&context.pod).namespace;
+        let mut references = References::default();
+        let (mut maps, mut secrets) = (Vec::new(), Vec::new());
+        for reference in spec::references(&context.pod, container) {
+            match reference {
+                spec::ObjectRef::ConfigMap { name, .. } => maps.push(name),
+                spec::ObjectRef::Secret { name, .. } => secrets.push(name),
+                spec::ObjectRef::File { volume, path } => {
+                    let text = self.read_volume_file(&context.pod, &volume, &path);
+                    references.files.insert((volume, path), text);
+                }
+            }
+        }
+        let maps = join_all(maps.into_iter().map(async |name| {
+            let fetched = match &self.deps.objects {
+                Some(objects) => objects.config_map(&namespace, &name).get(OBJECT_DEADLINE).await,
+                None => Err(standalone("configmap", &namespace, &name)),
+            };
+            (name, fetched)
+        }));
+        let secrets = join_all(secrets.into_iter().map(async |name| {
+            let fetched = match &self.deps.objects {
+                Some(objects) => objects.secret(&namespace, &name).get(OBJECT_DEADLINE).await,
+                None => Err(standalone("secret", &namespace, &name)),
+            };
+            (name, fetched)
+        }));
+        let (maps, secrets) = tokio::join!(maps, secrets);
+        references.config_maps = maps.into_iter().collect();
+        references.secrets = secrets.into_iter().collect();
+        references
+    }
+
+    /// The user that the image was built to run as.
+    async fn image_user(&self, image_ref: &str) -> Result<spec::ImageUser, ActionError> {
+        let request = v1::ImageStatusRequest {
+            image: Some(v1::ImageSpec { image: image_ref.to_owned(), ..v1::ImageSpec::default() }),
+            verbose: false,
+        };
+        let answer = self
+            .deps
+            .cri
+            .image_status(request)
+            .await
+            .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string()))?;
+        let image = answer.image.unwrap_or_default();
+        Ok(match image.uid {
+            Some(uid) => spec::ImageUser::Uid(uid.value),
+            None if image.username.is_empty() => spec::ImageUser::Uid(0),
+            None => spec::ImageUser::Name(image.username),
+        })
+    }
+
+    /// Writes the managed `/etc/hosts`; `None` while the pod has no address (it is then not mounted, as upstream).
+    fn write_etc_hosts(&self, context: &Context, pod_ips: &[std::net::IpAddr]) -> Result<Option<String>, ActionError> {
+        if pod_ips.is_empty() {
+            return Ok(None);
+        }
+        let failed = |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);
+        let text = if pod::is_host_network(&context.pod) {
+            let node =
+                std::fs::read_to_string("/etc/hosts").map_err(|error| failed(format!("open /etc/hosts: {error}")))?;
+            spec::node_hosts_file(&context.pod, &node)
+        } else {
+            let name = spec::hostname(&context.pod, &self.deps.settings.spec.dns.cluster_domain)
+                .map_err(|error| failed(error.message))?;
+            spec::hosts_file(&context.pod, &name, pod_ips)
+        };
+        let path = self.pod_dir().join("etc-hosts");
+        write_in_place(&path, &text).map_err(|error| failed(format!("write {}: {error}", path.display())))?;
+        Ok(Some(path.to_string_lossy().into_owned()))
+    }
+
+    /// Makes the file that the termination message is written to.
+    fn termination_log(&self, container: &api::Container) -> Result<Option<String>, ActionError> {
+        if container.termination_message_path.as_deref().unwrap_or_default().is_empty() {
+            return Ok(None);
+        }
+        let failed = |path: &Path, error: std::io::Error| {
+            ActionError::new(
+                reason::CREATE_CONTAINER_CONFIG_ERROR,
+                format!("error making the termination message file {}: {error}", path.display()),
+            )
+        };
+        let directory = self.pod_dir().join("containers").join(&container.name);
+        crate::linux::fs::ensure_dir(&directory, 0o750).map_err(|error| failed(&directory, error))?;
+        let path = directory.join(format!("{:08x}", crate::apiserver::random::bits32()));
+        fill(&path, b"", WriteOptions::mode(0o666)).map_err(|error| failed(&path, error))?;
+        Ok(Some(path.to_string_lossy().into_owned()))
+    }
+
+    /// The container whose process namespace an ephemeral container joins.
+    fn pid_target(name: &str, context: &Context) -> Result<Option<ContainerId>, ActionError> {
+        let ephemeral = pod::ephemeral_containers(&context.pod).iter().find(|container| container.name == name);
+        let target = ephemeral.and_then(|container| container.target_container_name.as_deref()).unwrap_or_default();
+        if target.is_empty() {
+            return Ok(None);
+        }
+        match context.observed.latest(target) {
+            Some(container) => Ok(Some(container.id.clone())),
+            None => Err(ActionError::new(
+                reason::CREATE_CONTAINER_CONFIG_ERROR,
+                format!("unable to find target container {target}"),
+            )),
+        }
+    }
+
+    /// Links the log where node agents look for it: `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`.
+    fn link_log(&self, context: &Context, container: &str, id: &ContainerId, log: &Path) {
+        let link = self.log_link(context, container, id);
+        if !log.exists() {
+            return;
+        }
+        if let Err(error) = std::os::unix::fs::symlink(log, &link) {
+            warn!(link = %link.display(), %error, "linking a container's log failed");
+        }
+    }
+
+    /// The legacy link to a container's log.
+    pub(super) fn log_link(&self, context: &Context, container: &str, id: &ContainerId) -> PathBuf {
+        let key = pod::key(&context.pod);
+        let mut name = format!("{}_{}_{container}-{id}", key.name, key.namespace);
+        name.truncate(MAX_LINK_NAME - ".log".len());
+        self.deps.settings.container_logs_dir.join(name + ".log")
+    }
+
+    /// Runs the postStart hook of a container.
+    pub(super) async fn post_start(
+        &self,
+        key: Key,
+        container: String,
+        id: ContainerId,
+        context: Context,
+    ) -> Completion {
+        let state = self.run_post_start(&container, &id, &context).await;
+        Completion { key, outcome: Ok(Outcome::Hook { id, state }), mutated: false }
+    }
+
+    async fn run_post_start(&self, container: &str, id: &ContainerId, context: &Context) -> HookState {
+        let Some((kind, spec)) = pod::find_container(&context.pod, container) else { return HookState::Done };
+        let target = hooks::HookTarget {
+            exec: &*self.deps.exec,
+            recorder: &self.deps.recorder,
+            pod: &context.pod,
+            kind,
+            container: &spec,
+            id,
+            pod_ip: self.pod_ip(context),
+        };
+        match hooks::post_start(target).await {
+            Ok(()) => HookState::Done,
+            Err(error) => {
+                warn!(container, "postStart hook failed");
+                HookState::Failed { message: error.to_string() }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Sandboxes: making one (limited, with a busy name waited for), stopping, removing.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::super::plan::types::Key;
+use super::super::spec;
+use super::report::PodExecutor;
+use super::{ActionError, Completion, Context, Outcome};
+use crate::cri::{CriError, v1};
+use crate::model::reason::event;
+use crate::model::{EventType, SandboxId, pod};
+
+/// How long a reserved name is waited for: the runtime still makes or undoes an earlier attempt (principle 9).
+const RESERVED_FOR: Duration = Duration::from_secs(60);
+
+/// How often a reserved name is tried.
+const RESERVED_EVERY: Duration = Duration::from_millis(500);
+
+impl PodExecutor {
+    /// Makes a sandbox.
+    pub(super) async fn create_sandbox(&self, key: Key, attempt: u32, context: Context) -> Completion {
+        let prepared = self
+            .runtime_handler(&context.pod)
+            .and_then(|handler| self.sandbox_request(&context, attempt).map(|request| (request, handler)));
+        let (spec::SandboxRequest { config, warnings }, handler) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.sandbox_failed(&context, &error.message);
+                return Completion { key, outcome: Err(error), mutated: false };
+            }
+        };
+        for warning in warnings {
+            match warning.target {
+                spec::WarningTarget::Pod => {
+                    self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
+                }
+                spec::WarningTarget::Node => {
+                    let node = &self.deps.settings.node_name;
+                    self.deps.recorder.node(node, EventType::Warning, warning.reason, warning.message);
+                }
+            }
+        }
+        if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
+            let message = format!("create log directory {}: {error}", config.log_directory);
+            self.sandbox_failed(&context, &message);
+            return Completion { key, outcome: Err(ActionError::new("CreatePodSandbox", message)), mutated: false };
+        }
+        let turn = if pod::is_critical(&context.pod) || pod::is_host_network(&context.pod) {
+            None
+        } else {
+            Some(self.deps.permits.acquire().await)
+        };
+        let mutation = self.deps.pleg.begin(&self.uid);
+        let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
+        let (made, mutation) = self.run_until_name_is_free(request, mutation).await;
+        drop(turn);
+        mutation.end();
+        let outcome = match made {
+            Ok(id) => {
+                debug!(sandbox = %id, "sandbox made");
+                Ok(Outcome::Done)
+            }
+            Err(error) => {
+                let message = format!("{error}");
+                // A pod that is being deleted while its sandbox is made has no failure to report (upstream agrees).
+                if !context.stopping {
+                    self.sandbox_failed(&context, &message);
+                }
+                Err(ActionError::new("CreatePodSandboxError", message))
+            }
+        };
+        Completion { key, outcome, mutated: true }
+    }
+
+    /// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries again.
+    async fn run_until_name_is_free<K: Send + 'static>(
+        &self,
+        request: v1::RunPodSandboxRequest,
+        hold: K,
+    ) -> (Result<SandboxId, CriError>, K) {
+        let give_up = self.deps.clock.now().mono.after(RESERVED_FOR);
+        let mut hold = hold;
+        loop {
+            let (made, back) = self.deps.cri.run_pod_sandbox(request.clone(), hold).await;
+            hold = back;
+            match made {
+                Err(error) if error.is_name_reserved() && self.deps.clock.now().mono < give_up => {
+                    tokio::time::sleep(RESERVED_EVERY).await;
+                }
+                made => return (made, hold),
+            }
+        }
+    }
+
+    /// The request for a sandbox and what to tell about it. Reads the node's `resolv.conf`, which may change any time.
+    pub(super) fn sandbox_request(&self, context: &Context, attempt: u32) -> Result<spec::SandboxRequest, ActionError> {
+        let pod = &context.pod;
+        let resolv_conf = self.resolv_conf()?;
+        let cgroup_parent = self.deps.cgroups.as_ref().map(|cgroups| cgroups.cgroup_parent(pod)).unwrap_or_default();
+        spec::sandbox_config(&spec::SandboxInput {
+            pod,
+            attempt,
+            cgroup_parent: &cgroup_parent,
+            resolv_conf: &resolv_conf,
+            totals: spec::PodTotals::of(pod),
+            extra_groups: &[],
+            settings: &self.deps.settings.spec,
+        })
+        .map_err(|error| ActionError::new(error.reason, error.message))
+    }
+
+    fn resolv_conf(&self) -> Result<spec::ResolvConf, ActionError> {
+        let path = &self.deps.settings.resolv_conf;
+        if path.as_os_str().is_empty() {
+            return Ok(spec::ResolvConf::default());
+        }
+        let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
+        let text =
+            std::fs::read_to_string(path).map_err(|error| failed(format!("open {}: {error}", path.display())))?;
+        spec::ResolvConf::parse(&text).map_err(failed)
+    }
+
+    fn sandbox_failed(&self, context: &Context, message: &str) {
+        warn!(message, "making a sandbox failed");
+        self.pod_event(
+            &context.pod,
+            EventType::Warning,
+            event::FAILED_CREATE_POD_SANDBOX,
+            format!("Failed to create pod sandbox: {message}"),
+        );
+    }
+
+    /// Stops a sandbox: whatever is left in it is killed, its network is torn down.
+    pub(super) async fn stop_sandbox(&self, key: Key, id: SandboxId, context: Context) -> Completion {
+        let mutation = self.deps.pleg.begin(&self.uid);
+        let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
+        let stopped = self.deps.cri.stop_pod_sandbox(request).await;
+        mutation.end();
+        let outcome = match stopped {
+            Ok(_) => Ok(Outcome::SandboxStopped { id }),
+            Err(error) if error.is_not_found() => Ok(Outcome::SandboxStopped { id }),
+            Err(error) => {
+                self.pod_event(
+                    &context.pod,
+                    EventType::Warning,
+                    event::FAILED_KILL_POD,
+                    format!("error killing pod: failed to \"KillPodSandbox\" for \"{}\" with KillPodSandboxError: \"{error}\"", self.uid),
+                );
+                Err(ActionError::new("KillPodSandboxError", error.to_string()))
+            }
+        };
+        Completion { key, outcome, mutated: true }
+    }
+
+    /// Removes a stopped sandbox.
+    pub(super) async fn remove_sandbox(&self, key: Key, id: SandboxId) -> Completion {
+        let mutation = self.deps.pleg.begin(&self.uid);
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
+        let removed = self.deps.cri.remove_pod_sandbox(request).await;
+        mutation.end();
+        let outcome = match removed {
+            Ok(_) => {
+                info!(sandbox = %id, "sandbox removed");
+                Ok(Outcome::Done)
+            }
+            Err(error) if error.is_not_found() => Ok(Outcome::Done),
+            Err(error) => Err(ActionError::new("RemovePodSandboxError", error.to_string())),
+        };
+        Completion { key, outcome, mutated: true }
+    }
+}

@@ -1,0 +1,113 @@
+//! What the API's last status of a pod says that the node may no longer know: read once, when the pod is adopted.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+
+use super::plan::types::{Recorded, Remembered};
+use crate::model::observed::Exit;
+use crate::model::{ContainerId, Wall, reason};
+use crate::probes;
+
+/// Terminal phase, finished init containers, start time.
+pub fn recorded(status: Option<&PodStatus>) -> Recorded {
+    let Some(status) = status else { return Recorded::default() };
+    let phase = status.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"));
+    let init_done = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .filter(|status| {
+            let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+            ended.is_some_and(|ended| ended.exit_code == 0)
+        })
+        .map(|status| status.name.clone())
+        .collect();
+    Recorded {
+        terminal_phase: phase.map(str::to_owned),
+        init_done,
+        sandbox: None,
+        start_time: status.start_time.as_ref().map(|time| time.0),
+    }
+}
+
+/// Restart counts and exits of containers that have run: the runtime may have lost them (reboot).
+pub fn remembered(status: Option<&PodStatus>, now: Wall) -> BTreeMap<String, Remembered> {
+    let Some(status) = status else { return BTreeMap::new() };
+    all(status)
+        .filter(|status| status.container_id.as_deref().is_some_and(|id| !id.is_empty()))
+        .filter_map(|status| {
+            let restart_count = u32::try_from(status.restart_count).ok()?;
+            Some((status.name.clone(), Remembered { restart_count, exit: exit(status, now) }))
+        })
+        .collect()
+}
+
+/// How a container ended that the runtime no longer has: as the API says, else nobody knows.
+fn exit(status: &ContainerStatus, now: Wall) -> Option<Exit> {
+    let state = status.state.as_ref()?;
+    if let Some(ended) = &state.terminated {
+        return Some(Exit {
+            started_at: ended.started_at.as_ref().map(|time| time.0),
+            finished_at: ended.finished_at.as_ref().map_or(now, |time| time.0),
+            exit_code: ended.exit_code,
+            reason: ended.reason.clone().unwrap_or_default(),
+            message: ended.message.clone().unwrap_or_default(),
+        });
+    }
+    state.running.is_some().then(|| unknown_exit(now))
+}
+
+/// The exit of a container that vanished while it ran; upstream's words.
+pub fn unknown_exit(now: Wall) -> Exit {
+    Exit {
+        started_at: None,
+        finished_at: now,
+        exit_code: 137,
+        reason: reason::container::CONTAINER_STATUS_UNKNOWN.to_owned(),
+        message: "The container could not be located when the pod was terminated".to_owned(),
+    }
+}
+
+/// What probes had said of the containers that may still run, by id.
+pub fn probed(status: Option<&PodStatus>) -> BTreeMap<ContainerId, probes::Recorded> {
+    let Some(status) = status else { return BTreeMap::new() };
+    all(status)
+        .filter_map(|status| {
+            let (_, id) = status.container_id.as_deref()?.split_once("://")?;
+            let recorded = probes::Recorded { started: status.started.unwrap_or(false), ready: status.ready };
+            Some((ContainerId::new(id), recorded))
+        })
+        .collect()
+}
+
+fn all(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_has_run_is_remembered() {
+        let status: PodStatus = serde_json::from_value(json!({
+            "phase": "Running",
+            "containerStatuses": [
+                {"name": "app", "ready": true, "restartCount": 3, "image": "", "imageID": "", "containerID": "containerd://abc", "started": true},
+                {"name": "new", "ready": false, "restartCount": 0, "image": "", "imageID": ""},
+            ],
+            "initContainerStatuses": [
+                {"name": "init", "ready": true, "restartCount": 0, "image": "", "imageID": "", "containerID": "containerd://def",
+                 "state": {"terminated": {"exitCode": 0}}},
+            ],
+        }))
+        .expect("a status");
+        assert_eq!(remembered(Some(&status), jiff::Timestamp::UNIX_EPOCH).keys().collect::<Vec<_>>(), ["app", "init"]);
+        assert_eq!(recorded(Some(&status)).init_done, ["init"]);
+        assert_eq!(recorded(Some(&status)).terminal_phase, None);
+        assert!(probed(Some(&status))[&ContainerId::new("abc")].ready);
+    }
+}

@@ -1,0 +1,151 @@
+//! The worker's memory: commands taken in, adoption of what already runs, what stays known of removed containers, and
+//! what is told to status, probes and readers after each step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::execute::{Execute, Published, Report};
+use super::super::plan::types::{HookState, Key, Plan, Remembered, Transition};
+use super::super::recorded;
+use super::super::spec::container_hash;
+use super::{Directive, PodView, Stop, ViewState, Worker};
+use crate::model::{ContainerState, Lifecycle, Now, Pod, pod};
+
+impl<E: Execute> Worker<E> {
+    /// Takes in what it is told.
+    pub(super) fn obey(&mut self, directive: Directive) {
+        if !Arc::ptr_eq(&directive.pod, &self.pod) {
+            self.update(directive.pod);
+        }
+        self.inputs.gone_from_source = directive.gone;
+        if let Some(Stop { cause, grace }) = directive.stop {
+            let now = self.clock.now();
+            match &self.lifecycle {
+                Lifecycle::Syncing => self.transit(Transition::Terminate { cause, grace }, now),
+                // Counted from when the pod began to stop; an order is obeyed once.
+                Lifecycle::Terminating(terminating) if self.obeyed != Some(grace) => {
+                    let elapsed = now.mono.since(terminating.since.mono);
+                    self.transit(Transition::Shorten { grace: elapsed.saturating_add(grace) }, now);
+                }
+                Lifecycle::Terminating(_) | Lifecycle::Terminated(_) => {}
+            }
+            self.obeyed = Some(grace);
+        }
+    }
+
+    /// Takes in a newer object. A container whose image has changed starts afresh: its failures and back-off belong to
+    /// the old image (upstream's back-off key contains the hash of image and name).
+    fn update(&mut self, newer: Arc<Pod>) {
+        for container in all_containers(&newer) {
+            let name = &container.0;
+            let before = pod::find_container(&self.pod, name).map(|(_, old)| old.image.clone());
+            if before.is_some_and(|image| image != container.1) {
+                self.inputs.images.remove(name);
+                self.inputs.warmed.remove(name);
+                self.inputs.backoff.remove(name);
+                self.inputs.failures.remove(&Key::Start(name.clone()));
+                self.inputs.failures.remove(&Key::Image(name.clone()));
+            }
+        }
+        self.pod = newer;
+        self.expect_hashes();
+        self.is_updated = true;
+    }
+
+    /// Takes over what runs already (the process was restarted): running containers are kept, their postStart hooks are
+    /// not run again, ended ones keep their counts.
+    pub(super) fn adopt(&mut self) {
+        self.expect_hashes();
+        // The first `read` has not happened yet, so nothing observed is held: adopt on the first step's observation.
+        self.adopting = true;
+    }
+
+    /// Marks the hooks of containers that ran before this process as done.
+    pub(super) fn adopt_observed(&mut self) {
+        if !std::mem::take(&mut self.adopting) {
+            return;
+        }
+        self.inputs.recorded.sandbox = self.observed.latest_sandbox().map(|sandbox| sandbox.id.clone());
+        for container in &self.observed.containers {
+            if container.state.is_running() {
+                self.inputs.post_start.insert(container.id.clone(), HookState::Done);
+            }
+        }
+    }
+
+    fn expect_hashes(&mut self) {
+        let mut hashes = BTreeMap::new();
+        for container in pod::main_containers(&self.pod).iter().chain(pod::init_containers(&self.pod)) {
+            hashes.insert(container.name.clone(), container_hash(container));
+        }
+        self.inputs.expected_hash = hashes;
+    }
+
+    /// Keeps count and exit of containers that the runtime no longer has, and drops what was about them.
+    pub(super) fn forget_removed(&mut self, before: &crate::model::ObservedPod) {
+        for old in &before.containers {
+            if self.observed.container(&old.id).is_some() {
+                continue;
+            }
+            self.inputs.post_start.remove(&old.id);
+            self.inputs.killed.remove(&old.id);
+            self.inputs.pre_stopped.remove(&old.id);
+            self.inputs.failures.remove(&Key::Container(old.id.clone()));
+            self.kills.remove(&old.id);
+            let remembered = self
+                .inputs
+                .remembered
+                .entry(old.name.clone())
+                .or_insert(Remembered { restart_count: old.restart_count, exit: None });
+            if old.restart_count >= remembered.restart_count {
+                remembered.restart_count = old.restart_count;
+                remembered.exit = Some(match &old.state {
+                    ContainerState::Exited(exit) => exit.clone(),
+                    // Nobody has seen how it ended; upstream says the same.
+                    ContainerState::Created | ContainerState::Running { .. } | ContainerState::Unknown => {
+                        recorded::unknown_exit(self.clock.now().wall)
+                    }
+                });
+            }
+        }
+    }
+
+    /// Tells the status, the probes and the readers.
+    pub(super) async fn publish(&mut self, plan: &Plan, now: Now) {
+        let report = Report {
+            pod: &self.pod,
+            lifecycle: &self.lifecycle,
+            observed: &self.observed,
+            inputs: &self.inputs,
+            waiting: &plan.waiting,
+            blocked: plan.blocked.as_ref(),
+            finished: self.finished,
+            now,
+        };
+        let Published { status, version } = self.executor.publish(&report).await;
+        // What has just been sent is not accepted yet; the acknowledgement is a feed and plans again.
+        if self.inputs.recorded.start_time.is_none() {
+            self.inputs.recorded.start_time = status.start_time.as_ref().map(|time| time.0);
+        }
+        if version != self.sent {
+            self.sent = version;
+            self.inputs.status_acked = version.is_none();
+        }
+        let view = PodView {
+            uid: self.uid.clone(),
+            key: pod::key(&self.pod),
+            pod: self.pod.clone(),
+            state: ViewState::from(&self.lifecycle),
+            observed: self.observed.clone(),
+            status,
+            blocked: plan.blocked.clone(),
+        };
+        self.view.send_replace(view);
+    }
+}
+
+/// Name and image of every container.
+fn all_containers(pod: &Pod) -> Vec<(String, Option<String>)> {
+    let regular = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
+    regular.map(|container| (container.name.clone(), container.image.clone())).collect()
+}
