@@ -3,10 +3,18 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rkubelet::config::{self, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
 use rkubelet::linux::malloc;
 use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Threads that run tasks: two keep one slow decode from stalling probes; more only cost memory.
+const WORKERS: usize = 2;
+
+/// Threads for calls that block (files, cgroups).
+const BLOCKING_THREADS: usize = 16;
 
 fn main() -> ExitCode {
     malloc::limit_arenas();
@@ -36,11 +44,55 @@ fn main() -> ExitCode {
     run(loaded, &log)
 }
 
-/// Starts the daemon. (Not wired yet, so that it is an error to get here.)
+/// Runs the daemon until SIGTERM or SIGINT.
 fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
-    tracing::error!(verbosity = log.verbosity(), "This build has no daemon yet");
-    drop(loaded);
-    ExitCode::FAILURE
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("rkubelet")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error),
+    };
+    tracing::debug!(verbosity = log.verbosity(), "log set up");
+    let shutdown = CancellationToken::new();
+    let outcome = runtime.block_on(async {
+        let daemon = rkubelet::daemon::run(loaded, shutdown.clone());
+        tokio::pin!(daemon);
+        // Cancel-safe: the daemon is pinned outside and goes on after the signal until it has drained.
+        tokio::select! {
+            outcome = &mut daemon => outcome,
+            () = asked_to_end() => {
+                tracing::info!("asked to end; containers keep running");
+                shutdown.cancel();
+                daemon.await
+            }
+        }
+    });
+    // Blocking calls that still hang must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "command failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends when SIGTERM or SIGINT arrives.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 fn log_config(config: &KubeletConfiguration, gates: &FeatureGates) -> LogConfig {

@@ -1,0 +1,345 @@
+//! Making the task of a pod: its feeds, its prober, its executor; and what dispatch asks of the rest of the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{ApiParts, Core, RuntimeParts};
+use crate::admission::{self, AdmitInput, SysctlAllowlist};
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::model::quantity::Amount;
+use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
+use crate::pods::dispatch::{Launch, Preempt, Rejected};
+use crate::pods::execute::{Deps, Metrics, PodExecutor, Settings};
+use crate::pods::orphan::RuntimePod;
+use crate::pods::plan::types::Inputs;
+use crate::pods::recorded;
+use crate::pods::worker::{Directive, Ended, Feeds, PodView, Start, Worker};
+use crate::probes::{PodProbes, ProbeDeps};
+use crate::{desired, node, pleg, status, volumes};
+
+/// How many commands of probes run at once per core: each forks a shim and a runc.
+const EXEC_PER_CORE: usize = 4;
+
+/// The grace of a pod that no source knows: what a pod has unless it says otherwise. (Upstream: one second.)
+const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+/// What a launcher is made from.
+pub(super) struct Parts {
+    pub(super) runtime: RuntimeParts,
+    pub(super) api: ApiParts,
+    pub(super) status: status::Handle,
+    pub(super) volumes: volumes::Handle,
+    pub(super) desired: desired::Handle,
+    pub(super) node: Option<node::Handle>,
+    pub(super) network_not_ready: watch::Receiver<Option<String>>,
+}
+
+/// Starts pods' tasks.
+pub(super) struct Launcher {
+    deps: Arc<Deps>,
+    probes: ProbeDeps,
+    node: Option<node::Handle>,
+    node_name: String,
+    sysctls: SysctlAllowlist,
+    apparmor: bool,
+    network_not_ready: watch::Receiver<Option<String>>,
+    max_backoff: Duration,
+    clock: Clock,
+    recorder: Recorder,
+    shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launcher").finish_non_exhaustive()
+    }
+}
+
+impl Launcher {
+    /// A launcher, and the signal that something may have to be swept.
+    pub(super) fn new(
+        core: &Core,
+        parts: Parts,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<(Self, watch::Receiver<u64>)> {
+        let sysctls = SysctlAllowlist::new(core.settings.kernel(), &core.loaded.config.allowed_unsafe_sysctls)
+            .context("allowedUnsafeSysctls")?;
+        let sweep = sweep_signal(&parts.runtime.pleg, &parts.desired, tasks, &core.shutdown);
+        let probes = ProbeDeps {
+            exec: Arc::new(core.runtime.clone()),
+            exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * super::cores())),
+            recorder: core.recorder.clone(),
+            clock: core.clock,
+            observer: core.observers.probes(),
+        };
+        let allocatable = allocatable(parts.node.as_ref(), tasks, &core.shutdown);
+        let settings = &core.settings;
+        let deps = Deps {
+            clock: core.clock,
+            cri: core.runtime.clone(),
+            pleg: parts.runtime.pleg,
+            condition: parts.runtime.condition,
+            images: parts.runtime.images,
+            volumes: parts.volumes,
+            objects: parts.api.objects,
+            services: parts.api.services,
+            runtime_classes: parts.api.runtime_classes,
+            tokens: parts.api.tokens,
+            recorder: core.recorder.clone(),
+            status: parts.status,
+            desired: parts.desired,
+            cgroups: parts.runtime.cgroups,
+            exec: Arc::new(core.runtime.clone()),
+            permits: super::permits(),
+            allocatable,
+            metrics: Metrics { started_container: core.observers.started_container() },
+            settings: Settings {
+                node_name: settings.node_name.clone(),
+                paths: settings.paths(),
+                container_logs_dir: "/var/log/containers".into(),
+                resolv_conf: core.loaded.config.resolv_conf.clone().into(),
+                node_ips: settings.node_ips.clone(),
+                memory_capacity: i64::try_from(settings.machine.memory).unwrap_or(i64::MAX),
+                spec: settings.spec(),
+            },
+        };
+        let period = core.loaded.config.crash_loop_back_off.max_container_restart_period;
+        let launcher = Self {
+            deps: Arc::new(deps),
+            probes,
+            node: parts.node,
+            node_name: settings.node_name.clone(),
+            sysctls,
+            apparmor: std::path::Path::new("/sys/kernel/security/apparmor").exists(),
+            network_not_ready: parts.network_not_ready,
+            max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
+            clock: core.clock,
+            recorder: core.recorder.clone(),
+            shutdown: core.shutdown.clone(),
+        };
+        Ok((launcher, sweep))
+    }
+
+    /// Waits until everything that runs has been read and the node is known: pods can be told from new ones then.
+    pub(super) fn readiness(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (pleg, node) = (self.deps.pleg.clone(), self.node.clone());
+        async move {
+            pleg.synced().await;
+            if let Some(node) = node {
+                node.wait().await;
+            }
+        }
+    }
+
+    /// Tells that a pod makes room.
+    fn preempt(&self, pod: &Arc<Pod>) -> Preempt {
+        let (reason, message) = (admission::PREEMPTING, admission::PREEMPTION_MESSAGE);
+        self.recorder.pod(pod, None, EventType::Warning, reason, message);
+        Preempt {
+            uid: pod::uid(pod),
+            why: Rejected { reason: reason.to_owned(), message: message.to_owned() },
+            grace: Duration::from_secs(u64::try_from(pod::spec_grace_seconds(pod)).unwrap_or_default()),
+        }
+    }
+
+    fn observed(&self, uid: &PodUid) -> Arc<ObservedPod> {
+        self.deps.pleg.subscribe(uid).borrow().pod.clone()
+    }
+}
+
+impl Launch for Launcher {
+    fn launch(
+        &mut self,
+        pod: Arc<Pod>,
+        lifecycle: Lifecycle,
+        directive: watch::Receiver<Directive>,
+    ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>) {
+        let uid = pod::uid(&pod);
+        let mirror = if pod::is_static(&pod) { self.deps.desired.mirror_of(&uid) } else { None };
+        let api_status = mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
+        let inputs = Inputs {
+            max_backoff: self.max_backoff,
+            recorded: recorded::recorded(api_status),
+            remembered: recorded::remembered(api_status, self.clock.now().wall),
+            ..Inputs::default()
+        };
+        let probes = PodProbes::start(self.probes.clone(), pod.clone());
+        let feeds = Feeds {
+            directive,
+            observation: self.deps.pleg.subscribe(&uid),
+            volumes: self.deps.volumes.subscribe(&uid),
+            verdicts: probes.verdicts(),
+            network_not_ready: self.network_not_ready.clone(),
+        };
+        let executor = PodExecutor::new(self.deps.clone(), &pod, api_status, probes);
+        let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
+        let (worker, view) = Worker::new(start, Arc::new(executor), self.clock);
+        (worker.run(feeds), view)
+    }
+
+    fn admit(&mut self, pod: &Arc<Pod>, active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected> {
+        let allocatable = self
+            .deps
+            .allocatable
+            .borrow()
+            .iter()
+            .filter_map(|(name, quantity)| Some((name.clone(), Amount::parse(&quantity.0).ok()?)))
+            .collect();
+        let node = self.node.as_ref().and_then(node::Handle::node).unwrap_or_default();
+        let no_labels = BTreeMap::new();
+        let features = self.deps.condition.borrow().features;
+        let input = AdmitInput {
+            pod,
+            node: admission::NodeView {
+                name: &self.deps.settings.node_name,
+                labels: node.metadata.labels.as_ref().unwrap_or(&no_labels),
+                taints: node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default(),
+                supplemental_groups_policy: features.is_some_and(|features| features.supplemental_groups_policy),
+            },
+            allocatable: &allocatable,
+            others: active,
+            adopted: !self.observed(&pod::uid(pod)).is_empty(),
+            sysctls: &self.sysctls,
+            apparmor: self.apparmor,
+            pressure: &[],
+        };
+        match admission::admit(&input) {
+            Ok(admitted) => {
+                if let Some(overlooked) = admitted.overlooked {
+                    let (reason, message) = (overlooked.reason, overlooked.message);
+                    info!(pod = %pod::key(pod), reason, message, "a pod that runs already would not be taken today");
+                }
+                Ok(admitted.preempt.iter().map(|pod| self.preempt(pod)).collect())
+            }
+            Err(admission::Rejection { reason, message, .. }) => {
+                self.recorder.pod(pod, None, EventType::Warning, &reason, message.clone());
+                Err(Rejected { reason, message })
+            }
+        }
+    }
+
+    fn may_sweep(&self) -> bool {
+        self.deps.desired.sources_ready()
+    }
+
+    fn in_runtime(&self) -> Vec<RuntimePod> {
+        let known = self.deps.pleg.pods().into_iter();
+        known
+            .filter(|known| !known.subscribed && !known.observation.pod.is_empty())
+            .map(|known| {
+                let names: BTreeSet<String> =
+                    known.observation.pod.containers.iter().map(|container| container.name.clone()).collect();
+                RuntimePod {
+                    key: known.key.unwrap_or_else(|| PodKey::new("unknown", known.uid.as_str())),
+                    uid: known.uid,
+                    containers: names.into_iter().collect(),
+                    grace: ORPHAN_GRACE,
+                }
+            })
+            .collect()
+    }
+
+    fn ended(&mut self, uid: &PodUid) {
+        let (status, forgotten) = (self.deps.status.clone(), uid.clone());
+        self.deps.permits.background(async move { status.forget(&forgotten).await });
+        self.deps.images.forget(uid);
+        self.deps.desired.release(uid);
+        self.deps.volumes.forget(uid);
+        if let Some(tokens) = &self.deps.tokens {
+            tokens.forget(uid);
+        }
+        crate::linux::malloc::trim();
+    }
+
+    fn active_changed(&mut self, active: Vec<Arc<Pod>>) {
+        let Some(cgroups) = self.deps.cgroups.clone() else { return };
+        self.deps.permits.background(async move {
+            if let Err(error) = cgroups.update_tiers(active.iter().map(AsRef::as_ref)).await {
+                warn!(%error, "the CPU shares of the burstable tier could not be brought up to date");
+            }
+        });
+    }
+
+    fn sweep_disk(&mut self, known: Vec<PodUid>) {
+        self.deps.volumes.sweep(known.clone());
+        let Some(cgroups) = self.deps.cgroups.clone() else { return };
+        let node_name = self.node_name.clone();
+        // Detached from any pod; ends by its own deadlines.
+        self.deps.permits.background(async move {
+            let found = match cgroups.list().await {
+                Ok(found) => found,
+                Err(error) => {
+                    warn!(node = node_name, %error, "listing cgroups of pods failed");
+                    return;
+                }
+            };
+            for uid in found.into_iter().filter(|uid| !known.contains(uid)) {
+                if let Err(error) = cgroups.remove(&uid).await {
+                    warn!(%uid, %error, "removing the cgroup of a pod that nobody knows failed");
+                }
+            }
+        });
+    }
+}
+
+/// Counts whenever what is in the runtime without an owner may have changed, or the sources have become ready.
+fn sweep_signal(
+    pleg: &pleg::Handle,
+    desired: &desired::Handle,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> watch::Receiver<u64> {
+    let (sender, receiver) = watch::channel(0);
+    let (mut changes, desired, stop) = (pleg.changes(), desired.clone(), stop.clone());
+    tasks.spawn(async move {
+        let work = async {
+            desired.wait_sources_ready().await;
+            loop {
+                sender.send_modify(|count| *count += 1);
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    });
+    receiver
+}
+
+/// The node's allocatable resources as this kubelet last described them.
+fn allocatable(
+    node: Option<&node::Handle>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> watch::Receiver<BTreeMap<String, Quantity>> {
+    let (sender, receiver) = watch::channel(BTreeMap::new());
+    let Some(node) = node else { return receiver };
+    let (mut described, stop) = (node.described(), stop.clone());
+    tasks.spawn(async move {
+        let work = async {
+            loop {
+                let node = described.borrow_and_update().clone();
+                let now = node.and_then(|node| node.status.as_ref()?.allocatable.clone()).unwrap_or_default();
+                sender.send_if_modified(|before| {
+                    let changed = *before != now;
+                    *before = now;
+                    changed
+                });
+                if described.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    });
+    receiver
+}

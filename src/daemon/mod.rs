@@ -1,0 +1,332 @@
+//! The composition root: makes every subsystem, leaves first, joins their channels, supervises their tasks, drains.
+//!
+//! Fed by the configuration; nothing imports it but `main`. It has no policy of its own: a value that it computes here is
+//! a setting that some subsystem asked for.
+
+mod bridge;
+mod launch;
+mod observers;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::settings::NodeSettings;
+use crate::apiserver::events::Recorder;
+use crate::apiserver::nodes::NodeView;
+use crate::apiserver::{Clients, objects, runtime_classes, services, tokens};
+use crate::clock::Clock;
+use crate::config::Loaded;
+use crate::cri::{self, Runtime};
+use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
+use crate::telemetry::metrics::Registry;
+use crate::{desired, images, node, pleg, resources, server, sources, status, volumes};
+
+/// How long the end may take: statuses in flight, nothing else. Containers stay.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the first answer of the runtime is waited for between complaints.
+const RUNTIME_COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Runs the kubelet until `shutdown`.
+pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let mut tasks: JoinSet<()> = JoinSet::new();
+    let mut settings = NodeSettings::new(&loaded)?;
+    settings.find_ips().await?;
+    settings.make_directories()?;
+    let metrics = Registry::new();
+    let observers = observers::Observers::new(&metrics);
+    let (recorder, events) = Recorder::channel();
+
+    let runtime = Runtime::new(&settings.cri(), clock, observers.cri()).context("containerRuntimeEndpoint")?;
+    let clients = settings.clients(clock)?;
+    if clients.is_none() {
+        warn!("no kubeconfig: running standalone, with static pods only and without events");
+    }
+    let name = settings.node_name.clone();
+    crate::apiserver::events_task::start(clients.as_ref(), &name, events, clock, &mut tasks, shutdown.clone());
+    settings.report_warnings(&recorder);
+
+    let core = Core { clock, settings, loaded, metrics, observers, recorder, runtime, clients, shutdown };
+    core.start(tasks).await
+}
+
+/// What everything else is made from.
+struct Core {
+    clock: Clock,
+    settings: NodeSettings,
+    loaded: Loaded,
+    metrics: Registry,
+    observers: observers::Observers,
+    recorder: Recorder,
+    runtime: Runtime,
+    clients: Option<Clients>,
+    shutdown: CancellationToken,
+}
+
+/// What talks to the runtime.
+struct RuntimeParts {
+    pleg: pleg::Handle,
+    condition: watch::Receiver<cri::RuntimeCondition>,
+    images: images::Handle,
+    /// Counts pulls that have ended.
+    pulls: watch::Receiver<u64>,
+    cgroups: Option<resources::PodCgroups>,
+}
+
+/// What talks to the API server.
+struct ApiParts {
+    objects: Option<objects::Handle>,
+    services: services::Handle,
+    runtime_classes: runtime_classes::Handle,
+    tokens: Option<tokens::Handle>,
+    node: watch::Receiver<NodeView>,
+}
+
+impl Core {
+    async fn start(self, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
+        let runtime_parts = self.start_runtime(&mut tasks).await?;
+        let api = self.start_api(&mut tasks);
+        let (inputs, inputs_receiver) = watch::channel(node::NodeInputs::default());
+        self.bridge_node(&mut tasks, &runtime_parts, inputs);
+        let network_not_ready = self.bridge_network(&mut tasks, &runtime_parts);
+        let unhealthy = self.bridge_health(&mut tasks, &runtime_parts);
+        let node_handle = self.clients.as_ref().map(|clients| {
+            let parts = node::Parts {
+                clients: clients.clone(),
+                view: api.node.clone(),
+                inputs: inputs_receiver,
+                recorder: self.recorder.clone(),
+                clock: self.clock,
+            };
+            node::start(self.settings.node(), parts, &mut tasks, &self.shutdown)
+        });
+
+        let status = self.start_status(&mut tasks);
+        let volumes = volumes::start(
+            self.settings.volumes(),
+            volumes::Sources { objects: api.objects.clone(), tokens: api.tokens.clone() },
+            self.recorder.clone(),
+            self.clock,
+            &mut tasks,
+            &self.shutdown,
+        );
+        let (desired, changes) = self.start_sources(&mut tasks, &api)?;
+        let parts = launch::Parts {
+            runtime: runtime_parts,
+            api,
+            status,
+            volumes,
+            desired: desired.clone(),
+            node: node_handle,
+            network_not_ready,
+        };
+        let (launch, sweep) = launch::Launcher::new(&self, parts, &mut tasks)?;
+        let ready = launch.readiness();
+        let (dispatch, pods) = Dispatch::new(launch, self.clock, self.shutdown.clone());
+        let stop = self.shutdown.clone();
+        tasks.spawn(async move {
+            // A pod that runs already must not be taken for a new one.
+            if stop.run_until_cancelled(ready).await.is_some() {
+                dispatch.run(changes, sweep).await;
+            }
+        });
+        self.start_server(&mut tasks, pods, desired, unhealthy).await?;
+        info!(node = self.settings.node_name, "kubelet started");
+        notify_ready();
+        supervise(tasks, self.shutdown).await
+    }
+
+    /// The runtime's answers: its version first, for nothing works without it.
+    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
+        let look_again = bridge::watch_cni(self.settings.cni_conf_dir(), tasks, &self.shutdown);
+        let (mut condition, task) = cri::condition::condition(self.runtime.clone(), self.clock, look_again);
+        let stop = self.shutdown.clone();
+        tasks.spawn(async move { task.run(stop).await });
+        let identified = loop {
+            let wait = condition.wait_for(|condition| condition.identity.is_some());
+            // Cancel-safe: a lost wait is made again.
+            tokio::select! {
+                () = self.shutdown.cancelled() => anyhow::bail!("ended before the container runtime answered"),
+                answered = tokio::time::timeout(RUNTIME_COMPLAINT, wait) => match answered {
+                    Ok(Ok(condition)) => break condition.clone(),
+                    Ok(Err(_)) => anyhow::bail!("the runtime's task has ended"),
+                    Err(_) => {}
+                },
+            }
+            let problem = condition.borrow().last_error.as_ref().map(ToString::to_string);
+            warn!(
+                endpoint = self.loaded.config.container_runtime_endpoint,
+                problem, "waiting for the container runtime: is containerd running?"
+            );
+        };
+        if let Some(identity) = &identified.identity {
+            info!(runtime = identity.node_info(), "container runtime answers");
+        }
+        let cgroups = self.settings.cgroups(&identified).await?;
+        let (pleg, task) = pleg::pleg(self.runtime.clone(), self.clock, self.observers.pleg());
+        let stop = self.shutdown.clone();
+        tasks.spawn(async move { task.run(stop).await });
+        let (pulled, pulls) = watch::channel(0_u64);
+        let observer = self.observers.images(move || pulled.send_modify(|count| *count += 1));
+        let (runtime, recorder) = (self.runtime.clone(), self.recorder.clone());
+        let images = images::Handle::new(self.settings.images(), runtime, self.clock, recorder, observer);
+        if let Err(error) = images.recover_records().await {
+            warn!(%error, "records of images that were pulled before could not be checked");
+        }
+        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups })
+    }
+
+    fn start_status(&self, tasks: &mut JoinSet<()>) -> status::Handle {
+        match &self.clients {
+            Some(clients) => {
+                let api = status::KubeStatusApi::new(clients.writes.clone());
+                let (handle, writer) = status::Writer::new(api, self.clock);
+                tasks.spawn(writer.run(self.shutdown.clone()));
+                handle
+            }
+            // Nothing is sent: no pod has an object in the API.
+            None => status::Handle::standalone(),
+        }
+    }
+
+    fn start_api(&self, tasks: &mut JoinSet<()>) -> ApiParts {
+        let Some(clients) = &self.clients else {
+            return ApiParts {
+                objects: None,
+                services: services::Handle::standalone(),
+                runtime_classes: runtime_classes::Handle::standalone(),
+                tokens: None,
+                node: watch::channel(NodeView::default()).1,
+            };
+        };
+        let stop = || self.shutdown.clone();
+        ApiParts {
+            objects: Some(objects::start(clients, self.settings.change_detection(), stop())),
+            services: services::start(clients, tasks, stop()),
+            runtime_classes: runtime_classes::start(clients, tasks, stop()),
+            tokens: Some(tokens::new(clients, self.clock)),
+            node: crate::apiserver::nodes::start(clients, tasks, stop()),
+        }
+    }
+
+    fn start_sources(
+        &self,
+        tasks: &mut JoinSet<()>,
+        api: &ApiParts,
+    ) -> anyhow::Result<(desired::Handle, tokio::sync::mpsc::Receiver<desired::Change>)> {
+        let mut all = Vec::new();
+        if let Some(config) = self.settings.manifests() {
+            let recorder = self.recorder.clone();
+            all.push(sources::manifests::start(config, recorder, self.clock, tasks, self.shutdown.clone()));
+        }
+        if let Some(config) = self.settings.http()? {
+            all.push(sources::http::start(config, self.clock, tasks, self.shutdown.clone()));
+        }
+        if let Some(clients) = &self.clients {
+            let node = self.loaded.config.register_node.then(|| api.node.clone());
+            all.push(sources::apiserver::start(clients, node, self.clock, tasks, self.shutdown.clone()));
+        }
+        let mirrors = self
+            .clients
+            .as_ref()
+            .map(|clients| desired::MirrorSetup { clients: clients.clone(), node: api.node.clone() });
+        Ok(desired::start(all, mirrors, self.recorder.clone(), self.clock, tasks, &self.shutdown))
+    }
+
+    async fn start_server(
+        &self,
+        tasks: &mut JoinSet<()>,
+        pods: PodsHandle,
+        desired: desired::Handle,
+        unhealthy: watch::Receiver<Option<String>>,
+    ) -> anyhow::Result<()> {
+        let config = &self.loaded.config;
+        let state = server::State {
+            pods,
+            desired,
+            cri: self.runtime.clone(),
+            metrics: self.metrics.clone(),
+            probe_metrics: self.observers.probe_registry(),
+            configz: config.configz().to_string().into(),
+            unhealthy,
+            clock: self.clock,
+            debugging_handlers: config.enable_debugging_handlers,
+        };
+        let mut serve = |listener, router, tls| {
+            let stop = self.shutdown.clone();
+            tasks.spawn(server::serve(listener, router, tls, stop));
+        };
+        if let Some(address) = self.settings.health_address()? {
+            serve(server::bind(address).await?, server::health_router(state.clone()), None);
+        }
+        if !config.enable_server {
+            return Ok(());
+        }
+        if let Some(address) = self.settings.read_only_address()? {
+            serve(server::bind(address).await?, server::read_only_router(state.clone()), None);
+        }
+        let tls = server::TlsSource::load(self.settings.tls(self.clock)?)?;
+        let client = self.clients.as_ref().map(|clients| clients.writes.clone());
+        let authenticator = server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
+        let authorizer =
+            server::Authorizer::new(self.settings.authorization(), &self.settings.node_name, client, self.clock);
+        let address = self.settings.server_address()?;
+        let router = server::secure_router(state, authenticator, authorizer);
+        serve(server::bind(address).await?, router, Some(Arc::new(tls)));
+        Ok(())
+    }
+}
+
+/// Waits for the end that was asked for; a task that ends before it ends the process with an error, and whoever supervises
+/// the process starts it again.
+async fn supervise(mut tasks: JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // Cancel-safe: `join_next` and `cancelled` lose nothing when dropped.
+    let unexpected = loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break None,
+            ended = tasks.join_next() => match ended {
+                Some(Err(error)) => break Some(error),
+                // Tasks may end on their own only when their work is done for good.
+                Some(Ok(())) => {}
+                None => break None,
+            },
+        }
+    };
+    shutdown.cancel();
+    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        warn!(left = tasks.len(), "tasks did not end in time; they are dropped");
+        tasks.abort_all();
+    }
+    match unexpected {
+        Some(panic) => {
+            error!(error = %panic, "a core task failed");
+            Err(anyhow::anyhow!(panic).context("a core task of the kubelet failed"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Tells systemd that the kubelet is up; without systemd nobody listens.
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many sandboxes may be started at a time.
+fn permits() -> SandboxPermits {
+    SandboxPermits::for_cores(cores())
+}
