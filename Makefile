@@ -1,0 +1,31 @@
+# Short names for what people do here. Each target is one command that can be run by hand.
+CLUSTER := tests/cluster/cluster
+
+.PHONY: build test unit node demo demo-down bench up down
+
+build: ## the release binary, target/release/rkubelet
+	cargo build --release
+
+test: ## everything: style, unit tests, scenarios, laws, and the cases on real containerd and a real API server
+	tests/run
+
+unit: ## what needs neither root nor a cluster
+	cargo test --lib --test it
+
+node: ## only the cases on real parts (root); FOCUS=text picks some
+	tests/run node
+
+demo: build ## a cluster of one node run by rkubelet, and an application on it
+	$(CLUSTER) demo
+
+demo-down:
+	$(CLUSTER) demo-down
+
+bench: build ## rkubelet and upstream's kubelet side by side
+	tests/bench/run
+
+up: build ## a cluster to play with: make up, then tests/cluster/cluster kubectl get nodes
+	$(CLUSTER) up
+
+down:
+	$(CLUSTER) down --all
