@@ -31,7 +31,8 @@ pub(crate) struct Bed {
     pub(crate) client: Client,
     /// The namespace.
     pub(crate) name: String,
-    patience: Duration,
+    /// How long its waits take at most.
+    pub(crate) patience: Duration,
 }
 
 /// A client of the API server as cluster-admin; the thread must be in the cluster's network.
@@ -91,7 +92,8 @@ fn full_images(value: &mut Value) {
     }
 }
 
-fn as_value(object: &DynamicObject) -> Value {
+/// An object as JSON.
+pub(crate) fn as_value(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
@@ -114,11 +116,6 @@ impl Bed {
         self.api("Pod").delete_collection(&grace(1), &ListParams::default()).await?;
         self.api("Namespace").delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
-    }
-
-    /// The same place, with another patience in seconds.
-    pub(crate) fn patience(&self, seconds: u64) -> Self {
-        Self { patience: Duration::from_secs(seconds), ..self.clone() }
     }
 
     /// The API of one kind of object, in the namespace if the kind has one.

@@ -1,10 +1,15 @@
 //! Images that are missing, misnamed or not to be pulled, and commands that are not in the image.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use base64::Engine as _;
+use serde_json::json;
 
 use crate::bed::{Bed, shows};
 use crate::look::text;
-use crate::{Case, case, slow};
+use crate::registry::Registry;
+use crate::{Case, beyond, case, slow};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -15,6 +20,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case(missing_working_directory_is_made),
         case(image_is_mended),
         case(command_and_arguments_of_the_image),
+        slow(pulled_once),
+        slow(pulled_with_a_secret),
+        beyond(deleted_during_a_pull),
     ]
 }
 
@@ -128,4 +136,57 @@ containers:
     crate::bed::has_line("the log", &bed.logs("p", "arguments").await?, "Usage:*")?;
     // The shell sees `me`, a `$(WHO)` to run and a `$(NOBODY)` to run: only what is known is replaced.
     crate::bed::has_line("the log", &bed.logs("p", "expanded").await?, "me*")
+}
+
+async fn pulled_once(bed: Bed) -> Result<()> {
+    let registry = Registry::start(&bed).await?;
+    let image = format!("{}/open/tiny:1", registry.address);
+    let spec = format!("{{terminationGracePeriodSeconds: 1, containers: [{{name: main, image: '{image}'}}]}}");
+    bed.pod("first", &spec).await?;
+    bed.until("first", &["cond[Ready]=True", "c[main].imageID=?*", &format!("c[main].image={image}")]).await?;
+    bed.event("first", "Pulling", &format!("Pulling image \"{image}\"")).await?;
+    let pulled = format!("Successfully pulled image \"{image}\" in *s (*s including waiting). Image size: ?* bytes.");
+    shows(&bed.event("first", "Pulled", &pulled).await?, &["type=Normal"])?;
+    bed.pod("second", &spec).await?;
+    bed.until("second", &["cond[Ready]=True"]).await?;
+    let present = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+    bed.event("second", "Pulled", &present).await?;
+    // `Always` asks the registry each time.
+    let always = format!("{{containers: [{{name: main, image: '{image}', imagePullPolicy: Always}}]}}");
+    bed.pod("third", &always).await?;
+    bed.event("third", "Pulled", &pulled).await?;
+    Ok(())
+}
+
+async fn pulled_with_a_secret(bed: Bed) -> Result<()> {
+    let registry = Registry::start(&bed).await?;
+    let image = format!("{}/private/tiny:1", registry.address);
+    bed.pod("without", &format!("containers: [{{name: main, image: '{image}'}}]")).await?;
+    bed.event("without", "Failed", &format!("Failed to pull image \"{image}\": *authorization*")).await?;
+    let auth = base64::engine::general_purpose::STANDARD.encode("me:secret");
+    let config = json!({"auths": {registry.address.as_str(): {"auth": auth}}}).to_string();
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"},
+        "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}});
+    bed.create(&secret.to_string()).await?;
+    let spec = format!(
+        "{{imagePullSecrets: [{{name: pull}}, {{name: not-there}}], containers: [{{name: main, image: '{image}'}}]}}"
+    );
+    bed.pod("with", &spec).await?;
+    bed.until("with", &["cond[Ready]=True"]).await?;
+    bed.event("with", "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (not-there); *")
+        .await?;
+    Ok(())
+}
+
+async fn deleted_during_a_pull(bed: Bed) -> Result<()> {
+    let registry = Registry::start(&bed).await?;
+    let image = format!("{}/slow/tiny:1", registry.address);
+    bed.pod("p", &format!("containers: [{{name: main, image: '{image}'}}]")).await?;
+    bed.event("p", "Pulling", &format!("Pulling image \"{image}\"")).await?;
+    bed.until("p", &["phase=Pending", "c[main].state.waiting.reason=ContainerCreating"]).await?;
+    let began = Instant::now();
+    bed.delete("p", None).await?;
+    bed.until_gone("Pod", "p").await?;
+    ensure!(began.elapsed() < Duration::from_secs(20), "gone only after {:?}, though nothing ran", began.elapsed());
+    Ok(())
 }

@@ -167,7 +167,7 @@ pub(crate) async fn crash_loop_waits_and_says_so(bed: Bed) -> Result<()> {
 
 async fn active_deadline_ends_a_pod(bed: Bed) -> Result<()> {
     let spec = "
-activeDeadlineSeconds: 3
+activeDeadlineSeconds: 8
 terminationGracePeriodSeconds: 1
 containers: [{name: main, image: busybox, command: [sleep, '1000']}]
 ";

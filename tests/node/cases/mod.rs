@@ -2,11 +2,20 @@
 
 use crate::{Case, case, slow};
 
+mod admission;
+mod disturbed;
 mod ends;
+mod env;
 mod images;
 mod init;
 mod lifecycle;
+mod network;
+mod node;
 mod probes;
+mod security;
+mod static_pods;
+mod streams;
+mod volumes;
 
 /// What all cases ask of the kubelet's configuration, over what kubeadm would write.
 pub(crate) const KUBELET_CONFIG: &str = "
@@ -16,12 +25,29 @@ syncFrequency: 10s
 
 /// Cases that run side by side.
 pub(crate) fn together() -> Vec<Case> {
-    [lifecycle::cases(), images::cases(), init::cases(), probes::cases(), ends::cases()].into_iter().flatten().collect()
+    [
+        admission::cases(),
+        ends::cases(),
+        env::cases(),
+        images::cases(),
+        init::cases(),
+        lifecycle::cases(),
+        network::cases(),
+        node::cases(),
+        probes::cases(),
+        security::cases(),
+        static_pods::cases(),
+        streams::cases(),
+        volumes::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Cases that disturb the node: one after the other.
 pub(crate) fn alone() -> Vec<Case> {
-    Vec::new()
+    disturbed::cases()
 }
 
 /// What must work on every containerd.

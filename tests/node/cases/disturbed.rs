@@ -1,0 +1,312 @@
+//! What must not happen to pods when the kubelet, containerd or the API server goes away. One case at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
+use kube::api::ListParams;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::bed::{Bed, as_value, grace, same};
+use crate::look::text;
+use crate::{Case, beyond, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        beyond(kubelet_killed_with_20_pods_running_and_5_starting),
+        case(kubelet_ends_promptly_and_containers_survive),
+        case(pod_ends_while_the_kubelet_is_down),
+        case(deleted_while_the_kubelet_is_down),
+        case(deleted_by_force_while_the_kubelet_is_down),
+        case(kubelet_killed_during_a_deletion),
+        case(containerd_killed_and_started),
+        case(api_server_away_for_60_s_while_a_pod_dies),
+        case(nothing_is_left_on_the_node),
+    ]
+}
+
+const SLEEPER: &str =
+    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+const PROBED: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000'], readinessProbe: {exec: {command: ['true']}, periodSeconds: 1}}]}";
+
+/// Watches the namespace's pods and notes each that was ready and then is not, though nobody deleted it.
+struct Flips {
+    seen: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Flips {
+    fn watch(bed: &Bed) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let notes = seen.clone();
+        let pods = bed.api("Pod");
+        let task = tokio::task::spawn(async move {
+            let mut ready = BTreeSet::new();
+            let mut versions = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
+            while let Some(version) = versions.next().await {
+                let Ok(pod) = version.map(|pod| as_value(&pod)) else { continue };
+                let uid = text(&pod, "metadata.uid");
+                let is_ready = text(&pod, "cond[Ready]") == "True";
+                if is_ready {
+                    ready.insert(uid);
+                } else if ready.remove(&uid) && text(&pod, "metadata.deletionTimestamp").is_empty() {
+                    notes.lock().push(format!("{}: {}", text(&pod, "metadata.name"), text(&pod, "status.conditions")));
+                }
+            }
+        });
+        Self { seen, task }
+    }
+
+    fn end(self) -> Result<()> {
+        self.task.abort();
+        let seen = self.seen.lock().clone();
+        ensure!(seen.is_empty(), "ready pods became unready: {}", seen.join("\n"));
+        Ok(())
+    }
+}
+
+/// Containers and sandboxes of the namespace that run, by containerd's own account.
+async fn running(bed: &Bed) -> Result<BTreeSet<String>> {
+    let filter = format!("labels.\"io.kubernetes.pod.namespace\"=={}", bed.name);
+    let ours = bed.cluster.ctr(&["containers", "list", "-q", &filter]).await?;
+    let tasks = bed.cluster.ctr(&["tasks", "list"]).await?;
+    let running: BTreeSet<&str> = tasks
+        .lines()
+        .filter(|line| line.contains("RUNNING"))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    Ok(ours.lines().map(str::trim).filter(|id| running.contains(id)).map(str::to_owned).collect())
+}
+
+/// Waits until nothing of the namespace runs on the node.
+async fn until_nothing_runs(bed: &Bed) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let left = running(bed).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "after 60 s there still run {left:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+async fn kubelet(bed: &Bed, verb: &str) -> Result<()> {
+    bed.cluster.run(&["kubelet", verb, "n1"]).await.map(drop)
+}
+
+/// Waits until the kubelet that was started works: a new pod runs.
+async fn until_it_works(bed: &Bed, name: &str) -> Result<()> {
+    bed.pod(name, SLEEPER).await?;
+    bed.until(name, &["cond[Ready]=True"]).await?;
+    Ok(())
+}
+
+async fn kubelet_killed_with_20_pods_running_and_5_starting(bed: Bed) -> Result<()> {
+    for number in 0..20 {
+        bed.pod(&format!("run-{number}"), if number % 2 == 0 { SLEEPER } else { PROBED }).await?;
+    }
+    let mut before = BTreeMap::new();
+    for number in 0..20 {
+        let name = format!("run-{number}");
+        let pod = bed.until(&name, &["cond[Ready]=True"]).await?;
+        let facts =
+            ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(&pod, path));
+        before.insert(name, facts);
+    }
+    let flips = Flips::watch(&bed);
+    for number in 0..5 {
+        bed.pod(&format!("start-{number}"), SLEEPER).await?;
+    }
+    kubelet(&bed, "kill").await?;
+    kubelet(&bed, "start").await?;
+    for number in 0..5 {
+        bed.until(&format!("start-{number}"), &["cond[Ready]=True"]).await?;
+    }
+    until_it_works(&bed, "after").await?;
+    for (name, facts) in before {
+        let pod = bed.until(&name, &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
+        let now =
+            ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(&pod, path));
+        same(&name, now, facts)?;
+    }
+    same("what runs: 26 pods of a sandbox and a container each", running(&bed).await?.len(), 52)?;
+    flips.end()
+}
+
+async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
+    bed.pod("p", PROBED).await?;
+    let before = bed.until("p", &["cond[Ready]=True"]).await?;
+    let flips = Flips::watch(&bed);
+    let began = Instant::now();
+    kubelet(&bed, "stop").await?;
+    ensure!(began.elapsed() < Duration::from_secs(5), "SIGTERM was answered only after {:?}", began.elapsed());
+    same("what runs without a kubelet", running(&bed).await?.len(), 2)?;
+    kubelet(&bed, "start").await?;
+    until_it_works(&bed, "after").await?;
+    let id = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
+    bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0", &id]).await?;
+    flips.end()
+}
+
+async fn pod_ends_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
+    bed.pod(
+        "done",
+        "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 4; exit 6']}]}",
+    )
+    .await?;
+    bed.pod("again", "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 5; exit 6']}]}")
+        .await?;
+    bed.until("done", &["c[main].state.running.startedAt=?*"]).await?;
+    let again = bed.until("again", &["c[main].state.running.startedAt=?*"]).await?;
+    kubelet(&bed, "kill").await?;
+    let id = text(&again, "c[main].containerID").replace("containerd://", "");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running(&bed).await?.contains(&id) {
+        ensure!(Instant::now() < deadline, "the container did not end by itself");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    kubelet(&bed, "start").await?;
+    bed.until("done", &["phase=Failed", "c[main].state.terminated.exitCode=6", "c[main].restartCount=0"]).await?;
+    bed.until("again", &["c[main].restartCount>0", "c[main].lastState.terminated.exitCode=6"]).await?;
+    Ok(())
+}
+
+async fn deleted_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
+    bed.pod("p", SLEEPER).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    kubelet(&bed, "kill").await?;
+    bed.delete("p", None).await?;
+    kubelet(&bed, "start").await?;
+    bed.until_gone("Pod", "p").await?;
+    until_nothing_runs(&bed).await
+}
+
+async fn deleted_by_force_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
+    bed.pod("p", SLEEPER).await?;
+    let pod = bed.until("p", &["cond[Ready]=True"]).await?;
+    kubelet(&bed, "kill").await?;
+    bed.api("Pod").delete("p", &grace(0)).await?;
+    bed.until_gone("Pod", "p").await?;
+    kubelet(&bed, "start").await?;
+    until_nothing_runs(&bed).await?;
+    let folder = bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}", text(&pod, "metadata.uid")));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while folder.exists() {
+        ensure!(Instant::now() < deadline, "{} is still there after 60 s", folder.display());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    Ok(())
+}
+
+async fn kubelet_killed_during_a_deletion(bed: Bed) -> Result<()> {
+    let spec =
+        "{terminationGracePeriodSeconds: 8, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+    bed.pod("p", spec).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.delete("p", None).await?;
+    bed.event("p", "Killing", "Stopping container main").await?;
+    kubelet(&bed, "kill").await?;
+    kubelet(&bed, "start").await?;
+    bed.until_gone("Pod", "p").await?;
+    until_nothing_runs(&bed).await
+}
+
+async fn containerd_killed_and_started(bed: Bed) -> Result<()> {
+    bed.pod("p", SLEEPER).await?;
+    let before = bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.cluster.run(&["containerd", "kill", "n1"]).await?;
+    bed.cluster.run(&["containerd", "start", "n1"]).await?;
+    until_it_works(&bed, "after").await?;
+    let id = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
+    bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0", &id]).await?;
+    bed.until_kind("Node", "n1", &["cond[Ready]=True"]).await?;
+    // What ends afterwards is seen.
+    let id = text(&before, "c[main].containerID").replace("containerd://", "");
+    bed.cluster.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]).await?;
+    bed.until("p", &["c[main].restartCount=1", "cond[Ready]=True", "c[main].lastState.terminated.exitCode=137"])
+        .await?;
+    bed.delete("p", None).await?;
+    bed.until_gone("Pod", "p").await
+}
+
+async fn api_server_away_for_60_s_while_a_pod_dies(bed: Bed) -> Result<()> {
+    bed.pod("p", SLEEPER).await?;
+    bed.pod("other", PROBED).await?;
+    let before = bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until("other", &["cond[Ready]=True"]).await?;
+    let flips = Flips::watch(&bed);
+    let id = text(&before, "c[main].containerID").replace("containerd://", "");
+    let kept = running(&bed).await?;
+    bed.cluster.run(&["apiserver", "kill"]).await?;
+    let away = Instant::now();
+    bed.cluster.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]).await?;
+    let deadline = Instant::now() + Duration::from_secs(50);
+    let restarted = loop {
+        let now = running(&bed).await?;
+        let new: Vec<&String> = now.difference(&kept).collect();
+        if let Some(new) = new.first() {
+            break (*new).clone();
+        }
+        ensure!(Instant::now() < deadline, "without an API server the container was not started again in 50 s");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::time::sleep(Duration::from_secs(60).saturating_sub(away.elapsed())).await;
+    bed.cluster.run(&["apiserver", "start"]).await?;
+    let id = format!("c[main].containerID=containerd://{restarted}");
+    bed.until("p", &["cond[Ready]=True", "c[main].restartCount=1", "c[main].lastState.terminated.exitCode=137", &id])
+        .await?;
+    bed.until("other", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
+    until_it_works(&bed, "after").await?;
+    bed.until_kind("Node", "n1", &["cond[Ready]=True"]).await?;
+    // Only the pod whose container died may have been unready for a moment.
+    flips.seen.lock().retain(|note| !note.starts_with("p:"));
+    flips.end()
+}
+
+/// What is below the folder `path` of the node.
+fn entries(bed: &Bed, path: &str) -> Vec<String> {
+    let Ok(folder) = std::fs::read_dir(bed.cluster.on_node(path)) else { return Vec::new() };
+    folder.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The last of all: every pod of every case is gone, and so is all that was made for them.
+async fn nothing_is_left_on_the_node(bed: Bed) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    loop {
+        let everywhere = kube::Api::<k8s_openapi::api::core::v1::Pod>::all(bed.client.clone());
+        let pods = everywhere.list_metadata(&ListParams::default()).await.context("listing pods")?.items;
+        let mut left: Vec<String> =
+            pods.iter().map(|pod| format!("pod {}", pod.metadata.name.as_deref().unwrap_or_default())).collect();
+        left.extend(entries(&bed, "/var/lib/kubelet/pods").iter().map(|name| format!("/var/lib/kubelet/pods/{name}")));
+        left.extend(entries(&bed, "/var/log/pods").iter().map(|name| format!("/var/log/pods/{name}")));
+        left.extend(entries(&bed, "/var/log/containers").iter().map(|name| format!("/var/log/containers/{name}")));
+        let containers = bed.cluster.ctr(&["containers", "list", "-q"]).await?;
+        left.extend(containers.lines().map(|id| format!("container {id}")));
+        left.extend(pod_cgroups(&bed));
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "after 180 s there are still {} things: {}", left.len(), left.join(", "));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The cgroups of pods on the node.
+fn pod_cgroups(bed: &Bed) -> Vec<String> {
+    let root = bed.cluster.env("NODE_N1_CGROUP");
+    let mut found = Vec::new();
+    for hierarchy in ["", "/memory", "/cpu", "/pids"] {
+        for class in ["", "/burstable", "/besteffort"] {
+            let path = format!("/sys/fs/cgroup{hierarchy}{root}/kubepods{class}");
+            let Ok(folder) = std::fs::read_dir(&path) else { continue };
+            let pods = folder.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+            found.extend(pods.filter(|name| name.starts_with("pod")).map(|name| format!("cgroup {path}/{name}")));
+        }
+    }
+    found
+}

@@ -1,0 +1,322 @@
+//! Volumes: what is in them, how it changes, and what is said when one cannot be had.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::bed::{Bed, has_line, same, shows};
+use crate::look::{glob, text};
+use crate::{Case, case, slow};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case(empty_dir_on_disk_is_shared_and_removed),
+        case(empty_dir_in_memory),
+        case(config_map_with_items_and_modes),
+        case(secret_is_in_memory),
+        slow(updates_reach_the_files),
+        case(downward_api),
+        slow(downward_api_follows_labels),
+        case(projected_sources),
+        case(token_speaks_to_the_api),
+        case(missing_config_map_is_named_then_mounted),
+        case(optional_sources),
+        case(host_path_kinds),
+        case(host_path_of_the_wrong_kind),
+        case(unsupported_kind_is_named),
+        case(sub_paths),
+        case(read_only_mounts),
+    ]
+}
+
+/// Repeats a command in a container until its output is what `pattern` describes.
+async fn until_output(bed: &Bed, argv: &[&str], pattern: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let seen = bed.exec("p", "main", argv).await?;
+        if glob(pattern, &seen) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "after 120 s {} still says {seen:?}, wanted {pattern:?}", argv.join(" "));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn run(bed: &Bed, spec: &str) -> Result<String> {
+    bed.pod("p", &format!("restartPolicy: Never\n{spec}")).await?;
+    bed.until("p", &["phase=Succeeded"]).await?;
+    bed.logs("p", "main").await
+}
+
+async fn empty_dir_on_disk_is_shared_and_removed(bed: Bed) -> Result<()> {
+    let spec = "
+terminationGracePeriodSeconds: 1
+volumes: [{name: data, emptyDir: {}}]
+containers:
+- {name: main, image: busybox, command: [sh, -c, 'stat -c %a /data > /data/mode; sleep 1000'], volumeMounts: [{name: data, mountPath: /data}]}
+- {name: other, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: data, mountPath: /elsewhere}]}
+";
+    bed.pod("p", spec).await?;
+    let pod = bed.until("p", &["cond[Ready]=True"]).await?;
+    same("the mode", bed.exec("p", "other", &["cat", "/elsewhere/mode"]).await?.as_str(), "777\n")?;
+    let folder = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data", text(&pod, "metadata.uid"));
+    let folder = bed.cluster.on_node(&folder);
+    ensure!(folder.join("mode").exists(), "{} is not where the volume lies", folder.display());
+    bed.delete("p", None).await?;
+    bed.until_gone("Pod", "p").await?;
+    ensure!(!folder.exists(), "{} is still there when the pod is gone", folder.display());
+    Ok(())
+}
+
+async fn empty_dir_in_memory(bed: Bed) -> Result<()> {
+    let spec = "
+volumes: [{name: data, emptyDir: {medium: Memory, sizeLimit: 8Mi}}]
+containers: [{name: main, image: busybox, command: [sh, -c, 'grep \" /data \" /proc/mounts'], volumeMounts: [{name: data, mountPath: /data}]}]
+";
+    has_line("the mounts", &run(&bed, spec).await?, "tmpfs /data tmpfs rw*size=8192k*")
+}
+
+async fn config_map_with_items_and_modes(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: first, two: second}, binaryData: {raw: AAEC}}")
+        .await?;
+    let spec = "
+volumes:
+- {name: all, configMap: {name: settings, defaultMode: 256}}
+- {name: some, configMap: {name: settings, items: [{key: two, path: deep/er, mode: 292}]}}
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'cd /all; for f in *; do echo $f $(stat -Lc %a $f) $(od -An -c $f | tr -d \" \"); done; cd /some; find . -name \"[!.]*\" -not -path \"*/..*\" | sort; cat deep/er; stat -Lc %a deep/er']
+  volumeMounts: [{name: all, mountPath: /all}, {name: some, mountPath: /some}]
+";
+    let seen = run(&bed, spec).await?;
+    for line in ["one 400 first", "two 400 second", "raw 400 *001*002", "./deep", "second444"] {
+        has_line("the log", &seen, line)?;
+    }
+    Ok(())
+}
+
+async fn secret_is_in_memory(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}").await?;
+    let spec = "
+volumes: [{name: keys, secret: {secretName: keys}}]
+containers:
+- {name: main, image: busybox, command: [sh, -c, 'grep \" /keys \" /proc/mounts; cat /keys/password; echo; stat -Lc %a /keys/password'], volumeMounts: [{name: keys, mountPath: /keys}]}
+";
+    let seen = run(&bed, spec).await?;
+    has_line("the log", &seen, "tmpfs /keys tmpfs *")?;
+    has_line("the log", &seen, "hidden")?;
+    has_line("the log", &seen, "644")
+}
+
+async fn updates_reach_the_files(bed: Bed) -> Result<()> {
+    bed.create(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {kept: same, changed: old, dropped: x}}",
+    )
+    .await?;
+    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: old}}").await?;
+    let spec = "
+terminationGracePeriodSeconds: 1
+volumes: [{name: settings, configMap: {name: settings}}, {name: keys, secret: {secretName: keys}}]
+containers:
+- name: main
+  image: busybox
+  command: [sleep, '1000']
+  volumeMounts: [{name: settings, mountPath: /settings}, {name: keys, mountPath: /keys}, {name: settings, mountPath: /fixed, subPath: changed}]
+";
+    bed.pod("p", spec).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.patch("ConfigMap", "settings", json!({"data": {"changed": "new", "dropped": null, "added": "fresh"}})).await?;
+    bed.patch("Secret", "keys", json!({"stringData": {"password": "new"}})).await?;
+    until_output(&bed, &["sh", "-c", "cd /settings; echo $(ls) $(cat *)"], "added changed kept freshnewsame\n").await?;
+    until_output(&bed, &["cat", "/keys/password"], "new").await?;
+    // What is mounted by subPath stays as it was.
+    same("the file by subPath", bed.exec("p", "main", &["cat", "/fixed"]).await?.as_str(), "old")?;
+    bed.until("p", &["c[main].restartCount=0"]).await?;
+    Ok(())
+}
+
+const DOWNWARD: &str = "
+terminationGracePeriodSeconds: 1
+volumes:
+- name: info
+  downwardAPI:
+    items:
+    - {path: name, fieldRef: {fieldPath: metadata.name}}
+    - {path: labels, fieldRef: {fieldPath: metadata.labels}}
+    - {path: note, fieldRef: {fieldPath: \"metadata.annotations['note']\"}}
+    - {path: cpu, resourceFieldRef: {containerName: main, resource: limits.cpu, divisor: 1m}}
+containers:
+- name: main
+  image: busybox
+  command: [sleep, '1000']
+  resources: {limits: {cpu: 250m}}
+  volumeMounts: [{name: info, mountPath: /info}]
+";
+
+async fn downward_api(bed: Bed) -> Result<()> {
+    bed.labelled_pod("p", "{labels: {a: one, b: two}, annotations: {note: hello}}", DOWNWARD).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    let seen =
+        bed.exec("p", "main", &["sh", "-c", "cd /info; for f in name labels note cpu; do cat $f; echo; done"]).await?;
+    same("the files", seen.as_str(), "p\na=\"one\"\nb=\"two\"\nhello\n250\n")
+}
+
+async fn downward_api_follows_labels(bed: Bed) -> Result<()> {
+    bed.labelled_pod("p", "{labels: {a: one}, annotations: {note: hello}}", DOWNWARD).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.patch("Pod", "p", json!({"metadata": {"labels": {"a": "changed"}}})).await?;
+    until_output(&bed, &["cat", "/info/labels"], "a=\"changed\"").await
+}
+
+async fn projected_sources(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: first}}").await?;
+    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}").await?;
+    let spec = "
+volumes:
+- name: all
+  projected:
+    defaultMode: 288
+    sources:
+    - configMap: {name: settings, items: [{key: one, path: map/one}]}
+    - secret: {name: keys}
+    - downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}
+    - serviceAccountToken: {path: token, audience: somebody, expirationSeconds: 3600}
+containers:
+- {name: main, image: busybox, command: [sh, -c, 'cd /all; cat map/one; echo; cat password; echo; cat name; echo; cut -d. -f2 token; stat -Lc %a password'], volumeMounts: [{name: all, mountPath: /all}]}
+";
+    let seen = run(&bed, spec).await?;
+    for line in ["first", "hidden", "p", "440"] {
+        has_line("the log", &seen, line)?;
+    }
+    ensure!(seen.lines().any(|line| line.len() > 100), "there is no token:\n{seen}");
+    Ok(())
+}
+
+async fn token_speaks_to_the_api(bed: Bed) -> Result<()> {
+    let spec = "
+containers:
+- name: main
+  image: agnhost
+  command:
+  - sh
+  - -c
+  - 'cd /var/run/secrets/kubernetes.io/serviceaccount; cat namespace; echo; curl -s --cacert ca.crt -H \"Authorization: Bearer $(cat token)\" https://10.200.0.1:6443/api/v1/pods'
+";
+    let seen = run(&bed, spec).await?;
+    has_line("the log", &seen, &bed.name)?;
+    // Known to the API server, though without rights.
+    has_line(
+        "the log",
+        &seen,
+        &format!("*User \\\"system:serviceaccount:{}:default\\\" cannot list resource*", bed.name),
+    )
+}
+
+async fn missing_config_map_is_named_then_mounted(bed: Bed) -> Result<()> {
+    let spec = "
+terminationGracePeriodSeconds: 1
+volumes: [{name: settings, configMap: {name: later}}]
+containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: settings, mountPath: /settings}]}]
+";
+    bed.pod("p", spec).await?;
+    let failed = bed
+        .event("p", "FailedMount", "MountVolume.SetUp failed for volume \"settings\" : configmap \"later\" not found")
+        .await?;
+    shows(&failed, &["type=Warning"])?;
+    bed.until("p", &["phase=Pending", "c[main].state.waiting.reason=ContainerCreating"]).await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}, data: {one: first}}").await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    same("the file", bed.exec("p", "main", &["cat", "/settings/one"]).await?.as_str(), "first")
+}
+
+async fn optional_sources(bed: Bed) -> Result<()> {
+    let spec = "
+volumes:
+- {name: a, configMap: {name: none, optional: true}}
+- {name: b, secret: {secretName: none, optional: true}}
+containers:
+- {name: main, image: busybox, command: [sh, -c, 'ls /a /b'], volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /b}]}
+";
+    same("the folders", run(&bed, spec).await?.as_str(), "/a:\n\n/b:\n")
+}
+
+async fn host_path_kinds(bed: Bed) -> Result<()> {
+    let base = format!("/var/lib/kubelet/host-{}", bed.name);
+    let spec = format!("
+volumes:
+- {{name: dir, hostPath: {{path: {base}/made, type: DirectoryOrCreate}}}}
+- {{name: file, hostPath: {{path: {base}/made-file, type: FileOrCreate}}}}
+- {{name: socket, hostPath: {{path: /run/containerd/containerd.sock, type: Socket}}}}
+- {{name: device, hostPath: {{path: /dev/null, type: CharDevice}}}}
+- {{name: any, hostPath: {{path: {base}-unchecked}}}}
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'test -S /socket && test -c /device && test -f /file && echo text > /dir/x && echo text > /any/x && stat -c %a /dir']
+  volumeMounts: [{{name: dir, mountPath: /dir}}, {{name: file, mountPath: /file}}, {{name: socket, mountPath: /socket}}, {{name: device, mountPath: /device}}, {{name: any, mountPath: /any}}]
+");
+    // Two volumes below one folder: it has to be there for the file.
+    std::fs::create_dir_all(bed.cluster.on_node(&base))?;
+    same("the mode", run(&bed, &spec).await?.as_str(), "755\n")?;
+    ensure!(bed.cluster.on_node(&format!("{base}/made/x")).exists(), "the folder was not the node's");
+    Ok(())
+}
+
+async fn host_path_of_the_wrong_kind(bed: Bed) -> Result<()> {
+    let spec = "
+volumes: [{name: v, hostPath: {path: /etc, type: File}}]
+containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: v, mountPath: /v}]}]
+";
+    bed.pod("p", spec).await?;
+    let message = "MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /etc is not a file";
+    shows(&bed.event("p", "FailedMount", message).await?, &["type=Warning"])
+}
+
+async fn unsupported_kind_is_named(bed: Bed) -> Result<()> {
+    let spec = "
+volumes: [{name: far, nfs: {server: 192.0.2.1, path: /exported}}]
+containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: far, mountPath: /v}]}]
+";
+    bed.pod("p", spec).await?;
+    bed.event("p", "FailedMount", "*\"far\"*").await?;
+    bed.until("p", &["phase=Pending", "c[main].state.waiting.reason=ContainerCreating"]).await?;
+    bed.delete("p", None).await?;
+    bed.until_gone("Pod", "p").await
+}
+
+async fn sub_paths(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: first, two: second}}")
+        .await?;
+    let spec = "
+volumes: [{name: data, emptyDir: {}}, {name: settings, configMap: {name: settings}}]
+initContainers:
+- {name: setup, image: busybox, command: [sh, -c, 'mkdir -p /data/a/b; echo deep > /data/a/b/file'], volumeMounts: [{name: data, mountPath: /data}]}
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'cat /b/file /one; echo; echo mine > /own/note; ls /whole']
+  env: [{name: ME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+  volumeMounts:
+  - {name: data, mountPath: /b, subPath: a/b}
+  - {name: settings, mountPath: /one, subPath: one}
+  - {name: data, mountPath: /own, subPathExpr: of-$(ME)}
+  - {name: data, mountPath: /whole}
+";
+    same("the log", run(&bed, spec).await?.as_str(), "deep\nfirst\na\nof-p\n")
+}
+
+async fn read_only_mounts(bed: Bed) -> Result<()> {
+    let spec = "
+volumes: [{name: data, emptyDir: {}}]
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'touch /data/x 2>&1 || echo refused; touch /rw/x && echo allowed']
+  volumeMounts: [{name: data, mountPath: /data, readOnly: true}, {name: data, mountPath: /rw}]
+";
+    let seen = run(&bed, spec).await?;
+    has_line("the log", &seen, "refused")?;
+    has_line("the log", &seen, "allowed")
+}
