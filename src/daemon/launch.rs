@@ -231,6 +231,10 @@ impl Launch for Launcher {
         self.deps.desired.sources_ready()
     }
 
+    fn wanted(&self) -> BTreeSet<PodUid> {
+        self.deps.desired.pods().iter().map(|pod| pod::uid(pod)).collect()
+    }
+
     fn in_runtime(&self) -> Vec<RuntimePod> {
         let known = self.deps.pleg.pods().into_iter();
         known

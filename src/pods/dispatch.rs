@@ -5,7 +5,7 @@
 //! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's list of pods.
 //! Output: workers. It never talks to the runtime or the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub trait Launch: Send + 'static {
     fn admit(&mut self, pod: &Arc<Pod>, active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected>;
     /// Whether all sources have reported and the runtime has been read, so that what nobody knows may be stopped.
     fn may_sweep(&self) -> bool;
+    /// The pods that a source has now, among them those whose change has not been received yet: a change is queued
+    /// behind others, and what it is about must not be taken for an orphan meanwhile.
+    fn wanted(&self) -> BTreeSet<PodUid>;
     /// Pods that the runtime has.
     fn in_runtime(&self) -> Vec<orphan::RuntimePod>;
     /// Everything of the pod is gone: other subsystems forget it.
@@ -80,6 +83,8 @@ struct Entry {
     directive: watch::Sender<Directive>,
     key: PodKey,
     is_static: bool,
+    /// Where its life began: a task that is started again begins there again.
+    first: Lifecycle,
     panics: u32,
 }
 
@@ -166,14 +171,20 @@ impl<L: Launch> Dispatch<L> {
 
     fn upsert(&mut self, pod: Arc<Pod>) {
         let uid = pod::uid(&pod);
+        let key = pod::key(&pod);
         if let Some(entry) = self.entries.get(&uid) {
+            if entry.is_static && entry.directive.borrow().gone {
+                // The same file again, while the pod already stops: stopping is never taken back, so it starts anew.
+                debug!(pod = %key, "static pod is back; it is started again when it has stopped");
+                self.queued.insert(key, pod);
+                return;
+            }
             entry.directive.send_modify(|directive| {
                 directive.pod = pod;
                 directive.gone = false;
             });
             return;
         }
-        let key = pod::key(&pod);
         let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
         if pod::is_static(&pod) && older {
             debug!(pod = %key, "static pod waits for its older generation to end");
@@ -181,7 +192,7 @@ impl<L: Launch> Dispatch<L> {
             return;
         }
         let lifecycle = self.first_lifecycle(&pod);
-        self.start(pod, lifecycle, false);
+        self.start(Directive { pod, gone: false, stop: None }, lifecycle);
     }
 
     /// Where a pod's life begins on this node.
@@ -209,11 +220,13 @@ impl<L: Launch> Dispatch<L> {
         }
     }
 
-    fn start(&mut self, pod: Arc<Pod>, lifecycle: Lifecycle, gone: bool) {
+    fn start(&mut self, directive: Directive, lifecycle: Lifecycle) {
+        let pod = directive.pod.clone();
         let uid = pod::uid(&pod);
-        let (directive, receiver) = watch::channel(Directive { pod: pod.clone(), gone, stop: None });
+        let (directive, receiver) = watch::channel(directive);
         let panics = self.entries.remove(&uid).map_or(0, |entry| entry.panics);
-        let entry = Entry { directive, key: pod::key(&pod), is_static: pod::is_static(&pod), panics };
+        let is_static = pod::is_static(&pod);
+        let entry = Entry { directive, key: pod::key(&pod), is_static, first: lifecycle.clone(), panics };
         let (worker, view) = self.launch.launch(pod, lifecycle, receiver);
         self.entries.insert(uid.clone(), entry);
         self.table.insert(uid.clone(), view);
@@ -262,8 +275,8 @@ impl<L: Launch> Dispatch<L> {
         for uid in due {
             self.broken.remove(&uid);
             if let Some(entry) = self.entries.get(&uid) {
-                let directive = entry.directive.borrow().clone();
-                self.start(directive.pod, Lifecycle::Syncing, directive.gone);
+                let (directive, first) = (entry.directive.borrow().clone(), entry.first.clone());
+                self.start(directive, first);
             }
         }
     }
@@ -283,8 +296,9 @@ impl<L: Launch> Dispatch<L> {
         if !self.launch.may_sweep() {
             return;
         }
+        let wanted = self.launch.wanted();
         for runtime_pod in self.launch.in_runtime() {
-            if self.entries.contains_key(&runtime_pod.uid) {
+            if self.entries.contains_key(&runtime_pod.uid) || wanted.contains(&runtime_pod.uid) {
                 continue;
             }
             info!(pod = %runtime_pod.key, uid = %runtime_pod.uid, "stopping a pod that no source knows");
@@ -294,11 +308,14 @@ impl<L: Launch> Dispatch<L> {
                 since: self.clock.now(),
                 grace: runtime_pod.grace,
             });
-            self.start(pod, lifecycle, true);
+            self.start(Directive { pod, gone: true, stop: None }, lifecycle);
         }
         if !std::mem::replace(&mut self.swept, true) {
-            let known = self.entries.keys().cloned().collect();
+            let known = self.entries.keys().cloned().chain(wanted).collect();
             self.launch.sweep_disk(known);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

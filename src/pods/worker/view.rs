@@ -38,7 +38,7 @@ pub enum ViewState {
 
 impl PodView {
     /// The view before the first step.
-    pub(super) fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
+    pub(in crate::pods) fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
         Self {
             uid: pod::uid(pod),
             key: pod::key(pod),
