@@ -228,6 +228,8 @@ impl<E: Execute> Worker<E> {
         let mut plan = self.plan(now);
         for _ in 0..TRANSITIONS_PER_STEP {
             let Some(transition) = plan.transition.take() else { break };
+            // What is to be told goes with the plan that says it: the next one looks at another lifecycle.
+            self.notify(&plan);
             self.transit(transition, now);
             plan = self.plan(now);
         }
