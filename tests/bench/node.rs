@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet::clock::Clock;
-use rkubelet::cri::{Runtime, Settings, v1};
+use rkubelet::cri::{CriError, Runtime, Settings, v1};
 
 /// The name of the only node.
 pub(crate) const NAME: &str = "n1";
@@ -96,15 +96,21 @@ impl Node {
         self.cluster(&["kubelet", "stop", NAME]).map(|_| ())
     }
 
-    /// Removes whatever pods are left in the runtime, so that nobody inherits the other's work.
+    /// Removes whatever pods are left in the runtime, so that nobody inherits the other's work. No kubelet may run.
     pub(crate) async fn sweep(&self) -> Result<()> {
         let runtime = self.runtime()?;
-        for sandbox in runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.items {
-            let pod_sandbox_id = sandbox.id;
-            runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
-            runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await?;
+        let mut last = None;
+        for _ in 0..10 {
+            let left = runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.items;
+            if left.is_empty() {
+                return Ok(());
+            }
+            for sandbox in left {
+                // What a kubelet had begun may still be going on in the runtime and refuse: the next pass has it.
+                last = sweep_one(&runtime, sandbox.id).await.err().or(last);
+            }
         }
-        Ok(())
+        Err(last.context("sandboxes stay")?.into())
     }
 
     fn cluster(&self, args: &[&str]) -> Result<String> {
@@ -114,4 +120,9 @@ impl Node {
         ensure!(output.status.success(), "cluster {}: {}", args.join(" "), said.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+async fn sweep_one(runtime: &Runtime, pod_sandbox_id: String) -> Result<(), CriError> {
+    runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
+    runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await.map(|_| ())
 }

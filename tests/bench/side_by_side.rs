@@ -78,6 +78,7 @@ fn main() -> ExitCode {
 async fn bench(options: &Options) -> Result<()> {
     let node = Node::from_env()?;
     let mut samples = Samples::default();
+    node.stop_kubelet()?;
     let bed = Bed::make(&node).await?;
     for round in 1..=options.rounds {
         samples.round = round;
