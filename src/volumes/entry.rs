@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceRequirements, Secret};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,10 @@ use super::plan::{Actual, Care, Goal, Inputs, Volume};
 use super::source::{ObjectSource, Subscription};
 use crate::apiserver::objects::ObjectError;
 use crate::model::{Mono, Pod, PodUid, pod};
+
+/// How long an object may take to come before that is worth a word: nearly all do in milliseconds, and each word is a
+/// status to be written on the pod's way to Ready.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// An object that a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +126,8 @@ pub(super) struct Entry<O: ObjectSource> {
     pub(super) told: BTreeMap<String, String>,
     /// Since when an object cannot be read.
     pub(super) refused_since: BTreeMap<String, Mono>,
+    /// Since when there is an object that nothing is known of yet.
+    unanswered_since: Option<Mono>,
     /// Whether old generations of files are still there for a container that was being started.
     pub(super) has_old_files: bool,
 }
@@ -146,6 +153,7 @@ impl<O: ObjectSource> Entry<O> {
             summary_at: None,
             told: BTreeMap::new(),
             refused_since: BTreeMap::new(),
+            unanswered_since: None,
             has_old_files: false,
         }
     }
@@ -268,6 +276,8 @@ impl<O: ObjectSource> Entry<O> {
 
     /// Fills in which volumes' inputs are known.
     pub(super) fn refresh_inputs(&mut self, now: Mono) {
+        let is_late = self.unanswered_since.is_some_and(|since| now.since(since) >= QUIET);
+        let mut is_unanswered = false;
         for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
             let waiting = meta.objects.iter().find_map(|object| {
                 let kind = match object {
@@ -276,17 +286,30 @@ impl<O: ObjectSource> Entry<O> {
                 };
                 let (ObjectRef::ConfigMap(name) | ObjectRef::Secret(name)) = object;
                 match self.objects.get(object).map(|watched| &watched.seen) {
-                    None | Some(Seen::Nothing) => Some((format!("waiting for {kind} {name:?}"), false)),
+                    None | Some(Seen::Nothing) => {
+                        let text = if is_late { format!("waiting for {kind} {name:?}") } else { String::new() };
+                        Some((text, false))
+                    }
                     Some(Seen::Failed(text)) => Some((text.clone(), true)),
                     Some(Seen::Object { .. } | Seen::Missing) => None,
                 }
             });
             match &waiting {
                 Some((_, true)) => drop(self.refused_since.entry(volume.name.clone()).or_insert(now)),
-                Some((_, false)) | None => drop(self.refused_since.remove(&volume.name)),
+                Some((_, false)) => {
+                    is_unanswered = true;
+                    self.refused_since.remove(&volume.name);
+                }
+                None => drop(self.refused_since.remove(&volume.name)),
             }
             volume.inputs = waiting.map_or(Inputs::Known, |(text, _)| Inputs::Waiting(text));
         }
+        self.unanswered_since = is_unanswered.then(|| self.unanswered_since.unwrap_or(now));
+    }
+
+    /// When a word is due about an object that does not come.
+    pub(super) fn late_at(&self, now: Mono) -> Option<Mono> {
+        self.unanswered_since.map(|since| since.after(QUIET)).filter(|at| *at > now)
     }
 
     /// The objects of one volume, as far as they are known.

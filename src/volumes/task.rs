@@ -210,7 +210,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             self.begin(uid, index, doing);
         }
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.wake_at = plan.wake_at;
+        entry.wake_at = plan.wake_at.into_iter().chain(entry.late_at(now.mono)).min();
         tell(entry, &plan.state, &self.parts.recorder, now.mono);
         if entry.goal != Goal::Unclaimed {
             publish(&self.parts.shared, uid, plan.state);
