@@ -1,7 +1,7 @@
 //! Which field and flag has an effect in this version. What a node sets without effect is said at its start.
 //!
-//! One row per field of the file and per flag that is no field. To say that one took effect, change `No` to `Yes` in
-//! its row (and run `UPDATE=1 cargo test --lib config::effects`, which writes EFFECTS.md again).
+//! One row per field of the file and per flag that is no field. To say that one took effect, change `No` to `Yes` (or
+//! `Partly`) in its row (and run `UPDATE=1 cargo test --lib config::effects`, which writes EFFECTS.md again).
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::flags::Flags;
 use super::types::KubeletConfiguration;
 use super::{ConfigWarning, defaults};
 use Area::{Authentication, Authorization, Cgroups, Eviction, Other, Reservation};
-use Effect::{Never, No, Yes};
+use Effect::{Never, No, Partly, Yes};
 
 /// What a field is about. All but `Other` are worth a Warning event on the Node when they have no effect: the node is
 /// then less protected than its administrator believes.
@@ -29,11 +29,29 @@ pub enum Area {
     Other,
 }
 
+/// Every area, in the order in which a start warns.
+const AREAS: [Area; 6] = [Eviction, Reservation, Authentication, Authorization, Cgroups, Other];
+
+impl Area {
+    fn about(self) -> &'static str {
+        match self {
+            Eviction => "eviction",
+            Reservation => "reservation",
+            Authentication => "authentication",
+            Authorization => "authorization",
+            Cgroups => "cgroups",
+            Other => "",
+        }
+    }
+}
+
 /// Whether setting a field changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It does.
     Yes,
+    /// Some of what it does upstream: what is done and what is not.
+    Partly(&'static str),
     /// Not in this version.
     No,
     /// Nor will it: what it was for is gone upstream, or has no counterpart here.
@@ -46,48 +64,48 @@ type Row = (&'static str, Area, Effect);
 /// Every field of the file, in the order of the API.
 #[rustfmt::skip]
 pub(super) static FIELDS: &[Row] = &[
-    ("enableServer", Other, No),
-    ("staticPodPath", Other, No),
-    ("podLogsDir", Other, No),
+    ("enableServer", Other, Yes),
+    ("staticPodPath", Other, Yes),
+    ("podLogsDir", Other, Yes),
     ("syncFrequency", Other, No),
-    ("fileCheckFrequency", Other, No),
-    ("httpCheckFrequency", Other, No),
-    ("staticPodURL", Other, No),
-    ("staticPodURLHeader", Other, No),
-    ("address", Other, No),
-    ("port", Other, No),
-    ("readOnlyPort", Other, No),
-    ("tlsCertFile", Other, No),
-    ("tlsPrivateKeyFile", Other, No),
+    ("fileCheckFrequency", Other, Yes),
+    ("httpCheckFrequency", Other, Yes),
+    ("staticPodURL", Other, Yes),
+    ("staticPodURLHeader", Other, Yes),
+    ("address", Other, Yes),
+    ("port", Other, Yes),
+    ("readOnlyPort", Other, Yes),
+    ("tlsCertFile", Other, Yes),
+    ("tlsPrivateKeyFile", Other, Yes),
     ("tlsCipherSuites", Other, No),
     ("tlsCurvePreferences", Other, No),
-    ("tlsMinVersion", Other, No),
+    ("tlsMinVersion", Other, Partly("TLS 1.3 can be demanded; below 1.2 nothing is offered")),
     ("rotateCertificates", Other, No),
     ("serverTLSBootstrap", Other, No),
-    ("authentication.x509.clientCAFile", Authentication, No),
-    ("authentication.webhook.enabled", Authentication, No),
-    ("authentication.webhook.cacheTTL", Authentication, No),
-    ("authentication.anonymous.enabled", Authentication, No),
-    ("authorization.mode", Authorization, No),
-    ("authorization.webhook.cacheAuthorizedTTL", Authorization, No),
-    ("authorization.webhook.cacheUnauthorizedTTL", Authorization, No),
-    ("registryPullQPS", Other, No),
-    ("registryBurst", Other, No),
-    ("imagePullCredentialsVerificationPolicy", Other, No),
-    ("preloadedImagesVerificationAllowlist", Other, No),
-    ("eventRecordQPS", Other, No),
-    ("eventBurst", Other, No),
-    ("enableDebuggingHandlers", Other, No),
+    ("authentication.x509.clientCAFile", Authentication, Yes),
+    ("authentication.webhook.enabled", Authentication, Yes),
+    ("authentication.webhook.cacheTTL", Authentication, Yes),
+    ("authentication.anonymous.enabled", Authentication, Yes),
+    ("authorization.mode", Authorization, Yes),
+    ("authorization.webhook.cacheAuthorizedTTL", Authorization, Yes),
+    ("authorization.webhook.cacheUnauthorizedTTL", Authorization, Yes),
+    ("registryPullQPS", Other, Yes),
+    ("registryBurst", Other, Yes),
+    ("imagePullCredentialsVerificationPolicy", Other, Yes),
+    ("preloadedImagesVerificationAllowlist", Other, Yes),
+    ("eventRecordQPS", Other, Yes),
+    ("eventBurst", Other, Yes),
+    ("enableDebuggingHandlers", Other, Yes),
     ("enableContentionProfiling", Other, Never),
-    ("healthzPort", Other, No),
-    ("healthzBindAddress", Other, No),
-    ("oomScoreAdj", Other, No),
-    ("clusterDomain", Other, No),
-    ("clusterDNS", Other, No),
+    ("healthzPort", Other, Yes),
+    ("healthzBindAddress", Other, Yes),
+    ("oomScoreAdj", Other, Yes),
+    ("clusterDomain", Other, Yes),
+    ("clusterDNS", Other, Yes),
     ("streamingConnectionIdleTimeout", Other, No),
-    ("nodeStatusUpdateFrequency", Other, No),
-    ("nodeStatusReportFrequency", Other, No),
-    ("nodeLeaseDurationSeconds", Other, No),
+    ("nodeStatusUpdateFrequency", Other, Yes),
+    ("nodeStatusReportFrequency", Other, Yes),
+    ("nodeLeaseDurationSeconds", Other, Yes),
     ("imageMinimumGCAge", Other, No),
     ("imageMaximumGCAge", Other, No),
     ("imageGCHighThresholdPercent", Other, No),
@@ -95,11 +113,11 @@ pub(super) static FIELDS: &[Row] = &[
     ("volumeStatsAggPeriod", Other, No),
     ("kubeletCgroups", Cgroups, No),
     ("systemCgroups", Cgroups, No),
-    ("cgroupRoot", Cgroups, No),
-    ("cgroupsPerQOS", Cgroups, No),
-    ("cgroupDriver", Cgroups, No),
+    ("cgroupRoot", Cgroups, Yes),
+    ("cgroupsPerQOS", Cgroups, Yes),
+    ("cgroupDriver", Cgroups, Partly("cgroupfs only")),
     ("cpuManagerPolicy", Cgroups, No),
-    ("singleProcessOOMKill", Cgroups, No),
+    ("singleProcessOOMKill", Cgroups, Yes),
     ("cpuManagerPolicyOptions", Other, No),
     ("cpuManagerReconcilePeriod", Other, No),
     ("memoryManagerPolicy", Other, No),
@@ -107,53 +125,53 @@ pub(super) static FIELDS: &[Row] = &[
     ("topologyManagerScope", Other, No),
     ("topologyManagerPolicyOptions", Other, No),
     ("qosReserved", Reservation, No),
-    ("runtimeRequestTimeout", Other, No),
+    ("runtimeRequestTimeout", Other, Yes),
     ("hairpinMode", Other, Never),
-    ("maxPods", Other, No),
+    ("maxPods", Other, Yes),
     ("podCIDR", Other, No),
-    ("podPidsLimit", Cgroups, No),
-    ("resolvConf", Other, No),
+    ("podPidsLimit", Cgroups, Yes),
+    ("resolvConf", Other, Yes),
     ("runOnce", Other, Never),
-    ("cpuCFSQuota", Cgroups, No),
-    ("cpuCFSQuotaPeriod", Cgroups, No),
-    ("nodeStatusMaxImages", Other, No),
-    ("maxOpenFiles", Other, No),
+    ("cpuCFSQuota", Cgroups, Yes),
+    ("cpuCFSQuotaPeriod", Cgroups, Yes),
+    ("nodeStatusMaxImages", Other, Yes),
+    ("maxOpenFiles", Other, Yes),
     ("contentType", Other, Never),
-    ("kubeAPIQPS", Other, No),
-    ("kubeAPIBurst", Other, No),
-    ("serializeImagePulls", Other, No),
-    ("maxParallelImagePulls", Other, No),
-    ("evictionHard", Eviction, No),
+    ("kubeAPIQPS", Other, Yes),
+    ("kubeAPIBurst", Other, Yes),
+    ("serializeImagePulls", Other, Yes),
+    ("maxParallelImagePulls", Other, Yes),
+    ("evictionHard", Eviction, Partly("it lowers allocatable; nothing is evicted")),
     ("evictionSoft", Eviction, No),
     ("evictionSoftGracePeriod", Eviction, No),
     ("evictionPressureTransitionPeriod", Eviction, No),
     ("evictionMaxPodGracePeriod", Eviction, No),
     ("evictionMinimumReclaim", Eviction, No),
-    ("mergeDefaultEvictionSettings", Eviction, No),
-    ("podsPerCore", Other, No),
-    ("enableControllerAttachDetach", Other, No),
+    ("mergeDefaultEvictionSettings", Eviction, Partly("it lowers allocatable; nothing is evicted")),
+    ("podsPerCore", Other, Yes),
+    ("enableControllerAttachDetach", Other, Yes),
     ("protectKernelDefaults", Other, No),
     ("makeIPTablesUtilChains", Other, No),
     ("iptablesMasqueradeBit", Other, Never),
     ("iptablesDropBit", Other, Never),
     ("featureGates", Other, Yes),
-    ("failSwapOn", Other, No),
+    ("failSwapOn", Other, Yes),
     ("memorySwap", Cgroups, No),
     ("containerLogMaxSize", Other, No),
     ("containerLogMaxFiles", Other, No),
     ("containerLogMaxWorkers", Other, No),
     ("containerLogMonitorInterval", Other, No),
-    ("configMapAndSecretChangeDetectionStrategy", Other, No),
-    ("systemReserved", Reservation, No),
-    ("kubeReserved", Reservation, No),
+    ("configMapAndSecretChangeDetectionStrategy", Other, Yes),
+    ("systemReserved", Reservation, Yes),
+    ("kubeReserved", Reservation, Yes),
     ("reservedSystemCPUs", Reservation, No),
     ("showHiddenMetricsForVersion", Other, No),
     ("systemReservedCgroup", Cgroups, No),
     ("kubeReservedCgroup", Cgroups, No),
-    ("enforceNodeAllocatable", Cgroups, No),
-    ("allowedUnsafeSysctls", Other, No),
+    ("enforceNodeAllocatable", Cgroups, Partly("pods only")),
+    ("allowedUnsafeSysctls", Other, Yes),
     ("volumePluginDir", Other, No),
-    ("providerID", Other, No),
+    ("providerID", Other, Yes),
     ("kernelMemcgNotification", Eviction, No),
     ("logging", Other, Yes),
     ("enableSystemLogHandler", Other, No),
@@ -161,19 +179,19 @@ pub(super) static FIELDS: &[Row] = &[
     ("shutdownGracePeriod", Other, No),
     ("shutdownGracePeriodCriticalPods", Other, No),
     ("shutdownGracePeriodByPodPriority", Other, No),
-    ("crashLoopBackOff", Other, No),
+    ("crashLoopBackOff", Other, Yes),
     ("reservedMemory", Reservation, No),
     ("enableProfilingHandler", Other, No),
     ("enableDebugFlagsHandler", Other, No),
-    ("seccompDefault", Other, No),
+    ("seccompDefault", Other, Yes),
     ("memoryThrottlingFactor", Cgroups, No),
     ("memoryReservationPolicy", Cgroups, No),
-    ("registerWithTaints", Other, No),
-    ("registerNode", Other, No),
+    ("registerWithTaints", Other, Yes),
+    ("registerNode", Other, Yes),
     ("tracing", Other, No),
-    ("localStorageCapacityIsolation", Eviction, No),
-    ("containerRuntimeEndpoint", Other, No),
-    ("imageServiceEndpoint", Other, No),
+    ("localStorageCapacityIsolation", Eviction, Partly("the node's resources only; no limit is enforced")),
+    ("containerRuntimeEndpoint", Other, Yes),
+    ("imageServiceEndpoint", Other, Yes),
     ("failCgroupV1", Cgroups, Yes),
     ("userNamespaces", Other, No),
 ];
@@ -181,22 +199,22 @@ pub(super) static FIELDS: &[Row] = &[
 /// Every flag that is no field, apart from the leftovers of cAdvisor.
 #[rustfmt::skip]
 pub(super) static FLAGS: &[Row] = &[
-    ("--bootstrap-kubeconfig", Other, No),
-    ("--cert-dir", Other, No),
-    ("--cloud-provider", Other, No),
+    ("--bootstrap-kubeconfig", Other, Partly("certificates are not requested: the kubeconfig has to exist")),
+    ("--cert-dir", Other, Yes),
+    ("--cloud-provider", Other, Yes),
     ("--config", Other, Yes),
     ("--config-dir", Other, Yes),
     ("--exit-on-lock-contention", Other, No),
     ("--help", Other, Yes),
-    ("--hostname-override", Other, No),
+    ("--hostname-override", Other, Yes),
     ("--housekeeping-interval", Other, Never),
     ("--image-credential-provider-bin-dir", Other, No),
     ("--image-credential-provider-config", Other, No),
-    ("--kubeconfig", Other, No),
+    ("--kubeconfig", Other, Yes),
     ("--lock-file", Other, No),
-    ("--node-ip", Other, No),
-    ("--node-labels", Other, No),
-    ("--root-dir", Other, No),
+    ("--node-ip", Other, Yes),
+    ("--node-labels", Other, Yes),
+    ("--root-dir", Other, Yes),
     ("--runtime-cgroups", Cgroups, No),
     ("--seccomp-default", Other, Yes),
     ("--version", Other, Yes),
@@ -204,9 +222,10 @@ pub(super) static FLAGS: &[Row] = &[
     ("--maximum-dead-containers", Other, No),
     ("--maximum-dead-containers-per-container", Other, No),
     ("--experimental-mounter-path", Other, Never),
-    ("--experimental-allocatable-ignore-eviction", Reservation, No),
+    ("--experimental-allocatable-ignore-eviction", Reservation, Yes),
 ];
-/// A warning for each field and flag that was set to something else than its default and has no effect.
+/// What was set to something else than its default and has not its full effect: one warning for each area that is
+/// concerned, so that a start says it in a few lines.
 pub(super) fn without_effect(flags: &Flags, config: &KubeletConfiguration, from_file: bool) -> Vec<ConfigWarning> {
     let defaults = if from_file {
         let mut defaults = KubeletConfiguration::default();
@@ -221,20 +240,32 @@ pub(super) fn without_effect(flags: &Flags, config: &KubeletConfiguration, from_
         let pointer = format!("/{}", path.replace('.', "/"));
         set.pointer(&pointer) != defaults.pointer(&pointer)
     };
-    let fields = FIELDS.iter().filter(|(path, ..)| differs(path)).map(|row| (row, "field"));
-    let flags =
-        FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-'))).map(|row| (row, "flag"));
-    fields.chain(flags).filter_map(|(row, what)| warning(row, what)).collect()
+    let fields = FIELDS.iter().filter(|(path, ..)| differs(path));
+    let flags = FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-')));
+    let set: Vec<&Row> = fields.chain(flags).collect();
+    let mut warnings: Vec<ConfigWarning> = AREAS.iter().filter_map(|&area| warning(&set, area)).collect();
+    let gone: Vec<&str> = set.iter().filter(|(.., effect)| matches!(effect, Never)).map(|&&(name, ..)| name).collect();
+    if !gone.is_empty() {
+        let text = format!("set, but what they were for no longer exists: {}", gone.join(", "));
+        warnings.push(ConfigWarning { text, node_event: false });
+    }
+    warnings
 }
 
-fn warning(&(name, area, effect): &Row, what: &str) -> Option<ConfigWarning> {
-    let text = match effect {
-        Yes => return None,
-        No => format!("the {what} {name} is set but has no effect in this version of rkubelet"),
-        Never => format!("the {what} {name} is set but has no effect: what it was for no longer exists"),
-    };
-    let node_event = effect == No && area != Other;
-    Some(ConfigWarning { text, node_event })
+fn warning(set: &[&Row], area: Area) -> Option<ConfigWarning> {
+    let of_area = set.iter().filter(|(_, about, _)| *about == area);
+    let names: Vec<String> = of_area
+        .filter_map(|&&(name, _, effect)| match effect {
+            No => Some(name.to_owned()),
+            Partly(what) => Some(format!("{name} ({what})")),
+            Yes | Never => None,
+        })
+        .collect();
+    let about = if area == Other { String::new() } else { format!(" on {}", area.about()) };
+    (!names.is_empty()).then(|| ConfigWarning {
+        text: format!("set, but without (full) effect{about} in this version of rkubelet: {}", names.join(", ")),
+        node_event: area != Other,
+    })
 }
 
 /// EFFECTS.md, which a test holds against this table.
@@ -244,27 +275,20 @@ pub(super) fn document() -> String {
 
     let mut text = String::from(
         "# Configuration without effect\n\n\
-         Generated from `src/config/effects.rs` by its test; do not edit. Setting one of these is a warning when the\n\
-         kubelet starts, and a Warning event on the Node where the table says so. Every other field and flag has the\n\
-         effect that it has upstream.\n\n\
-         | field or flag | about | Node event | why |\n|---|---|---|---|\n",
+         Generated from `src/config/effects.rs` by its test; do not edit. What of these a node sets to something else\n\
+         than the default is named in a warning when the kubelet starts, and in a Warning event on the Node where the\n\
+         table says so. Every other field and flag has the effect that it has upstream.\n\n\
+         | field or flag | about | Node event | effect |\n|---|---|---|---|\n",
     );
     for &(name, area, effect) in FIELDS.iter().chain(FLAGS) {
-        let why = match effect {
+        let (what, planned) = match effect {
             Yes => continue,
-            No => "not in this version",
-            Never => "what it was for no longer exists",
+            Partly(what) => (what, true),
+            No => ("none in this version", true),
+            Never => ("none: what it was for no longer exists", false),
         };
-        let event = if effect == No && area != Other { "yes" } else { "" };
-        let about = match area {
-            Eviction => "eviction",
-            Reservation => "reservation",
-            Authentication => "authentication",
-            Authorization => "authorization",
-            Cgroups => "cgroups",
-            Other => "",
-        };
-        let _ = writeln!(text, "| `{name}` | {about} | {event} | {why} |");
+        let event = if planned && area != Other { "yes" } else { "" };
+        let _ = writeln!(text, "| `{name}` | {} | {event} | {what} |", area.about());
     }
     text
 }
@@ -316,5 +340,22 @@ mod tests {
         let warnings = without_effect(&flags, &config, true);
         assert_eq!(warnings.len(), 1);
         assert!(!warnings[0].node_event && warnings[0].text.contains("runOnce"), "{warnings:?}");
+        config.run_once = false;
+        config.rotate_certificates = true;
+        config.eviction_soft.insert("memory.available".to_owned(), "1Gi".to_owned());
+        config.eviction_hard.insert("memory.available".to_owned(), "1Gi".to_owned());
+        config.max_pods = 5;
+        let texts: Vec<(String, bool)> =
+            without_effect(&flags, &config, true).into_iter().map(|w| (w.text, w.node_event)).collect();
+        let on = "set, but without (full) effect";
+        let version = "in this version of rkubelet";
+        let eviction = "evictionHard (it lowers allocatable; nothing is evicted), evictionSoft";
+        assert_eq!(
+            texts,
+            [
+                (format!("{on} on eviction {version}: {eviction}"), true),
+                (format!("{on} {version}: rotateCertificates"), false),
+            ]
+        );
     }
 }

@@ -1,55 +1,23 @@
 //! Small tasks that turn one subsystem's state into another's input, and the observers that count.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use tracing::debug;
 
 use super::{Core, RuntimeParts};
 use crate::cri::RuntimeCondition;
-use crate::linux::inotify::DirectoryWatch;
 use crate::model::Now;
 use crate::{images, node, pleg};
 
 /// How often time alone can change a condition (the runtime or the pleg has been silent for too long).
 const SILENCE_CHECK: Duration = Duration::from_secs(10);
 
-/// How long writes into the CNI directory may go on before the runtime is asked again.
-const CNI_SETTLE: Duration = Duration::from_millis(20);
-
 /// How often the images of the node are listed even if none was pulled: others remove some.
 const IMAGES_EVERY: Duration = Duration::from_secs(60);
-
-/// How often a missing CNI directory is looked for.
-const CNI_RETRY: Duration = Duration::from_secs(5);
-
-/// Counts changes of the CNI directory, so that the runtime is asked at once.
-pub(super) fn watch_cni(directory: PathBuf, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> watch::Receiver<u64> {
-    let (sender, receiver) = watch::channel(0);
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        let work = async {
-            loop {
-                let Ok(mut changes) = DirectoryWatch::new(&directory) else {
-                    tokio::time::sleep(CNI_RETRY).await;
-                    continue;
-                };
-                // A directory that has just appeared may already be complete.
-                sender.send_modify(|count| *count += 1);
-                while changes.changed(CNI_SETTLE).await != crate::linux::inotify::Change::Gone {
-                    sender.send_modify(|count| *count += 1);
-                }
-            }
-        };
-        stop.run_until_cancelled(work).await;
-    });
-    receiver
-}
 
 fn node_images(images: Vec<images::NodeImage>) -> Vec<node::NodeImage> {
     let split = |image: images::NodeImage| {

@@ -6,8 +6,10 @@
 mod bridge;
 mod launch;
 mod observers;
+mod process;
 mod settings;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use crate::config::Loaded;
 use crate::cri::{self, Runtime};
 use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
 use crate::telemetry::metrics::Registry;
-use crate::{desired, images, node, pleg, resources, server, sources, status, volumes};
+use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
 /// How long the end may take: statuses in flight, nothing else. Containers stay.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -41,6 +43,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     let mut settings = NodeSettings::new(&loaded)?;
     settings.find_ips().await?;
     settings.make_directories()?;
+    process::prepare(&loaded.config)?;
     let metrics = Registry::new();
     let observers = observers::Observers::new(&metrics);
     let (recorder, events) = Recorder::channel();
@@ -146,7 +149,9 @@ impl Core {
 
     /// The runtime's answers: its version first, for nothing works without it.
     async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
-        let look_again = bridge::watch_cni(self.settings.cni_conf_dir(), tasks, &self.shutdown);
+        // The runtime has its own setting for the folder; it is looked at only to ask the runtime at once.
+        let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
+        tasks.spawn(watcher.run(self.shutdown.clone()));
         let (mut condition, task) = cri::condition::condition(self.runtime.clone(), self.clock, look_again);
         let stop = self.shutdown.clone();
         tasks.spawn(async move { task.run(stop).await });

@@ -20,9 +20,6 @@ use crate::node::addresses;
 use crate::pods::spec;
 use crate::{cri, images, node, resources, server, sources, volumes};
 
-/// Where CNI's configuration is looked for; the runtime has its own setting, this one is for saying why it is not ready.
-const CNI_CONF_DIR: &str = "/etc/cni/net.d";
-
 /// How often ConfigMaps and Secrets are read with the strategies `Cache` and `Get` (upstream's TTL).
 const POLL: Duration = Duration::from_secs(60);
 
@@ -268,11 +265,6 @@ impl NodeSettings {
         resources::pod_config::node(&enforced, false)
     }
 
-    #[expect(clippy::unused_self, reason = "where it is is a setting of the runtime; one place decides")]
-    pub(super) fn cni_conf_dir(&self) -> PathBuf {
-        PathBuf::from(CNI_CONF_DIR)
-    }
-
     pub(super) fn node(&self) -> node::NodeConfig {
         let (flags, config) = (&self.loaded.flags, self.config());
         node::NodeConfig {
@@ -355,6 +347,7 @@ impl NodeSettings {
             cpu_cfs_quota: config.cpu_cfs_quota,
             cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
             cgroup_v2: unified,
+            swap_controller: unified && super::process::has_swap_controller(),
             single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!unified),
             huge_page_sizes: huge_page_sizes(),
             extra_masked_paths: thermal_throttle_paths(),
