@@ -26,7 +26,7 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux < cri < cni <
-//! apiserver < resources < images < volumes < probes < pleg < status < admission < desired < pods < sources < node <
+//! apiserver < resources < images < volumes < probes < pleg < status < admission < sources < desired < pods < node <
 //! server < daemon`.
 //!
 //! | folder | what it owns |
@@ -45,9 +45,9 @@
 //! | [`pleg`] | what runs, per pod, with an epoch |
 //! | [`status`] | pod statuses: computed, diffed, written |
 //! | [`admission`] | whether this node takes a pod |
+//! | [`sources`] | the API server's watch, static manifests from files and from a URL |
 //! | [`desired`] | the merged view of all sources; mirror pods |
 //! | [`pods`] | dispatch, the pod's task, the planner, the executor, pod → CRI requests |
-//! | [`sources`] | the API server's watch, static manifests |
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |

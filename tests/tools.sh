@@ -1,6 +1,9 @@
 #!/bin/sh
 # Builds the tools that the checks need and the toolchain lacks, once per version, into a cache outside the tree, and
-# prints the directory of their binaries. Usage: PATH="$(tests/tools.sh):$PATH" cargo deny check bans licenses sources
+# prints the directory of their binaries.
+#
+#   tests/tools.sh          only that
+#   tests/tools.sh deny     checks licences, banned crates and sources (deny.toml)
 set -eu
 
 deny_version=0.20.2
@@ -21,4 +24,14 @@ if [ ! -x "$deny_root/bin/cargo-deny" ]; then
     mv "$building/root" "$deny_root"
 fi
 
-echo "$deny_root/bin"
+case ${1:-} in
+'') echo "$deny_root/bin" ;;
+deny)
+    cd "$(dirname "$0")/.."
+    exec "$deny_root/bin/cargo-deny" --all-features check bans licenses sources
+    ;;
+*)
+    echo "usage: tests/tools.sh [deny]" >&2
+    exit 2
+    ;;
+esac
