@@ -1,9 +1,8 @@
-//! The kernel: files, mounts, cgroups, network addresses, inotify. The only place with unsafe code.
+//! The kernel: files, mounts, cgroups, network addresses. The only place with unsafe code.
 
 pub mod beneath;
 pub mod cgroup;
 pub mod fs;
-pub mod inotify;
 pub mod malloc;
 pub mod mount;
 pub mod tree;
