@@ -170,6 +170,7 @@ impl Launch for Launcher {
             max_backoff: self.max_backoff,
             recorded: recorded::recorded(api_status),
             remembered: recorded::remembered(api_status, self.clock.now().wall),
+            left_behind: self.deps.settings.paths.pod(&uid).exists(),
             ..Inputs::default()
         };
         let probes = PodProbes::start(self.probes.clone(), pod.clone());

@@ -197,6 +197,14 @@ impl Handle {
         drop(self.view.subscribe().changed().await);
     }
 
+    /// Waits until the mirror of a static pod is another object than `known` (`None`: there was none). Looks at what is,
+    /// so that a change between two calls is not lost. Cancel-safe.
+    pub async fn mirror_changed(&self, uid: &PodUid, known: Option<PodUid>) {
+        let differs = |view: &View| view.index.mirror_of(uid).map(|mirror| pod::uid(mirror)) != known;
+        // Never an error: this handle holds the sender.
+        drop(self.view.subscribe().wait_for(differs).await);
+    }
+
     /// Says that nothing of a removed static pod is left on this node: its mirror may go, and the next generation under
     /// its name may have one. Must be called when the task of a static pod ends after [`Change::Gone`].
     pub fn release(&self, uid: &PodUid) {

@@ -166,7 +166,7 @@ impl PodExecutor {
             files: &references.files,
         })
         .map_err(config_error)?;
-        let volumes = self.volume_sources(&context.pod);
+        let volumes = self.volume_sources(container, context).await?;
         let sub_paths = self.sub_paths(container, &env, &volumes).await?;
         let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
         let termination_log = self.termination_log(container)?;

@@ -9,19 +9,31 @@ use k8s_openapi::api::core::v1 as api;
 use tracing::warn;
 
 use super::super::spec::{self, EnvVar, VolumeSource};
-use super::ActionError;
 use super::report::PodExecutor;
+use super::{ActionError, Context};
+use crate::images;
 use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
-use crate::model::{Pod, error_chain};
+use crate::model::{ContainerKind, Pod, error_chain, pod};
 use crate::volumes::SubPath;
 
 impl PodExecutor {
-    /// Where the pod's volumes are, by name.
-    pub(super) fn volume_sources(&self, pod: &Pod) -> BTreeMap<String, VolumeSource> {
-        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    /// Where the pod's volumes are, by name; images that this container mounts are pulled first.
+    pub(super) async fn volume_sources(
+        &self,
+        container: &api::Container,
+        context: &Context,
+    ) -> Result<BTreeMap<String, VolumeSource>, ActionError> {
+        let volumes = context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let mut sources = BTreeMap::new();
         for volume in volumes {
+            if let Some(image) = &volume.image {
+                if container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+                    let source = self.image_volume(container, image, context).await?;
+                    sources.insert(volume.name.clone(), source);
+                }
+                continue;
+            }
             let Some(path) = self.deps.settings.paths.volume(&self.uid, volume) else { continue };
             let managed = volume.host_path.is_none();
             let source = VolumeSource::Path {
@@ -32,7 +44,33 @@ impl PodExecutor {
             };
             sources.insert(volume.name.clone(), source);
         }
-        sources
+        Ok(sources)
+    }
+
+    /// Has an image ready that the runtime is to mount. Its failure is the container's, with the pull's reason.
+    async fn image_volume(
+        &self,
+        container: &api::Container,
+        volume: &api::ImageVolumeSource,
+        context: &Context,
+    ) -> Result<VolumeSource, ActionError> {
+        let kind = pod::find_container(&context.pod, &container.name).map_or(ContainerKind::Main, |(kind, _)| kind);
+        let image = volume.reference.clone().unwrap_or_default();
+        let request = images::EnsureImage {
+            pod: context.pod.clone(),
+            kind,
+            container: container.name.clone(),
+            policy: images::PullPolicy::of(volume.pull_policy.as_deref(), &image),
+            image: image.clone(),
+            secrets: self.pull_secrets(context, true).await,
+            silent: false,
+            runtime_handler: String::new(),
+            sandbox: self.sandbox_request(context, 0).ok().map(|request| request.config),
+        };
+        match self.deps.images.ensure(request).await {
+            Ok(present) => Ok(VolumeSource::Image { image_ref: present.image_ref, image }),
+            Err(images::ImageError { reason, message, .. }) => Err(ActionError::new(reason, message)),
+        }
     }
 
     /// Binds the `subPath`s of a container's mounts and answers where, by index.

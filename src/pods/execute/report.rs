@@ -310,7 +310,8 @@ impl Execute for PodExecutor {
 
     async fn poked(&self) {
         if self.is_static {
-            self.deps.desired.changed().await;
+            let told = self.sent.lock().told.clone();
+            self.deps.desired.mirror_changed(&self.uid, told).await;
         } else {
             std::future::pending::<()>().await;
         }

@@ -52,7 +52,8 @@ impl Draft<'_> {
     }
 
     fn is_cleaned_up(&mut self) -> bool {
-        if !self.inputs.prepared && self.doing(&Key::CleanUp).is_none() && self.doing(&Key::Prepare).is_none() {
+        let is_there = self.inputs.prepared || self.inputs.left_behind;
+        if !is_there && self.doing(&Key::CleanUp).is_none() && self.doing(&Key::Prepare).is_none() {
             return true;
         }
         if self.doing(&Key::Prepare).is_none() {

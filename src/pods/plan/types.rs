@@ -36,6 +36,9 @@ pub struct Inputs {
     pub network_not_ready: Option<String>,
     /// Whether the pod's cgroup and directories exist.
     pub prepared: bool,
+    /// Whether directories of the pod were there when this process met it: they have to go even if the pod stops before
+    /// it is prepared anew.
+    pub left_behind: bool,
     /// The pod's volumes.
     pub volumes: VolumesState,
     /// What is known of the image of each container's next start: the answer to an [`Action::EnsureImage`] that was not

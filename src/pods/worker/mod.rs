@@ -377,10 +377,14 @@ impl<E: Execute> Worker<E> {
                 let key = self.aborts.iter().find(|(_, abort)| abort.id() == error.id()).map(|(key, _)| key.clone());
                 let Some(key) = key else { return };
                 self.aborts.remove(&key);
-                self.in_flight.remove(&key);
                 if error.is_panic() {
+                    // Whatever it had done by then has to be read first.
+                    self.settling.add(key.clone());
                     warn!(?key, "an action panicked; it is tried again with back-off");
                     self.fail(key, ActionError::internal("an internal error; see the log of the kubelet"));
+                } else {
+                    // What may be cancelled changes nothing in the runtime.
+                    self.in_flight.remove(&key);
                 }
             }
         }
@@ -442,7 +446,10 @@ impl<E: Execute> Worker<E> {
             Outcome::SandboxStopped { id } => {
                 self.inputs.stopped.insert(id);
             }
-            Outcome::CleanedUp => self.inputs.prepared = false,
+            Outcome::CleanedUp => {
+                self.inputs.prepared = false;
+                self.inputs.left_behind = false;
+            }
             Outcome::Done => {}
         }
     }
@@ -469,7 +476,7 @@ impl<E: Execute> Worker<E> {
     /// Reports what the pod waits for: one deduplicated event per cause, after it has lasted. Returns when the next
     /// report is due.
     fn report_blocked(&mut self, blocked: Option<&Blocked>, now: Now) -> Option<Mono> {
-        let Some(blocked) = blocked else {
+        let Some(blocked) = blocked.filter(|blocked| !self.is_told_otherwise(blocked, now)) else {
             self.blocked_event = None;
             return None;
         };
@@ -491,6 +498,16 @@ impl<E: Execute> Worker<E> {
                 self.blocked_event = Some((cause, due));
                 Some(due)
             }
+        }
+    }
+
+    /// Whether users learn of a wait anyway, or expect it: by the event of what has failed, by the status (init
+    /// containers, crash back-off), or because the pod's grace period runs.
+    fn is_told_otherwise(&self, blocked: &Blocked, now: Now) -> bool {
+        match &self.lifecycle {
+            Lifecycle::Syncing => blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"),
+            Lifecycle::Terminating(terminating) => now.mono < terminating.deadline(),
+            Lifecycle::Terminated(_) => false,
         }
     }
 

@@ -47,6 +47,10 @@ impl<E: Execute> Worker<E> {
                 self.inputs.failures.remove(&Key::Image(name.clone()));
             }
         }
+        if newer.metadata.deletion_timestamp.is_some() && self.pod.metadata.deletion_timestamp.is_none() {
+            // A pod may have finished long before somebody asks for its deletion.
+            self.is_announced = false;
+        }
         self.pod = newer;
         self.expect_hashes();
         self.is_updated = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodStatus;
 
-use crate::model::{Blocked, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
+use crate::model::{Blocked, Lifecycle, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
 
 /// A pod as its task sees it.
 #[derive(Clone, Debug)]
@@ -39,20 +39,27 @@ pub enum ViewState {
 impl PodView {
     /// The view before the first step.
     pub(in crate::pods) fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
+        let mut status = pod.status.clone().unwrap_or_default();
+        if let Lifecycle::Terminating(Terminating { cause: TerminationCause::Rejected { .. }, .. }) = lifecycle {
+            // It is not taken: it must not count even before its task has said so.
+            status.phase = Some("Failed".to_owned());
+        }
         Self {
             uid: pod::uid(pod),
             key: pod::key(pod),
             pod: pod.clone(),
             state: lifecycle.into(),
             observed: Arc::default(),
-            status: Arc::new(pod.status.clone().unwrap_or_default()),
+            status: Arc::new(status),
             blocked: None,
         }
     }
 
     /// Whether the pod still counts against the node's resources (upstream's active pods).
     pub fn is_active(&self) -> bool {
-        self.state != ViewState::Terminated
+        let is_terminal = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let is_asked_to_go = self.pod.metadata.deletion_timestamp.is_some();
+        self.state != ViewState::Terminated && (!is_terminal || is_asked_to_go)
     }
 }
 
