@@ -476,10 +476,16 @@ impl<E: Execute> Worker<E> {
     /// Reports what the pod waits for: one deduplicated event per cause, after it has lasted. Returns when the next
     /// report is due.
     fn report_blocked(&mut self, blocked: Option<&Blocked>, now: Now) -> Option<Mono> {
-        let Some(blocked) = blocked.filter(|blocked| !self.is_told_otherwise(blocked, now)) else {
+        let Some(blocked) = blocked.filter(|blocked| !self.is_told_otherwise(blocked)) else {
             self.blocked_event = None;
             return None;
         };
+        if let Lifecycle::Terminating(terminating) = &self.lifecycle
+            && now.mono < terminating.deadline()
+        {
+            // Nobody is surprised by a stop within its grace.
+            return Some(terminating.deadline());
+        }
         let cause = format!("{}: {}", blocked.stage, blocked.on);
         match &self.blocked_event {
             Some((reported, due)) if *reported == cause => {
@@ -501,14 +507,10 @@ impl<E: Execute> Worker<E> {
         }
     }
 
-    /// Whether users learn of a wait anyway, or expect it: by the event of what has failed, by the status (init
-    /// containers, crash back-off), or because the pod's grace period runs.
-    fn is_told_otherwise(&self, blocked: &Blocked, now: Now) -> bool {
-        match &self.lifecycle {
-            Lifecycle::Syncing => blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"),
-            Lifecycle::Terminating(terminating) => now.mono < terminating.deadline(),
-            Lifecycle::Terminated(_) => false,
-        }
+    /// Whether users learn of a wait anyway: by the event of what has failed, or by the status (init containers, crash
+    /// back-off).
+    fn is_told_otherwise(&self, blocked: &Blocked) -> bool {
+        !self.lifecycle.is_stopping() && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
     }
 
     /// Emits the notices that are new or have changed.
@@ -547,3 +549,6 @@ fn earliest(a: Option<Mono>, b: Option<Mono>) -> Option<Mono> {
         (one, None) | (None, one) => one,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! The laws of a pod's task, with an executor whose actions end when the test says so, and as it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PodStatus;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::super::execute::{Completion, Context, Execute, Outcome, Published, Report};
+use super::super::plan::types::{Action, Inputs, Key, Notice};
+use super::{Directive, Ended, Feeds, Start, Worker};
+use crate::clock::Clock;
+use crate::model::{Blocked, Lifecycle, Now, Pod, VolumesState};
+use crate::pleg::Observation;
+use crate::status::Acked;
+
+/// How an action is to end.
+enum End {
+    Done { outcome: Outcome, mutated: bool },
+    Panic,
+}
+
+#[derive(Default)]
+struct Fake {
+    /// Actions that have begun and not ended.
+    open: Mutex<Vec<(Key, oneshot::Sender<End>)>>,
+    /// Every action that has begun.
+    begun: Mutex<Vec<Key>>,
+    /// Per announcement of the end: whether the object was to be deleted.
+    announced: Mutex<Vec<bool>>,
+    /// Stages that were reported.
+    blocked: Mutex<Vec<&'static str>>,
+}
+
+impl Execute for Fake {
+    async fn execute(&self, key: Key, _action: Action, _context: Context) -> Completion {
+        let (sender, end) = oneshot::channel();
+        self.begun.lock().push(key.clone());
+        self.open.lock().push((key.clone(), sender));
+        match end.await {
+            Ok(End::Done { outcome, mutated }) => Completion { key, outcome: Ok(outcome), mutated },
+            Ok(End::Panic) => panic!("asked to"),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn acked(&self) -> watch::Receiver<Acked> {
+        watch::channel(Acked::default()).1
+    }
+
+    async fn poked(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    async fn finished(&self, pod: &Arc<Pod>) {
+        self.announced.lock().push(pod.metadata.deletion_timestamp.is_some());
+    }
+
+    fn gone(&self, _pod: &Arc<Pod>) {}
+
+    async fn updated(&self, _pod: &Arc<Pod>, _stopping: bool) {}
+
+    fn notice(&self, _pod: &Arc<Pod>, _notice: &Notice) {}
+
+    fn blocked(&self, _pod: &Arc<Pod>, blocked: &Blocked, _now: Now) {
+        self.blocked.lock().push(blocked.stage);
+    }
+
+    fn blocked_report_after(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    async fn publish(&self, _report: &Report<'_>) -> Published {
+        Published { status: Arc::new(PodStatus::default()), version: None }
+    }
+}
+
+struct Bench {
+    fake: Arc<Fake>,
+    directive: watch::Sender<Directive>,
+    observation: watch::Sender<Observation>,
+    _volumes: watch::Sender<VolumesState>,
+    task: tokio::task::JoinHandle<Ended>,
+}
+
+fn observation(fresh: bool) -> Observation {
+    let mut observation = Observation::default();
+    observation.fresh = fresh;
+    observation
+}
+
+fn bench(pod: &Arc<Pod>) -> Bench {
+    let fake = Arc::<Fake>::default();
+    let (directive, directives) = watch::channel(Directive { pod: pod.clone(), gone: false, stop: None });
+    let (observations, observed) = watch::channel(observation(true));
+    let ready = if pod.status.is_some() { VolumesState::Absent } else { VolumesState::Ready };
+    let (volumes, states) = watch::channel(ready);
+    let start = Start {
+        pod: pod.clone(),
+        lifecycle: Lifecycle::Syncing,
+        inputs: Inputs::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+    let (worker, _) = Worker::new(start, fake.clone(), clock);
+    let feeds = Feeds {
+        directive: directives,
+        observation: observed,
+        volumes: states,
+        verdicts: watch::channel(Arc::default()).1,
+        network_not_ready: watch::channel(None).1,
+    };
+    #[expect(clippy::disallowed_methods, reason = "a test's task ends with its runtime")]
+    let task = tokio::spawn(worker.run(feeds));
+    Bench { fake, directive, observation: observations, _volumes: volumes, task }
+}
+
+impl Bench {
+    /// Lets every task come to rest.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn end(&self, key: &Key, end: End) {
+        self.settle().await;
+        let sender = {
+            let mut open = self.fake.open.lock();
+            let place = open.iter().position(|(other, _)| other == key).expect("it has begun");
+            open.swap_remove(place).1
+        };
+        assert!(sender.send(end).is_ok(), "it waits for its end");
+        self.settle().await;
+    }
+
+    fn begun(&self, key: &Key) -> usize {
+        self.fake.begun.lock().iter().filter(|other| *other == key).count()
+    }
+}
+
+fn pod(change: &Value) -> Arc<Pod> {
+    let mut value = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"},
+        "spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always"}]}});
+    for (field, part) in change.as_object().expect("an object") {
+        for (name, new) in part.as_object().expect("an object") {
+            value[field][name] = new.clone();
+        }
+    }
+    Arc::new(serde_json::from_value(value).expect("a pod"))
+}
+
+fn prepared() -> End {
+    End::Done { outcome: Outcome::Prepared { logged_restarts: std::collections::BTreeMap::default() }, mutated: false }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mutation_stays_in_flight_until_it_has_been_read() {
+    let bench = bench(&pod(&json!({})));
+    bench.end(&Key::Prepare, prepared()).await;
+    assert_eq!(bench.begun(&Key::NewSandbox), 1);
+    // Its end makes what is published stale, before it is told.
+    bench.observation.send_if_modified(|observation| {
+        observation.fresh = false;
+        false
+    });
+    bench.end(&Key::NewSandbox, End::Done { outcome: Outcome::Done, mutated: true }).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.begun(&Key::NewSandbox), 1, "nothing is planned on a picture from before");
+    bench.observation.send_modify(|observation| observation.fresh = true);
+    bench.settle().await;
+    assert_eq!(bench.begun(&Key::NewSandbox), 2, "it has been read: there is no sandbox");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_an_action_is_a_failure_of_that_action() {
+    let bench = bench(&pod(&json!({})));
+    bench.end(&Key::Prepare, End::Panic).await;
+    assert_eq!(bench.begun(&Key::Prepare), 1, "not at once");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.begun(&Key::Prepare), 2);
+    bench.end(&Key::Prepare, prepared()).await;
+    assert_eq!(bench.begun(&Key::NewSandbox), 1);
+    assert!(!bench.task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_deleted_after_its_end_is_announced_again() {
+    let over = json!({"status": {"phase": "Succeeded"}});
+    let bench = bench(&pod(&over));
+    bench.settle().await;
+    assert_eq!(*bench.fake.announced.lock(), [false]);
+    let deleted = json!({"status": {"phase": "Succeeded"}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    bench.directive.send_modify(|directive| directive.pod = pod(&deleted));
+    bench.settle().await;
+    assert_eq!(*bench.fake.announced.lock(), [false, true]);
+    bench.directive.send_modify(|directive| directive.gone = true);
+    assert_eq!(bench.task.await.expect("no panic"), Ended::Gone);
+    assert!(bench.fake.begun.lock().is_empty(), "nothing of it was ever started");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_reported_once_after_it_has_lasted() {
+    let bench = bench(&pod(&json!({})));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(bench.fake.blocked.lock().is_empty());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*bench.fake.blocked.lock(), ["cgroup"]);
+}
