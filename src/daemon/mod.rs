@@ -6,6 +6,7 @@
 mod bridge;
 mod launch;
 mod observers;
+mod pod_metrics;
 mod process;
 mod settings;
 
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
 use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
-use crate::telemetry::metrics::Registry;
+use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
 /// How long the end may take: statuses in flight, nothing else. Containers stay.
@@ -45,6 +46,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     settings.make_directories()?;
     process::prepare(&loaded.config)?;
     let metrics = Registry::new();
+    register_self(&metrics, &loaded);
     let observers = observers::Observers::new(&metrics);
     let (recorder, events) = Recorder::channel();
 
@@ -59,6 +61,16 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
 
     let core = Core { clock, settings, loaded, metrics, observers, recorder, runtime, clients, shutdown };
     core.start(tasks).await
+}
+
+/// Shows what the process is: its use of the machine, its version, its gates.
+fn register_self(metrics: &Registry, loaded: &Loaded) {
+    register_process(metrics);
+    // As Go names the architectures that we are built for.
+    let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let build = BuildInfo { git_version: crate::config::KUBERNETES_VERSION, major: "1", minor: "36", platform };
+    register_build_info(metrics, &build);
+    register_features(metrics, loaded.gates.all());
 }
 
 /// What everything else is made from.
@@ -141,6 +153,7 @@ impl Core {
                 dispatch.run(changes, sweep).await;
             }
         });
+        pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
         self.start_server(&mut tasks, pods, desired, unhealthy).await?;
         info!(node = self.settings.node_name, "kubelet started");
         notify_ready();

@@ -23,4 +23,4 @@ pub mod worker;
 pub use self::dispatch::Dispatch;
 pub use self::execute::SandboxPermits;
 pub use self::handle::PodsHandle;
-pub use self::worker::PodView;
+pub use self::worker::{PodView, ViewState};

@@ -1,0 +1,126 @@
+//! Gauges of pods and containers, counted at each scrape from the views: nothing is kept, and an idle node does nothing.
+
+use std::collections::BTreeMap;
+
+use crate::desired;
+use crate::model::{ContainerState, SandboxState, pod};
+use crate::pods::{PodView, PodsHandle, ViewState};
+use crate::telemetry::metrics::{Collected, Kind, Registry};
+
+/// The states of a container, as upstream names them.
+const STATES: [&str; 4] = ["created", "running", "exited", "unknown"];
+
+/// The phases of a pod's life on the node, as upstream's pod workers name them.
+const LIFECYCLES: [&str; 3] = ["sync", "terminating", "terminated"];
+
+/// Shows upstream's gauges of pods, and what pods wait for.
+pub(super) fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle) {
+    registry.on_collect(move |out| {
+        let (views, wanted) = (pods.views(), desired.pods());
+        running(out, &views);
+        let statics = wanted.iter().filter(|pod| pod::is_static(pod)).count();
+        by_source(
+            out,
+            "kubelet_desired_pods",
+            "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.",
+            [wanted.len() - statics, statics],
+        );
+        let active = |is_static| {
+            let counts = |view: &&PodView| view.is_active() && pod::is_static(&view.pod) == is_static;
+            views.iter().filter(counts).count()
+        };
+        by_source(
+            out,
+            "kubelet_active_pods",
+            "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
+            [active(false), active(true)],
+        );
+        let help = "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+        let mirrors = wanted.iter().filter(|pod| desired.mirror_of(&pod::uid(pod)).is_some()).count();
+        out.family("kubelet_mirror_pods", help, Kind::Gauge, &[], &[(&[], number(mirrors))]);
+        working(out, &views, &desired);
+        blocked(out, &views);
+    });
+}
+
+fn running(out: &mut Collected, views: &[PodView]) {
+    let sandboxes = views
+        .iter()
+        .filter(|view| view.observed.latest_sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Ready));
+    let help = "[ALPHA] Number of pods that have a running pod sandbox";
+    out.family("kubelet_running_pods", help, Kind::Gauge, &[], &[(&[], number(sandboxes.count()))]);
+    let mut counts = [0_usize; 4];
+    for container in views.iter().flat_map(|view| &view.observed.containers) {
+        let place = match container.state {
+            ContainerState::Created => 0,
+            ContainerState::Running { .. } => 1,
+            ContainerState::Exited(_) => 2,
+            ContainerState::Unknown => 3,
+        };
+        counts[place] += 1;
+    }
+    let samples: Vec<([&str; 1], f64)> = STATES
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| ([*state], number(count)))
+        .collect();
+    let help = "[ALPHA] Number of containers currently running";
+    show(out, "kubelet_running_containers", help, &["container_state"], &samples);
+}
+
+/// A gauge by source: pods of the API server have the empty label, static ones `true` (upstream's choice).
+fn by_source(out: &mut Collected, name: &str, help: &str, [api, statics]: [usize; 2]) {
+    show(out, name, help, &["static"], &[([""], number(api)), (["true"], number(statics))]);
+}
+
+fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
+    let mut counts: BTreeMap<[&str; 3], usize> = BTreeMap::new();
+    for lifecycle in LIFECYCLES {
+        for (config, is_static) in [("desired", ""), ("desired", "true"), ("orphan", ""), ("orphan", "true")] {
+            counts.insert([lifecycle, config, is_static], 0);
+        }
+        counts.insert([lifecycle, "runtime_only", "unknown"], 0);
+    }
+    for view in views {
+        let lifecycle = match view.state {
+            ViewState::Syncing => LIFECYCLES[0],
+            ViewState::Terminating => LIFECYCLES[1],
+            ViewState::Terminated => LIFECYCLES[2],
+        };
+        let is_static = pod::is_static(&view.pod);
+        let (config, label) = if desired.get(&view.uid).is_some() {
+            ("desired", if is_static { "true" } else { "" })
+        } else if is_static {
+            ("orphan", "true")
+        } else if view.pod.metadata.resource_version.is_some() {
+            ("orphan", "")
+        } else {
+            ("runtime_only", "unknown")
+        };
+        *counts.entry([lifecycle, config, label]).or_default() += 1;
+    }
+    let samples: Vec<([&str; 3], f64)> = counts.into_iter().map(|(labels, count)| (labels, number(count))).collect();
+    let help = "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.";
+    show(out, "kubelet_working_pods", help, &["lifecycle", "config", "static"], &samples);
+}
+
+/// Our own: how many pods wait, by what for (principle 12).
+fn blocked(out: &mut Collected, views: &[PodView]) {
+    let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
+    for blocked in views.iter().filter_map(|view| view.blocked.as_ref()) {
+        *stages.entry(blocked.stage).or_default() += 1;
+    }
+    let samples: Vec<([&str; 1], f64)> = stages.into_iter().map(|(stage, count)| ([stage], number(count))).collect();
+    show(out, "rkubelet_pod_blocked", "Number of pods that wait, by what they wait for.", &["stage"], &samples);
+}
+
+fn show<const N: usize>(out: &mut Collected, name: &str, help: &str, labels: &[&str; N], samples: &[([&str; N], f64)]) {
+    let samples: Vec<(&[&str], f64)> = samples.iter().map(|(values, value)| (values.as_slice(), *value)).collect();
+    out.family(name, help, Kind::Gauge, labels, &samples);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only; a node has few pods")]
+fn number(count: usize) -> f64 {
+    count as f64
+}
