@@ -56,11 +56,11 @@ pub struct EnvInput<'a> {
     /// The services of the pod's namespace and of `default`; `None` while they have never been read. A static pod does
     /// not wait for that.
     pub services: Option<&'a [Arc<Service>]>,
-    /// The ConfigMaps of the pod's namespace that [`super::references`] named.
+    /// The ConfigMaps of the pod's namespace that [`super::references()`] named.
     pub config_maps: &'a BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
-    /// The Secrets of the pod's namespace that [`super::references`] named.
+    /// The Secrets of the pod's namespace that [`super::references()`] named.
     pub secrets: &'a BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    /// The contents of the files that [`super::references`] named, by volume and path; an error says why unreadable.
+    /// The contents of the files that [`super::references()`] named, by volume and path; an error says why unreadable.
     pub files: &'a BTreeMap<(String, String), Result<String, String>>,
 }
 

@@ -1,7 +1,7 @@
 //! Pod → CRI requests, and nothing else: every function here is pure, and what it needs (settings of the node, fetched
 //! ConfigMaps, mounted volumes, addresses) is handed in by the executor, which does the fetching and mounting.
 //!
-//! The order for a container: [`references`] says what to fetch, [`environment`] composes the variables, [`sub_path`]
+//! The order for a container: [`references()`] says what to fetch, [`environment`] composes the variables, [`sub_path`]
 //! expands what must be prepared on disk, [`container_config`] makes the request. For a sandbox: [`sandbox_config`].
 //!
 //! Texts of errors are upstream's: users see them in the waiting message and in events.
