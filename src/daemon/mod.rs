@@ -27,6 +27,7 @@ use crate::apiserver::{Clients, objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
+use crate::model::EventType;
 use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
 use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
@@ -189,6 +190,10 @@ impl Core {
             info!(runtime = identity.node_info(), "container runtime answers");
         }
         let cgroups = self.settings.cgroups(&identified).await?;
+        if cgroups.is_some() {
+            let (reason, text) = ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+            self.recorder.node(&self.settings.node_name, EventType::Normal, reason, text);
+        }
         let (pleg, task) = pleg::pleg(self.runtime.clone(), self.clock, self.observers.pleg());
         let stop = self.shutdown.clone();
         tasks.spawn(async move { task.run(stop).await });

@@ -22,7 +22,10 @@ use crate::apiserver::{objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::cri::{Runtime, RuntimeCondition};
 use crate::model::reason::event;
-use crate::model::{Blocked, ContainerId, ContainerKind, EventType, Now, Pod, PodUid, pod};
+use crate::model::{
+    Blocked, ContainerId, ContainerKind, ContainerState, EventType, Now, ObservedContainer, ObservedPod, Pod, PodUid,
+    pod,
+};
 use crate::probes::{Exec, PodProbes, ProbeTarget, Recorded};
 use crate::status::{Acked, StatusUpdate};
 use crate::{desired, images, pleg, resources, status, volumes};
@@ -211,10 +214,11 @@ impl PodExecutor {
     /// The status that follows from what is known now.
     fn compute_status(&self, report: &Report<'_>, previous: Option<&PodStatus>) -> PodStatus {
         let mirror = if pod::is_static(report.pod) { self.deps.desired.mirror_of(&self.uid) } else { None };
+        let starting = without_starting(report);
         status::compute(&status::ComputeInput {
             pod: report.pod,
             lifecycle: report.lifecycle,
-            observed: report.observed,
+            observed: starting.as_ref().unwrap_or(report.observed),
             previous,
             recorded: mirror.as_ref().and_then(|mirror| mirror.status.as_ref()),
             waiting: report.waiting,
@@ -256,8 +260,11 @@ impl PodExecutor {
         };
         let mut targets = Vec::new();
         for container in &report.observed.containers {
-            let crate::model::ContainerState::Running { started_at } = container.state else { continue };
+            let ContainerState::Running { started_at } = container.state else { continue };
             let Some((kind, _)) = pod::find_container(report.pod, &container.name) else { continue };
+            if is_starting(report, container) {
+                continue;
+            }
             targets.push(ProbeTarget {
                 container: container.name.clone(),
                 kind,
@@ -269,6 +276,32 @@ impl PodExecutor {
         }
         targets
     }
+}
+
+/// Whether a container runs and its postStart hook has not ended: until then nobody is told that it runs and no probe
+/// looks at it, as upstream, where the pod's worker waits for the hook.
+fn is_starting(report: &Report<'_>, container: &ObservedContainer) -> bool {
+    let hooked = || {
+        pod::find_container(report.pod, &container.name)
+            .is_some_and(|(_, spec)| spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some()))
+    };
+    container.state.is_running() && !report.inputs.post_start.contains_key(&container.id) && hooked()
+}
+
+/// What runs, with the containers whose postStart hook has not ended as merely created; `None` when there are none.
+fn without_starting(report: &Report<'_>) -> Option<ObservedPod> {
+    if report.lifecycle.is_stopping() {
+        return None;
+    }
+    report.observed.containers.iter().any(|container| is_starting(report, container)).then(|| {
+        let mut observed = ObservedPod::clone(report.observed);
+        for container in &mut observed.containers {
+            if is_starting(report, container) {
+                container.state = ContainerState::Created;
+            }
+        }
+        observed
+    })
 }
 
 impl Execute for PodExecutor {

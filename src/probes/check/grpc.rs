@@ -14,6 +14,9 @@ use crate::cri::error::code_name;
 
 use super::{CheckResult, go_duration, host_port, tcp};
 
+/// How soon a connection that was refused is tried again.
+const DIAL_AGAIN: Duration = Duration::from_millis(200);
+
 /// Asks the health service at `ip:port` about `service`. Whatever goes wrong is the container's failure.
 pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duration) -> CheckResult {
     let host = ip.to_string();
@@ -33,7 +36,13 @@ pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duratio
 
 async fn ask(host: &str, port: u16, address: &str, service: &str, connected: &mut bool) -> Result<(), String> {
     let refused = |problem: &str| format!("error: failed to connect service at {address:?}: {problem}");
-    let stream = tcp::dial(host, port).await.map_err(|error| refused(&error.0))?;
+    // As grpc-go does when it is told to block: a refusal is tried again until the time is over.
+    let stream = loop {
+        match tcp::dial(host, port).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(DIAL_AGAIN).await,
+        }
+    };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .and_then(|endpoint| endpoint.user_agent("kube-probe/1.36"))
         .map_err(|error| refused(&error.to_string()))?;
@@ -97,10 +106,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        let result = check(address.ip(), address.port(), "", Duration::from_secs(10)).await;
-        let expected = format!(
-            "error: failed to connect service at \"{address}\": dial tcp {address}: connect: connection refused"
-        );
+        let result = check(address.ip(), address.port(), "", Duration::from_millis(300)).await;
+        let expected =
+            format!("timeout: failed to connect service \"{address}\" within 300ms: context deadline exceeded");
         assert_eq!(result, CheckResult::Failure(expected));
     }
 }
