@@ -213,8 +213,8 @@ fn files_and_lines_are_short() {
         for (index, line) in source.text.lines().enumerate() {
             let columns = line.chars().count();
             let most = if line.trim_start().starts_with("//") { WIDEST_COMMENT } else { WIDEST_LINE };
-            // A text that tools match on stays in one piece, and so does a command in the YAML of a case.
-            let whole = ["\"", "command:", "httpGet:", "httpHeaders:"].iter().any(|text| line.contains(text));
+            // A text that tools match on stays in one piece, and so does a line of a case's YAML.
+            let whole = line.contains('"') || (source.path.starts_with("tests/node/cases/") && line.contains(": "));
             if columns > most && !whole && !line.ends_with('\\') {
                 places.push(format!("{}:{}: {columns} columns, at most {most}", source.path, index + 1));
             }
