@@ -111,6 +111,7 @@ async fn node_events(bed: Bed) -> Result<()> {
         ("NodeHasSufficientMemory", "Node n1 status is now: NodeHasSufficientMemory"),
         ("NodeHasNoDiskPressure", "Node n1 status is now: NodeHasNoDiskPressure"),
         ("NodeHasSufficientPID", "Node n1 status is now: NodeHasSufficientPID"),
+        ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods"),
     ] {
         default.event("n1", reason, message).await?;
     }
