@@ -15,9 +15,11 @@ use serde::de::DeserializeOwned;
 use super::failure;
 use super::random;
 
-/// The first wait after a failure; doubled up to [`LONGEST_WAIT`]. Short, because the usual failure is the node
-/// authorizer's, which has not yet seen the pod that refers to the object.
+/// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The first wait after a refusal: nearly always the node authorizer's, which learns of the pod that refers to the object
+/// a few milliseconds after us. The pod waits for it.
+const FIRST_WAIT_REFUSED: Duration = Duration::from_millis(5);
 /// The longest wait between two attempts, as client-go's reflector.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,7 @@ pub async fn follow<K, T>(
 {
     let mut streaming = true;
     let mut failures = 0_u32;
+    let mut refused = false;
     loop {
         let mut config = watcher::Config::default().any_semantic();
         if let Some(fields) = fields {
@@ -79,6 +82,7 @@ pub async fn follow<K, T>(
                         continue;
                     }
                     failures = failures.saturating_add(1);
+                    refused = is_refused(&error);
                     Change::Failed(describe(&error))
                 }
             };
@@ -87,7 +91,7 @@ pub async fn follow<K, T>(
                 return;
             }
             if failed {
-                tokio::time::sleep(random::jitter(wait_after(failures), 0.5)).await;
+                tokio::time::sleep(random::jitter(wait_after(failures, refused), 0.5)).await;
             } else {
                 failures = 0;
             }
@@ -95,9 +99,10 @@ pub async fn follow<K, T>(
     }
 }
 
-fn wait_after(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(10);
-    LONGEST_WAIT.min(FIRST_WAIT.saturating_mul(1 << doublings))
+fn wait_after(failures: u32, refused: bool) -> Duration {
+    let first = if refused { FIRST_WAIT_REFUSED } else { FIRST_WAIT };
+    let doublings = failures.saturating_sub(1).min(14);
+    LONGEST_WAIT.min(first.saturating_mul(1 << doublings))
 }
 
 /// Whether the server does not know how to stream a list.
@@ -108,6 +113,17 @@ fn is_unsupported(error: &watcher::Error) -> bool {
         watcher::Error::InitialListFailed(_) | watcher::Error::WatchFailed(_) | watcher::Error::NoResourceVersion => {
             false
         }
+    }
+}
+
+/// Whether the server knows us but does not let us see the object (yet).
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => failure::kind(error) == failure::FailureKind::Forbidden,
+        watcher::Error::WatchError(status) => status.code == 403,
+        watcher::Error::NoResourceVersion => false,
     }
 }
 
@@ -134,8 +150,12 @@ mod tests {
 
     #[test]
     fn waits_grow_and_are_bounded() {
-        assert_eq!(wait_after(1), Duration::from_millis(200));
-        assert_eq!(wait_after(3), Duration::from_millis(800));
-        assert_eq!(wait_after(u32::MAX), LONGEST_WAIT);
+        assert_eq!(wait_after(1, false), Duration::from_millis(200));
+        assert_eq!(wait_after(3, false), Duration::from_millis(800));
+        assert_eq!(wait_after(1, true), Duration::from_millis(5));
+        assert_eq!(wait_after(4, true), Duration::from_millis(40));
+        for refused in [false, true] {
+            assert_eq!(wait_after(u32::MAX, refused), LONGEST_WAIT);
+        }
     }
 }

@@ -15,8 +15,8 @@ use super::source::{ObjectSource, Subscription};
 use crate::apiserver::objects::ObjectError;
 use crate::model::{Mono, Pod, PodUid, pod};
 
-/// How long an object may take to come before that is worth a word: nearly all do in milliseconds, and each word is a
-/// status to be written on the pod's way to Ready.
+/// How long an object may take to come before that is worth a word: nearly all do in milliseconds, some after a refusal
+/// or two, and each word is a status to be written on the pod's way to Ready.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// An object that a volume is made of.
@@ -126,7 +126,7 @@ pub(super) struct Entry<O: ObjectSource> {
     pub(super) told: BTreeMap<String, String>,
     /// Since when an object cannot be read.
     pub(super) refused_since: BTreeMap<String, Mono>,
-    /// Since when there is an object that nothing is known of yet.
+    /// Since when there is an object that the API server has not shown.
     unanswered_since: Option<Mono>,
     /// Whether old generations of files are still there for a container that was being started.
     pub(super) has_old_files: bool,
@@ -290,18 +290,15 @@ impl<O: ObjectSource> Entry<O> {
                         let text = if is_late { format!("waiting for {kind} {name:?}") } else { String::new() };
                         Some((text, false))
                     }
-                    Some(Seen::Failed(text)) => Some((text.clone(), true)),
+                    Some(Seen::Failed(text)) => Some((if is_late { text.clone() } else { String::new() }, true)),
                     Some(Seen::Object { .. } | Seen::Missing) => None,
                 }
             });
             match &waiting {
                 Some((_, true)) => drop(self.refused_since.entry(volume.name.clone()).or_insert(now)),
-                Some((_, false)) => {
-                    is_unanswered = true;
-                    self.refused_since.remove(&volume.name);
-                }
-                None => drop(self.refused_since.remove(&volume.name)),
+                Some((_, false)) | None => drop(self.refused_since.remove(&volume.name)),
             }
+            is_unanswered |= waiting.is_some();
             volume.inputs = waiting.map_or(Inputs::Known, |(text, _)| Inputs::Waiting(text));
         }
         self.unanswered_since = is_unanswered.then(|| self.unanswered_since.unwrap_or(now));
