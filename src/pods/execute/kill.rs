@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1 as api;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -13,7 +14,7 @@ use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::reason::event;
-use crate::model::{ContainerId, EventType, Mono, pod};
+use crate::model::{ContainerId, ContainerKind, EventType, Mono, pod};
 
 /// Even with no grace left, a container gets this long (upstream's `minimumGracePeriodInSeconds`).
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
@@ -39,7 +40,12 @@ impl PodExecutor {
             event::KILLING,
             kill_message(&context.pod, &kill.container, &kill.why),
         );
-        if kill.pre_stop {
+        if let Some(restored) = self.restore(&kill.id, &kill.container, &context.pod).await {
+            if let Some(grace) = restored.grace {
+                deadline = watch::channel(self.deps.clock.now().mono.after(grace)).1;
+            }
+            self.run_pre_stop(&kill.id, (ContainerKind::Main, &restored.container), &context, &mut deadline).await;
+        } else if kill.pre_stop {
             self.pre_stop(&kill.id, &kill.container, &context, &mut deadline).await;
         }
         let mutation = self.deps.pleg.begin(&self.uid);
@@ -85,13 +91,24 @@ impl PodExecutor {
         deadline: &mut watch::Receiver<Mono>,
     ) {
         let Some((kind, spec)) = pod::find_container(&context.pod, container) else { return };
+        self.run_pre_stop(id, (kind, &spec), context, deadline).await;
+    }
+
+    async fn run_pre_stop(
+        &self,
+        id: &ContainerId,
+        (kind, spec): (ContainerKind, &api::Container),
+        context: &Context,
+        deadline: &mut watch::Receiver<Mono>,
+    ) {
+        let container = &spec.name;
         let mut may_hurry = true;
         let target = hooks::HookTarget {
             exec: &*self.deps.exec,
             recorder: &self.deps.recorder,
             pod: &context.pod,
             kind,
-            container: &spec,
+            container: spec,
             id,
             pod_ip: self.pod_ip(context),
         };

@@ -11,6 +11,7 @@ mod mounts;
 mod permits;
 mod prepare;
 mod report;
+mod restore;
 mod sandbox;
 
 use std::collections::BTreeMap;
