@@ -63,7 +63,15 @@ impl Draft<'_> {
     }
 
     /// The grace of the whole pod: what its deletion says, else the spec; at least a second (upstream's pod workers).
+    ///
+    /// An object of the API that is gone while its containers run was deleted by force: a graceful deletion ends only when
+    /// this node has said that they have stopped. The update that says so may never be seen, the removal overtakes it.
+    /// A pod that was rebuilt from the runtime has no version: its own grace counts.
     pub(super) fn pod_grace(&self) -> Duration {
+        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
+        if self.inputs.gone_from_source && from_api {
+            return Duration::from_secs(1);
+        }
         let deletion = self.pod.metadata.deletion_grace_period_seconds;
         seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod))).max(Duration::from_secs(1))
     }
