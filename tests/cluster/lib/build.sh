@@ -6,7 +6,7 @@ readonly K8S=k8s.io/kubernetes CONTAINERD=github.com/containerd/containerd
 cmd_build() {
     local set sets=("$@")
     ((${#sets[@]})) || sets=(k8s k8s-node containerd-2.3 runc cni)
-    [[ ${sets[*]} == all ]] && sets=("${ALL_SETS[@]}")
+    [[ ${sets[*]} == all ]] && sets=("${ALL_SETS[@]}") && need_proxies
     need_sets "${sets[@]}"
     for set in "${sets[@]}"; do say "$set $(set_version "$set"): $(set_dir "$set")"; done
 }

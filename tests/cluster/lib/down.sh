@@ -81,6 +81,8 @@ cmd_status() {
         for part in etcd apiserver controller-manager scheduler; do status_line control-plane $part; done
         for node in $(nodes); do
             for part in containerd kubelet; do status_line "$node" $part; done
+            ! has_proxy "$node" cri || status_line "$node" cri-proxy
+            ! has_proxy "$node" api || status_line "$node" api-proxy
         done
     done
 }

@@ -21,8 +21,10 @@ configure_kubelet() {
     cp "$(run_dir)/pki/ca.crt" "$etc/pki/ca.crt"
     if [[ $5 ]]; then
         make_bootstrap_kubeconfig "$etc/bootstrap-kubelet.conf" "$5"
+        give_api_proxy "$node" "$etc/bootstrap-kubelet.conf"
     else
         make_node_credentials "$node" "$etc/kubelet.conf"
+        give_api_proxy "$node" "$etc/kubelet.conf"
     fi
     echo "$2" >"$(host_dir "$node")/kubelet-binary"
     echo "$4" >"$(host_dir "$node")/kubelet-flags"
@@ -48,7 +50,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$(cgroup_name "$1")
 clusterDNS: [$DNS_IP]
 clusterDomain: cluster.local
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+containerRuntimeEndpoint: $(cri_endpoint "$1")
 # The machine's disk is shared with other work: nothing may be evicted or removed for that.
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100

@@ -13,6 +13,7 @@ start_node() { # NODE CONTAINERD_LINE
     echo "$2" >"$(host_dir "$1")/containerd-line"
     write_containerd_config "$2" >"$(node_path "$1" /etc/containerd/config.toml)"
     start_containerd "$1"
+    start_proxies "$1"
 }
 
 # boot_node NODE: namespaces, file systems and wire; nothing runs yet
@@ -31,6 +32,7 @@ reboot_node() {
     # shellcheck disable=SC2046 # a list
     route_pods $(nodes)
     start_containerd "$1"
+    start_proxies "$1"
     start_kubelet "$1"
     # shellcheck disable=SC2046
     write_env $(nodes) >"$(run_dir)/env"

@@ -2,7 +2,7 @@
 # `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
-    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap=
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' proxies=()
     while (($#)); do
         case $1 in
         --nodes) nodes=$2 && shift ;;
@@ -13,6 +13,8 @@ cmd_up() {
         --audit-level) audit=$2 && shift ;;
         --feature-gates) gates=$2 && shift ;;
         --bootstrap) bootstrap=1 ;;
+        --cri-proxy) proxies+=(cri) ;;
+        --api-proxy) proxies+=(api) ;;
         --no-images) images= ;;
         --no-wait) wait= ;;
         *) die "up: no such option: $1" ;;
@@ -28,6 +30,7 @@ cmd_up() {
     need_sets k8s "containerd-$containerd" runc cni
     kubelet=$(kubelet_binary "$kubelet")
     [[ $kubelet != none ]] || wait=
+    ((${#proxies[@]} == 0)) || need_proxies
     need_pause_binary
     [[ -z $images ]] || need_images
     need_space "$DATA_ROOT" 2
@@ -35,7 +38,7 @@ cmd_up() {
 }
 
 bring_up() {
-    local node token='' all=() job jobs=()
+    local node proxy token='' all=() job jobs=()
     if [[ -e $(run_dir)/up ]] && alive "$(host_dir control-plane)/init.pid"; then
         die "cluster $NAME is up already (cluster down --name $NAME)"
     fi
@@ -55,6 +58,7 @@ bring_up() {
     for node in "${all[@]}"; do
         (
             [[ -z $images ]] || seed_images "$node" "$containerd"
+            for proxy in "${proxies[@]}"; do mkdir -p "$(host_dir "$node")" && touch "$(host_dir "$node")/$proxy-proxy"; done
             start_node "$node" "$containerd"
             configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
             [[ $kubelet == none ]] || start_kubelet "$node"
@@ -87,7 +91,7 @@ allow_bootstrap() {
 }
 
 write_env() {
-    local node upper dir
+    local node upper dir proxy
     echo "CLUSTER_NAME=$NAME"
     echo "KUBECONFIG=$(run_dir)/kubeconfig"
     echo "API_SERVER=https://$API_IP:6443"
@@ -112,6 +116,9 @@ write_env() {
         echo "${upper}_KUBELET_LOG=$(part_log "$node" kubelet)"
         echo "${upper}_CONTAINERD_PID_FILE=$dir/containerd.pid"
         echo "${upper}_CONTAINERD_LOG=$(part_log "$node" containerd)"
+        for proxy in cri api; do
+            has_proxy "$node" $proxy && echo "${upper}_${proxy^^}_PROXY=$(proxy_control "$node" $proxy)"
+        done
         echo "${upper}_CGROUP=/$(cgroup_name "$node")"
     done
 }
