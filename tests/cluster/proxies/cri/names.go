@@ -64,7 +64,7 @@ func render(method string, request, response []byte) (json.RawMessage, json.RawM
 	}
 	one := func(as protoreflect.MessageDescriptor, data []byte) json.RawMessage {
 		if data == nil {
-			return nil
+			return nil // there was none
 		}
 		message := decode(as, data)
 		if message == nil {

@@ -23,6 +23,9 @@ type raw struct{}
 
 func (raw) Marshal(v any) ([]byte, error) { return *v.(*[]byte), nil }
 func (raw) Unmarshal(data []byte, v any) error {
+	if data == nil {
+		data = []byte{} // a message without content is one all the same
+	}
 	*v.(*[]byte) = data
 	return nil
 }

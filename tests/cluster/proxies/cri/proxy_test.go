@@ -145,7 +145,7 @@ func TestCallsPassAsTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	var lines bytes.Buffer
-	if err := b.record.Write(&lines, 0); err != nil {
+	if err := b.record.Write(&lines, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, part := range []string{`"method":"RunPodSandbox","pod":"ns/a"`, `"pod_sandbox_id":"id-a"`, `"code":"NotFound"`} {
@@ -237,7 +237,7 @@ func TestStreamsAndTheEndOfTheRuntime(t *testing.T) {
 		}
 	}
 	var lines bytes.Buffer
-	_ = b.record.Write(&lines, 0)
+	_ = b.record.Write(&lines, 0, nil)
 	decoder := json.NewDecoder(&lines)
 	for count := 0; count < 3; count++ {
 		var line map[string]any

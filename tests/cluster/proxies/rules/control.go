@@ -26,7 +26,12 @@ func handler(engine *Engine, record *Record) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /record", func(w http.ResponseWriter, r *http.Request) {
 		since, _ := strconv.ParseInt(r.URL.Query().Get("since"), 10, 64)
-		_ = record.Write(w, since)
+		method, err := whole(r.URL.Query().Get("method"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		_ = record.Write(w, since, method)
 	})
 	mux.HandleFunc("DELETE /record", func(http.ResponseWriter, *http.Request) { record.Clear() })
 	mux.HandleFunc("GET /rules", func(w http.ResponseWriter, _ *http.Request) { answer(w, engine.Rules()) })

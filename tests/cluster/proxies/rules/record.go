@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"regexp"
 	"sync"
 )
 
@@ -78,15 +79,15 @@ func (r *Record) Clear() {
 	r.entries, r.bytes = nil, 0
 }
 
-// Write writes the entries after number `since`, a line each.
-func (r *Record) Write(to io.Writer, since int64) error {
+// Write writes the entries after number `since` whose method matches, a line each.
+func (r *Record) Write(to io.Writer, since int64, method *regexp.Regexp) error {
 	r.mu.Lock()
 	entries := append([]Entry(nil), r.entries...)
 	r.mu.Unlock()
 	out := bufio.NewWriter(to)
 	encoder := json.NewEncoder(out)
 	for _, e := range entries {
-		if e.Seq <= since {
+		if e.Seq <= since || !matches(method, e.Method) {
 			continue
 		}
 		request, response := r.Render(e.Method, e.Request, e.Response)

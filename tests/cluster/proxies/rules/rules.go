@@ -124,16 +124,21 @@ func compile(r Rule) (*rule, error) {
 		text string
 		into **regexp.Regexp
 	}{{r.Method, &c.method}, {r.Pod, &c.pod}, {r.Container, &c.container}} {
-		if p.text == "" {
-			continue
-		}
-		pattern, err := regexp.Compile("^(?:" + p.text + ")$")
+		pattern, err := whole(p.text)
 		if err != nil {
 			return nil, fmt.Errorf("rule %q: %w", r.Name, err)
 		}
 		*p.into = pattern
 	}
 	return c, nil
+}
+
+// whole compiles a pattern of the whole text; nil for an empty one.
+func whole(text string) (*regexp.Regexp, error) {
+	if text == "" {
+		return nil, nil
+	}
+	return regexp.Compile("^(?:" + text + ")$")
 }
 
 // Set puts these rules in force and no others. A rule that was in force already, unchanged, keeps its counts and its
