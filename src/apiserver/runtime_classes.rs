@@ -16,13 +16,13 @@ use super::list_watch::{self, Change};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuntimeClassError {
     /// There is no such class.
-    #[error("failed to get RuntimeClass {name}: runtimeclass.node.k8s.io {name:?} not found")]
+    #[error("runtimeclass.node.k8s.io {name:?} not found")]
     NotFound {
         /// Its name.
         name: String,
     },
     /// The classes have not been listed yet.
-    #[error("failed to get RuntimeClass {name}: the RuntimeClasses have not been listed yet")]
+    #[error("failed to lookup RuntimeClass {name}: the RuntimeClasses have not been listed yet")]
     NotSynced {
         /// Its name.
         name: String,

@@ -22,6 +22,7 @@ use crate::pods::execute::{Deps, Metrics, PodExecutor, Settings};
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
+use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::worker::{Directive, Ended, Feeds, PodView, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
 use crate::{desired, node, pleg, status, volumes};
@@ -34,6 +35,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
 /// What a launcher is made from.
 pub(super) struct Parts {
+    pub(super) user_namespaces: UserNamespaces,
     pub(super) runtime: RuntimeParts,
     pub(super) api: ApiParts,
     pub(super) status: status::Handle,
@@ -97,6 +99,7 @@ impl Launcher {
             recorder: core.recorder.clone(),
             status: parts.status,
             desired: parts.desired,
+            user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
             exec: Arc::new(core.runtime.clone()),
             permits: super::permits(),

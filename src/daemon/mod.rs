@@ -9,6 +9,7 @@ mod observers;
 mod pod_metrics;
 mod process;
 mod settings;
+mod subordinate_ids;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
 use crate::model::EventType;
+use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
 use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
@@ -135,7 +137,9 @@ impl Core {
             &self.shutdown,
         );
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
+        let user_namespaces = self.user_namespaces().await?;
         let parts = launch::Parts {
+            user_namespaces,
             runtime: runtime_parts,
             api,
             status,
@@ -205,6 +209,13 @@ impl Core {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
         Ok(RuntimeParts { pleg, condition, images, pulls, cgroups })
+    }
+
+    /// The ids that pods' users have, as the disk says.
+    async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
+        let ids = subordinate_ids::ids(&self.loaded.config).await?;
+        let paths = self.settings.paths();
+        Ok(tokio::task::spawn_blocking(move || UserNamespaces::new(ids, paths)).await?)
     }
 
     fn start_status(&self, tasks: &mut JoinSet<()>) -> status::Handle {

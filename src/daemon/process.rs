@@ -39,12 +39,21 @@ pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether cgroups of the unified hierarchy can limit swap: the kubelet's own has the file for it. (A root cgroup has
+/// Whether cgroups can limit swap. Of the unified hierarchy the kubelet's own has the file for it. (A root cgroup has
 /// none; the kubelet of a node runs in a service's.)
-pub(super) fn has_swap_controller() -> bool {
+pub(super) fn has_swap_controller(unified: bool) -> bool {
+    if !unified {
+        return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+    }
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
     Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
+}
+
+/// Whether SELinux labels files here: its file system is mounted and the process has a label.
+pub(super) fn has_selinux() -> bool {
+    let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    Path::new("/sys/fs/selinux/enforce").exists() && label().trim_end_matches('\0').trim() != "kernel"
 }
 
 /// Whether the kernel's list names a device below its heading.

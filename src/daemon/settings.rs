@@ -12,7 +12,7 @@ use crate::apiserver::objects::ChangeDetection;
 use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
 use crate::config::types::GoDuration;
-use crate::config::{KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
 use crate::linux::fs::ensure_dir;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
@@ -347,11 +347,12 @@ impl NodeSettings {
             cpu_cfs_quota: config.cpu_cfs_quota,
             cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
             cgroup_v2: unified,
-            swap_controller: unified && super::process::has_swap_controller(),
+            swap_controller: super::process::has_swap_controller(unified),
             single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!unified),
             huge_page_sizes: huge_page_sizes(),
             extra_masked_paths: thermal_throttle_paths(),
-            ..spec::Settings::default()
+            selinux: super::process::has_selinux(),
+            stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod orphan;
 pub mod plan;
 pub mod recorded;
 pub mod spec;
+pub mod user_namespaces;
 pub mod worker;
 
 pub use self::dispatch::Dispatch;

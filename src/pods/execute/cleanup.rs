@@ -49,6 +49,7 @@ impl PodExecutor {
                 )
             })?;
         }
+        self.release_user_ids().await;
         self.deps.volumes.remove_pod_dir(&self.uid).await.map_err(|error| {
             ActionError::new(
                 "CleanUp",

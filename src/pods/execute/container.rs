@@ -52,7 +52,7 @@ fn standalone(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
 struct References {
     config_maps: BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
     secrets: BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    files: BTreeMap<(String, String), Result<String, String>>,
+    files: BTreeMap<(String, String), spec::EnvFile>,
 }
 
 /// Writes a file that containers which run already have mounted: it must stay the same file.
@@ -121,7 +121,8 @@ impl PodExecutor {
         mutation.end();
         if let Err(error) = started {
             let message = error.message.clone();
-            self.start_failed(context, &start.container, &message);
+            // Ids differ each time: events that name them could not be counted as one.
+            self.start_failed(context, &start.container, &message.replace(id.as_str(), &start.container));
             return Err(ActionError::new(reason::RUN_CONTAINER_ERROR, message));
         }
         self.container_event(
@@ -149,6 +150,10 @@ impl PodExecutor {
         context: &Context,
     ) -> Result<v1::CreateContainerRequest, ActionError> {
         let config_error = |error: spec::SpecError| ActionError::new(error.reason, error.message);
+        let user_ids = self
+            .user_ids(&context.pod)
+            .await
+            .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.message))?;
         let (references, image_user) =
             tokio::join!(self.references(container, context), self.image_user(&start.image_ref));
         let image_user = image_user?;
@@ -157,7 +162,7 @@ impl PodExecutor {
         let env = spec::environment(&spec::EnvInput {
             pod: &context.pod,
             container,
-            pod_ips: &pod_ips,
+            pod_ips: &self.preferred(&pod_ips),
             host_ips: &self.deps.settings.node_ips,
             allocatable: &self.deps.allocatable.borrow(),
             services: services.as_deref(),
@@ -186,6 +191,7 @@ impl PodExecutor {
             oom_score_adj: self.oom_score_adj(&context.pod, container),
             swap: None,
             extra_groups: &[],
+            user_ids,
             recursive_read_only: self.recursive_read_only(&context.pod),
             settings: &self.deps.settings.spec,
         })
@@ -196,7 +202,7 @@ impl PodExecutor {
             .iter()
             .find(|sandbox| sandbox.id == start.sandbox)
             .map_or(0, |sandbox| sandbox.attempt);
-        let sandbox_config = self.sandbox_request(context, attempt)?.config;
+        let sandbox_config = self.sandbox_request(context, attempt, user_ids)?.config;
         let log_directory = Path::new(&sandbox_config.log_directory).join(&container.name);
         crate::linux::fs::ensure_dir(&log_directory, 0o755).map_err(|error| {
             ActionError::new(
@@ -221,8 +227,9 @@ impl PodExecutor {
                 spec::ObjectRef::ConfigMap { name, .. } => maps.push(name),
                 spec::ObjectRef::Secret { name, .. } => secrets.push(name),
                 spec::ObjectRef::File { volume, path } => {
-                    let text = self.read_volume_file(&context.pod, &volume, &path);
-                    references.files.insert((volume, path), text);
+                    if let Some(file) = self.read_env_file(&context.pod, &volume, &path).await {
+                        references.files.insert((volume, path), file);
+                    }
                 }
             }
         }
@@ -268,7 +275,7 @@ impl PodExecutor {
 
     /// Writes the managed `/etc/hosts`; `None` while the pod has no address (it is then not mounted, as upstream).
     fn write_etc_hosts(&self, context: &Context, pod_ips: &[std::net::IpAddr]) -> Result<Option<String>, ActionError> {
-        if pod_ips.is_empty() {
+        if pod_ips.is_empty() && !pod::is_host_network(&context.pod) {
             return Ok(None);
         }
         let failed = |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);

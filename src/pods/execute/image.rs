@@ -32,7 +32,7 @@ impl PodExecutor {
             secrets,
             silent,
             runtime_handler: String::new(),
-            sandbox: self.sandbox_request(&context, 0).ok().map(|request| request.config),
+            sandbox: self.sandbox_for_pull(&context),
         };
         let answer = self.deps.images.ensure(request).await;
         let outcome = match (answer, silent) {

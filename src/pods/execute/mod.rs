@@ -13,6 +13,7 @@ mod prepare;
 mod report;
 mod restore;
 mod sandbox;
+mod users;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,8 +1,10 @@
 //! Where a container's volumes are on the node, with `subPath` resolved without following links out of the volume.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -16,6 +18,9 @@ use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
 use crate::model::{ContainerKind, Pod, error_chain, pod};
 use crate::volumes::SubPath;
+
+/// The longest file of variables that is read.
+const LONGEST_ENV_FILE: u64 = 1 << 20;
 
 impl PodExecutor {
     /// Where the pod's volumes are, by name; images that this container mounts are pulled first.
@@ -65,7 +70,7 @@ impl PodExecutor {
             secrets: self.pull_secrets(context, true).await,
             silent: false,
             runtime_handler: String::new(),
-            sandbox: self.sandbox_request(context, 0).ok().map(|request| request.config),
+            sandbox: self.sandbox_for_pull(context),
         };
         match self.deps.images.ensure(request).await {
             Ok(present) => Ok(VolumeSource::Image { image_ref: present.image_ref, image }),
@@ -107,19 +112,68 @@ impl PodExecutor {
         Ok(prepared)
     }
 
-    /// The text of a file in a volume, opened without following a link out of it.
-    pub(super) fn read_volume_file(&self, pod: &Pod, volume: &str, path: &str) -> Result<String, String> {
+    /// A file of variables in a volume, opened without following a link out of it; `None`: there is no such volume.
+    pub(super) async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<spec::EnvFile> {
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-        let found = volumes.iter().find(|candidate| candidate.name == volume);
-        let root = found.and_then(|found| self.deps.settings.paths.volume(&self.uid, found));
-        let root = root.ok_or_else(|| format!("volume {volume:?} not found"))?;
-        read_beneath(&root, Path::new(path)).map_err(|error| error.to_string())
+        let found = volumes.iter().find(|candidate| candidate.name == volume)?;
+        let root = self.deps.settings.paths.volume(&self.uid, found)?;
+        let full = root.join(path).to_string_lossy().into_owned();
+        let relative = PathBuf::from(path);
+        // Whoever writes to the volume decides what is there: a slow disk must not hold up other pods.
+        let read = tokio::task::spawn_blocking(move || read_beneath(&root, &relative)).await;
+        let content = match read {
+            Ok(Ok(content)) => Ok(content),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panicked) => Err(panicked.to_string()),
+        };
+        if let Err(error) = &content {
+            warn!(path = full, error, "Failed to parse env file");
+        }
+        Some(spec::EnvFile { path: full, content })
     }
 }
 
-/// Reads a file below `root`; a link that leads out of it is an error.
+/// Reads a file below `root`; a link that leads out of it is an error, and so is what is no file (a pipe would never
+/// end) or too long.
 fn read_beneath(root: &Path, path: &Path) -> std::io::Result<String> {
-    let opened = Root::open(root)?.resolve(path)?;
+    let refused = |problem| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
+    let opened = File::from(Root::open(root)?.resolve(path)?);
+    let metadata = opened.metadata()?;
+    if !metadata.is_file() {
+        return Err(refused("it is not a file"));
+    }
+    if metadata.len() > LONGEST_ENV_FILE {
+        return Err(refused("it is too long"));
+    }
     // What was resolved is a handle without rights; opening it anew by number cannot lead anywhere else.
-    std::fs::read_to_string(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+    let file = File::open(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
+    let mut content = Vec::new();
+    file.take(LONGEST_ENV_FILE).read_to_end(&mut content)?;
+    Ok(String::from_utf8_lossy(&content).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{LONGEST_ENV_FILE, read_beneath};
+    use crate::linux::fs::write_atomic;
+
+    #[test]
+    fn reads_files_of_the_volume_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("volume");
+        std::fs::create_dir_all(root.join("sub")).expect("made");
+        let read = |path: &str| read_beneath(&root, Path::new(path));
+        write_atomic(&root.join("sub/env"), b"A='\xff'", 0o600).expect("written");
+        assert_eq!(read("sub/env").expect("read"), "A='\u{fffd}'");
+        write_atomic(&dir.path().join("outside"), "X='1'", 0o600).expect("written");
+        std::os::unix::fs::symlink("../outside", root.join("climbs")).expect("linked");
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("made");
+        let long = std::fs::File::create(root.join("long")).expect("made");
+        long.set_len(LONGEST_ENV_FILE + 1).expect("grown");
+        for refused in ["climbs", "../outside", "sub", "pipe", "long", "gone"] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The real executor of one pod: its dependencies, the dispatch of actions, events, and what is told after each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::super::plan::types::{Action, Key, Notice};
 use super::super::spec;
+use super::super::user_namespaces::UserNamespaces;
 use super::container::Start;
 use super::kill::Kill;
 use super::{ActionError, Completion, Context, Execute, Outcome, Published, Report, SandboxPermits};
@@ -62,6 +63,8 @@ pub struct Deps {
     pub status: status::Handle,
     /// Desired pods: mirrors of static pods.
     pub desired: desired::Handle,
+    /// The ids of pods with a user namespace of their own.
+    pub user_namespaces: UserNamespaces,
     /// Cgroups of pods; `None` when `cgroupsPerQOS` is off.
     pub cgroups: Option<resources::PodCgroups>,
     /// Runs the commands of hooks.
@@ -124,6 +127,8 @@ pub struct PodExecutor {
     /// What probes had said, before this process, of containers that may still run.
     adopted: BTreeMap<ContainerId, Recorded>,
     sent: Mutex<Sent>,
+    /// The warnings about its requests that were told, and of which generation of the pod they speak.
+    pub(super) warned: Mutex<(i64, BTreeSet<String>)>,
 }
 
 /// What was told last, so that only changes are told.
@@ -143,7 +148,8 @@ impl PodExecutor {
     /// static pod).
     pub fn new(deps: Arc<Deps>, pod: &Pod, api_status: Option<&PodStatus>, probes: PodProbes) -> Self {
         let adopted = super::super::recorded::probed(api_status);
-        Self { deps, uid: pod::uid(pod), is_static: pod::is_static(pod), probes, adopted, sent: Mutex::default() }
+        let is_static = pod::is_static(pod);
+        Self { deps, uid: pod::uid(pod), is_static, probes, adopted, sent: Mutex::default(), warned: Mutex::default() }
     }
 
     /// `<root>/pods/<uid>`.
@@ -166,6 +172,13 @@ impl PodExecutor {
             return self.deps.settings.node_ips.clone();
         }
         context.observed.latest_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+    }
+
+    /// The first address of the node's family, then the first of the other: what the pod is told of its addresses.
+    pub(super) fn preferred(&self, ips: &[IpAddr]) -> Vec<IpAddr> {
+        let prefers_ipv6 = self.deps.settings.node_ips.first().is_some_and(IpAddr::is_ipv6);
+        let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
+        first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
     }
 
     pub(super) fn pod_ip(&self, context: &Context) -> Option<IpAddr> {

@@ -1,5 +1,6 @@
 //! Sandboxes: making one (limited, with a busy name waited for), stopping, removing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -21,9 +22,10 @@ const RESERVED_EVERY: Duration = Duration::from_millis(500);
 impl PodExecutor {
     /// Makes a sandbox.
     pub(super) async fn create_sandbox(&self, key: Key, attempt: u32, context: Context) -> Completion {
-        let prepared = self
-            .runtime_handler(&context.pod)
-            .and_then(|handler| self.sandbox_request(&context, attempt).map(|request| (request, handler)));
+        let prepared = self.user_ids(&context.pod).await.and_then(|user_ids| {
+            let request = self.sandbox_request(&context, attempt, user_ids)?;
+            Ok((request, self.runtime_handler(&context.pod)?))
+        });
         let (spec::SandboxRequest { config, warnings }, handler) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -31,17 +33,7 @@ impl PodExecutor {
                 return Completion { key, outcome: Err(error), mutated: false };
             }
         };
-        for warning in warnings {
-            match warning.target {
-                spec::WarningTarget::Pod => {
-                    self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
-                }
-                spec::WarningTarget::Node => {
-                    let node = &self.deps.settings.node_name;
-                    self.deps.recorder.node(node, EventType::Warning, warning.reason, warning.message);
-                }
-            }
-        }
+        self.warn_once(&context, warnings);
         if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
             let message = format!("create log directory {}: {error}", config.log_directory);
             self.sandbox_failed(&context, &message);
@@ -74,6 +66,33 @@ impl PodExecutor {
         Completion { key, outcome, mutated: true }
     }
 
+    /// Tells what of the request is not as the pod wishes, once for each generation of the pod: upstream repeats it at
+    /// every look at the pod.
+    fn warn_once(&self, context: &Context, warnings: Vec<spec::Warning>) {
+        for warning in warnings {
+            let is_news = {
+                let generation = context.pod.metadata.generation.unwrap_or_default();
+                let mut warned = self.warned.lock();
+                if warned.0 != generation {
+                    *warned = (generation, BTreeSet::new());
+                }
+                warned.1.insert(format!("{:?} {} {}", warning.target, warning.reason, warning.message))
+            };
+            if !is_news {
+                continue;
+            }
+            match warning.target {
+                spec::WarningTarget::Pod => {
+                    self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
+                }
+                spec::WarningTarget::Node => {
+                    let node = &self.deps.settings.node_name;
+                    self.deps.recorder.node(node, EventType::Warning, warning.reason, warning.message);
+                }
+            }
+        }
+    }
+
     /// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries again.
     async fn run_until_name_is_free<K: Send + 'static>(
         &self,
@@ -95,7 +114,12 @@ impl PodExecutor {
     }
 
     /// The request for a sandbox and what to tell about it. Reads the node's `resolv.conf`, which may change any time.
-    pub(super) fn sandbox_request(&self, context: &Context, attempt: u32) -> Result<spec::SandboxRequest, ActionError> {
+    pub(super) fn sandbox_request(
+        &self,
+        context: &Context,
+        attempt: u32,
+        user_ids: Option<spec::IdRange>,
+    ) -> Result<spec::SandboxRequest, ActionError> {
         let pod = &context.pod;
         let resolv_conf = self.resolv_conf()?;
         let cgroup_parent = self.deps.cgroups.as_ref().map(|cgroups| cgroups.cgroup_parent(pod)).unwrap_or_default();
@@ -106,6 +130,7 @@ impl PodExecutor {
             resolv_conf: &resolv_conf,
             totals: spec::PodTotals::of(pod),
             extra_groups: &[],
+            user_ids,
             settings: &self.deps.settings.spec,
         })
         .map_err(|error| ActionError::new(error.reason, error.message))

@@ -13,7 +13,7 @@ use super::mounts::{VolumeSource, mounts};
 use super::resources::linux_resources;
 use super::sandbox::container_log_path;
 use super::security::container_security;
-use super::{Settings, SpecError, annotations};
+use super::{IdRange, Settings, SpecError, annotations};
 
 /// The user that an image was built to run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct ContainerInput<'a> {
     pub swap: Option<i64>,
     /// Groups that come with the pod's volumes.
     pub extra_groups: &'a [i64],
+    /// The ids of the pod's user namespace; `None` where it shares the node's.
+    pub user_ids: Option<IdRange>,
     /// Whether the pod's runtime handler can mount recursively read-only.
     pub recursive_read_only: bool,
     /// The node's settings.
@@ -119,6 +121,7 @@ mod tests {
         user: ImageUser,
         settings: Settings,
         target: Option<ContainerId>,
+        user_ids: Option<IdRange>,
     }
 
     fn world(pod_security: serde_json::Value, container: serde_json::Value) -> World {
@@ -141,6 +144,7 @@ mod tests {
             user: ImageUser::Uid(0),
             settings: Settings::default(),
             target: None,
+            user_ids: None,
         }
     }
 
@@ -161,6 +165,7 @@ mod tests {
                 oom_score_adj: 2,
                 swap: None,
                 extra_groups: &[5],
+                user_ids: self.user_ids,
                 recursive_read_only: true,
                 settings: &self.settings,
             })
@@ -262,6 +267,19 @@ mod tests {
                 "/tools sha256:1bin ro=true rro=false p=0",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_mounted_shows_the_pods_own_users() {
+        let mut world = world(json!({}), json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+        assert!(world.make().expect("a request").mounts.iter().all(|mount| mount.uid_mappings.is_empty()));
+        world.user_ids = Some(IdRange { first: 65_536, length: 65_536 });
+        let mounts = world.make().expect("a request").mounts;
+        let expected = crate::cri::v1::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
+        assert_eq!(mounts.len(), 2, "also the node's own files are mapped");
+        assert!(mounts.iter().all(|mount| mount.uid_mappings == [expected] && mount.gid_mappings == [expected]));
+        let users = world.security().expect("security").namespace_options.and_then(|all| all.userns_options);
+        assert_eq!(users.expect("user namespace").mode, i32::from(NamespaceMode::Pod));
     }
 
     #[test]

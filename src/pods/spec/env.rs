@@ -60,8 +60,23 @@ pub struct EnvInput<'a> {
     pub config_maps: &'a BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
     /// The Secrets of the pod's namespace that [`super::references()`] named.
     pub secrets: &'a BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    /// The contents of the files that [`super::references()`] named, by volume and path; an error says why unreadable.
-    pub files: &'a BTreeMap<(String, String), Result<String, String>>,
+    /// The files that [`super::references()`] named, by volume and path; none of a volume that is not there.
+    pub files: &'a BTreeMap<(String, String), EnvFile>,
+}
+
+/// A file of variables. Its content may be a secret: it is not in the `Debug` output.
+#[derive(Clone)]
+pub struct EnvFile {
+    /// Where it is on the node; upstream tells it to the user.
+    pub path: String,
+    /// What it says; an error says why it cannot be read.
+    pub content: Result<String, String>,
+}
+
+impl fmt::Debug for EnvFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnvFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Composes the environment.
@@ -200,16 +215,16 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<Option<String>, SpecError> {
-    let (volume, path) = (&reference.volume_name, &reference.path);
-    let parsed = match input.files.get(&(volume.clone(), path.clone())) {
-        Some(Ok(content)) => env_file::value(content, &reference.key).map_err(|_| ()),
-        Some(Err(_)) => Err(()),
-        None => {
-            let message = format!("cannot find the volume {volume:?} referenced by FileKeyRef");
-            return Err(SpecError::container(message));
-        }
+    let volume = &reference.volume_name;
+    let Some(EnvFile { path, content }) = input.files.get(&(volume.clone(), reference.path.clone())) else {
+        let message = format!("cannot find the volume {volume:?} referenced by FileKeyRef");
+        return Err(SpecError::container(message));
     };
-    let value = parsed.map_err(|()| SpecError::container("couldn't parse env file"))?;
+    let value = match content.as_ref().map(|content| env_file::value(content, &reference.key)) {
+        Ok(Ok(value)) => value,
+        // What is wrong with it is for the log: it may be a secret's file.
+        Ok(Err(_)) | Err(_) => return Err(SpecError::container("couldn't parse env file")),
+    };
     match value {
         Some(value) if !value.is_empty() => Ok(Some(value)),
         Some(_) | None if reference.optional.unwrap_or(false) => Ok(None),
@@ -230,13 +245,17 @@ mod tests {
     struct World {
         config_maps: BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
         secrets: BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-        files: BTreeMap<(String, String), Result<String, String>>,
+        files: BTreeMap<(String, String), EnvFile>,
         allocatable: BTreeMap<String, Quantity>,
         services: Option<Vec<Arc<Service>>>,
     }
 
     fn gone<T>(kind: &'static str) -> Result<Arc<T>, ObjectError> {
         Err(ObjectError::NotFound { kind, name: "gone".into() })
+    }
+
+    fn file(name: &str, content: Result<String, String>) -> ((String, String), EnvFile) {
+        (("v".to_owned(), name.to_owned()), EnvFile { path: format!("/pods/u1/v/{name}"), content })
     }
 
     fn world() -> World {
@@ -250,7 +269,12 @@ mod tests {
             ]
             .into(),
             secrets: [("sec".to_owned(), Ok(Arc::new(secret))), ("gone".to_owned(), gone("secret"))].into(),
-            files: [(("v".to_owned(), "f.env".to_owned()), Ok("A='1'\n".to_owned()))].into(),
+            files: [
+                file("f.env", Ok("A='1'\nE=''\n".to_owned())),
+                file("bad.env", Ok("A=1\n".to_owned())),
+                file("gone.env", Err("no such file".to_owned())),
+            ]
+            .into(),
             allocatable: [("cpu".to_owned(), Quantity("3500m".into())), ("memory".to_owned(), Quantity("8Gi".into()))]
                 .into(),
             services: Some(vec![Arc::new(Service {
@@ -353,13 +377,25 @@ mod tests {
         check(resource("limits.cpu", "1"), Ok("X=4"));
         check(resource("limits.cpu", "1m"), Ok("X=3500"));
         check(resource("requests.cpu", "1"), Ok("X=0"));
-        let file = |key: &str, optional: bool| {
-            let reference = json!({"volumeName": "v", "path": "f.env", "key": key, "optional": optional});
+    }
+
+    #[test]
+    fn reads_files_of_variables() {
+        let from = |path: &str, key: &str, optional: bool| {
+            let reference = json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
             json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": reference}}]})
         };
-        check(file("A", false), Ok("X=1"));
-        check(file("B", true), Ok(""));
-        check(file("B", false), Err("environment variable key \"B\" not found in file \"f.env\""));
+        check(from("f.env", "A", false), Ok("X=1"));
+        check(from("f.env", "B", true), Ok(""));
+        check(
+            from("f.env", "B", false),
+            Err("environment variable key \"B\" not found in file \"/pods/u1/v/f.env\""),
+        );
+        let empty = "environment variable key \"E\" not found in file \"/pods/u1/v/f.env\"";
+        check(from("f.env", "E", false), Err(empty));
+        check(from("bad.env", "A", true), Err("couldn't parse env file"));
+        check(from("gone.env", "A", true), Err("couldn't parse env file"));
+        check(from("other", "A", true), Err("cannot find the volume \"v\" referenced by FileKeyRef"));
     }
 
     #[test]

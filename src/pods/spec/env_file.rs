@@ -10,11 +10,17 @@ pub(super) struct EnvFileError {
     problem: &'static str,
 }
 
+/// A line of this many bytes is too long, as upstream has it.
+const LONGEST_LINE: usize = 64 * 1024;
+
 /// The value of `key`; the first one wins and what follows it is not looked at.
 pub(super) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileError> {
     let mut lines = content.lines().zip(1..);
     while let Some((line, number)) = lines.next() {
         let fail = |problem| EnvFileError { line: number, problem };
+        if line.len() >= LONGEST_LINE {
+            return Err(fail("line is too long"));
+        }
         let line = line.trim_start_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -86,5 +92,6 @@ mod tests {
         check("K=x", Err("value must be enclosed in single quotes"));
         check("K='x", Err("unclosed single quote"));
         check("K='x'y", Err("unexpected content after closing quote"));
+        check(&format!("K='{}'", "x".repeat(LONGEST_LINE)), Err("line is too long"));
     }
 }

@@ -29,7 +29,7 @@ use crate::model::reason;
 
 pub use container::{ContainerInput, ImageUser, container_config};
 pub use dns::{DnsSettings, PodDns, ResolvConf, pod_dns};
-pub use env::{EnvInput, EnvVar, environment};
+pub use env::{EnvFile, EnvInput, EnvVar, environment};
 pub use expand::sub_path;
 pub use hash::container_hash;
 pub use hosts::{Hostname, hostname, hosts_file, node_hosts_file};
@@ -89,6 +89,23 @@ impl Default for Settings {
             selinux: false,
             stop_signals: false,
         }
+    }
+}
+
+/// Ids of the node that are the ids from 0 on in a pod with a user namespace of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// The id of the node that is root in the pod.
+    pub first: u32,
+    /// How many there are.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// Whether an id is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let end = |range: Self| u64::from(range.first) + u64::from(range.length);
+        u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
 use super::SpecError;
 use super::container::ContainerInput;
 use super::expand::sub_path;
+use super::security::id_mappings;
 
 const ETC_HOSTS: &str = "/etc/hosts";
 
@@ -59,6 +60,10 @@ pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError
             ..Mount::default()
         });
     }
+    for mount in &mut out {
+        mount.uid_mappings = id_mappings(input.user_ids);
+        mount.gid_mappings = id_mappings(input.user_ids);
+    }
     Ok(out)
 }
 
@@ -84,8 +89,10 @@ fn volume_mount(input: &ContainerInput<'_>, index: usize, mount: &api::VolumeMou
             out.image = Some(ImageSpec {
                 image: image_ref.clone(),
                 user_specified_image: image.clone(),
+                annotations: input.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
                 ..ImageSpec::default()
             });
+            out.selinux_relabel = input.settings.selinux;
             out.image_sub_path = sub.unwrap_or_default();
         }
         VolumeSource::Path { path, read_only, relabel } => {

@@ -11,7 +11,8 @@ use super::dns::{PodDns, ResolvConf, pod_dns};
 use super::hosts::hostname;
 use super::resources::{PodTotals, overhead, sandbox_resources};
 use super::security::sandbox_security;
-use super::{Settings, SpecError, annotations};
+use super::{IdRange, Settings, SpecError, annotations};
+use crate::admission::sysctls::normalize;
 
 /// What a sandbox is made from.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,8 @@ pub struct SandboxInput<'a> {
     pub totals: PodTotals,
     /// Groups that come with the pod's volumes.
     pub extra_groups: &'a [i64],
+    /// The ids of its user namespace; `None` where it shares the node's.
+    pub user_ids: Option<IdRange>,
     /// The node's settings.
     pub settings: &'a Settings,
 }
@@ -89,8 +92,9 @@ pub fn sandbox_config(input: &SandboxInput<'_>) -> Result<SandboxRequest, SpecEr
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: input.cgroup_parent.to_owned(),
-            security_context: Some(sandbox_security(pod, input.extra_groups)?),
-            sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+            security_context: Some(sandbox_security(pod, input.extra_groups, input.user_ids)?),
+            // runc takes names with dots only.
+            sysctls: sysctls.map(|sysctl| (normalize(&sysctl.name), sysctl.value.clone())).collect(),
             overhead: Some(overhead(pod, settings)?),
             resources: Some(sandbox_resources(&input.totals, settings)),
         }),
@@ -176,6 +180,7 @@ mod tests {
             resolv_conf: &ResolvConf::default(),
             totals: PodTotals { cpu_request: Some(Amount::from_milli(250)), ..PodTotals::default() },
             extra_groups: &[77],
+            user_ids: None,
             settings: &settings,
         })
     }
@@ -187,7 +192,9 @@ mod tests {
             "overhead": {"cpu": "100m", "memory": "32Mi"},
             "securityContext": {
                 "runAsUser": 1000, "fsGroup": 2000, "supplementalGroups": [1, 2], "supplementalGroupsPolicy": "Strict",
-                "sysctls": [{"name": "net.core.somaxconn", "value": "1024"}],
+                "sysctls": [
+                    {"name": "net.core.somaxconn", "value": "1024"}, {"name": "net/ipv4/conf/eth0.1/rp_filter", "value": "2"},
+                ],
                 "seLinuxOptions": {"level": "s0:c1"},
             },
             "containers": [
@@ -216,6 +223,7 @@ mod tests {
         let linux = config.linux.expect("linux");
         assert_eq!(linux.cgroup_parent, "/kubepods/podu1");
         assert_eq!(linux.sysctls.get("net.core.somaxconn").map(String::as_str), Some("1024"));
+        assert_eq!(linux.sysctls.get("net.ipv4.conf.eth0/1.rp_filter").map(String::as_str), Some("2"));
         assert_eq!(linux.resources.expect("resources").cpu_shares, 256);
         let overhead = linux.overhead.expect("overhead");
         assert_eq!((overhead.cpu_quota, overhead.memory_limit_in_bytes), (10_000, 33_554_432));
@@ -240,9 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_supported() {
-        let error = made(&testing::pod(json!({"hostUsers": false, "containers": []}))).expect_err("user namespaces");
-        assert_eq!(error.reason, "FailedCreatePodSandBox");
-        assert!(error.message.contains("not supported by this kubelet yet"));
+    fn a_pod_with_users_of_its_own_says_which_ids_they_are() {
+        let pod = testing::pod(json!({"hostUsers": false, "containers": []}));
+        let ids = IdRange { first: 131_072, length: 65_536 };
+        let users = sandbox_security(&pod, &[], Some(ids)).expect("security").namespace_options;
+        let users = users.and_then(|namespaces| namespaces.userns_options).expect("user namespace");
+        assert_eq!(users.mode, i32::from(NamespaceMode::Pod));
+        assert_eq!(users.uids, users.gids);
+        let mapped: Vec<_> = users.uids.iter().map(|ids| (ids.container_id, ids.host_id, ids.length)).collect();
+        assert_eq!(mapped, [(0, 131_072, 65_536)]);
     }
 }

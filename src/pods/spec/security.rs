@@ -6,13 +6,13 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::cri::v1::security_profile::ProfileType;
 use crate::cri::v1::{
-    Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
+    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
 };
 use crate::model::{Pod, pod};
 
 use super::container::{ContainerInput, ImageUser};
-use super::{Settings, SpecError, pod_in_messages};
+use super::{IdRange, Settings, SpecError, pod_in_messages};
 
 /// Hidden below `/proc` and `/sys` unless `procMount` is `Unmasked`.
 const MASKED_PATHS: [&str; 12] = [
@@ -39,12 +39,16 @@ fn pod_context(pod: &Pod) -> Option<&api::PodSecurityContext> {
 }
 
 /// The security context of a sandbox. `extra_groups` come with the pod's volumes.
-pub(super) fn sandbox_security(pod: &Pod, extra_groups: &[i64]) -> Result<LinuxSandboxSecurityContext, SpecError> {
+pub(super) fn sandbox_security(
+    pod: &Pod,
+    extra_groups: &[i64],
+    user_ids: Option<IdRange>,
+) -> Result<LinuxSandboxSecurityContext, SpecError> {
     let mut out = LinuxSandboxSecurityContext {
         privileged: has_privileged_container(pod),
         // The sandbox's own process needs nothing that the runtime's profile would forbid.
         seccomp: Some(profile(ProfileType::RuntimeDefault)),
-        namespace_options: Some(namespaces(pod).map_err(SpecError::sandbox)?),
+        namespace_options: Some(namespaces(pod, user_ids)),
         ..LinuxSandboxSecurityContext::default()
     };
     let Some(context) = pod_context(pod) else { return Ok(out) };
@@ -68,14 +72,9 @@ fn has_privileged_container(pod: &Pod) -> bool {
 }
 
 /// The namespaces that the pod's containers share with the node and with each other.
-fn namespaces(pod: &Pod) -> Result<NamespaceOption, String> {
+fn namespaces(pod: &Pod, user_ids: Option<IdRange>) -> NamespaceOption {
     let spec = pod.spec.as_ref();
     let set = |field: fn(&api::PodSpec) -> Option<bool>| spec.and_then(field).unwrap_or(false);
-    if spec.and_then(|spec| spec.host_users) == Some(false) {
-        return Err(
-            "can't set `spec.hostUsers: false`: user namespaces are not supported by this kubelet yet".to_owned()
-        );
-    }
     let shared = |node: bool| if node { NamespaceMode::Node } else { NamespaceMode::Pod };
     let pid = if set(|spec| spec.host_pid) {
         NamespaceMode::Node
@@ -84,13 +83,22 @@ fn namespaces(pod: &Pod) -> Result<NamespaceOption, String> {
     } else {
         NamespaceMode::Container
     };
-    Ok(NamespaceOption {
+    NamespaceOption {
         network: shared(set(|spec| spec.host_network)).into(),
         pid: pid.into(),
         ipc: shared(set(|spec| spec.host_ipc)).into(),
         target_id: String::new(),
-        userns_options: Some(UserNamespace { mode: NamespaceMode::Node.into(), ..UserNamespace::default() }),
-    })
+        userns_options: Some(UserNamespace {
+            mode: shared(user_ids.is_none()).into(),
+            uids: id_mappings(user_ids),
+            gids: id_mappings(user_ids),
+        }),
+    }
+}
+
+/// How ids of a pod are those of the node; none for a pod that shares the node's.
+pub(super) fn id_mappings(user_ids: Option<IdRange>) -> Vec<IdMapping> {
+    user_ids.iter().map(|ids| IdMapping { host_id: ids.first, container_id: 0, length: ids.length }).collect()
 }
 
 fn groups_policy(context: &api::PodSecurityContext) -> Result<i32, String> {
@@ -151,7 +159,7 @@ pub(super) fn container_security(input: &ContainerInput<'_>) -> Result<LinuxCont
     }
     apparmor(&mut out, pod, container)?;
 
-    let mut namespaces = namespaces(pod).map_err(SpecError::container)?;
+    let mut namespaces = namespaces(pod, input.user_ids);
     if let Some(target) = input.pid_target
         && namespaces.pid == i32::from(NamespaceMode::Container)
     {

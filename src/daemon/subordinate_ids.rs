@@ -1,0 +1,60 @@
+//! Which ids pods with a user namespace of their own may have: `userNamespaces`, and the subordinate ids of the user
+//! `kubelet` where the machine has that user and `getsubids`. Asked once, at the start.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::process::Command;
+use tracing::debug;
+
+use crate::config::KubeletConfiguration;
+use crate::pods::user_namespaces::{Ids, parse_subids};
+
+/// The user whose subordinate ids are meant.
+const USER: &str = "kubelet";
+
+/// Prints the subordinate ids of a user; it may ask a directory service.
+const TOOL: &str = "getsubids";
+
+/// How long it may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Upstream's default of `userNamespaces.idsPerPod`.
+const IDS_PER_POD: i64 = 65_536;
+
+/// The ids, checked. Where the user exists the tool's answer counts, and an answer that cannot be used is an error.
+pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
+    let per_pod = config.user_namespaces.as_ref().and_then(|users| users.ids_per_pod).unwrap_or(IDS_PER_POD);
+    let per_pod = u32::try_from(per_pod).context("userNamespaces.idsPerPod")?;
+    let max_pods = u32::try_from(config.max_pods).unwrap_or(0);
+    let known = subordinate().await.context("create user namespace manager: kubelet mappings")?;
+    Ids::new(per_pod, known, max_pods).map_err(anyhow::Error::msg).context("create user namespace manager")
+}
+
+async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
+    let user = tokio::task::spawn_blocking(|| nix::unistd::User::from_name(USER)).await?;
+    if user.with_context(|| format!("looking up the user {USER}"))?.is_none() {
+        debug!(user = USER, "user namespaces: user not found, using default mappings");
+        return Ok(None);
+    }
+    let Some(users) = printed(&[USER]).await.context("error retrieving additional uids for user \"kubelet\"")? else {
+        debug!(executable = TOOL, "user namespaces: executable not found, using default mappings");
+        return Ok(None);
+    };
+    let groups = printed(&["-g", USER]).await.context("error retrieving additional gids for user \"kubelet\"")?;
+    if groups.as_ref() != Some(&users) {
+        bail!("mismatched subuids and subgids for user \"kubelet\"");
+    }
+    parse_subids(&users).map(Some).map_err(anyhow::Error::msg)
+}
+
+/// What the tool prints; `None` where there is no such tool.
+async fn printed(arguments: &[&str]) -> anyhow::Result<Option<String>> {
+    let run = Command::new(TOOL).args(arguments).kill_on_drop(true).output();
+    match tokio::time::timeout(DEADLINE, run).await.context("it does not answer")? {
+        Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Ok(output) => bail!("{}", output.status),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
