@@ -52,6 +52,7 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "Service" => ("", "services", true),
         "ServiceAccount" => ("", "serviceaccounts", true),
         "Event" => ("", "events", true),
+        "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
@@ -168,6 +169,15 @@ impl Bed {
     pub(crate) async fn delete(&self, name: &str, seconds: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
         self.api("Pod").delete(name, &params).await.with_context(|| format!("deleting pod {name}"))?;
+        Ok(())
+    }
+
+    /// Deletes an object of any kind.
+    pub(crate) async fn delete_kind(&self, kind: &str, name: &str) -> Result<()> {
+        self.api(kind)
+            .delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("deleting {kind} {name}"))?;
         Ok(())
     }
 

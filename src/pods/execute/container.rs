@@ -73,6 +73,9 @@ impl PodExecutor {
             let error = ActionError::internal(format!("container {} is not in the pod's spec", start.container));
             return Completion { key, outcome: Err(error), mutated: false };
         };
+        // Files that it is given by subPath stay from before they are looked up until it has them, even if they change
+        // meanwhile: a removed one cannot be mounted.
+        let guard = self.deps.volumes.starting(&self.uid);
         let request = match self.request(&start, &container, &context).await {
             Ok(request) => request,
             Err(error) => {
@@ -81,8 +84,6 @@ impl PodExecutor {
             }
         };
         let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
-        // Files that it is given by subPath stay while it is made, even if they change meanwhile.
-        let guard = self.deps.volumes.starting(&self.uid);
         let outcome = self.create_and_start(&start, request, has_post_start, &context).await;
         drop(guard);
         Completion { key, outcome, mutated: true }

@@ -75,8 +75,7 @@ mod tests {
         check("", Some(true), true, None);
         check("", None, false, Some(runtime));
         check("", Some(false), true, Some(runtime));
-        let kata =
-            "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces";
+        let kata = "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces";
         check("kata", Some(false), true, Some(kata));
         check("kata", None, true, Some(&format!("{kata}: the handler \"kata\" is not known")));
     }

@@ -387,10 +387,7 @@ mod tests {
         };
         check(from("f.env", "A", false), Ok("X=1"));
         check(from("f.env", "B", true), Ok(""));
-        check(
-            from("f.env", "B", false),
-            Err("environment variable key \"B\" not found in file \"/pods/u1/v/f.env\""),
-        );
+        check(from("f.env", "B", false), Err("environment variable key \"B\" not found in file \"/pods/u1/v/f.env\""));
         let empty = "environment variable key \"E\" not found in file \"/pods/u1/v/f.env\"";
         check(from("f.env", "E", false), Err(empty));
         check(from("bad.env", "A", true), Err("couldn't parse env file"));

@@ -6,7 +6,15 @@ use crate::bed::{Bed, shows};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case(more_cpu_than_there_is), case(node_selector_that_does_not_match), case(host_port_that_is_taken)]
+    vec![
+        case(more_cpu_than_there_is),
+        case(node_selector_that_does_not_match),
+        case(host_port_that_is_taken),
+        case(sysctl_that_is_not_allowed),
+        case(sysctl_of_the_host),
+        case(profile_without_apparmor),
+        case(pod_of_another_system),
+    ]
 }
 
 async fn refused(bed: &Bed, name: &str, reason: &str, message: &str) -> Result<()> {
@@ -48,4 +56,37 @@ async fn host_port_that_is_taken(bed: Bed) -> Result<()> {
     refused(&bed, "second", "NodePorts", message).await?;
     bed.until("first", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
     Ok(())
+}
+
+async fn sysctl_that_is_not_allowed(bed: Bed) -> Result<()> {
+    let spec = "{securityContext: {sysctls: [{name: kernel/msgmax, value: '65536'}]}, containers: [{name: main, image: busybox}]}";
+    bed.pod("p", spec).await?;
+    refused(&bed, "p", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted").await
+}
+
+async fn sysctl_of_the_host(bed: Bed) -> Result<()> {
+    let spec = "{hostIPC: true, securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}, containers: [{name: main, image: busybox}]}";
+    bed.pod("p", spec).await?;
+    let message = "forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host IPC enabled";
+    refused(&bed, "p", "SysctlForbidden", message).await
+}
+
+async fn profile_without_apparmor(bed: Bed) -> Result<()> {
+    let spec = "{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: main, image: busybox, command: [sleep, '5']}]}";
+    bed.pod("p", spec).await?;
+    if std::path::Path::new("/sys/module/apparmor/parameters/enabled").exists() {
+        bed.until("p", &["phase=Running"]).await?;
+        return Ok(());
+    }
+    refused(&bed, "p", "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host").await
+}
+
+async fn pod_of_another_system(bed: Bed) -> Result<()> {
+    let spec = "{nodeName: n1, os: {name: windows}, containers: [{name: main, image: busybox}]}";
+    bed.pod("p", spec).await?;
+    refused(&bed, "p", "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS").await?;
+    let label = "{labels: {kubernetes.io/os: windows}}";
+    bed.labelled_pod("q", label, "{nodeName: n1, containers: [{name: main, image: busybox}]}").await?;
+    let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+    refused(&bed, "q", "PodOSSelectorNodeLabelDoesNotMatch", message).await
 }

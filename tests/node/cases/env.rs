@@ -15,6 +15,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case(missing_key_of_a_secret),
         case(services_of_the_namespace),
         case(no_service_links),
+        case(files_of_variables),
+        case(key_that_a_file_does_not_have),
     ]
 }
 
@@ -218,4 +220,48 @@ async fn no_service_links(bed: Bed) -> Result<()> {
     let seen = bed.logs("p", "main").await?;
     ensure!(!seen.contains("WEB_SERVICE"), "the environment names a service:\n{seen}");
     has_line("env", &seen, "KUBERNETES_SERVICE_HOST=10.96.0.1")
+}
+
+/// A pod whose init container writes `/data/env`, and whose container takes `key` of it.
+fn with_file(content: &str, key: &str) -> String {
+    format!(
+        "
+restartPolicy: Never
+volumes: [{{name: data, emptyDir: {{}}}}]
+initContainers:
+- name: writer
+  image: busybox
+  command: [sh, -c, 'printf \"$CONTENT\" > /data/env']
+  env: [{{name: CONTENT, value: \"{content}\"}}]
+  volumeMounts: [{{name: data, mountPath: /data}}]
+containers:
+- name: main
+  image: busybox
+  command: [env]
+  env:
+  - {{name: FROM_FILE, valueFrom: {{fileKeyRef: {{volumeName: data, path: env, key: {key}}}}}}}
+  - {{name: TWICE, value: '$(FROM_FILE) $(FROM_FILE)'}}
+  - {{name: NONE, valueFrom: {{fileKeyRef: {{volumeName: data, path: env, key: OTHER, optional: true}}}}}}
+"
+    )
+}
+
+async fn files_of_variables(bed: Bed) -> Result<()> {
+    bed.pod("p", &with_file("# a note\\\\nA='1 2' # here\\\\nB='x'\\\\n", "A")).await?;
+    bed.until("p", &["phase=Succeeded"]).await?;
+    let seen = bed.logs("p", "main").await?;
+    has_line("env", &seen, "FROM_FILE=1 2")?;
+    has_line("env", &seen, "TWICE=1 2 1 2")?;
+    ensure!(!seen.lines().any(|line| line.starts_with("NONE")), "the optional one is set:\n{seen}");
+    Ok(())
+}
+
+async fn key_that_a_file_does_not_have(bed: Bed) -> Result<()> {
+    let pod = bed.pod("p", &with_file("A='1'\\\\n", "B")).await?;
+    let path = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data/env", text(&pod, "metadata.uid"));
+    let message = format!("environment variable key \"B\" not found in file \"{path}\"");
+    let waiting = format!("c[main].state.waiting.message={message}");
+    bed.until("p", &["c[main].state.waiting.reason=CreateContainerConfigError", &waiting]).await?;
+    bed.event("p", "Failed", &format!("Error: {message}")).await?;
+    Ok(())
 }

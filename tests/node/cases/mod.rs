@@ -6,6 +6,7 @@ mod admission;
 mod disturbed;
 mod ends;
 mod env;
+mod identity;
 mod images;
 mod init;
 mod lifecycle;
@@ -29,6 +30,7 @@ pub(crate) fn together() -> Vec<Case> {
         admission::cases(),
         ends::cases(),
         env::cases(),
+        identity::cases(),
         images::cases(),
         init::cases(),
         lifecycle::cases(),

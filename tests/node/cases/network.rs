@@ -5,7 +5,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::bed::{Bed, has_line, same};
 use crate::look::text;
-use crate::{Case, case};
+use crate::{Case, beyond, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -14,6 +14,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case(resolv_conf_of_the_pod),
         case(hostname_and_subdomain),
         case(long_hostname_is_cut),
+        case(fqdn_as_host_name),
+        case(fqdn_that_is_too_long),
+        case(host_name_override),
+        case(more_name_servers_than_a_resolver_reads),
+        beyond(told_once_of_name_servers_left_out),
         case(hosts_file_with_aliases),
         case(host_network),
         case(host_port),
@@ -82,6 +87,74 @@ async fn long_hostname_is_cut(bed: Bed) -> Result<()> {
     bed.pod(&name, "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [hostname]}]}").await?;
     bed.until(&name, &["phase=Succeeded"]).await?;
     same("the host name", bed.logs(&name, "main").await?, format!("{}\n", "a".repeat(63)))
+}
+
+async fn fqdn_as_host_name(bed: Bed) -> Result<()> {
+    let spec = "
+restartPolicy: Never
+hostname: h
+subdomain: s
+setHostnameAsFQDN: true
+containers: [{name: main, image: busybox, command: [sh, -c, 'uname -n; cat /etc/hosts']}]
+";
+    bed.pod("p", spec).await?;
+    bed.until("p", &["phase=Succeeded"]).await?;
+    let seen = bed.logs("p", "main").await?;
+    let full = format!("h.s.{}.svc.cluster.local", bed.name);
+    has_line("the log", &seen, &full)?;
+    has_line("/etc/hosts", &seen, &format!("10.244.1.*\t{full}\th"))
+}
+
+async fn fqdn_that_is_too_long(bed: Bed) -> Result<()> {
+    let (name, subdomain) = ("n".repeat(40), "s".repeat(30));
+    let spec = format!(
+        "{{hostname: {name}, subdomain: {subdomain}, setHostnameAsFQDN: true, containers: [{{name: main, image: busybox}}]}}"
+    );
+    bed.pod("p", &spec).await?;
+    let full = format!("{name}.{subdomain}.{}.svc.cluster.local", bed.name);
+    let message = format!(
+        "Failed to create pod sandbox: failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too \
+         long (64 characters is the max, {} characters requested)",
+        full.len()
+    );
+    bed.event("p", "FailedCreatePodSandBox", &message).await?;
+    Ok(())
+}
+
+async fn host_name_override(bed: Bed) -> Result<()> {
+    let spec = "
+restartPolicy: Never
+hostnameOverride: other.example
+containers: [{name: main, image: busybox, command: [sh, -c, 'uname -n; cat /etc/hosts']}]
+";
+    bed.pod("p", spec).await?;
+    bed.until("p", &["phase=Succeeded"]).await?;
+    let seen = bed.logs("p", "main").await?;
+    has_line("the log", &seen, "other.example")?;
+    has_line("/etc/hosts", &seen, "10.244.1.*\tother.example")
+}
+
+const LEFT_OUT: &str = "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: \
+                        10.96.0.10 192.0.2.1 192.0.2.2";
+
+async fn more_name_servers_than_a_resolver_reads(bed: Bed) -> Result<()> {
+    let seen = cat(&bed, "/etc/resolv.conf", "dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}").await?;
+    let servers: Vec<_> = seen.lines().filter(|line| line.starts_with("nameserver")).collect();
+    same("the servers", servers, vec!["nameserver 10.96.0.10", "nameserver 192.0.2.1", "nameserver 192.0.2.2"])?;
+    bed.event("p", "DNSConfigForming", LEFT_OUT).await?;
+    Ok(())
+}
+
+async fn told_once_of_name_servers_left_out(bed: Bed) -> Result<()> {
+    let spec = "
+terminationGracePeriodSeconds: 1
+dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}
+containers: [{name: main, image: busybox, command: [sleep, '3']}]
+";
+    bed.pod("p", spec).await?;
+    bed.until("p", &["c[main].restartCount>1"]).await?;
+    let event = bed.event("p", "DNSConfigForming", LEFT_OUT).await?;
+    same("how often it was told", text(&event, "count"), "1".to_owned())
 }
 
 async fn hosts_file_with_aliases(bed: Bed) -> Result<()> {

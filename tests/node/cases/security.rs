@@ -124,7 +124,7 @@ containers:
 }
 
 /// A file of a pod's cgroup on the node, for either version of cgroups.
-fn cgroup(bed: &Bed, below: &str, v1: (&str, &str), v2: &str) -> Result<String> {
+pub(super) fn cgroup(bed: &Bed, below: &str, v1: (&str, &str), v2: &str) -> Result<String> {
     let root = bed.cluster.env("NODE_N1_CGROUP");
     let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let path = if unified {
