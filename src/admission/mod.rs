@@ -6,6 +6,7 @@
 //! have been its rejection is handed back to be told.
 
 mod apparmor;
+mod features;
 mod host_ports;
 mod node_affinity;
 mod os;
@@ -24,6 +25,7 @@ use k8s_openapi::api::core::v1 as api;
 use crate::model::{Pod, pod};
 use crate::resources::Amounts;
 
+pub use features::Features;
 pub use preempt::{PREEMPTING, PREEMPTION_MESSAGE};
 pub use pressure::Pressure;
 pub use sysctls::SysctlAllowlist;
@@ -45,6 +47,8 @@ pub struct AdmitInput<'a> {
     pub sysctls: &'a SysctlAllowlist,
     /// Whether the kernel can enforce AppArmor profiles.
     pub apparmor: bool,
+    /// What the node can do, of what pods may need.
+    pub features: Features<'a>,
     /// The pressure that the node is under, in the order in which it is told.
     pub pressure: &'a [Pressure],
 }
@@ -130,6 +134,7 @@ fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     supplemental_groups::check(input)?;
     let preempt = fit(input)?;
     apparmor::check(input)?;
+    features::check(input)?;
     Ok(Admitted { preempt, overlooked: None })
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
 use super::sysctls::{PatternError, normalize};
-use super::{AdmitInput, Admitted, NodeView, Pressure, Rejection, SysctlAllowlist, admit};
+use super::{AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit};
 use crate::model::Pod;
 use crate::resources::list::amounts;
 
@@ -22,6 +22,7 @@ struct World {
     adopted: bool,
     apparmor: bool,
     strict_groups: bool,
+    features: Features<'static>,
     pressure: Vec<Pressure>,
     unsafe_sysctls: Vec<String>,
 }
@@ -36,6 +37,7 @@ impl Default for World {
             adopted: false,
             apparmor: true,
             strict_groups: true,
+            features: Features { pod_level_resources: true, declared: Some(&[]) },
             pressure: Vec::new(),
             unsafe_sysctls: Vec::new(),
         }
@@ -59,6 +61,7 @@ impl World {
             adopted: self.adopted,
             sysctls: &sysctls,
             apparmor: self.apparmor,
+            features: self.features,
             pressure: &self.pressure,
         })
     }
@@ -448,4 +451,30 @@ fn critical_pods_are_sent_away_for_other_reasons() {
         &pod,
         Some(("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name")),
     );
+}
+
+#[test]
+fn refuses_what_the_node_does_not_declare() {
+    let pod = |spec: Value| serde_json::from_value::<Pod>(json!({"spec": spec})).expect("a pod");
+    let refused = |world: &World, spec: Value| {
+        let rejection = world.admit(&pod(spec)).expect_err("refused");
+        (rejection.reason, rejection.message)
+    };
+    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+    let restarting = json!({
+        "hostNetwork": true, "hostUsers": false, "containers": [{"name": "c", "restartPolicyRules": [rule]}],
+    });
+    let world = World::default();
+    let message = "Pod requires node features that are not available: RestartAllContainersOnContainerExits, \
+                   UserNamespacesHostNetworkSupport";
+    assert_eq!(refused(&world, restarting.clone()), ("PodFeatureUnsupported".into(), message.into()));
+    let declared: &[&str] = &["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+    let able = World { features: Features { declared: Some(declared), ..world.features }, ..World::default() };
+    able.admit(&pod(restarting.clone())).expect("taken");
+    let old = World { features: Features { pod_level_resources: false, declared: None }, ..World::default() };
+    old.admit(&pod(restarting)).expect("nothing is declared: nothing is asked");
+    let whole = json!({"resources": {"limits": {"cpu": "1"}}, "containers": []});
+    let message = "PodLevelResources feature gate is disabled".to_owned();
+    assert_eq!(refused(&old, whole.clone()), ("PodLevelResourcesNotSupported".into(), message));
+    world.admit(&pod(whole)).expect("taken");
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use tonic::{Code, Status};
 
+use crate::linux::fs::go_text;
+
 /// A CRI call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CriError {
@@ -147,14 +149,6 @@ fn dial_failure(status: &Status) -> Option<String> {
         next = error.source();
     }
     None
-}
-
-/// An I/O error as Go prints it: no number, no capital.
-fn go_text(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

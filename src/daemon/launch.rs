@@ -15,6 +15,7 @@ use super::{ApiParts, Core, RuntimeParts};
 use crate::admission::{self, AdmitInput, SysctlAllowlist};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
+use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::dispatch::{Launch, Preempt, Rejected};
@@ -53,6 +54,7 @@ pub(super) struct Launcher {
     node_name: String,
     sysctls: SysctlAllowlist,
     apparmor: bool,
+    features: admission::Features<'static>,
     network_not_ready: watch::Receiver<Option<String>>,
     max_backoff: Duration,
     clock: Clock,
@@ -104,7 +106,7 @@ impl Launcher {
             exec: Arc::new(core.runtime.clone()),
             permits: super::permits(),
             allocatable,
-            metrics: Metrics { started_container: core.observers.started_container() },
+            metrics: Metrics { count: core.observers.starts() },
             settings: Settings {
                 node_name: settings.node_name.clone(),
                 paths: settings.paths(),
@@ -123,6 +125,11 @@ impl Launcher {
             node_name: settings.node_name.clone(),
             sysctls,
             apparmor: std::path::Path::new("/sys/kernel/security/apparmor").exists(),
+            features: admission::Features {
+                pod_level_resources: core.loaded.gates.enabled(Gate::POD_LEVEL_RESOURCES),
+                // None of those that pods can ask for is done yet, and the node's status declares none.
+                declared: core.loaded.gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(&[]),
+            },
             network_not_ready: parts.network_not_ready,
             max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
             clock: core.clock,
@@ -214,6 +221,7 @@ impl Launch for Launcher {
             adopted: !self.observed(&pod::uid(pod)).is_empty(),
             sysctls: &self.sysctls,
             apparmor: self.apparmor,
+            features: self.features,
             pressure: &[],
         };
         match admission::admit(&input) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{ContainerKind, Pod, pod};
+use crate::pods::execute::Count;
 use crate::probes::{Counted, ProbeKind, ProbeObserver};
 use crate::telemetry::metrics::{Counter, DEFAULT_BUCKETS, Family, Histogram, Registry};
 use crate::{cri, images, pleg};
@@ -20,7 +21,10 @@ pub(super) struct Observers {
     discarded: Counter,
     stream_up: Counter,
     stream_lost: Counter,
+    started_pods: [Counter; 2],
+    started_pod_errors: [Counter; 2],
     started_containers: Family<Counter>,
+    started_container_errors: Family<Counter>,
     image_pulls: Family<Histogram>,
     ensured_images: Family<Counter>,
     probes: Arc<ProbeMetrics>,
@@ -72,6 +76,13 @@ impl Observers {
             stream_lost: registry.counter(
                 "kubelet_evented_pleg_connection_error_count",
                 "[ALPHA] The number of errors encountered during the establishment of streaming connection with the CRI runtime.",
+            ),
+            started_pods: started_pods(registry),
+            started_pod_errors: started_pod_errors(registry),
+            started_container_errors: registry.counters(
+                "kubelet_started_containers_errors_total",
+                "[ALPHA] Cumulative number of errors when starting containers",
+                &["container_type", "code"],
             ),
             started_containers: registry.counters(
                 "kubelet_started_containers_total",
@@ -141,16 +152,28 @@ impl Observers {
         })
     }
 
-    /// For containers that have started.
-    pub(super) fn started_container(&self) -> Arc<dyn Fn(ContainerKind) + Send + Sync> {
-        let family = self.started_containers.clone();
-        Arc::new(move |kind| {
-            let label = match kind {
-                ContainerKind::Init | ContainerKind::Sidecar => "init_container",
-                ContainerKind::Main => "container",
-                ContainerKind::Ephemeral => "ephemeral_container",
-            };
-            family.with(&[label]).inc();
+    /// For starts of pods and containers.
+    pub(super) fn starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
+        let this = self.clone();
+        let label = |kind| match kind {
+            ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+            ContainerKind::Main => "container",
+            ContainerKind::Ephemeral => "ephemeral_container",
+        };
+        // All pods first, then those with users of their own.
+        let add = |[all, own]: &[Counter; 2], own_users| {
+            all.inc();
+            if own_users {
+                own.inc();
+            }
+        };
+        Arc::new(move |count| match count {
+            Count::Pod { own_users } => add(&this.started_pods, own_users),
+            Count::PodFailed { own_users } => add(&this.started_pod_errors, own_users),
+            Count::Container(kind) => this.started_containers.with(&[label(kind)]).inc(),
+            Count::ContainerFailed { kind, reason } => {
+                this.started_container_errors.with(&[label(kind), reason]).inc();
+            }
         })
     }
 
@@ -163,6 +186,28 @@ impl Observers {
     pub(super) fn probe_registry(&self) -> Registry {
         self.probe_registry.clone()
     }
+}
+
+/// Sandboxes that were begun: all, and those of pods with users of their own.
+fn started_pods(registry: &Registry) -> [Counter; 2] {
+    [
+        registry.counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started"),
+        registry.counter(
+            "kubelet_started_user_namespaced_pods_total",
+            "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
+        ),
+    ]
+}
+
+/// Those of them that failed.
+fn started_pod_errors(registry: &Registry) -> [Counter; 2] {
+    [
+        registry.counter("kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods"),
+        registry.counter(
+            "kubelet_started_user_namespaced_pods_errors_total",
+            "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.",
+        ),
+    ]
 }
 
 /// Upstream's buckets of runtime operations, in seconds.

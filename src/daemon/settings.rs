@@ -348,6 +348,10 @@ impl NodeSettings {
             cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
             cgroup_v2: unified,
             swap_controller: super::process::has_swap_controller(unified),
+            limited_swap: (config.memory_swap.swap_behavior == "LimitedSwap").then(|| spec::Swap {
+                memory: i64::try_from(self.machine.memory).unwrap_or(i64::MAX),
+                swap: i64::try_from(self.machine.swap).unwrap_or(i64::MAX),
+            }),
             single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!unified),
             huge_page_sizes: huge_page_sizes(),
             extra_masked_paths: thermal_throttle_paths(),

@@ -74,6 +74,8 @@ pub struct EnsureImage {
     pub container: String,
     /// Its image as the spec has it.
     pub image: String,
+    /// Whether it is the image of a volume that the container mounts: pulling it is then told of the pod.
+    pub of_volume: bool,
     /// Its policy.
     pub policy: PullPolicy,
     /// The pod's pull secrets, fetched.
@@ -205,7 +207,7 @@ impl Handle {
     pub async fn ensure(&self, request: EnsureImage) -> Result<Present, ImageError> {
         let outcome = Box::pin(self.inner.ensure(&request)).await;
         if let Err(error) = &outcome {
-            request.tell(&self.inner, EventType::Warning, event::FAILED, format!("Error: {}", error.reason));
+            request.tell_of_container(&self.inner, format!("Error: {}", error.reason));
         }
         outcome
     }
@@ -252,7 +254,16 @@ impl Handle {
 impl EnsureImage {
     fn tell(&self, inner: &Inner, event_type: EventType, reason: &str, message: String) {
         if !self.silent {
-            inner.recorder.pod(&self.pod, Some((self.kind, &self.container)), event_type, reason, message);
+            let container = (!self.of_volume).then_some((self.kind, self.container.as_str()));
+            inner.recorder.pod(&self.pod, container, event_type, reason, message);
+        }
+    }
+
+    /// The container cannot start: that is told of it, whatever the image is for.
+    fn tell_of_container(&self, inner: &Inner, message: String) {
+        if !self.silent {
+            let container = Some((self.kind, self.container.as_str()));
+            inner.recorder.pod(&self.pod, container, EventType::Warning, event::FAILED, message);
         }
     }
 

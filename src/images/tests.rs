@@ -53,6 +53,7 @@ fn request(pod: &str, image: &str, policy: PullPolicy) -> EnsureImage {
         container: "web".to_owned(),
         image: image.to_owned(),
         policy,
+        of_volume: false,
         secrets: Vec::new(),
         silent: false,
         runtime_handler: String::new(),
@@ -261,4 +262,17 @@ async fn the_rate_of_pulls_is_limited() {
     node.fake.add_to_registry("nginx:1", 1);
     node.images.ensure(request("a", "nginx:1", PullPolicy::Always)).await.expect("pulled");
     failed(node.images.ensure(request("b", "nginx:1", PullPolicy::Always)).await, "ErrImagePull", "pull QPS exceeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_image_of_a_volume_is_told_of_the_pod() {
+    let mut node = start(FREE);
+    let request = EnsureImage { of_volume: true, ..request("a", "tools:1", PullPolicy::Never) };
+    node.images.ensure(request).await.expect_err("it is not there");
+    let mut told = Vec::new();
+    while let Ok(event) = node.events.try_recv() {
+        told.push(format!("{} {}", event.object.field_path, event.message));
+    }
+    let never = " Container image \"tools:1\" is not present with pull policy of Never";
+    assert_eq!(told, [never, "spec.containers{web} Error: ErrImageNeverPull"]);
 }

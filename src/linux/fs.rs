@@ -102,6 +102,14 @@ pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// An I/O error as Go prints it: no number, no capital.
+pub fn go_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+}
+
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path

@@ -168,14 +168,12 @@ impl UserNamespaces {
             return Ok(range);
         }
         let failed = |problem: String| format!("create user namespace: {problem}");
-        let range = match self.take(uid) {
-            Some(range) => range,
-            None => {
-                self.forget_the_gone();
-                let none = "could not find an empty slot to allocate a user namespace";
-                self.take(uid).ok_or_else(|| failed(none.to_owned()))?
-            }
-        };
+        let taken = self.take(uid).or_else(|| {
+            self.forget_the_gone();
+            self.take(uid)
+        });
+        let none = "could not find an empty slot to allocate a user namespace";
+        let range = taken.ok_or_else(|| failed(none.to_owned()))?;
         let text = serde_json::to_string(&Mappings::of(range)).expect("numbers are JSON");
         // A reboot must not give the ids of files that the pod's volumes keep to another pod.
         if let Err(error) = write_atomic_with(&self.file(uid), text, WriteOptions::mode(0o600).synced()) {

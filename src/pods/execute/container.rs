@@ -14,10 +14,10 @@ use tracing::{debug, warn};
 use super::super::plan::types::{HookState, Key};
 use super::super::{hooks, spec};
 use super::report::PodExecutor;
-use super::{ActionError, Completion, Context, Outcome};
+use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::apiserver::objects::ObjectError;
 use crate::cri::v1;
-use crate::linux::fs::{WriteOptions, fill};
+use crate::linux::fs::{WriteOptions, fill, go_text};
 use crate::model::reason::{container as reason, event};
 use crate::model::{ContainerId, ContainerKind, EventType, SandboxId, pod};
 
@@ -76,16 +76,22 @@ impl PodExecutor {
         // Files that it is given by subPath stay from before they are looked up until it has them, even if they change
         // meanwhile: a removed one cannot be mounted.
         let guard = self.deps.volumes.starting(&self.uid);
+        let kind = start.kind;
+        self.deps.metrics.count(Count::Container(kind));
         let request = match self.request(&start, &container, &context).await {
             Ok(request) => request,
             Err(error) => {
                 self.start_failed(&context, &start.container, &error.message);
+                self.deps.metrics.count(Count::ContainerFailed { kind, reason: &error.reason });
                 return Completion { key, outcome: Err(error), mutated: false };
             }
         };
         let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
         let outcome = self.create_and_start(&start, request, has_post_start, &context).await;
         drop(guard);
+        if let Err(error) = &outcome {
+            self.deps.metrics.count(Count::ContainerFailed { kind, reason: &error.reason });
+        }
         Completion { key, outcome, mutated: true }
     }
 
@@ -133,7 +139,6 @@ impl PodExecutor {
             event::STARTED,
             "Container started".into(),
         );
-        self.deps.metrics.started(start.kind);
         self.link_log(context, &start.container, &id, &Path::new(&log_directory).join(log_path));
         Ok(Outcome::Started { id, has_post_start })
     }
@@ -190,7 +195,6 @@ impl PodExecutor {
             termination_log: termination_log.as_deref(),
             pid_target: pid_target.as_ref(),
             oom_score_adj: self.oom_score_adj(&context.pod, container),
-            swap: None,
             extra_groups: &[],
             user_ids,
             recursive_read_only: self.recursive_read_only(&context.pod),
@@ -208,7 +212,12 @@ impl PodExecutor {
         crate::linux::fs::ensure_dir(&log_directory, 0o755).map_err(|error| {
             ActionError::new(
                 reason::CREATE_CONTAINER_CONFIG_ERROR,
-                format!("create container log directory for container {} failed: {error}", container.name),
+                format!(
+                    "create container log directory for container {} failed: mkdir {}: {}",
+                    container.name,
+                    log_directory.display(),
+                    go_text(&error)
+                ),
             )
         })?;
         Ok(v1::CreateContainerRequest {
@@ -281,8 +290,8 @@ impl PodExecutor {
         }
         let failed = |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let text = if pod::is_host_network(&context.pod) {
-            let node =
-                std::fs::read_to_string("/etc/hosts").map_err(|error| failed(format!("open /etc/hosts: {error}")))?;
+            let node = std::fs::read_to_string("/etc/hosts")
+                .map_err(|error| failed(format!("open /etc/hosts: {}", go_text(&error))))?;
             spec::node_hosts_file(&context.pod, &node)
         } else {
             let name = spec::hostname(&context.pod, &self.deps.settings.spec.dns.cluster_domain)
@@ -290,7 +299,8 @@ impl PodExecutor {
             spec::hosts_file(&context.pod, &name, pod_ips)
         };
         let path = self.pod_dir().join("etc-hosts");
-        write_in_place(&path, &text).map_err(|error| failed(format!("write {}: {error}", path.display())))?;
+        write_in_place(&path, &text)
+            .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
         Ok(Some(path.to_string_lossy().into_owned()))
     }
 

@@ -29,6 +29,7 @@ impl PodExecutor {
             container: container.clone(),
             policy: images::PullPolicy::of(spec.image_pull_policy.as_deref(), &image),
             image,
+            of_volume: false,
             secrets,
             silent,
             runtime_handler: String::new(),

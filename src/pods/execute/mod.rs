@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
 pub use self::permits::SandboxPermits;
-pub use self::report::{Deps, Metrics, PodExecutor, Settings};
+pub use self::report::{Count, Deps, Metrics, PodExecutor, Settings};
 use super::plan::types::{Action, HookState, ImageState, Inputs, Key, KillReason, Notice};
 use crate::model::{Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, SandboxId, Waiting};
 use crate::status::Acked;

@@ -67,6 +67,7 @@ impl PodExecutor {
             container: container.name.clone(),
             policy: images::PullPolicy::of(volume.pull_policy.as_deref(), &image),
             image: image.clone(),
+            of_volume: true,
             secrets: self.pull_secrets(context, true).await,
             silent: false,
             runtime_handler: String::new(),

@@ -98,11 +98,35 @@ pub struct Settings {
     pub spec: spec::Settings,
 }
 
+/// What is counted of the starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Count<'a> {
+    /// A sandbox is made.
+    Pod {
+        /// Whether its pod has users of its own.
+        own_users: bool,
+    },
+    /// A sandbox could not be made.
+    PodFailed {
+        /// Whether its pod has users of its own.
+        own_users: bool,
+    },
+    /// A container is made.
+    Container(ContainerKind),
+    /// A container could not be made or started.
+    ContainerFailed {
+        /// Which.
+        kind: ContainerKind,
+        /// Its waiting reason.
+        reason: &'a str,
+    },
+}
+
 /// Counters of what pods do.
 #[derive(Clone)]
 pub struct Metrics {
-    /// Told of each started container.
-    pub started_container: Arc<dyn Fn(ContainerKind) + Send + Sync>,
+    /// Told of each start.
+    pub count: Arc<dyn Fn(Count<'_>) + Send + Sync>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -112,8 +136,8 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn started(&self, kind: ContainerKind) {
-        (self.started_container)(kind);
+    pub(super) fn count(&self, count: Count<'_>) {
+        (self.count)(count);
     }
 }
 

@@ -8,8 +8,9 @@ use tracing::{debug, info, warn};
 use super::super::plan::types::Key;
 use super::super::spec;
 use super::report::PodExecutor;
-use super::{ActionError, Completion, Context, Outcome};
+use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::cri::{CriError, v1};
+use crate::linux::fs::go_text;
 use crate::model::reason::event;
 use crate::model::{EventType, SandboxId, pod};
 
@@ -22,6 +23,8 @@ const RESERVED_EVERY: Duration = Duration::from_millis(500);
 impl PodExecutor {
     /// Makes a sandbox.
     pub(super) async fn create_sandbox(&self, key: Key, attempt: u32, context: Context) -> Completion {
+        let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+        self.deps.metrics.count(Count::Pod { own_users });
         let prepared = self.user_ids(&context.pod).await.and_then(|user_ids| {
             let request = self.sandbox_request(&context, attempt, user_ids)?;
             Ok((request, self.runtime_handler(&context.pod)?))
@@ -35,7 +38,7 @@ impl PodExecutor {
         };
         self.warn_once(&context, warnings);
         if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
-            let message = format!("create log directory {}: {error}", config.log_directory);
+            let message = format!("mkdir {}: {}", config.log_directory, go_text(&error));
             self.sandbox_failed(&context, &message);
             return Completion { key, outcome: Err(ActionError::new("CreatePodSandbox", message)), mutated: false };
         }
@@ -142,8 +145,8 @@ impl PodExecutor {
             return Ok(spec::ResolvConf::default());
         }
         let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
-        let text =
-            std::fs::read_to_string(path).map_err(|error| failed(format!("open {}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
         spec::ResolvConf::parse(&text).map_err(failed)
     }
 
@@ -155,6 +158,8 @@ impl PodExecutor {
             event::FAILED_CREATE_POD_SANDBOX,
             format!("Failed to create pod sandbox: {message}"),
         );
+        let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+        self.deps.metrics.count(Count::PodFailed { own_users });
     }
 
     /// Stops a sandbox: whatever is left in it is killed, its network is torn down.

@@ -51,8 +51,6 @@ pub struct ContainerInput<'a> {
     pub pid_target: Option<&'a ContainerId>,
     /// From `resources::oom`.
     pub oom_score_adj: i64,
-    /// How much swap it may use in bytes; `None`: none.
-    pub swap: Option<i64>,
     /// Groups that come with the pod's volumes.
     pub extra_groups: &'a [i64],
     /// The ids of the pod's user namespace; `None` where it shares the node's.
@@ -66,9 +64,10 @@ pub struct ContainerInput<'a> {
 /// Makes the request for a container.
 pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, SpecError> {
     let (pod, container) = (input.pod, input.container);
+    refuse_devices(container)?;
     let mounts = mounts(input)?;
     let security = container_security(input)?;
-    let resources = linux_resources(pod, container, input.oom_score_adj, input.swap, input.settings)?;
+    let resources = linux_resources(pod, container, input.oom_score_adj, input.settings)?;
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
         image: Some(ImageSpec {
@@ -95,6 +94,16 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         stop_signal: if input.settings.stop_signals { stop_signal(container) } else { 0 },
         ..ContainerConfig::default()
     })
+}
+
+/// No volume of this kubelet is a block device yet.
+fn refuse_devices(container: &api::Container) -> Result<(), SpecError> {
+    let Some(device) = container.volume_devices.iter().flatten().next() else { return Ok(()) };
+    let api::VolumeDevice { name, device_path } = device;
+    if !device_path.starts_with('/') {
+        return Err(SpecError::container(format!("error DevicePath `{device_path}` must be an absolute path")));
+    }
+    Err(SpecError::container(format!("cannot find volume {name:?} to pass into container {:?}", container.name)))
 }
 
 /// `lifecycle.stopSignal` as the runtime numbers it; the image's own when it is not given.
@@ -163,7 +172,6 @@ mod tests {
                 termination_log: Some("/pods/u1/containers/c/0a"),
                 pid_target: self.target.as_ref(),
                 oom_score_adj: 2,
-                swap: None,
                 extra_groups: &[5],
                 user_ids: self.user_ids,
                 recursive_read_only: true,
@@ -290,6 +298,12 @@ mod tests {
             refusal(json!({"name": "nope", "mountPath": "/x"})),
             "cannot find volume \"nope\" to mount into container \"c\""
         );
+        let device = |path: &str| {
+            let devices = json!({"volumeDevices": [{"name": "raw", "devicePath": path}]});
+            world(json!({}), devices).make().expect_err("refused")
+        };
+        assert_eq!(device("/dev/x"), "cannot find volume \"raw\" to pass into container \"c\"");
+        assert_eq!(device("x"), "error DevicePath `x` must be an absolute path");
         assert_eq!(
             refusal(json!({"name": "data", "mountPath": "/x", "subPath": "a"})),
             "failed to prepare subPath for volumeMount \"data\" of container \"c\""

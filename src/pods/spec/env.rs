@@ -220,10 +220,9 @@ fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<O
         let message = format!("cannot find the volume {volume:?} referenced by FileKeyRef");
         return Err(SpecError::container(message));
     };
-    let value = match content.as_ref().map(|content| env_file::value(content, &reference.key)) {
-        Ok(Ok(value)) => value,
-        // What is wrong with it is for the log: it may be a secret's file.
-        Ok(Err(_)) | Err(_) => return Err(SpecError::container("couldn't parse env file")),
+    let Ok(Ok(value)) = content.as_ref().map(|content| env_file::value(content, &reference.key)) else {
+        // What is wrong with it is not told: it may be a file of secrets.
+        return Err(SpecError::container("couldn't parse env file"));
     };
     match value {
         Some(value) if !value.is_empty() => Ok(Some(value)),

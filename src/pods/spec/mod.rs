@@ -59,6 +59,8 @@ pub struct Settings {
     pub cgroup_v2: bool,
     /// Whether the kernel has the swap controller.
     pub swap_controller: bool,
+    /// `memorySwap.swapBehavior: LimitedSwap`: what containers may share in; `None`: no swap for them.
+    pub limited_swap: Option<Swap>,
     /// `singleProcessOOMKill`: when unset on cgroup v2, all of a container's processes are killed together.
     pub single_process_oom_kill: bool,
     /// The kernel's huge page sizes as the runtime names them: `2MB`, `1GB`.
@@ -83,6 +85,7 @@ impl Default for Settings {
             cpu_cfs_quota_period: Duration::from_millis(100),
             cgroup_v2: true,
             swap_controller: false,
+            limited_swap: None,
             single_process_oom_kill: false,
             huge_page_sizes: Vec::new(),
             extra_masked_paths: Vec::new(),
@@ -90,6 +93,15 @@ impl Default for Settings {
             stop_signals: false,
         }
     }
+}
+
+/// What the machine has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// Its memory.
+    pub memory: i64,
+    /// Its swap.
+    pub swap: i64,
 }
 
 /// Ids of the node that are the ids from 0 on in a pod with a user namespace of its own.

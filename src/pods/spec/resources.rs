@@ -6,11 +6,12 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
-use crate::model::Pod;
 use crate::model::quantity::Amount;
+use crate::model::{Pod, pod};
 use crate::resources::list::{self, Column};
+use crate::resources::qos::{self, QosClass};
 
-use super::{Settings, SpecError};
+use super::{Settings, SpecError, Swap};
 
 /// Fewest and most CPU shares of a cgroup.
 const SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
@@ -62,13 +63,10 @@ pub(super) fn overhead(pod: &Pod, settings: &Settings) -> Result<LinuxContainerR
 }
 
 /// The resources of a container: for its creation and for a later update.
-///
-/// `swap` is how much swap it may use in bytes; `None` for none (`NoSwap`).
 pub fn linux_resources(
     pod: &Pod,
     container: &api::Container,
     oom_score_adj: i64,
-    swap: Option<i64>,
     settings: &Settings,
 ) -> Result<LinuxContainerResources, SpecError> {
     let own = container.resources.as_ref();
@@ -89,13 +87,34 @@ pub fn linux_resources(
     resources.hugepage_limits = huge_pages(pod_limits, limits, settings)?;
     if settings.swap_controller {
         if settings.cgroup_v2 {
-            resources.unified.insert("memory.swap.max".to_owned(), swap.unwrap_or(0).to_string());
+            let swap = swap_share(pod, container, settings)?;
+            resources.unified.insert("memory.swap.max".to_owned(), swap.to_string());
         } else {
             // Memory and swap together: no more than memory alone. Swap on cgroup v1 is not supported otherwise.
             resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
         }
     }
     Ok(resources)
+}
+
+/// How much swap a container may use, in bytes: with `LimitedSwap` its request's share of the machine's memory, for
+/// containers that may use more than they request, in pods that are not critical.
+fn swap_share(pod: &Pod, container: &api::Container, settings: &Settings) -> Result<i64, SpecError> {
+    let Some(Swap { memory, swap }) = settings.limited_swap else { return Ok(0) };
+    let own = container.resources.as_ref();
+    let request = amount(own.and_then(|own| own.requests.as_ref()), "memory")?;
+    let limit = amount(own.and_then(|own| own.limits.as_ref()), "memory")?;
+    // Equal covers those that ask for nothing.
+    if pod::is_critical(pod) || qos::of(pod) != QosClass::Burstable || request == limit {
+        return Ok(0);
+    }
+    if memory <= 0 || request.units() > memory {
+        return Ok(0);
+    }
+    // In floating point, as upstream: the kernel rounds to pages anyway.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a share of less than 2^53 bytes")]
+    let share = (request.units() as f64 / memory as f64 * swap as f64) as i64;
+    Ok(share)
 }
 
 fn base(
@@ -177,7 +196,7 @@ mod tests {
     fn made(resources: serde_json::Value, settings: &Settings) -> LinuxContainerResources {
         let pod = testing::pod(json!({"containers": [{"name": "c", "resources": resources}]}));
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        linux_resources(&pod, container, 999, None, settings).expect("resources")
+        linux_resources(&pod, container, 999, settings).expect("resources")
     }
 
     #[track_caller]
@@ -208,7 +227,7 @@ mod tests {
             json!({"containers": [{"name": "c"}], "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}),
         );
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        let found = linux_resources(&pod, container, 0, None, &Settings::default()).expect("resources");
+        let found = linux_resources(&pod, container, 0, &Settings::default()).expect("resources");
         assert_eq!((found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares), (100_000, 1 << 30, 1024));
     }
 
@@ -223,6 +242,21 @@ mod tests {
         let totals = PodTotals::of(&testing::pod(json!({"containers": containers, "resources": own})));
         assert_eq!((totals.cpu_limit.units(), totals.memory_limit.units()), (8, 2 << 20));
         assert_eq!(PodTotals::of(&testing::pod(json!({"containers": []}))), PodTotals::default());
+    }
+
+    #[test]
+    fn shares_swap_out_to_those_that_may_use_more_than_they_request() {
+        let swap = Some(Swap { memory: 8 << 30, swap: 4 << 30 });
+        let settings = Settings { swap_controller: true, limited_swap: swap, ..Settings::default() };
+        let check = |resources, expected: &str| {
+            assert_eq!(made(resources, &settings).unified.get("memory.swap.max").map(String::as_str), Some(expected));
+        };
+        check(json!({"requests": {"memory": "1Gi"}}), "536870912");
+        check(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}), "536870912");
+        check(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "1Gi"}}), "0");
+        check(json!({"requests": {"cpu": "1"}}), "0");
+        check(json!({}), "0");
+        check(json!({"requests": {"memory": "9Gi"}}), "0");
     }
 
     #[test]
