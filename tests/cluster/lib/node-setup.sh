@@ -35,5 +35,8 @@ echo "$node" >/etc/hostname
 cp "$data/machine-id" /etc/machine-id
 cat /proc/sys/kernel/random/uuid >/run/boot_id
 mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
+# A user namespace may mount a /proc only where one is whole already, and the node's own is not any more.
+mkdir -p /run/proc
+mount -t proc -o nosuid,nodev,noexec proc /run/proc
 
 mount --make-rshared /
