@@ -156,7 +156,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("iptablesDropBit", Other, Never),
     ("featureGates", Other, Yes),
     ("failSwapOn", Other, Yes),
-    ("memorySwap", Cgroups, No),
+    ("memorySwap", Cgroups, Yes),
     ("containerLogMaxSize", Other, No),
     ("containerLogMaxFiles", Other, No),
     ("containerLogMaxWorkers", Other, No),
@@ -193,7 +193,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("containerRuntimeEndpoint", Other, Yes),
     ("imageServiceEndpoint", Other, Yes),
     ("failCgroupV1", Cgroups, Yes),
-    ("userNamespaces", Other, No),
+    ("userNamespaces", Other, Yes),
 ];
 
 /// Every flag that is no field, apart from the leftovers of cAdvisor.

@@ -9,7 +9,12 @@ use crate::look::text;
 use crate::{Case, case, slow};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![slow(written_changed_removed), slow(deleted_mirror_comes_back), case(bad_file_does_no_harm)]
+    vec![
+        slow(written_changed_removed),
+        slow(deleted_mirror_comes_back),
+        case(objects_of_the_api_are_not_for_static_pods),
+        case(bad_file_does_no_harm),
+    ]
 }
 
 /// A manifest on the node, removed when the case ends.
@@ -108,6 +113,23 @@ async fn deleted_mirror_comes_back(bed: Bed) -> Result<()> {
     .await?;
     drop(manifest);
     bed.until_gone("Pod", "fixed-n1").await
+}
+
+async fn objects_of_the_api_are_not_for_static_pods(bed: Bed) -> Result<()> {
+    let path = bed.cluster.on_node(&format!("/etc/kubernetes/manifests/{}-refers.yaml", bed.name));
+    let manifest = Manifest(path);
+    let text = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: refers, namespace: {}}}, spec: {{volumes: [{{name: map, configMap: {{name: kube-root-ca.crt}}}}], containers: [{{name: main, image: busybox}}]}}}}",
+        bed.name
+    );
+    std::fs::write(&manifest.0, text)?;
+    let end = tokio::time::Instant::now() + bed.patience;
+    while !bed.cluster.kubelet_log("static pods may not reference configmaps", 1).contains("refers.yaml") {
+        anyhow::ensure!(tokio::time::Instant::now() < end, "the kubelet's log does not say why the pod is refused");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    anyhow::ensure!(bed.get("Pod", "refers-n1").await.is_err(), "it has a mirror");
+    Ok(())
 }
 
 async fn bad_file_does_no_harm(bed: Bed) -> Result<()> {

@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(host_path_of_the_wrong_kind),
         case(unsupported_kind_is_named),
         case(sub_paths),
+        case(sub_paths_while_the_config_map_changes),
         case(read_only_mounts),
     ]
 }
@@ -305,6 +306,41 @@ containers:
   - {name: data, mountPath: /whole}
 ";
     same("the log", run(&bed, spec).await?.as_str(), "deep\nfirst\na\nof-p\n")
+}
+
+async fn sub_paths_while_the_config_map_changes(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: '0'}}").await?;
+    let spec = "
+terminationGracePeriodSeconds: 1
+restartPolicy: Never
+volumes: [{name: settings, configMap: {name: settings}}]
+containers:
+- {name: a, image: busybox, command: [cat, /one], volumeMounts: [{name: settings, mountPath: /one, subPath: one}]}
+- {name: b, image: busybox, command: [cat, /one], volumeMounts: [{name: settings, mountPath: /one, subPath: one}]}
+- {name: c, image: busybox, command: [cat, /one], volumeMounts: [{name: settings, mountPath: /one, subPath: one}]}
+";
+    let editing = async {
+        let mut edits = 0_u32;
+        loop {
+            edits += 1;
+            bed.patch("ConfigMap", "settings", serde_json::json!({"data": {"one": edits.to_string()}})).await?;
+        }
+    };
+    let starting = async {
+        for name in ["p0", "p1", "p2", "p3", "p4", "p5"] {
+            bed.pod(name, spec).await?;
+        }
+        for name in ["p0", "p1", "p2", "p3", "p4", "p5"] {
+            bed.until(name, &["phase=Succeeded"]).await?;
+            let failed = bed.events(name).await?.into_iter().find(|(reason, _)| reason == "Failed");
+            anyhow::ensure!(failed.is_none(), "{name}: {failed:?}");
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        edited = editing => edited,
+        started = starting => started,
+    }
 }
 
 async fn read_only_mounts(bed: Bed) -> Result<()> {
