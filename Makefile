@@ -1,7 +1,7 @@
 # Short names for what people do here. Each target is one command that can be run by hand.
 CLUSTER := tests/cluster/cluster
 
-.PHONY: build test unit node demo demo-down bench up down
+.PHONY: build test unit node conformance demo demo-down bench up down
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -14,6 +14,10 @@ unit: ## what needs neither root nor a cluster
 
 node: ## only the cases on real parts (root); FOCUS=text picks some
 	tests/run node
+
+conformance: ## upstream's e2e_node suite, compared with its verdict about upstream's kubelet; KUBELET=upstream FOCUS= PROCS= PASS=
+	$(if $(filter upstream,$(KUBELET)),,cargo build --release)
+	KUBELET='$(KUBELET)' FOCUS='$(FOCUS)' PROCS='$(PROCS)' PASS='$(PASS)' tests/conformance/run
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo
