@@ -7,6 +7,7 @@ pub mod event;
 pub mod expansion;
 pub mod ids;
 pub mod lifecycle;
+pub mod node_selector;
 pub mod observed;
 pub mod pod;
 pub mod quantity;
