@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use crate::linux::timer::WallClockTimer;
 use crate::model::{Mono, Now};
 
 /// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are exact.
@@ -46,5 +47,29 @@ impl Clock {
     /// Sleeps until `moment`. Cancel-safe.
     pub async fn sleep_until(&self, moment: Mono) {
         tokio::time::sleep_until(self.instant(moment)).await;
+    }
+}
+
+/// Tells when the wall clock is set (by NTP, by somebody, after a sleep): what was planned by it is then to be looked at.
+#[derive(Debug)]
+pub struct Jumps(Option<WallClockTimer>);
+
+impl Jumps {
+    /// Watches from now on. On a kernel that cannot tell nothing is ever told.
+    pub fn watch() -> Self {
+        let timer = WallClockTimer::new();
+        if let Err(error) = &timer {
+            tracing::warn!(%error, "Changes of the wall clock cannot be watched");
+        }
+        Self(timer.ok())
+    }
+
+    /// Waits for the next time. Cancel-safe.
+    pub async fn next(&mut self) {
+        let Some(timer) = &self.0 else { return std::future::pending().await };
+        if let Err(error) = timer.was_set().await {
+            tracing::warn!(%error, "Changes of the wall clock can no longer be watched");
+            self.0 = None;
+        }
     }
 }

@@ -646,6 +646,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_cached_object_is_read_again_when_its_time_is_over() {
+        let fake = fake();
+        let map = |value: &str| json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": value}});
+        fake.put("api/v1/configmaps", map("v1"));
+        let (node, view) = tokio::sync::watch::channel(crate::apiserver::nodes::NodeView::default());
+        let sync = Duration::from_secs(10);
+        let detection = ChangeDetection::Cache { sync, node: view };
+        let cache = objects::start(&fake.clients("n"), detection, tokio_util::sync::CancellationToken::new());
+        let mut subscription = cache.config_map("d", "web");
+        let value = |subscription: &objects::Subscription<ConfigMap>| {
+            let object = subscription.latest().expect("known").expect("found");
+            object.data.as_ref().expect("data")["k"].clone()
+        };
+        subscription.get(Duration::from_secs(1)).await.expect("found");
+        fake.put("api/v1/configmaps", map("v2"));
+        tokio::time::sleep(Duration::from_secs(55)).await;
+        assert_eq!(value(&subscription), "v1", "a minute where the node says nothing");
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!((value(&subscription).as_str(), fake.open_watches()), ("v2", 0));
+        let mut own = k8s_openapi::api::core::v1::Node::default();
+        own.metadata.annotations = Some([("node.alpha.kubernetes.io/ttl".to_owned(), "0".to_owned())].into());
+        node.send_replace(crate::apiserver::nodes::NodeView { synced: true, node: Some(std::sync::Arc::new(own)) });
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        fake.put("api/v1/configmaps", map("v3"));
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert_eq!(value(&subscription), "v3", "as often as pods are looked at");
+        fake.put("api/v1/configmaps", map("v4"));
+        let second = cache.config_map("d", "web");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(value(&second), "v4", "a new pod never gets an old value");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_immutable_object_is_not_watched() {
         let fake = fake();
         fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}, "immutable": true}));

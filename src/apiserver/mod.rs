@@ -9,6 +9,7 @@
 //! HTTP/2 with connections of their own for the lease, for writes and for watches; every request has a deadline; nothing
 //! is written by PUT, because the types of this crate do not know every field of a newer server.
 
+pub mod claims;
 pub mod client;
 pub mod correlate;
 pub mod credentials;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
+use kube::api::GetParams;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,14 +21,43 @@ use tokio_util::task::TaskTracker;
 use super::client::Clients;
 use super::failure::{self, FailureKind};
 use super::list_watch::{self, Change};
+use super::nodes::NodeView;
+
+/// How long upstream's `Cache` takes an object for fresh where the node's annotation says nothing.
+const DEFAULT_TTL: Duration = Duration::from_secs(60);
+/// The node's annotation that says how long, in seconds; a controller sets it by the cluster's size.
+const TTL: &str = "node.alpha.kubernetes.io/ttl";
 
 /// `configMapAndSecretChangeDetectionStrategy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ChangeDetection {
     /// One watch per object.
     Watch,
-    /// A GET every so often (upstream's `Cache` and `Get`), and one for each new subscription.
-    Poll(Duration),
+    /// A GET for each new subscription, and one as often as upstream looks at a pod again (`syncFrequency`).
+    Get(Duration),
+    /// The same, but not before the object's time to live is over; what the API server has cached is enough then.
+    Cache {
+        /// `syncFrequency`.
+        sync: Duration,
+        /// This node, whose annotation says how long an object lives.
+        node: watch::Receiver<NodeView>,
+    },
+}
+
+impl ChangeDetection {
+    /// How long to wait until an object is read again.
+    fn period(&self) -> Duration {
+        match self {
+            Self::Watch => Duration::MAX,
+            Self::Get(sync) => *sync,
+            Self::Cache { sync, node } => {
+                let node = node.borrow().node.clone();
+                let annotation = node.as_ref().and_then(|node| node.metadata.annotations.as_ref()?.get(TTL));
+                let seconds = annotation.and_then(|text| text.parse().ok());
+                seconds.map_or(DEFAULT_TTL, Duration::from_secs).max(*sync)
+            }
+        }
+    }
 }
 
 /// What is known of an object.
@@ -172,7 +202,7 @@ impl fmt::Debug for Handle {
 pub fn start(clients: &Clients, detection: ChangeDetection, cancel: CancellationToken) -> Handle {
     let client = match detection {
         ChangeDetection::Watch => clients.watches.clone(),
-        ChangeDetection::Poll(_) => clients.writes.clone(),
+        ChangeDetection::Get(_) | ChangeDetection::Cache { .. } => clients.writes.clone(),
     };
     let shared = Shared {
         client,
@@ -217,13 +247,15 @@ impl Handle {
         let refresh = Arc::new(tokio::sync::Notify::new());
         let cancel = self.shared.cancel.child_token();
         let api: Api<T> = Api::namespaced(self.shared.client.clone(), &key.0);
-        let (name, detection, wake) = (Arc::clone(&key.1), self.shared.detection, Arc::clone(&refresh));
+        let (name, detection, wake) = (Arc::clone(&key.1), self.shared.detection.clone(), Arc::clone(&refresh));
         let token = cancel.clone();
         self.shared.tasks.spawn(async move {
             let work = async {
                 match detection {
                     ChangeDetection::Watch => watch_one(api, &name, &sender).await,
-                    ChangeDetection::Poll(period) => poll_one(&api, &name, &sender, period, &wake).await,
+                    ChangeDetection::Get(_) | ChangeDetection::Cache { .. } => {
+                        poll_one(&api, &name, &sender, &detection, &wake).await;
+                    }
                 }
                 // An immutable object needs no watch any more; the value stays for as long as somebody holds it.
                 std::future::pending::<()>().await;
@@ -256,12 +288,18 @@ async fn poll_one<T: Kind>(
     api: &Api<T>,
     name: &str,
     sender: &watch::Sender<ObjectState<T>>,
-    period: Duration,
+    detection: &ChangeDetection,
     wake: &tokio::sync::Notify,
 ) {
     let mut failures = 0_u32;
+    // Whether the next read is a mere refresh, for which a cached answer is good enough.
+    let mut is_refresh = false;
     loop {
-        let state = match api.get(name).await {
+        let read = match detection {
+            ChangeDetection::Cache { .. } if is_refresh => api.get_with(name, &GetParams::any()).await,
+            ChangeDetection::Cache { .. } | ChangeDetection::Get(_) | ChangeDetection::Watch => api.get(name).await,
+        };
+        let state = match read {
             Ok(mut object) => {
                 object.strip();
                 found(object)
@@ -273,9 +311,11 @@ async fn poll_one<T: Kind>(
         if publish(sender, state).is_break() {
             return;
         }
+        let period = detection.period();
         let wait = if failures == 0 { period } else { period.min(Duration::from_millis(200 << failures.min(8))) };
         // Either way the object is read again: losing the notification loses nothing.
-        drop(tokio::time::timeout(wait, wake.notified()).await);
+        let is_asked = tokio::time::timeout(wait, wake.notified()).await.is_ok();
+        is_refresh = failures == 0 && !is_asked;
     }
 }
 

@@ -6,6 +6,7 @@
 mod bridge;
 mod launch;
 mod observers;
+mod orphans;
 mod pod_metrics;
 mod process;
 mod settings;
@@ -24,7 +25,7 @@ use tracing::{error, info, warn};
 use self::settings::NodeSettings;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
-use crate::apiserver::{Clients, objects, runtime_classes, services, tokens};
+use crate::apiserver::{Clients, claims, objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
@@ -130,12 +131,19 @@ impl Core {
         let status = self.start_status(&mut tasks);
         let volumes = volumes::start(
             self.settings.volumes(),
-            volumes::Sources { objects: api.objects.clone(), tokens: api.tokens.clone() },
+            volumes::Sources {
+                objects: api.objects.clone(),
+                tokens: api.tokens.clone(),
+                claims: Arc::new(self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()))),
+            },
             self.recorder.clone(),
             self.clock,
             &mut tasks,
             &self.shutdown,
         );
+        orphans::register(&self.metrics, volumes.swept());
+        let (node, recorder) = (self.settings.node_name.clone(), self.recorder.clone());
+        orphans::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         let user_namespaces = self.user_namespaces().await?;
         let parts = launch::Parts {
@@ -242,12 +250,13 @@ impl Core {
             };
         };
         let stop = || self.shutdown.clone();
+        let node = crate::apiserver::nodes::start(clients, tasks, stop());
         ApiParts {
-            objects: Some(objects::start(clients, self.settings.change_detection(), stop())),
+            objects: Some(objects::start(clients, self.settings.change_detection(node.clone()), stop())),
             services: services::start(clients, tasks, stop()),
             runtime_classes: runtime_classes::start(clients, tasks, stop()),
             tokens: Some(tokens::new(clients, self.clock)),
-            node: crate::apiserver::nodes::start(clients, tasks, stop()),
+            node,
         }
     }
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::apiserver::events::Recorder;
+use crate::apiserver::nodes::NodeView;
 use crate::apiserver::objects::ChangeDetection;
 use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
@@ -19,9 +21,6 @@ use crate::model::quantity::Amount;
 use crate::node::addresses;
 use crate::pods::spec;
 use crate::{cri, images, node, resources, server, sources, volumes};
-
-/// How often ConfigMaps and Secrets are read with the strategies `Cache` and `Get` (upstream's TTL).
-const POLL: Duration = Duration::from_secs(60);
 
 /// Settings of the node: what was configured and what the machine says.
 #[derive(Debug)]
@@ -157,9 +156,11 @@ impl NodeSettings {
         Ok(Some(Clients::new(&clients, clock)?))
     }
 
-    pub(super) fn change_detection(&self) -> ChangeDetection {
+    pub(super) fn change_detection(&self, node: watch::Receiver<NodeView>) -> ChangeDetection {
+        let sync = self.config().sync_frequency.to_std();
         match self.config().config_map_and_secret_change_detection_strategy.as_str() {
-            "Cache" | "Get" => ChangeDetection::Poll(POLL),
+            "Get" => ChangeDetection::Get(sync),
+            "Cache" => ChangeDetection::Cache { sync, node },
             _ => ChangeDetection::Watch,
         }
     }

@@ -5,4 +5,6 @@ pub mod cgroup;
 pub mod fs;
 pub mod malloc;
 pub mod mount;
+pub mod ownership;
+pub mod timer;
 pub mod tree;

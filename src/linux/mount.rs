@@ -29,12 +29,22 @@ pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     bind(Path::new(&format!("/proc/self/fd/{}", source.as_raw_fd())), target)
 }
 
-/// Makes a bind mount read-only; its other flags stay.
-pub fn remount_read_only(target: &Path) -> io::Result<()> {
+/// Adds flags (read-only, no programs, …) to a bind mount; its other flags stay.
+pub fn remount_bind(target: &Path, flags: MsFlags) -> io::Result<()> {
     // The kernel refuses to drop flags of a mount that is locked in a user namespace, so they are repeated.
     let kept = nix::sys::statvfs::statvfs(target)?.flags().bits();
-    let flags = MsFlags::from_bits_truncate(kept) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    let flags = MsFlags::from_bits_truncate(kept) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
     Ok(nix::mount::mount(NONE, target, NONE, flags, NONE)?)
+}
+
+/// Where else the directory `path` (without links) is mounted, in whole: mounts of the same file system with it as their
+/// root.
+pub fn other_places(mounts: &[MountInfo], path: &Path) -> io::Result<Vec<PathBuf>> {
+    let holding = mount_of(mounts, path).ok_or(io::ErrorKind::NotFound)?;
+    let below = path.strip_prefix(&holding.target).map_err(io::Error::other)?;
+    let root = if below.as_os_str().is_empty() { holding.root.clone() } else { holding.root.join(below) };
+    let same = mounts.iter().filter(|mount| mount.device == holding.device && mount.root == root);
+    Ok(same.map(|mount| mount.target.clone()).filter(|target| target != path).collect())
 }
 
 /// Undoes the topmost mount at `target`; a link there is not followed.
@@ -277,6 +287,14 @@ mod tests {
         assert_eq!(id("/mnt/x"), Some(32), "the last one hides the first");
         assert_eq!(id("/mnt2"), Some(22), "a name is not a prefix");
         assert_eq!(id("relative"), None);
+    }
+
+    #[test]
+    fn finds_where_else_a_directory_is_mounted() {
+        let mounts = parse_mountinfo(TEXT);
+        let places = |path: &str| super::other_places(&mounts, Path::new(path)).expect("found");
+        assert_eq!(places("/data/x"), [Path::new("/mnt")]);
+        assert!(places("/data").is_empty() && places("/mnt/x").is_empty());
     }
 
     #[test]

@@ -1,24 +1,22 @@
-//! Whole trees: removed without crossing a mount, and given to a group. Both hold descriptors, so that a tree that
-//! changes meanwhile cannot lead them elsewhere, and both survive trees of any depth.
+//! Whole trees: removed without crossing a mount. Descriptors are held, so that a tree that changes meanwhile cannot lead
+//! elsewhere, and trees of any depth are survived.
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, ResolveFlag, open, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
-use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
+use nix::fcntl::{OFlag, ResolveFlag, open, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::beneath::open_within;
 
 /// How deep a removal descends before it moves what is deeper up: bounds the open descriptors.
 const DEPTH: usize = 64;
-/// How deep a change of group descends; deeper trees are refused.
-const GROUP_DEPTH: usize = 256;
 
 /// Removes a file or a whole directory tree, never what is mounted in it. Missing is done. A mount point in the tree is
 /// an error of kind `ResourceBusy` that names it; everything else is removed all the same. Blocks.
@@ -109,86 +107,8 @@ impl Removal {
     }
 }
 
-/// Gives a tree to a group as a volume's `fsGroup` does: group `gid`, the mode widened by 0660 (0440 if `read_only`),
-/// directories also by 02110; links only change their group. The root comes last, so that an interrupted run is seen
-/// by [`group_matches`]. Does not cross mounts. What cannot be changed is skipped, as upstream does; the answer is
-/// how many entries were looked at. Blocks.
-pub fn give_to_group(root: &Path, gid: u32, read_only: bool) -> io::Result<u64> {
-    let top = open(root, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut seen = 0;
-    group_tree(&top, root, Gid::from_raw(gid), read_only, 0, &mut seen)?;
-    Ok(seen)
-}
-
-/// Whether the root of a tree already is as [`give_to_group`] would leave it (`fsGroupChangePolicy: OnRootMismatch`).
-pub fn group_matches(root: &Path, gid: u32, read_only: bool) -> bool {
-    let wanted = if read_only { 0o440 } else { 0o660 } | 0o2110;
-    std::fs::metadata(root).is_ok_and(|metadata| {
-        use std::os::unix::fs::MetadataExt as _;
-        metadata.is_dir() && metadata.gid() == gid && metadata.mode() & wanted == wanted
-    })
-}
-
-fn group_tree(
-    entry: &OwnedFd,
-    shown: &Path,
-    gid: Gid,
-    read_only: bool,
-    depth: usize,
-    seen: &mut u64,
-) -> io::Result<()> {
-    let stat = fstat(entry)?;
-    if kind(&stat) == SFlag::S_IFDIR {
-        if depth >= GROUP_DEPTH {
-            let text = format!("{}: the tree is deeper than {GROUP_DEPTH} directories", shown.display());
-            return Err(io::Error::other(text));
-        }
-        let mut first_error = None;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let dir = open_within(entry, OsStr::new("."), flags, ResolveFlag::empty())?;
-        for name in names(&dir, shown, &mut first_error) {
-            let name = OsStr::from_bytes(name.to_bytes());
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-            match open_within(&dir, name, flags, ResolveFlag::RESOLVE_NO_XDEV) {
-                Ok(child) => group_tree(&child, &shown.join(name), gid, read_only, depth + 1, seen)?,
-                // Gone meanwhile, or something else is mounted there.
-                Err(Errno::ENOENT | Errno::EXDEV) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if let Some(error) = first_error {
-            return Err(error);
-        }
-    }
-    *seen += 1;
-    if let Err(error) = give_one(entry, &stat, gid, read_only) {
-        tracing::warn!(path = %shown.display(), error = %error, "Could not give a file of a volume to its group");
-    }
-    Ok(())
-}
-
-fn give_one(entry: &OwnedFd, stat: &FileStat, gid: Gid, read_only: bool) -> io::Result<()> {
-    if stat.st_gid != gid.as_raw() {
-        fchownat(entry, c"", None, Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    }
-    if kind(stat) == SFlag::S_IFLNK {
-        return Ok(());
-    }
-    let mut mask = if read_only { 0o440 } else { 0o660 };
-    if kind(stat) == SFlag::S_IFDIR {
-        mask |= 0o2110;
-    }
-    let mode = stat.st_mode & 0o7777 | mask;
-    if mode != stat.st_mode & 0o7777 || stat.st_gid != gid.as_raw() {
-        // The descriptor is O_PATH, which fchmod refuses; its entry in /proc names the same file whatever happens.
-        let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
-        fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?;
-    }
-    Ok(())
-}
-
 /// The names in a directory, without `.` and `..`.
-fn names(dir: &impl AsFd, shown: &Path, first_error: &mut Option<io::Error>) -> Vec<CString> {
+pub(super) fn names(dir: &impl AsFd, shown: &Path, first_error: &mut Option<io::Error>) -> Vec<CString> {
     let listed = open_again(dir).and_then(|mut listing| {
         let mut names = Vec::new();
         for entry in listing.iter() {
@@ -215,10 +135,6 @@ fn note(first_error: &mut Option<io::Error>, error: Errno, shown: &Path) {
         let text = if error == Errno::EBUSY { "something is mounted there".to_owned() } else { source.to_string() };
         *first_error = Some(io::Error::new(source.kind(), format!("{}: {text}", shown.display())));
     }
-}
-
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
 fn to_c(name: &OsStr) -> CString {
@@ -248,15 +164,10 @@ pub fn list(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, bool)>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-    use std::path::Path;
+    use std::os::unix::fs::symlink;
 
-    use super::{give_to_group, group_matches, remove_tree};
+    use super::remove_tree;
     use crate::linux::fs::write_atomic;
-
-    fn mode(path: &Path) -> u32 {
-        std::fs::symlink_metadata(path).expect("it exists").mode() & 0o7777
-    }
 
     #[test]
     fn removes_trees_and_leaves_what_links_lead_to() {
@@ -290,33 +201,5 @@ mod tests {
         }
         remove_tree(&tree).expect("removed");
         assert!(!tree.exists());
-    }
-
-    #[test]
-    fn gives_a_tree_to_a_group() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let root = dir.path().join("volume");
-        std::fs::create_dir_all(root.join("sub")).expect("made");
-        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).expect("changed");
-        write_atomic(&root.join("sub/file"), "x", 0o600).expect("written");
-        write_atomic(&dir.path().join("outside"), "x", 0o600).expect("written");
-        symlink(dir.path().join("outside"), root.join("link")).expect("linked");
-        let gid = std::fs::metadata(dir.path()).expect("it exists").gid();
-        assert!(!group_matches(&root, gid, false));
-        assert_eq!(give_to_group(&root, gid, false).expect("given"), 4);
-        assert_eq!((mode(&root), mode(&root.join("sub/file"))), (0o2770, 0o660));
-        assert_eq!(mode(&dir.path().join("outside")), 0o600, "a link is not followed");
-        assert!(group_matches(&root, gid, false));
-        assert!(!group_matches(&root, gid + 1, false));
-    }
-
-    #[test]
-    fn a_read_only_volume_gets_no_write_bit() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("file");
-        write_atomic(&file, "x", 0o600).expect("written");
-        let gid = std::fs::metadata(dir.path()).expect("it exists").gid();
-        give_to_group(&file, gid, true).expect("given");
-        assert_eq!(mode(&file), 0o640);
     }
 }

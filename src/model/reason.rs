@@ -20,6 +20,8 @@ pub mod event {
     pub const NETWORK_NOT_READY: &str = "NetworkNotReady";
     pub const FAILED_SYNC: &str = "FailedSync";
     pub const FAILED_MOUNT: &str = "FailedMount";
+    pub const ALREADY_MOUNTED_VOLUME: &str = "AlreadyMountedVolume";
+    pub const VOLUME_PERMISSION_CHANGE_IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
     pub const FAILED_VALIDATION: &str = "FailedValidation";
     pub const PULLING: &str = "Pulling";
     pub const PULLED: &str = "Pulled";
@@ -37,6 +39,8 @@ pub mod event {
     pub const FAILED_TO_MAKE_POD_DATA_DIRECTORIES: &str = "Failed";
     /// Ours: a wait that has lasted.
     pub const POD_BLOCKED: &str = "PodBlocked";
+    /// Ours: something of a pod that is gone cannot be removed.
+    pub const ORPHANED_VOLUME_STUCK: &str = "OrphanedVolumeStuck";
 }
 
 /// Reasons of `state.waiting` and `state.terminated`.

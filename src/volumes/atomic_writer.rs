@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use super::error::SetUpError;
 use super::payload::{self, Payload};
 use crate::linux::fs::{WriteOptions, ensure_dir, fill};
-use crate::linux::tree;
+use crate::linux::{ownership, tree};
 use crate::model::Wall;
 
 const DATA: &str = "..data";
@@ -44,7 +44,7 @@ const NEW_DATA: &str = "..data_tmp";
 const NAMES: u32 = 1000;
 
 /// One write.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Write<'a> {
     /// The volume's directory; it exists.
     pub dir: &'a Path,
@@ -52,17 +52,24 @@ pub struct Write<'a> {
     pub fs_group: Option<u32>,
     /// For the name of the generation.
     pub now: Wall,
-    /// Whether older generations stay, because a container that is being started may refer to them (subPath).
-    pub keep_old: bool,
+    /// Whether older generations stay, because a container that is being started may refer to them (subPath). Asked when
+    /// one is to be removed: whoever begins to start after the switch sees the new one only.
+    pub keep_old: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Write").field("dir", &self.dir).field("fs_group", &self.fs_group).finish_non_exhaustive()
+    }
 }
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// The files were as they should be.
-    Unchanged,
-    /// A new generation is visible.
-    Changed,
+pub struct Written {
+    /// Whether a new generation is visible; else the files were as they should be.
+    pub changed: bool,
+    /// Whether an older generation is still there, because a container is being started.
+    pub kept_old: bool,
 }
 
 /// Writes the payload. Blocks.
@@ -93,7 +100,7 @@ fn write_stepwise(
     let changed = !old.as_ref().is_some_and(|old| is_same(&dir.join(old), &payload));
     // 4
     before("remove leftovers").map_err(failed("interrupt"))?;
-    remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
+    let mut kept_old = remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
     if changed {
         // 5
         before("make the generation").map_err(failed("interrupt"))?;
@@ -111,7 +118,7 @@ fn write_stepwise(
         // 7
         before("give to the group").map_err(failed("interrupt"))?;
         if let Some(gid) = write.fs_group {
-            tree::give_to_group(dir, gid, true).map_err(failed("give to its group"))?;
+            ownership::give_small_tree_to_group(dir, gid, true).map_err(failed("give to its group"))?;
         }
         // 8
         before("link the generation").map_err(failed("interrupt"))?;
@@ -126,14 +133,18 @@ fn write_stepwise(
     before("remove links").map_err(failed("interrupt"))?;
     remove_links(dir, &payload).map_err(failed("remove old links in"))?;
     if !changed {
-        return Ok(Written::Unchanged);
+        return Ok(Written { changed, kept_old });
     }
     // 11
     before("remove the old generation").map_err(failed("interrupt"))?;
-    if let Some(old) = old.filter(|_| !write.keep_old) {
-        tree::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
+    if let Some(old) = old {
+        if (write.keep_old)() {
+            kept_old = true;
+        } else {
+            tree::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
+        }
     }
-    Ok(Written::Changed)
+    Ok(Written { changed, kept_old })
 }
 
 /// The name of the generation that `..data` leads to, if that is one.
@@ -176,14 +187,18 @@ fn collect_files(base: &Path, relative: &mut PathBuf, files: &mut BTreeSet<PathB
     Ok(())
 }
 
-fn remove_leftovers(dir: &Path, current: Option<&OsStr>, keep_old: bool) -> io::Result<()> {
+/// Removes what a killed write left; says whether older generations were kept.
+fn remove_leftovers(dir: &Path, current: Option<&OsStr>, keep_old: &dyn Fn() -> bool) -> io::Result<bool> {
+    let mut kept = false;
     for (name, _) in tree::list(dir)? {
-        let stale = name == NEW_DATA || (is_generation(&name) && Some(name.as_os_str()) != current && !keep_old);
-        if stale {
+        let is_old = is_generation(&name) && Some(name.as_os_str()) != current;
+        if is_old && keep_old() {
+            kept = true;
+        } else if is_old || name == NEW_DATA {
             tree::remove_tree(&dir.join(name))?;
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 fn make_generation(dir: &Path, now: Wall) -> io::Result<OsString> {
@@ -262,7 +277,7 @@ mod tests {
     }
 
     fn request(dir: &Path) -> Write<'_> {
-        Write { dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: false }
+        Write { dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: &|| false }
     }
 
     /// What a container sees: every file that it can read through the visible names.
@@ -296,15 +311,15 @@ mod tests {
     fn writes_updates_and_leaves_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let first = files(&[("a", "1"), ("dir/b", "2")]);
-        assert_eq!(write(&request(dir.path()), payload(&first)).expect("written"), Written::Changed);
+        assert!(write(&request(dir.path()), payload(&first)).expect("written").changed);
         assert_eq!(seen(dir.path()), first);
         assert_eq!(std::fs::metadata(dir.path().join("a")).expect("it exists").mode() & 0o7777, 0o640);
         assert_eq!(std::fs::read_link(dir.path().join("dir")).expect("a link"), Path::new("..data/dir"));
         let data = std::fs::read_link(dir.path().join("..data")).expect("a link");
         assert_eq!(data, Path::new("..1970_01_01_00_00_00.000000000"));
-        assert_eq!(write(&request(dir.path()), payload(&first)).expect("written"), Written::Unchanged);
+        assert!(!write(&request(dir.path()), payload(&first)).expect("written").changed);
         let second = files(&[("a", "changed"), ("c", "3")]);
-        assert_eq!(write(&request(dir.path()), payload(&second)).expect("written"), Written::Changed);
+        assert!(write(&request(dir.path()), payload(&second)).expect("written").changed);
         assert_eq!(seen(dir.path()), second);
         assert_eq!(generations(dir.path()), 1);
         assert!(is_complete(dir.path()));
@@ -322,15 +337,33 @@ mod tests {
     #[test]
     fn old_files_stay_while_a_container_starts() {
         let dir = tempfile::tempdir().expect("a directory");
-        let kept = Write { keep_old: true, ..request(dir.path()) };
+        let kept = Write { keep_old: &|| true, ..request(dir.path()) };
         for text in ["1", "2", "3"] {
-            write(&kept, payload(&files(&[("a", text)]))).expect("written");
+            let written = write(&kept, payload(&files(&[("a", text)]))).expect("written");
+            assert_eq!(written.kept_old, text != "1");
         }
         assert_eq!(generations(dir.path()), 3);
         let again = write(&request(dir.path()), payload(&files(&[("a", "3")]))).expect("written");
-        assert_eq!(again, Written::Unchanged);
+        assert_eq!(again, Written { changed: false, kept_old: false });
         assert_eq!(generations(dir.path()), 1);
         assert_eq!(seen(dir.path()), files(&[("a", "3")]));
+    }
+
+    #[test]
+    fn a_start_that_begins_during_the_write_keeps_what_it_was_given() {
+        let dir = tempfile::tempdir().expect("a directory");
+        write(&request(dir.path()), payload(&files(&[("a", "1")]))).expect("written");
+        let given = std::fs::read_link(dir.path().join("..data")).expect("a link");
+        // The container binds the present generation after the write has begun: when the old one is to be removed it is asked.
+        let starting = std::cell::Cell::new(false);
+        let keep_old = || starting.get();
+        let request = Write { keep_old: &keep_old, ..request(dir.path()) };
+        write_stepwise(&request, payload(&files(&[("a", "2")])), &mut |step| {
+            starting.set(starting.get() || step == "switch");
+            Ok(())
+        })
+        .expect("written");
+        assert!(dir.path().join(given).join("a").exists());
     }
 
     #[test]

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, ResourceRequirements, Secret};
 use tokio_util::sync::CancellationToken;
 
 use super::directories::Found;
-use super::kinds::{Kind, nested, unsupported_text};
+use super::kinds::{Kind, local, nested, unsupported_text};
+use super::ledger::Record;
 use super::payload::Objects;
 use super::plan::{Actual, Care, Goal, Inputs, Volume};
 use super::source::{ObjectSource, Subscription};
@@ -99,6 +100,10 @@ struct Watched<O: ObjectSource> {
 pub(super) struct Meta {
     /// The plugin, for tearing down; `None` for what has no directory of ours.
     pub(super) plugin: Option<String>,
+    /// Its directory's name: its own, or its persistent volume's.
+    pub(super) directory: String,
+    /// What a claim has led to.
+    pub(super) claimed: Option<Record>,
     /// Which of the pod's volumes it is; `None` if it was found on disk and is not in the spec.
     pub(super) spec_index: Option<usize>,
     /// The objects that it is made of.
@@ -136,10 +141,12 @@ impl<O: ObjectSource> Entry<O> {
     /// A pod that only the disk knows of.
     pub(super) fn from_disk(uid: PodUid, found: Vec<Found>) -> Self {
         let (mut volumes, mut metas) = (Vec::new(), Vec::new());
-        for Found { plugin, name, usable } in found {
+        for Found { plugin, name, usable, claimed } in found {
             let actual = if usable { Actual::Present } else { Actual::Partial };
-            volumes.push(volume(name, actual));
-            metas.push(Meta { plugin: Some(plugin), spec_index: None, objects: Vec::new(), shows_pod: false });
+            volumes.push(volume(name.clone(), actual));
+            let plugin = Some(plugin);
+            let (spec_index, objects, shows_pod) = (None, Vec::new(), false);
+            metas.push(Meta { plugin, directory: name, claimed, spec_index, objects, shows_pod });
         }
         Self {
             uid,
@@ -188,32 +195,91 @@ impl<O: ObjectSource> Entry<O> {
         for (index, spec) in specs.iter().enumerate() {
             let kind = Kind::of(spec);
             let plugin = kind.plugin().map(str::to_owned);
-            let known = left.iter().position(|(volume, meta)| volume.name == spec.name && meta.plugin == plugin);
+            let is_it = |volume: &Volume, meta: &Meta| match (kind, &meta.claimed) {
+                (Kind::Claim(_), claimed) => claimed.as_ref().is_some_and(|record| record.volume == spec.name),
+                (_, claimed) => claimed.is_none() && volume.name == spec.name && meta.plugin == plugin,
+            };
+            let known = left.iter().position(|(volume, meta)| is_it(volume, meta));
             let (mut volume, before) = match known.map(|position| left.swap_remove(position)) {
                 Some((volume, meta)) => (volume, Some(meta)),
                 None => (volume(spec.name.clone(), Actual::Absent), None),
             };
-            // What was found is shown at once and brought up to date as soon as its inputs are known.
-            volume.dirty = before.is_some();
+            volume.name.clone_from(&spec.name);
+            // What was found is shown at once and brought up to date as soon as its inputs are known. What a claim led to
+            // never changes.
+            volume.dirty = before.is_some() && !matches!(kind, Kind::Claim(_));
             volume.wanted = used.contains(spec.name.as_str());
             volume.care = match kind {
                 Kind::Image => Care::Runtime,
-                Kind::Unsupported(name) => Care::Nobody(unsupported_text(pod, spec, name)),
+                Kind::Unsupported(name) => Care::Nobody(unsupported_text(spec, name)),
                 Kind::EmptyDir(_)
                 | Kind::HostPath(_)
                 | Kind::ConfigMap(_)
                 | Kind::Secret(_)
                 | Kind::DownwardApi(_)
-                | Kind::Projected(_) => Care::Ours,
+                | Kind::Projected(_)
+                | Kind::Claim(_) => Care::Ours,
             };
             self.volumes.push(volume);
             let (objects, shows_pod) = sources(kind);
-            self.metas.push(Meta { plugin, spec_index: Some(index), objects, shows_pod });
+            let (found_plugin, directory, claimed) = match before {
+                Some(meta) => (meta.plugin, meta.directory, meta.claimed),
+                None => (None, spec.name.clone(), None),
+            };
+            let plugin = plugin.or(found_plugin);
+            self.metas.push(Meta { plugin, directory, claimed, spec_index: Some(index), objects, shows_pod });
         }
         for (volume, meta) in left {
             self.volumes.push(volume);
             self.metas.push(meta);
         }
+        self.hold();
+    }
+
+    /// Holds back what was found of persistent volumes, for as long as a claim has not been read that may lead to it:
+    /// without a record (upstream's kubelet made it) nothing else tells.
+    fn hold(&mut self) {
+        let specs = self.pod.as_ref().and_then(|pod| pod.spec.as_ref()).and_then(|spec| spec.volumes.as_deref());
+        let specs = specs.unwrap_or_default();
+        let is_open = self.volumes.iter().zip(&self.metas).any(|(volume, meta)| {
+            let spec = meta.spec_index.and_then(|index| specs.get(index));
+            volume.wanted && meta.claimed.is_none() && spec.is_some_and(|spec| matches!(Kind::of(spec), Kind::Claim(_)))
+        });
+        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
+            let is_persistent = meta.plugin.as_deref() == Some(local::PLUGIN);
+            volume.held = is_open && meta.spec_index.is_none() && is_persistent;
+        }
+    }
+
+    /// A claim was found to be something. What was held back because it may be that is it.
+    pub(super) fn claimed(&mut self, index: usize, record: Record) {
+        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
+            let is_same = meta.plugin.as_ref() == Some(&record.plugin) && meta.directory == record.directory;
+            if meta.spec_index.is_none() && is_same {
+                volume.actual = Actual::Absent;
+                volume.held = false;
+            }
+        }
+        let meta = &mut self.metas[index];
+        meta.plugin = Some(record.plugin.clone());
+        meta.directory.clone_from(&record.directory);
+        meta.claimed = Some(record);
+        self.hold();
+    }
+
+    /// What the pod's claims have led to, as far as it is in place, by the volume's name in the pod.
+    pub(super) fn in_place(&self) -> BTreeMap<String, Record> {
+        let both = self.volumes.iter().zip(&self.metas);
+        both.filter(|(volume, _)| volume.actual == Actual::Present)
+            .filter_map(|(volume, meta)| Some((volume.name.clone(), meta.claimed.clone()?)))
+            .collect()
+    }
+
+    /// The persistent volumes that the pod has, or may have.
+    pub(super) fn persistent(&self) -> impl Iterator<Item = &str> {
+        let both = self.volumes.iter().zip(&self.metas);
+        both.filter(|(volume, _)| volume.actual != Actual::Absent)
+            .filter_map(|(_, meta)| meta.claimed.as_ref().map(|record| record.directory.as_str()))
     }
 
     /// A newer object: a pod's volumes never change, but what they show of the pod and who uses them may.
@@ -338,6 +404,7 @@ fn volume(name: String, actual: Actual) -> Volume {
     Volume {
         name,
         wanted: false,
+        held: false,
         care: Care::Ours,
         inputs: Inputs::Known,
         actual,
@@ -363,7 +430,9 @@ fn sources(kind: Kind<'_>) -> (Vec<ObjectRef>, bool) {
             let shows_pod = source.sources.iter().flatten().any(|part| part.downward_api.is_some());
             (objects, shows_pod)
         }
-        Kind::EmptyDir(_) | Kind::HostPath(_) | Kind::Image | Kind::Unsupported(_) => (Vec::new(), false),
+        Kind::EmptyDir(_) | Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => {
+            (Vec::new(), false)
+        }
     }
 }
 

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::apiserver::objects::ObjectError;
 use crate::apiserver::tokens::TokenError;
 
+/// What is said of a mount that this node did not make.
+pub const FOREIGN_MOUNT: &str = "something else is mounted there";
+
 /// Why a volume could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
@@ -22,6 +25,22 @@ pub enum SetUpError {
     /// A hostPath is not of the wanted type.
     #[error("{0}")]
     HostPath(String),
+    /// It cannot be found out what the volume is: no step of its own has begun.
+    #[error("{0}")]
+    Unprocessed(String),
+    /// A step with a persistent volume failed.
+    #[error("{text}")]
+    Persistent {
+        /// Its name.
+        volume: String,
+        /// Upstream's name of the step, e.g. `MountVolume.SetUp`.
+        step: &'static str,
+        /// Why.
+        text: String,
+    },
+    /// The pod went away while the work was being done.
+    #[error("the pod went away")]
+    Cancelled,
     /// Several sources of a projected volume failed.
     #[error("[{}]", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Several(Vec<SetUpError>),
@@ -65,6 +84,24 @@ impl SetUpError {
     pub fn text(&self) -> String {
         chain(self)
     }
+
+    /// The event for a volume of the pod that is called `name`: upstream names its step, and a persistent volume by its
+    /// own name. The blank before the colon is upstream's.
+    pub fn event(&self, name: &str) -> String {
+        let (step, name) = match self {
+            Self::Persistent { volume, step, .. } => (*step, volume.as_str()),
+            Self::Object(_)
+            | Self::Token(_)
+            | Self::Payload(_)
+            | Self::HostPath(_)
+            | Self::Unprocessed(_)
+            | Self::Cancelled
+            | Self::Several(_)
+            | Self::Io { .. }
+            | Self::Panicked(_) => ("MountVolume.SetUp", name),
+        };
+        format!("{step} failed for volume {name:?} : {}", self.text())
+    }
 }
 
 /// Why a volume, or a pod's directory, could not be removed. Everything else that could be removed is.
@@ -106,6 +143,17 @@ impl TearDownError {
     /// The whole chain in one line.
     pub fn text(&self) -> String {
         chain(self)
+    }
+
+    /// The kind of reason, for a metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => "busy",
+            Self::Io { .. } => "io",
+            Self::Foreign { what, .. } if what == FOREIGN_MOUNT => "mounted",
+            Self::Foreign { .. } => "foreign",
+            Self::Again(_) | Self::Panicked(_) => "other",
+        }
     }
 }
 

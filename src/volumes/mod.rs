@@ -12,8 +12,13 @@
 //! no others. The layout on disk is upstream's; after a restart what is there is read back from it, and nothing is
 //! removed before its pod is known to be gone. What a volume waits for is in its pod's [`VolumesState`].
 //!
-//! Not supported: persistentVolumeClaim, ephemeral, csi, nfs, iscsi, fc, flexVolume, gitRepo and the kinds whose drivers
-//! left Kubernetes; clusterTrustBundle and podCertificate sources. Each is told in an event that names it.
+//! A claim is read once on the way to its persistent volume, which is one of this node's: a local directory or device, or a
+//! hostPath. Before anything is made of a volume the pod's ledger says what; nothing is removed that neither the ledger
+//! nor the layout knows.
+//!
+//! Not supported: csi (inline or behind a claim), nfs, iscsi, fc, flexVolume, gitRepo and the kinds whose drivers left
+//! Kubernetes; file systems on local devices; clusterTrustBundle and podCertificate sources. Each is told in an event that
+//! names it.
 
 pub mod atomic_writer;
 pub mod directories;
@@ -21,6 +26,7 @@ mod entry;
 pub mod error;
 mod jobs;
 pub mod kinds;
+pub mod ledger;
 pub mod mounter;
 pub mod paths;
 pub mod payload;
@@ -29,7 +35,7 @@ pub mod source;
 pub mod subpath;
 mod task;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,12 +48,13 @@ use tokio_util::sync::CancellationToken;
 pub use error::{SetUpError, TearDownError};
 pub use kinds::Allocatable;
 pub use paths::Paths;
-pub use source::{ObjectSource, TokenSource};
+pub use source::{ClaimSource, ObjectSource, TokenSource};
 pub use subpath::{SubPath, SubPathError};
 
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, VolumesState, pod};
+use kinds::Kind;
 use mounter::{KernelMounter, Mounter};
 use task::{Command, Task};
 
@@ -70,6 +77,8 @@ pub struct Sources<O, T> {
     pub objects: O,
     /// Service-account tokens.
     pub tokens: T,
+    /// Claims and persistent volumes.
+    pub claims: Arc<dyn ClaimSource>,
 }
 
 /// What is wished for one pod.
@@ -88,6 +97,32 @@ pub struct Stuck {
     pub uid: PodUid,
     /// Why; names the path.
     pub problem: String,
+    /// The kind of reason: `busy`, `mounted`, `foreign`, `io`, `other`.
+    pub reason: &'static str,
+}
+
+/// What became of what was left of pods that are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What could not be removed.
+    pub stuck: Vec<Stuck>,
+    /// How many directories of pods that nobody knew were removed since the last sweep.
+    pub cleaned: u64,
+}
+
+/// Where a volume of a pod lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The path on the host.
+    pub path: PathBuf,
+    /// The name that its subPaths lie under: its own, or its persistent volume's.
+    pub name: String,
+    /// Whether nobody but the node may write to it.
+    pub read_only: bool,
+    /// Whether the runtime may relabel it for SELinux.
+    pub relabel: bool,
+    /// Whether it is a device.
+    pub is_device: bool,
 }
 
 #[derive(Debug)]
@@ -98,7 +133,9 @@ struct Shared {
     states: Mutex<HashMap<PodUid, watch::Sender<VolumesState>>>,
     /// How many containers of each pod are being started.
     starting: Mutex<HashMap<PodUid, usize>>,
-    stuck: watch::Sender<Vec<Stuck>>,
+    /// What the claims of each pod have led to, by the volume's name in the pod.
+    claimed: Mutex<BTreeMap<PodUid, BTreeMap<String, ledger::Record>>>,
+    swept: watch::Sender<Swept>,
 }
 
 impl Shared {
@@ -149,7 +186,8 @@ fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
         wishes: watch::Sender::default(),
         states: Mutex::default(),
         starting: Mutex::default(),
-        stuck: watch::Sender::default(),
+        claimed: Mutex::default(),
+        swept: watch::Sender::default(),
     });
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let paths = Arc::new(config.paths);
@@ -205,6 +243,7 @@ impl Handle {
     /// The pod is gone for good: nothing about it is kept. What is left on disk is for [`Handle::sweep`].
     pub fn forget(&self, uid: &PodUid) {
         self.shared.states.lock().remove(uid);
+        self.shared.claimed.lock().remove(uid);
         self.shared.wishes.send_if_modified(|wishes| wishes.remove(uid).is_some());
     }
 
@@ -227,9 +266,9 @@ impl Handle {
         }
     }
 
-    /// What could not be removed of pods that are gone.
-    pub fn stuck(&self) -> watch::Receiver<Vec<Stuck>> {
-        self.shared.stuck.subscribe()
+    /// What became of pods that are gone, and what of them is stuck.
+    pub fn swept(&self) -> watch::Receiver<Swept> {
+        self.shared.swept.subscribe()
     }
 
     /// To be held while a container of the pod is created and started: files that it may have been given by subPath
@@ -239,9 +278,35 @@ impl Handle {
         StartGuard { uid: uid.clone(), shared: Arc::clone(&self.shared), commands: self.commands.clone() }
     }
 
-    /// Where a volume lies on the host; see [`Paths::volume`].
-    pub fn path(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
-        self.paths.volume(uid, volume)
+    /// Where a volume of a pod lies on the host; `None` for what the runtime mounts itself and what is not there.
+    pub fn place(&self, uid: &PodUid, volume: &Volume) -> Option<Placed> {
+        let kind = Kind::of(volume);
+        if let Kind::Claim(_) = kind {
+            let claimed = self.shared.claimed.lock();
+            let record = claimed.get(uid)?.get(&volume.name)?;
+            return Some(Placed {
+                path: record.path(&self.paths, uid),
+                name: record.directory.clone(),
+                read_only: record.claimed.as_ref().is_some_and(|claimed| claimed.read_only),
+                relabel: record.made != ledger::Made::Nothing,
+                is_device: record.made == ledger::Made::Device,
+            });
+        }
+        Some(Placed {
+            path: self.paths.volume(uid, volume)?,
+            name: volume.name.clone(),
+            read_only: kind.is_payload(),
+            relabel: !matches!(kind, Kind::HostPath(_)),
+            is_device: false,
+        })
+    }
+
+    /// The groups that come with a pod's persistent volumes, in ascending order.
+    pub fn groups(&self, uid: &PodUid) -> Vec<i64> {
+        let claimed = self.shared.claimed.lock();
+        let records = claimed.get(uid).into_iter().flat_map(BTreeMap::values);
+        let groups: BTreeSet<i64> = records.filter_map(|record| record.claimed.as_ref()?.gid).collect();
+        groups.into_iter().collect()
     }
 
     /// The node's directories.

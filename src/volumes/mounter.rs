@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
+use super::ledger;
 use crate::linux::mount::{self, FsKind};
 
 /// Mounts as volumes need them. Every call blocks.
@@ -20,8 +21,14 @@ pub trait Mounter: Clone + Send + Sync + 'static {
     fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()>;
     /// Binds what is open as `source`.
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()>;
+    /// Changes the flags of the bind mount at `target`.
+    fn remount_bind(&self, target: &Path, flags: MsFlags) -> io::Result<()>;
     /// Undoes the topmost mount at `target`.
     fn unmount(&self, target: &Path) -> io::Result<()>;
+    /// The device and inode of what is seen at `path`.
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// Where else the directory `path` is bound to.
+    fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
 }
 
 /// The kernel's mounts.
@@ -65,8 +72,20 @@ impl Mounter for KernelMounter {
         mount::bind_fd(source, target)
     }
 
+    fn remount_bind(&self, target: &Path, flags: MsFlags) -> io::Result<()> {
+        mount::remount_bind(target, flags)
+    }
+
     fn unmount(&self, target: &Path) -> io::Result<()> {
         mount::unmount(target)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        ledger::identity(path)
+    }
+
+    fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        mount::other_places(&mount::list()?, &std::fs::canonicalize(path)?)
     }
 }
 
@@ -85,6 +104,7 @@ pub(crate) mod fake {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
+    use nix::mount::MsFlags;
     use parking_lot::Mutex;
 
     use super::Mounter;
@@ -161,6 +181,23 @@ pub(crate) mod fake {
         fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
             let from = std::fs::read_link(format!("/proc/self/fd/{}", source.as_raw_fd()))?;
             self.add(target, format!("bind {}", from.display()))
+        }
+
+        fn remount_bind(&self, target: &Path, flags: MsFlags) -> io::Result<()> {
+            self.state.lock().log.push(format!("remount {} {flags:?}", target.display()));
+            Ok(())
+        }
+
+        fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+            let bound =
+                self.state.lock().mounts.get(path).and_then(|what| what.strip_prefix("bind ").map(PathBuf::from));
+            crate::volumes::ledger::identity(bound.as_deref().unwrap_or(path))
+        }
+
+        fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+            let wanted = format!("bind {}", path.display());
+            let state = self.state.lock();
+            Ok(state.mounts.iter().filter(|(_, what)| **what == wanted).map(|(target, _)| target.clone()).collect())
         }
 
         fn unmount(&self, target: &Path) -> io::Result<()> {

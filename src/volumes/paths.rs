@@ -10,6 +10,9 @@ use crate::model::{PodKey, PodUid};
 /// Where pods' logs lie unless `podLogsDir` says otherwise.
 pub const DEFAULT_POD_LOGS: &str = "/var/log/pods";
 
+/// The directory of a pod's ledger.
+pub const LEDGER: &str = "volume-ledger";
+
 /// The node's directories: the root (`/var/lib/kubelet`) and the pods' logs (`/var/log/pods`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -96,8 +99,19 @@ impl Paths {
         self.volumes(uid).join(escape(plugin)).join(name)
     }
 
+    /// The link to a plugin's device: `ROOT/pods/UID/volumeDevices/kubernetes.io~PLUGIN/NAME`.
+    pub fn plugin_device(&self, uid: &PodUid, plugin: &str, name: &str) -> PathBuf {
+        self.volume_devices(uid).join(escape(plugin)).join(name)
+    }
+
+    /// `ROOT/pods/UID/volume-ledger` (0750): ours alone; upstream's kubelet removes it with the pod.
+    pub fn ledger(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join(LEDGER)
+    }
+
     /// Where a volume lies on the host, for a container's mount: a hostPath's own path, else the volume's directory.
-    /// `None` for what the runtime mounts itself (an image volume) and for kinds that are not supported.
+    /// `None` for what the runtime mounts itself (an image volume), for a claim (which only its persistent volume knows)
+    /// and for kinds that are not supported.
     pub fn volume(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
         match Kind::of(volume) {
             Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
@@ -106,7 +120,7 @@ impl Paths {
             | Kind::Secret(_)
             | Kind::DownwardApi(_)
             | Kind::Projected(_)) => Some(self.plugin_volume(uid, kind.plugin()?, &volume.name)),
-            Kind::Image | Kind::Unsupported(_) => None,
+            Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => None,
         }
     }
 

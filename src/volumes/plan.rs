@@ -37,6 +37,9 @@ pub struct Volume {
     pub name: String,
     /// Whether a container uses it.
     pub wanted: bool,
+    /// Whether it may turn out to be one that is wanted (a persistent volume found on disk whose claim has not been read
+    /// yet): it is left alone.
+    pub held: bool,
     /// Who puts it in place.
     pub care: Care,
     /// Whether its inputs are known.
@@ -100,8 +103,21 @@ pub struct Problem {
     pub count: u32,
     /// What.
     pub text: String,
+    /// The kind of reason, for a metric.
+    pub reason: &'static str,
+    /// What the event about it says.
+    pub event: Told,
     /// When to try again; `None`: when an input changes.
     pub retry_at: Option<Mono>,
+}
+
+/// How a failure is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// In an event of its own.
+    Alone(String),
+    /// In the pod's summary: it could not be found out what the volume is.
+    InSummary,
 }
 
 /// What follows.
@@ -121,7 +137,7 @@ pub fn plan(goal: Goal, volumes: &[Volume], now: Mono) -> Plan {
     match goal {
         Goal::Unclaimed => {}
         Goal::Present => {
-            tear_down_unwanted(volumes, now, &mut plan, |volume| !volume.wanted);
+            tear_down_unwanted(volumes, now, &mut plan, |volume| !volume.wanted && !volume.held);
             set_up_wanted(volumes, now, &mut plan);
             plan.state = pending_or_ready(volumes, now);
         }
@@ -246,6 +262,15 @@ fn earliest(first: Option<Mono>, second: Option<Mono>) -> Option<Mono> {
     }
 }
 
+/// Why it cannot be found out what a volume is, or who is to put it in place.
+pub fn why_unprocessed(volume: &Volume) -> Option<&str> {
+    match (&volume.care, &volume.problem) {
+        (Care::Nobody(why), _) => Some(why),
+        (Care::Ours, Some(Problem { event: Told::InSummary, text, .. })) => Some(text),
+        (Care::Ours | Care::Runtime, _) => None,
+    }
+}
+
 /// Upstream's summary for a pod whose volumes are not there: `missing` are all of those, `unprocessed` those that
 /// nobody can put in place.
 pub fn summary(volumes: &[Volume], cause: &str) -> String {
@@ -254,7 +279,7 @@ pub fn summary(volumes: &[Volume], cause: &str) -> String {
         names.sort_unstable();
         names.join(" ")
     };
-    let unprocessed = |volume: &&Volume| is_missing(volume) && matches!(volume.care, Care::Nobody(_));
+    let unprocessed = |volume: &&Volume| is_missing(volume) && why_unprocessed(volume).is_some();
     format!(
         "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process \
          volumes=[{}]: {cause}",
@@ -267,7 +292,7 @@ pub fn summary(volumes: &[Volume], cause: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Actual, Care, Doing, Goal, Inputs, Problem, Volume, plan, summary, wait_after};
+    use super::{Actual, Care, Doing, Goal, Inputs, Problem, Told, Volume, plan, summary, wait_after};
     use crate::model::{Mono, VolumesState};
 
     const NOW: Mono = Mono(Duration::from_secs(1000));
@@ -280,6 +305,7 @@ mod tests {
         let mut volume = Volume {
             name: name.to_owned(),
             wanted: true,
+            held: false,
             care: Care::Ours,
             inputs: Inputs::Known,
             actual: Actual::Absent,
@@ -293,7 +319,13 @@ mod tests {
     }
 
     fn problem(retry_at: Option<Mono>) -> Problem {
-        Problem { count: 1, text: "no space".to_owned(), retry_at }
+        Problem {
+            count: 1,
+            text: "no space".to_owned(),
+            reason: "io",
+            event: Told::Alone("no space".to_owned()),
+            retry_at,
+        }
     }
 
     #[track_caller]
@@ -384,16 +416,28 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_wanted_is_left_alone_until_the_pod_goes() {
+        let held = [volume("pv", |volume| {
+            volume.actual = Actual::Partial;
+            volume.wanted = false;
+            volume.held = true;
+        })];
+        check(Goal::Present, &held, &[], None);
+        check(Goal::Gone, &held, &[(0, Doing::TearDown)], None);
+    }
+
+    #[test]
     fn the_summary_is_upstreams() {
         let volumes = [
             volume("z", |_| {}),
             volume("pvc", |volume| volume.care = Care::Nobody("not supported".to_owned())),
             volume("there", |volume| volume.actual = Actual::Present),
+            volume("claim", |volume| volume.problem = Some(Problem { event: Told::InSummary, ..problem(None) })),
         ];
         assert_eq!(
             summary(&volumes, "not supported"),
-            "Unable to attach or mount volumes: unmounted volumes=[pvc z], unattached volumes=[], \
-             failed to process volumes=[pvc]: not supported"
+            "Unable to attach or mount volumes: unmounted volumes=[claim pvc z], unattached volumes=[], \
+             failed to process volumes=[claim pvc]: not supported"
         );
     }
 

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
 
+use crate::apiserver::claims::{self, ClaimError, Node};
 use crate::apiserver::objects::{self, ObjectError};
 use crate::apiserver::tokens::{self, TokenError};
 use crate::model::PodUid;
@@ -35,6 +37,20 @@ pub trait TokenSource: Clone + Send + Sync + 'static {
     fn token(&self, request: tokens::Request) -> impl Future<Output = Result<tokens::Token, TokenError>> + Send;
     /// Forgets the tokens of a pod that is gone.
     fn forget(&self, pod: &PodUid);
+}
+
+/// Claims and what they lead to. The futures are cancel-safe and end by themselves.
+pub trait ClaimSource: Send + Sync + std::fmt::Debug + 'static {
+    /// A claim.
+    fn claim<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<PersistentVolumeClaim, ClaimError>>;
+    /// A persistent volume.
+    fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>>;
+    /// This node.
+    fn node(&self) -> BoxFuture<'_, Result<Node, ClaimError>>;
 }
 
 /// What a node without an API server says of anything that only the API server has.
@@ -101,16 +117,50 @@ impl TokenSource for Option<tokens::Handle> {
     }
 }
 
+/// The API server's claims, or nothing on a node without one.
+impl ClaimSource for Option<claims::Handle> {
+    fn claim<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<PersistentVolumeClaim, ClaimError>> {
+        match self {
+            Some(claims) => Box::pin(claims.claim(namespace, name)),
+            None => standalone(),
+        }
+    }
+
+    fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>> {
+        match self {
+            Some(claims) => Box::pin(claims.volume(name)),
+            None => standalone(),
+        }
+    }
+
+    fn node(&self) -> BoxFuture<'_, Result<Node, ClaimError>> {
+        match self {
+            Some(claims) => Box::pin(claims.node()),
+            None => standalone(),
+        }
+    }
+}
+
+fn standalone<T: Send + 'static>() -> BoxFuture<'static, Result<T, ClaimError>> {
+    Box::pin(std::future::ready(Err(ClaimError(STANDALONE.to_owned()))))
+}
+
 #[cfg(test)]
 pub(crate) mod fake {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    use futures::future::BoxFuture;
+    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
     use parking_lot::Mutex;
     use tokio::sync::watch;
 
-    use super::{ObjectSource, Subscription, TokenSource};
+    use super::{ClaimSource, ObjectSource, Subscription, TokenSource};
+    use crate::apiserver::claims::{ClaimError, Node};
     use crate::apiserver::objects::ObjectError;
     use crate::apiserver::tokens::{Request, Token, TokenError};
     use crate::model::PodUid;
@@ -206,6 +256,48 @@ pub(crate) mod fake {
 
         fn forget(&self, pod: &PodUid) {
             self.forgotten.lock().push(pod.clone());
+        }
+    }
+
+    /// Claims and volumes that a test sets, by name.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct FakeClaims {
+        pub(crate) claims: Arc<Mutex<BTreeMap<String, PersistentVolumeClaim>>>,
+        pub(crate) volumes: Arc<Mutex<BTreeMap<String, PersistentVolume>>>,
+    }
+
+    impl FakeClaims {
+        /// Binds a claim to a volume that is the directory `path`.
+        pub(crate) fn bind(&self, claim: &str, volume: &str, path: &str) {
+            let meta = serde_json::json!({"name": claim, "namespace": "ns", "uid": format!("uid-{claim}")});
+            let object =
+                serde_json::json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": "Bound"}});
+            self.claims.lock().insert(claim.to_owned(), serde_json::from_value(object).expect("a claim"));
+            let spec = serde_json::json!({"claimRef": {"uid": format!("uid-{claim}")}, "local": {"path": path}});
+            let object = serde_json::json!({"metadata": {"name": volume}, "spec": spec});
+            self.volumes.lock().insert(volume.to_owned(), serde_json::from_value(object).expect("a volume"));
+        }
+    }
+
+    impl ClaimSource for FakeClaims {
+        fn claim<'a>(
+            &'a self,
+            _namespace: &'a str,
+            name: &'a str,
+        ) -> BoxFuture<'a, Result<PersistentVolumeClaim, ClaimError>> {
+            let found = self.claims.lock().get(name).cloned();
+            let missing = || ClaimError(format!("persistentvolumeclaims {name:?} not found"));
+            Box::pin(std::future::ready(found.ok_or_else(missing)))
+        }
+
+        fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>> {
+            let found = self.volumes.lock().get(name).cloned();
+            let missing = || ClaimError(format!("persistentvolumes {name:?} not found"));
+            Box::pin(std::future::ready(found.ok_or_else(missing)))
+        }
+
+        fn node(&self) -> BoxFuture<'_, Result<Node, ClaimError>> {
+            Box::pin(std::future::ready(Ok(Node::default())))
         }
     }
 }

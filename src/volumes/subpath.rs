@@ -22,8 +22,10 @@ use crate::model::PodUid;
 pub struct SubPath {
     /// The pod.
     pub uid: PodUid,
-    /// The volume's name.
+    /// The volume's name in the pod.
     pub volume: String,
+    /// The name that its subPaths lie under: its own, or its persistent volume's.
+    pub directory: String,
     /// Where the volume lies.
     pub volume_path: PathBuf,
     /// `subPath`, or `subPathExpr` expanded.
@@ -70,7 +72,7 @@ pub enum SubPathError {
 
 /// Binds a subPath to its place, makes it first if it is missing, and answers the place. Blocks.
 pub fn prepare<M: Mounter>(mounter: &M, paths: &Paths, request: &SubPath) -> Result<PathBuf, SubPathError> {
-    let SubPath { uid, volume, volume_path, sub_path, container, index } = request;
+    let SubPath { uid, volume, directory, volume_path, sub_path, container, index } = request;
     if sub_path.starts_with('/') {
         return Err(SubPathError::Absolute(sub_path.clone()));
     }
@@ -79,7 +81,7 @@ pub fn prepare<M: Mounter>(mounter: &M, paths: &Paths, request: &SubPath) -> Res
     }
     let (of_volume, of_container) = (volume.clone(), container.clone());
     let failed = move |source| SubPathError::Prepare { volume: of_volume, container: of_container, source };
-    if !is_component(volume) || !is_component(container) {
+    if !is_component(directory) || !is_component(container) {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "a name is not a file name")));
     }
     let relative = Path::new(sub_path);
@@ -94,7 +96,7 @@ pub fn prepare<M: Mounter>(mounter: &M, paths: &Paths, request: &SubPath) -> Res
         }
         Err(error) => return Err(failed(error)),
     };
-    let target = paths.subpath(uid, volume, container, *index);
+    let target = paths.subpath(uid, directory, container, *index);
     bind(mounter, &source, &target).map_err(failed)?;
     Ok(target)
 }
@@ -220,6 +222,7 @@ mod tests {
             SubPath {
                 uid: PodUid::from("u1"),
                 volume: "v".to_owned(),
+                directory: "v".to_owned(),
                 volume_path: self.dir.path().join("volume"),
                 sub_path: sub_path.to_owned(),
                 container: "app".to_owned(),

@@ -51,6 +51,8 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "Secret" => ("", "secrets", true),
         "Service" => ("", "services", true),
         "ServiceAccount" => ("", "serviceaccounts", true),
+        "PersistentVolume" => ("", "persistentvolumes", false),
+        "PersistentVolumeClaim" => ("", "persistentvolumeclaims", true),
         "Event" => ("", "events", true),
         "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),

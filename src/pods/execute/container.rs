@@ -27,6 +27,16 @@ const OBJECT_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest file name that is used for the legacy link to a log.
 const MAX_LINK_NAME: usize = 255;
 
+/// Why an image cannot be had.
+const IMAGE_REASONS: [&str; 6] = [
+    reason::ERR_IMAGE_PULL,
+    reason::IMAGE_PULL_BACK_OFF,
+    reason::ERR_IMAGE_NEVER_PULL,
+    reason::INVALID_IMAGE_NAME,
+    reason::IMAGE_INSPECT_ERROR,
+    reason::REGISTRY_UNAVAILABLE,
+];
+
 /// A start as it was planned.
 #[derive(Debug)]
 pub(super) struct Start {
@@ -81,7 +91,10 @@ impl PodExecutor {
         let request = match self.request(&start, &container, &context).await {
             Ok(request) => request,
             Err(error) => {
-                self.start_failed(&context, &start.container, &error.message);
+                // Of an image that is a volume the pull has told already.
+                if !IMAGE_REASONS.contains(&error.reason.as_str()) {
+                    self.start_failed(&context, &start.container, &error.message);
+                }
                 self.deps.metrics.count(Count::ContainerFailed { kind, reason: &error.reason });
                 return Completion { key, outcome: Err(error), mutated: false };
             }
@@ -178,7 +191,7 @@ impl PodExecutor {
         })
         .map_err(config_error)?;
         let volumes = self.volume_sources(container, context).await?;
-        let sub_paths = self.sub_paths(container, &env, &volumes).await?;
+        let sub_paths = self.sub_paths(container, &env, &volumes, context).await?;
         let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
         let termination_log = self.termination_log(container)?;
         let pid_target = Self::pid_target(&start.container, context)?;
@@ -195,7 +208,7 @@ impl PodExecutor {
             termination_log: termination_log.as_deref(),
             pid_target: pid_target.as_ref(),
             oom_score_adj: self.oom_score_adj(&context.pod, container),
-            extra_groups: &[],
+            extra_groups: &self.deps.volumes.groups(&self.uid),
             user_ids,
             recursive_read_only: self.recursive_read_only(&context.pod),
             settings: &self.deps.settings.spec,

@@ -39,13 +39,12 @@ impl PodExecutor {
                 }
                 continue;
             }
-            let Some(path) = self.deps.settings.paths.volume(&self.uid, volume) else { continue };
-            let managed = volume.host_path.is_none();
-            let source = VolumeSource::Path {
-                path: path.to_string_lossy().into_owned(),
-                // What the kubelet writes itself nobody else may change.
-                read_only: managed && volume.empty_dir.is_none(),
-                relabel: managed,
+            let Some(placed) = self.deps.volumes.place(&self.uid, volume) else { continue };
+            let path = placed.path.to_string_lossy().into_owned();
+            let source = if placed.is_device {
+                VolumeSource::Device { path, read_only: placed.read_only }
+            } else {
+                VolumeSource::Path { path, read_only: placed.read_only, relabel: placed.relabel }
             };
             sources.insert(volume.name.clone(), source);
         }
@@ -74,7 +73,10 @@ impl PodExecutor {
             sandbox: self.sandbox_for_pull(context),
         };
         match self.deps.images.ensure(request).await {
-            Ok(present) => Ok(VolumeSource::Image { image_ref: present.image_ref, image }),
+            Ok(present) => {
+                let runtime_handler = self.runtime_handler(&context.pod).unwrap_or_default();
+                Ok(VolumeSource::Image { image_ref: present.image_ref, image, runtime_handler })
+            }
             Err(images::ImageError { reason, message, .. }) => Err(ActionError::new(reason, message)),
         }
     }
@@ -85,15 +87,20 @@ impl PodExecutor {
         container: &api::Container,
         env: &[EnvVar],
         volumes: &BTreeMap<String, VolumeSource>,
+        context: &Context,
     ) -> Result<BTreeMap<usize, String>, ActionError> {
         let mut prepared = BTreeMap::new();
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let wanted = spec::sub_path(mount, env).map_err(|error| ActionError::new(error.reason, error.message))?;
             let Some(sub_path) = wanted else { continue };
             let Some(VolumeSource::Path { path, .. }) = volumes.get(&mount.name) else { continue };
+            let pod_volumes = context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+            let volume = pod_volumes.iter().find(|volume| volume.name == mount.name);
+            let placed = volume.and_then(|volume| self.deps.volumes.place(&self.uid, volume));
             let request = SubPath {
                 uid: self.uid.clone(),
                 volume: mount.name.clone(),
+                directory: placed.map_or_else(|| mount.name.clone(), |placed| placed.name),
                 volume_path: path.into(),
                 sub_path,
                 container: container.name.clone(),
@@ -117,7 +124,7 @@ impl PodExecutor {
     pub(super) async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<spec::EnvFile> {
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let found = volumes.iter().find(|candidate| candidate.name == volume)?;
-        let root = self.deps.settings.paths.volume(&self.uid, found)?;
+        let root = self.deps.volumes.place(&self.uid, found)?.path;
         let full = root.join(path).to_string_lossy().into_owned();
         let relative = PathBuf::from(path);
         // Whoever writes to the volume decides what is there: a slow disk must not hold up other pods.

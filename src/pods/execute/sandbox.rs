@@ -132,7 +132,7 @@ impl PodExecutor {
             cgroup_parent: &cgroup_parent,
             resolv_conf: &resolv_conf,
             totals: spec::PodTotals::of(pod),
-            extra_groups: &[],
+            extra_groups: &self.deps.volumes.groups(&self.uid),
             user_ids,
             settings: &self.deps.settings.spec,
         })

@@ -9,7 +9,7 @@ use crate::model::{ContainerId, Pod};
 
 use super::env::EnvVar;
 use super::expand::expand_all;
-use super::mounts::{VolumeSource, mounts};
+use super::mounts::{VolumeSource, devices, mounts};
 use super::resources::linux_resources;
 use super::sandbox::container_log_path;
 use super::security::container_security;
@@ -64,7 +64,7 @@ pub struct ContainerInput<'a> {
 /// Makes the request for a container.
 pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, SpecError> {
     let (pod, container) = (input.pod, input.container);
-    refuse_devices(container)?;
+    let devices = devices(input)?;
     let mounts = mounts(input)?;
     let security = container_security(input)?;
     let resources = linux_resources(pod, container, input.oom_score_adj, input.settings)?;
@@ -84,6 +84,7 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
             .map(|var| KeyValue { key: var.name.clone(), value: var.value.clone().into_bytes() })
             .collect(),
         mounts,
+        devices,
         labels: annotations::container_labels(pod, container),
         annotations: annotations::container_annotations(pod, container, input.restart_count),
         log_path: container_log_path(&container.name, input.restart_count),
@@ -94,16 +95,6 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         stop_signal: if input.settings.stop_signals { stop_signal(container) } else { 0 },
         ..ContainerConfig::default()
     })
-}
-
-/// No volume of this kubelet is a block device yet.
-fn refuse_devices(container: &api::Container) -> Result<(), SpecError> {
-    let Some(device) = container.volume_devices.iter().flatten().next() else { return Ok(()) };
-    let api::VolumeDevice { name, device_path } = device;
-    if !device_path.starts_with('/') {
-        return Err(SpecError::container(format!("error DevicePath `{device_path}` must be an absolute path")));
-    }
-    Err(SpecError::container(format!("cannot find volume {name:?} to pass into container {:?}", container.name)))
 }
 
 /// `lifecycle.stopSignal` as the runtime numbers it; the image's own when it is not given.
@@ -146,7 +137,15 @@ mod tests {
             volumes: [
                 ("data".to_owned(), path("/var/lib/data", false)),
                 ("secret".to_owned(), path("/var/lib/secret", true)),
-                ("image".to_owned(), VolumeSource::Image { image_ref: "sha256:1".into(), image: "tools".into() }),
+                (
+                    "image".to_owned(),
+                    VolumeSource::Image {
+                        image_ref: "sha256:1".into(),
+                        image: "tools".into(),
+                        runtime_handler: String::new(),
+                    },
+                ),
+                ("disk".to_owned(), VolumeSource::Device { path: "/pods/u1/disk".into(), read_only: true }),
             ]
             .into(),
             sub_paths: [(1, "/prepared/1".to_owned())].into(),
@@ -304,6 +303,10 @@ mod tests {
         };
         assert_eq!(device("/dev/x"), "cannot find volume \"raw\" to pass into container \"c\"");
         assert_eq!(device("x"), "error DevicePath `x` must be an absolute path");
+        let disk = json!({"volumeDevices": [{"name": "disk", "devicePath": "/dev/x"}]});
+        let made = world(json!({}), disk).make().expect("a request").devices.remove(0);
+        let seen = (made.host_path.as_str(), made.container_path.as_str(), made.permissions.as_str());
+        assert_eq!(seen, ("/pods/u1/disk", "/dev/x", "r"));
         assert_eq!(
             refusal(json!({"name": "data", "mountPath": "/x", "subPath": "a"})),
             "failed to prepare subPath for volumeMount \"data\" of container \"c\""

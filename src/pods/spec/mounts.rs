@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
+use crate::cri::v1::{Device, ImageSpec, Mount, MountPropagation};
 
 use super::SpecError;
 use super::container::ContainerInput;
@@ -23,13 +23,45 @@ pub enum VolumeSource {
         /// Whether the runtime is to relabel it for SELinux: managed, relabelable and not labelled by its mount.
         relabel: bool,
     },
+    /// A device of the node.
+    Device {
+        /// The path, or that of a link to it.
+        path: String,
+        /// Whether it may only be read.
+        read_only: bool,
+    },
     /// An image that the runtime mounts itself.
     Image {
         /// The reference of the pulled image.
         image_ref: String,
         /// The reference in the spec.
         image: String,
+        /// The pod's runtime handler, which some runtimes keep images by.
+        runtime_handler: String,
     },
+}
+
+/// The devices of a container that are volumes.
+pub(super) fn devices(input: &ContainerInput<'_>) -> Result<Vec<Device>, SpecError> {
+    let wanted = input.container.volume_devices.iter().flatten();
+    let device = |wanted: &api::VolumeDevice| {
+        let path = &wanted.device_path;
+        if !path.starts_with('/') {
+            return Err(SpecError::container(format!("error DevicePath `{path}` must be an absolute path")));
+        }
+        match input.volumes.get(&wanted.name) {
+            Some(VolumeSource::Device { path: host, read_only }) => Ok(Device {
+                container_path: path.clone(),
+                host_path: host.clone(),
+                permissions: if *read_only { "r" } else { "mrw" }.to_owned(),
+            }),
+            Some(VolumeSource::Path { .. } | VolumeSource::Image { .. }) | None => Err(SpecError::container(format!(
+                "cannot find volume {:?} to pass into container {:?}",
+                wanted.name, input.container.name
+            ))),
+        }
+    };
+    wanted.map(device).collect()
 }
 
 /// The mounts of a container, in upstream's order.
@@ -84,11 +116,17 @@ fn volume_mount(input: &ContainerInput<'_>, index: usize, mount: &api::VolumeMou
         ..Mount::default()
     };
     match source {
-        VolumeSource::Image { image_ref, image } => {
+        VolumeSource::Device { .. } => {
+            return Err(SpecError::container(format!(
+                "cannot find volume {name:?} to mount into container {container:?}"
+            )));
+        }
+        VolumeSource::Image { image_ref, image, runtime_handler } => {
             out.readonly = true;
             out.image = Some(ImageSpec {
                 image: image_ref.clone(),
                 user_specified_image: image.clone(),
+                runtime_handler: runtime_handler.clone(),
                 annotations: input.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
                 ..ImageSpec::default()
             });

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::linux::mount::FsKind;
-use crate::linux::{fs, tree};
+use crate::linux::{fs, ownership, tree};
 use crate::model::quantity::Amount;
 use crate::model::{Pod, pod};
 use crate::volumes::error::{SetUpError, TearDownError};
@@ -168,7 +168,7 @@ pub fn set_up<M: Mounter>(
         Medium::Disk | Medium::Memory(_) | Medium::HugePages(_) => {}
     }
     if let Some(gid) = fs_group
-        && let Err(error) = tree::give_to_group(dir, gid, false)
+        && let Err(error) = ownership::give_small_tree_to_group(dir, gid, false)
     {
         // As upstream: the volume is usable, if not by everybody.
         tracing::warn!(path = %dir.display(), error = %error, "Could not give a volume to its group");

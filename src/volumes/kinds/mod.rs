@@ -3,10 +3,12 @@
 //! A kind has a pure part (what shall be there) and, where it needs one, a part that makes it so through a
 //! [`super::mounter::Mounter`].
 
+pub mod claim;
 pub mod config_map;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
+pub mod local;
 pub mod nested;
 pub mod projected;
 pub mod secret;
@@ -17,8 +19,6 @@ use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ProjectedVolumeSource,
     SecretVolumeSource, Volume,
 };
-
-use crate::model::Pod;
 
 /// What a volume is.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub enum Kind<'a> {
     DownwardApi(&'a DownwardAPIVolumeSource),
     /// Files from several sources.
     Projected(&'a ProjectedVolumeSource),
+    /// What a claim leads to.
+    Claim(claim::Reference<'a>),
     /// An image's content: the runtime mounts it.
     Image,
     /// A kind that this node cannot mount; its name in the API.
@@ -56,6 +58,11 @@ impl<'a> Kind<'a> {
             Self::DownwardApi(source)
         } else if let Some(source) = &volume.projected {
             Self::Projected(source)
+        } else if let Some(source) = &volume.persistent_volume_claim {
+            let read_only = source.read_only == Some(true);
+            Self::Claim(claim::Reference { claim: Some(&source.claim_name), read_only })
+        } else if volume.ephemeral.is_some() {
+            Self::Claim(claim::Reference { claim: None, read_only: false })
         } else if volume.image.is_some() {
             Self::Image
         } else {
@@ -63,7 +70,8 @@ impl<'a> Kind<'a> {
         }
     }
 
-    /// The plugin's qualified name, of which its directory's name is made; `None` for what has no directory of ours.
+    /// The plugin's qualified name, of which its directory's name is made; `None` for what has no directory of ours, and
+    /// for a claim, of which only its persistent volume tells.
     pub fn plugin(self) -> Option<&'static str> {
         match self {
             Self::EmptyDir(_) => Some(empty_dir::PLUGIN),
@@ -72,7 +80,7 @@ impl<'a> Kind<'a> {
             Self::Secret(_) => Some(secret::PLUGIN),
             Self::DownwardApi(_) => Some(downward_api::PLUGIN),
             Self::Projected(_) => Some(projected::PLUGIN),
-            Self::Image | Self::Unsupported(_) => None,
+            Self::Claim(_) | Self::Image | Self::Unsupported(_) => None,
         }
     }
 
@@ -80,22 +88,14 @@ impl<'a> Kind<'a> {
     pub fn is_payload(self) -> bool {
         match self {
             Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => true,
-            Self::EmptyDir(_) | Self::HostPath(_) | Self::Image | Self::Unsupported(_) => false,
+            Self::EmptyDir(_) | Self::HostPath(_) | Self::Claim(_) | Self::Image | Self::Unsupported(_) => false,
         }
     }
 }
 
 /// Why a volume of an unsupported kind is not mounted: upstream's text for a kind without a plugin, the kind named.
-pub fn unsupported_text(pod: &Pod, volume: &Volume, kind: &str) -> String {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)),
-        (None, None) => None,
-    };
-    if let Some(claim) = claim {
-        format!("error processing PVC {namespace}/{claim}: volumes of kind {kind} are not supported on this node yet")
-    } else if let Some(csi) = &volume.csi {
+pub fn unsupported_text(volume: &Volume, kind: &str) -> String {
+    if let Some(csi) = &volume.csi {
         format!(
             "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {} not found in the list of \
              registered CSI drivers",
@@ -112,8 +112,6 @@ pub fn unsupported_text(pod: &Pod, volume: &Volume, kind: &str) -> String {
 
 fn unsupported(volume: &Volume) -> Option<&'static str> {
     let kinds = [
-        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
-        (volume.ephemeral.is_some(), "ephemeral"),
         (volume.csi.is_some(), "csi"),
         (volume.nfs.is_some(), "nfs"),
         (volume.iscsi.is_some(), "iscsi"),
@@ -144,26 +142,16 @@ mod tests {
     use k8s_openapi::api::core::v1::Volume;
 
     use super::{Kind, unsupported_text};
-    use crate::model::Pod;
 
     #[track_caller]
     fn check(volume: &str, expected: &str) {
         let volume: Volume = serde_json::from_str(volume).expect("a volume");
-        let pod: Pod = serde_json::from_str(r#"{"metadata":{"name":"web","namespace":"ns"}}"#).expect("a pod");
         let Kind::Unsupported(kind) = Kind::of(&volume) else { panic!("it is supported") };
-        assert_eq!(unsupported_text(&pod, &volume, kind), expected);
+        assert_eq!(unsupported_text(&volume, kind), expected);
     }
 
     #[test]
     fn what_is_not_supported_is_named() {
-        check(
-            r#"{"name":"data","persistentVolumeClaim":{"claimName":"c"}}"#,
-            "error processing PVC ns/c: volumes of kind persistentVolumeClaim are not supported on this node yet",
-        );
-        check(
-            r#"{"name":"data","ephemeral":{}}"#,
-            "error processing PVC ns/web-data: volumes of kind ephemeral are not supported on this node yet",
-        );
         check(
             r#"{"name":"data","csi":{"driver":"d.io"}}"#,
             "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name d.io not found in the list of \

@@ -3,6 +3,7 @@
 use crate::{Case, case, slow};
 
 mod admission;
+mod claims;
 mod disturbed;
 mod ends;
 mod env;
@@ -17,6 +18,7 @@ mod security;
 mod static_pods;
 mod streams;
 mod volumes;
+mod volumes_killed;
 
 /// What all cases ask of the kubelet's configuration, over what kubeadm would write.
 pub(crate) const KUBELET_CONFIG: &str = "
@@ -28,6 +30,7 @@ syncFrequency: 10s
 pub(crate) fn together() -> Vec<Case> {
     [
         admission::cases(),
+        claims::cases(),
         ends::cases(),
         env::cases(),
         identity::cases(),
@@ -49,7 +52,7 @@ pub(crate) fn together() -> Vec<Case> {
 
 /// Cases that disturb the node: one after the other.
 pub(crate) fn alone() -> Vec<Case> {
-    disturbed::cases()
+    volumes_killed::cases().into_iter().chain(disturbed::cases()).collect()
 }
 
 /// What must work on every containerd.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bed::{Bed, has_line, same, shows};
 use crate::look::{glob, text};
-use crate::{Case, case, slow};
+use crate::{Case, beyond, case, slow};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -16,6 +16,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case(config_map_with_items_and_modes),
         case(secret_is_in_memory),
         slow(updates_reach_the_files),
+        beyond(an_edit_reaches_the_files_within_two_seconds_and_no_others),
+        beyond(sub_paths_survive_edits_while_containers_start),
         case(downward_api),
         slow(downward_api_follows_labels),
         case(projected_sources),
@@ -155,6 +157,76 @@ containers:
   resources: {limits: {cpu: 250m}}
   volumeMounts: [{name: info, mountPath: /info}]
 ";
+
+async fn an_edit_reaches_the_files_within_two_seconds_and_no_others(bed: Bed) -> Result<()> {
+    for name in ["edited", "other"] {
+        bed.create(&format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{one: v0}}}}"))
+            .await?;
+    }
+    let spec = "
+terminationGracePeriodSeconds: 0
+volumes: [{name: edited, configMap: {name: edited}}, {name: other, configMap: {name: other}}]
+containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: edited, mountPath: /a}, {name: other, mountPath: /b}]}]
+";
+    bed.pod("p", spec).await?;
+    let pod = bed.until("p", &["cond[Ready]=True"]).await?;
+    let base = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~configmap", text(&pod, "metadata.uid"));
+    let base = bed.cluster.on_node(&base);
+    let untouched = std::fs::read_link(base.join("other/..data"))?;
+    for round in 1..6 {
+        let value = format!("v{round}");
+        bed.patch("ConfigMap", "edited", json!({"data": {"one": value}})).await?;
+        let edited = Instant::now();
+        while std::fs::read_to_string(base.join("edited/one"))? != value {
+            ensure!(edited.elapsed() < Duration::from_secs(2), "{value} is not in the file after two seconds");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    same("the files of the other ConfigMap", std::fs::read_link(base.join("other/..data"))?, untouched)
+}
+
+/// A ConfigMap is edited all the time while containers with a subPath of it start: upstream removes what they were given.
+async fn sub_paths_survive_edits_while_containers_start(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: v0}}").await?;
+    let spec = "
+restartPolicy: Never
+volumes: [{name: settings, configMap: {name: settings}}]
+containers: [{name: main, image: busybox, command: [cat, /one], volumeMounts: [{name: settings, mountPath: /one, subPath: one}]}]
+";
+    let names: Vec<String> = (0..12).map(|number| format!("p{number}")).collect();
+    for name in &names {
+        bed.pod(name, spec).await?;
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let edit = async {
+        let mut round = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            round += 1;
+            bed.patch("ConfigMap", "settings", json!({"data": {"one": format!("v{round}")}})).await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    let wait = async {
+        let mut outcome = Ok(());
+        for name in &names {
+            outcome = bed.until(name, &["phase=Succeeded"]).await.map(drop);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome
+    };
+    let (edited, waited) = tokio::join!(edit, wait);
+    waited?;
+    edited?;
+    for name in &names {
+        let failed: Vec<_> = bed.events(name).await?.into_iter().filter(|(reason, _)| reason == "Failed").collect();
+        same("failures to start", failed, Vec::new())?;
+    }
+    Ok(())
+}
 
 async fn downward_api(bed: Bed) -> Result<()> {
     bed.labelled_pod("p", "{labels: {a: one, b: two}, annotations: {note: hello}}", DOWNWARD).await?;

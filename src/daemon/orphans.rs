@@ -1,0 +1,109 @@
+//! What is left of pods that are gone and cannot be removed: one event per pod and cause, and gauges. Fed by `volumes`.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::apiserver::events::Recorder;
+use crate::model::reason::event::ORPHANED_VOLUME_STUCK;
+use crate::model::{EventType, PodUid};
+use crate::telemetry::metrics::{Kind, Registry};
+use crate::volumes::Swept;
+
+/// The reasons that the gauge is split by.
+const REASONS: [&str; 5] = ["busy", "mounted", "foreign", "io", "other"];
+
+/// Shows upstream's gauges and ours.
+pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
+    registry.on_collect(move |out| {
+        let swept = swept.borrow().clone();
+        #[expect(clippy::cast_precision_loss, reason = "few")]
+        let number = |count: usize| count as f64;
+        #[expect(clippy::cast_precision_loss, reason = "few")]
+        let cleaned = swept.cleaned as f64;
+        out.family(
+            "kubelet_orphan_pod_cleaned_volumes",
+            "[ALPHA] The total number of orphaned Pods whose volumes were cleaned in the last periodic sweep.",
+            Kind::Gauge,
+            &[],
+            &[(&[], cleaned)],
+        );
+        out.family(
+            "kubelet_orphan_pod_cleaned_volumes_errors",
+            "[ALPHA] The number of orphaned Pods whose volumes failed to be cleaned in the last periodic sweep.",
+            Kind::Gauge,
+            &[],
+            &[(&[], number(swept.stuck.len()))],
+        );
+        let of = |reason: &str| number(swept.stuck.iter().filter(|stuck| stuck.reason == reason).count());
+        let samples: Vec<([&str; 1], f64)> = REASONS.iter().map(|reason| ([*reason], of(reason))).collect();
+        let samples: Vec<(&[&str], f64)> = samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
+        let help = "Pods that are gone and of which something cannot be removed, by the kind of reason.";
+        out.family("rkubelet_orphaned_volumes_stuck", help, Kind::Gauge, &["reason"], &samples);
+    });
+}
+
+/// Tells each new cause in an event of the node.
+pub(super) fn tell(
+    mut swept: watch::Receiver<Swept>,
+    node_name: String,
+    recorder: Recorder,
+    tasks: &mut JoinSet<()>,
+    cancel: CancellationToken,
+) {
+    tasks.spawn(async move {
+        let work = async {
+            let mut told: BTreeSet<(PodUid, String)> = BTreeSet::new();
+            while swept.changed().await.is_ok() {
+                let stuck = swept.borrow_and_update().stuck.clone();
+                told.retain(|(uid, problem)| stuck.iter().any(|stuck| stuck.uid == *uid && stuck.problem == *problem));
+                for stuck in stuck {
+                    let message = format!("Could not remove what is left of pod {}: {}", stuck.uid, stuck.problem);
+                    if told.insert((stuck.uid, stuck.problem)) {
+                        recorder.node(&node_name, EventType::Warning, ORPHANED_VOLUME_STUCK, message);
+                    }
+                }
+            }
+            // The volumes have ended: so does everything, by `cancel`.
+            std::future::pending::<()>().await;
+        };
+        cancel.run_until_cancelled(work).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{register, tell};
+    use crate::apiserver::events::Recorder;
+    use crate::model::PodUid;
+    use crate::telemetry::metrics::Registry;
+    use crate::volumes::{Stuck, Swept};
+
+    fn stuck(problem: &str) -> Swept {
+        let stuck = Stuck { uid: PodUid::from("u1"), problem: problem.to_owned(), reason: "mounted" };
+        Swept { stuck: vec![stuck], cleaned: 0 }
+    }
+
+    #[tokio::test]
+    async fn each_cause_is_told_once() {
+        let (sender, receiver) = watch::channel(Swept::default());
+        let (recorder, mut events) = Recorder::channel();
+        let mut tasks = JoinSet::new();
+        tell(receiver.clone(), "n1".to_owned(), recorder, &mut tasks, CancellationToken::new());
+        let registry = Registry::new();
+        register(&registry, receiver);
+        sender.send_replace(stuck("one"));
+        let event = events.recv().await.expect("an event");
+        assert_eq!(event.message, "Could not remove what is left of pod u1: one");
+        sender.send_replace(Swept { cleaned: 1, ..stuck("one") });
+        sender.send_replace(stuck("two"));
+        assert!(events.recv().await.expect("an event").message.ends_with(": two"), "the same cause is told once");
+        assert!(registry.encode().contains("rkubelet_orphaned_volumes_stuck{reason=\"mounted\"} 1"));
+    }
+}

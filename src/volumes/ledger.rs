@@ -1,0 +1,260 @@
+//! The ledger: what this node made of each volume of a pod, written down before it is made.
+//!
+//! One small file per volume, `pods/UID/volume-ledger/VOLUME`, so that nothing is shared between jobs. Read after a
+//! restart (which persistent volume is behind a claim) and before anything is removed (whether what is there is what was
+//! made). A pod directory without one, of an older release or of upstream's kubelet, is judged by its layout. The pod's
+//! directory takes its ledger with it.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::FOREIGN_MOUNT;
+use super::kinds::empty_dir::Medium;
+use super::mounter::Mounter;
+use super::paths::{Paths, is_component};
+use crate::linux::fs::{ensure_dir, write_atomic};
+use crate::linux::mount::FsKind;
+use crate::linux::tree;
+use crate::model::PodUid;
+
+/// The version of the format; another one is not read.
+const VERSION: u32 = 1;
+
+/// What was made of one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The volume's name in the pod.
+    pub volume: String,
+    /// The plugin's qualified name.
+    pub plugin: String,
+    /// Its directory's name: the volume's, or the persistent volume's.
+    pub directory: String,
+    /// What lies there.
+    pub made: Made,
+    /// What a claim led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<Claimed>,
+}
+
+/// What lies at a volume's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Made {
+    /// A directory with files.
+    Directory,
+    /// A mount of memory.
+    Memory,
+    /// A mount of huge pages.
+    HugePages,
+    /// What is bound there, by device and inode; zeros until it is known.
+    Bind {
+        /// The device's number.
+        device: u64,
+        /// The inode's number.
+        inode: u64,
+    },
+    /// A link to a device.
+    Device,
+    /// Nothing: the container is given the node's own path.
+    Nothing,
+}
+
+/// A persistent volume that a pod uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claimed {
+    /// The node's path.
+    pub path: PathBuf,
+    /// Whether the pod may only read it.
+    pub read_only: bool,
+    /// The group that comes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<i64>,
+    /// Whether every step was done, the change of group included.
+    pub done: bool,
+}
+
+impl Record {
+    /// A record of a volume whose directory has its own name.
+    pub fn new(volume: &str, plugin: &str, made: Made) -> Self {
+        let (plugin, directory) = (plugin.to_owned(), volume.to_owned());
+        Self { version: VERSION, volume: volume.to_owned(), plugin, directory, made, claimed: None }
+    }
+
+    /// The same for a persistent volume.
+    #[must_use]
+    pub fn claimed(self, directory: &str, claimed: Claimed) -> Self {
+        Self { directory: directory.to_owned(), claimed: Some(claimed), ..self }
+    }
+
+    /// Where the volume lies on the host, for containers.
+    pub fn path(&self, paths: &Paths, uid: &PodUid) -> PathBuf {
+        match (&self.made, &self.claimed) {
+            (Made::Nothing, Some(claimed)) => claimed.path.clone(),
+            (Made::Device, _) => paths.plugin_device(uid, &self.plugin, &self.directory),
+            (Made::Directory | Made::Memory | Made::HugePages | Made::Bind { .. } | Made::Nothing, Some(_) | None) => {
+                paths.plugin_volume(uid, &self.plugin, &self.directory)
+            }
+        }
+    }
+
+    /// Whether it is there as it was made, whole.
+    pub fn is_there<M: Mounter>(&self, mounter: &M, paths: &Paths, uid: &PodUid) -> bool {
+        let path = self.path(paths, uid);
+        if self.claimed.as_ref().is_some_and(|claimed| !claimed.done) {
+            return false;
+        }
+        match &self.made {
+            Made::Nothing => true,
+            Made::Directory => path.is_dir(),
+            Made::Device => std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()),
+            Made::Memory | Made::HugePages | Made::Bind { .. } => {
+                mounter.is_mount_point(&path).unwrap_or(false) && self.foreign_mount(mounter, &path).is_none()
+            }
+        }
+    }
+
+    /// What is wrong about the mount at the volume's place: it is not the one that was made there.
+    pub fn foreign_mount<M: Mounter>(&self, mounter: &M, path: &Path) -> Option<String> {
+        let is_kind = |kind: FsKind| mounter.fs_kind(path).is_ok_and(|found| found == kind);
+        let is_own = match &self.made {
+            Made::Memory => is_kind(FsKind::Tmpfs),
+            Made::HugePages => is_kind(FsKind::HugeTlbFs),
+            Made::Bind { device: 0, inode: 0 } => true,
+            Made::Bind { device, inode } => mounter.identity(path).is_ok_and(|found| found == (*device, *inode)),
+            Made::Directory | Made::Device | Made::Nothing => false,
+        };
+        (!is_own).then(|| FOREIGN_MOUNT.to_owned())
+    }
+}
+
+impl Made {
+    /// What an emptyDir of that medium is.
+    pub fn of_medium(medium: &Medium) -> Self {
+        match medium {
+            Medium::Disk => Self::Directory,
+            Medium::Memory(_) => Self::Memory,
+            Medium::HugePages(_) => Self::HugePages,
+        }
+    }
+}
+
+/// A file's device and inode.
+pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Writes a record, if it is not there as it is. Blocks.
+pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
+    if read(paths, uid, &record.volume).as_ref() == Some(record) {
+        return Ok(());
+    }
+    let dir = paths.ledger(uid);
+    ensure_dir(&dir, 0o750)?;
+    let text = serde_json::to_vec(record)?;
+    write_atomic(&dir.join(&record.volume), text, 0o600)
+}
+
+/// The record of a volume of the pod. One that makes no sense is as if it were not there. Blocks.
+pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
+    if !is_component(volume) {
+        return None;
+    }
+    let text = std::fs::read(paths.ledger(uid).join(volume)).ok()?;
+    let record: Record = serde_json::from_slice(&text)
+        .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "A record of a volume cannot be read"))
+        .ok()?;
+    let is_sound = record.version == VERSION && record.volume == volume && is_component(&record.directory);
+    is_sound.then_some(record)
+}
+
+/// All records of a pod. Blocks.
+pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
+    let names = tree::list(&paths.ledger(uid)).unwrap_or_default();
+    names.into_iter().filter_map(|(name, _)| read(paths, uid, name.to_str()?)).collect()
+}
+
+/// The record whose volume lies in that directory. Blocks.
+pub fn of_directory(paths: &Paths, uid: &PodUid, plugin: &str, directory: &str) -> Option<Record> {
+    let is_it = |record: &Record| record.plugin == plugin && record.directory == directory;
+    // Nearly always they have the same name.
+    read(paths, uid, directory).filter(is_it).or_else(|| read_all(paths, uid).into_iter().find(is_it))
+}
+
+/// Takes a record out; missing is done. Blocks.
+pub fn forget(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
+    match std::fs::remove_file(paths.ledger(uid).join(&record.volume)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Claimed, Made, Record, forget, of_directory, read, read_all, write};
+    use crate::linux::fs::write_atomic;
+    use crate::model::PodUid;
+    use crate::volumes::mounter::Mounter as _;
+    use crate::volumes::mounter::fake::FakeMounter;
+    use crate::volumes::paths::Paths;
+
+    fn node() -> (tempfile::TempDir, Paths, PodUid) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let paths = Paths::new(dir.path(), dir.path().join("logs"));
+        (dir, paths, PodUid::from("u1"))
+    }
+
+    #[test]
+    fn records_outlive_the_process_and_nonsense_is_not_read() {
+        let (_dir, paths, uid) = node();
+        let plain = Record::new("cache", "kubernetes.io/empty-dir", Made::Directory);
+        let claimed = Claimed { path: "/mnt/x".into(), read_only: true, gid: Some(7), done: true };
+        let made = Made::Bind { device: 3, inode: 4 };
+        let bound = Record::new("data", "kubernetes.io/local-volume", made).claimed("pv-1", claimed);
+        write(&paths, &uid, &plain).expect("written");
+        write(&paths, &uid, &bound).expect("written");
+        assert_eq!(read_all(&paths, &uid), [plain.clone(), bound.clone()]);
+        assert_eq!(of_directory(&paths, &uid, "kubernetes.io/local-volume", "pv-1"), Some(bound.clone()));
+        assert_eq!(of_directory(&paths, &uid, "kubernetes.io/local-volume", "cache"), None);
+        for nonsense in [
+            "",
+            "{}",
+            r#"{"version":2,"volume":"bad","plugin":"p","directory":"d","made":"directory"}"#,
+            r#"{"version":1,"volume":"bad","plugin":"p","directory":"../../etc","made":"directory"}"#,
+        ] {
+            write_atomic(&paths.ledger(&uid).join("bad"), nonsense, 0o600).expect("written");
+            assert_eq!(read(&paths, &uid, "bad"), None, "{nonsense}");
+        }
+        forget(&paths, &uid, &bound).expect("forgotten");
+        forget(&paths, &uid, &bound).expect("forgotten again");
+        assert_eq!(read_all(&paths, &uid), [plain]);
+    }
+
+    #[test]
+    fn another_mount_at_the_place_is_seen() {
+        let (dir, paths, uid) = node();
+        let mounter = FakeMounter::default();
+        let memory = Record::new("m", "kubernetes.io/empty-dir", Made::Memory);
+        let path = memory.path(&paths, &uid);
+        std::fs::create_dir_all(&path).expect("made");
+        assert!(!memory.is_there(&mounter, &paths, &uid));
+        mounter.mount_tmpfs(&path, None).expect("mounted");
+        assert!(memory.is_there(&mounter, &paths, &uid));
+        let disk = Record { made: Made::Directory, ..memory };
+        assert_eq!(disk.foreign_mount(&mounter, &path).as_deref(), Some("something else is mounted there"));
+        let source = std::fs::File::open(dir.path()).expect("opened");
+        mounter.bind(std::os::fd::AsFd::as_fd(&source), &path).expect("bound");
+        let (device, inode) = super::identity(dir.path()).expect("it exists");
+        let bound = Record { made: Made::Bind { device, inode }, ..disk.clone() };
+        assert_eq!(bound.foreign_mount(&mounter, &path), None);
+        let other = Record { made: Made::Bind { device, inode: inode + 1 }, ..disk };
+        assert!(other.foreign_mount(&mounter, Path::new(&path)).is_some());
+    }
+}

@@ -1,0 +1,540 @@
+//! The task that owns the volumes' state.
+//!
+//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), ends of jobs, jumps of the clock,
+//! the next moment. Out: states (watch), events, jobs. Every input touches some pods; for each of those the plan is made
+//! anew.
+
+mod removals;
+mod tell;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tracing::{debug, error, info, warn};
+
+use super::directories::{self, is_payload};
+use super::entry::{AnySubscription, Entry, ObjectRef};
+use super::error::{SetUpError, TearDownError};
+use super::jobs::{Done, Locks, SetUp, Starting, Tools};
+use super::kinds::{Allocatable, host_path, projected};
+use super::mounter::Mounter;
+use super::paths::Paths;
+use super::plan::{Actual, Doing, Goal, Problem, Told, plan, wait_after};
+use super::source::{ObjectSource, TokenSource};
+use super::{Shared, Sources, Stuck, Wish};
+use crate::apiserver::events::Recorder;
+use crate::clock::{Clock, Jumps};
+use crate::linux::fs::ensure_dir;
+use crate::model::{Mono, PodUid, VolumesState};
+use removals::Removals;
+use tell::tell;
+
+/// A token that is always about to expire is not renewed more often than this.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
+/// The longest wait after a token could not be had: it shall be there soon after the API server is.
+const TOKEN_WAIT: Duration = Duration::from_secs(30);
+/// After how many failures to tear it down a volume is stuck: containers that have just ended may hold it for a moment.
+const STUCK: u32 = 3;
+/// The longest wait after a claim led nowhere: nobody tells when it is bound.
+const CLAIM_WAIT: Duration = Duration::from_secs(10);
+
+/// What others ask of the task, beside wishes.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Remove everything of a pod.
+    Remove { uid: PodUid, reply: oneshot::Sender<Result<(), TearDownError>> },
+    /// Remove everything of pods that are not known.
+    Sweep { known: BTreeSet<PodUid> },
+    /// No container of the pod is being started any more.
+    Started { uid: PodUid },
+}
+
+/// What the task is made of.
+pub(super) struct Parts<O, T, M> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) paths: Arc<Paths>,
+    pub(super) allocatable: Allocatable,
+    pub(super) sources: Sources<O, T>,
+    pub(super) mounter: M,
+    pub(super) recorder: Recorder,
+    pub(super) clock: Clock,
+}
+
+/// How a job ended.
+enum Ended {
+    SetUp(Result<Done, SetUpError>),
+    TornDown(Result<(), TearDownError>),
+    Removed(Result<(), TearDownError>),
+}
+
+/// What a running job is about.
+enum Job {
+    Volume(PodUid, usize),
+    Removal(PodUid),
+}
+
+type Changed<O> = (PodUid, ObjectRef, AnySubscription<O>, tokio_util::sync::CancellationToken);
+
+pub(super) struct Task<O: ObjectSource, T, M> {
+    parts: Parts<O, T, M>,
+    wishes: watch::Receiver<BTreeMap<PodUid, Wish>>,
+    entries: BTreeMap<PodUid, Entry<O>>,
+    changes: FuturesUnordered<BoxFuture<'static, Option<Changed<O>>>>,
+    jobs: JoinSet<Ended>,
+    running: HashMap<Id, Job>,
+    removals: Removals,
+    locks: Locks,
+    jumps: Jumps,
+}
+
+impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
+    pub(super) fn new(parts: Parts<O, T, M>) -> Self {
+        let wishes = parts.shared.wishes.subscribe();
+        Self {
+            parts,
+            wishes,
+            entries: BTreeMap::new(),
+            changes: FuturesUnordered::new(),
+            jobs: JoinSet::new(),
+            running: HashMap::new(),
+            removals: Removals::default(),
+            locks: Locks::default(),
+            jumps: Jumps::watch(),
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub(super) async fn run(mut self) {
+        self.reconstruct().await;
+        let mut touched = self.follow_wishes();
+        loop {
+            for uid in std::mem::take(&mut touched) {
+                self.step(&uid);
+            }
+            let wake_at = self.entries.values().filter_map(|entry| entry.wake_at).chain(self.removals.wake_at()).min();
+            let clock = self.parts.clock;
+            touched = tokio::select! {
+                // Each arm is cancel-safe: what it waits on keeps its state outside of the future.
+                changed = self.wishes.changed() => match changed {
+                    Ok(()) => self.follow_wishes(),
+                    Err(_closed) => return,
+                },
+                Some(command) = self.parts.commands.recv() => self.obey(command).await,
+                Some(ended) = self.jobs.join_next_with_id() => self.job_ended(ended),
+                Some(change) = self.changes.next() => self.object_changed(change),
+                () = self.jumps.next() => self.clock_jumped(),
+                () = sleep_until(clock, wake_at) => self.due(),
+            };
+        }
+    }
+
+    async fn reconstruct(&mut self) {
+        let (mounter, paths) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths));
+        let read = tokio::task::spawn_blocking(move || {
+            ensure_dir(&paths.pods(), 0o750)?;
+            directories::reconstruct(&mounter, &paths)
+        });
+        match read.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
+            Ok(pods) => {
+                for (uid, found) in pods {
+                    self.entries.insert(uid.clone(), Entry::from_disk(uid, found));
+                }
+                if !self.entries.is_empty() {
+                    info!(pods = self.entries.len(), "Found volumes of pods on disk");
+                }
+            }
+            // Volumes are set up all the same; what is there is found by each set-up.
+            Err(error) => error!(error = %error, "Could not read the pods' directories"),
+        }
+    }
+
+    /// Brings the entries in line with the wishes; answers the pods that this touched.
+    fn follow_wishes(&mut self) -> BTreeSet<PodUid> {
+        let wishes = self.wishes.borrow_and_update().clone();
+        let mut touched = BTreeSet::new();
+        for (uid, wish) in &wishes {
+            if self.removals.is_running(uid) {
+                // Taken up again when it has ended.
+                continue;
+            }
+            let entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::from_disk(uid.clone(), Vec::new()));
+            match wish {
+                Wish::Present(pod) => {
+                    let same = entry.pod.as_ref().is_some_and(|known| Arc::ptr_eq(known, pod));
+                    if same && entry.goal == Goal::Present {
+                        continue;
+                    }
+                    for (object, subscription) in entry.claim(pod, &self.parts.sources.objects) {
+                        let unwatch = entry.unwatch.clone();
+                        self.changes.push(watch_one::<O>((uid.clone(), object, subscription, unwatch)));
+                    }
+                }
+                Wish::Gone if entry.goal == Goal::Gone => continue,
+                Wish::Gone => entry.let_go(),
+            }
+            touched.insert(uid.clone());
+        }
+        // Forgotten: only what is left on disk counts, and only for a sweep.
+        for (uid, entry) in &mut self.entries {
+            if entry.goal != Goal::Unclaimed && !wishes.contains_key(uid) {
+                entry.let_go();
+                entry.goal = Goal::Unclaimed;
+                touched.insert(uid.clone());
+            }
+        }
+        touched
+    }
+
+    /// Plans for one pod, begins what is to be begun, publishes and tells.
+    fn step(&mut self, uid: &PodUid) {
+        let now = self.parts.clock.now();
+        self.begin_removal(uid);
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.refresh_inputs(now.mono);
+        let plan = plan(entry.goal, &entry.volumes, now.mono);
+        for (index, doing) in plan.begin {
+            self.begin(uid, index, doing);
+        }
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.wake_at = plan.wake_at.into_iter().chain(entry.late_at(now.mono)).min();
+        tell(entry, &plan.state, &self.parts.recorder, now.mono);
+        publish_claimed(&self.parts.shared, uid, entry.in_place());
+        if entry.goal != Goal::Unclaimed {
+            publish(&self.parts.shared, uid, plan.state);
+        } else if !entry.is_busy() && entry.volumes.iter().all(|volume| volume.actual == Actual::Absent) {
+            self.entries.remove(uid);
+        }
+    }
+
+    fn begin(&mut self, uid: &PodUid, index: usize, doing: Doing) {
+        let job = match doing {
+            Doing::SetUp => self.begin_set_up(uid, index),
+            Doing::TearDown => self.begin_tear_down(uid, index),
+        };
+        self.running.insert(job, Job::Volume(uid.clone(), index));
+    }
+
+    fn begin_set_up(&mut self, uid: &PodUid, index: usize) -> Id {
+        let now = self.parts.clock.now();
+        let others = self.entries.iter().filter(|(other, _)| *other != uid);
+        let used_elsewhere = others.flat_map(|(_, entry)| entry.persistent()).map(str::to_owned).collect();
+        let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
+        entry.volumes[index].doing = Some((Doing::SetUp, now.mono));
+        entry.volumes[index].dirty = false;
+        let job = SetUp {
+            paths: Arc::clone(&self.parts.paths),
+            allocatable: self.parts.allocatable,
+            pod: entry.pod.clone().expect("only volumes of a claimed pod are set up"),
+            index: entry.metas[index].spec_index.expect("only volumes of the spec are wanted"),
+            objects: entry.objects_of(index),
+            now: now.wall,
+            starting: Starting { uid: uid.clone(), shared: Arc::clone(&self.parts.shared) },
+            used_elsewhere,
+            cancel: entry.unwatch.clone(),
+        };
+        let tools = Tools {
+            mounter: self.parts.mounter.clone(),
+            tokens: self.parts.sources.tokens.clone(),
+            claims: Arc::clone(&self.parts.sources.claims),
+            recorder: self.parts.recorder.clone(),
+            clock: self.parts.clock,
+            locks: self.locks.clone(),
+        };
+        self.jobs.spawn(async move { Ended::SetUp(job.run(tools).await) }).id()
+    }
+
+    fn begin_tear_down(&mut self, uid: &PodUid, index: usize) -> Id {
+        let now = self.parts.clock.now().mono;
+        let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
+        entry.volumes[index].doing = Some((Doing::TearDown, now));
+        // A volume without a plugin of ours has at most subPaths.
+        let plugin = entry.metas[index].plugin.clone().unwrap_or_else(|| host_path::PLUGIN.to_owned());
+        let name = entry.metas[index].directory.clone();
+        let (mounter, paths, uid) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
+        let work = move || Ended::TornDown(directories::tear_down(&mounter, &paths, &uid, &plugin, &name));
+        self.jobs.spawn_blocking(work).id()
+    }
+
+    fn job_ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> BTreeSet<PodUid> {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, Ok(ended)),
+            Err(error) => (error.id(), Err(error.to_string())),
+        };
+        match self.running.remove(&id) {
+            Some(Job::Volume(uid, index)) => {
+                self.volume_job_ended(&uid, index, ended);
+                if self.entries.get(&uid).is_some_and(|entry| entry.goal == Goal::Gone) {
+                    self.tell_stuck();
+                }
+                BTreeSet::from([uid])
+            }
+            Some(Job::Removal(uid)) => {
+                let result = match ended {
+                    Ok(Ended::Removed(result)) => result,
+                    Ok(Ended::SetUp(_) | Ended::TornDown(_)) => Ok(()),
+                    Err(panicked) => Err(TearDownError::Panicked(panicked)),
+                };
+                self.removal_ended(&uid, result);
+                BTreeSet::from([uid])
+            }
+            None => BTreeSet::new(),
+        }
+    }
+
+    fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, String>) {
+        let now = self.parts.clock.now().mono;
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let volume = &mut entry.volumes[index];
+        let doing = volume.doing.take().map(|(doing, _)| doing);
+        let result = match ended {
+            Ok(Ended::SetUp(result)) => result.map_err(|error| Failure::of(&error, &volume.name)),
+            Ok(Ended::TornDown(result)) => {
+                result.map(|()| Done::default()).map_err(|error| Failure::plain(error.text(), error.reason()))
+            }
+            Ok(Ended::Removed(_)) => Ok(Done::default()),
+            Err(panicked) => Err(Failure::plain(panicked, "other")),
+        };
+        match (result, doing) {
+            (Ok(Done { refresh_at, kept_old, claimed }), Some(Doing::SetUp)) => {
+                debug!(pod = %uid, volume = volume.name, "The volume is in place");
+                volume.actual = Actual::Present;
+                volume.refresh_at = refresh_at.map(|at| at.max(now.after(SHORTEST_REFRESH)));
+                volume.problem = None;
+                entry.told.remove(&volume.name);
+                // They go with the next write: when the container has started, or now if it has already.
+                volume.dirty |= kept_old && !self.parts.shared.is_starting(uid);
+                entry.has_old_files |= kept_old;
+                if let Some(record) = claimed {
+                    entry.claimed(index, record);
+                }
+            }
+            (Ok(_), _) => {
+                volume.actual = Actual::Absent;
+                volume.problem = None;
+            }
+            (Err(Failure { text, reason, event, longest_wait }), doing) => {
+                let count = volume.problem.as_ref().map_or(0, |problem| problem.count) + 1;
+                warn!(pod = %uid, volume = volume.name, error = text, count, "Work on a volume failed");
+                // An input that has changed meanwhile is tried at once.
+                let later = longest_wait.map(|longest| now.after(wait_after(count).min(longest)));
+                let retry_at = if volume.dirty { Some(now) } else { later };
+                volume.problem = Some(Problem { count, text, reason, event, retry_at });
+                if doing == Some(Doing::SetUp) {
+                    volume.dirty = true;
+                    if volume.actual == Actual::Absent {
+                        volume.actual = Actual::Partial;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> BTreeSet<PodUid> {
+        match command {
+            Command::Remove { uid, reply } => {
+                self.removals.ask(&uid, reply);
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.let_go();
+                }
+                BTreeSet::from([uid])
+            }
+            Command::Sweep { known } => self.sweep(known).await,
+            Command::Started { uid } => {
+                self.prune(&uid);
+                BTreeSet::from([uid])
+            }
+        }
+    }
+
+    async fn sweep(&mut self, known: BTreeSet<PodUid>) -> BTreeSet<PodUid> {
+        let now = self.parts.clock.now().mono;
+        let paths = Arc::clone(&self.parts.paths);
+        let listed = tokio::task::spawn_blocking(move || crate::linux::tree::list(&paths.pods())).await;
+        let names = listed.ok().and_then(Result::ok).unwrap_or_default();
+        let on_disk: BTreeSet<PodUid> =
+            names.into_iter().filter_map(|(name, _)| name.into_string().ok().map(PodUid::from)).collect();
+        let wishes = self.wishes.borrow().clone();
+        let is_known = |uid: &PodUid| known.contains(uid) || wishes.contains_key(uid);
+        let touched = self.removals.sweep(&on_disk, is_known, now);
+        self.tell_stuck();
+        touched
+    }
+
+    /// Begins the removal of a pod's directory if one is asked for and nothing works in it.
+    fn begin_removal(&mut self, uid: &PodUid) {
+        if self.entries.get(uid).is_some_and(Entry::is_busy) || !self.removals.begin(uid) {
+            return;
+        }
+        // Nothing else may work in it meanwhile, and afterwards nothing of it is there.
+        if let Some(mut entry) = self.entries.remove(uid) {
+            entry.let_go();
+        }
+        let (mounter, paths, owned) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
+        let work = move || Ended::Removed(directories::remove_pod(&mounter, &paths, &owned));
+        let job = self.jobs.spawn_blocking(work).id();
+        self.running.insert(job, Job::Removal(uid.clone()));
+    }
+
+    fn removal_ended(&mut self, uid: &PodUid, result: Result<(), TearDownError>) {
+        if result.is_ok() {
+            publish(&self.parts.shared, uid, VolumesState::Absent);
+            publish_claimed(&self.parts.shared, uid, BTreeMap::new());
+            self.parts.sources.tokens.forget(uid);
+        }
+        self.removals.ended(uid, result, self.parts.clock.now().mono);
+        self.tell_stuck();
+        // A pod that was asked for meanwhile (a static pod that came back) is taken up again.
+        if self.wishes.borrow().contains_key(uid) {
+            self.wishes.mark_changed();
+        }
+    }
+
+    fn tell_stuck(&self) {
+        let mut swept = self.removals.stuck();
+        let going = self.entries.values().filter(|entry| entry.goal == Goal::Gone);
+        let problems = going.flat_map(|entry| entry.volumes.iter().map(|volume| (&entry.uid, &volume.problem)));
+        swept.stuck.extend(problems.filter_map(|(uid, problem)| {
+            let problem = problem.as_ref().filter(|problem| problem.count >= STUCK)?;
+            Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
+        }));
+        self.parts.shared.swept.send_if_modified(|known| {
+            let changed = *known != swept;
+            *known = swept;
+            changed
+        });
+    }
+
+    /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it is asked anew.
+    fn clock_jumped(&mut self) -> BTreeSet<PodUid> {
+        let now = self.parts.clock.now().mono;
+        info!("The clock was set: tokens are looked at again");
+        let mut touched = BTreeSet::new();
+        for entry in self.entries.values_mut() {
+            for (volume, meta) in entry.volumes.iter_mut().zip(&entry.metas) {
+                if volume.refresh_at.is_some() && meta.plugin.as_deref() == Some(projected::PLUGIN) {
+                    volume.refresh_at = Some(now);
+                    touched.insert(entry.uid.clone());
+                }
+            }
+        }
+        touched
+    }
+
+    /// Files that were kept for a container that has started go with the next write, which is now due.
+    fn prune(&mut self, uid: &PodUid) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if !entry.has_old_files || self.parts.shared.is_starting(uid) {
+            return;
+        }
+        entry.has_old_files = false;
+        for (volume, meta) in entry.volumes.iter_mut().zip(&entry.metas) {
+            volume.dirty |= meta.plugin.as_deref().is_some_and(is_payload);
+        }
+    }
+
+    fn object_changed(&mut self, change: Option<Changed<O>>) -> BTreeSet<PodUid> {
+        // `None`: its pod is gone.
+        let Some((uid, object, subscription, unwatch)) = change else { return BTreeSet::new() };
+        let changed = self.entries.get_mut(&uid).is_some_and(|entry| entry.look_at(&object));
+        self.changes.push(watch_one::<O>((uid.clone(), object, subscription, unwatch)));
+        if changed { BTreeSet::from([uid]) } else { BTreeSet::new() }
+    }
+
+    /// The pods whose moment has come.
+    fn due(&mut self) -> BTreeSet<PodUid> {
+        let now = self.parts.clock.now().mono;
+        let wishes = self.wishes.borrow().clone();
+        let mut due = self.removals.due(|uid| wishes.contains_key(uid), now);
+        let woken = self.entries.values().filter(|entry| entry.wake_at.is_some_and(|at| at <= now));
+        due.extend(woken.map(|entry| entry.uid.clone()));
+        due
+    }
+}
+
+/// Waits for the next change of one object, or for the end of its pod.
+fn watch_one<O: ObjectSource>(watched: Changed<O>) -> BoxFuture<'static, Option<Changed<O>>> {
+    Box::pin(async move {
+        let (uid, object, mut subscription, unwatch) = watched;
+        unwatch.run_until_cancelled(subscription.changed()).await?;
+        Some((uid, object, subscription, unwatch))
+    })
+}
+
+async fn sleep_until(clock: Clock, moment: Option<Mono>) {
+    match moment {
+        Some(moment) => clock.sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A failure of a job.
+struct Failure {
+    text: String,
+    reason: &'static str,
+    event: Told,
+    /// The longest wait until it is tried again; `None`: only when an input changes.
+    longest_wait: Option<Duration>,
+}
+
+impl Failure {
+    fn plain(text: String, reason: &'static str) -> Self {
+        Self { event: Told::Alone(text.clone()), text, reason, longest_wait: Some(Duration::MAX) }
+    }
+
+    fn of(error: &SetUpError, volume: &str) -> Self {
+        let event = match error {
+            SetUpError::Unprocessed(_) => Told::InSummary,
+            SetUpError::Object(_)
+            | SetUpError::Token(_)
+            | SetUpError::Payload(_)
+            | SetUpError::HostPath(_)
+            | SetUpError::Persistent { .. }
+            | SetUpError::Cancelled
+            | SetUpError::Several(_)
+            | SetUpError::Io { .. }
+            | SetUpError::Panicked(_) => Told::Alone(error.event(volume)),
+        };
+        Self { text: error.text(), reason: "other", event, longest_wait: longest_wait(error) }
+    }
+}
+
+/// How long to wait at most until it is tried again although no input has changed.
+fn longest_wait(error: &SetUpError) -> Option<Duration> {
+    match error {
+        SetUpError::Object(_) | SetUpError::Payload(_) => None,
+        SetUpError::Several(errors) => errors.iter().filter_map(longest_wait).min(),
+        SetUpError::Token(_) => Some(TOKEN_WAIT),
+        SetUpError::Unprocessed(_) | SetUpError::Persistent { .. } => Some(CLAIM_WAIT),
+        SetUpError::Cancelled => Some(Duration::ZERO),
+        SetUpError::HostPath(_) | SetUpError::Io { .. } | SetUpError::Panicked(_) => Some(Duration::MAX),
+    }
+}
+
+/// Publishes what a pod's claims have led to.
+fn publish_claimed(shared: &Shared, uid: &PodUid, records: BTreeMap<String, super::ledger::Record>) {
+    let mut claimed = shared.claimed.lock();
+    if records.is_empty() {
+        claimed.remove(uid);
+    } else {
+        claimed.insert(uid.clone(), records);
+    }
+}
+
+/// Publishes a state, if anybody has ever asked for it.
+fn publish(shared: &Shared, uid: &PodUid, state: VolumesState) {
+    let Some(sender) = shared.states.lock().get(uid).cloned() else { return };
+    sender.send_if_modified(|known| {
+        let changed = *known != state;
+        *known = state;
+        changed
+    });
+}
