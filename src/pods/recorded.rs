@@ -38,9 +38,21 @@ pub fn remembered(status: Option<&PodStatus>, now: Wall) -> BTreeMap<String, Rem
         .filter(|status| status.container_id.as_deref().is_some_and(|id| !id.is_empty()))
         .filter_map(|status| {
             let restart_count = u32::try_from(status.restart_count).ok()?;
+            if never_started(status) {
+                // Made and never started: it counts for nothing, only those before it do.
+                let before = restart_count.checked_sub(1)?;
+                return Some((status.name.clone(), Remembered { restart_count: before, exit: None }));
+            }
             Some((status.name.clone(), Remembered { restart_count, exit: exit(status, now) }))
         })
         .collect()
+}
+
+/// Whether the container that a status names had been made and not been started: it waits, and is not the one that ended.
+fn never_started(status: &ContainerStatus) -> bool {
+    let waits = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    waits && last.and_then(|ended| ended.container_id.as_ref()) != status.container_id.as_ref()
 }
 
 /// How a container ended that the runtime no longer has: as the API says, else nobody knows.
@@ -98,6 +110,13 @@ mod tests {
             "containerStatuses": [
                 {"name": "app", "ready": true, "restartCount": 3, "image": "", "imageID": "", "containerID": "containerd://abc", "started": true},
                 {"name": "new", "ready": false, "restartCount": 0, "image": "", "imageID": ""},
+                {"name": "made", "ready": false, "restartCount": 0, "image": "", "imageID": "", "containerID": "containerd://ghi",
+                 "state": {"waiting": {"reason": "PodInitializing"}}},
+                {"name": "made-again", "ready": false, "restartCount": 2, "image": "", "imageID": "", "containerID": "containerd://jkl",
+                 "state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 1, "containerID": "containerd://mno"}}},
+                {"name": "crashed", "ready": false, "restartCount": 2, "image": "", "imageID": "", "containerID": "containerd://pqr",
+                 "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                 "lastState": {"terminated": {"exitCode": 1, "containerID": "containerd://pqr"}}},
             ],
             "initContainerStatuses": [
                 {"name": "init", "ready": true, "restartCount": 0, "image": "", "imageID": "", "containerID": "containerd://def",
@@ -105,7 +124,9 @@ mod tests {
             ],
         }))
         .expect("a status");
-        assert_eq!(remembered(Some(&status), jiff::Timestamp::UNIX_EPOCH).keys().collect::<Vec<_>>(), ["app", "init"]);
+        let counts = remembered(Some(&status), jiff::Timestamp::UNIX_EPOCH);
+        let counts: Vec<_> = counts.iter().map(|(name, seen)| (name.as_str(), seen.restart_count)).collect();
+        assert_eq!(counts, [("app", 3), ("crashed", 2), ("init", 0), ("made-again", 1)]);
         assert_eq!(recorded(Some(&status)).init_done, ["init"]);
         assert_eq!(recorded(Some(&status)).terminal_phase, None);
         assert!(probed(Some(&status))[&ContainerId::new("abc")].ready);

@@ -391,12 +391,15 @@ impl World {
     pub fn remove_container(&mut self, id: &ContainerId) {
         let Some(place) = self.observed.containers.iter().position(|container| &container.id == id) else { return };
         let old = self.observed.containers.remove(place);
-        let seen = Remembered { restart_count: old.restart_count, exit: None };
-        let remembered = self.inputs.remembered.entry(old.name).or_insert(seen);
-        if old.restart_count >= remembered.restart_count {
-            remembered.restart_count = old.restart_count;
-            if let Some(exit) = old.state.exit() {
-                remembered.exit = Some(exit.clone());
+        // Only what has run is remembered.
+        if old.state != ContainerState::Created {
+            let seen = Remembered { restart_count: old.restart_count, exit: None };
+            let remembered = self.inputs.remembered.entry(old.name).or_insert(seen);
+            if old.restart_count >= remembered.restart_count {
+                remembered.restart_count = old.restart_count;
+                if let Some(exit) = old.state.exit() {
+                    remembered.exit = Some(exit.clone());
+                }
             }
         }
         self.inputs.killed.remove(id);

@@ -6,7 +6,7 @@ use super::spec::{Spec, quoted};
 use super::types::{Action, Backoff, Doing, ImageState, Key, KillReason, Notice};
 use crate::model::observed::Exit;
 use crate::model::reason::{container as reason, event};
-use crate::model::{Blocked, ContainerKind, EventType, Mono, SandboxId};
+use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId};
 
 /// How far a container is that should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ impl Draft<'_> {
             // Its predecessor is still being stopped.
             return Progress::Coming;
         }
+        if self.clears_never_started(spec) {
+            return Progress::Coming;
+        }
         if let Some(until) = self.crash_hold(spec) {
             self.tell_crash_loop(spec, until);
             return Progress::Held;
@@ -48,6 +51,20 @@ impl Draft<'_> {
             return Progress::Coming;
         }
         self.start_with_image(spec, sandbox)
+    }
+
+    /// Removes a container that was made and never started: whoever made it died before, or the answer was lost. The one
+    /// made in its place has its number, since nothing was restarted; upstream counts it. True while it is in the way.
+    fn clears_never_started(&mut self, spec: &Spec<'_>) -> bool {
+        let Some(latest) = self.observed.latest(spec.name) else { return false };
+        let key = Key::Container(latest.id.clone());
+        if latest.state != ContainerState::Created || self.held_by_failure(&key).is_some() {
+            return false;
+        }
+        let on = format!("the removal of {}, which was made and never started", quoted(spec.name));
+        self.attempt(Action::RemoveContainer { id: latest.id.clone(), logs: true });
+        self.block_on("start", on, &key);
+        true
     }
 
     fn start_with_image(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> Progress {

@@ -96,6 +96,10 @@ impl<E: Execute> Worker<E> {
             self.inputs.pre_stopped.remove(&old.id);
             self.inputs.failures.remove(&Key::Container(old.id.clone()));
             self.kills.remove(&old.id);
+            if old.state == ContainerState::Created {
+                // It has never run: the next one is not a restart of it.
+                continue;
+            }
             let remembered = self
                 .inputs
                 .remembered
