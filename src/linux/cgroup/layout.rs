@@ -8,6 +8,11 @@ use super::CgroupError;
 /// Where cgroup v2 is mounted when it is the only hierarchy.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
+/// Where it is mounted beside v1. It limits nothing there, but runtimes make each container's cgroup in it as well.
+const HYBRID: &str = "/sys/fs/cgroup/unified";
+/// Its name among the hierarchies.
+const HYBRID_NAME: &str = "unified";
+
 /// The controllers of cgroup v1, plus systemd's own hierarchy.
 const V1_CONTROLLERS: [&str; 14] = [
     "blkio",
@@ -42,6 +47,9 @@ impl Layout {
         for mount in mountinfo.lines().filter_map(Mount::parse) {
             match mount.kind {
                 "cgroup2" if mount.point == UNIFIED => return Ok(Self::V2(PathBuf::from(UNIFIED))),
+                "cgroup2" if mount.point == HYBRID => {
+                    v1.insert(HYBRID_NAME.to_owned(), PathBuf::from(HYBRID));
+                }
                 "cgroup" => {
                     for controller in mount.options.split(',').filter_map(controller_of_option) {
                         let point = PathBuf::from(mount.point);
@@ -136,9 +144,9 @@ mod tests {
         let layout = Layout::parse(text).expect("a layout");
         assert_eq!(layout.version(), 1);
         let Layout::V1(controllers) = &layout else { panic!("v1 expected") };
-        assert_eq!(controllers.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory", "systemd"]);
+        assert_eq!(controllers.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory", "systemd", "unified"]);
         assert_eq!(controllers["memory"], PathBuf::from("/sys/fs/cgroup/memory"));
-        assert_eq!(layout.mounts().len(), 3);
+        assert_eq!(layout.mounts().len(), 4, "what runtimes make beside v1 has to go as well");
     }
 
     #[test]
