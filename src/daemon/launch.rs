@@ -1,6 +1,7 @@
 //! Making the task of a pod: its feeds, its prober, its executor; and what dispatch asks of the rest of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::dispatch::{Launch, Preempt, Rejected};
-use crate::pods::execute::{Deps, Metrics, PodExecutor, Settings};
+use crate::pods::execute::{self, Deps, Metrics, PodExecutor, Settings};
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
@@ -124,7 +125,7 @@ impl Launcher {
             node: parts.node,
             node_name: settings.node_name.clone(),
             sysctls,
-            apparmor: std::path::Path::new("/sys/kernel/security/apparmor").exists(),
+            apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
             features: admission::Features {
                 pod_level_resources: core.loaded.gates.enabled(Gate::POD_LEVEL_RESOURCES),
                 // None of those that pods can ask for is done yet, and the node's status declares none.
@@ -141,11 +142,13 @@ impl Launcher {
 
     /// Waits until everything that runs has been read and the node is known: pods can be told from new ones then.
     pub(super) fn readiness(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (pleg, node) = (self.deps.pleg.clone(), self.node.clone());
+        let (pleg, node, mut allocatable) = (self.deps.pleg.clone(), self.node.clone(), self.deps.allocatable.clone());
         async move {
             pleg.synced().await;
             if let Some(node) = node {
                 node.wait().await;
+                // It gets here through a task of its own: for a node of no size every new pod would be refused for good.
+                allocatable.wait_for(|amounts| !amounts.is_empty()).await.map(drop).ok();
             }
         }
     }
@@ -287,6 +290,14 @@ impl Launch for Launcher {
 
     fn sweep_disk(&mut self, known: Vec<PodUid>) {
         self.deps.volumes.sweep(known.clone());
+        let settings = self.deps.settings.clone();
+        let logs = execute::unknown_logs(Path::new(&settings.spec.pod_logs_dir), &known);
+        self.deps.permits.background(async move {
+            let removal = move || execute::remove_unknown_logs(&logs, &settings.container_logs_dir);
+            if let Err(error) = tokio::task::spawn_blocking(removal).await {
+                warn!(%error, "removing logs of pods that nobody knows failed");
+            }
+        });
         let Some(cgroups) = self.deps.cgroups.clone() else { return };
         let node_name = self.node_name.clone();
         // Detached from any pod; ends by its own deadlines.

@@ -1,6 +1,6 @@
 //! After the end: containers removed from the runtime with their logs, volumes released, directories and cgroup gone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
@@ -9,7 +9,7 @@ use super::super::spec;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
-use crate::model::{ContainerId, pod};
+use crate::model::{ContainerId, PodUid, pod};
 
 impl PodExecutor {
     /// Removes a container that does not run, with its log if asked.
@@ -74,6 +74,36 @@ impl PodExecutor {
     }
 }
 
+/// Log directories of pods that nobody knows: a process that died between the last removal in the runtime and its own left
+/// them. Only what is there now: a pod that comes later has a directory that was not.
+pub fn unknown_logs(pod_logs: &Path, known: &[PodUid]) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(pod_logs) else { return Vec::new() };
+    let unknown = entries.flatten().filter(|entry| {
+        let name = entry.file_name();
+        // NAMESPACE_NAME_UID: whatever else lies here is not ours.
+        let uid = name.to_str().filter(|name| name.matches('_').count() == 2).and_then(|name| name.rsplit('_').next());
+        uid.is_some_and(|uid| !known.iter().any(|known| known.as_str() == uid))
+    });
+    unknown.map(|entry| entry.path()).collect()
+}
+
+/// Removes such directories, and the links to what was in them. Blocks on the disk.
+pub fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
+    for directory in directories {
+        info!(directory = %directory.display(), "removing the logs of a pod that nobody knows");
+        if let Err(error) = std::fs::remove_dir_all(directory) {
+            warn!(directory = %directory.display(), %error, "removing a pod's log directory failed");
+        }
+    }
+    let Ok(links) = std::fs::read_dir(container_logs) else { return };
+    for link in links.flatten().map(|entry| entry.path()) {
+        let leads_there = |target: PathBuf| directories.iter().any(|directory| target.starts_with(directory));
+        if std::fs::read_link(&link).is_ok_and(leads_there) {
+            remove_file(&link);
+        }
+    }
+}
+
 /// Removes a log and its rotated versions (`N.log`, `N.log.<time>`, `N.log.<time>.gz`).
 fn remove_logs(log_path: &str) {
     let path = Path::new(log_path);
@@ -95,5 +125,33 @@ fn remove_file(path: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         warn!(path = %path.display(), %error, "removing a log failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_of_unknown_pods_go_with_their_links_and_nothing_else_does() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (pods, links) = (root.path().join("pods"), root.path().join("containers"));
+        for name in ["ns_known_u1", "ns_unknown_u2", "not-ours"] {
+            std::fs::create_dir_all(pods.join(name).join("main")).expect("a directory");
+            std::fs::write(pods.join(name).join("main/0.log"), "").expect("a log");
+        }
+        std::fs::create_dir(&links).expect("a directory");
+        for (name, target) in [("a", "ns_known_u1"), ("b", "ns_unknown_u2"), ("c", "not-ours")] {
+            std::os::unix::fs::symlink(pods.join(target).join("main/0.log"), links.join(name)).expect("a link");
+        }
+        remove_unknown_logs(&unknown_logs(&pods, &[PodUid::from("u1")]), &links);
+        let left = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).expect("readable");
+            let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(&pods), ["not-ours", "ns_known_u1"]);
+        assert_eq!(left(&links), ["a", "c"]);
     }
 }
