@@ -1,7 +1,7 @@
 # Short names for what people do here. Each target is one command that can be run by hand.
 CLUSTER := tests/cluster/cluster
 
-.PHONY: build test unit node conformance demo demo-down bench up down
+.PHONY: build test unit node conformance demo demo-down bench up down faults storm
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -18,6 +18,12 @@ node: ## only the cases on real parts (root); FOCUS=text picks some
 conformance: ## upstream's e2e_node suite, compared with its verdict about upstream's kubelet; KUBELET=upstream FOCUS= PROCS= PASS=
 	$(if $(filter upstream,$(KUBELET)),,cargo build --release)
 	KUBELET='$(KUBELET)' FOCUS='$(FOCUS)' PROCS='$(PROCS)' PASS='$(PASS)' tests/conformance/run
+
+faults: build ## kill -9 at every call, calls that hang, answers lost, peers away; KUBELET=upstream FOCUS=text QUICK=1
+	cargo test --test faults
+
+storm: build ## 60 pods stay, 5 come and go each second, 100 kills; STORM_{PODS,RATE,KILLS,SEED}=N
+	FOCUS=storm cargo test --test faults
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo

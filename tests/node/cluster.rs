@@ -40,9 +40,17 @@ pub(crate) fn leaks(name: &str) -> Result<String> {
 impl Cluster {
     /// Brings the cluster up; the script's own words are the error.
     pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path) -> Result<Self> {
+        Self::up_with(name, kubelet, containerd, config, &[])
+    }
+
+    /// The same, with more options of `cluster up`.
+    pub(crate) fn up_with(name: &str, kubelet: &str, containerd: &str, config: &Path, more: &[&str]) -> Result<Self> {
         let config = config.to_str().context("a path that is no text")?;
         let args = ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
-        let status = script(name, &args).stdout(Stdio::null()).status().context("running tests/cluster/cluster up")?;
+        let status = script(name, &[&args, more].concat())
+            .stdout(Stdio::null())
+            .status()
+            .context("running tests/cluster/cluster up")?;
         ensure!(status.success(), "the cluster did not come up: its words are above");
         Self::attach(name)
     }
