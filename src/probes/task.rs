@@ -143,6 +143,8 @@ struct Done {
     began: Mono,
     ended: Mono,
     result: CheckResult,
+    /// Whether its end was timed here: that of a command is the runtime's to tell.
+    own_timer: bool,
 }
 
 type Attempts = FuturesUnordered<BoxFuture<'static, Done>>;
@@ -335,16 +337,16 @@ impl State {
 }
 
 /// Whether this process was so late that a failure says nothing about the container: it began late, or its own timer for
-/// the end fired late. An exec's end is the runtime's to tell.
+/// the end fired late.
 fn is_late(done: &Done, timing: &Timing) -> bool {
     /// Timers and scheduling are never exact.
     const SLACK: Duration = Duration::from_millis(500);
     let began_late = done.began.since(done.due.at);
-    let (ended_late, own_timer) = match &done.result {
-        CheckResult::Failure(text) => (done.ended.since(done.began), !text.starts_with("command timed out: ")),
-        CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. } => (Duration::ZERO, false),
+    let ended_late = match &done.result {
+        CheckResult::Failure(_) => done.ended.since(done.began),
+        CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. } => Duration::ZERO,
     };
-    began_late > timing.timeout || (own_timer && ended_late > timing.timeout * 2 + SLACK)
+    began_late > timing.timeout || (done.own_timer && ended_late > timing.timeout * 2 + SLACK)
 }
 
 fn judge(result: &CheckResult, ahead: bool, late: bool) -> Attempt {
@@ -372,7 +374,7 @@ fn attempt(
         let (Some((_, container)), Some(pod_ip)) = (found, target.pod_ip) else {
             let now = deps.clock.now().mono;
             let result = CheckResult::unknown("the container or its pod's address is gone");
-            return Done { prober, id, due, began: now, ended: now, result };
+            return Done { prober, id, due, began: now, ended: now, result, own_timer: false };
         };
         let probe = kind.of(&container).expect("only probes of the spec are due");
         // Held while the command runs; waiting for it counts as our own lateness.
@@ -382,7 +384,7 @@ fn attempt(
         };
         let began = deps.clock.now().mono;
         let result = check(probe, &container, &target.id, pod_ip, timing.timeout, &*deps.exec).await;
-        Done { prober, id, due, began, ended: deps.clock.now().mono, result }
+        Done { prober, id, due, began, ended: deps.clock.now().mono, result, own_timer: probe.exec.is_none() }
     })
 }
 
@@ -598,18 +600,20 @@ mod tests {
     fn our_own_lateness_does_not_count() {
         let second = Duration::from_secs(1);
         let timing = Timing { initial_delay: Duration::ZERO, period: 10 * second, timeout: second };
-        let done = |late_millis, took_millis, text: &str| Done {
+        let done = |late_millis, took_millis, own_timer| Done {
             prober: 0,
             id: ContainerId::from("a"),
             due: Due { at: Mono(second), ahead: false },
             began: Mono(second + Duration::from_millis(late_millis)),
             ended: Mono(second + Duration::from_millis(late_millis + took_millis)),
-            result: CheckResult::Failure(text.to_owned()),
+            result: CheckResult::Failure("no".to_owned()),
+            own_timer,
         };
-        assert!(!is_late(&done(900, 1100, "no"), &timing));
-        assert!(is_late(&done(1100, 10, "no"), &timing));
-        assert!(is_late(&done(0, 2600, "context deadline exceeded"), &timing));
-        assert!(!is_late(&done(0, 60_000, "command timed out: \"x\" timed out after 1s"), &timing));
+        assert!(!is_late(&done(900, 1100, true), &timing));
+        assert!(is_late(&done(1100, 10, true), &timing));
+        assert!(is_late(&done(1100, 10, false), &timing));
+        assert!(is_late(&done(0, 2600, true), &timing));
+        assert!(!is_late(&done(0, 60_000, false), &timing), "a command whose child holds its output ends late");
         let failed = CheckResult::Failure(String::new());
         assert_eq!(judge(&failed, false, false), Attempt::Failure);
         assert_eq!(judge(&failed, false, true), Attempt::Nothing);
