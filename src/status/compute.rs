@@ -13,7 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{conditions, containers, merge, phase, resources, terminated};
 use crate::model::observed::Remembered;
 use crate::model::{
-    ContainerState, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, SandboxState, TerminationCause, Waiting, pod,
+    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, SandboxState, TerminationCause,
+    Waiting, pod,
 };
 use crate::resources::qos;
 
@@ -39,6 +40,8 @@ pub struct ComputeInput<'a> {
     pub recorded: Option<&'a api::PodStatus>,
     /// Why containers do not run, by the planner.
     pub waiting: &'a BTreeMap<String, Waiting>,
+    /// Containers whose end is not told before their successor runs, by the planner.
+    pub replaced: &'a BTreeSet<ContainerId>,
     /// What probes say.
     pub probes: &'a ProbeVerdicts,
     /// How containers ended that are already removed, by name.

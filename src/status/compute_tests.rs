@@ -29,6 +29,7 @@ struct World {
     observed: ObservedPod,
     previous: Option<api::PodStatus>,
     waiting: BTreeMap<String, Waiting>,
+    replaced: BTreeSet<ContainerId>,
     probes: ProbeVerdicts,
     remembered: BTreeMap<String, Remembered>,
     node: NodeFacts,
@@ -42,6 +43,7 @@ impl World {
             observed: ObservedPod::default(),
             previous: None,
             waiting: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             probes: ProbeVerdicts::default(),
             remembered: BTreeMap::new(),
             node: NodeFacts {
@@ -92,6 +94,7 @@ impl World {
             previous: self.previous.as_ref(),
             recorded: None,
             waiting: &self.waiting,
+            replaced: &self.replaced,
             probes: &self.probes,
             remembered: &self.remembered,
             node: &self.node,
@@ -297,6 +300,27 @@ fn the_planner_says_why_containers_wait() {
         "Pending",
         &["c: terminated Error 1, ready false, started false, restarts 0, last -"],
     );
+}
+
+/// The API server lets no container run again whose end it has been told and by its policy is final.
+#[test]
+fn the_end_of_one_that_is_replaced_is_not_told_before_its_successor_runs() {
+    let was = &recorded(&json!({"running": {"startedAt": "2023-11-14T22:13:25Z"}}), &json!({}));
+    let ended = || {
+        let containers = vec![exited("c", "id-1", 1, 0)];
+        let mut world = World::new(json!({"restartPolicy": "OnFailure"})).runs(containers).recorded(was.clone());
+        world.replaced.insert("id-1".into());
+        world
+    };
+    check(ended(), "Running", &["c: running, ready true, started true, restarts 1, last -"]);
+    check(
+        ended().waits("c", "ErrImagePull", "no"),
+        "Pending",
+        &["c: waiting ErrImagePull, ready false, started false, restarts 1, last terminated Completed 0"],
+    );
+    let mut over = ended();
+    over.replaced.clear();
+    check(over, "Succeeded", &["c: terminated Completed 0, ready false, started false, restarts 1, last -"]);
 }
 
 #[test]

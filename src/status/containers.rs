@@ -92,7 +92,10 @@ impl<'a> Groups<'a> {
             return status;
         }
         self.say_why_it_waits(spec, newest, &mut status);
-        status
+        match newest.zip(old) {
+            Some((newest, old)) if self.end_is_not_told(spec, newest, old, &status) => old.clone(),
+            Some(_) | None => status,
+        }
     }
 
     /// From the newest container of that name and the one before.
@@ -270,6 +273,25 @@ impl<'a> Groups<'a> {
         status.state = Some(waiting(Some(&why.reason), Some(&why.message)));
     }
 
+    /// Whether a container that was stopped in order to be replaced goes on being shown as it was: by its policy its end
+    /// would be final, and the API server would refuse its successor.
+    fn end_is_not_told(
+        &self,
+        spec: &api::Container,
+        newest: &ObservedContainer,
+        old: &api::ContainerStatus,
+        status: &api::ContainerStatus,
+    ) -> bool {
+        let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+        let was_running = old.state.as_ref().is_some_and(|state| state.running.is_some());
+        let is_final = newest.state.exit().is_some_and(|e| !restart::restarts(self.input.pod, spec, e.exit_code));
+        ended
+            && was_running
+            && is_final
+            && old.container_id == status.container_id
+            && self.input.replaced.contains(&newest.id)
+    }
+
     fn is_to_be_started(&self, spec: &api::Container, newest: Option<&ObservedContainer>) -> bool {
         if self.input.pod.metadata.deletion_timestamp.is_some() || self.input.lifecycle.is_stopping() {
             return false;
@@ -277,7 +299,10 @@ impl<'a> Groups<'a> {
         match newest.map(|newest| &newest.state) {
             None | Some(ContainerState::Created | ContainerState::Unknown) => true,
             Some(ContainerState::Running { .. }) => false,
-            Some(ContainerState::Exited(exit)) => restart::restarts(self.input.pod, spec, exit.exit_code),
+            Some(ContainerState::Exited(exit)) => {
+                restart::restarts(self.input.pod, spec, exit.exit_code)
+                    || newest.is_some_and(|newest| self.input.replaced.contains(&newest.id))
+            }
         }
     }
 

@@ -15,7 +15,7 @@ mod restore;
 mod sandbox;
 mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +91,8 @@ pub struct Report<'a> {
     pub inputs: &'a Inputs,
     /// Why containers do not run.
     pub waiting: &'a BTreeMap<String, Waiting>,
+    /// Containers whose end is not told before their successor runs.
+    pub replaced: &'a BTreeSet<ContainerId>,
     /// What the pod waits for.
     pub blocked: Option<&'a Blocked>,
     /// Whether everything is cleaned up.

@@ -259,6 +259,7 @@ impl PodExecutor {
             previous,
             recorded: mirror.as_ref().and_then(|mirror| mirror.status.as_ref()),
             waiting: report.waiting,
+            replaced: report.replaced,
             probes: &report.inputs.probes,
             remembered: &report.inputs.remembered,
             node: &self.node_facts(),

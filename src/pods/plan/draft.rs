@@ -252,6 +252,18 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Notes which containers are stopped in order to be replaced.
+    pub(super) fn note_replaced(&mut self) {
+        let policy = self.restart_policy();
+        let stopped = |container: &&ObservedContainer| {
+            let why = self.inputs.killing.get(&container.id).or_else(|| self.inputs.killed.get(&container.id));
+            let spec = self.specs.iter().find(|spec| spec.name == container.name);
+            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(spec, policy, why))
+        };
+        self.plan.replaced =
+            self.observed.containers.iter().filter(stopped).map(|stopped| stopped.id.clone()).collect();
+    }
+
     /// Whether the container has ended and will not be started again.
     pub(super) fn is_done(&self, spec: &Spec<'_>) -> bool {
         self.last_exit(spec.name).is_some() && !self.name_is_taken(spec.name) && !self.wants_start(spec)

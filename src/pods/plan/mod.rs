@@ -50,7 +50,10 @@ use crate::model::Lifecycle;
 pub fn plan(input: &PlanInput<'_>) -> Plan {
     let mut draft = draft::Draft::new(input);
     match input.lifecycle {
-        Lifecycle::Syncing => draft.sync(),
+        Lifecycle::Syncing => {
+            draft.sync();
+            draft.note_replaced();
+        }
         Lifecycle::Terminating(terminating) => draft.stop(terminating),
         Lifecycle::Terminated(_) => draft.finish(),
     }

@@ -56,6 +56,8 @@ pub struct Inputs {
     /// Containers that this process has stopped (put in when the kill has succeeded), and why. One that was stopped in
     /// order to be replaced is started again whatever its exit code; one whose state stays unknown counts as stopped.
     pub killed: BTreeMap<ContainerId, KillReason>,
+    /// Containers that are being stopped (from the kill's begin to its end), and why.
+    pub killing: BTreeMap<ContainerId, KillReason>,
     /// Containers whose preStop hook has been run (successfully or not) by [`Action::PreStop`].
     pub pre_stopped: BTreeSet<ContainerId>,
     /// Sandboxes that this process has stopped with success: those that merely are not ready may still hold an address.
@@ -210,6 +212,9 @@ pub struct Plan {
     pub waiting: BTreeMap<String, Waiting>,
     /// Events that follow from the state; the worker emits one when its `dedup` key is new or has changed.
     pub notices: Vec<Notice>,
+    /// Containers that are or were stopped in order to be replaced, whatever their exit code. Their end is not told
+    /// before their successor runs: the API server lets no container that is over for good by its policy run again.
+    pub replaced: BTreeSet<ContainerId>,
     /// Back-offs to be stored (raised or reset) together with the actions.
     pub backoff: BTreeMap<String, Backoff>,
 }

@@ -329,8 +329,9 @@ impl<E: Execute> Worker<E> {
             return;
         }
         let (doing, hurry) = match &action {
-            Action::KillContainer { id, deadline, .. } => {
+            Action::KillContainer { id, why, deadline, .. } => {
                 let (sender, receiver) = watch::channel(*deadline);
+                self.inputs.killing.insert(id.clone(), why.clone());
                 self.kills.insert(id.clone(), sender);
                 (Doing::Kill { since: now, deadline: *deadline }, Some(receiver))
             }
@@ -438,6 +439,7 @@ impl<E: Execute> Worker<E> {
             }
             Outcome::Killed { id, why } => {
                 self.kills.remove(&id);
+                self.inputs.killing.remove(&id);
                 self.inputs.killed.insert(id, why);
             }
             Outcome::PreStopped { id } => {
@@ -459,6 +461,7 @@ impl<E: Execute> Worker<E> {
         let now = self.clock.now();
         if let Key::Container(id) = &key {
             self.kills.remove(id);
+            self.inputs.killing.remove(id);
         }
         let count = self.inputs.failures.get(&key).map_or(1, |failure| failure.count.saturating_add(1));
         self.inputs.failures.insert(key, Failure { count, at: now, reason: error.reason, message: error.message });

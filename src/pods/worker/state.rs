@@ -92,6 +92,7 @@ impl<E: Execute> Worker<E> {
                 continue;
             }
             self.inputs.post_start.remove(&old.id);
+            self.inputs.killing.remove(&old.id);
             self.inputs.killed.remove(&old.id);
             self.inputs.pre_stopped.remove(&old.id);
             self.inputs.failures.remove(&Key::Container(old.id.clone()));
@@ -126,6 +127,7 @@ impl<E: Execute> Worker<E> {
             observed: &self.observed,
             inputs: &self.inputs,
             waiting: &plan.waiting,
+            replaced: &plan.replaced,
             blocked: plan.blocked.as_ref(),
             finished: self.finished,
             now,
