@@ -79,6 +79,7 @@ impl Core {
     ) {
         let sender = Arc::new(inputs);
         let images_sender = sender.clone();
+        self.bridge_devices(tasks, parts, sender.clone());
         self.on_condition(tasks, parts, move |condition, problems| {
             sender.send_if_modified(|inputs| {
                 let before = inputs.clone();
@@ -114,6 +115,32 @@ impl Core {
                     }
                     // Cancel-safe: a timeout loses no change.
                     if let Ok(Err(_)) = tokio::time::timeout(IMAGES_EVERY, pulls.changed()).await {
+                        return;
+                    }
+                }
+            };
+            stop.run_until_cancelled(work).await;
+        });
+    }
+
+    /// What device plugins offer.
+    fn bridge_devices(
+        &self,
+        tasks: &mut JoinSet<()>,
+        parts: &RuntimeParts,
+        inputs: Arc<watch::Sender<node::NodeInputs>>,
+    ) {
+        let (mut figures, stop) = (parts.devices.figures(), self.shutdown.clone());
+        tasks.spawn(async move {
+            let work = async {
+                loop {
+                    let now = figures.borrow_and_update().clone();
+                    inputs.send_if_modified(|inputs| {
+                        let changed = inputs.extended != now;
+                        inputs.extended = now;
+                        changed
+                    });
+                    if figures.changed().await.is_err() {
                         return;
                     }
                 }

@@ -104,6 +104,7 @@ impl Launcher {
             desired: parts.desired,
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
+            devices: parts.runtime.devices,
             exec: Arc::new(core.runtime.clone()),
             permits: super::permits(),
             allocatable,
@@ -271,6 +272,7 @@ impl Launch for Launcher {
         let (status, forgotten) = (self.deps.status.clone(), uid.clone());
         self.deps.permits.background(async move { status.forget(&forgotten).await });
         self.deps.images.forget(uid);
+        self.deps.devices.forget(uid);
         self.deps.desired.release(uid);
         self.deps.volumes.forget(uid);
         if let Some(tokens) = &self.deps.tokens {

@@ -98,6 +98,7 @@ struct RuntimeParts {
     /// Counts pulls that have ended.
     pulls: watch::Receiver<u64>,
     cgroups: Option<resources::PodCgroups>,
+    devices: resources::devices::Handle,
 }
 
 /// What talks to the API server.
@@ -216,7 +217,10 @@ impl Core {
         if let Err(error) = images.recover_records().await {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
-        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups })
+        // Where plugins look for it, wherever the kubelet's own directory is; as upstream.
+        let folder = "/var/lib/kubelet/device-plugins".into();
+        let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
+        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
     }
 
     /// The ids that pods' users have, as the disk says.

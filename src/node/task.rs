@@ -219,6 +219,8 @@ impl Task {
         let Some(present) = self.present().await? else { return Ok(()) };
         self.schedulable(&present);
         let (node, events) = self.build(&present);
+        // What pods may have is decided by it, and device plugins come and go.
+        self.described.send_replace(Some(Arc::new(node.clone())));
         let now = self.parts.clock.now().mono;
         let changed = if due { status::differs(&present, &node) } else { status::differs_urgently(&present, &node) };
         if !changed && now < self.report_at {

@@ -8,6 +8,7 @@ pub mod allocatable;
 pub mod apply;
 pub mod cgroup_tree;
 pub mod cpu;
+pub mod devices;
 pub mod list;
 pub mod oom;
 pub mod pod_config;

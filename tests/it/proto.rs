@@ -36,3 +36,8 @@ fn check(source: &str, include: &str) {
 fn cri_code_is_current() {
     check("proto/cri/api.proto", "proto/cri");
 }
+
+#[test]
+fn device_plugin_code_is_current() {
+    check("proto/deviceplugin/api.proto", "proto/deviceplugin");
+}

@@ -16,9 +16,10 @@ const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 
 /// Files (or folders of them) that only compute.
 #[rustfmt::skip]
-const PURE: [&str; 31] = [
+const PURE: [&str; 33] = [
     "config/validate", "model", "resources/qos", "resources/cgroup_tree", "resources/allocatable",
-    "resources/topology", "resources/cpus", "resources/memory", "images/policy", "images/gc_plan",
+    "resources/topology", "resources/cpus", "resources/memory", "resources/devices/inventory",
+    "resources/devices/checkpoint", "images/policy", "images/gc_plan",
     "images/reference", "volumes/plan", "volumes/payload", "probes/verdict", "probes/schedule", "pleg/diff",
     "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/plan",
     "pods/spec", "eviction/thresholds", "eviction/rank", "node/status", "certs/rotate", "cri/convert",

@@ -190,6 +190,8 @@ impl PodExecutor {
             files: &references.files,
         })
         .map_err(config_error)?;
+        let devices = self.deps.devices.allocate(&context.pod, container).await;
+        let devices = devices.map_err(|problem| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, problem))?;
         let volumes = self.volume_sources(container, context).await?;
         let sub_paths = self.sub_paths(container, &env, &volumes, context).await?;
         let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
@@ -202,6 +204,7 @@ impl PodExecutor {
             image_ref: &start.image_ref,
             image_user: &image_user,
             env: &env,
+            devices: &devices,
             volumes: &volumes,
             sub_paths: &sub_paths,
             etc_hosts: etc_hosts.as_deref(),

@@ -28,6 +28,7 @@ use crate::model::{
     pod,
 };
 use crate::probes::{Exec, PodProbes, ProbeTarget, Recorded};
+use crate::resources::devices;
 use crate::status::{Acked, StatusUpdate};
 use crate::{desired, images, pleg, resources, status, volumes};
 
@@ -67,6 +68,8 @@ pub struct Deps {
     pub user_namespaces: UserNamespaces,
     /// Cgroups of pods; `None` when `cgroupsPerQOS` is off.
     pub cgroups: Option<resources::PodCgroups>,
+    /// Devices of plugins.
+    pub devices: devices::Handle,
     /// Runs the commands of hooks.
     pub exec: Arc<dyn Exec>,
     /// Limit on concurrent sandbox starts.

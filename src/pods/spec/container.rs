@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
 
-use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Signal};
+use crate::cri::v1::{
+    CdiDevice, ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue, LinuxContainerConfig, Signal,
+};
 use crate::model::{ContainerId, Pod};
+use crate::resources::devices::DeviceOptions;
 
 use super::env::EnvVar;
 use super::expand::expand_all;
@@ -39,6 +42,8 @@ pub struct ContainerInput<'a> {
     pub image_user: &'a ImageUser,
     /// The environment, from [`super::environment`].
     pub env: &'a [EnvVar],
+    /// What comes with the devices of plugins.
+    pub devices: &'a DeviceOptions,
     /// Where the pod's volumes are, by name.
     pub volumes: &'a BTreeMap<String, VolumeSource>,
     /// The prepared paths of mounts with a `subPath`, by index in `volumeMounts`.
@@ -68,6 +73,18 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
     let mounts = mounts(input)?;
     let security = container_security(input)?;
     let resources = linux_resources(pod, container, input.oom_score_adj, input.settings)?;
+    let variable = |name: &str, value: &str| KeyValue { key: name.to_owned(), value: value.as_bytes().to_vec() };
+    // What comes with devices goes first: of two that have one name the runtime takes the last.
+    let device_envs = input.devices.envs.iter().map(|(name, value)| variable(name, value));
+    let envs = device_envs.chain(input.env.iter().map(|var| variable(&var.name, &var.value))).collect();
+    let mut annotations = annotations::container_annotations(pod, container, input.restart_count);
+    annotations.extend(input.devices.annotations.clone());
+    let device = |(path, (host_path, permissions)): (&String, &(String, String))| Device {
+        container_path: path.clone(),
+        host_path: host_path.clone(),
+        permissions: permissions.clone(),
+    };
+    let devices = input.devices.devices.iter().map(device).collect();
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
         image: Some(ImageSpec {
@@ -78,15 +95,13 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         command: expand_all(container.command.as_ref(), input.env),
         args: expand_all(container.args.as_ref(), input.env),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: input
-            .env
-            .iter()
-            .map(|var| KeyValue { key: var.name.clone(), value: var.value.clone().into_bytes() })
-            .collect(),
+        envs,
         mounts,
         devices,
         labels: annotations::container_labels(pod, container),
-        annotations: annotations::container_annotations(pod, container, input.restart_count),
+        annotations,
+        devices,
+        cdi_devices: input.devices.cdi.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
         log_path: container_log_path(&container.name, input.restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -122,6 +137,7 @@ mod tests {
         settings: Settings,
         target: Option<ContainerId>,
         user_ids: Option<IdRange>,
+        devices: DeviceOptions,
     }
 
     fn world(pod_security: serde_json::Value, container: serde_json::Value) -> World {
@@ -153,6 +169,7 @@ mod tests {
             settings: Settings::default(),
             target: None,
             user_ids: None,
+            devices: DeviceOptions::default(),
         }
     }
 
@@ -165,6 +182,7 @@ mod tests {
                 image_ref: "sha256:abc",
                 image_user: &self.user,
                 env: &self.env,
+                devices: &self.devices,
                 volumes: &self.volumes,
                 sub_paths: &self.sub_paths,
                 etc_hosts: Some("/pods/u1/etc-hosts"),
@@ -236,6 +254,26 @@ mod tests {
             mounts,
             [("/etc/hosts", "/pods/u1/etc-hosts"), ("/dev/termination-log", "/pods/u1/containers/c/0a")]
         );
+    }
+
+    #[test]
+    fn what_comes_with_devices_goes_first() {
+        let mut world = world(json!({}), json!({}));
+        world.devices = DeviceOptions {
+            envs: [("A".to_owned(), "device".to_owned())].into(),
+            mounts: [("/lib/gpu".to_owned(), ("/usr/lib/gpu".to_owned(), true))].into(),
+            devices: [("/dev/gpu".to_owned(), ("/dev/gpu0".to_owned(), "rw".to_owned()))].into(),
+            annotations: [("vendor.com/x".to_owned(), "y".to_owned())].into(),
+            cdi: vec!["vendor.com/gpu=0".to_owned()],
+        };
+        let config = world.make().expect("a request");
+        let envs: Vec<_> = config.envs.iter().map(|var| (var.key.as_str(), var.value.as_slice())).collect();
+        assert_eq!(envs, [("A", b"device".as_slice()), ("A", b"one".as_slice())]);
+        let first = &config.mounts[0];
+        assert_eq!((first.container_path.as_str(), first.readonly), ("/lib/gpu", true));
+        assert_eq!((config.devices[0].host_path.as_str(), config.devices[0].permissions.as_str()), ("/dev/gpu0", "rw"));
+        assert_eq!(config.annotations["vendor.com/x"], "y");
+        assert_eq!(config.cdi_devices[0].name, "vendor.com/gpu=0");
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! The registration server on `kubelet.sock`: plugins announce themselves there.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+use tonic::{Response, Status};
+use tracing::{info, warn};
+
+use super::task::Command;
+use super::v1beta1::registration_server::{Registration, RegistrationServer};
+use super::v1beta1::{Empty, RegisterRequest};
+use super::{Handle, plugin};
+use crate::linux::fs::ensure_dir;
+use crate::resources::list;
+
+const SOCKET: &str = "kubelet.sock";
+const VERSION: &str = "v1beta1";
+
+/// Serves until it is dropped.
+pub(super) async fn serve(folder: PathBuf, handle: Handle) {
+    let listener = match listen(&folder) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(folder = %folder.display(), %error, "device plugins cannot register");
+            return;
+        }
+    };
+    let incoming = futures::stream::unfold(listener, async |listener| {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    let service = RegistrationServer::new(Registrar { folder, handle });
+    if let Err(error) = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await {
+        warn!(%error, "the registration of device plugins has ended");
+    }
+}
+
+/// Opens the socket, after those of plugins that registered with a kubelet before this one are gone: their disappearance
+/// tells plugins to register again.
+fn listen(folder: &Path) -> io::Result<UnixListener> {
+    ensure_dir(folder, 0o750)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_socket() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    UnixListener::bind(folder.join(SOCKET))
+}
+
+#[derive(Debug)]
+struct Registrar {
+    folder: PathBuf,
+    handle: Handle,
+}
+
+impl Registrar {
+    async fn take_on(&self, request: &RegisterRequest) -> Result<(), String> {
+        let (version, resource) = (&request.version, &request.resource_name);
+        if version != VERSION {
+            return Err(format!(
+                "requested API version {version:?} is not supported by kubelet. Supported version is [\"{VERSION}\"]"
+            ));
+        }
+        if !list::is_extended(resource) {
+            return Err(format!("the ResourceName {resource:?} is invalid"));
+        }
+        let connection = plugin::connect(&self.folder.join(&request.endpoint)).await?;
+        let ask = |reply| Command::Connected { resource: resource.clone(), connection, reply };
+        self.handle.ask(ask).await
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for Registrar {
+    async fn register(&self, request: tonic::Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        let resource = &request.resource_name;
+        match self.take_on(&request).await {
+            Ok(()) => {
+                info!(resource, "device plugin registered");
+                Ok(Response::new(Empty {}))
+            }
+            Err(problem) => {
+                warn!(resource, problem, "device plugin refused");
+                Err(Status::unknown(problem))
+            }
+        }
+    }
+}
