@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::{ContainerKind, Pod, pod};
 use crate::pods::execute::Count;
 use crate::probes::{Counted, ProbeKind, ProbeObserver};
-use crate::telemetry::metrics::{Counter, DEFAULT_BUCKETS, Family, Histogram, Registry};
+use crate::telemetry::metrics::{Counter, DEFAULT_BUCKETS, Family, Gauge, Histogram, Registry};
 use crate::{cri, images, pleg};
 
 /// Makes the observers of every subsystem.
@@ -21,6 +21,7 @@ pub(super) struct Observers {
     discarded: Counter,
     stream_up: Counter,
     stream_lost: Counter,
+    dns_cut: Gauge,
     started_pods: [Counter; 2],
     started_pod_errors: [Counter; 2],
     started_containers: Family<Counter>,
@@ -77,6 +78,8 @@ impl Observers {
                 "kubelet_evented_pleg_connection_error_count",
                 "[ALPHA] The number of errors encountered during the establishment of streaming connection with the CRI runtime.",
             ),
+            dns_cut: registry
+                .gauge("rkubelet_dns_limited_pods", "Pods whose resolver configuration was cut to what the C library takes."),
             started_pods: started_pods(registry),
             started_pod_errors: started_pod_errors(registry),
             started_container_errors: registry.counters(
@@ -171,6 +174,8 @@ impl Observers {
             Count::Pod { own_users } => add(&this.started_pods, own_users),
             Count::PodFailed { own_users } => add(&this.started_pod_errors, own_users),
             Count::Container(kind) => this.started_containers.with(&[label(kind)]).inc(),
+            Count::DnsCut(true) => this.dns_cut.inc(),
+            Count::DnsCut(false) => this.dns_cut.dec(),
             Count::ContainerFailed { kind, reason } => {
                 this.started_container_errors.with(&[label(kind), reason]).inc();
             }

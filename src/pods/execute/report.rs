@@ -123,6 +123,8 @@ pub enum Count<'a> {
         /// Its waiting reason.
         reason: &'a str,
     },
+    /// The resolver configuration of a pod was cut, or a pod for which it was is gone.
+    DnsCut(bool),
 }
 
 /// Counters of what pods do.
@@ -154,8 +156,17 @@ pub struct PodExecutor {
     /// What probes had said, before this process, of containers that may still run.
     adopted: BTreeMap<ContainerId, Recorded>,
     sent: Mutex<Sent>,
-    /// The warnings about its requests that were told, and of which generation of the pod they speak.
-    pub(super) warned: Mutex<(i64, BTreeSet<String>)>,
+    pub(super) warned: Mutex<Warned>,
+}
+
+/// The warnings about a pod's requests that were told.
+#[derive(Debug, Default)]
+pub(super) struct Warned {
+    /// Of which generation of the pod they speak.
+    pub(super) generation: i64,
+    pub(super) told: BTreeSet<String>,
+    /// Whether its resolver configuration was cut.
+    pub(super) dns_cut: bool,
 }
 
 /// What was told last, so that only changes are told.
@@ -168,6 +179,14 @@ struct Sent {
     told: Option<PodUid>,
     targets: Vec<ProbeTarget>,
     stopping: bool,
+}
+
+impl Drop for PodExecutor {
+    fn drop(&mut self) {
+        if self.warned.get_mut().dns_cut {
+            self.deps.metrics.count(Count::DnsCut(false));
+        }
+    }
 }
 
 impl PodExecutor {

@@ -1,6 +1,5 @@
 //! Sandboxes: making one (limited, with a busy name waited for), stopping, removing.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -72,16 +71,22 @@ impl PodExecutor {
     /// Tells what of the request is not as the pod wishes, once for each generation of the pod: upstream repeats it at
     /// every look at the pod.
     fn warn_once(&self, context: &Context, warnings: Vec<spec::Warning>) {
+        let dns_cut = warnings.iter().any(|warning| warning.reason == event::DNS_CONFIG_FORMING);
+        let generation = context.pod.metadata.generation.unwrap_or_default();
+        let was_cut = {
+            let mut warned = self.warned.lock();
+            if warned.generation != generation {
+                warned.told.clear();
+                warned.generation = generation;
+            }
+            std::mem::replace(&mut warned.dns_cut, dns_cut)
+        };
+        if was_cut != dns_cut {
+            self.deps.metrics.count(Count::DnsCut(dns_cut));
+        }
         for warning in warnings {
-            let is_news = {
-                let generation = context.pod.metadata.generation.unwrap_or_default();
-                let mut warned = self.warned.lock();
-                if warned.0 != generation {
-                    *warned = (generation, BTreeSet::new());
-                }
-                warned.1.insert(format!("{:?} {} {}", warning.target, warning.reason, warning.message))
-            };
-            if !is_news {
+            let text = format!("{:?} {} {}", warning.target, warning.reason, warning.message);
+            if !self.warned.lock().told.insert(text) {
                 continue;
             }
             match warning.target {
