@@ -30,6 +30,7 @@ pub(crate) async fn measure(node: &Node, options: &Options, samples: &mut Sample
         // The first one warms up.
         for number in 0..=turn::singles(options) {
             let pod = bare.start(kind, &format!("{phase}-{number}")).await?;
+            tokio::time::sleep(turn::RUN).await;
             let stopped = bare.stop(&pod).await?;
             if number > 0 {
                 samples.add(&format!("{phase}.sandbox"), turn::millis(pod.sandbox_took));
@@ -47,6 +48,7 @@ pub(crate) async fn measure(node: &Node, options: &Options, samples: &mut Sample
             .await?;
         let (pods, took): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         turn::add_burst(samples, "ready", took);
+        tokio::time::sleep(turn::RUN).await;
         let began = Instant::now();
         let stops = pods.iter().map(|pod| async { bare.stop(pod).await.map(|_| began.elapsed()) });
         let took: Vec<_> = stream::iter(stops).buffered(AT_A_TIME).try_collect().await?;
@@ -152,6 +154,7 @@ impl Bare<'_> {
             Kind::Volumes => &[
                 ("empty-dir/scratch", "/scratch"),
                 ("configmap/settings", "/settings"),
+                ("secret/password", "/password"),
                 ("downward-api/about", "/about"),
                 ("projected/kube-api-access", "/var/run/secrets/kubernetes.io/serviceaccount"),
             ],

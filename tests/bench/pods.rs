@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -24,7 +24,9 @@ pub(crate) const NAMESPACE: &str = "bench";
 /// The ConfigMap of pods with volumes, and its key.
 pub(crate) const CONFIG_MAP: &str = "settings";
 pub(crate) const KEY: &str = "value";
-/// The end of every wait.
+/// The Secret of pods with volumes.
+const SECRET: &str = "password";
+/// The end of nearly every wait.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a pod brings along.
@@ -32,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) enum Kind {
     /// One container.
     Plain,
-    /// The same with an emptyDir, a ConfigMap, downward files and a token.
+    /// The same with an emptyDir, a ConfigMap, a Secret, downward files and a projected token.
     Volumes,
 }
 
@@ -50,8 +52,9 @@ impl Kind {
             Self::Plain => (json!([]), json!([])),
             Self::Volumes => (
                 json!([{"name": "scratch", "mountPath": "/scratch"}, {"name": "settings", "mountPath": "/settings"},
-                       {"name": "about", "mountPath": "/about"}]),
+                       {"name": "password", "mountPath": "/password"}, {"name": "about", "mountPath": "/about"}]),
                 json!([{"name": "scratch", "emptyDir": {}}, {"name": "settings", "configMap": {"name": CONFIG_MAP}},
+                       {"name": "password", "secret": {"secretName": SECRET}},
                        {"name": "about", "downwardAPI": {"items": [
                            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
                            {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]),
@@ -100,15 +103,21 @@ impl Board {
         self.changed.notify_waiters();
     }
 
-    async fn when(&self, name: &str, what: &str, pick: impl Fn(&Seen) -> Option<Instant>) -> Result<Instant> {
-        let until = Instant::now() + PATIENCE;
+    async fn when(
+        &self,
+        name: &str,
+        what: &str,
+        patience: Duration,
+        pick: impl Fn(&Seen) -> Option<Instant>,
+    ) -> Result<Instant> {
+        let until = Instant::now() + patience;
         loop {
             let changed = self.changed.notified();
             if let Some(when) = self.pods.lock().get(name).and_then(&pick) {
                 return Ok(when);
             }
             if tokio::time::timeout_at(until.into(), changed).await.is_err() {
-                bail!("pod {name} is not {what} after {} s", PATIENCE.as_secs());
+                bail!("pod {name} is not {what} after {} s", patience.as_secs());
             }
         }
     }
@@ -146,6 +155,10 @@ impl Bed {
         let board = Arc::new(Board::default());
         let bed = Self { client, pods: pods.clone(), board: Arc::clone(&board) };
         bed.set_value("first").await?;
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {KEY: "hidden"}});
+        let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), NAMESPACE);
+        secrets.patch(SECRET, &PatchParams::apply("bench").force(), &Patch::Apply(&secret)).await?;
         for pod in pods.list(&kube::api::ListParams::default()).await? {
             let name = pod.metadata.name.unwrap_or_default();
             pods.delete(&name, &DeleteParams::default().grace_period(0)).await?;
@@ -178,17 +191,21 @@ impl Bed {
 
     /// Makes a pod and waits until it is Ready: how long that took.
     pub(crate) async fn start(&self, kind: Kind, name: &str) -> Result<Duration> {
-        let pod = kind.pod(name)?;
+        self.start_pod(&kind.pod(name)?, name, PATIENCE).await
+    }
+
+    /// The same with any pod and any patience.
+    pub(crate) async fn start_pod(&self, pod: &Pod, name: &str, patience: Duration) -> Result<Duration> {
         let began = Instant::now();
-        self.pods.create(&PostParams::default(), &pod).await.with_context(|| format!("creating pod {name}"))?;
-        Ok(self.board.when(name, "Ready", |seen| seen.ready).await? - began)
+        self.pods.create(&PostParams::default(), pod).await.with_context(|| format!("creating pod {name}"))?;
+        Ok(self.board.when(name, "Ready", patience, |seen| seen.ready).await? - began)
     }
 
     /// Deletes a pod and waits until the API server has it no more: how long that took.
     pub(crate) async fn remove(&self, name: &str) -> Result<Duration> {
         let began = Instant::now();
         self.pods.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting pod {name}"))?;
-        let gone = self.board.when(name, "gone", |seen| seen.gone).await?;
+        let gone = self.board.when(name, "gone", PATIENCE, |seen| seen.gone).await?;
         self.board.pods.lock().remove(name);
         Ok(gone - began)
     }

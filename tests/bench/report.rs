@@ -33,6 +33,27 @@ enum Target {
     Ratio(f64),
     /// At most so much.
     Absolute(f64),
+    /// At most so much in 99 of 100 cases.
+    Last(f64),
+}
+
+impl Target {
+    /// What a row's figures are worth: a median, a 99th percentile, and the median's ratios.
+    fn judge(self, value: f64, last: f64, to_peer: Option<f64>, to_floor: Option<f64>) -> String {
+        let (text, met) = match self {
+            Self::Upstream => ("<= upstream".to_owned(), to_peer.map(|ratio| ratio <= 1.0)),
+            Self::Floor(limit) => (format!("<= {limit:.2}x bare"), to_floor.map(|ratio| ratio <= limit)),
+            Self::Ratio(limit) => (format!("<= {limit:.2}x upstream"), to_peer.map(|ratio| ratio <= limit)),
+            Self::Absolute(limit) => (format!("<= {limit}"), Some(value <= limit)),
+            Self::Last(limit) => (format!("p99 <= {limit}"), Some(last <= limit)),
+        };
+        let worse = if to_peer.is_some_and(|ratio| ratio > 1.0) { ", WORSE THAN UPSTREAM" } else { "" };
+        match met {
+            Some(true) => format!("ok   {text}{worse}"),
+            Some(false) => format!("MISS {text}{worse}"),
+            None => format!("?    {text}"),
+        }
+    }
 }
 
 struct Row {
@@ -49,12 +70,12 @@ const fn row(key: &'static str, title: &'static str, unit: &'static str, target:
 }
 
 /// In the order of the table. Targets: the figures to beat of the design.
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 26] = [
     row("single.ready", "one pod: created -> Ready", "ms", Target::Floor(1.10)),
     Row { floor: "single.ready", ..row("single.accepted", "  bound -> Ready accepted", "ms", Target::Upstream) },
     row("single.gone", "  deleted -> gone", "ms", Target::Ratio(0.4)),
-    row("volumes.ready", "one with 4 volumes: created -> Ready", "ms", Target::Floor(1.15)),
-    Row { floor: "volumes.ready", ..row("volumes.accepted", "  bound -> Ready accepted", "ms", Target::Upstream) },
+    row("volumes.ready", "one with 5 volumes: created -> Ready", "ms", Target::Floor(1.15)),
+    Row { floor: "volumes.ready", ..row("volumes.accepted", "  bound -> Ready accepted", "ms", Target::Floor(1.15)) },
     row("volumes.gone", "  deleted -> gone", "ms", Target::Ratio(0.4)),
     row("burst.ready_half", "50 at once: half Ready", "ms", Target::Ratio(0.5)),
     row("burst.ready_all", "  all Ready", "ms", Target::Ratio(0.85)),
@@ -71,7 +92,9 @@ const ROWS: [Row; 24] = [
     row("full.anon", "  anonymous", "MB", Target::Upstream),
     row("full.cpu", "  CPU", "% of a core", Target::Absolute(0.5)),
     row("full.wakeups", "  wake-ups", "per s", Target::Upstream),
-    row("edit", "ConfigMap edit -> file in the pod", "s", Target::Absolute(2.0)),
+    row("edit", "ConfigMap edit -> file in 100 pods", "s", Target::Last(2.0)),
+    row("fsgroup", "fsGroup, a million files: to Ready", "s", Target::Upstream),
+    row("fsgroup.cpu", "  CPU time of the kubelet", "s", Target::Upstream),
     row("single.sandbox", "(RunPodSandbox alone)", "ms", Target::Upstream),
     row("volumes.sandbox", "(RunPodSandbox alone, with volumes)", "ms", Target::Upstream),
 ];
@@ -95,16 +118,25 @@ pub(crate) fn print(options: &Options, samples: &Samples) {
         head.push(format!("{:>19}{:>19}", format!("{name}/upstream"), format!("{name}/bare")));
     }
     println!("{}  target", head.concat());
+    let mut misses = Vec::new();
     for row in &ROWS {
-        let Some(line) = line(row, samples, peer, &subjects) else { continue };
+        let Some(line) = line(row, samples, peer, &subjects, &mut misses) else { continue };
         println!("{line}");
     }
     println!("rounds: {}, load now {}; ratios are medians of the rounds' ratios", options.rounds, load());
     let not_yet: Vec<String> = NOT_YET.iter().map(|(what, how)| format!("{what} ({how})")).collect();
+    let missed = if misses.is_empty() { "none".to_owned() } else { misses.join("; ") };
+    println!("missed targets: {missed}");
     println!("upstream does meanwhile, ours not yet: {}", not_yet.join("; "));
 }
 
-fn line(row: &Row, samples: &Samples, peer: Option<&str>, subjects: &[&str]) -> Option<String> {
+fn line(
+    row: &Row,
+    samples: &Samples,
+    peer: Option<&str>,
+    subjects: &[&str],
+    misses: &mut Vec<String>,
+) -> Option<String> {
     let figures = |who: &str, key: &str| {
         let all = samples.sorted(key, who);
         median(&all).zip(percentile(&all, 99))
@@ -127,27 +159,16 @@ fn line(row: &Row, samples: &Samples, peer: Option<&str>, subjects: &[&str]) -> 
         for ratio in [to_peer, to_floor] {
             line.push(format!("{:>19}", ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"))));
         }
-        if let Some((value, _)) = figures(who, row.key) {
-            marks.push(verdict(row.target, value, to_peer, to_floor));
+        if let Some((value, last)) = figures(who, row.key) {
+            let verdict = row.target.judge(value, last, to_peer, to_floor);
+            if verdict.contains("MISS") || verdict.contains("WORSE") {
+                misses.push(format!("{} {}: {verdict}", who, row.key));
+            }
+            marks.push(verdict);
         }
     }
     line.push(format!("  {}", marks.join(", ")));
     Some(line.concat().trim_end().to_owned())
-}
-
-fn verdict(target: Target, value: f64, to_peer: Option<f64>, to_floor: Option<f64>) -> String {
-    let (text, met) = match target {
-        Target::Upstream => ("<= upstream".to_owned(), to_peer.map(|ratio| ratio <= 1.0)),
-        Target::Floor(limit) => (format!("<= {limit:.2}x bare"), to_floor.map(|ratio| ratio <= limit)),
-        Target::Ratio(limit) => (format!("<= {limit:.2}x upstream"), to_peer.map(|ratio| ratio <= limit)),
-        Target::Absolute(limit) => (format!("<= {limit}"), Some(value <= limit)),
-    };
-    let worse = if to_peer.is_some_and(|ratio| ratio > 1.0) { ", WORSE THAN UPSTREAM" } else { "" };
-    match met {
-        Some(true) => format!("ok   {text}{worse}"),
-        Some(false) => format!("MISS {text}{worse}"),
-        None => format!("?    {text}"),
-    }
 }
 
 /// Three digits are more than the machine is good for.

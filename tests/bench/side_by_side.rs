@@ -2,12 +2,14 @@
 //!
 //! `tests/bench/run` (or `make bench`) builds, brings a cluster up and runs this in its network. Each round measures the
 //! floor with no kubelet, then gives every kubelet a turn: single pods without and with volumes, fifty at once, idle
-//! with none and with 110 pods (`/metrics` scraped all the time), an edited ConfigMap. The machine is shared, so only
+//! with none and with 110 pods (`/metrics` scraped all the time), an edited ConfigMap; a volume of a million files only
+//! with `--only fsgroup`. The machine is shared, so only
 //! figures of one run are compared, and ratios are taken within a round. Samples, summary and machine go to a JSON file.
 #![allow(clippy::disallowed_methods, reason = "a bench reads the environment and the clock, and writes files")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a bench says goes there")]
 
 mod audit;
+mod files;
 mod floor;
 mod node;
 mod pods;
@@ -20,9 +22,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use files::Million;
 use node::{Kubelet, Node};
 use pods::Bed;
 use samples::Samples;
+
+/// The phase that makes a million files.
+const FSGROUP: &str = "fsgroup";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -55,9 +61,13 @@ impl Options {
         Ok(Self { rounds: rounds.unwrap_or(if quick { 1 } else { 3 }), quick, only, kubelets })
     }
 
-    /// Whether a phase is wanted, by its name: single, volumes, burst, idle, full, edit.
+    /// Whether a phase is wanted, by its name: single, volumes, burst, idle, full, edit; and fsgroup, but only when it is
+    /// asked for, since making its files takes a minute.
     fn wants(&self, phase: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| phase.contains(only) || only.starts_with(phase))
+        match self.only.as_deref() {
+            None => phase != FSGROUP,
+            Some(only) => phase.contains(only) || only.starts_with(phase),
+        }
     }
 }
 
@@ -80,6 +90,7 @@ async fn bench(options: &Options) -> Result<()> {
     let mut samples = Samples::default();
     node.stop_kubelet()?;
     let bed = Bed::make(&node).await?;
+    let mut million = if options.wants(FSGROUP) { Some(Million::make(&node, &bed).await?) } else { None };
     for round in 1..=options.rounds {
         samples.round = round;
         node.stop_kubelet()?;
@@ -93,7 +104,7 @@ async fn bench(options: &Options) -> Result<()> {
         for kubelet in order {
             eprintln!("round {round}: {} (load {})", kubelet.name, report::load());
             samples.who.clone_from(&kubelet.name);
-            let turn = turn::take(&node, &bed, kubelet, options, &mut samples).await;
+            let turn = turn::take(&node, &bed, kubelet, (options, million.as_mut()), &mut samples).await;
             turn.with_context(|| format!("round {round}, {}", kubelet.name))?;
         }
     }

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use futures::future::try_join_all;
 
 use crate::Options;
 use crate::audit::Audit;
+use crate::files::Million;
 use crate::node::{self, Kubelet, Node};
 use crate::pods::{Bed, CONFIG_MAP, KEY, Kind};
 use crate::process::{self, Counters};
@@ -18,8 +18,13 @@ pub(crate) const BURST: usize = 50;
 const FULL: usize = 110;
 /// How often somebody asks for `/metrics`, and so also the unit of the idle windows.
 const SCRAPE: Duration = Duration::from_secs(15);
+/// How long a single pod runs before it is deleted. The first process of a container has no handler of signals at first
+/// and, as the first one of its namespace, is then spared by SIGTERM: it would be waited for until its grace is over.
+pub(crate) const RUN: Duration = Duration::from_millis(500);
 /// How many of the full node's pods are looked at for an edited ConfigMap.
-const EDITED: usize = 11;
+const EDITED: usize = 100;
+/// How long an edit may take: upstream's takes up to a sync of the pod and the life of its cache.
+const EDIT_PATIENCE: Duration = Duration::from_secs(240);
 
 /// How many single pods per round.
 pub(crate) fn singles(options: &Options) -> usize {
@@ -44,7 +49,7 @@ pub(crate) async fn take(
     node: &Node,
     bed: &Bed,
     kubelet: &Kubelet,
-    options: &Options,
+    (options, million): (&Options, Option<&mut Million>),
     samples: &mut Samples,
 ) -> Result<()> {
     node.stop_kubelet()?;
@@ -52,7 +57,10 @@ pub(crate) async fn take(
     let mut turn = Turn { node, bed, options, pid: node.start_kubelet(kubelet)?, made: 0 };
     turn.ready().await?;
     let scrapes = tokio::spawn(scrape(bed.clone()));
-    let outcome = turn.phases(samples).await;
+    let mut outcome = turn.phases(samples).await;
+    if let (Some(million), Ok(())) = (million, &outcome) {
+        outcome = turn.million(million, samples).await.context("fsgroup");
+    }
     scrapes.abort();
     node.stop_kubelet()?;
     outcome
@@ -122,6 +130,7 @@ impl Turn<'_> {
         let names = self.names(phase, singles(self.options));
         for name in &names {
             samples.add(&format!("{phase}.ready"), millis(self.bed.start(kind, name).await?));
+            tokio::time::sleep(RUN).await;
             samples.add(&format!("{phase}.gone"), millis(self.bed.remove(name).await?));
         }
         let accepted = audit.bound_to_ready()?;
@@ -137,9 +146,20 @@ impl Turn<'_> {
         let before = Counters::read(self.pid)?;
         let took = self.bed.start_all(Kind::Plain, &names).await?;
         add_burst(samples, "ready", took);
+        tokio::time::sleep(RUN).await;
         let took = self.bed.remove_all(&names).await?;
         add_burst(samples, "gone", took);
         samples.add("burst.cpu", millis(Counters::read(self.pid)?.cpu_since(&before)));
+        Ok(())
+    }
+
+    async fn million(&mut self, million: &mut Million, samples: &mut Samples) -> Result<()> {
+        for name in self.names("fsgroup", 1) {
+            let before = Counters::read(self.pid)?;
+            samples.add("fsgroup", million.start(self.bed, &name).await?.as_secs_f64());
+            let cpu = Counters::read(self.pid)?.cpu_since(&before);
+            samples.add("fsgroup.cpu", cpu.as_secs_f64());
+        }
         Ok(())
     }
 
@@ -147,27 +167,23 @@ impl Turn<'_> {
     async fn edit(&self, names: &[String], samples: &mut Samples) -> Result<()> {
         let value = format!("edited-{}-{}", self.pid, samples.round);
         let mut files = Vec::new();
-        for name in names.iter().step_by(names.len() / EDITED) {
+        for name in names.iter().take(EDITED) {
             let uid = self.bed.uid(name)?;
             let volume = format!("volumes/kubernetes.io~configmap/{CONFIG_MAP}/{KEY}");
             files.push(self.node.path(&format!("/var/lib/kubelet/pods/{uid}/{volume}"))?);
         }
         let began = Instant::now();
         self.bed.set_value(&value).await?;
-        let changed = |file: std::path::PathBuf| {
-            let value = &value;
-            async move {
-                while std::fs::read_to_string(&file).with_context(|| file.display().to_string())? != *value {
-                    if began.elapsed() > Duration::from_secs(240) {
-                        bail!("{} does not have the edit after 240 s", file.display());
-                    }
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Ok(began.elapsed())
+        while let Some(file) = files.first() {
+            if began.elapsed() > EDIT_PATIENCE {
+                bail!("{} does not have the edit after {} s", file.display(), EDIT_PATIENCE.as_secs());
             }
-        };
-        for took in try_join_all(files.into_iter().map(changed)).await? {
-            samples.add("edit", took.as_secs_f64());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let before = files.len();
+            files.retain(|file| std::fs::read_to_string(file).map_or(true, |text| text != value));
+            for _ in files.len()..before {
+                samples.add("edit", began.elapsed().as_secs_f64());
+            }
         }
         Ok(())
     }
