@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::rest::Rest;
 use super::{ApiParts, Core, RuntimeParts};
 use crate::admission::{self, AdmitInput, SysctlAllowlist};
 use crate::apiserver::events::Recorder;
@@ -20,7 +21,7 @@ use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::dispatch::{Launch, Preempt, Rejected};
-use crate::pods::execute::{self, Deps, Metrics, PodExecutor, Settings};
+use crate::pods::execute::{self, Count, Deps, Metrics, PodExecutor, Settings};
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
@@ -60,6 +61,7 @@ pub(super) struct Launcher {
     max_backoff: Duration,
     clock: Clock,
     recorder: Recorder,
+    rest: Rest,
     shutdown: CancellationToken,
 }
 
@@ -108,7 +110,7 @@ impl Launcher {
             exec: Arc::new(core.runtime.clone()),
             permits: super::permits(),
             allocatable,
-            metrics: Metrics { count: core.observers.starts() },
+            metrics: Metrics { count: starts(core) },
             settings: Settings {
                 node_name: settings.node_name.clone(),
                 paths: settings.paths(),
@@ -136,6 +138,7 @@ impl Launcher {
             max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
             clock: core.clock,
             recorder: core.recorder.clone(),
+            rest: core.rest.clone(),
             shutdown: core.shutdown.clone(),
         };
         Ok((launcher, sweep))
@@ -278,7 +281,7 @@ impl Launch for Launcher {
         if let Some(tokens) = &self.deps.tokens {
             tokens.forget(uid);
         }
-        crate::linux::malloc::trim();
+        self.rest.note();
     }
 
     fn active_changed(&mut self, active: Vec<Arc<Pod>>) {
@@ -318,6 +321,15 @@ impl Launch for Launcher {
             }
         });
     }
+}
+
+/// What is told of each start: the counters, and who gives memory back after a burst.
+fn starts(core: &Core) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
+    let (count, rest) = (core.observers.starts(), core.rest.clone());
+    Arc::new(move |start| {
+        count(start);
+        rest.note();
+    })
 }
 
 /// Counts whenever what is in the runtime without an owner may have changed, or the sources have become ready.

@@ -9,6 +9,7 @@ mod observers;
 mod orphans;
 mod pod_metrics;
 mod process;
+mod rest;
 mod settings;
 mod subordinate_ids;
 
@@ -62,8 +63,9 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     let name = settings.node_name.clone();
     crate::apiserver::events_task::start(clients.as_ref(), &name, events, clock, &mut tasks, shutdown.clone());
     settings.report_warnings(&recorder);
+    let rest = rest::Rest::start(&mut tasks, shutdown.clone());
 
-    let core = Core { clock, settings, loaded, metrics, observers, recorder, runtime, clients, shutdown };
+    let core = Core { clock, settings, loaded, metrics, observers, recorder, runtime, clients, rest, shutdown };
     core.start(tasks).await
 }
 
@@ -87,6 +89,7 @@ struct Core {
     recorder: Recorder,
     runtime: Runtime,
     clients: Option<Clients>,
+    rest: rest::Rest,
     shutdown: CancellationToken,
 }
 

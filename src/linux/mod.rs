@@ -6,5 +6,6 @@ pub mod fs;
 pub mod malloc;
 pub mod mount;
 pub mod ownership;
+pub mod program;
 pub mod timer;
 pub mod tree;
