@@ -21,7 +21,7 @@ use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::dispatch::{Launch, Preempt, Rejected};
-use crate::pods::execute::{self, Count, Deps, Metrics, PodExecutor, Settings};
+use crate::pods::execute::{self, Count, Deps, ImageUsers, Metrics, PodExecutor, Settings};
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
@@ -96,6 +96,7 @@ impl Launcher {
             pleg: parts.runtime.pleg,
             condition: parts.runtime.condition,
             images: parts.runtime.images,
+            image_users: ImageUsers::default(),
             volumes: parts.volumes,
             objects: parts.api.objects,
             services: parts.api.services,

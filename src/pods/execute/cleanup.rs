@@ -14,7 +14,10 @@ use crate::model::{ContainerId, PodUid, pod};
 impl PodExecutor {
     /// Removes a container that does not run, with its log if asked.
     pub(super) async fn remove_container(&self, key: Key, id: ContainerId, logs: bool, context: Context) -> Completion {
-        let mutation = self.deps.pleg.begin(&self.uid);
+        let mut mutation = self.deps.pleg.begin(&self.uid);
+        if let Some(container) = context.observed.container(&id) {
+            mutation.touched_container(&id, &container.sandbox);
+        }
         let request = v1::RemoveContainerRequest { container_id: id.as_str().to_owned() };
         let removed = self.deps.cri.remove_container(request).await;
         mutation.end();

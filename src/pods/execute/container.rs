@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1 as api;
+use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::super::plan::types::{HookState, Key};
@@ -54,6 +55,27 @@ fn standalone(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         problem: "the kubelet runs without an API server".to_owned(),
+    }
+}
+
+/// The users of images, by the image's id: what is asked of the runtime once need not be asked at every start.
+#[derive(Debug, Default)]
+pub struct ImageUsers(Mutex<BTreeMap<String, spec::ImageUser>>);
+
+impl ImageUsers {
+    /// How many are remembered; more images than that are rare, and being asked again does no harm.
+    const MOST: usize = 256;
+
+    fn get(&self, id: &str) -> Option<spec::ImageUser> {
+        self.0.lock().get(id).cloned()
+    }
+
+    fn remember(&self, id: &str, user: &spec::ImageUser) {
+        let mut known = self.0.lock();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(id.to_owned(), user.clone());
     }
 }
 
@@ -279,8 +301,11 @@ impl PodExecutor {
         references
     }
 
-    /// The user that the image was built to run as.
+    /// The user that the image was built to run as: asked for once per image.
     async fn image_user(&self, image_ref: &str) -> Result<spec::ImageUser, ActionError> {
+        if let Some(known) = self.deps.image_users.get(image_ref) {
+            return Ok(known);
+        }
         let request = v1::ImageStatusRequest {
             image: Some(v1::ImageSpec { image: image_ref.to_owned(), ..v1::ImageSpec::default() }),
             verbose: false,
@@ -292,11 +317,16 @@ impl PodExecutor {
             .await
             .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string()))?;
         let image = answer.image.unwrap_or_default();
-        Ok(match image.uid {
+        let user = match image.uid {
             Some(uid) => spec::ImageUser::Uid(uid.value),
             None if image.username.is_empty() => spec::ImageUser::Uid(0),
             None => spec::ImageUser::Name(image.username),
-        })
+        };
+        // An id is made from the content, so it keeps its user; a name may be given to another image.
+        if image.id == image_ref {
+            self.deps.image_users.remember(image_ref, &user);
+        }
+        Ok(user)
     }
 
     /// Writes the managed `/etc/hosts`; `None` while the pod has no address (it is then not mounted, as upstream).
@@ -403,5 +433,21 @@ impl PodExecutor {
                 HookState::Failed { message: error.to_string() }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageUsers, spec::ImageUser};
+
+    #[test]
+    fn the_users_that_are_remembered_are_bounded() {
+        let users = ImageUsers::default();
+        for number in 0..=ImageUsers::MOST {
+            users.remember(&format!("sha256:{number}"), &ImageUser::Uid(1));
+        }
+        assert_eq!(users.get("sha256:0"), None);
+        assert_eq!(users.get(&format!("sha256:{}", ImageUsers::MOST)), Some(ImageUser::Uid(1)));
+        assert_eq!(users.0.lock().len(), 1);
     }
 }

@@ -48,7 +48,10 @@ impl PodExecutor {
         } else if kill.pre_stop {
             self.pre_stop(&kill.id, &kill.container, &context, &mut deadline).await;
         }
-        let mutation = self.deps.pleg.begin(&self.uid);
+        let mut mutation = self.deps.pleg.begin(&self.uid);
+        if let Some(container) = context.observed.container(&kill.id) {
+            mutation.touched_container(&kill.id, &container.sandbox);
+        }
         let stopped = self.stop_until_done(&kill.id, &mut deadline).await;
         mutation.end();
         let outcome = match stopped {

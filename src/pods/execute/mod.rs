@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
 pub use self::cleanup::{remove_unknown_logs, unknown_logs};
+pub use self::container::ImageUsers;
 pub use self::permits::SandboxPermits;
 pub use self::report::{Count, Deps, Metrics, PodExecutor, Settings};
 use super::plan::types::{Action, HookState, ImageState, Inputs, Key, KillReason, Notice};

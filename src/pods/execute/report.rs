@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::super::plan::types::{Action, Key, Notice};
 use super::super::spec;
 use super::super::user_namespaces::UserNamespaces;
-use super::container::Start;
+use super::container::{ImageUsers, Start};
 use super::kill::Kill;
 use super::{ActionError, Completion, Context, Execute, Outcome, Published, Report, SandboxPermits};
 use crate::apiserver::events::Recorder;
@@ -48,6 +48,8 @@ pub struct Deps {
     pub condition: watch::Receiver<RuntimeCondition>,
     /// Images.
     pub images: images::Handle,
+    /// The users of images that were started before.
+    pub image_users: ImageUsers,
     /// Volumes.
     pub volumes: volumes::Handle,
     /// ConfigMaps and Secrets; `None` without an API server.

@@ -48,8 +48,11 @@ impl PodExecutor {
         };
         let mutation = self.deps.pleg.begin(&self.uid);
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
-        let (made, mutation) = self.run_until_name_is_free(request, mutation).await;
+        let (made, mut mutation) = self.run_until_name_is_free(request, mutation).await;
         drop(turn);
+        if let Ok(id) = &made {
+            mutation.touched_sandbox(id);
+        }
         mutation.end();
         let outcome = match made {
             Ok(id) => {
@@ -169,7 +172,8 @@ impl PodExecutor {
 
     /// Stops a sandbox: whatever is left in it is killed, its network is torn down.
     pub(super) async fn stop_sandbox(&self, key: Key, id: SandboxId, context: Context) -> Completion {
-        let mutation = self.deps.pleg.begin(&self.uid);
+        let mut mutation = self.deps.pleg.begin(&self.uid);
+        mutation.touched_sandbox(&id);
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
         let stopped = self.deps.cri.stop_pod_sandbox(request).await;
         mutation.end();
@@ -191,7 +195,8 @@ impl PodExecutor {
 
     /// Removes a stopped sandbox.
     pub(super) async fn remove_sandbox(&self, key: Key, id: SandboxId) -> Completion {
-        let mutation = self.deps.pleg.begin(&self.uid);
+        let mut mutation = self.deps.pleg.begin(&self.uid);
+        mutation.touched_sandbox(&id);
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
         let removed = self.deps.cri.remove_pod_sandbox(request).await;
         mutation.end();
