@@ -230,7 +230,9 @@ impl<E: Execute> Worker<E> {
             let Some(transition) = plan.transition.take() else { break };
             // What is to be told goes with the plan that says it: the next one looks at another lifecycle.
             self.notify(&plan);
-            self.transit(transition, now);
+            if !self.transit(transition, now) {
+                break;
+            }
             plan = self.plan(now);
         }
         self.inputs.backoff.append(&mut plan.backoff);
@@ -278,8 +280,8 @@ impl<E: Execute> Worker<E> {
         self.inputs.network_not_ready.clone_from(&feeds.network_not_ready.borrow_and_update());
     }
 
-    /// Applies a change of lifecycle; one way only.
-    fn transit(&mut self, transition: Transition, now: Now) {
+    /// Applies a change of lifecycle, one way only; says whether it changed anything.
+    fn transit(&mut self, transition: Transition, now: Now) -> bool {
         debug!(?transition, "transition");
         match (transition, self.lifecycle.clone()) {
             (Transition::Terminate { cause, grace }, Lifecycle::Syncing) => {
@@ -296,8 +298,9 @@ impl<E: Execute> Worker<E> {
             (Transition::Finished, Lifecycle::Terminated(_)) if !self.finished => {
                 self.finished = true;
             }
-            (transition, lifecycle) => debug!(?transition, ?lifecycle, "transition has nothing to change"),
+            (_, _) => return false,
         }
+        true
     }
 
     /// Cancels what may be cancelled once the pod stops: pulls, hooks and waits (principle 9). Creates and starts run

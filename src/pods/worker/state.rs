@@ -21,7 +21,9 @@ impl<E: Execute> Worker<E> {
         if let Some(Stop { cause, grace }) = directive.stop {
             let now = self.clock.now();
             match &self.lifecycle {
-                Lifecycle::Syncing => self.transit(Transition::Terminate { cause, grace }, now),
+                Lifecycle::Syncing => {
+                    self.transit(Transition::Terminate { cause, grace }, now);
+                }
                 // Counted from when the pod began to stop; an order is obeyed once.
                 Lifecycle::Terminating(terminating) if self.obeyed != Some(grace) => {
                     let elapsed = now.mono.since(terminating.since.mono);
