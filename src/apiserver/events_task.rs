@@ -1,4 +1,5 @@
-//! Writes the events that [`super::events::Recorder`] queues: one at a time, correlated, tried again for two minutes.
+//! Writes the events that [`super::events::Recorder`] queues: a moment later, one at a time, correlated, tried again for two
+//! minutes.
 //!
 //! The queue is drained at all times, so that every event carries the moment at which it was recorded even while the API
 //! server is away; what does not fit into the backlog is dropped, oldest last. Never in anybody's way.
@@ -25,6 +26,9 @@ use crate::model::Now;
 
 /// What the events name as their source.
 const COMPONENT: &str = "kubelet";
+/// How long after it was recorded an event is written. Most are about a pod that is just being started, and the API server's
+/// work for them would slow the start; the event itself carries the moment of recording.
+const HOLD: Duration = Duration::from_millis(500);
 /// Events that wait to be written.
 const BACKLOG: usize = 1000;
 /// How often a write is tried, as upstream.
@@ -113,6 +117,7 @@ impl Writer {
             Verdict::Update(observation) => (observation, false),
             Verdict::Drop => return,
         };
+        self.clock.sleep_until(at.mono.after(HOLD)).await;
         let namespace = namespace(&observation);
         let api: Api<api::Event> = Api::namespaced(client, &namespace);
         for attempt in 1..=ATTEMPTS {

@@ -6,7 +6,7 @@
 //!
 //! Laws: never two writes of a pod in flight; never an older status after a newer one (a job takes the newest when it
 //! begins); no read before a write unless the last one's fate is unknown; what ends a pod or changes its readiness goes
-//! first. A failed write is tried again after a wait that grows from 50 ms to 10 s.
+//! first, the rest waits for [`HOLD`], in case more follows. A failed write is tried again after a wait that grows from 50 ms to 10 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +34,9 @@ const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How soon what somebody else has changed is looked at: two writers that disagree must not chase each other.
 const RECHECK: Duration = Duration::from_secs(1);
+/// How long a status waits that neither ends a pod nor changes its readiness: one that does follows most of the time, and
+/// what the API server would do meanwhile slows the start that the pod is in the middle of.
+pub(super) const HOLD: Duration = Duration::from_millis(500);
 /// How long the last writes may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -296,7 +299,7 @@ impl<A: StatusApi> Writer<A> {
                     Some(command) => self.obey(command),
                     None => break,
                 },
-                () = wait_until(self.clock, self.waiting.first().map(|(due, _)| *due)) => self.wake(),
+                () = wait_until(self.clock, self.waiting.first().map(|(due, _)| *due)) => self.wake(self.clock.now().mono),
             }
         }
         self.drain().await;
@@ -307,6 +310,7 @@ impl<A: StatusApi> Writer<A> {
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command);
         }
+        self.wake(self.clock.now().mono.after(HOLD));
         let deadline = self.clock.now().mono.after(DRAIN);
         loop {
             self.begin_jobs();
@@ -413,9 +417,10 @@ impl<A: StatusApi> Writer<A> {
         entry
     }
 
-    /// Queues the pod: at `not_before`, else at once. One that waits after a failure keeps waiting; one that waits to be looked
-    /// at again does not when there is something new.
+    /// Queues the pod: at `not_before`, else at once, or after [`HOLD`] if it may wait. One that waits after a failure keeps
+    /// waiting; one that waits to be looked at again does not when there is something new.
     fn queue(&mut self, uid: &PodUid, not_before: Option<Mono>) {
+        let held = self.clock.now().mono.after(HOLD);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if entry.in_flight || !entry.dirty || entry.gone.is_some() || entry.base.is_none() {
             return;
@@ -427,6 +432,8 @@ impl<A: StatusApi> Writer<A> {
         let new = match (not_before, old) {
             (Some(due), _) => Slot::Waiting(due),
             (None, Slot::Ready(_, sequence)) => Slot::Ready(entry.lane(), sequence),
+            (None, Slot::None) if entry.lane() == Lane::Other => Slot::Waiting(held),
+            (None, Slot::Waiting(due)) if entry.lane() == Lane::Other => Slot::Waiting(due.min(held)),
             (None, Slot::None | Slot::Waiting(_)) => {
                 self.sequence += 1;
                 Slot::Ready(entry.lane(), self.sequence)
@@ -457,9 +464,8 @@ impl<A: StatusApi> Writer<A> {
         }
     }
 
-    /// Moves what is due to where it may begin.
-    fn wake(&mut self) {
-        let now = self.clock.now().mono;
+    /// Moves what is due by `now` to where it may begin.
+    fn wake(&mut self, now: Mono) {
         while let Some((due, uid)) = self.waiting.first().cloned() {
             if due > now {
                 return;
@@ -582,7 +588,9 @@ impl Entry {
         }
         let Some(want) = &self.want else { return Lane::Other };
         let has = self.base.as_ref().and_then(Base::status);
-        if is_terminal(&want.status) && !has.is_some_and(is_terminal) {
+        // Whoever has asked for a deletion waits for the last status of a pod that ended long ago, too.
+        let is_awaited = !has.is_some_and(is_terminal) || self.base.as_ref().is_some_and(Base::is_deletable);
+        if is_terminal(&want.status) && is_awaited {
             return Lane::Terminal;
         }
         if is_ready(Some(&want.status)) == is_ready(has) { Lane::Other } else { Lane::Readiness }

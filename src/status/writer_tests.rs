@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Failure, StatusApi, Target};
+use super::writer::HOLD;
 use super::{Acked, Handle, StatusUpdate, Writer};
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, Wall};
@@ -228,7 +229,7 @@ async fn only_the_newest_is_written_and_one_at_a_time() {
     world.server.0.lock().delay = Duration::from_millis(100);
     let pod = world.server.put("a", "u-a", json!({}));
     world.set(&pod, phase("Pending")).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(HOLD + Duration::from_millis(50)).await;
     let mut last = 0;
     for message in ["one", "two", "three"] {
         last = world.set(&pod, json!({"phase": "Running", "message": message})).await;
@@ -375,7 +376,7 @@ async fn ends_and_readiness_go_first() {
     let ended = world.server.put("ended", "u-e", json!({}));
     let doomed = deleting((*world.server.put("doomed", "u-d", phase("Failed"))).clone());
     world.server.0.lock().pods.insert("doomed".into(), (*doomed).clone());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(HOLD + Duration::from_millis(100)).await;
     world.server.log();
     world.set(&other, json!({"message": "m"})).await;
     world.set(&becoming, ready).await;
@@ -474,4 +475,31 @@ async fn the_last_writes_are_made_before_the_end() {
     for number in 0..20 {
         assert_eq!(world.server.phase(&format!("p-{number}")).as_deref(), Some("Succeeded"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_written_with_what_follows() {
+    let world = World::new();
+    let pod = world.server.put("a", "u-a", json!({}));
+    world.set(&pod, json!({"phase": "Pending"})).await;
+    tokio::time::sleep(HOLD / 2).await;
+    let began = tokio::time::Instant::now();
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let version = world.set(&pod, ready).await;
+    world.reached(&pod, version).await;
+    assert!(began.elapsed() < HOLD / 4, "what changes the readiness waits for nothing");
+    assert_eq!(world.server.log(), ["PATCH a Running"]);
+    let ended = world.server.put("b", "u-b", phase("Succeeded"));
+    let began = tokio::time::Instant::now();
+    let version = world.set(&deleting((*ended).clone()), json!({"phase": "Succeeded", "message": "m"})).await;
+    world.reached(&ended, version).await;
+    assert!(began.elapsed() < HOLD / 4, "somebody waits for the deletion");
+    // What is held when the process ends is not lost.
+    world
+        .set(&pod, json!({"phase": "Running", "message": "m", "conditions": [{"type": "Ready", "status": "True"}]}))
+        .await;
+    world.server.log();
+    world.cancel.cancel();
+    tokio::time::sleep(HOLD / 4).await;
+    assert_eq!(world.server.log(), ["PATCH a Running"]);
 }
