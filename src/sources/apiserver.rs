@@ -1,7 +1,7 @@
 //! The API server's pods of this node: one watch, selected by `spec.nodeName`.
 //!
-//! managedFields are dropped as soon as an object is decoded (a fifth of its memory). It starts when this node's object
-//! has been looked for once, so that pods are admitted with it; at once on a node that does not register.
+//! Each object is made compact as soon as it is decoded. It starts when this node's object has been looked for once, so that
+//! pods are admitted with it; at once on a node that does not register.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::compact::compact;
 use super::{Source, SourceKind, SourceState, stamp};
 use crate::apiserver::Clients;
 use crate::apiserver::list_watch::{self, Change};
@@ -36,7 +37,7 @@ pub fn start(
                 drop(node.wait_for(|view| view.synced).await);
             }
             let mut problem = String::new();
-            list_watch::follow(api, Some(&fields), strip, |change| {
+            list_watch::follow(api, Some(&fields), compact, |change| {
                 report(&change, &mut problem);
                 sender.send_if_modified(|state| apply(state, change, clock.now().wall));
                 ControlFlow::Continue(())
@@ -46,11 +47,6 @@ pub fn start(
         cancel.run_until_cancelled(work).await;
     });
     Source { kind: SourceKind::Api, state }
-}
-
-fn strip(mut pod: Pod) -> Pod {
-    pod.metadata.managed_fields = None;
-    pod
 }
 
 /// Logs a failure once, not at every attempt.
@@ -103,7 +99,7 @@ fn apply(state: &mut SourceState, change: Change<Pod>, now: Wall) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::{SourceState, apply, strip};
+    use super::{SourceState, apply};
     use crate::apiserver::list_watch::Change;
     use crate::model::{Pod, PodUid};
 
@@ -130,10 +126,5 @@ mod tests {
         assert!(apply(&mut state, Change::Deleted(pod("a", "5")), now));
         assert!(!apply(&mut state, Change::Deleted(pod("a", "5")), now));
         assert!(!apply(&mut state, Change::Failed("no".to_owned()), now));
-    }
-
-    #[test]
-    fn managed_fields_go() {
-        assert_eq!(strip(pod("a", "1")).metadata.managed_fields, None);
     }
 }

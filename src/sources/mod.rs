@@ -4,6 +4,7 @@
 //! whether it has seen everything once. `desired` merges the sets. A source never decides what to do with a pod.
 
 pub mod apiserver;
+mod compact;
 pub mod defaults;
 pub mod http;
 pub mod manifests;

@@ -86,7 +86,7 @@ impl Turn<'_> {
     }
 
     async fn phases(&mut self, samples: &mut Samples) -> Result<()> {
-        let (settle, window) = if self.options.quick { (5, SCRAPE) } else { (20, SCRAPE * 2) };
+        let (settle, window) = if self.options.quick { (7, SCRAPE) } else { (10, SCRAPE * 2) };
         let settle = Duration::from_secs(settle);
         if self.options.wants("idle") {
             tokio::time::sleep(settle).await;
