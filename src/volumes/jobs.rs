@@ -160,6 +160,7 @@ impl SetUp {
                     fs_group: fs_group(&self.pod).map(|gid| (gid, only_on_mismatch(&self.pod))),
                     progress: &watched,
                 };
+                make_pod_dirs(&self.paths, local.uid).map_err(SetUpError::io("make", &self.paths.pod(local.uid)))?;
                 local::set_up(&mounter, &local).map(Work::Claimed)
             }
             None => self.write(&mounter, &texts).map(|kept_old| Work::Written { kept_old }),

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::bed::{Bed, has_line, same, shows};
 use crate::look::text;
-use crate::{Case, case};
+use crate::{Case, beyond, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -19,7 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(claim_that_is_missing_is_named_then_mounted),
         case(volume_of_another_node_is_refused),
         case(volume_without_its_directory_is_named),
-        case(csi_volume_is_told_that_its_driver_is_missing),
+        beyond(csi_volume_is_told_that_its_driver_is_missing),
         case(image_volume),
         case(image_volume_that_cannot_be_pulled),
     ]
