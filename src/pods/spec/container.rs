@@ -69,7 +69,7 @@ pub struct ContainerInput<'a> {
 /// Makes the request for a container.
 pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, SpecError> {
     let (pod, container) = (input.pod, input.container);
-    let devices = devices(input)?;
+    let mut devices = devices(input)?;
     let mounts = mounts(input)?;
     let security = container_security(input)?;
     let resources = linux_resources(pod, container, input.oom_score_adj, input.settings)?;
@@ -84,7 +84,7 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         host_path: host_path.clone(),
         permissions: permissions.clone(),
     };
-    let devices = input.devices.devices.iter().map(device).collect();
+    devices.extend(input.devices.devices.iter().map(device));
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
         image: Some(ImageSpec {
@@ -97,7 +97,6 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs,
         mounts,
-        devices,
         labels: annotations::container_labels(pod, container),
         annotations,
         devices,
