@@ -11,7 +11,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case(node_selector_that_does_not_match),
         case(host_port_that_is_taken),
         case(sysctl_that_is_not_allowed),
-        case(sysctl_of_the_host),
         case(profile_without_apparmor),
         case(pod_of_another_system),
     ]
@@ -62,13 +61,6 @@ async fn sysctl_that_is_not_allowed(bed: Bed) -> Result<()> {
     let spec = "{securityContext: {sysctls: [{name: kernel/msgmax, value: '65536'}]}, containers: [{name: main, image: busybox}]}";
     bed.pod("p", spec).await?;
     refused(&bed, "p", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted").await
-}
-
-async fn sysctl_of_the_host(bed: Bed) -> Result<()> {
-    let spec = "{hostIPC: true, securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}, containers: [{name: main, image: busybox}]}";
-    bed.pod("p", spec).await?;
-    let message = "forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host IPC enabled";
-    refused(&bed, "p", "SysctlForbidden", message).await
 }
 
 async fn profile_without_apparmor(bed: Bed) -> Result<()> {
