@@ -98,6 +98,13 @@ fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
+fn termination_log_failed(path: &Path, error: &std::io::Error) -> ActionError {
+    ActionError::new(
+        reason::CREATE_CONTAINER_CONFIG_ERROR,
+        format!("error making the termination message file {}: {error}", path.display()),
+    )
+}
+
 impl PodExecutor {
     /// Creates and starts a container.
     pub(super) async fn start(&self, key: Key, start: Start, context: Context) -> Completion {
@@ -239,6 +246,11 @@ impl PodExecutor {
             settings: &self.deps.settings.spec,
         })
         .map_err(config_error)?;
+        // A container that is refused leaves its folder, but no file for a message that it will not write.
+        if let Some(path) = &termination_log {
+            fill(Path::new(path), b"", WriteOptions::mode(0o666))
+                .map_err(|error| termination_log_failed(Path::new(path), &error))?;
+        }
         let attempt = context
             .observed
             .sandboxes
@@ -350,21 +362,18 @@ impl PodExecutor {
         Ok(Some(path.to_string_lossy().into_owned()))
     }
 
-    /// Makes the file that the termination message is written to.
+    /// Where the file of the termination message goes; its folders are made.
     fn termination_log(&self, container: &api::Container) -> Result<Option<String>, ActionError> {
         if container.termination_message_path.as_deref().unwrap_or_default().is_empty() {
             return Ok(None);
         }
-        let failed = |path: &Path, error: std::io::Error| {
-            ActionError::new(
-                reason::CREATE_CONTAINER_CONFIG_ERROR,
-                format!("error making the termination message file {}: {error}", path.display()),
-            )
-        };
-        let directory = self.pod_dir().join("containers").join(&container.name);
-        crate::linux::fs::ensure_dir(&directory, 0o750).map_err(|error| failed(&directory, error))?;
-        let path = directory.join(format!("{:08x}", crate::apiserver::random::bits32()));
-        fill(&path, b"", WriteOptions::mode(0o666)).map_err(|error| failed(&path, error))?;
+        let all = self.pod_dir().join("containers");
+        let own = all.join(&container.name);
+        for directory in [&all, &own] {
+            crate::linux::fs::ensure_dir(directory, 0o750)
+                .map_err(|error| termination_log_failed(directory, &error))?;
+        }
+        let path = own.join(format!("{:08x}", crate::apiserver::random::bits32()));
         Ok(Some(path.to_string_lossy().into_owned()))
     }
 
