@@ -87,7 +87,7 @@ args_apiserver() {
         --service-account-issuer https://kubernetes.default.svc.cluster.local
         --service-account-key-file "$pki/sa.pub" --service-account-signing-key-file "$pki/sa.key"
         --service-cluster-ip-range "$SERVICE_CIDR"
-        --audit-policy-file "$(run_dir)/audit-policy.yaml" --audit-log-path "$(log_dir)/audit.log")
+        --audit-policy-file "$(run_dir)/audit-policy.yaml" --audit-log-path "$(log_dir)/audit.log" --audit-log-maxsize 4096)
 }
 
 args_controller_manager() {
