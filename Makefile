@@ -1,7 +1,7 @@
 # Short names for what people do here. Each target is one command that can be run by hand.
 CLUSTER := tests/cluster/cluster
 
-.PHONY: build test unit node conformance demo demo-down bench up down faults storm
+.PHONY: build test unit node conformance demo demo-down bench up down faults storm parity
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -24,6 +24,9 @@ faults: build ## kill -9 at every call, calls that hang, answers lost, peers awa
 
 storm: build ## 60 pods stay, 5 come and go each second, 100 kills; STORM_{PODS,RATE,KILLS,SEED}=N
 	FOCUS=storm cargo test --test faults
+
+parity: build ## the same manifests through upstream's kubelet and ours, compared by field (root); ARGS="--manifests DIR", FOCUS=text
+	cargo test --test parity -- --both $(ARGS)
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo

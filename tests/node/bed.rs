@@ -57,6 +57,9 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
+        "StorageClass" => ("storage.k8s.io", "storageclasses", false),
+        "PersistentVolume" => ("", "persistentvolumes", false),
+        "PersistentVolumeClaim" => ("", "persistentvolumeclaims", true),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
         _ => ("", "pods", true),
     };
@@ -73,7 +76,10 @@ fn resource(kind: &str) -> (ApiResource, bool) {
 
 /// YAML as JSON; images by their short names.
 fn parse(yaml: &str) -> Result<Value> {
-    let mut value: Value = serde_saphyr::from_str(yaml).with_context(|| format!("the case's YAML is none:\n{yaml}"))?;
+    // Modes are written as kubectl reads them: 0440.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let mut value: Value = serde_saphyr::from_str_with_options(yaml, options)
+        .with_context(|| format!("the case's YAML is none:\n{yaml}"))?;
     full_images(&mut value);
     Ok(value)
 }

@@ -1,0 +1,136 @@
+//! What a kubelet wrote to the API server about a pod: its statuses in their order and its deletion, from the audit log.
+//!
+//! Of a status each field has a course: its values in the order in which they were written. The state of a container and a
+//! condition count as one value each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::compare::THEN;
+use crate::look;
+use crate::names::plain;
+use crate::recording::{Recording, as_text, compact};
+
+/// One accepted write of the node's.
+#[derive(Debug)]
+pub(crate) struct Write {
+    namespace: String,
+    name: String,
+    verb: String,
+    subresource: String,
+    request: Value,
+    response: Value,
+}
+
+/// The writes about pods in namespaces that begin with `prefix`, from `offset` of the log on.
+pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
+    let mut file = std::fs::File::open(log).with_context(|| format!("opening {}", log.display()))?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut writes = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        if !line.contains("\"resource\":\"pods\"") || !line.contains("system:node:n1") {
+            continue;
+        }
+        let Ok(mut event) = serde_json::from_str::<Value>(&line) else { continue };
+        let verb = look::text(&event, "verb");
+        let accepted = event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
+        let namespace = look::text(&event, "objectRef.namespace");
+        let by_node = event["user"]["username"] == "system:node:n1";
+        if !accepted || !by_node || !namespace.starts_with(prefix) || matches!(verb.as_str(), "get" | "list" | "watch")
+        {
+            continue;
+        }
+        writes.push(Write {
+            namespace,
+            name: look::text(&event, "objectRef.name"),
+            verb,
+            subresource: look::text(&event, "objectRef.subresource"),
+            request: event["requestObject"].take(),
+            response: event["responseObject"].take(),
+        });
+    }
+    Ok(writes)
+}
+
+/// Writes what the node wrote about a pod.
+pub(crate) fn write(writes: &[Write], namespace: &str, name: &str, recording: &mut Recording) {
+    let mut courses: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    let mut seen = 0;
+    for write in writes.iter().filter(|write| write.namespace == namespace) {
+        // A mirror pod that is made has its name in the object only.
+        let named = write.name == name || look::text(&write.response, "metadata.name") == name;
+        match (write.verb.as_str(), write.subresource.as_str()) {
+            ("patch" | "update", "status") if named => {
+                let mut leaves = BTreeMap::new();
+                status_leaves(&Vec::new(), &write.response["status"], &mut leaves);
+                follow(&mut courses, &leaves, seen);
+                seen += 1;
+            }
+            ("delete", "") if named => put(recording, &[name, "delete"], &write.request),
+            ("create", "") if named => put(recording, &[name, "mirror"], &write.response),
+            _ => {}
+        }
+    }
+    for (place, course) in courses {
+        let mut whole = vec![name.to_owned(), "status".to_owned()];
+        whole.extend(place);
+        recording.leaves.insert(whole, course.join(THEN));
+    }
+}
+
+fn put(recording: &mut Recording, place: &[&str], value: &Value) {
+    let mut part = Recording::default();
+    part.put_json(place, value);
+    for (place, text) in part.leaves {
+        let bookkeeping = ["managedFields", "resourceVersion"].iter().any(|key| place.iter().any(|part| part == key));
+        if !bookkeeping {
+            recording.leaves.insert(place.iter().map(|part| plain(part)).collect(), plain(&text));
+        }
+    }
+}
+
+/// Adds one status to the courses; what a status does not have is `-`.
+fn follow(courses: &mut BTreeMap<Vec<String>, Vec<String>>, leaves: &BTreeMap<Vec<String>, String>, before: usize) {
+    let places: BTreeSet<Vec<String>> = courses.keys().chain(leaves.keys()).cloned().collect();
+    for place in places {
+        let value = leaves.get(&place).map_or("-", String::as_str);
+        let course = courses.entry(place).or_default();
+        if course.is_empty() && before > 0 {
+            course.push("-".to_owned());
+        }
+        if course.last().is_none_or(|last| last != value) {
+            course.push(value.to_owned());
+        }
+    }
+}
+
+fn status_leaves(place: &Vec<String>, value: &Value, leaves: &mut BTreeMap<Vec<String>, String>) {
+    let last = place.last().map_or("", String::as_str);
+    let whole = matches!(last, "state" | "lastState") || place.first().is_some_and(|first| first == "conditions");
+    let below = |key: String| place.iter().cloned().chain([key]).collect::<Vec<String>>();
+    match value {
+        Value::Array(list) if list.iter().all(|one| !one.is_object()) => {
+            let list: Vec<String> = list.iter().map(as_text).collect();
+            leaves.insert(place.clone(), format!("{list:?}"));
+        }
+        Value::Object(_) if whole && place.len() > 1 => drop(leaves.insert(place.clone(), plain(&compact(value)))),
+        Value::Object(map) => map.iter().for_each(|(key, value)| status_leaves(&below(key.clone()), value, leaves)),
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                let key = ["name", "type"].iter().find_map(|key| value.get(key)?.as_str());
+                let key = key.map_or_else(|| index.to_string(), |key| format!("[{key}]"));
+                status_leaves(&below(key), value, leaves);
+            }
+        }
+        Value::Null => {}
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            let again = last == "restartCount" && value != 0;
+            leaves.insert(place.clone(), if again { "more".to_owned() } else { plain(&as_text(value)) });
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Parity: the same manifests through upstream's kubelet and through ours, and what differs, field by field.
+//!
+//! `make parity`, as root, runs upstream's kubelet and then ours on one cluster and compares. `cargo test --test parity`
+//! runs ours alone and compares with the recordings of upstream that are kept in `goldens`. Options: `--both`, `--record`
+//! (upstream alone, adds to the goldens; with `--fresh` makes them anew), `--manifests DIR` (others; implies `--both`),
+//! `--keep DIR` (writes what was recorded), `FOCUS=text` or plain words pick cases by name.
+//!
+//! What is recorded of each pod: the CRI requests of each sandbox and container in their order (by the harness's proxy),
+//! the statuses that the kubelet wrote (by the audit log), its events, the files and mounts below the pod's directory, and
+//! the values of its cgroups. Ids, times and addresses are replaced ([`names`]); how two recordings are compared, and what
+//! may be coalesced, stands in [`compare`]. Known differences are in `explained.txt`; one that no longer occurs fails.
+#![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
+
+mod audit;
+#[path = "../node/bed.rs"]
+#[allow(dead_code, reason = "shared with the node's cases, which use all of it")]
+mod bed;
+mod calls;
+#[path = "../node/cluster.rs"]
+#[allow(dead_code, reason = "shared with the node's cases, which use all of it")]
+mod cluster;
+mod compare;
+mod disk;
+#[path = "../node/look.rs"]
+mod look;
+mod manifest;
+mod names;
+mod play;
+mod recording;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use cluster::Cluster;
+use compare::{Explained, Vocabulary};
+use manifest::Case;
+use recording::{Golden, Recording};
+
+/// Where this judge's own files lie.
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity");
+
+/// What all runs ask of the kubelet's configuration.
+const KUBELET_CONFIG: &str = "
+syncFrequency: 10s
+allowedUnsafeSysctls: ['net.core.*', 'kernel.msg*']
+";
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Options {
+    upstream: bool,
+    ours: bool,
+    record: bool,
+    fresh: bool,
+    manifests: Option<PathBuf>,
+    keep: Option<PathBuf>,
+    focus: Vec<String>,
+}
+
+impl Options {
+    fn parse(args: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self { ours: true, ..Self::default() };
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
+            match arg.as_str() {
+                "--both" => options.upstream = true,
+                "--record" => (options.record, options.upstream, options.ours) = (true, true, false),
+                "--fresh" => options.fresh = true,
+                "--manifests" => (options.manifests, options.upstream) = (Some(value()?.into()), true),
+                "--keep" => options.keep = Some(value()?.into()),
+                "--nocapture" | "--list" => {}
+                word if word.starts_with('-') => bail!("unknown option {word:?}: see the first comment of main.rs"),
+                word => options.focus.push(word.to_owned()),
+            }
+        }
+        options.focus.extend(std::env::var("FOCUS"));
+        Ok(options)
+    }
+
+    fn cases(&self) -> Result<Vec<Case>> {
+        let folder = self.manifests.clone().unwrap_or_else(|| Path::new(HERE).join("manifests"));
+        let mut cases = manifest::read_folder(&folder)?;
+        cases.retain(|case| self.focus.is_empty() || self.focus.iter().any(|text| case.name.contains(text.as_str())));
+        ensure!(!cases.is_empty(), "no manifest in {} has such a name", folder.display());
+        Ok(cases)
+    }
+}
+
+/// What came of the run so far.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    if std::env::args().any(|arg| arg == "--list") {
+        println!("parity: test");
+        return ExitCode::SUCCESS;
+    }
+    let mut tally = Tally::default();
+    if let Err(error) = Options::parse(std::env::args().skip(1)).and_then(|options| run(&options, &mut tally)) {
+        println!("FAIL the run itself: {error:#}");
+        tally.failed.push("the run itself".to_owned());
+    }
+    if !tally.failed.is_empty() {
+        println!("\nfailures:\n    {}", tally.failed.join("\n    "));
+    }
+    println!(
+        "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
+        if tally.failed.is_empty() { "ok" } else { "FAILED" },
+        tally.passed,
+        tally.failed.len(),
+        started.elapsed().as_secs_f64()
+    );
+    if tally.failed.is_empty() && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(options: &Options, tally: &mut Tally) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "not root: this makes namespaces, mounts and cgroups");
+    compare::sees_differences()?;
+    let cases = options.cases()?;
+    if let Ok(name) = std::env::var("RKUBELET_CLUSTER") {
+        return on_cluster(Cluster::attach(&name)?, options, &cases, tally);
+    }
+    let name = format!("parity-{}", std::process::id());
+    let outcome = bring_up(&name).and_then(|cluster| on_cluster(cluster, options, &cases, tally));
+    let left = cluster::down(&name).and_then(|()| cluster::leaks(&name)).and_then(|left| {
+        ensure!(left.is_empty(), "after `cluster down`: {left}");
+        Ok(())
+    });
+    outcome.and(left)
+}
+
+fn bring_up(name: &str) -> Result<Cluster> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("kubelet.yaml");
+    std::fs::write(&config, KUBELET_CONFIG)?;
+    // The kubelets take turns on the node: which one it starts with does not matter.
+    Cluster::up_with(name, "upstream", "2.3", &config, &["--cri-proxy", "--audit-level", "RequestResponse"])
+}
+
+fn on_cluster(cluster: Cluster, options: &Options, cases: &[Case], tally: &mut Tally) -> Result<()> {
+    let cluster = std::sync::Arc::new(cluster);
+    let mut wanted = BTreeMap::new();
+    if options.upstream {
+        let seen = turn::take(&cluster, "upstream", cases)?;
+        keep(options, "upstream", &seen)?;
+        if options.record {
+            return record(options, &seen, tally);
+        }
+        wanted = seen.into_iter().map(|(name, recording)| (name, recording.map(Golden::of))).collect();
+    } else {
+        for case in cases {
+            let read = Golden::read(&golden_file(&case.name)).with_context(|| format!("the golden of {}", case.name));
+            wanted.insert(case.name.clone(), read);
+        }
+    }
+    let kubelet = std::env::var("RKUBELET_BIN").unwrap_or_else(|_| "ours".to_owned());
+    let seen = turn::take(&cluster, &kubelet, cases)?;
+    keep(options, "ours", &seen)?;
+    judge(options, &wanted, &seen, tally)
+}
+
+fn golden_file(case: &str) -> PathBuf {
+    Path::new(HERE).join("goldens").join(format!("{case}.json"))
+}
+
+/// What each case left, or why there is nothing.
+type Seen = BTreeMap<String, Result<Recording>>;
+
+fn keep(options: &Options, who: &str, seen: &Seen) -> Result<()> {
+    let Some(folder) = &options.keep else { return Ok(()) };
+    let folder = folder.join(who);
+    std::fs::create_dir_all(&folder)?;
+    for (name, recording) in seen {
+        if let Ok(recording) = recording {
+            Golden::of(recording.clone()).write(&folder.join(format!("{name}.json")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds what upstream did to the goldens.
+fn record(options: &Options, seen: &Seen, tally: &mut Tally) -> Result<()> {
+    for (name, recording) in seen {
+        let recording = match recording {
+            Ok(recording) => recording.clone(),
+            Err(error) => {
+                println!("FAIL {name}: {error:#}");
+                tally.failed.push(name.clone());
+                continue;
+            }
+        };
+        let file = golden_file(name);
+        let mut golden = Golden::of(recording.clone());
+        if file.exists() && !options.fresh {
+            let mut before = Golden::read(&file)?;
+            let news = before.add(&recording);
+            println!("ok   {name}: {}", if news == 0 { "as before".to_owned() } else { format!("{news} fields vary") });
+            golden = before;
+        } else {
+            println!("ok   {name}: {} fields", golden.len());
+        }
+        golden.write(&file)?;
+        tally.passed += 1;
+    }
+    Ok(())
+}
+
+fn judge(options: &Options, wanted: &BTreeMap<String, Result<Golden>>, seen: &Seen, tally: &mut Tally) -> Result<()> {
+    let mut explained = Explained::read(&Path::new(HERE).join("explained.txt"))?;
+    let mut fields = 0;
+    let mut words = Vocabulary::default();
+    wanted.values().flatten().for_each(|golden| words.add(golden));
+    for (name, golden) in wanted {
+        let ours = seen.get(name).context("a case that did not run")?;
+        let (golden, ours) = match (golden, ours) {
+            (Ok(golden), Ok(ours)) => (golden, ours),
+            (Err(error), _) | (_, Err(error)) => {
+                println!("FAIL {name}: {error:#}");
+                tally.failed.push(name.clone());
+                continue;
+            }
+        };
+        fields += golden.len();
+        let found = compare::differences(golden, ours, &words);
+        let (known, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| explained.covers(name, one));
+        if new.is_empty() {
+            tally.passed += 1;
+            let known = if known.is_empty() { String::new() } else { format!(", {} explained", known.len()) };
+            println!("ok   {name}: {} fields{known}", golden.len());
+        } else {
+            tally.failed.push(name.clone());
+            println!("FAIL {name}: {} of {} fields differ", new.len(), golden.len());
+            new.iter().for_each(|one| println!("     {one}"));
+        }
+    }
+    println!("\n{} cases, {fields} fields compared, {} differences not mended", wanted.len(), explained.unwanted());
+    // With a part of the cases only a part of the reasons can occur.
+    if options.focus.is_empty() && options.manifests.is_none() {
+        for line in explained.unused() {
+            println!("FAIL explained.txt: this does not occur: {line}");
+            tally.failed.push(format!("explained.txt: {line}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! What a case left behind: a tree whose leaves are texts, and the golden of several such trees.
+//!
+//! On disk a golden is a JSON object of objects; a leaf is a text, or a list of all that upstream did when its own runs differ
+//! (null: it was absent).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+/// The way from the root to a leaf.
+pub(crate) type Place = Vec<String>;
+
+/// One run's leaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recording {
+    pub(crate) leaves: BTreeMap<Place, String>,
+}
+
+impl Recording {
+    pub(crate) fn put(&mut self, place: &[&str], value: impl Into<String>) {
+        self.leaves.insert(place.iter().map(|part| (*part).to_owned()).collect(), value.into());
+    }
+
+    /// All leaves of a JSON value below `place`; a list's elements are named by what tells them apart.
+    pub(crate) fn put_json(&mut self, place: &[&str], value: &Value) {
+        let place: Place = place.iter().map(|part| (*part).to_owned()).collect();
+        flatten(&place, value, &mut self.leaves);
+    }
+}
+
+fn flatten(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, String>) {
+    match value {
+        Value::Null => {}
+        Value::Object(map) => {
+            for (key, value) in map {
+                flatten(&below(place, key), value, leaves);
+            }
+        }
+        Value::Array(list) if list.iter().all(is_scalar) => {
+            let list: Vec<String> = list.iter().map(as_text).collect();
+            leaves.insert(place.clone(), format!("{list:?}"));
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                let key = ["key", "container_path", "name", "type"].iter().find_map(|key| value.get(key)?.as_str());
+                let mut there = below(place, &key.map_or_else(|| index.to_string(), |key| format!("[{key}]")));
+                if leaves.range(there.clone()..).next().is_some_and(|(other, _)| other.starts_with(&there)) {
+                    there = below(place, &format!("[{}]#{index}", key.unwrap_or_default()));
+                }
+                if value.as_object().is_some_and(|map| map.values().all(is_scalar)) {
+                    leaves.insert(there, compact(value));
+                } else {
+                    flatten(&there, value, leaves);
+                }
+            }
+        }
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            leaves.insert(place.clone(), as_text(value));
+        }
+    }
+}
+
+fn is_scalar(value: &Value) -> bool {
+    !value.is_object() && !value.is_array()
+}
+
+/// An object in one line: `reason=X message=Y`; one in it is `waiting(reason=X)`.
+pub(crate) fn compact(value: &Value) -> String {
+    let Some(map) = value.as_object() else { return as_text(value) };
+    let present = map.iter().filter(|(_, value)| !value.is_null());
+    let parts: Vec<String> =
+        present
+            .map(|(key, value)| {
+                if value.is_object() {
+                    format!("{key}({})", compact(value))
+                } else {
+                    format!("{key}={}", compact(value))
+                }
+            })
+            .collect();
+    parts.join(" ")
+}
+
+fn below(place: &Place, key: &str) -> Place {
+    let mut place = place.clone();
+    place.push(key.to_owned());
+    place
+}
+
+/// A scalar as people write it.
+pub(crate) fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What upstream may leave at each place: a text, or nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Golden {
+    pub(crate) leaves: BTreeMap<Place, BTreeSet<Option<String>>>,
+}
+
+impl Golden {
+    pub(crate) fn of(recording: Recording) -> Self {
+        let leaves = recording.leaves.into_iter().map(|(place, text)| (place, BTreeSet::from([Some(text)])));
+        Self { leaves: leaves.collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Adds another run of upstream's; says at how many places it did what it had not done before.
+    pub(crate) fn add(&mut self, recording: &Recording) -> usize {
+        let mut news = 0;
+        for (place, known) in &mut self.leaves {
+            news += usize::from(known.insert(recording.leaves.get(place).cloned()));
+        }
+        for (place, text) in &recording.leaves {
+            if !self.leaves.contains_key(place) {
+                self.leaves.insert(place.clone(), BTreeSet::from([None, Some(text.clone())]));
+                news += 1;
+            }
+        }
+        news
+    }
+
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        let mut golden = Self::default();
+        gather(&Vec::new(), &serde_json::from_str(&text)?, &mut golden.leaves);
+        Ok(golden)
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        let mut root = Map::new();
+        for (place, known) in &self.leaves {
+            let mut here = &mut root;
+            let (last, folders) = place.split_last().context("a leaf at the root")?;
+            for folder in folders {
+                let next = here.entry(folder.clone()).or_insert_with(|| json!({}));
+                here = next.as_object_mut().with_context(|| format!("{folder} is both a leaf and a folder"))?;
+            }
+            let known: Vec<&Option<String>> = known.iter().collect();
+            here.insert(last.clone(), if let [Some(only)] = known[..] { json!(only) } else { json!(known) });
+        }
+        let mut out = Vec::new();
+        let style = serde_json::ser::PrettyFormatter::with_indent(b" ");
+        serde::Serialize::serialize(&root, &mut serde_json::Serializer::with_formatter(&mut out, style))?;
+        out.push(b'\n');
+        std::fs::write(file, out).with_context(|| format!("writing {}", file.display()))
+    }
+}
+
+fn gather(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, BTreeSet<Option<String>>>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| gather(&below(place, key), value, leaves)),
+        Value::Array(list) => {
+            let known = list.iter().map(|one| one.as_str().map(str::to_owned)).collect();
+            leaves.insert(place.clone(), known);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            leaves.insert(place.clone(), BTreeSet::from([Some(as_text(value))]));
+        }
+    }
+}
