@@ -9,7 +9,7 @@ use super::CgroupError;
 const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// Where it is mounted beside v1. It limits nothing there, but runtimes make each container's cgroup in it as well.
-const HYBRID: &str = "/sys/fs/cgroup/unified";
+pub(super) const HYBRID: &str = "/sys/fs/cgroup/unified";
 /// Its name among the hierarchies.
 const HYBRID_NAME: &str = "unified";
 

@@ -16,6 +16,7 @@ use cgroups_rs::fs::pid::PidController;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::layout::HYBRID;
 use super::{CgroupError, HugePages, Layout, Settings};
 
 /// The controllers that pods need on v2, as far as the kernel has them.
@@ -79,7 +80,8 @@ impl CgroupFs {
         match &self.layout {
             Layout::V2(root) => Self::create_v2(root, top, path)?,
             Layout::V1(mounts) => {
-                for mount in self.layout.mounts() {
+                // Beside v1 nothing is set in v2, and it may not be writable: there only what others made is removed.
+                for mount in self.layout.mounts().into_iter().filter(|mount| *mount != Path::new(HYBRID)) {
                     let first = below(mount, top)?;
                     let cpuset = mounts.get("cpuset").is_some_and(|own| own == mount);
                     for directory in steps(&first, &below(mount, path)?) {
@@ -166,6 +168,9 @@ impl CgroupFs {
             let directory = below(mount, path)?;
             if directory == mount {
                 return Err(CgroupError::BadPath { path: path.to_owned() });
+            }
+            if mount == Path::new(HYBRID) && !directory.exists() {
+                continue;
             }
             outcome = outcome.and(remove_tree(&directory));
         }
