@@ -173,6 +173,17 @@ impl Bed {
         Ok(as_value(&done.with_context(|| format!("changing {kind} {name}"))?))
     }
 
+    /// Asks for other resources (JSON) of a container of a running pod.
+    pub(crate) async fn resize(&self, name: &str, container: &str, resources: &str) -> Result<()> {
+        let resources: Value = serde_json::from_str(resources)?;
+        let change = json!({"spec": {"containers": [{"name": container, "resources": resources}]}});
+        let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let patch = Patch::Strategic(change);
+        let done = pods.patch_subresource("resize", name, &PatchParams::default(), &patch).await;
+        done.with_context(|| format!("resizing pod {name}"))?;
+        Ok(())
+    }
+
     /// Asks for a pod's deletion, with its own grace period or with `seconds`.
     pub(crate) async fn delete(&self, name: &str, seconds: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
@@ -217,7 +228,12 @@ impl Bed {
 
     /// Waits until the object is gone, or another of its name has come.
     pub(crate) async fn until_gone(&self, kind: &str, name: &str) -> Result<()> {
-        let mut uid = None;
+        self.until_gone_from(kind, name, None).await
+    }
+
+    /// Waits until the object with `uid` is gone. For one that comes back at once under its name: the first look may
+    /// already see its successor.
+    pub(crate) async fn until_gone_from(&self, kind: &str, name: &str, mut uid: Option<String>) -> Result<()> {
         let gone = tokio::time::timeout(self.patience, async {
             let mut versions = watcher::watch_object(self.api(kind), name).default_backoff().boxed();
             while let Some(version) = versions.next().await {

@@ -101,7 +101,7 @@ async fn deleted_mirror_comes_back(bed: Bed) -> Result<()> {
     manifest.write(&bed, "one")?;
     let first = bed.until("fixed-n1", &["cond[Ready]=True"]).await?;
     bed.api("Pod").delete("fixed-n1", &grace(0)).await?;
-    bed.until_gone("Pod", "fixed-n1").await?;
+    bed.until_gone_from("Pod", "fixed-n1", Some(text(&first, "metadata.uid"))).await?;
     bed.until(
         "fixed-n1",
         &[
