@@ -28,6 +28,7 @@ pub(super) struct Observers {
     started_container_errors: Family<Counter>,
     image_pulls: Family<Histogram>,
     ensured_images: Family<Counter>,
+    collected_images: Family<Counter>,
     probes: Arc<ProbeMetrics>,
     probe_registry: Registry,
 }
@@ -103,6 +104,11 @@ impl Observers {
                 "[ALPHA] Number of ensure-image requests processed by the kubelet.",
                 &["present_locally", "pull_policy", "pull_required"],
             ),
+            collected_images: registry.counters(
+                "kubelet_image_garbage_collected_total",
+                "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
+                &["reason"],
+            ),
             probes: Arc::new(ProbeMetrics::new(&probe_registry)),
             probe_registry,
         }
@@ -152,6 +158,7 @@ impl Observers {
                 this.image_pulls.with(&[size_bucket(size)]).observe_duration(took);
                 pulled();
             }
+            images::Measure::Collected { reason } => this.collected_images.with(&[reason]).inc(),
         })
     }
 

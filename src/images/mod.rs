@@ -4,12 +4,16 @@
 //! that users know from upstream, and answers either the reference to create the container with or the reason, message and
 //! time that the container waits with. The caller (a pod's task) decides when to ask.
 //!
+//! [`gc::Collector`] removes images that nobody needs when they are old or the disk is full.
+//!
 //! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. Never touches containers.
 //!
 //! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success counts: when the
 //! container's turn comes, the events tell of that pull.
 
 pub mod credentials;
+pub mod gc;
+pub mod gc_plan;
 pub mod policy;
 mod pull;
 mod records;
@@ -126,6 +130,11 @@ pub enum Measure {
         size: u64,
         /// With the waiting.
         took: Duration,
+    },
+    /// An image was removed because nobody needs it.
+    Collected {
+        /// `age` or `space`.
+        reason: &'static str,
     },
 }
 

@@ -1,0 +1,228 @@
+//! Removes images that nobody needs: those that were not used for too long, and others while the disk is too full.
+//!
+//! In: the runtime's images and containers, the names that pods refer to, the image file system's size. Out: RemoveImage,
+//! events on the node. What goes, and in which order, is decided by [`super::gc_plan`].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::gc_plan::{self, Policy, Records, Seen};
+use super::reference::{self, Reference};
+use super::{Handle, Measure};
+use crate::cri::{CriError, v1};
+use crate::linux::mount::{FsUsage, fs_usage};
+use crate::model::reason::event;
+use crate::model::{EventType, Mono};
+
+/// How often, as upstream.
+const EVERY: Duration = Duration::from_secs(300);
+
+/// Names the images that pods refer to, as their specs have them.
+pub type Wanted = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// What collects images.
+pub struct Collector {
+    images: Handle,
+    policy: Policy,
+    node_name: String,
+    wanted: Wanted,
+    records: Records,
+    began: Mono,
+    failed: bool,
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// Why a round was not successful.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Runtime(#[from] CriError),
+    #[error("{0}")]
+    Text(String),
+}
+
+impl Collector {
+    /// Collects by `policy`; `wanted` answers what pods refer to.
+    pub fn new(images: Handle, policy: Policy, node_name: String, wanted: Wanted) -> Self {
+        let began = images.inner.clock.now().mono;
+        Self { images, policy, node_name, wanted, records: Records::default(), began, failed: false }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        if self.policy.is_off() {
+            return;
+        }
+        loop {
+            match self.round().await {
+                Ok(()) => self.failed = false,
+                Err(error) => {
+                    warn!(%error, "images could not be collected");
+                    // The first failure may be that the runtime has only just come up.
+                    if std::mem::replace(&mut self.failed, true) {
+                        self.tell(event::IMAGE_GC_FAILED, error.to_string());
+                    }
+                }
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn tell(&self, reason: &str, message: String) {
+        self.images.inner.recorder.node(&self.node_name, EventType::Warning, reason, message);
+    }
+
+    async fn round(&mut self) -> Result<(), Failure> {
+        let began = self.images.inner.clock.now();
+        let mut seen = self.see().await?;
+        let now = began.mono;
+        self.records.note(&seen, now);
+        let old: Vec<Seen> = self.records.too_old(&seen, &self.policy, self.began, now).into_iter().cloned().collect();
+        for image in &old {
+            self.remove(image, "age").await?;
+        }
+        seen.retain(|image| !old.contains(image));
+        let usage = self.usage().await?;
+        if usage.capacity == 0 {
+            let message = "invalid capacity 0 on image filesystem".to_owned();
+            self.tell(event::INVALID_DISK_CAPACITY, message.clone());
+            return Err(Failure::Text(message));
+        }
+        let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else { return Ok(()) };
+        let percent = gc_plan::used_percent(usage.capacity, usage.available);
+        info!(percent, to_free = wanted, "the image file system is too full: images that nobody uses go");
+        let (freed, left) = self.free(&seen, wanted, now).await?;
+        self.images.prune_records(&left, began.wall);
+        if freed < wanted {
+            let size = gc_plan::size_text(usage.capacity);
+            let message = format!(
+                "Insufficient free disk space on the node's image filesystem ({percent}% of {size} used). Failed to free \
+                 sufficient space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be \
+                 used by active images, logs, volumes, or other data."
+            );
+            self.tell(event::FREE_DISK_SPACE_FAILED, message.clone());
+            return Err(Failure::Text(message));
+        }
+        Ok(())
+    }
+
+    /// Removes images until enough is free: how much that was, and the ids that are left.
+    async fn free(&self, seen: &[Seen], wanted: u64, now: Mono) -> Result<(u64, Vec<String>), Failure> {
+        let mut left: BTreeSet<String> = seen.iter().map(|image| image.id.clone()).collect();
+        let (mut freed, mut problems) = (0_u64, Vec::new());
+        for image in self.records.candidates(seen, &self.policy, now) {
+            match self.remove(image, "space").await {
+                Ok(()) => {
+                    freed = freed.saturating_add(image.size);
+                    left.remove(&image.id);
+                }
+                Err(error) => problems.push(error.to_string()),
+            }
+            if freed >= wanted {
+                break;
+            }
+        }
+        if problems.is_empty() {
+            return Ok((freed, left.into_iter().collect()));
+        }
+        Err(Failure::Text(format!(
+            "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
+            problems.join(", ")
+        )))
+    }
+
+    async fn remove(&self, image: &Seen, why: &'static str) -> Result<(), CriError> {
+        debug!(image = image.id, why, "removing an image");
+        let spec = v1::ImageSpec { image: image.id.clone(), ..v1::ImageSpec::default() };
+        self.images.inner.runtime.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await?;
+        (self.images.inner.observer)(Measure::Collected { reason: why });
+        Ok(())
+    }
+
+    /// The images, and which of them are needed: by a container, or by a pod whose containers are not there yet.
+    async fn see(&self) -> Result<Vec<Seen>, CriError> {
+        let runtime = &self.images.inner.runtime;
+        // Containers first: what is pulled in between is young, and stays for that reason.
+        let containers = runtime.list_containers(v1::ListContainersRequest::default()).await?.containers;
+        let used: BTreeSet<String> =
+            containers.into_iter().flat_map(|container| [container.image_id, container.image_ref]).collect();
+        let images = runtime.list_images(v1::ListImagesRequest::default()).await?.images;
+        let wanted: BTreeSet<String> = (self.wanted)().iter().filter_map(|name| full_name(name)).collect();
+        let see = |image: v1::Image| {
+            let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+            let is_named =
+                names.any(|name| used.contains(name) || full_name(name).is_some_and(|name| wanted.contains(&name)));
+            let in_use = is_named || used.contains(&image.id);
+            Seen { in_use, size: image.size, pinned: image.pinned, id: image.id }
+        };
+        Ok(images.into_iter().map(see).collect())
+    }
+
+    async fn usage(&self) -> Result<FsUsage, Failure> {
+        let answer = self.images.inner.runtime.image_fs_info(v1::ImageFsInfoRequest::default()).await?;
+        let first = answer.image_filesystems.into_iter().next().and_then(|filesystem| filesystem.fs_id);
+        let Some(id) = first else { return Err(Failure::Text("the runtime names no image file system".to_owned())) };
+        fs_usage(Path::new(&id.mountpoint)).map_err(|error| Failure::Text(format!("{}: {error}", id.mountpoint)))
+    }
+}
+
+/// An image's name with all that may be left out.
+fn full_name(name: &str) -> Option<String> {
+    let reference = Reference::parse(&reference::with_default_tag(name).ok()?).ok()?;
+    Some(match (reference.digest, reference.tag) {
+        (Some(digest), _) => format!("{}@{digest}", reference.repository),
+        (None, tag) => format!("{}:{}", reference.repository, tag.unwrap_or_default()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::{Handle, Limits, NodeCredentials, Settings, Verification};
+    use super::{Collector, Policy};
+    use crate::apiserver::events::Recorder;
+    use crate::clock::Clock;
+    use crate::cri::fake::FakeRuntime;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_pods_refer_to_stays_and_old_ones_go() {
+        let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let fake = FakeRuntime::new(clock);
+        fake.add_image("docker.io/library/needed:1", 10);
+        fake.add_image("docker.io/library/unused:1", 10);
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = Settings {
+            limits: Limits { parallel: None, qps: 0.0, burst: 0 },
+            node_credentials: NodeCredentials::in_usual_places(root.path(), None),
+            root_dir: root.path().to_owned(),
+            verification: Verification::Never,
+        };
+        let images = Handle::new(settings, fake.client(), clock, Recorder::channel().0, Arc::new(|_| {}));
+        let policy = Policy {
+            high_percent: 100,
+            low_percent: 80,
+            min_age: Duration::from_secs(120),
+            max_age: Duration::from_secs(600),
+        };
+        let collector = Collector::new(images, policy, "n".to_owned(), Arc::new(|| vec!["needed:1".to_owned()]));
+        let running = collector.run();
+        tokio::pin!(running);
+        tokio::time::timeout(Duration::from_secs(500), &mut running).await.expect_err("it runs on");
+        assert_eq!(fake.count("RemoveImage"), 0, "not watched for long enough");
+        tokio::time::timeout(Duration::from_secs(500), &mut running).await.expect_err("it runs on");
+        assert_eq!(fake.count("RemoveImage"), 1);
+        let images = fake.images();
+        assert!(images.len() == 1 && images[0].contains("needed"), "{images:?}");
+    }
+}
