@@ -10,8 +10,9 @@ use tracing::debug;
 
 use super::{Core, RuntimeParts};
 use crate::cri::RuntimeCondition;
-use crate::model::Now;
-use crate::{images, node, pleg};
+use crate::model::{Now, error_chain};
+use crate::pods::NetworkProblem;
+use crate::{cni, images, node, pleg};
 
 /// How often time alone can change a condition (the runtime or the pleg has been silent for too long).
 const SILENCE_CHECK: Duration = Duration::from_secs(10);
@@ -154,12 +155,15 @@ impl Core {
         &self,
         tasks: &mut JoinSet<()>,
         parts: &RuntimeParts,
-    ) -> watch::Receiver<Option<String>> {
+    ) -> watch::Receiver<Option<NetworkProblem>> {
         let (sender, receiver) = watch::channel(None);
         self.on_condition(tasks, parts, move |_, problems| {
+            // A few small files are read, and only while there is a problem.
+            let diagnose = || cni::diagnose(&cni::Places::default()).err().map(|problem| error_chain(&problem));
+            let problem = problems.network.map(|message| NetworkProblem { message, diagnosis: diagnose() });
             sender.send_if_modified(|current| {
-                let changed = *current != problems.network;
-                *current = problems.network;
+                let changed = *current != problem;
+                *current = problem;
                 changed
             });
         });

@@ -20,13 +20,13 @@ use crate::clock::Clock;
 use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
-use crate::pods::dispatch::{Launch, Preempt, Rejected};
+use crate::pods::dispatch::{Asks, Launch, Preempt, Rejected};
 use crate::pods::execute::{self, Count, Deps, ImageUsers, Metrics, PodExecutor, Settings};
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::worker::{Directive, Ended, Feeds, PodView, Start, Worker};
+use crate::pods::worker::{Directive, Ended, Feeds, NetworkProblem, PodView, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
 use crate::{desired, node, pleg, status, volumes};
 
@@ -45,7 +45,7 @@ pub(super) struct Parts {
     pub(super) volumes: volumes::Handle,
     pub(super) desired: desired::Handle,
     pub(super) node: Option<node::Handle>,
-    pub(super) network_not_ready: watch::Receiver<Option<String>>,
+    pub(super) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
 }
 
 /// Starts pods' tasks.
@@ -57,8 +57,9 @@ pub(super) struct Launcher {
     sysctls: SysctlAllowlist,
     apparmor: bool,
     features: admission::Features<'static>,
-    network_not_ready: watch::Receiver<Option<String>>,
+    network_not_ready: watch::Receiver<Option<NetworkProblem>>,
     max_backoff: Duration,
+    restart_all: bool,
     clock: Clock,
     recorder: Recorder,
     rest: Rest,
@@ -132,11 +133,11 @@ impl Launcher {
             apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
             features: admission::Features {
                 pod_level_resources: core.loaded.gates.enabled(Gate::POD_LEVEL_RESOURCES),
-                // None of those that pods can ask for is done yet, and the node's status declares none.
-                declared: core.loaded.gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(&[]),
+                declared: settings.declared_features(),
             },
             network_not_ready: parts.network_not_ready,
             max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
+            restart_all: core.loaded.gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
             clock: core.clock,
             recorder: core.recorder.clone(),
             rest: core.rest.clone(),
@@ -186,6 +187,7 @@ impl Launch for Launcher {
         let api_status = mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
         let inputs = Inputs {
             max_backoff: self.max_backoff,
+            restart_all: self.restart_all,
             recorded: recorded::recorded(api_status),
             remembered: recorded::remembered(api_status, self.clock.now().wall),
             left_behind: self.deps.settings.paths.pod(&uid).exists(),
@@ -205,7 +207,7 @@ impl Launch for Launcher {
         (worker.run(feeds), view)
     }
 
-    fn admit(&mut self, pod: &Arc<Pod>, active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected> {
+    fn admit(&mut self, pod: &Arc<Pod>, others: &[Arc<Pod>], asks: Asks) -> Result<Vec<Preempt>, Rejected> {
         let allocatable = self
             .deps
             .allocatable
@@ -225,8 +227,8 @@ impl Launch for Launcher {
                 supplemental_groups_policy: features.is_some_and(|features| features.supplemental_groups_policy),
             },
             allocatable: &allocatable,
-            others: active,
-            adopted: !self.observed(&pod::uid(pod)).is_empty(),
+            others,
+            adopted: asks == Asks::Entry && !self.observed(&pod::uid(pod)).is_empty(),
             sysctls: &self.sysctls,
             apparmor: self.apparmor,
             features: self.features,
@@ -241,7 +243,9 @@ impl Launch for Launcher {
                 Ok(admitted.preempt.iter().map(|pod| self.preempt(pod)).collect())
             }
             Err(admission::Rejection { reason, message, .. }) => {
-                self.recorder.pod(pod, None, EventType::Warning, &reason, message.clone());
+                if asks == Asks::Entry {
+                    self.recorder.pod(pod, None, EventType::Warning, &reason, message.clone());
+                }
                 Err(Rejected { reason, message })
             }
         }

@@ -30,9 +30,9 @@ use crate::apiserver::{Clients, claims, objects, runtime_classes, services, toke
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::model::EventType;
+use crate::model::{EventType, pod};
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{Dispatch, PodsHandle, SandboxPermits};
+use crate::pods::{Dispatch, PodView, PodsHandle, SandboxPermits, logs};
 use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
@@ -150,6 +150,7 @@ impl Core {
         orphans::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         let user_namespaces = self.user_namespaces().await?;
+        let images = runtime_parts.images.clone();
         let parts = launch::Parts {
             user_namespaces,
             runtime: runtime_parts,
@@ -170,6 +171,7 @@ impl Core {
                 dispatch.run(changes, sweep).await;
             }
         });
+        self.start_housekeeping(&mut tasks, images, &pods);
         pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
         self.start_server(&mut tasks, pods, desired, unhealthy).await?;
         info!(node = self.settings.node_name, "kubelet started");
@@ -231,6 +233,28 @@ impl Core {
         let ids = subordinate_ids::ids(&self.loaded.config).await?;
         let paths = self.settings.paths();
         Ok(tokio::task::spawn_blocking(move || UserNamespaces::new(ids, paths)).await?)
+    }
+
+    /// What keeps the node's disk from filling up: images that nobody needs go, long logs are rotated.
+    fn start_housekeeping(&self, tasks: &mut JoinSet<()>, images: images::Handle, pods: &PodsHandle) {
+        let wanted = {
+            let pods = pods.clone();
+            Arc::new(move || pods.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect())
+        };
+        let collector =
+            images::gc::Collector::new(images, self.settings.image_gc(), self.settings.node_name.clone(), wanted);
+        let stop = self.shutdown.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(collector.run()).await;
+            stop.cancelled().await;
+        });
+        if let Some(policy) = self.settings.log_rotation() {
+            let rotator = logs::Rotator::new(policy, pods.clone(), self.runtime.clone(), self.clock);
+            let stop = self.shutdown.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(rotator.run()).await;
+            });
+        }
     }
 
     fn start_status(&self, tasks: &mut JoinSet<()>) -> status::Handle {
@@ -366,6 +390,15 @@ async fn supervise(mut tasks: JoinSet<()>, shutdown: CancellationToken) -> anyho
 }
 
 /// Tells systemd that the kubelet is up; without systemd nobody listens.
+/// The images that a pod refers to: of its containers, and those that it mounts.
+fn images_of(view: &PodView) -> Vec<String> {
+    let spec = view.pod.spec.as_ref();
+    let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let mounted = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.clone());
+    let containers = pod::main_containers(&view.pod).iter().chain(pod::init_containers(&view.pod));
+    containers.filter_map(|container| container.image.clone()).chain(mounted).collect()
+}
+
 fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");

@@ -20,7 +20,7 @@ use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::node::addresses;
 use crate::pods::spec;
-use crate::{cri, images, node, resources, server, sources, volumes};
+use crate::{cri, images, node, pods, resources, server, sources, volumes};
 
 /// Settings of the node: what was configured and what the machine says.
 #[derive(Debug)]
@@ -294,8 +294,42 @@ impl NodeSettings {
             max_images: config.node_status_max_images.into(),
             port: u16::try_from(config.port).unwrap_or(10250),
             kubelet_version: KUBERNETES_VERSION.to_owned(),
+            declared_features: self.declared_features().unwrap_or_default().iter().map(ToString::to_string).collect(),
             root_dir: self.root_dir.clone(),
         }
+    }
+
+    /// When images that nobody needs go.
+    pub(super) fn image_gc(&self) -> images::gc_plan::Policy {
+        let config = self.config();
+        let percent = |value: i32| u64::try_from(value).unwrap_or_default();
+        images::gc_plan::Policy {
+            high_percent: percent(config.image_gc_high_threshold_percent),
+            low_percent: percent(config.image_gc_low_threshold_percent),
+            min_age: duration(config.image_minimum_gc_age),
+            max_age: duration(config.image_maximum_gc_age),
+        }
+    }
+
+    /// When containers' logs are rotated; `None` for a negative size: never.
+    pub(super) fn log_rotation(&self) -> Option<pods::logs::Policy> {
+        let config = self.config();
+        let size = Amount::parse(&config.container_log_max_size).ok()?.units();
+        Some(pods::logs::Policy {
+            max_size: u64::try_from(size).ok()?,
+            max_files: usize::try_from(config.container_log_max_files).ok()?,
+            workers: usize::try_from(config.container_log_max_workers).unwrap_or(1),
+            every: duration(config.container_log_monitor_interval),
+        })
+    }
+
+    /// What the scheduler may count on: of the features that upstream's kubelet declares, those that are carried out here.
+    /// `None`: nothing is declared, and nothing is asked for.
+    pub(super) fn declared_features(&self) -> Option<&'static [&'static str]> {
+        const DECLARED: &[&str] = &["RestartAllContainersOnContainerExits"];
+        let gates = &self.loaded.gates;
+        let all = if gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS) { DECLARED } else { &[] };
+        gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(all)
     }
 
     pub(super) fn manifests(&self) -> Option<sources::manifests::Config> {

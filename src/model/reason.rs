@@ -36,6 +36,14 @@ pub mod event {
     pub const DNS_CONFIG_FORMING: &str = "DNSConfigForming";
     pub const MISSING_CLUSTER_DNS: &str = "MissingClusterDNS";
     pub const EVICTED: &str = "Evicted";
+    pub const INVALID_DISK_CAPACITY: &str = "InvalidDiskCapacity";
+    pub const FREE_DISK_SPACE_FAILED: &str = "FreeDiskSpaceFailed";
+    pub const IMAGE_GC_FAILED: &str = "ImageGCFailed";
+    pub const RESIZE_DEFERRED: &str = "ResizeDeferred";
+    pub const RESIZE_INFEASIBLE: &str = "ResizeInfeasible";
+    pub const RESIZE_STARTED: &str = "ResizeStarted";
+    pub const RESIZE_COMPLETED: &str = "ResizeCompleted";
+    pub const RESIZE_ERROR: &str = "ResizeError";
     pub const FAILED_TO_MAKE_POD_DATA_DIRECTORIES: &str = "Failed";
     /// Ours: a wait that has lasted.
     pub const POD_BLOCKED: &str = "PodBlocked";

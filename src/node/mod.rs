@@ -79,6 +79,8 @@ pub struct NodeConfig {
     pub port: u16,
     /// `v1.36.3`.
     pub kubelet_version: String,
+    /// Features that pods may ask a node for and that this kubelet carries out, sorted.
+    pub declared_features: Vec<String>,
     /// The kubelet's root directory: its file system is the node's ephemeral storage.
     pub root_dir: PathBuf,
 }

@@ -58,6 +58,8 @@ pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>)
     endpoints(status, input.config);
     status.images = Some(images(input.config, input.inputs));
     runtime(status, input.inputs);
+    let declared = &input.config.declared_features;
+    status.declared_features = (!declared.is_empty()).then(|| declared.clone());
     conditions(status, input, &mut events);
     if let Some(volumes) = &input.inputs.volumes_in_use {
         status.volumes_in_use = (!volumes.is_empty()).then(|| volumes.clone());
@@ -369,6 +371,7 @@ pub(super) mod tests {
             max_images: 50,
             port: 10250,
             kubelet_version: "v1.36.3".to_owned(),
+            declared_features: vec!["RestartAllContainersOnContainerExits".to_owned()],
             root_dir: "/var/lib/kubelet".into(),
         }
     }

@@ -39,6 +39,11 @@ impl Table {
         self.views.write().remove(uid);
     }
 
+    /// One pod's view.
+    pub(super) fn view(&self, uid: &PodUid) -> Option<watch::Receiver<PodView>> {
+        self.views.read().get(uid).cloned()
+    }
+
     pub(super) fn views(&self) -> Vec<PodView> {
         self.views.read().values().map(|view| view.borrow().clone()).collect()
     }
@@ -82,7 +87,7 @@ impl PodsHandle {
 
     /// The view of one pod as it changes; it ends with the pod's task.
     pub fn watch(&self, uid: &PodUid) -> Option<watch::Receiver<PodView>> {
-        self.table.views.read().get(uid).cloned()
+        self.table.view(uid)
     }
 
     /// Asks for a pod to be stopped; false when the process is shutting down.

@@ -212,6 +212,20 @@ impl PodCgroups {
         .await
     }
 
+    /// Gives the pod's cgroup what the pod's spec says now. Not cancelled half-way.
+    pub async fn resize(&self, pod: &api::Pod) -> Result<(), PodCgroupError> {
+        let path = self.cgroup_parent(pod);
+        if path.is_empty() {
+            return Ok(());
+        }
+        check_uid(pod.metadata.uid.as_deref().unwrap_or_default())?;
+        let mut settings = pod_config::pod(pod, &self.inner.config.policy);
+        // A resize is about CPU and memory only, and a limit that is not asked for any more stays, as upstream.
+        settings.huge_pages = None;
+        settings.pids = None;
+        self.blocking(move |inner| inner.update(&path, &settings)).await
+    }
+
     /// What CRI is told as the pod's cgroup parent. Pure.
     pub fn cgroup_parent(&self, pod: &api::Pod) -> String {
         self.inner.config.tree.cgroup_parent(qos::of(pod), pod.metadata.uid.as_deref().unwrap_or_default())

@@ -5,6 +5,7 @@
 //! those stay below the configured cgroup root: nothing outside it is ever touched.
 
 pub mod allocatable;
+pub mod allocation;
 pub mod apply;
 pub mod cgroup_tree;
 pub mod cpu;

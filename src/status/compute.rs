@@ -42,6 +42,8 @@ pub struct ComputeInput<'a> {
     pub waiting: &'a BTreeMap<String, Waiting>,
     /// Containers whose end is not told before their successor runs, by the planner.
     pub replaced: &'a BTreeSet<ContainerId>,
+    /// How far a resize is.
+    pub resize: &'a ResizeState,
     /// What probes say.
     pub probes: &'a ProbeVerdicts,
     /// How containers ended that are already removed, by name.
@@ -50,6 +52,42 @@ pub struct ComputeInput<'a> {
     pub node: &'a NodeFacts,
     /// The time: for transition times and the start time.
     pub now: Now,
+}
+
+/// How far a resize of the pod is: the two conditions that say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeState {
+    /// It has to wait.
+    pub pending: Option<ResizeCondition>,
+    /// It is being carried out.
+    pub in_progress: Option<ResizeCondition>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeCondition {
+    /// Upstream's reason; empty while all goes well.
+    pub reason: String,
+    /// What stands in the way.
+    pub message: String,
+    /// The generation of the object that it is about.
+    pub generation: Option<i64>,
+}
+
+impl ResizeState {
+    /// What a status says of it.
+    pub fn recorded(status: Option<&api::PodStatus>) -> Self {
+        let find = |name: &str| {
+            let conditions = status?.conditions.as_ref()?;
+            let found = conditions.iter().find(|condition| condition.type_ == name)?;
+            Some(ResizeCondition {
+                reason: found.reason.clone().unwrap_or_default(),
+                message: found.message.clone().unwrap_or_default(),
+                generation: found.observed_generation,
+            })
+        };
+        Self { pending: find(conditions::RESIZE_PENDING), in_progress: find(conditions::RESIZE_IN_PROGRESS) }
+    }
 }
 
 /// What statuses need to know of the node.

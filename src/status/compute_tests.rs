@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
-use super::compute::{ComputeInput, NodeFacts, compute, ordered};
+use super::compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, compute, ordered};
 use crate::model::observed::{AppliedResources, Exit, Remembered};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{
@@ -30,6 +30,7 @@ struct World {
     previous: Option<api::PodStatus>,
     waiting: BTreeMap<String, Waiting>,
     replaced: BTreeSet<ContainerId>,
+    resize: ResizeState,
     probes: ProbeVerdicts,
     remembered: BTreeMap<String, Remembered>,
     node: NodeFacts,
@@ -44,6 +45,7 @@ impl World {
             previous: None,
             waiting: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            resize: ResizeState::default(),
             probes: ProbeVerdicts::default(),
             remembered: BTreeMap::new(),
             node: NodeFacts {
@@ -95,6 +97,7 @@ impl World {
             recorded: None,
             waiting: &self.waiting,
             replaced: &self.replaced,
+            resize: &self.resize,
             probes: &self.probes,
             remembered: &self.remembered,
             node: &self.node,
@@ -714,4 +717,17 @@ fn a_pod_that_is_started_again_in_place() {
         ]
     );
     assert_eq!(conditions(&second).last().map(String::as_str), Some("AllContainersRestarting False -"));
+}
+
+#[test]
+fn a_resize_is_told_in_two_conditions() {
+    let said = |reason: &str| Some(ResizeCondition { reason: reason.into(), message: "m".into(), generation: Some(3) });
+    let mut world = World::new(json!({})).runs(vec![running("c", "id-c")]);
+    world.resize = ResizeState { pending: said("Deferred"), in_progress: said("") };
+    let first = world.compute();
+    assert_eq!(conditions(&first)[..2], ["PodResizePending True Deferred", "PodResizeInProgress True -"]);
+    assert_eq!(ResizeState::recorded(Some(&first)), world.resize);
+    world.resize = ResizeState::default();
+    let second = World { previous: Some(first), ..world }.compute();
+    assert!(!conditions(&second).iter().any(|condition| condition.starts_with("PodResize")));
 }

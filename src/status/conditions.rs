@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::compute::{ComputeInput, PhaseDecision, is_terminal};
+use super::compute::{ComputeInput, PhaseDecision, ResizeCondition, is_terminal};
 use super::{containers, phase, restart};
 use crate::model::{Lifecycle, Now, SandboxState, TerminationCause, pod};
 
@@ -23,8 +23,10 @@ pub const READY: &str = "Ready";
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// The pod is being started again in place.
 pub const ALL_RESTARTING: &str = "AllContainersRestarting";
-const RESIZE_PENDING: &str = "PodResizePending";
-const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// A resize that has to wait.
+pub(super) const RESIZE_PENDING: &str = crate::resources::allocation::RESIZE_PENDING;
+/// A resize that is being carried out.
+pub(super) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -81,8 +83,8 @@ pub fn all(
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
     if !phase::is_terminal(&decision.natural) {
-        let resize = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
-        list.extend(recorded.conditions.iter().flatten().filter(|c| resize.contains(&c.type_.as_str())).cloned());
+        let of_resize = [(RESIZE_PENDING, &input.resize.pending), (RESIZE_IN_PROGRESS, &input.resize.in_progress)];
+        list.extend(of_resize.into_iter().filter_map(|(name, said)| Some(resize(input, old, name, said.as_ref()?))));
     }
     if let Some(disrupted) = disruption(input, old, decision) {
         list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
@@ -151,6 +153,22 @@ fn condition(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: S
         last_transition_time: before
             .and_then(|before| before.last_transition_time.clone())
             .or(Some(Time(input.now.wall))),
+    }
+}
+
+/// One of the conditions of a resize. It begins anew with each reason.
+fn resize(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: &ResizeCondition) -> api::PodCondition {
+    let reason = (!said.reason.is_empty()).then(|| said.reason.clone());
+    let before = find(old, name).filter(|before| before.reason == reason);
+    let now = Some(Time(input.now.wall));
+    api::PodCondition {
+        type_: name.to_owned(),
+        status: TRUE.to_owned(),
+        reason,
+        message: (!said.message.is_empty()).then(|| said.message.clone()),
+        observed_generation: said.generation.filter(|generation| *generation != 0),
+        last_probe_time: before.map_or_else(|| now.clone(), |before| before.last_probe_time.clone()),
+        last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(now),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pods and containers for tests, with the defaults that the API server would write.
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::model::{Pod, Wall};
@@ -108,6 +109,18 @@ pub fn mark_deleted(pod: &mut Pod, now: Wall, grace_seconds: i64) {
     pod.metadata.deletion_grace_period_seconds = Some(grace_seconds);
 }
 
+/// Sets a container's CPU request (`cpu=250m`) or memory limit (`memory=64Mi`); false for anything else.
+pub fn set_resource(container: &mut api::Container, amount: &str) -> bool {
+    let resources = container.resources.get_or_insert_default();
+    let (list, name, text) = match amount.split_once('=') {
+        Some(("cpu", text)) => (&mut resources.requests, "cpu", text),
+        Some(("memory", text)) => (&mut resources.limits, "memory", text),
+        Some(_) | None => return false,
+    };
+    list.get_or_insert_default().insert(name.to_owned(), Quantity(text.to_owned()));
+    true
+}
+
 /// Builds a container.
 #[derive(Clone, Debug)]
 pub struct ContainerBuilder {
@@ -145,6 +158,23 @@ impl ContainerBuilder {
     #[must_use]
     pub fn restart_policy(mut self, policy: &str) -> Self {
         self.container.restart_policy = Some(policy.to_owned());
+        self
+    }
+
+    /// Sets its CPU request (`cpu=250m`) or memory limit (`memory=64Mi`).
+    #[must_use]
+    pub fn resource(mut self, amount: &str) -> Self {
+        set_resource(&mut self.container, amount);
+        self
+    }
+
+    /// Has it restarted when that resource changes.
+    #[must_use]
+    pub fn restart_on_resize(mut self, resource: &str) -> Self {
+        self.container.resize_policy.get_or_insert_default().push(api::ContainerResizePolicy {
+            resource_name: resource.to_owned(),
+            restart_policy: "RestartContainer".to_owned(),
+        });
         self
     }
 

@@ -170,6 +170,7 @@ fn action_text(action: &Action, world: &World) -> String {
         Action::StartContainer { container, restart_count, sandbox, .. } => {
             format!("Start({container}#{restart_count} in {sandbox})")
         }
+        Action::Resize { .. } => "Resize".into(),
         Action::PostStart { id, .. } => format!("PostStart({id})"),
         Action::PreStop { id, deadline, .. } => format!("PreStop({id} within {})", within(deadline)),
         Action::KillContainer { id, why, deadline, pre_stop, .. } => {
@@ -177,7 +178,8 @@ fn action_text(action: &Action, world: &World) -> String {
             format!("Kill({id} within {}, {}{hook})", within(deadline), why_text(why))
         }
         Action::HurryKill { id, deadline } => format!("Hurry({id} within {})", within(deadline)),
-        Action::RemoveContainer { id, .. } => format!("Remove({id})"),
+        Action::RemoveContainer { id, reset: false } => format!("Remove({id})"),
+        Action::RemoveContainer { id, reset: true } => format!("Reset({id})"),
         Action::StopSandbox { id } => format!("StopSandbox({id})"),
         Action::RemoveSandbox { id } => format!("RemoveSandbox({id})"),
         Action::UnmountVolumes => "UnmountVolumes".into(),
@@ -194,7 +196,9 @@ fn why_text(why: &KillReason) -> String {
         | KillReason::Liveness
         | KillReason::Startup
         | KillReason::Unknown
-        | KillReason::NotWanted => format!("{why:?}"),
+        | KillReason::Resize
+        | KillReason::NotWanted
+        | KillReason::RestartAll => format!("{why:?}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::builders::{ContainerBuilder, PodBuilder, add_ephemeral, mark_deleted};
+use super::builders::{ContainerBuilder, PodBuilder, add_ephemeral, mark_deleted, set_resource};
 use super::world::World;
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{ContainerId, ContainerState, SandboxId, SandboxState, TerminationCause, VolumesState};
@@ -155,6 +155,19 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             world.inputs.status_acked = true;
             Ok(())
         }
+        ("room", names) => {
+            world.inputs.room = names.iter().map(|name| format!("pod {name}")).collect();
+            Ok(())
+        }
+        ("resize", [name, amounts @ ..]) => {
+            let spec = world.pod.spec.as_mut().ok_or("the pod has no spec")?;
+            let container = spec.containers.iter_mut().find(|container| container.name == *name);
+            set_resources(container.ok_or("there is no such container")?, amounts)
+        }
+        ("diagnosis", text) => {
+            world.inputs.network_diagnosis = Some(text.join(" "));
+            Ok(())
+        }
         ("network", ["ready"]) => {
             world.inputs.network_not_ready = None;
             Ok(())
@@ -289,6 +302,15 @@ fn edit_image(world: &mut World, name: &str, image: &str) -> Result<(), String> 
     Ok(())
 }
 
+fn set_resources(container: &mut k8s_openapi::api::core::v1::Container, amounts: &[&str]) -> Result<(), String> {
+    for amount in amounts {
+        if !set_resource(container, amount) {
+            return Err(format!("{amount:?} is neither cpu=… nor memory=…"));
+        }
+    }
+    Ok(())
+}
+
 fn latest(world: &World, name: &str) -> Result<ContainerId, String> {
     let found = world.observed.latest(name).map(|container| container.id.clone());
     found.ok_or_else(|| format!("the runtime has no container {name:?}"))
@@ -316,6 +338,8 @@ fn container_options(mut builder: ContainerBuilder, options: &[&str]) -> Result<
             ("restart", policy) => builder.restart_policy(policy),
             ("post-start", "") => builder.post_start(),
             ("pre-stop", "") => builder.pre_stop(),
+            ("cpu" | "memory", _) => builder.resource(option),
+            ("resize", resource) => builder.restart_on_resize(resource),
             ("startup", "") => builder.startup_probe(None),
             ("startup", grace) => builder.startup_probe(Some(number(grace)?)),
             ("liveness", "") => builder.liveness_probe(None),
@@ -340,6 +364,7 @@ fn key_of(text: &str) -> Result<Key, String> {
         "volumes" => Key::Volumes,
         "new-sandbox" => Key::NewSandbox,
         "clean-up" => Key::CleanUp,
+        "resize" => Key::Resize,
         "sandbox" => Key::Sandbox(SandboxId::from(of)),
         "image" => Key::Image(of.to_owned()),
         "start" => Key::Start(of.to_owned()),
@@ -357,6 +382,7 @@ pub(super) fn key_text(key: &Key) -> String {
         Key::Volumes => "volumes".into(),
         Key::NewSandbox => "new-sandbox".into(),
         Key::CleanUp => "clean-up".into(),
+        Key::Resize => "resize".into(),
         Key::Sandbox(id) => format!("sandbox:{id}"),
         Key::Image(name) => format!("image:{name}"),
         Key::Start(name) => format!("start:{name}"),

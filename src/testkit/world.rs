@@ -15,6 +15,7 @@ use crate::pods::plan::types::{
     Action, Doing, Failure, HookState, ImageState, InFlight, Inputs, Key, Notice, Plan, PlanInput, Recorded,
     Remembered, Transition,
 };
+use crate::resources::allocation::requirements;
 
 /// How many changes of lifecycle one round may make; more is a loop in the planner.
 const TRANSITIONS: usize = 6;
@@ -64,6 +65,7 @@ impl World {
         let start = Wall::from_second(1_767_225_600).unwrap_or_default();
         let inputs =
             Inputs { recorded: Recorded { start_time: Some(start), ..Recorded::default() }, ..Inputs::default() };
+        let inputs = Inputs { restart_all: true, ..inputs };
         let mut world = Self {
             pod,
             lifecycle: Lifecycle::Syncing,
@@ -149,6 +151,7 @@ impl World {
                 Action::Prepare
                 | Action::MountVolumes
                 | Action::CreateSandbox { .. }
+                | Action::Resize { .. }
                 | Action::PostStart { .. }
                 | Action::PreStop { .. }
                 | Action::RemoveContainer { .. }
@@ -202,6 +205,7 @@ impl World {
             | Action::MountVolumes
             | Action::CreateSandbox { .. }
             | Action::StartContainer { .. }
+            | Action::Resize { .. }
             | Action::KillContainer { .. }
             | Action::HurryKill { .. }
             | Action::RemoveContainer { .. }
@@ -238,6 +242,7 @@ impl World {
                 ..old.recorded
             },
             gone_from_source: old.gone_from_source,
+            restart_all: old.restart_all,
             ..Inputs::default()
         };
         let running = self.observed.containers.iter().filter(|container| container.state.is_running());
@@ -318,7 +323,18 @@ impl World {
 
     fn take_effect(&mut self, action: Action) {
         match action {
-            Action::Prepare => self.inputs.prepared = true,
+            Action::Prepare => {
+                self.inputs.prepared = true;
+                self.inputs.cgroup_given = requirements(&self.pod);
+            }
+            Action::Resize { .. } => {
+                self.inputs.cgroup_given = requirements(&self.pod);
+                for container in self.observed.containers.iter().filter(|container| container.state.is_running()) {
+                    if let Some(given) = self.inputs.cgroup_given.get(&container.name) {
+                        self.inputs.actuated.insert(container.id.clone(), *given);
+                    }
+                }
+            }
             Action::MountVolumes => self.inputs.volumes = VolumesState::Ready,
             Action::UnmountVolumes => self.inputs.volumes = VolumesState::Absent,
             Action::CleanUp => self.inputs.prepared = false,
@@ -333,6 +349,9 @@ impl World {
             Action::StartContainer { container, restart_count, sandbox, .. } => {
                 let started_at = self.now.wall;
                 self.add_container(&container, restart_count, &sandbox, ContainerState::Running { started_at });
+                let given = requirements(&self.pod).remove(&container);
+                let id = self.observed.latest(&container).map(|container| container.id.clone());
+                self.inputs.actuated.extend(id.zip(given));
             }
             Action::PostStart { id, .. } => {
                 self.inputs.post_start.insert(id, HookState::Done);
@@ -346,7 +365,13 @@ impl World {
                 self.inputs.killed.insert(id, why);
             }
             Action::HurryKill { .. } => {}
-            Action::RemoveContainer { id, .. } => self.remove_container(&id),
+            Action::RemoveContainer { id, reset } => {
+                self.remove_container(&id);
+                if reset {
+                    self.inputs.recorded.init_done.clear();
+                    self.inputs.remembered.values_mut().for_each(|seen| seen.exit = None);
+                }
+            }
             Action::StopSandbox { id } => {
                 let inside: Vec<_> = self.observed.containers.iter().filter(|c| c.sandbox == id).collect();
                 let ids: Vec<_> = inside.into_iter().filter(|c| c.state.is_running()).map(|c| c.id.clone()).collect();

@@ -257,7 +257,10 @@ impl History {
             | Action::RemoveContainer { id, .. } => {
                 prop_assert!(observed.container(id).is_some(), "not observed: {:?}", action);
             }
-            Action::StopSandbox { id } | Action::RemoveSandbox { id } | Action::StartContainer { sandbox: id, .. } => {
+            Action::StopSandbox { id }
+            | Action::RemoveSandbox { id }
+            | Action::Resize { sandbox: id }
+            | Action::StartContainer { sandbox: id, .. } => {
                 let known = observed.sandboxes.iter().any(|sandbox| &sandbox.id == id);
                 prop_assert!(known, "not observed: {:?}", action);
             }
@@ -299,6 +302,7 @@ impl History {
             | Action::MountVolumes
             | Action::CreateSandbox { .. }
             | Action::EnsureImage { .. }
+            | Action::Resize { .. }
             | Action::StartContainer { .. }
             | Action::PostStart { .. }
             | Action::PreStop { .. }
@@ -486,6 +490,7 @@ fn is_start(action: &Action) -> bool {
         | Action::CreateSandbox { .. }
         | Action::EnsureImage { .. }
         | Action::StartContainer { .. }
+        | Action::Resize { .. }
         | Action::PostStart { .. } => true,
         Action::PreStop { .. }
         | Action::KillContainer { .. }

@@ -5,6 +5,8 @@
 //! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's list of pods.
 //! Output: workers. It never talks to the runtime or the API server.
 
+mod resize;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +18,11 @@ use tracing::{debug, error, info};
 
 use super::handle::{Command, PodsHandle, Table};
 use super::orphan;
-use super::worker::{Directive, Ended, PodView, Stop};
+use super::worker::{Directive, Ended, PodView, Resize, Stop};
 use crate::clock::Clock;
 use crate::desired::Change;
 use crate::model::{Lifecycle, Mono, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
+use crate::resources::allocation::{self, Allocation};
 
 /// How many commands of other subsystems may wait (evictions, requests of the server).
 const COMMANDS: usize = 64;
@@ -39,9 +42,9 @@ pub trait Launch: Send + 'static {
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>);
-    /// Admission of a pod that is seen for the first time: the pods that must make room for it, or why the node does not
-    /// take it.
-    fn admit(&mut self, pod: &Arc<Pod>, active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected>;
+    /// Admission of a pod that is seen for the first time, or that asks for other resources: the pods that must make room
+    /// for it, or why the node does not take it so. `others` are the pods that count, without itself.
+    fn admit(&mut self, pod: &Arc<Pod>, others: &[Arc<Pod>], asks: Asks) -> Result<Vec<Preempt>, Rejected>;
     /// Whether all sources have reported and the runtime has been read, so that what nobody knows may be stopped.
     fn may_sweep(&self) -> bool;
     /// The pods that a source has now, among them those whose change has not been received yet: a change is queued
@@ -55,6 +58,15 @@ pub trait Launch: Send + 'static {
     fn active_changed(&mut self, active: Vec<Arc<Pod>>);
     /// Removes what is on disk of pods that nobody knows.
     fn sweep_disk(&mut self, known: Vec<PodUid>);
+}
+
+/// What a pod asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// To run here.
+    Entry,
+    /// To be given other resources in place.
+    Resize,
 }
 
 /// A pod that makes room for a critical one.
@@ -86,6 +98,10 @@ struct Entry {
     /// Where its life began: a task that is started again begins there again.
     first: Lifecycle,
     panics: u32,
+    /// What its containers have been given.
+    allocation: Allocation,
+    /// The pod as it wishes to be, while a resize has to wait.
+    wanted: Option<Arc<Pod>>,
 }
 
 /// The table of pods and their tasks.
@@ -100,6 +116,8 @@ pub struct Dispatch<L> {
     ids: BTreeMap<tokio::task::Id, PodUid>,
     /// Pods whose task panicked, and when it is started again.
     broken: BTreeMap<PodUid, Mono>,
+    /// When resizes that wait are looked at again.
+    next_resize: Option<Mono>,
     table: Table,
     commands: mpsc::Receiver<Command>,
     swept: bool,
@@ -120,6 +138,7 @@ impl<L: Launch> Dispatch<L> {
             workers: JoinSet::new(),
             ids: BTreeMap::new(),
             broken: BTreeMap::new(),
+            next_resize: None,
             table,
             commands,
             swept: false,
@@ -132,7 +151,7 @@ impl<L: Launch> Dispatch<L> {
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut sweep: watch::Receiver<u64>) {
         loop {
             let clock = self.clock;
-            let next_repair = self.broken.values().min().copied();
+            let next_repair = self.broken.values().chain(&self.next_resize).min().copied();
             let repair = async {
                 match next_repair {
                     Some(moment) => clock.sleep_until(moment).await,
@@ -149,7 +168,10 @@ impl<L: Launch> Dispatch<L> {
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 news = sweep.changed() => if news.is_err() { break },
-                () = repair => self.repair(),
+                () = repair => {
+                    self.repair();
+                    self.retry_resizes();
+                }
             }
             self.sweep();
         }
@@ -179,10 +201,7 @@ impl<L: Launch> Dispatch<L> {
                 self.queued.insert(key, pod);
                 return;
             }
-            entry.directive.send_modify(|directive| {
-                directive.pod = pod;
-                directive.gone = false;
-            });
+            self.update(&uid, pod);
             return;
         }
         let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
@@ -191,32 +210,44 @@ impl<L: Launch> Dispatch<L> {
             self.queued.insert(key, pod);
             return;
         }
-        let lifecycle = self.first_lifecycle(&pod);
-        self.start(Directive { pod, gone: false, stop: None }, lifecycle);
+        // A resize that waited when this process began still does: the pod begins with what it had.
+        let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
+        let start = given.clone().unwrap_or_else(|| pod.clone());
+        let (lifecycle, room) = self.first_lifecycle(&start);
+        self.start(Directive { pod: start, gone: false, stop: None, resize: Resize::default(), room }, lifecycle);
+        if given.is_some() {
+            self.update(&uid, pod);
+        }
     }
 
-    /// Where a pod's life begins on this node.
-    fn first_lifecycle(&mut self, pod: &Arc<Pod>) -> Lifecycle {
+    /// Where a pod's life begins on this node, and whom it has to wait for.
+    fn first_lifecycle(&mut self, pod: &Arc<Pod>) -> (Lifecycle, Vec<watch::Receiver<PodView>>) {
         if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
-            return Lifecycle::Syncing;
+            return (Lifecycle::Syncing, Vec::new());
         }
         let active: Vec<Arc<Pod>> = self.table.active_pods();
-        match self.launch.admit(pod, &active) {
+        match self.launch.admit(pod, &active, Asks::Entry) {
             Ok(preempt) => {
-                for Preempt { uid, why: Rejected { reason, message }, grace } in preempt {
-                    let cause = TerminationCause::Evicted { reason, message };
-                    self.command(Command::Stop { uid, cause, grace });
-                }
-                Lifecycle::Syncing
+                let room = preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
+                self.preempt(preempt);
+                (Lifecycle::Syncing, room)
             }
             Err(Rejected { reason, message }) => {
                 info!(pod = %pod::key(pod), reason, message, "pod rejected");
-                Lifecycle::Terminating(Terminating {
+                let lifecycle = Lifecycle::Terminating(Terminating {
                     cause: TerminationCause::Rejected { reason, message },
                     since: self.clock.now(),
                     grace: Duration::ZERO,
-                })
+                });
+                (lifecycle, Vec::new())
             }
+        }
+    }
+
+    fn preempt(&mut self, preempt: Vec<Preempt>) {
+        for Preempt { uid, why: Rejected { reason, message }, grace } in preempt {
+            let cause = TerminationCause::Evicted { reason, message };
+            self.command(Command::Stop { uid, cause, grace });
         }
     }
 
@@ -226,7 +257,15 @@ impl<L: Launch> Dispatch<L> {
         let (directive, receiver) = watch::channel(directive);
         let panics = self.entries.remove(&uid).map_or(0, |entry| entry.panics);
         let is_static = pod::is_static(&pod);
-        let entry = Entry { directive, key: pod::key(&pod), is_static, first: lifecycle.clone(), panics };
+        let entry = Entry {
+            directive,
+            key: pod::key(&pod),
+            is_static,
+            first: lifecycle.clone(),
+            panics,
+            allocation: allocation::of(&pod),
+            wanted: None,
+        };
         let (worker, view) = self.launch.launch(pod, lifecycle, receiver);
         self.entries.insert(uid.clone(), entry);
         self.table.insert(uid.clone(), view);
@@ -266,6 +305,7 @@ impl<L: Launch> Dispatch<L> {
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
         }
+        self.retry_resizes();
     }
 
     /// Starts tasks again that had panicked and whose pause is over.
@@ -308,7 +348,10 @@ impl<L: Launch> Dispatch<L> {
                 since: self.clock.now(),
                 grace: runtime_pod.grace,
             });
-            self.start(Directive { pod, gone: true, stop: None }, lifecycle);
+            self.start(
+                Directive { pod, gone: true, stop: None, resize: Resize::default(), room: Vec::new() },
+                lifecycle,
+            );
         }
         if !std::mem::replace(&mut self.swept, true) {
             let known = self.entries.keys().cloned().chain(wanted).collect();

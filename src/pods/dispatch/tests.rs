@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Dispatch, Launch, Preempt, Rejected};
+use super::{Asks, Dispatch, Launch, Preempt, Rejected};
 use crate::clock::Clock;
 use crate::desired::Change;
 use crate::model::{Lifecycle, Pod, PodKey, PodUid, TerminationCause, pod};
@@ -37,6 +37,8 @@ struct World {
     ended: Vec<PodUid>,
     swept: Vec<Vec<PodUid>>,
     ready: bool,
+    /// Who has to make room for the next one.
+    preempt: Vec<PodUid>,
     wanted: BTreeSet<PodUid>,
     runtime: Vec<RuntimePod>,
     refuse: bool,
@@ -68,11 +70,14 @@ impl Launch for Fake {
         (task, view)
     }
 
-    fn admit(&mut self, _pod: &Arc<Pod>, _active: &[Arc<Pod>]) -> Result<Vec<Preempt>, Rejected> {
-        if self.0.lock().refuse {
+    fn admit(&mut self, _pod: &Arc<Pod>, _others: &[Arc<Pod>], _asks: Asks) -> Result<Vec<Preempt>, Rejected> {
+        let world = self.0.lock();
+        if world.refuse {
             return Err(Rejected { reason: "OutOfcpu".into(), message: "no".into() });
         }
-        Ok(Vec::new())
+        let why = Rejected { reason: "Preempting".into(), message: "out".into() };
+        let preempt = |uid: &PodUid| Preempt { uid: uid.clone(), why: why.clone(), grace: Duration::from_secs(1) };
+        Ok(world.preempt.iter().map(preempt).collect())
     }
 
     fn may_sweep(&self) -> bool {
@@ -254,4 +259,43 @@ async fn a_task_that_panics_is_started_again_as_it_was() {
     assert_eq!(world.starts[0].1, world.starts[1].1, "a rejected pod stays rejected");
     drop(world);
     assert_eq!(bench.directive("a").stop.map(|stop| stop.grace), Some(grace), "an order to stop is not lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_critical_pod_waits_for_those_that_make_room() {
+    let bench = bench(World::default());
+    bench.upsert(&api_pod("a")).await;
+    bench.fake.0.lock().preempt = vec!["a".into()];
+    bench.upsert(&api_pod("critical")).await;
+    let room: Vec<_> = bench.directive("critical").room.iter().map(|view| view.borrow().uid.clone()).collect();
+    assert_eq!(room, ["a".into()]);
+    assert!(bench.directive("a").stop.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_waits_until_there_is_room() {
+    let sized = |cpu: &str, generation: i64| {
+        let mut pod = (*api_pod("a")).clone();
+        pod.metadata.generation = Some(generation);
+        let spec = pod.spec.as_mut().expect("a spec");
+        let resources = serde_json::from_value(json!({"requests": {"cpu": cpu}})).expect("resources");
+        spec.containers[0].resources = Some(resources);
+        Arc::new(pod)
+    };
+    let bench = bench(World::default());
+    bench.upsert(&sized("1", 1)).await;
+    bench.fake.0.lock().refuse = true;
+    bench.upsert(&sized("2", 2)).await;
+    let directive = bench.directive("a");
+    assert_eq!(crate::resources::allocation::of(&directive.pod), crate::resources::allocation::of(&sized("1", 1)));
+    assert_eq!(directive.pod.metadata.generation, Some(2), "all else is the newest");
+    assert_eq!(
+        directive.resize.pending.map(|pending| (pending.reason, pending.message)),
+        Some(("Deferred", "no".into()))
+    );
+    bench.fake.0.lock().refuse = false;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let directive = bench.directive("a");
+    assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
+    assert_eq!(crate::resources::allocation::of(&directive.pod), crate::resources::allocation::of(&sized("2", 2)));
 }

@@ -12,8 +12,14 @@ use crate::cri::v1;
 use crate::model::{ContainerId, PodUid, pod};
 
 impl PodExecutor {
-    /// Removes a container that does not run, with its log if asked.
-    pub(super) async fn remove_container(&self, key: Key, id: ContainerId, logs: bool, context: Context) -> Completion {
+    /// Removes a container that does not run, with its log unless it is merely reset.
+    pub(super) async fn remove_container(
+        &self,
+        key: Key,
+        id: ContainerId,
+        reset: bool,
+        context: Context,
+    ) -> Completion {
         let mut mutation = self.deps.pleg.begin(&self.uid);
         if let Some(container) = context.observed.container(&id) {
             mutation.touched_container(&id, &container.sandbox);
@@ -23,13 +29,11 @@ impl PodExecutor {
         mutation.end();
         let outcome = match removed {
             Err(error) if !error.is_not_found() => Err(ActionError::new("RemoveContainerError", error.to_string())),
+            Ok(_) | Err(_) if reset => Ok(Outcome::Reset { id }),
             Ok(_) | Err(_) => {
                 if let Some(container) = context.observed.container(&id) {
-                    let link = self.log_link(&context, &container.name, &id);
-                    if logs {
-                        remove_logs(&container.log_path);
-                    }
-                    remove_file(&link);
+                    remove_logs(&container.log_path);
+                    remove_file(&self.log_link(&context, &container.name, &id));
                 }
                 Ok(Outcome::Done)
             }

@@ -118,6 +118,10 @@ impl PodExecutor {
         let kind = start.kind;
         self.deps.metrics.count(Count::Container(kind));
         let request = match self.request(&start, &container, &context).await {
+            // The pod has begun to stop meanwhile: what was waited for has been given up, nothing was created.
+            Ok(_) | Err(_) if context.stop.is_cancelled() => {
+                return Completion { key, outcome: Ok(Outcome::Done), mutated: false };
+            }
             Ok(request) => request,
             Err(error) => {
                 // Of an image that is a volume the pull has told already.
@@ -202,8 +206,9 @@ impl PodExecutor {
             .user_ids(&context.pod)
             .await
             .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.message))?;
-        let (references, image_user) =
-            tokio::join!(self.references(container, context), self.image_user(&start.image_ref));
+        let cancelled = || ActionError::internal("the pod stops");
+        let fetch = async { tokio::join!(self.references(container, context), self.image_user(&start.image_ref)) };
+        let (references, image_user) = context.stop.run_until_cancelled(fetch).await.ok_or_else(cancelled)?;
         let image_user = image_user?;
         let pod_ips = self.pod_ips(context);
         let services = self.services(&context.pod);
@@ -221,7 +226,9 @@ impl PodExecutor {
         .map_err(config_error)?;
         let devices = self.deps.devices.allocate(&context.pod, container).await;
         let devices = devices.map_err(|problem| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, problem))?;
-        let volumes = self.volume_sources(container, context).await?;
+        let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
+        let volumes = sources.await.ok_or_else(cancelled)??;
+        // Not given up: what is bound half-way would outlive the pod's volumes.
         let sub_paths = self.sub_paths(container, &env, &volumes, context).await?;
         let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
         let termination_log = self.termination_log(container)?;

@@ -11,6 +11,7 @@ mod mounts;
 mod permits;
 mod prepare;
 mod report;
+mod resize;
 mod restore;
 mod sandbox;
 mod users;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use self::cleanup::{remove_unknown_logs, unknown_logs};
 pub use self::container::ImageUsers;
@@ -29,7 +31,8 @@ pub use self::permits::SandboxPermits;
 pub use self::report::{Count, Deps, Metrics, PodExecutor, Settings};
 use super::plan::types::{Action, HookState, ImageState, Inputs, Key, KillReason, Notice};
 use crate::model::{Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, SandboxId, Waiting};
-use crate::status::Acked;
+use crate::resources::allocation::Requirements;
+use crate::status::{Acked, ResizeState};
 
 /// What carries out the actions of one pod.
 pub trait Execute: Send + Sync + 'static {
@@ -73,8 +76,10 @@ pub struct Context {
     pub pod: Arc<Pod>,
     /// What the runtime said.
     pub observed: Arc<ObservedPod>,
-    /// Whether the pod is stopping.
-    pub stopping: bool,
+    /// Cancelled when the pod begins to stop: what only waits so far gives up then, and nothing more is begun.
+    pub stop: CancellationToken,
+    /// What running containers have been given of CPU and memory.
+    pub actuated: Arc<BTreeMap<ContainerId, Requirements>>,
     /// For a kill: its deadline, which may shrink.
     pub hurry: Option<watch::Receiver<Mono>>,
 }
@@ -96,6 +101,8 @@ pub struct Report<'a> {
     pub replaced: &'a BTreeSet<ContainerId>,
     /// What the pod waits for.
     pub blocked: Option<&'a Blocked>,
+    /// How far a resize is.
+    pub resize: &'a ResizeState,
     /// Whether everything is cleaned up.
     pub finished: bool,
     /// The time.
@@ -157,6 +164,18 @@ pub enum Outcome {
     /// A preStop hook that was run ahead of its container's turn has ended.
     PreStopped {
         /// The container's id.
+        id: ContainerId,
+    },
+    /// The pod has the resources that it was given.
+    Resized {
+        /// The containers that were changed.
+        containers: Vec<(ContainerId, Requirements)>,
+        /// What the pod's cgroup was made for.
+        pod: BTreeMap<String, Requirements>,
+    },
+    /// A container was removed so that its pod begins anew.
+    Reset {
+        /// Its id.
         id: ContainerId,
     },
     /// A sandbox was stopped.

@@ -284,6 +284,7 @@ impl PodExecutor {
             recorded: mirror.as_ref().and_then(|mirror| mirror.status.as_ref()),
             waiting: report.waiting,
             replaced: report.replaced,
+            resize: report.resize,
             probes: &report.inputs.probes,
             remembered: &report.inputs.remembered,
             node: &self.node_facts(),
@@ -383,6 +384,7 @@ impl Execute for PodExecutor {
             Action::StartContainer { container, kind, restart_count, sandbox, image_ref } => {
                 self.start(key, Start { container, kind, restart_count, sandbox, image_ref }, context).await
             }
+            Action::Resize { sandbox } => self.resize(key, sandbox, context).await,
             Action::PostStart { container, id } => self.post_start(key, container, id, context).await,
             Action::PreStop { container, id, deadline } => {
                 self.pre_stop_ahead(key, id, container, deadline, context).await
@@ -392,7 +394,7 @@ impl Execute for PodExecutor {
             }
             // The worker hurries the kill that runs; it never comes here.
             Action::HurryKill { .. } => Completion { key, outcome: Ok(Outcome::Done), mutated: false },
-            Action::RemoveContainer { id, logs } => self.remove_container(key, id, logs, context).await,
+            Action::RemoveContainer { id, reset } => self.remove_container(key, id, reset, context).await,
             Action::StopSandbox { id } => self.stop_sandbox(key, id, context).await,
             Action::RemoveSandbox { id } => self.remove_sandbox(key, id).await,
             Action::CleanUp => self.clean_up(key, context).await,

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::super::plan::types::Key;
 use super::super::spec;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
-use crate::cri::{CriError, v1};
+use crate::clock::Clock;
+use crate::cri::{CriError, Runtime, v1};
 use crate::linux::fs::go_text;
 use crate::model::reason::event;
 use crate::model::{EventType, SandboxId, pod};
@@ -44,11 +46,15 @@ impl PodExecutor {
         let turn = if pod::is_critical(&context.pod) || pod::is_host_network(&context.pod) {
             None
         } else {
-            Some(self.deps.permits.acquire().await)
+            context.stop.run_until_cancelled(self.deps.permits.acquire()).await
         };
+        if context.stop.is_cancelled() {
+            return Completion { key, outcome: Ok(Outcome::Done), mutated: false };
+        }
         let mutation = self.deps.pleg.begin(&self.uid);
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
-        let (made, mut mutation) = self.run_until_name_is_free(request, mutation).await;
+        let (made, mut mutation) =
+            run_until_name_is_free(&self.deps.cri, self.deps.clock, request, mutation, &context.stop).await;
         drop(turn);
         if let Ok(id) = &made {
             mutation.touched_sandbox(id);
@@ -62,7 +68,7 @@ impl PodExecutor {
             Err(error) => {
                 let message = format!("{error}");
                 // A pod that is being deleted while its sandbox is made has no failure to report (upstream agrees).
-                if !context.stopping {
+                if !context.stop.is_cancelled() {
                     self.sandbox_failed(&context, &message);
                 }
                 Err(ActionError::new("CreatePodSandboxError", message))
@@ -100,26 +106,6 @@ impl PodExecutor {
                     let node = &self.deps.settings.node_name;
                     self.deps.recorder.node(node, EventType::Warning, warning.reason, warning.message);
                 }
-            }
-        }
-    }
-
-    /// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries again.
-    async fn run_until_name_is_free<K: Send + 'static>(
-        &self,
-        request: v1::RunPodSandboxRequest,
-        hold: K,
-    ) -> (Result<SandboxId, CriError>, K) {
-        let give_up = self.deps.clock.now().mono.after(RESERVED_FOR);
-        let mut hold = hold;
-        loop {
-            let (made, back) = self.deps.cri.run_pod_sandbox(request.clone(), hold).await;
-            hold = back;
-            match made {
-                Err(error) if error.is_name_reserved() && self.deps.clock.now().mono < give_up => {
-                    tokio::time::sleep(RESERVED_EVERY).await;
-                }
-                made => return (made, hold),
             }
         }
     }
@@ -209,5 +195,59 @@ impl PodExecutor {
             Err(error) => Err(ActionError::new("RemovePodSandboxError", error.to_string())),
         };
         Completion { key, outcome, mutated: true }
+    }
+}
+
+/// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries again until the pod
+/// stops.
+async fn run_until_name_is_free<K: Send + 'static>(
+    cri: &Runtime,
+    clock: Clock,
+    request: v1::RunPodSandboxRequest,
+    hold: K,
+    stop: &CancellationToken,
+) -> (Result<SandboxId, CriError>, K) {
+    let give_up = clock.now().mono.after(RESERVED_FOR);
+    let mut hold = hold;
+    loop {
+        let (made, back) = cri.run_pod_sandbox(request.clone(), hold).await;
+        hold = back;
+        match made {
+            Err(error) if error.is_name_reserved() && clock.now().mono < give_up => {
+                if stop.run_until_cancelled(tokio::time::sleep(RESERVED_EVERY)).await.is_none() {
+                    return (Err(error), hold);
+                }
+            }
+            made => return (made, hold),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::run_until_name_is_free;
+    use crate::clock::Clock;
+    use crate::cri::fake::{Effect, FakeRuntime};
+    use crate::cri::v1;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_stops_waits_for_no_name() {
+        let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let fake = FakeRuntime::new(clock);
+        let reserved =
+            tonic::Status::unknown("failed to reserve sandbox name \"p\": name \"p\" is reserved for \"1f\"");
+        fake.script("RunPodSandbox", None, 1000, Effect::Fail(reserved));
+        let stop = CancellationToken::new();
+        let (cri, request) = (fake.client(), v1::RunPodSandboxRequest::default());
+        let run = run_until_name_is_free(&cri, clock, request, (), &stop);
+        tokio::pin!(run);
+        tokio::time::timeout(Duration::from_secs(30), &mut run).await.expect_err("the name stays reserved");
+        stop.cancel();
+        let (made, ()) = tokio::time::timeout(Duration::from_millis(600), run).await.expect("it gives up at once");
+        assert!(made.expect_err("there is no sandbox").is_name_reserved());
     }
 }

@@ -48,6 +48,7 @@ impl<'a> Draft<'a> {
     /// The finished plan: removal before addition, and a reason for every container that has not come up.
     pub(super) fn into_plan(mut self) -> Plan {
         self.explain_the_rest();
+        self.plan.resizing = self.is_resizing();
         self.plan.actions.sort_by_key(is_addition);
         if self.plan.transition.is_some() {
             // The worker plans again at once.
@@ -229,6 +230,9 @@ impl<'a> Draft<'a> {
 
     /// Whether the container should be started (again); false while it runs and for one that is done for good.
     pub(super) fn wants_start(&self, spec: &Spec<'_>) -> bool {
+        if self.inputs.restart_all && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code)) {
+            return true;
+        }
         let policy = self.restart_policy();
         let Some(latest) = self.observed.latest(spec.name) else {
             return match (spec.kind, self.inputs.remembered.get(spec.name)) {
@@ -291,6 +295,7 @@ fn is_addition(action: &Action) -> bool {
         | Action::CreateSandbox { .. }
         | Action::EnsureImage { .. }
         | Action::StartContainer { .. }
+        | Action::Resize { .. }
         | Action::PostStart { .. } => true,
     }
 }

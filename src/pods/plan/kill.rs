@@ -22,6 +22,9 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
         KillReason::PodStopping | KillReason::SandboxChanged | KillReason::NotWanted => {
             return format!("Stopping container {container}");
         }
+        // Upstream's own words.
+        KillReason::RestartAll => return "killing".into(),
+        KillReason::Resize => return format!("Container {container} resize requires restart"),
         KillReason::PostStart { .. } => return "FailedPostStartHook".into(),
         KillReason::Unknown => return format!("{subject} is in \"unknown\" state, try killing it before restart"),
         KillReason::DefinitionChanged => "definition changed",

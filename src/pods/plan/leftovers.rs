@@ -21,7 +21,7 @@ impl Draft<'_> {
                 let is_needed =
                     Some(age) == last_ended || self.may_run(container) || self.is_being_killed(&container.id);
                 if !is_needed {
-                    self.attempt(Action::RemoveContainer { id: container.id.clone(), logs: true });
+                    self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: false });
                 }
             }
         }
@@ -40,7 +40,7 @@ impl Draft<'_> {
                 ContainerState::Running { .. } => {}
                 ContainerState::Unknown if self.may_run(container) => {}
                 ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => {
-                    self.attempt(Action::RemoveContainer { id: container.id.clone(), logs: true });
+                    self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: false });
                 }
             }
         }

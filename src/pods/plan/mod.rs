@@ -5,6 +5,7 @@
 //!             ┌ deleted, gone, terminal, deadline, finished ─► Transition::Terminate
 //!   Syncing ──┤ no usable sandbox ─► kill what runs ─► StopSandbox ─► CreateSandbox        (sandbox.rs)
 //!             └ a usable sandbox ──► ephemeral ∥ init in order ─► main in order             (init.rs, start.rs, sync.rs)
+//!                                └─ a rule asks for it ─► kill ─► remove all of them        (restart_all.rs)
 //!   Terminating: main containers, then sidecars in reverse ─► StopSandbox ─► Terminated     (stop.rs)
 //!   Terminated:  UnmountVolumes ─► CleanUp ─► (status accepted) ─► Finished; removal when the object is gone (finish.rs)
 //! ```
@@ -20,8 +21,8 @@
 //! - Failed creates, starts and sandboxes are tried again after 1, 2, 4, 8, 10, 10… s; upstream takes 10 to 15 s.
 //! - A pod with `restartPolicy: Never` whose sandbox dies before any main container was created gets a new one; upstream
 //!   leaves it Pending for ever.
-//! - The restart rule `RestartAllContainers` is not carried out: the container's own policy decides, as upstream does
-//!   with that feature off. The node must not declare the feature.
+//! - Where a restart rule has all of a pod started again, its containers are stopped at once; upstream stops one after the
+//!   other.
 
 pub mod backoff;
 mod draft;
@@ -29,7 +30,9 @@ mod finish;
 mod init;
 mod kill;
 mod leftovers;
+mod resize;
 mod restart;
+mod restart_all;
 mod sandbox;
 mod spec;
 mod start;

@@ -1,14 +1,18 @@
 //! Whether a container that has ended is started again: the pod's policy, the container's own, and its rules (KEP-5307).
 
+use k8s_openapi::api::core::v1 as api;
+
 use super::spec::Spec;
 use super::types::KillReason;
 use crate::model::observed::Exit;
 use crate::model::reason::container::OOM_KILLED;
 
-/// Whether the policies ask for another start after an exit with `exit_code`: the first rule that matches, else the
-/// container's policy, else the pod's.
-pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bool {
-    let rule = spec.restart_rules.iter().find(|rule| {
+/// The action of a rule that has the whole pod started again in place (KEP-5532).
+pub(super) const RESTART_ALL: &str = "RestartAllContainers";
+
+/// The first of a container's rules that an exit with `exit_code` matches.
+pub(super) fn matching_rule<'a>(spec: &Spec<'a>, exit_code: i32) -> Option<&'a api::ContainerRestartRule> {
+    spec.restart_rules.iter().find(|rule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
             match codes.operator.as_str() {
@@ -17,7 +21,13 @@ pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bo
                 _ => false,
             }
         })
-    });
+    })
+}
+
+/// Whether the policies ask for another start after an exit with `exit_code`: the first rule that matches, else the
+/// container's policy, else the pod's.
+pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bool {
+    let rule = matching_rule(spec, exit_code);
     // Rules count only beside a policy of the container's own; the API server asks for both.
     if spec.restart_policy.is_some() && rule.is_some_and(|rule| rule.action == "Restart") {
         return true;
@@ -40,10 +50,12 @@ fn effective<'a>(spec: &Spec<'a>, pod_policy: &'a str) -> &'a str {
 /// Whether a container that was killed for `why` is to be replaced whatever its exit code.
 pub(super) fn after_kill(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) -> bool {
     match why {
-        KillReason::DefinitionChanged | KillReason::Unknown => true,
+        KillReason::DefinitionChanged | KillReason::Unknown | KillReason::Resize => true,
         KillReason::Liveness | KillReason::Startup => effective(spec, pod_policy) != "Never",
         KillReason::SandboxChanged => pod_policy != "Never",
-        KillReason::PodStopping | KillReason::PostStart { .. } | KillReason::NotWanted => false,
+        KillReason::PodStopping | KillReason::PostStart { .. } | KillReason::NotWanted | KillReason::RestartAll => {
+            false
+        }
     }
 }
 
@@ -89,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_what_it_does_not_carry_out_to_the_policy() {
+    fn leaves_the_start_of_the_whole_pod_to_others() {
         let rules = r#","restartPolicy":"Never","restartPolicyRules":[
             {"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}},
             {"action":"Restart","exitCodes":{"operator":"In","values":[42]}}]"#;

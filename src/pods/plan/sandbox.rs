@@ -94,7 +94,12 @@ impl<'a> Draft<'a> {
             reason: event::NETWORK_NOT_READY,
             message: message.clone(),
         });
-        self.block(Blocked { stage: "network", on: message, since: self.now, last_error: None, next_try: None });
+        // The event is upstream's; what the pod waits for says more.
+        let on = match &self.inputs.network_diagnosis {
+            Some(diagnosis) => format!("{message}; {diagnosis}"),
+            None => message,
+        };
+        self.block(Blocked { stage: "network", on, since: self.now, last_error: None, next_try: None });
     }
 
     /// Removes the init containers of old sandboxes: they run again in the new one.
@@ -102,7 +107,7 @@ impl<'a> Draft<'a> {
         for container in &self.observed.containers {
             let kind = self.spec(&container.name).map(|spec| spec.kind);
             if matches!(kind, Some(ContainerKind::Init | ContainerKind::Sidecar)) && !self.may_run(container) {
-                self.attempt(Action::RemoveContainer { id: container.id.clone(), logs: true });
+                self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: false });
             }
         }
     }
@@ -144,8 +149,18 @@ impl<'a> Draft<'a> {
 
     /// Whether cgroup, directories and volumes are there; says what is missing when not.
     pub(super) fn foundation_is_laid(&mut self) -> bool {
+        if !self.inputs.room.is_empty() {
+            let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
+            self.block(Blocked { stage: "admission", on, since: self.now, last_error: None, next_try: None });
+            return false;
+        }
         if !self.inputs.prepared {
             self.block_on("cgroup", "the pod's cgroup and directories".into(), &Key::Prepare);
+            return false;
+        }
+        if self.is_cgroup_resizing() {
+            // What starts now has the new resources, and its cgroup must hold them.
+            self.block_on("resize", "the pod's cgroup to be given other resources".into(), &Key::Resize);
             return false;
         }
         match &self.inputs.volumes {
@@ -187,6 +202,7 @@ impl<'a> Draft<'a> {
                 | Key::Container(_)
                 | Key::PostStart(_)
                 | Key::PreStop(_)
+                | Key::Resize
                 | Key::CleanUp => continue,
             };
             waits = true;

@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::restart;
+use super::types::KillReason;
 use crate::model::Pod;
 use crate::model::pod::{self, ContainerKind};
-
-use super::types::KillReason;
+use crate::resources::allocation::Requirements;
 
 /// What the planner needs to know of a container's definition.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,9 @@ pub(super) struct Spec<'a> {
     lifecycle: Option<&'a api::Lifecycle>,
     startup: Option<&'a api::Probe>,
     liveness: Option<&'a api::Probe>,
+    resize_policy: &'a [api::ContainerResizePolicy],
+    /// What it asks for of CPU and memory.
+    pub(super) requirements: Requirements,
     /// The container's own restart policy, where it has one.
     pub(super) restart_policy: Option<&'a str>,
     /// Its restart rules, in order.
@@ -33,6 +37,8 @@ impl<'a> Spec<'a> {
             lifecycle: container.lifecycle.as_ref(),
             startup: container.startup_probe.as_ref(),
             liveness: container.liveness_probe.as_ref(),
+            resize_policy: container.resize_policy.as_deref().unwrap_or_default(),
+            requirements: Requirements::of(container),
             restart_policy: container.restart_policy.as_deref(),
             restart_rules: container.restart_policy_rules.as_deref().unwrap_or_default(),
         }
@@ -47,6 +53,8 @@ impl<'a> Spec<'a> {
             lifecycle: container.lifecycle.as_ref(),
             startup: None,
             liveness: None,
+            resize_policy: &[],
+            requirements: Requirements::default(),
             restart_policy: None,
             restart_rules: &[],
         }
@@ -60,6 +68,17 @@ impl<'a> Spec<'a> {
         });
         let main = pod::main_containers(pod).iter().map(|container| Self::new(container, ContainerKind::Main));
         init.chain(main).chain(pod::ephemeral_containers(pod).iter().map(Self::ephemeral)).collect()
+    }
+
+    /// Whether a change of one of its resources needs a restart.
+    pub(super) fn restarts_for(&self, resource: &str) -> bool {
+        let policy = self.resize_policy.iter().find(|policy| policy.resource_name == resource);
+        policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
+    }
+
+    /// Whether an exit with `exit_code` has the whole pod started again: the first rule that matches says so.
+    pub(super) fn restarts_all(&self, exit_code: i32) -> bool {
+        restart::matching_rule(self, exit_code).is_some_and(|rule| rule.action == restart::RESTART_ALL)
     }
 
     /// Whether it has a postStart hook.
@@ -87,7 +106,9 @@ impl<'a> Spec<'a> {
             | KillReason::DefinitionChanged
             | KillReason::PostStart { .. }
             | KillReason::Unknown
-            | KillReason::NotWanted => None,
+            | KillReason::Resize
+            | KillReason::NotWanted
+            | KillReason::RestartAll => None,
         };
         probe.and_then(|probe| probe.termination_grace_period_seconds)
     }

@@ -167,7 +167,9 @@ impl Draft<'_> {
                 KillReason::SandboxChanged
                 | KillReason::DefinitionChanged
                 | KillReason::Unknown
-                | KillReason::NotWanted,
+                | KillReason::Resize
+                | KillReason::NotWanted
+                | KillReason::RestartAll,
             ) => None,
             Some(KillReason::Liveness | KillReason::Startup) => {
                 let before = self.end_before(spec.name)?;

@@ -42,6 +42,7 @@ impl Draft<'_> {
             _ if making => {
                 self.wait_for_starts("sandbox");
             }
+            Verdict::Keep(_) if self.restart_all() => {}
             Verdict::Keep(sandbox) => self.keep(sandbox),
             Verdict::Replace { attempt } => self.replace_sandbox(attempt),
         }
@@ -102,6 +103,7 @@ impl Draft<'_> {
         if self.initialized {
             self.run_mains(&sandbox.id);
         }
+        self.resize(&sandbox.id);
     }
 
     /// Stops containers that run in another sandbox, and those behind a newer one of their name: whatever has become of
@@ -173,6 +175,8 @@ impl Draft<'_> {
             KillReason::Startup
         } else if let Some(HookState::Failed { message }) = hook {
             KillReason::PostStart { message: message.clone() }
+        } else if self.needs_restart_for_resize(spec, container) {
+            KillReason::Resize
         } else {
             if self.hook_is_pending(spec, container) {
                 self.attempt(Action::PostStart { container: spec.name.to_owned(), id: container.id.clone() });

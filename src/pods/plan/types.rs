@@ -11,6 +11,7 @@ use crate::model::{
     Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod, ProbeVerdicts, SandboxId,
     TerminationCause, VolumesState, Waiting, Wall,
 };
+use crate::resources::allocation::Requirements;
 
 /// Everything that one planning step looks at.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +35,24 @@ pub struct PlanInput<'a> {
 pub struct Inputs {
     /// Why no new sandbox may be made on this node (network or runtime not ready), upstream's text; `None`: it may.
     pub network_not_ready: Option<String>,
+    /// What the node itself says of a network that is not ready: what is wrong with its configuration. For those who read
+    /// what the pod waits for; `None`: nothing was found.
+    pub network_diagnosis: Option<String>,
+    /// What each running container has been given, as far as this process knows: it is given what the spec says when that
+    /// differs.
+    pub actuated: BTreeMap<ContainerId, Requirements>,
+    /// What the pod's cgroup was made for, by container.
+    pub cgroup_given: BTreeMap<String, Requirements>,
+    /// The pods that have yet to stop to make room for this one, as users name them.
+    pub room: Vec<String>,
     /// Whether the pod's cgroup and directories exist.
     pub prepared: bool,
     /// Whether directories of the pod were there when this process met it: they have to go even if the pod stops before
     /// it is prepared anew.
     pub left_behind: bool,
+    /// Whether the restart rule `RestartAllContainers` is carried out (the feature gate
+    /// `RestartAllContainersOnContainerExits`); the container's own policy decides otherwise.
+    pub restart_all: bool,
     /// The pod's volumes.
     pub volumes: VolumesState,
     /// What is known of the image of each container's next start: the answer to an [`Action::EnsureImage`] that was not
@@ -171,6 +185,8 @@ pub enum Key {
     PostStart(ContainerId),
     /// The preStop hook of one sidecar, which runs before its turn to stop.
     PreStop(ContainerId),
+    /// The resources of the running containers and of the pod's cgroup.
+    Resize,
     /// What is left on the node after the end: directories, cgroup.
     CleanUp,
 }
@@ -215,6 +231,8 @@ pub struct Plan {
     /// Containers that are or were stopped in order to be replaced, whatever their exit code. Their end is not told
     /// before their successor runs: the API server lets no container that is over for good by its policy run again.
     pub replaced: BTreeSet<ContainerId>,
+    /// Whether anything of the pod has other resources than it was given.
+    pub resizing: bool,
     /// Back-offs to be stored (raised or reset) together with the actions.
     pub backoff: BTreeMap<String, Backoff>,
 }
@@ -289,6 +307,11 @@ pub enum Action {
         /// The image reference that `EnsureImage` answered.
         image_ref: String,
     },
+    /// Give the running containers and the pod's cgroup what the spec says.
+    Resize {
+        /// The pod's sandbox.
+        sandbox: SandboxId,
+    },
     /// Run the postStart hook of a container.
     PostStart {
         /// The container's name.
@@ -326,12 +349,13 @@ pub enum Action {
         /// The new deadline.
         deadline: Mono,
     },
-    /// Remove a container that has ended (or never started) from the runtime, with its log when `logs`.
+    /// Remove a container that has ended (or never started) from the runtime, with its log.
     RemoveContainer {
         /// Its id.
         id: ContainerId,
-        /// Whether its log file goes too.
-        logs: bool,
+        /// Whether it makes way for a start of the whole pod from the beginning: its log stays then, and nothing of it
+        /// counts any more but the number of its starts.
+        reset: bool,
     },
     /// Stop a sandbox: network torn down.
     StopSandbox {
@@ -369,8 +393,12 @@ pub enum KillReason {
     },
     /// Its state is unknown: it is stopped before it is started again.
     Unknown,
+    /// Its resize policy asks for a restart: `Container NAME resize requires restart`.
+    Resize,
     /// It is not in the spec, or an older twin of a newer container.
     NotWanted,
+    /// A container has ended in a way that has all of its pod started again.
+    RestartAll,
 }
 
 impl Action {
@@ -388,6 +416,7 @@ impl Action {
                 Key::Container(id.clone())
             }
             Self::StopSandbox { id } | Self::RemoveSandbox { id } => Key::Sandbox(id.clone()),
+            Self::Resize { .. } => Key::Resize,
             Self::CleanUp => Key::CleanUp,
         }
     }

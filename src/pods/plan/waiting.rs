@@ -43,6 +43,7 @@ impl Draft<'_> {
         match (blocked.stage, &blocked.last_error) {
             ("cgroup" | "volumes" | "sandbox", Some(error)) => format!("waiting for {}: {error}", blocked.on),
             ("network", _) => blocked.on.clone(),
+            ("admission", _) => format!("waiting for {}", blocked.on),
             (_, _) => String::new(),
         }
     }

@@ -7,11 +7,12 @@
 //! It owns every piece of state about the pod that is not on disk or in the runtime. It never decides what to do (that
 //! is `plan`), never talks to the runtime itself (that is `execute`), and is never blocked: each action is a task.
 
+mod resize;
 mod settle;
 mod state;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ use crate::clock::Clock;
 use crate::model::{
     Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating, TerminationCause, pod,
 };
-use crate::status::Acked;
+use crate::resources::allocation::{Requirements, requirements};
+use crate::status::{Acked, ResizeState};
 
 /// How often one step may change the lifecycle before it must return to the loop. A plan has at most three transitions
 /// ahead of it; more is a loop in the planner.
@@ -46,6 +48,30 @@ pub struct Directive {
     pub gone: bool,
     /// Stop the pod for the node's sake; the grace only shrinks.
     pub stop: Option<Stop>,
+    /// What was decided about the newest change of its resources.
+    pub resize: Resize,
+    /// The pods that make room for this one: it starts when they have stopped.
+    pub room: Vec<watch::Receiver<PodView>>,
+}
+
+/// What was decided about a change of a pod's resources. The pod that its task is told of shows what it has been given.
+#[derive(Clone, Debug, Default)]
+pub struct Resize {
+    /// The generation of the object that was granted last.
+    pub granted: Option<i64>,
+    /// The newest wish, if it has to wait.
+    pub pending: Option<PendingResize>,
+}
+
+/// A wish for other resources that has to wait.
+#[derive(Clone, Debug)]
+pub struct PendingResize {
+    /// Upstream's reason: `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    /// What stands against it.
+    pub message: String,
+    /// The pod as it wishes to be.
+    pub wanted: Arc<Pod>,
 }
 
 /// An order to stop.
@@ -82,7 +108,16 @@ pub struct Feeds {
     /// The verdicts of its probes.
     pub verdicts: watch::Receiver<Arc<crate::model::ProbeVerdicts>>,
     /// Why no sandbox may be made, if so.
-    pub network_not_ready: watch::Receiver<Option<String>>,
+    pub network_not_ready: watch::Receiver<Option<NetworkProblem>>,
+}
+
+/// Why the network is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkProblem {
+    /// In the runtime's words, as upstream tells it.
+    pub message: String,
+    /// What is wrong with the node's configuration, if anything was found.
+    pub diagnosis: Option<String>,
 }
 
 /// One pod's task.
@@ -98,10 +133,20 @@ pub struct Worker<E> {
     tasks: JoinSet<Completion>,
     aborts: BTreeMap<Key, AbortHandle>,
     kills: BTreeMap<ContainerId, watch::Sender<Mono>>,
+    /// How far a resize is, as the status says it.
+    resize: ResizeState,
+    /// The generation of the resize that was granted last.
+    granted: Option<i64>,
+    /// What containers that are being started are given.
+    starting: BTreeMap<String, Requirements>,
+    /// Containers that were removed so that the pod begins anew, until the runtime has been read without them.
+    reset: BTreeSet<ContainerId>,
     notices: BTreeMap<String, String>,
     blocked_event: Option<(String, Mono)>,
     finished: bool,
     adopting: bool,
+    /// The pods that have yet to stop to make room.
+    room: Vec<watch::Receiver<PodView>>,
     /// A newer object was taken in and has not been passed on yet.
     is_updated: bool,
     /// Whether the executor was told that the pod is finished.
@@ -113,6 +158,8 @@ pub struct Worker<E> {
     executor: Arc<E>,
     clock: Clock,
     view: watch::Sender<PodView>,
+    /// Cancelled when the pod begins to stop: for what its actions wait for.
+    stop: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -131,10 +178,15 @@ impl<E: Execute> Worker<E> {
             tasks: JoinSet::new(),
             aborts: BTreeMap::new(),
             kills: BTreeMap::new(),
+            resize: ResizeState::default(),
+            granted: None,
+            starting: BTreeMap::new(),
+            reset: BTreeSet::new(),
             notices: BTreeMap::new(),
             blocked_event: None,
             finished: false,
             adopting: false,
+            room: Vec::new(),
             is_updated: false,
             is_announced: false,
             obeyed: None,
@@ -142,6 +194,7 @@ impl<E: Execute> Worker<E> {
             executor,
             clock,
             view,
+            stop: CancellationToken::new(),
             shutdown: start.shutdown,
         };
         (worker, reader)
@@ -156,6 +209,7 @@ impl<E: Execute> Worker<E> {
                 return Ended::Shutdown;
             }
             self.adopt();
+            self.room.clone_from(&feeds.directive.borrow().room);
             let mut acked = self.executor.acked().await;
             loop {
                 let wake = self.step(&mut feeds, &mut acked).await;
@@ -205,6 +259,7 @@ impl<E: Execute> Worker<E> {
             () = news(&mut feeds.volumes) => {}
             () = news(&mut feeds.verdicts) => {}
             () = news(&mut feeds.network_not_ready) => {}
+            () = any_news(&mut self.room) => {}
             () = news(acked) => {}
             () = executor.poked() => {}
             () = sleep => {}
@@ -244,6 +299,7 @@ impl<E: Execute> Worker<E> {
         for action in actions {
             self.begin(action, now);
         }
+        self.follow_resize(&plan);
         let wake = earliest(plan.wake_at, self.report_blocked(plan.blocked.as_ref(), now));
         self.publish(&plan, now).await;
         if self.finished && !std::mem::replace(&mut self.is_announced, true) {
@@ -277,7 +333,19 @@ impl<E: Execute> Worker<E> {
         self.obey(directive);
         self.inputs.volumes.clone_from(&feeds.volumes.borrow_and_update());
         self.inputs.probes = (**feeds.verdicts.borrow_and_update()).clone();
-        self.inputs.network_not_ready.clone_from(&feeds.network_not_ready.borrow_and_update());
+        let problem = feeds.network_not_ready.borrow_and_update().clone();
+        let (message, diagnosis) = problem.map_or((None, None), |problem| (Some(problem.message), problem.diagnosis));
+        (self.inputs.network_not_ready, self.inputs.network_diagnosis) = (message, diagnosis);
+        self.make_room();
+    }
+
+    /// Looks which of the pods that make room have yet to stop. One whose task has ended is gone.
+    fn make_room(&mut self) {
+        self.room.retain_mut(|view| {
+            let has_stopped = view.borrow_and_update().state == ViewState::Terminated;
+            !has_stopped && view.has_changed().is_ok()
+        });
+        self.inputs.room = self.room.iter().map(|view| format!("pod {}", view.borrow().key)).collect();
     }
 
     /// Applies a change of lifecycle, one way only; says whether it changed anything.
@@ -303,9 +371,11 @@ impl<E: Execute> Worker<E> {
         true
     }
 
-    /// Cancels what may be cancelled once the pod stops: pulls, hooks and waits (principle 9). Creates and starts run
-    /// on, detached, to their own deadline.
+    /// Cancels what may be cancelled once the pod stops: pulls, hooks and waits (principle 9). Creates and starts that
+    /// the runtime has been asked for run on, detached, to their own deadline; those that wait for a turn, a name or an
+    /// object give up.
     fn cancel_starts(&mut self) {
+        self.stop.cancel();
         for (key, abort) in &self.aborts {
             match key {
                 Key::Image(_) | Key::PostStart(_) => abort.abort(),
@@ -316,6 +386,7 @@ impl<E: Execute> Worker<E> {
                 | Key::Start(_)
                 | Key::Container(_)
                 | Key::PreStop(_)
+                | Key::Resize
                 | Key::CleanUp => {}
             }
         }
@@ -343,11 +414,14 @@ impl<E: Execute> Worker<E> {
                 // The image was looked up for this start only.
                 self.inputs.images.remove(container);
                 self.inputs.warmed.remove(container);
+                let given = pod::find_container(&self.pod, container).map(|(_, spec)| Requirements::of(&spec));
+                self.starting.extend(given.map(|given| (container.clone(), given)));
                 (Doing::Busy { since: now, silent: false }, None)
             }
             Action::Prepare
             | Action::MountVolumes
             | Action::CreateSandbox { .. }
+            | Action::Resize { .. }
             | Action::PostStart { .. }
             | Action::PreStop { .. }
             | Action::HurryKill { .. }
@@ -361,7 +435,8 @@ impl<E: Execute> Worker<E> {
         let context = Context {
             pod: self.pod.clone(),
             observed: self.observed.clone(),
-            stopping: self.lifecycle.is_stopping(),
+            stop: self.stop.clone(),
+            actuated: Arc::new(self.inputs.actuated.clone()),
             hurry,
         };
         let executor = self.executor.clone();
@@ -407,6 +482,11 @@ impl<E: Execute> Worker<E> {
         match outcome {
             Ok(outcome) => {
                 self.inputs.failures.remove(&key);
+                if let (Key::Start(name), Outcome::Started { id, .. }) = (&key, &outcome)
+                    && let Some(given) = self.starting.remove(name)
+                {
+                    self.inputs.actuated.insert(id.clone(), given);
+                }
                 self.succeeded(outcome);
             }
             Err(error) => self.fail(key, error),
@@ -418,6 +498,7 @@ impl<E: Execute> Worker<E> {
         match outcome {
             Outcome::Prepared { logged_restarts } => {
                 self.inputs.prepared = true;
+                self.inputs.cgroup_given = requirements(&self.pod);
                 // The runtime may have lost its containers (reboot); their logs still count (upstream does the same).
                 for (container, restart_count) in logged_restarts {
                     if self.observed.latest(&container).is_none() {
@@ -447,6 +528,13 @@ impl<E: Execute> Worker<E> {
             }
             Outcome::PreStopped { id } => {
                 self.inputs.pre_stopped.insert(id);
+            }
+            Outcome::Resized { containers, pod } => {
+                self.inputs.actuated.extend(containers);
+                self.inputs.cgroup_given = pod;
+            }
+            Outcome::Reset { id } => {
+                self.reset.insert(id);
             }
             Outcome::SandboxStopped { id } => {
                 self.inputs.stopped.insert(id);
@@ -547,6 +635,15 @@ async fn news<T>(feed: &mut watch::Receiver<T>) {
     if feed.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The next change or end of any of several views; none at all never changes. Cancel-safe.
+async fn any_news(views: &mut [watch::Receiver<PodView>]) {
+    if views.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    let changes = views.iter_mut().map(|view| Box::pin(view.changed()));
+    drop(futures::future::select_all(changes).await);
 }
 
 fn earliest(a: Option<Mono>, b: Option<Mono>) -> Option<Mono> {

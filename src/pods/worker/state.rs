@@ -10,6 +10,7 @@ use super::super::recorded;
 use super::super::spec::container_hash;
 use super::{Directive, PodView, Stop, ViewState, Worker};
 use crate::model::{ContainerState, Lifecycle, Now, Pod, pod};
+use crate::resources::allocation::{Requirements, requirements};
 
 impl<E: Execute> Worker<E> {
     /// Takes in what it is told.
@@ -17,6 +18,7 @@ impl<E: Execute> Worker<E> {
         if !Arc::ptr_eq(&directive.pod, &self.pod) {
             self.update(directive.pod);
         }
+        self.obey_resize(&directive.resize);
         self.inputs.gone_from_source = directive.gone;
         if let Some(Stop { cause, grace }) = directive.stop {
             let now = self.clock.now();
@@ -53,6 +55,9 @@ impl<E: Execute> Worker<E> {
             // A pod may have finished long before somebody asks for its deletion.
             self.is_announced = false;
         }
+        if requirements(&newer) != requirements(&self.pod) {
+            self.inputs.failures.remove(&Key::Resize);
+        }
         self.pod = newer;
         self.expect_hashes();
         self.is_updated = true;
@@ -62,6 +67,7 @@ impl<E: Execute> Worker<E> {
     /// not run again, ended ones keep their counts.
     pub(super) fn adopt(&mut self) {
         self.expect_hashes();
+        self.adopt_resize();
         // The first `read` has not happened yet, so nothing observed is held: adopt on the first step's observation.
         self.adopting = true;
     }
@@ -75,6 +81,10 @@ impl<E: Execute> Worker<E> {
         for container in &self.observed.containers {
             if container.state.is_running() {
                 self.inputs.post_start.insert(container.id.clone(), HookState::Done);
+                if let Some((_, spec)) = pod::find_container(&self.pod, &container.name) {
+                    let has = Requirements::adopted(Requirements::of(&spec), container.resources.as_ref());
+                    self.inputs.actuated.insert(container.id.clone(), has);
+                }
             }
         }
     }
@@ -97,6 +107,7 @@ impl<E: Execute> Worker<E> {
             self.inputs.killing.remove(&old.id);
             self.inputs.killed.remove(&old.id);
             self.inputs.pre_stopped.remove(&old.id);
+            self.inputs.actuated.remove(&old.id);
             self.inputs.failures.remove(&Key::Container(old.id.clone()));
             self.kills.remove(&old.id);
             if old.state == ContainerState::Created {
@@ -108,7 +119,12 @@ impl<E: Execute> Worker<E> {
                 .remembered
                 .entry(old.name.clone())
                 .or_insert(Remembered { restart_count: old.restart_count, exit: None });
-            if old.restart_count >= remembered.restart_count {
+            if self.reset.remove(&old.id) {
+                remembered.restart_count = remembered.restart_count.max(old.restart_count);
+                // The pod begins anew: no end that was seen so far counts any more.
+                self.inputs.recorded.init_done.clear();
+                self.inputs.remembered.values_mut().for_each(|seen| seen.exit = None);
+            } else if old.restart_count >= remembered.restart_count {
                 remembered.restart_count = old.restart_count;
                 remembered.exit = Some(match &old.state {
                     ContainerState::Exited(exit) => exit.clone(),
@@ -131,6 +147,7 @@ impl<E: Execute> Worker<E> {
             waiting: &plan.waiting,
             replaced: &plan.replaced,
             blocked: plan.blocked.as_ref(),
+            resize: &self.resize,
             finished: self.finished,
             now,
         };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::execute::{Completion, Context, Execute, Outcome, Published, Report};
 use super::super::plan::types::{Action, Inputs, Key, Notice};
-use super::{Directive, Ended, Feeds, Start, Worker};
+use super::{Directive, Ended, Feeds, Resize, Start, Worker};
 use crate::clock::Clock;
 use crate::model::{Blocked, Lifecycle, Now, Pod, VolumesState};
 use crate::pleg::Observation;
@@ -33,10 +33,13 @@ struct Fake {
     announced: Mutex<Vec<bool>>,
     /// Stages that were reported.
     blocked: Mutex<Vec<&'static str>>,
+    /// What tells the actions that have begun that the pod stops.
+    stops: Mutex<Vec<CancellationToken>>,
 }
 
 impl Execute for Fake {
-    async fn execute(&self, key: Key, _action: Action, _context: Context) -> Completion {
+    async fn execute(&self, key: Key, _action: Action, context: Context) -> Completion {
+        self.stops.lock().push(context.stop);
         let (sender, end) = oneshot::channel();
         self.begun.lock().push(key.clone());
         self.open.lock().push((key.clone(), sender));
@@ -94,7 +97,13 @@ fn observation(fresh: bool) -> Observation {
 
 fn bench(pod: &Arc<Pod>) -> Bench {
     let fake = Arc::<Fake>::default();
-    let (directive, directives) = watch::channel(Directive { pod: pod.clone(), gone: false, stop: None });
+    let (directive, directives) = watch::channel(Directive {
+        pod: pod.clone(),
+        gone: false,
+        stop: None,
+        resize: Resize::default(),
+        room: Vec::new(),
+    });
     let (observations, observed) = watch::channel(observation(true));
     let ready = if pod.status.is_some() { VolumesState::Absent } else { VolumesState::Ready };
     let (volumes, states) = watch::channel(ready);
@@ -207,4 +216,15 @@ async fn a_wait_is_reported_once_after_it_has_lasted() {
     assert!(bench.fake.blocked.lock().is_empty());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(*bench.fake.blocked.lock(), ["cgroup"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_told_when_the_pod_stops() {
+    let bench = bench(&pod(&json!({})));
+    bench.end(&Key::Prepare, prepared()).await;
+    assert!(bench.begun(&Key::NewSandbox) == 1 && bench.fake.stops.lock().iter().all(|stop| !stop.is_cancelled()));
+    let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    bench.directive.send_modify(|directive| directive.pod = pod(&deleted));
+    bench.settle().await;
+    assert!(bench.fake.stops.lock().iter().all(CancellationToken::is_cancelled));
 }

@@ -9,6 +9,7 @@ mod ends;
 mod env;
 mod identity;
 mod images;
+mod in_place;
 mod init;
 mod lifecycle;
 mod network;
@@ -35,6 +36,7 @@ pub(crate) fn together() -> Vec<Case> {
         env::cases(),
         identity::cases(),
         images::cases(),
+        in_place::cases(),
         init::cases(),
         lifecycle::cases(),
         network::cases(),

@@ -1,0 +1,182 @@
+//! What a pod has been given of the node, as opposed to what its spec asks for now: the two differ while a resize in place
+//! has to wait. Pure.
+//!
+//! Fed by dispatch, which decides on resizes, and by the pods' tasks, which carry them out.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::cpu;
+use super::list::{CPU, Column, MEMORY, amounts, column, container_amount};
+use crate::model::observed::AppliedResources;
+use crate::model::pod;
+
+/// The resources of a pod's containers by name; ephemeral ones have none.
+pub type Allocation = BTreeMap<String, api::ResourceRequirements>;
+
+/// The condition of a pod whose resize has to wait.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+
+/// What the pod's spec asks for.
+pub fn of(pod: &api::Pod) -> Allocation {
+    let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
+    containers.map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default())).collect()
+}
+
+/// What the pod had been given before this process: by its status where a resize waited, else by its spec.
+pub fn recorded(pod: &api::Pod) -> Allocation {
+    let mut allocation = of(pod);
+    let Some(status) = &pod.status else { return allocation };
+    let waits = status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    for status in statuses.filter(|_| waits) {
+        let given = status.resources.as_ref().zip(allocation.get_mut(&status.name));
+        if let Some((given, own)) = given {
+            own.limits.clone_from(&given.limits);
+            own.requests = status.allocated_resources.clone().or_else(|| given.requests.clone());
+        }
+    }
+    allocation
+}
+
+/// The pod with what it has been given in the place of what it asks for; `None` where that is the same.
+pub fn apply(pod: &api::Pod, allocation: &Allocation) -> Option<api::Pod> {
+    let differs = |container: &api::Container| {
+        let own = container.resources.clone().unwrap_or_default();
+        allocation.get(&container.name).is_some_and(|given| !is_same(given, &own))
+    };
+    if !pod::main_containers(pod).iter().chain(pod::init_containers(pod)).any(differs) {
+        return None;
+    }
+    let mut given = pod.clone();
+    let spec = given.spec.as_mut()?;
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        if let Some(own) = allocation.get(&container.name).filter(|_| differs(container)) {
+            container.resources = Some(own.clone());
+        }
+    }
+    Some(given)
+}
+
+/// Whether the two mean the same, however they are spelled.
+fn is_same(a: &api::ResourceRequirements, b: &api::ResourceRequirements) -> bool {
+    [Column::Requests, Column::Limits]
+        .into_iter()
+        .all(|which| amounts(column(Some(a), which)) == amounts(column(Some(b), which)))
+}
+
+/// CPU (in thousandths) and memory (in bytes) of one container; zero: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// The CPU request.
+    pub cpu_request: i64,
+    /// The CPU limit.
+    pub cpu_limit: i64,
+    /// The memory request.
+    pub memory_request: i64,
+    /// The memory limit.
+    pub memory_limit: i64,
+}
+
+impl Requirements {
+    /// What a container's spec asks for.
+    pub fn of(container: &api::Container) -> Self {
+        Self {
+            cpu_request: container_amount(container, Column::Requests, CPU).milli(),
+            cpu_limit: container_amount(container, Column::Limits, CPU).milli(),
+            memory_request: container_amount(container, Column::Requests, MEMORY).units(),
+            memory_limit: container_amount(container, Column::Limits, MEMORY).units(),
+        }
+    }
+
+    /// What a container that was met running has, given what it should have: the same where the runtime says so, or says
+    /// nothing. The memory request is nowhere to be seen and counts as it should be.
+    pub fn adopted(wanted: Self, applied: Option<&AppliedResources>) -> Self {
+        let Some(applied) = applied else { return wanted };
+        let asked = if wanted.cpu_request == 0 { wanted.cpu_limit } else { wanted.cpu_request };
+        let mut has = wanted;
+        if let Some(shares) = applied.cpu_shares.filter(|shares| *shares > 0)
+            && u64::try_from(shares).is_ok_and(|shares| shares != cpu::shares(asked))
+        {
+            has.cpu_request = cpu::milli_of_shares(shares);
+        }
+        if let (Some(quota), Some(period)) = (applied.cpu_quota, applied.cpu_period.filter(|period| *period > 0))
+            && quota > 0
+            && u64::try_from(period).is_ok_and(|period| quota != cpu::quota(wanted.cpu_limit, period))
+        {
+            has.cpu_limit = cpu::milli_of_quota(quota, period);
+        }
+        if let Some(limit) = applied.memory_limit.filter(|limit| *limit > 0) {
+            has.memory_limit = limit;
+        }
+        has
+    }
+
+    /// The larger of both in each; a limit that is missing is larger than any.
+    #[must_use]
+    pub fn widest(self, other: Self) -> Self {
+        let limit = |a: i64, b: i64| if a == 0 || b == 0 { 0 } else { a.max(b) };
+        Self {
+            cpu_request: self.cpu_request.max(other.cpu_request),
+            cpu_limit: limit(self.cpu_limit, other.cpu_limit),
+            memory_request: self.memory_request.max(other.memory_request),
+            memory_limit: limit(self.memory_limit, other.memory_limit),
+        }
+    }
+}
+
+/// What each container of the pod asks for of CPU and memory.
+pub fn requirements(pod: &api::Pod) -> BTreeMap<String, Requirements> {
+    let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
+    containers.map(|container| (container.name.clone(), Requirements::of(container))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Requirements, apply, of, recorded};
+    use crate::model::Pod;
+    use crate::model::observed::AppliedResources;
+
+    fn pod(cpu: &str, status: &serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": cpu}, "limits": {"memory": "64Mi"}}}]}}))
+        .expect("a pod")
+    }
+
+    #[test]
+    fn a_pod_shows_what_it_was_given() {
+        let before = of(&pod("1", &json!({})));
+        assert!(apply(&pod("1000m", &json!({})), &before).is_none(), "the same in other words");
+        let given = apply(&pod("2", &json!({})), &before).expect("it differs");
+        assert_eq!(Requirements::of(&given.spec.expect("a spec").containers[0]).cpu_request, 1000);
+    }
+
+    #[test]
+    fn what_waited_before_a_restart_still_waits() {
+        let container = json!({"name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
+            "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "64Mi"}}});
+        let waits =
+            json!({"conditions": [{"type": "PodResizePending", "status": "True"}], "containerStatuses": [container]});
+        assert!(apply(&pod("2", &waits), &recorded(&pod("2", &waits))).is_some());
+        let settled = json!({"containerStatuses": [container]});
+        assert!(apply(&pod("2", &settled), &recorded(&pod("2", &settled))).is_none());
+    }
+
+    #[test]
+    fn what_runs_is_compared_with_what_the_runtime_says() {
+        let wanted = Requirements { cpu_request: 250, cpu_limit: 500, memory_request: 1, memory_limit: 64 << 20 };
+        let mut applied = AppliedResources {
+            cpu_shares: Some(256),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(64 << 20),
+        };
+        assert_eq!(Requirements::adopted(wanted, Some(&applied)), wanted);
+        assert_eq!(Requirements::adopted(wanted, None), wanted);
+        applied.cpu_quota = Some(20_000);
+        assert_eq!(Requirements::adopted(wanted, Some(&applied)).cpu_limit, 200);
+    }
+}
