@@ -62,7 +62,7 @@ impl Draft<'_> {
             return false;
         }
         let on = format!("the removal of {}, which was made and never started", quoted(spec.name));
-        self.attempt(Action::RemoveContainer { id: latest.id.clone(), logs: true });
+        self.attempt(Action::RemoveContainer { id: latest.id.clone(), reset: false });
         self.block_on("start", on, &key);
         true
     }
