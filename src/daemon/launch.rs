@@ -22,6 +22,7 @@ use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::dispatch::{Asks, Launch, Preempt, Rejected};
 use crate::pods::execute::{self, Count, Deps, ImageUsers, Metrics, PodExecutor, Settings};
+use crate::pods::hooks::HookCommands;
 use crate::pods::orphan::RuntimePod;
 use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
@@ -109,7 +110,7 @@ impl Launcher {
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
             devices: parts.runtime.devices,
-            exec: Arc::new(core.runtime.clone()),
+            exec: Arc::new(HookCommands(core.runtime.clone())),
             permits: super::permits(),
             allocatable,
             metrics: Metrics { count: starts(core) },

@@ -6,10 +6,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1 as api;
 
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
+use crate::cri::client::ExecOutput;
+use crate::cri::{CriError, Runtime};
 use crate::model::{ContainerId, ContainerKind, EventType, Mono, Pod, reason};
 use crate::probes::check::Exec;
 use crate::probes::check::exec::combined;
@@ -53,6 +56,26 @@ pub enum PreStopEnd {
     Failed(HookError),
     /// The grace period was over first.
     OutOfTime,
+}
+
+/// Runs the commands of hooks. One that nobody waits for any more goes on until it or its container ends, as upstream: at
+/// the end of the grace it is the container that is killed.
+#[derive(Clone, Debug)]
+pub struct HookCommands(pub Runtime);
+
+impl Exec for HookCommands {
+    fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<ExecOutput, CriError>> {
+        let (runtime, id) = (self.0.clone(), id.clone());
+        Box::pin(async move {
+            let call = runtime.clone();
+            runtime.detach(async move { Runtime::exec_sync(&call, &id, command, timeout).await }).await
+        })
+    }
 }
 
 /// Runs the postStart hook, if there is one. It has no deadline: a container whose hook hangs does not start, and its

@@ -184,8 +184,10 @@ impl<L: Launch> Dispatch<L> {
             Change::Upsert(pod) => self.upsert(pod),
             Change::Gone(uid) => {
                 self.queued.retain(|_, queued| pod::uid(queued) != uid);
-                if let Some(entry) = self.entries.get(&uid) {
-                    entry.directive.send_modify(|directive| directive.gone = true);
+                match self.entries.get(&uid) {
+                    Some(entry) => entry.directive.send_modify(|directive| directive.gone = true),
+                    // It never had a turn: whoever waits for its end must not wait for ever.
+                    None => self.launch.ended(&uid),
                 }
             }
         }

@@ -299,3 +299,14 @@ async fn a_resize_waits_until_there_is_room() {
     assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
     assert_eq!(crate::resources::allocation::of(&directive.pod), crate::resources::allocation::of(&sized("2", 2)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_never_had_a_turn_holds_nobody_up() {
+    let bench = bench(World::default());
+    bench.upsert(&static_pod("etcd", "h1")).await;
+    bench.gone("h1").await;
+    bench.upsert(&static_pod("etcd", "h2")).await;
+    bench.gone("h2").await;
+    bench.started(&["h1"]);
+    assert_eq!(bench.fake.0.lock().ended, ["h2".into()]);
+}
