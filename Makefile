@@ -1,7 +1,9 @@
 # Short names for what people do here. Each target is one command that can be run by hand.
 CLUSTER := tests/cluster/cluster
 
-.PHONY: build test unit node conformance demo demo-down bench up down faults storm parity
+SEEDS ?= 10000
+
+.PHONY: build test unit sim node conformance demo demo-down bench up down faults storm parity
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -11,6 +13,9 @@ test: ## everything: style, unit tests, scenarios, laws, and the cases on real c
 
 unit: ## what needs neither root nor a cluster
 	cargo test --lib --test it
+
+sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
+	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
 
 node: ## only the cases on real parts (root); FOCUS=text picks some
 	tests/run node

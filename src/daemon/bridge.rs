@@ -12,6 +12,7 @@ use super::{Core, RuntimeParts};
 use crate::cri::RuntimeCondition;
 use crate::model::{Now, error_chain};
 use crate::pods::NetworkProblem;
+use crate::volumes::mounter::Mounter;
 use crate::{cni, images, node, pleg};
 
 /// How often time alone can change a condition (the runtime or the pleg has been silent for too long).
@@ -45,7 +46,7 @@ struct Problems {
     pleg: Option<String>,
 }
 
-impl Core {
+impl<M: Mounter> Core<M> {
     /// Runs `apply` at each change of the runtime's condition and every [`SILENCE_CHECK`].
     fn on_condition(
         &self,

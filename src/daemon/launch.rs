@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::Gate;
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
+use crate::pods::SandboxPermits;
 use crate::pods::dispatch::{Asks, Launch, Preempt, Rejected};
 use crate::pods::execute::{self, Count, Deps, ImageUsers, Metrics, PodExecutor, Settings};
 use crate::pods::hooks::HookCommands;
@@ -29,6 +30,7 @@ use crate::pods::recorded;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::worker::{Directive, Ended, Feeds, NetworkProblem, PodView, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
+use crate::volumes::mounter::Mounter;
 use crate::{desired, node, pleg, status, volumes};
 
 /// How many commands of probes run at once per core: each forks a shim and a runc.
@@ -75,8 +77,8 @@ impl std::fmt::Debug for Launcher {
 
 impl Launcher {
     /// A launcher, and the signal that something may have to be swept.
-    pub(super) fn new(
-        core: &Core,
+    pub(super) fn new<M: Mounter>(
+        core: &Core<M>,
         parts: Parts,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<(Self, watch::Receiver<u64>)> {
@@ -85,12 +87,16 @@ impl Launcher {
         let sweep = sweep_signal(&parts.runtime.pleg, &parts.desired, tasks, &core.shutdown);
         let probes = ProbeDeps {
             exec: Arc::new(core.runtime.clone()),
-            exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * super::cores())),
+            exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * core.machine.cores)),
             recorder: core.recorder.clone(),
             clock: core.clock,
             observer: core.observers.probes(),
         };
-        let allocatable = allocatable(parts.node.as_ref(), tasks, &core.shutdown);
+        let allocatable = match &parts.node {
+            Some(node) => allocatable(node, tasks, &core.shutdown),
+            // Nobody describes the node: what the machine has counts.
+            None => watch::channel(core.settings.allocatable()).1,
+        };
         let settings = &core.settings;
         let deps = Deps {
             clock: core.clock,
@@ -111,13 +117,13 @@ impl Launcher {
             cgroups: parts.runtime.cgroups,
             devices: parts.runtime.devices,
             exec: Arc::new(HookCommands(core.runtime.clone())),
-            permits: super::permits(),
+            permits: SandboxPermits::for_cores(core.machine.cores),
             allocatable,
             metrics: Metrics { count: starts(core) },
             settings: Settings {
                 node_name: settings.node_name.clone(),
                 paths: settings.paths(),
-                container_logs_dir: "/var/log/containers".into(),
+                container_logs_dir: core.machine.container_logs_dir.clone(),
                 resolv_conf: core.loaded.config.resolv_conf.clone().into(),
                 node_ips: settings.node_ips.clone(),
                 memory_capacity: i64::try_from(settings.machine.memory).unwrap_or(i64::MAX),
@@ -305,7 +311,7 @@ impl Launch for Launcher {
         let logs = execute::unknown_logs(Path::new(&settings.spec.pod_logs_dir), &known);
         self.deps.permits.background(async move {
             let removal = move || execute::remove_unknown_logs(&logs, &settings.container_logs_dir);
-            if let Err(error) = tokio::task::spawn_blocking(removal).await {
+            if let Err(error) = crate::linux::blocking::spawn(removal).await {
                 warn!(%error, "removing logs of pods that nobody knows failed");
             }
         });
@@ -330,7 +336,7 @@ impl Launch for Launcher {
 }
 
 /// What is told of each start: the counters, and who gives memory back after a burst.
-fn starts(core: &Core) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
+fn starts<M>(core: &Core<M>) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
     let (count, rest) = (core.observers.starts(), core.rest.clone());
     Arc::new(move |start| {
         count(start);
@@ -364,12 +370,11 @@ fn sweep_signal(
 
 /// The node's allocatable resources as this kubelet last described them.
 fn allocatable(
-    node: Option<&node::Handle>,
+    node: &node::Handle,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> watch::Receiver<BTreeMap<String, Quantity>> {
     let (sender, receiver) = watch::channel(BTreeMap::new());
-    let Some(node) = node else { return receiver };
     let (mut described, stop) = (node.described(), stop.clone());
     tasks.spawn(async move {
         let work = async {

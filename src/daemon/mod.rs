@@ -11,9 +11,11 @@ mod pod_metrics;
 mod process;
 mod rest;
 mod settings;
+#[cfg(any(test, feature = "testkit"))]
+pub mod simulated;
 mod subordinate_ids;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +34,9 @@ use crate::config::Loaded;
 use crate::cri::{self, Runtime};
 use crate::model::{EventType, pod};
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{Dispatch, PodView, PodsHandle, SandboxPermits, logs};
+use crate::pods::{Dispatch, PodView, PodsHandle, logs};
 use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
+use crate::volumes::mounter::{KernelMounter, Mounter};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
 /// How long the end may take: statuses in flight, nothing else. Containers stay.
@@ -65,7 +68,16 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     settings.report_warnings(&recorder);
     let rest = rest::Rest::start(&mut tasks, shutdown.clone());
 
-    let core = Core { clock, settings, loaded, metrics, observers, recorder, runtime, clients, rest, shutdown };
+    let machine = Machine {
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        mounter: KernelMounter::detect(),
+        container_logs_dir: "/var/log/containers".into(),
+        // Where plugins look for it, wherever the kubelet's own directory is; as upstream.
+        device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
+        describes_node: true,
+    };
+    let core =
+        Core { clock, machine, settings, loaded, metrics, observers, recorder, runtime, clients, rest, shutdown };
     core.start(tasks).await
 }
 
@@ -79,9 +91,23 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
     register_features(metrics, loaded.gates.all());
 }
 
+/// What the parts ask of the machine itself. A simulation has stand-ins for it.
+struct Machine<M> {
+    /// How many processors share the work.
+    cores: usize,
+    mounter: M,
+    /// Where the links to containers' logs are.
+    container_logs_dir: PathBuf,
+    /// Where the registration socket of device plugins is.
+    device_plugins_dir: PathBuf,
+    /// Whether the Node object is kept.
+    describes_node: bool,
+}
+
 /// What everything else is made from.
-struct Core {
+struct Core<M> {
     clock: Clock,
+    machine: Machine<M>,
     settings: NodeSettings,
     loaded: Loaded,
     metrics: Registry,
@@ -113,15 +139,18 @@ struct ApiParts {
     node: watch::Receiver<NodeView>,
 }
 
-impl Core {
+impl<M: Mounter> Core<M> {
     async fn start(self, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
-        let runtime_parts = self.start_runtime(&mut tasks).await?;
+        let Some(runtime_parts) = self.start_runtime(&mut tasks).await? else {
+            info!("ended before the container runtime answered");
+            return Ok(());
+        };
         let api = self.start_api(&mut tasks);
         let (inputs, inputs_receiver) = watch::channel(node::NodeInputs::default());
         self.bridge_node(&mut tasks, &runtime_parts, inputs);
         let network_not_ready = self.bridge_network(&mut tasks, &runtime_parts);
         let unhealthy = self.bridge_health(&mut tasks, &runtime_parts);
-        let node_handle = self.clients.as_ref().map(|clients| {
+        let node_handle = self.clients.as_ref().filter(|_| self.machine.describes_node).map(|clients| {
             let parts = node::Parts {
                 clients: clients.clone(),
                 view: api.node.clone(),
@@ -142,6 +171,7 @@ impl Core {
             },
             self.recorder.clone(),
             self.clock,
+            self.machine.mounter.clone(),
             &mut tasks,
             &self.shutdown,
         );
@@ -179,8 +209,8 @@ impl Core {
         supervise(tasks, self.shutdown).await
     }
 
-    /// The runtime's answers: its version first, for nothing works without it.
-    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
+    /// The runtime's answers: its version first, for nothing works without it. `None`: it was asked to end before.
+    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<RuntimeParts>> {
         // The runtime has its own setting for the folder; it is looked at only to ask the runtime at once.
         let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
         tasks.spawn(watcher.run(self.shutdown.clone()));
@@ -191,7 +221,7 @@ impl Core {
             let wait = condition.wait_for(|condition| condition.identity.is_some());
             // Cancel-safe: a lost wait is made again.
             tokio::select! {
-                () = self.shutdown.cancelled() => anyhow::bail!("ended before the container runtime answered"),
+                () = self.shutdown.cancelled() => return Ok(None),
                 answered = tokio::time::timeout(RUNTIME_COMPLAINT, wait) => match answered {
                     Ok(Ok(condition)) => break condition.clone(),
                     Ok(Err(_)) => anyhow::bail!("the runtime's task has ended"),
@@ -222,17 +252,16 @@ impl Core {
         if let Err(error) = images.recover_records().await {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
-        // Where plugins look for it, wherever the kubelet's own directory is; as upstream.
-        let folder = "/var/lib/kubelet/device-plugins".into();
+        let folder = self.machine.device_plugins_dir.clone();
         let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
-        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
+        Ok(Some(RuntimeParts { pleg, condition, images, pulls, cgroups, devices }))
     }
 
     /// The ids that pods' users have, as the disk says.
     async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
         let ids = subordinate_ids::ids(&self.loaded.config).await?;
         let paths = self.settings.paths();
-        Ok(tokio::task::spawn_blocking(move || UserNamespaces::new(ids, paths)).await?)
+        Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
     }
 
     /// What keeps the node's disk from filling up: images that nobody needs go, long logs are rotated.
@@ -403,13 +432,4 @@ fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// How many sandboxes may be started at a time.
-fn permits() -> SandboxPermits {
-    SandboxPermits::for_cores(cores())
 }

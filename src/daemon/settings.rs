@@ -332,6 +332,13 @@ impl NodeSettings {
         gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(all)
     }
 
+    /// What pods may have of this machine.
+    pub(super) fn allocatable(&self) -> node::resources::Resources {
+        let (config, inputs) = (self.node(), node::NodeInputs::default());
+        let capacity = node::resources::capacity(&config, &self.machine, &inputs);
+        node::resources::allocatable(&config, &capacity, &inputs)
+    }
+
     pub(super) fn manifests(&self) -> Option<sources::manifests::Config> {
         let path = &self.config().static_pod_path;
         (!path.is_empty()).then(|| sources::manifests::Config {

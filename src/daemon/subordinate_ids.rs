@@ -32,7 +32,7 @@ pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
 }
 
 async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
-    let user = tokio::task::spawn_blocking(|| nix::unistd::User::from_name(USER)).await?;
+    let user = crate::linux::blocking::spawn(|| nix::unistd::User::from_name(USER)).await?;
     if user.with_context(|| format!("looking up the user {USER}"))?.is_none() {
         debug!(user = USER, "user namespaces: user not found, using default mappings");
         return Ok(None);

@@ -1,11 +1,14 @@
 //! The kernel: files, mounts, cgroups, network addresses. The only place with unsafe code.
 
 pub mod beneath;
+pub mod blocking;
 pub mod cgroup;
 pub mod fs;
 pub mod malloc;
 pub mod mount;
 pub mod ownership;
 pub mod program;
+#[cfg(any(test, feature = "testkit"))]
+pub mod seeded;
 pub mod timer;
 pub mod tree;

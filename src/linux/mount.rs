@@ -91,7 +91,7 @@ pub enum UnmountError {
 /// Unmounts on a blocking thread and waits no longer than `deadline`. Dropping the future does not stop the call.
 pub async fn unmount_within(target: &Path, deadline: Duration, fallback: Fallback) -> Result<(), UnmountError> {
     let owned = target.to_owned();
-    let call = tokio::task::spawn_blocking(move || unmount(&owned));
+    let call = super::blocking::spawn(move || unmount(&owned));
     let result = match tokio::time::timeout(deadline, call).await {
         Ok(ended) => ended.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
         Err(_elapsed) => match fallback {

@@ -139,7 +139,7 @@ impl Task {
                 Err(problem) => self.say(format!("cannot read the addresses of this machine: {problem}")),
             }
             let root_dir = self.config.root_dir.clone();
-            if let Ok(machine) = tokio::task::spawn_blocking(move || info::read(&root_dir)).await {
+            if let Ok(machine) = crate::linux::blocking::spawn(move || info::read(&root_dir)).await {
                 self.machine = machine;
             }
         }

@@ -200,7 +200,7 @@ async fn with_message(status: v1::ContainerStatus, sandbox: SandboxId) -> Observ
         return container;
     }
     let mut read = exit.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = crate::linux::blocking::spawn(move || {
         termination::complete(&mut read, &source);
         read
     });

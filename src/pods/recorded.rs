@@ -6,29 +6,32 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use super::plan::types::{Recorded, Remembered};
 use crate::model::observed::Exit;
-use crate::model::{ContainerId, Wall, reason};
+use crate::model::{ContainerId, ObservedSandbox, Wall, reason};
 use crate::probes;
 
 /// Terminal phase, finished init containers, start time.
 pub fn recorded(status: Option<&PodStatus>) -> Recorded {
     let Some(status) = status else { return Recorded::default() };
     let phase = status.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"));
-    let init_done = status
+    let done: Vec<_> = status
         .init_container_statuses
         .iter()
         .flatten()
-        .filter(|status| {
-            let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-            ended.is_some_and(|ended| ended.exit_code == 0)
-        })
-        .map(|status| status.name.clone())
+        .filter_map(|status| Some((status, status.state.as_ref()?.terminated.as_ref()?)))
+        .filter(|(_, ended)| ended.exit_code == 0)
         .collect();
     Recorded {
         terminal_phase: phase.map(str::to_owned),
-        init_done,
+        init_done: done.iter().map(|(status, _)| status.name.clone()).collect(),
+        init_began: done.iter().filter_map(|(_, ended)| Some(ended.started_at.as_ref()?.0)).min(),
         sandbox: None,
         start_time: status.start_time.as_ref().map(|time| time.0),
     }
+}
+
+/// Whether containers that began then can have run in that sandbox. The API has whole seconds.
+pub fn is_of(began: Option<Wall>, sandbox: &ObservedSandbox) -> bool {
+    began.is_none_or(|began| sandbox.created_at.as_second() <= began.as_second())
 }
 
 /// Restart counts and exits of containers that have run: the runtime may have lost them (reboot).

@@ -329,7 +329,7 @@ impl PodCgroups {
         work: impl FnOnce(&Inner) -> Result<T, PodCgroupError> + Send + 'static,
     ) -> Result<T, PodCgroupError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| PodCgroupError::Shutdown)?
+        crate::linux::blocking::spawn(move || work(&inner)).await.map_err(|_| PodCgroupError::Shutdown)?
     }
 }
 

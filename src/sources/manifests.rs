@@ -88,7 +88,7 @@ impl Task {
                 events = watch_files(&self.config.path);
             }
             let path = self.config.path.clone();
-            match tokio::task::spawn_blocking(move || scan(&path)).await {
+            match crate::linux::blocking::spawn(move || scan(&path)).await {
                 Ok(Ok(found)) => {
                     self.failed = None;
                     self.apply(found);

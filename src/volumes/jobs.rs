@@ -27,6 +27,7 @@ use super::source::{ClaimSource, TokenSource};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::linux::beneath::Root;
+use crate::linux::blocking;
 use crate::linux::ownership::Progress;
 use crate::model::reason::event::{ALREADY_MOUNTED_VOLUME, VOLUME_PERMISSION_CHANGE_IN_PROGRESS};
 use crate::model::{EventType, Mono, Pod, PodUid, Wall, pod};
@@ -150,7 +151,7 @@ impl SetUp {
         let walk = self.watch(&tools, bound.as_ref(), &progress);
         let (mounter, watched) = (tools.mounter.clone(), Arc::clone(&progress));
         let (name, pod) = (self.name().to_owned(), Arc::clone(&self.pod));
-        let work = tokio::task::spawn_blocking(move || match &bound {
+        let work = blocking::spawn(move || match &bound {
             Some(bound) => {
                 let local = local::Local {
                     paths: &self.paths,

@@ -158,15 +158,15 @@ pub struct Handle {
 }
 
 /// Starts the task in `tasks`; it ends with `cancel`.
-pub fn start<O: ObjectSource, T: TokenSource>(
+pub fn start<O: ObjectSource, T: TokenSource, M: Mounter>(
     config: Config,
     sources: Sources<O, T>,
     recorder: Recorder,
     clock: Clock,
+    mounter: M,
     tasks: &mut JoinSet<()>,
     cancel: &CancellationToken,
 ) -> Handle {
-    let mounter = KernelMounter::detect();
     let (handle, task) = new(config, sources, recorder, clock, mounter);
     let cancel = cancel.clone();
     tasks.spawn(async move {
@@ -318,7 +318,7 @@ impl Handle {
     pub async fn prepare_subpath(&self, request: SubPath) -> Result<PathBuf, SubPathError> {
         let (mounter, paths) = (self.mounter, Arc::clone(&self.paths));
         let (volume, container) = (request.volume.clone(), request.container.clone());
-        let work = tokio::task::spawn_blocking(move || subpath::prepare(&mounter, &paths, &request));
+        let work = crate::linux::blocking::spawn(move || subpath::prepare(&mounter, &paths, &request));
         work.await.unwrap_or_else(|panicked| {
             Err(SubPathError::Prepare { volume, container, source: std::io::Error::other(panicked) })
         })

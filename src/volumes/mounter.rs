@@ -96,8 +96,9 @@ fn can_stay_out_of_swap(release: &str, user_map: &str) -> bool {
     version >= (6, 4) && fields == ["0", "0", "4294967295"]
 }
 
-#[cfg(test)]
-pub(crate) mod fake {
+/// Mounts in memory, for tests.
+#[cfg(any(test, feature = "testkit"))]
+pub mod fake {
     use std::collections::BTreeMap;
     use std::io;
     use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -112,7 +113,7 @@ pub(crate) mod fake {
 
     /// Remembers mounts instead of making them.
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct FakeMounter {
+    pub struct FakeMounter {
         state: Arc<Mutex<State>>,
     }
 
@@ -126,12 +127,12 @@ pub(crate) mod fake {
 
     impl FakeMounter {
         /// Where something is mounted, and what.
-        pub(crate) fn mounts(&self) -> BTreeMap<PathBuf, String> {
+        pub fn mounts(&self) -> BTreeMap<PathBuf, String> {
             self.state.lock().mounts.clone()
         }
 
         /// Makes a path refuse to be unmounted, or not any more.
-        pub(crate) fn set_busy(&self, path: &Path, busy: bool) {
+        pub fn set_busy(&self, path: &Path, busy: bool) {
             let mut state = self.state.lock();
             state.busy.retain(|known| known != path);
             if busy {
@@ -140,7 +141,7 @@ pub(crate) mod fake {
         }
 
         /// What was asked, in order.
-        pub(crate) fn log(&self) -> Vec<String> {
+        pub fn log(&self) -> Vec<String> {
             self.state.lock().log.clone()
         }
 

@@ -5,4 +5,5 @@
 mod laws;
 mod proto;
 mod scenarios;
+mod sim;
 mod tidy;

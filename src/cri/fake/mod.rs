@@ -6,6 +6,7 @@
 //! tokio's paused time) or over a socket ([`FakeRuntime::listen`]).
 
 mod services;
+mod witness;
 mod world;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use super::v1::runtime_service_server::RuntimeServiceServer;
 use crate::clock::Clock;
 use crate::model::{ContainerId, SandboxId};
 
+pub use witness::{Attempt, Deed, Delivery, Scene, Witness};
 use world::World;
 pub use world::{FakeContainer, FakeImage, FakeSandbox};
 
@@ -110,7 +112,8 @@ impl std::fmt::Debug for FakeRuntime {
 }
 
 struct Inner {
-    clock: Clock,
+    clock: Mutex<Clock>,
+    witness: Mutex<Option<Arc<dyn Witness>>>,
     world: Mutex<World>,
     rules: Mutex<Vec<Rule>>,
     calls: Mutex<Vec<Call>>,
@@ -124,7 +127,8 @@ impl FakeRuntime {
     pub fn new(clock: Clock) -> Self {
         let exec: Exec = Arc::new(|_| v1::ExecSyncResponse::default());
         let inner = Inner {
-            clock,
+            clock: Mutex::new(clock),
+            witness: Mutex::default(),
             world: Mutex::new(World::default()),
             rules: Mutex::default(),
             calls: Mutex::default(),
@@ -144,7 +148,7 @@ impl FakeRuntime {
             RuntimeServiceServer::new(self.clone()),
             ImageServiceServer::new(self.clone()),
             Duration::from_secs(120),
-            self.inner.clock,
+            *self.inner.clock.lock(),
             observer,
         )
     }
@@ -186,6 +190,22 @@ impl FakeRuntime {
         let gate = Gate::default();
         self.script(call, None, 1, Effect::HoldAnswer(gate.clone()));
         gate
+    }
+
+    /// Has every call, change and event shown to `witness`, which may interfere.
+    pub fn set_witness(&self, witness: Arc<dyn Witness>) {
+        self.inner.world.lock().witness = Some(witness.clone());
+        *self.inner.witness.lock() = Some(witness);
+    }
+
+    /// Goes on under another clock: the runtime outlives those who call it.
+    pub fn set_clock(&self, clock: Clock) {
+        *self.inner.clock.lock() = clock;
+    }
+
+    /// Delivers the events that a witness had held back.
+    pub fn deliver_late_events(&self) {
+        self.inner.world.lock().deliver_late();
     }
 
     /// Forgets the script.
@@ -293,13 +313,18 @@ impl FakeRuntime {
         self.inner.world.lock().images.keys().cloned().collect()
     }
 
-    fn now(&self) -> i64 {
-        i64::try_from(self.inner.clock.now().wall.as_nanosecond()).unwrap_or(i64::MAX)
+    /// The time, in nanoseconds since 1970.
+    pub fn now(&self) -> i64 {
+        i64::try_from(self.inner.clock.lock().now().wall.as_nanosecond()).unwrap_or(i64::MAX)
     }
 
     /// Notes a call and takes what the script has for it.
-    fn begin(&self, call: &'static str, target: &str) -> Option<Effect> {
+    fn begin(&self, call: &'static str, target: &str, pod: &str) -> Option<Effect> {
         self.inner.calls.lock().push(Call { name: call, target: target.to_owned() });
+        let witness = self.inner.witness.lock().clone();
+        if let Some(effect) = witness.and_then(|witness| witness.call(&Attempt { call, target, pod })) {
+            return Some(effect);
+        }
         let mut rules = self.inner.rules.lock();
         let position = rules.iter().position(|rule| {
             rule.call == call && rule.times > 0 && rule.target.as_deref().is_none_or(|wanted| wanted == target)
@@ -320,14 +345,36 @@ impl FakeRuntime {
         target: &str,
         work: impl FnOnce(&mut World, i64) -> Result<T, Status>,
     ) -> Result<tonic::Response<T>, Status> {
-        let effect = self.begin(call, target);
+        self.serve_for(call, target, "", work).await
+    }
+
+    /// Serves a call about a pod as the script says.
+    async fn serve_for<T>(
+        &self,
+        call: &'static str,
+        target: &str,
+        pod: &str,
+        work: impl FnOnce(&mut World, i64) -> Result<T, Status>,
+    ) -> Result<tonic::Response<T>, Status> {
+        let effect = self.before(call, target, pod).await?;
+        let answer = work(&mut self.inner.world.lock(), self.now());
+        self.after(effect, answer).await
+    }
+
+    /// What the script has for before a call.
+    async fn before(&self, call: &'static str, target: &str, pod: &str) -> Result<Option<Effect>, Status> {
+        let effect = self.begin(call, target, pod);
         match &effect {
             Some(Effect::Fail(status)) => return Err(status.clone()),
             Some(Effect::Delay(wait)) => tokio::time::sleep(*wait).await,
             Some(Effect::Hold(gate)) => gate.pass().await,
             Some(Effect::FailAfter(_) | Effect::DelayAnswer(_) | Effect::HoldAnswer(_)) | None => {}
         }
-        let answer = work(&mut self.inner.world.lock(), self.now());
+        Ok(effect)
+    }
+
+    /// What the script has for after it.
+    async fn after<T>(&self, effect: Option<Effect>, answer: Result<T, Status>) -> Result<tonic::Response<T>, Status> {
         match effect {
             Some(Effect::FailAfter(status)) => return Err(status),
             Some(Effect::DelayAnswer(wait)) => tokio::time::sleep(wait).await,

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::FakeRuntime;
+use super::witness::Deed;
 use super::world::{FakeContainer, FakeSandbox, World, sandbox_name, sandbox_state};
 use crate::cri::v1;
 use crate::cri::v1::image_service_server::ImageService;
@@ -62,17 +63,18 @@ fn is_listed_container(container: &FakeContainer, filter: &v1::ContainerFilter) 
         && matches(&filter.label_selector, &container.config.labels)
 }
 
-/// Gives a sandbox's name back when RunPodSandbox did not get to its end.
+/// Gives a sandbox's name back when RunPodSandbox has made none, whoever still waits for its answer.
 struct Reserved<'a> {
     fake: &'a FakeRuntime,
     name: String,
-    kept: bool,
+    id: String,
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if !self.kept {
-            self.fake.inner.world.lock().release(&self.name);
+        let mut world = self.fake.inner.world.lock();
+        if !world.sandboxes.contains_key(&self.id) {
+            world.release(&self.name);
         }
     }
 }
@@ -88,6 +90,10 @@ impl FakeRuntime {
 
     fn no_such_container(id: &str) -> Status {
         Status::not_found(format!("an error occurred when try to find container {id:?}: not found"))
+    }
+
+    fn pod_of(&self, id: &str) -> String {
+        self.inner.world.lock().pod_of(id)
     }
 
     fn container_name(&self, id: &str) -> String {
@@ -171,16 +177,15 @@ impl RuntimeService for FakeRuntime {
         let config = config.unwrap_or_default();
         let name = sandbox_name(&config);
         let target = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        let pod = config.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
         let id = self.inner.world.lock().reserve(&name)?;
-        let mut reserved = Reserved { fake: self, name, kept: false };
-        let answer = self
-            .serve("RunPodSandbox", &target, |world, now| {
-                world.add_sandbox(&id, config, runtime_handler, now);
-                Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id })
-            })
-            .await;
-        reserved.kept = answer.is_ok();
-        answer
+        let _reserved = Reserved { fake: self, name, id: id.clone() };
+        self.serve_for("RunPodSandbox", &target, &pod, |world, now| {
+            world.show(&Deed::RunSandbox(&config));
+            world.add_sandbox(&id, config, runtime_handler, now);
+            Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id })
+        })
+        .await
     }
 
     async fn stop_pod_sandbox(
@@ -188,7 +193,11 @@ impl RuntimeService for FakeRuntime {
         request: Request<v1::StopPodSandboxRequest>,
     ) -> Answer<v1::StopPodSandboxResponse> {
         let id = request.into_inner().pod_sandbox_id;
-        self.serve("StopPodSandbox", &id, |world, now| {
+        let pod = self.pod_of(&id);
+        self.serve_for("StopPodSandbox", &id, &pod, |world, now| {
+            if let Some(sandbox) = world.sandboxes.get(&id) {
+                world.show(&Deed::StopSandbox(sandbox));
+            }
             world.stop_sandbox(&id, now);
             Ok(v1::StopPodSandboxResponse {})
         })
@@ -200,7 +209,11 @@ impl RuntimeService for FakeRuntime {
         request: Request<v1::RemovePodSandboxRequest>,
     ) -> Answer<v1::RemovePodSandboxResponse> {
         let id = request.into_inner().pod_sandbox_id;
-        self.serve("RemovePodSandbox", &id, |world, now| {
+        let pod = self.pod_of(&id);
+        self.serve_for("RemovePodSandbox", &id, &pod, |world, now| {
+            if let Some(sandbox) = world.sandboxes.get(&id) {
+                world.show(&Deed::RemoveSandbox(sandbox));
+            }
             world.remove_sandbox(&id, now);
             Ok(v1::RemovePodSandboxResponse {})
         })
@@ -237,7 +250,11 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<v1::CreateContainerResponse> {
         let message = request.into_inner();
         let metadata = message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
-        self.serve("CreateContainer", &metadata.name, |world, now| {
+        let pod = self.pod_of(&message.pod_sandbox_id);
+        self.serve_for("CreateContainer", &metadata.name, &pod, |world, now| {
+            if let Some(config) = &message.config {
+                world.show(&Deed::Create { sandbox: &message.pod_sandbox_id, config });
+            }
             Ok(v1::CreateContainerResponse { container_id: world.create(message, now)? })
         })
         .await
@@ -246,7 +263,11 @@ impl RuntimeService for FakeRuntime {
     async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
         let id = request.into_inner().container_id;
         let name = self.container_name(&id);
-        self.serve("StartContainer", &name, |world, now| {
+        let pod = self.pod_of(&id);
+        self.serve_for("StartContainer", &name, &pod, |world, now| {
+            if let Some(container) = world.containers.get(&id) {
+                world.show(&Deed::Start(container));
+            }
             world.start(&id, now)?;
             Ok(v1::StartContainerResponse {})
         })
@@ -258,7 +279,13 @@ impl RuntimeService for FakeRuntime {
         let name = self.container_name(&id);
         let grace = Duration::from_secs(u64::try_from(timeout).unwrap_or_default());
         let mut exit_code = 137;
-        let answer = self.serve("StopContainer", &name, |_, _| Ok(v1::StopContainerResponse {})).await?;
+        let effect = self.before("StopContainer", &name, &self.pod_of(&id)).await?;
+        {
+            let world = self.inner.world.lock();
+            if let Some(container) = world.containers.get(&id) {
+                world.show(&Deed::Stop { container, grace: timeout });
+            }
+        }
         // The container may end by itself meanwhile; `exit` then leaves it as it is.
         if let Some((wait, true)) = self.stop_wait(&id) {
             if wait.is_some_and(|wait| wait <= grace) && !grace.is_zero() {
@@ -268,7 +295,7 @@ impl RuntimeService for FakeRuntime {
         }
         let now = self.now();
         self.inner.world.lock().exit(&id, exit_code, "Error", now);
-        Ok(answer)
+        self.after(effect, Ok(v1::StopContainerResponse {})).await
     }
 
     async fn remove_container(
@@ -277,7 +304,11 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<v1::RemoveContainerResponse> {
         let id = request.into_inner().container_id;
         let name = self.container_name(&id);
-        self.serve("RemoveContainer", &name, |world, now| {
+        let pod = self.pod_of(&id);
+        self.serve_for("RemoveContainer", &name, &pod, |world, now| {
+            if let Some(container) = world.containers.get(&id) {
+                world.show(&Deed::Remove(container));
+            }
             world.remove_container(&id, now);
             Ok(v1::RemoveContainerResponse {})
         })

@@ -1,12 +1,14 @@
 //! The state of the fake runtime and how calls change it. No waiting in here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::super::v1;
+use super::witness::{Deed, Delivery, Scene, Witness};
 
 /// How many events a subscriber may leave unread before it is dropped.
 const SUBSCRIBER_QUEUE: usize = 1024;
@@ -80,6 +82,11 @@ pub struct FakeContainer {
 }
 
 impl FakeContainer {
+    /// When it was started, in nanoseconds since 1970.
+    pub fn started_at(&self) -> i64 {
+        self.started_at
+    }
+
     /// Its name in the pod.
     pub fn name(&self) -> &str {
         self.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default()
@@ -100,6 +107,9 @@ pub(super) struct World {
     pub(super) stop_times: HashMap<String, Option<Duration>>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) events_on: bool,
+    pub(super) witness: Option<Arc<dyn Witness>>,
+    /// Events that are held back.
+    late: Vec<v1::ContainerEventResponse>,
     /// Names that are taken, with who holds them.
     names: BTreeMap<String, String>,
     made: u64,
@@ -119,6 +129,8 @@ impl Default for World {
             stop_times: HashMap::new(),
             subscribers: Vec::new(),
             events_on: true,
+            witness: None,
+            late: Vec::new(),
             names: BTreeMap::new(),
             made: 0,
         }
@@ -347,7 +359,41 @@ impl World {
             pod_sandbox_status: self.sandbox_status(&sandbox),
             containers_statuses: inside.filter_map(|container| self.container_status(&container.id)).collect(),
         };
+        match self.witness.as_ref().map_or(Delivery::Once, |witness| witness.event()) {
+            Delivery::Once => {}
+            Delivery::Twice => self.deliver(&event),
+            Delivery::Never => return,
+            Delivery::Late => {
+                self.late.push(event);
+                return;
+            }
+        }
+        self.deliver(&event);
+    }
+
+    fn deliver(&mut self, event: &v1::ContainerEventResponse) {
         self.subscribers.retain(|subscriber| subscriber.try_send(Ok(event.clone())).is_ok());
+    }
+
+    /// Delivers what was held back.
+    pub(super) fn deliver_late(&mut self) {
+        for event in std::mem::take(&mut self.late) {
+            self.deliver(&event);
+        }
+    }
+
+    /// Shows a change to the witness.
+    pub(super) fn show(&self, deed: &Deed<'_>) {
+        if let Some(witness) = &self.witness {
+            witness.deed(deed, &Scene { sandboxes: &self.sandboxes, containers: &self.containers });
+        }
+    }
+
+    /// The UID of the pod of a sandbox, or of a container.
+    pub(super) fn pod_of(&self, id: &str) -> String {
+        let sandbox = self.containers.get(id).map_or(id, |container| container.sandbox.as_str());
+        let metadata = self.sandboxes.get(sandbox).and_then(|sandbox| sandbox.config.metadata.as_ref());
+        metadata.map(|metadata| metadata.uid.clone()).unwrap_or_default()
     }
 }
 

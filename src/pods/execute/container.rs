@@ -151,6 +151,9 @@ impl PodExecutor {
         let log_path = request.config.as_ref().map(|config| config.log_path.clone()).unwrap_or_default();
         let log_directory =
             request.sandbox_config.as_ref().map(|config| config.log_directory.clone()).unwrap_or_default();
+        if context.stop.is_cancelled() {
+            return Ok(Outcome::Done);
+        }
         let mutation = self.deps.pleg.begin(&self.uid);
         let (created, mut mutation) = self.deps.cri.create_container(request, mutation).await;
         let id = match created {
@@ -170,6 +173,11 @@ impl PodExecutor {
             event::CREATED,
             "Container created".into(),
         );
+        if context.stop.is_cancelled() {
+            // It was being made when the pod was told to stop: it is removed with the rest.
+            mutation.end();
+            return Ok(Outcome::Done);
+        }
         let (started, mutation) = self.deps.cri.start_container(&id, mutation).await;
         mutation.end();
         if let Err(error) = started {

@@ -128,7 +128,7 @@ impl PodExecutor {
         let full = root.join(path).to_string_lossy().into_owned();
         let relative = PathBuf::from(path);
         // Whoever writes to the volume decides what is there: a slow disk must not hold up other pods.
-        let read = tokio::task::spawn_blocking(move || read_beneath(&root, &relative)).await;
+        let read = crate::linux::blocking::spawn(move || read_beneath(&root, &relative)).await;
         let content = match read {
             Ok(Ok(content)) => Ok(content),
             Ok(Err(error)) => Err(error.to_string()),

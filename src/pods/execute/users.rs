@@ -43,7 +43,7 @@ impl PodExecutor {
             return Ok(Some(range));
         }
         let (namespaces, uid) = (self.deps.user_namespaces.clone(), self.uid.clone());
-        let given = tokio::task::spawn_blocking(move || namespaces.ensure(&uid)).await;
+        let given = crate::linux::blocking::spawn(move || namespaces.ensure(&uid)).await;
         given.unwrap_or_else(|panicked| Err(panicked.to_string())).map(Some).map_err(failed)
     }
 
@@ -51,7 +51,7 @@ impl PodExecutor {
     pub(super) async fn release_user_ids(&self) {
         let (namespaces, uid) = (self.deps.user_namespaces.clone(), self.uid.clone());
         // A panic there leaves the ids in use: a loss of one range until the next start.
-        tokio::task::spawn_blocking(move || namespaces.release(&uid)).await.ok();
+        crate::linux::blocking::spawn(move || namespaces.release(&uid)).await.ok();
     }
 
     /// The sandbox as a pull is told of it: the runtime reads the pod's identity and annotations there. A pull may be

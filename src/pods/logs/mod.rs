@@ -77,7 +77,7 @@ impl Rotator {
     async fn look(&self) {
         let logs = self.logs();
         let max_size = self.policy.max_size;
-        let sizes = tokio::task::spawn_blocking(move || {
+        let sizes = crate::linux::blocking::spawn(move || {
             logs.into_iter().map(|log| (size(&log.path, max_size), log)).collect::<Vec<_>>()
         });
         let Ok(sizes) = sizes.await else { return };
@@ -111,7 +111,7 @@ impl Rotator {
 
     async fn rotate(&self, log: Log) -> Result<(), String> {
         let (path, max_files) = (log.path.clone(), self.policy.max_files);
-        let prepared = tokio::task::spawn_blocking(move || prepare(&path, max_files));
+        let prepared = crate::linux::blocking::spawn(move || prepare(&path, max_files));
         prepared.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let rotated = rotated(&log.path, self.clock.now().wall);
         let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| error.to_string());

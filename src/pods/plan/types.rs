@@ -100,7 +100,9 @@ pub struct Recorded {
     pub terminal_phase: Option<String>,
     /// Init containers that the API knows to have ended with success.
     pub init_done: Vec<String>,
-    /// The newest sandbox at adoption: `init_done` counts only while it is the pod's sandbox.
+    /// When the first of those was started, in whole seconds.
+    pub init_began: Option<Wall>,
+    /// The newest sandbox at adoption, if `init_done` can have happened in it: counts only while it is the pod's sandbox.
     pub sandbox: Option<SandboxId>,
     /// When the pod was first acknowledged: `status.startTime`.
     pub start_time: Option<Wall>,

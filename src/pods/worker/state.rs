@@ -77,7 +77,10 @@ impl<E: Execute> Worker<E> {
         if !std::mem::take(&mut self.adopting) {
             return;
         }
-        self.inputs.recorded.sandbox = self.observed.latest_sandbox().map(|sandbox| sandbox.id.clone());
+        // What was done in an earlier sandbox has to be done again in this one (a process that ended in between).
+        let began = self.inputs.recorded.init_began;
+        let latest = self.observed.latest_sandbox().filter(|sandbox| recorded::is_of(began, sandbox));
+        self.inputs.recorded.sandbox = latest.map(|sandbox| sandbox.id.clone());
         for container in &self.observed.containers {
             if container.state.is_running() {
                 self.inputs.post_start.insert(container.id.clone(), HookState::Done);

@@ -139,7 +139,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
 
     async fn reconstruct(&mut self) {
         let (mounter, paths) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths));
-        let read = tokio::task::spawn_blocking(move || {
+        let read = crate::linux::blocking::spawn(move || {
             ensure_dir(&paths.pods(), 0o750)?;
             directories::reconstruct(&mounter, &paths)
         });
@@ -261,7 +261,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         let name = entry.metas[index].directory.clone();
         let (mounter, paths, uid) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
         let work = move || Ended::TornDown(directories::tear_down(&mounter, &paths, &uid, &plugin, &name));
-        self.jobs.spawn_blocking(work).id()
+        crate::linux::blocking::spawn_on(&mut self.jobs, work).id()
     }
 
     fn job_ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> BTreeSet<PodUid> {
@@ -358,7 +358,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     async fn sweep(&mut self, known: BTreeSet<PodUid>) -> BTreeSet<PodUid> {
         let now = self.parts.clock.now().mono;
         let paths = Arc::clone(&self.parts.paths);
-        let listed = tokio::task::spawn_blocking(move || crate::linux::tree::list(&paths.pods())).await;
+        let listed = crate::linux::blocking::spawn(move || crate::linux::tree::list(&paths.pods())).await;
         let names = listed.ok().and_then(Result::ok).unwrap_or_default();
         let on_disk: BTreeSet<PodUid> =
             names.into_iter().filter_map(|(name, _)| name.into_string().ok().map(PodUid::from)).collect();
@@ -380,7 +380,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         }
         let (mounter, paths, owned) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
         let work = move || Ended::Removed(directories::remove_pod(&mounter, &paths, &owned));
-        let job = self.jobs.spawn_blocking(work).id();
+        let job = crate::linux::blocking::spawn_on(&mut self.jobs, work).id();
         self.running.insert(job, Job::Removal(uid.clone()));
     }
 

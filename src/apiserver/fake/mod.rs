@@ -3,21 +3,25 @@
 //! It speaks HTTP to a real `kube::Client`, so that what is tested is what runs. It knows of kinds only what tests need:
 //! graceful deletion of pods, tokens, resource versions, UIDs as preconditions. It checks no permissions.
 
+mod watches;
+mod witness;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use self::watches::watch_answer;
+use self::witness::Ended;
+pub use self::witness::{ApiEffect, ApiWitness};
 use super::client::Clients;
 use crate::clock::Clock;
 
@@ -66,12 +70,25 @@ struct Store {
     down: bool,
     no_streaming: bool,
     open_watches: usize,
+    /// Watches that were opened before that many drops are broken.
+    drops: u64,
+    /// Whether watches tell nothing new for now.
+    stalled: bool,
+    /// What happened before that version is forgotten.
+    oldest: u64,
 }
 
 struct Shared {
     store: Mutex<Store>,
     changed: watch::Sender<u64>,
-    clock: Clock,
+    clock: Mutex<Clock>,
+    witness: Mutex<Option<Arc<dyn ApiWitness>>>,
+}
+
+impl Shared {
+    fn clock(&self) -> Clock {
+        *self.clock.lock()
+    }
 }
 
 /// The server. Cheap to clone; all clones are one server.
@@ -90,7 +107,12 @@ impl std::fmt::Debug for FakeApi {
 impl FakeApi {
     /// An empty server.
     pub fn new(clock: Clock) -> Self {
-        let shared = Shared { store: Mutex::default(), changed: watch::Sender::new(0), clock };
+        let shared = Shared {
+            store: Mutex::default(),
+            changed: watch::Sender::new(0),
+            clock: Mutex::new(clock),
+            witness: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -120,7 +142,7 @@ impl FakeApi {
             }
         }
         let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
-        let stored = store.save(kind, key, object, &self.shared.clock);
+        let stored = store.save(kind, key, object, &self.shared.clock());
         self.notify(&store);
         stored
     }
@@ -178,6 +200,49 @@ impl FakeApi {
         let mut store = self.shared.store.lock();
         store.down = down;
         self.notify(&store);
+    }
+
+    /// Breaks every watch that is open. With `forget` the past cannot be asked for any more.
+    pub fn drop_watches(&self, forget: bool) {
+        let mut store = self.shared.store.lock();
+        store.drops += 1;
+        if forget {
+            store.oldest = store.version;
+        }
+        self.notify(&store);
+    }
+
+    /// Whether watches tell nothing new for now, as behind a stale cache.
+    pub fn stall_watches(&self, stalled: bool) {
+        let mut store = self.shared.store.lock();
+        store.stalled = stalled;
+        self.notify(&store);
+    }
+
+    /// Deletes an object as a user does: a pod that has not ended gets its grace period.
+    pub fn delete(&self, collection: &str, namespace: &str, name: &str) {
+        let target = Target {
+            collection: collection.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            subresource: None,
+        };
+        let mut store = self.shared.store.lock();
+        let phase = store.objects.get(&target.key()).map(|object| object["status"]["phase"].clone());
+        let is_over = phase.is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+        let options = if is_over { json!({"gracePeriodSeconds": 0}) } else { json!({}) };
+        drop(delete(&mut store, &target, &options, &self.shared.clock()));
+        self.notify(&store);
+    }
+
+    /// Has every request shown to `witness`, which may interfere.
+    pub fn set_witness(&self, witness: Arc<dyn ApiWitness>) {
+        *self.shared.witness.lock() = Some(witness);
+    }
+
+    /// Goes on under another clock: the server outlives its clients.
+    pub fn set_clock(&self, clock: Clock) {
+        *self.shared.clock.lock() = clock;
     }
 
     /// Makes the server one that cannot stream lists.
@@ -287,6 +352,16 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Answer, t
         .collect();
     let body = body.collect().await?.to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let method = parts.method.as_str();
+    let witness = shared.witness.lock().clone();
+    let _ended = witness.clone().map(|witness| Ended { witness, method: method.to_owned(), path: path.clone() });
+    let effect = witness.as_ref().and_then(|witness| witness.request(method, &path));
+    match effect {
+        Some(ApiEffect::Fail(code)) => return Ok(failure(code, "InternalError", "a fault of the test")),
+        Some(ApiEffect::Break) => return Err("connection reset by peer".into()),
+        Some(ApiEffect::Delay(wait)) => tokio::time::sleep(wait).await,
+        Some(ApiEffect::LoseAnswer | ApiEffect::DelayAnswer(_)) | None => {}
+    }
     {
         let mut store = shared.store.lock();
         let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -306,16 +381,50 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Answer, t
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/strategic-merge-patch"));
+    let asked = Asked { method: parts.method, path, target, body, strategic };
+    let answer = serve(&shared, asked, &query);
+    match effect {
+        Some(ApiEffect::LoseAnswer) => return Err("connection reset by peer".into()),
+        Some(ApiEffect::DelayAnswer(wait)) => tokio::time::sleep(wait).await,
+        Some(ApiEffect::Fail(_) | ApiEffect::Break | ApiEffect::Delay(_)) | None => {}
+    }
+    Ok(answer)
+}
+
+/// A request that is not a watch.
+struct Asked {
+    method: Method,
+    path: String,
+    target: Target,
+    body: Value,
+    strategic: bool,
+}
+
+fn serve(shared: &Shared, asked: Asked, query: &BTreeMap<String, String>) -> Answer {
+    let Asked { method, path, target, body, strategic } = asked;
     let mut store = shared.store.lock();
-    let answer = match parts.method {
-        Method::GET => read(&store, &target, &query),
-        Method::POST => create(&mut store, &target, body, &shared.clock),
-        Method::PATCH => patch(&mut store, &target, &body, strategic, &shared.clock),
-        Method::DELETE => delete(&mut store, &target, &body, &shared.clock),
+    let witness = shared.witness.lock().clone().filter(|_| method != Method::GET);
+    if let Some(witness) = shared.witness.lock().as_ref().filter(|_| method == Method::GET) {
+        let is_meant = |key: &Key| target.name.is_none() || *key == target.key();
+        let told = selected(&store, &target, query.get("fieldSelector")).filter(|(key, _)| is_meant(key));
+        told.for_each(|(_, object)| witness.told("ADDED", object));
+    }
+    if let Some(witness) = &witness {
+        witness.write(method.as_str(), &path, &body, store.objects.get(&target.key()));
+    }
+    let before = store.version;
+    let answer = match method {
+        Method::GET => read(&store, &target, query),
+        Method::POST => create(&mut store, &target, body, &shared.clock()),
+        Method::PATCH => patch(&mut store, &target, &body, strategic, &shared.clock()),
+        Method::DELETE => delete(&mut store, &target, &body, &shared.clock()),
         _ => failure(405, "MethodNotAllowed", "the fake does not know this method"),
     };
-    notify(&shared, &store);
-    Ok(answer)
+    if let (Some(witness), Some(change)) = (&witness, store.log.last().filter(|change| change.version > before)) {
+        witness.written(method.as_str(), &path, &change.object);
+    }
+    notify(shared, &store);
+    answer
 }
 
 fn read(store: &Store, target: &Target, query: &BTreeMap<String, String>) -> Answer {
@@ -408,71 +517,6 @@ fn matches(key: &Key, object: &Value, target: &Target, selector: Option<&String>
                 object.pointer(&pointer).and_then(Value::as_str) == Some(value)
             })
         })
-}
-
-/// What a watch has still to say.
-struct Watcher {
-    shared: Arc<Shared>,
-    target: Target,
-    selector: Option<String>,
-    seen: u64,
-    ready: Vec<Value>,
-    changed: watch::Receiver<u64>,
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.shared.store.lock().open_watches -= 1;
-    }
-}
-
-fn watch_answer(shared: &Arc<Shared>, target: Target, query: &BTreeMap<String, String>) -> Answer {
-    let selector = query.get("fieldSelector").cloned();
-    let streaming = query.get("sendInitialEvents").is_some_and(|value| value == "true");
-    let mut store = shared.store.lock();
-    if streaming && store.no_streaming {
-        return failure(422, "Invalid", "sendInitialEvents: Forbidden: the WatchList feature gate is not enabled");
-    }
-    let mut ready = Vec::new();
-    let mut seen = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-    if streaming {
-        seen = store.version;
-        ready.push(json!({"type": "BOOKMARK", "object": {"kind": "Any", "apiVersion": "v1", "metadata": {
-            "resourceVersion": seen.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}}}));
-        let objects: Vec<Value> = selected(&store, &target, selector.as_ref())
-            .map(|(_, object)| json!({"type": "ADDED", "object": object}))
-            .collect();
-        ready.extend(objects.into_iter().rev());
-    }
-    store.open_watches += 1;
-    let changed = shared.changed.subscribe();
-    let watcher = Watcher { shared: Arc::clone(shared), target, selector, seen, ready, changed };
-    let frames = stream::unfold(watcher, |mut watcher| async move {
-        loop {
-            if let Some(event) = watcher.ready.pop() {
-                let line = Bytes::from(format!("{event}\n"));
-                return Some((Ok::<_, Infallible>(Frame::data(line)), watcher));
-            }
-            watcher.changed.mark_unchanged();
-            {
-                let store = watcher.shared.store.lock();
-                if store.down {
-                    return None;
-                }
-                for change in store.log.iter().filter(|change| change.version > watcher.seen) {
-                    if matches(&change.key, &change.object, &watcher.target, watcher.selector.as_ref()) {
-                        watcher.ready.push(json!({"type": change.kind, "object": change.object}));
-                    }
-                }
-                watcher.ready.reverse();
-                watcher.seen = store.version;
-            }
-            if watcher.ready.is_empty() && watcher.changed.changed().await.is_err() {
-                return None;
-            }
-        }
-    });
-    answer(200, StreamBody::new(frames).boxed_unsync())
 }
 
 /// Applies a patch: JSON merge, or strategic merge with the keys of [`MERGE_KEYS`].
