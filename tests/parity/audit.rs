@@ -67,7 +67,7 @@ pub(crate) fn write(writes: &[Write], namespace: &str, name: &str, recording: &m
         match (write.verb.as_str(), write.subresource.as_str()) {
             ("patch" | "update", "status") if named => {
                 let mut leaves = BTreeMap::new();
-                status_leaves(&Vec::new(), &write.response["status"], &mut leaves);
+                status_leaves(&[], &write.response["status"], &mut leaves);
                 follow(&mut courses, &leaves, seen);
                 seen += 1;
             }
@@ -109,16 +109,16 @@ fn follow(courses: &mut BTreeMap<Vec<String>, Vec<String>>, leaves: &BTreeMap<Ve
     }
 }
 
-fn status_leaves(place: &Vec<String>, value: &Value, leaves: &mut BTreeMap<Vec<String>, String>) {
+fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<String>, String>) {
     let last = place.last().map_or("", String::as_str);
     let whole = matches!(last, "state" | "lastState") || place.first().is_some_and(|first| first == "conditions");
     let below = |key: String| place.iter().cloned().chain([key]).collect::<Vec<String>>();
     match value {
         Value::Array(list) if list.iter().all(|one| !one.is_object()) => {
             let list: Vec<String> = list.iter().map(as_text).collect();
-            leaves.insert(place.clone(), format!("{list:?}"));
+            leaves.insert(place.to_vec(), format!("{list:?}"));
         }
-        Value::Object(_) if whole && place.len() > 1 => drop(leaves.insert(place.clone(), plain(&compact(value)))),
+        Value::Object(_) if whole && place.len() > 1 => drop(leaves.insert(place.to_vec(), plain(&compact(value)))),
         Value::Object(map) => map.iter().for_each(|(key, value)| status_leaves(&below(key.clone()), value, leaves)),
         Value::Array(list) => {
             for (index, value) in list.iter().enumerate() {
@@ -130,7 +130,7 @@ fn status_leaves(place: &Vec<String>, value: &Value, leaves: &mut BTreeMap<Vec<S
         Value::Null => {}
         Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             let again = last == "restartCount" && value != 0;
-            leaves.insert(place.clone(), if again { "more".to_owned() } else { plain(&as_text(value)) });
+            leaves.insert(place.to_vec(), if again { "more".to_owned() } else { plain(&as_text(value)) });
         }
     }
 }

@@ -142,7 +142,7 @@ fn cgroups(cluster: &Cluster, name: &str, uid: &str, recording: &mut Recording) 
                     let known = containers.entry(entry.file_name().to_string_lossy().into_owned()).or_default();
                     *known += &read_values(&entry.path(), values);
                     if hierarchy == "memory" {
-                        *known += &format!("oom_score_adj={} ", oom_score(&entry.path()));
+                        *known += &["oom_score_adj=", &oom_score(&entry.path()), " "].concat();
                     }
                 }
             }
