@@ -58,8 +58,6 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
         "StorageClass" => ("storage.k8s.io", "storageclasses", false),
-        "PersistentVolume" => ("", "persistentvolumes", false),
-        "PersistentVolumeClaim" => ("", "persistentvolumeclaims", true),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
         _ => ("", "pods", true),
     };
