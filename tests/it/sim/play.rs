@@ -197,7 +197,6 @@ impl World {
         // What is left of the process goes with it, wherever it stands.
         drop(runtime);
         if let End::Crash(down) | End::Restart(down) = end {
-            self.judge.note(format!("down for {down:?}"));
             progress.now += down;
         }
     }
