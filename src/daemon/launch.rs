@@ -284,10 +284,12 @@ impl Launch for Launcher {
     }
 
     fn ended(&mut self, uid: &PodUid) {
-        let (status, forgotten) = (self.deps.status.clone(), uid.clone());
-        self.deps.permits.background(async move { status.forget(&forgotten).await });
+        let (status, devices, forgotten) = (self.deps.status.clone(), self.deps.devices.clone(), uid.clone());
+        self.deps.permits.background(async move {
+            status.forget(&forgotten).await;
+            devices.forget(&forgotten).await;
+        });
         self.deps.images.forget(uid);
-        self.deps.devices.forget(uid);
         self.deps.desired.release(uid);
         self.deps.volumes.forget(uid);
         if let Some(tokens) = &self.deps.tokens {

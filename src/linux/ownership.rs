@@ -47,14 +47,14 @@ pub struct Progress {
 pub fn give_to_group(root: &Path, gid: u32, read_only: bool, progress: &Progress) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     progress.walking.store(true, Ordering::Relaxed);
-    let given = walk_all(root, Walk::new(gid, read_only, progress, DEPTH), &|walk: &Walk<'_>| walk.run(threads));
+    let given = walk_all(root, &Walk::new(gid, read_only, progress, DEPTH), &|walk: &Walk<'_>| walk.run(threads));
     progress.walking.store(false, Ordering::Relaxed);
     given
 }
 
 /// The same for a tree that is known to be small: without threads of its own. Blocks.
 pub fn give_small_tree_to_group(root: &Path, gid: u32, read_only: bool) -> io::Result<()> {
-    walk_all(root, Walk::new(gid, read_only, &Progress::default(), SMALL_DEPTH), &|walk: &Walk<'_>| walk.work())
+    walk_all(root, &Walk::new(gid, read_only, &Progress::default(), SMALL_DEPTH), &|walk: &Walk<'_>| walk.work())
 }
 
 /// Whether the root of a tree already is as [`give_to_group`] would leave it (`fsGroupChangePolicy: OnRootMismatch`).
@@ -89,13 +89,13 @@ struct Walk<'a> {
     changed: Condvar,
 }
 
-fn walk_all(root: &Path, walk: Walk<'_>, below: &dyn Fn(&Walk<'_>)) -> io::Result<()> {
+fn walk_all(root: &Path, walk: &Walk<'_>, below: &dyn Fn(&Walk<'_>)) -> io::Result<()> {
     let top = open(root, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let stat = fstat(&top)?;
     if kind(&stat) == SFlag::S_IFDIR {
         let fd = open_within(&top, OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY, ResolveFlag::empty())?;
         walk.queue.lock().waiting.push(Dir { fd, shown: root.to_owned() });
-        below(&walk);
+        below(walk);
         if let Some(error) = walk.queue.lock().error.take() {
             return Err(error);
         }

@@ -16,12 +16,12 @@ pub struct WallClockTimer(AsyncFd<OwnedFd>);
 impl WallClockTimer {
     /// Makes it; needs a tokio runtime with I/O.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: The first call takes no pointers; what it answers is a descriptor of our own or an error. The second
-        // asks that the descriptor is neither closed nor replaced while it is registered: nobody else has it.
         #[expect(
             unsafe_code,
             reason = "nix has the timer behind a feature that is not used otherwise, tokio trusts nobody"
         )]
+        // SAFETY: The first call takes no pointers; what it answers is a descriptor of our own or an error. The second
+        // asks that the descriptor is neither closed nor replaced while it is registered: nobody else has it.
         let timer = unsafe {
             let fd = libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC);
             if fd < 0 {

@@ -478,6 +478,7 @@ async fn the_last_writes_are_made_before_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "a test looks at its own paused time")]
 async fn what_nobody_waits_for_is_written_with_what_follows() {
     let world = World::new();
     let pod = world.server.put("a", "u-a", json!({}));

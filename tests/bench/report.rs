@@ -125,8 +125,7 @@ pub(crate) fn print(options: &Options, samples: &Samples) {
     }
     println!("rounds: {}, load now {}; ratios are medians of the rounds' ratios", options.rounds, load());
     let not_yet: Vec<String> = NOT_YET.iter().map(|(what, how)| format!("{what} ({how})")).collect();
-    let missed = if misses.is_empty() { "none".to_owned() } else { misses.join("; ") };
-    println!("missed targets: {missed}");
+    println!("missed targets: {}", if misses.is_empty() { "none".to_owned() } else { misses.join("; ") });
     println!("upstream does meanwhile, ours not yet: {}", not_yet.join("; "));
 }
 

@@ -1,5 +1,6 @@
 //! Calls that hang for ever: whoever is not concerned must not notice.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -107,10 +108,11 @@ async fn five_pods_held_for_ever(bed: Bed) -> Result<String> {
         started.half, started.all, stopped.half, stopped.all
     );
     for (with_started, with_stopped) in &with {
-        said += &format!(
+        write!(
+            said,
             "; {:.1}/{:.1} s, {:.1}/{:.1} s with 5 held",
             with_started.half, with_started.all, with_stopped.half, with_stopped.all
-        );
+        )?;
     }
     // The best of the rounds: other work on the machine can only make one worse.
     let best = |quiet: f64, of: &dyn Fn(&(Took, Took)) -> f64| {

@@ -112,7 +112,9 @@ fn cases() -> Vec<Case> {
 fn main() -> ExitCode {
     let started = Instant::now();
     if std::env::args().any(|arg| arg == "--list") {
-        cases().iter().for_each(|case| println!("{}: test", case.name));
+        for case in cases() {
+            println!("{}: test", case.name);
+        }
         return ExitCode::SUCCESS;
     }
     let kubelet = std::env::var("KUBELET").unwrap_or_else(|_| "ours".to_owned());

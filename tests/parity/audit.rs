@@ -114,14 +114,14 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
     let whole = matches!(last, "state" | "lastState") || place.first().is_some_and(|first| first == "conditions");
     let below = |key: String| place.iter().cloned().chain([key]).collect::<Vec<String>>();
     match value {
-        Value::Array(list) if list.iter().all(|one| !one.is_object()) => {
-            let list: Vec<String> = list.iter().map(as_text).collect();
-            leaves.insert(place.to_vec(), format!("{list:?}"));
+        Value::Array(items) if items.iter().all(|one| !one.is_object()) => {
+            let texts: Vec<String> = items.iter().map(as_text).collect();
+            leaves.insert(place.to_vec(), format!("{texts:?}"));
         }
         Value::Object(_) if whole && place.len() > 1 => drop(leaves.insert(place.to_vec(), plain(&compact(value)))),
         Value::Object(map) => map.iter().for_each(|(key, value)| status_leaves(&below(key.clone()), value, leaves)),
-        Value::Array(list) => {
-            for (index, value) in list.iter().enumerate() {
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
                 let key = ["name", "type"].iter().find_map(|key| value.get(key)?.as_str());
                 let key = key.map_or_else(|| index.to_string(), |key| format!("[{key}]"));
                 status_leaves(&below(key), value, leaves);

@@ -103,7 +103,9 @@ fn follows(upstream: &str, ours: &str, known: &dyn Fn(&str) -> bool) -> bool {
 pub(crate) fn sees_differences() -> Result<()> {
     let of = |leaves: &[(&str, &str)]| {
         let mut recording = Recording::default();
-        leaves.iter().for_each(|(place, text)| recording.put(&place.split('/').collect::<Vec<_>>(), *text));
+        for (place, text) in leaves {
+            recording.put(&place.split('/').collect::<Vec<_>>(), *text);
+        }
         recording
     };
     let upstream =

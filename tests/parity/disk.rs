@@ -66,7 +66,8 @@ fn walk(real: &Path, shown: &str, files: &mut BTreeMap<String, String>) {
         format!("device {owner}")
     };
     // Of restarts only the last logs are kept, and how many there were is a matter of time.
-    let number = shown.rsplit_once('/').filter(|(folder, name)| folder.starts_with("log/") && name.ends_with(".log"));
+    let is_log = Path::new(shown).extension().is_some_and(|extension| extension == "log");
+    let number = shown.rsplit_once('/').filter(|(folder, _)| folder.starts_with("log/") && is_log);
     let shown = &number.map_or_else(|| shown.to_owned(), |(folder, _)| format!("{folder}/<n>.log"));
     files.insert(if shown.is_empty() { ".".to_owned() } else { shown.to_owned() }, what);
     if kind.is_dir() {

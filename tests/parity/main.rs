@@ -241,7 +241,9 @@ fn judge(options: &Options, wanted: &BTreeMap<String, Result<Golden>>, seen: &Se
         } else {
             tally.failed.push(name.clone());
             println!("FAIL {name}: {} of {} fields differ", new.len(), golden.len());
-            new.iter().for_each(|one| println!("     {one}"));
+            for one in &new {
+                println!("     {one}");
+            }
         }
     }
     println!("\n{} cases, {fields} fields compared, {} differences not mended", wanted.len(), explained.unwanted());

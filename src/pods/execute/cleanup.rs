@@ -140,6 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests prepare files")]
     fn logs_of_unknown_pods_go_with_their_links_and_nothing_else_does() {
         let root = tempfile::tempdir().expect("a folder");
         let (pods, links) = (root.path().join("pods"), root.path().join("containers"));

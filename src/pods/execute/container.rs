@@ -210,10 +210,8 @@ impl PodExecutor {
         context: &Context,
     ) -> Result<v1::CreateContainerRequest, ActionError> {
         let config_error = |error: spec::SpecError| ActionError::new(error.reason, error.message);
-        let user_ids = self
-            .user_ids(&context.pod)
-            .await
-            .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.message))?;
+        let refused = |problem| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, problem);
+        let user_ids = self.user_ids(&context.pod).await.map_err(|error| refused(error.message))?;
         let cancelled = || ActionError::internal("the pod stops");
         let fetch = async { tokio::join!(self.references(container, context), self.image_user(&start.image_ref)) };
         let (references, image_user) = context.stop.run_until_cancelled(fetch).await.ok_or_else(cancelled)?;
@@ -232,8 +230,7 @@ impl PodExecutor {
             files: &references.files,
         })
         .map_err(config_error)?;
-        let devices = self.deps.devices.allocate(&context.pod, container).await;
-        let devices = devices.map_err(|problem| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, problem))?;
+        let devices = self.deps.devices.allocate(&context.pod, container).await.map_err(refused)?;
         let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
         let volumes = sources.await.ok_or_else(cancelled)??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
@@ -275,15 +272,12 @@ impl PodExecutor {
         let sandbox_config = self.sandbox_request(context, attempt, user_ids)?.config;
         let log_directory = Path::new(&sandbox_config.log_directory).join(&container.name);
         crate::linux::fs::ensure_dir(&log_directory, 0o755).map_err(|error| {
-            ActionError::new(
-                reason::CREATE_CONTAINER_CONFIG_ERROR,
-                format!(
-                    "create container log directory for container {} failed: mkdir {}: {}",
-                    container.name,
-                    log_directory.display(),
-                    go_text(&error)
-                ),
-            )
+            refused(format!(
+                "create container log directory for container {} failed: mkdir {}: {}",
+                container.name,
+                log_directory.display(),
+                go_text(&error)
+            ))
         })?;
         Ok(v1::CreateContainerRequest {
             pod_sandbox_id: start.sandbox.as_str().to_owned(),

@@ -121,11 +121,11 @@ impl Handle {
         plugin::allocate(self, request).await
     }
 
-    /// The pod is over: its devices are free.
-    pub fn forget(&self, uid: &PodUid) {
-        let (commands, uid) = (self.commands.clone(), uid.clone());
-        // Bounded by the task: it empties its queue without waiting for anything else.
-        tokio::spawn(async move { commands.send(task::Command::Forget(uid)).await.ok() });
+    /// The pod is over: its devices are free. Bounded by the task, which empties its queue without waiting for anything
+    /// else; dropped before its end, the pod keeps its devices.
+    pub async fn forget(&self, uid: &PodUid) {
+        // The task is gone only when the kubelet ends.
+        self.commands.send(task::Command::Forget(uid.clone())).await.ok();
     }
 
     /// Capacity and allocatable of each resource, now and from now on.
@@ -146,7 +146,7 @@ pub fn start(folder: PathBuf, clock: Clock, tasks: &mut JoinSet<()>, stop: &Canc
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
     let handle = Handle { commands, figures: published };
-    let task = task::Task::new(folder.clone(), clock, figures);
+    let task = task::Task::new(&folder, clock, figures);
     let (for_server, stop_task, stop_server) = (handle.clone(), stop.clone(), stop.clone());
     tasks.spawn(async move {
         stop_task.run_until_cancelled(task.run(receiver)).await;

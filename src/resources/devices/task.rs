@@ -4,7 +4,7 @@
 //! plugin.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -73,7 +73,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(folder: PathBuf, clock: Clock, figures: watch::Sender<Figures>) -> Self {
+    pub(super) fn new(folder: &Path, clock: Clock, figures: watch::Sender<Figures>) -> Self {
         let file = folder.join(CHECKPOINT);
         let inventory = restore(&file, clock);
         figures.send_replace(inventory.figures());
@@ -171,7 +171,7 @@ impl Task {
     }
 }
 
-fn restore(file: &std::path::Path, clock: Clock) -> Inventory {
+fn restore(file: &Path, clock: Clock) -> Inventory {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Inventory::default(),

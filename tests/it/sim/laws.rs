@@ -2,6 +2,7 @@
 //! the runtime and at the API server, where a kubelet cannot talk its way out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ impl Judge {
         self.state.lock().disturbed.insert(uid.to_owned());
     }
 
-    pub(super) fn note(&self, text: String) {
+    pub(super) fn note(&self, text: &str) {
         self.state.lock().note(text);
     }
 
@@ -117,13 +118,13 @@ impl State {
         self.clock.map(|clock| clock.now().mono).unwrap_or_default()
     }
 
-    fn note(&mut self, text: String) {
+    fn note(&mut self, text: &str) {
         let now = self.now();
         self.trace.push(format!("{}.{:>9.3?} {text}", self.life, now.0));
     }
 
     fn violate(&mut self, text: String) {
-        self.note(format!("VIOLATION: {text}"));
+        self.note(&format!("VIOLATION: {text}"));
         self.violations.push(text);
     }
 
@@ -253,7 +254,7 @@ impl Witness for Judge {
         let mut state = self.state.lock();
         if mutates {
             let text = effect.as_ref().map(|effect| format!(" ({effect:?})")).unwrap_or_default();
-            state.note(format!("{call} {target} of {pod}{text}"));
+            state.note(&format!("{call} {target} of {pod}{text}"));
             if matches!(call, "RunPodSandbox" | "CreateContainer" | "StartContainer") && state.is_ending(pod) {
                 state.violate(format!("{call} {target} of {pod}, which is ending"));
             }
@@ -312,7 +313,7 @@ impl ApiWitness for Judge {
         let mut state = self.state.lock();
         if method != "GET" && !path.contains("/events") {
             let text = effect.as_ref().map(|effect| format!(" ({effect:?})")).unwrap_or_default();
-            state.note(format!("{method} {path}{text}"));
+            state.note(&format!("{method} {path}{text}"));
         }
         if method == "PATCH" && path.ends_with("/status") {
             let count = state.patches.entry(path.to_owned()).or_default();
@@ -358,7 +359,9 @@ impl ApiWitness for Judge {
                 .map(|sandbox| format!("sandbox {} is ready", sandbox.id)),
         );
         let dir = PodPlan::volume_dir(&self.root, uid);
-        left.extend(self.mounter.mounts().keys().filter(|path| path.starts_with(&dir)).map(|path| format!("{path:?}")));
+        left.extend(
+            self.mounter.mounts().keys().filter(|path| path.starts_with(&dir)).map(|path| path.display().to_string()),
+        );
         if dir.exists() {
             left.push(format!("{} exists", dir.display()));
         }
@@ -378,7 +381,7 @@ impl ApiWitness for Judge {
     fn written(&self, method: &str, path: &str, object: &Value) {
         if method == "PATCH" && path.contains("/pods/") {
             let mut state = self.state.lock();
-            state.note(format!("status of {} is {}", object["metadata"]["name"], brief(&object["status"])));
+            state.note(&format!("status of {} is {}", object["metadata"]["name"], brief(&object["status"])));
             state.check_status(object);
         }
     }
@@ -412,7 +415,8 @@ pub(super) fn brief(status: &Value) -> String {
                 Some(format!("{kind}({}{})", what["reason"].as_str().unwrap_or_default(), what["exitCode"]))
             });
             let name = container["name"].as_str().unwrap_or_default();
-            text += &format!(" {name}#{} {}", container["restartCount"], state.unwrap_or_default());
+            let state = state.unwrap_or_default();
+            write!(text, " {name}#{} {state}", container["restartCount"]).expect("a String takes everything");
         }
     }
     text

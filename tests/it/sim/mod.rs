@@ -6,6 +6,10 @@
 //! plays many; `SIM_SEED=… cargo test --test it sim::plays_one_seed -- --ignored --nocapture` plays one and shows what
 //! happened. A seed that failed is kept in `FAILED_ONCE`.
 
+#![allow(clippy::print_stdout, clippy::panic, reason = "what a test says goes there, and how it fails")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a step that is not named is carried out, or told, as it is")]
+#![allow(clippy::unchecked_time_subtraction, reason = "both are times of one clock that only goes on")]
+
 mod faults;
 mod laws;
 mod play;
@@ -43,7 +47,8 @@ const HUNG: Duration = Duration::from_secs(40);
 fn seeds_obey_the_laws_and_a_healed_world_comes_to_rest() {
     let seeds = variable("SEEDS").unwrap_or(SEEDS);
     let first = variable("SIM_FIRST").unwrap_or(1);
-    play_all((first..first + seeds).chain(FAILED_ONCE.map(|(seed, _)| seed)).collect());
+    let seeds: Vec<u64> = (first..first + seeds).chain(FAILED_ONCE.map(|(seed, _)| seed)).collect();
+    play_all(&seeds);
 }
 
 #[test]
@@ -109,7 +114,7 @@ fn run_one(seed: u64) -> Output {
         .expect("this program again")
 }
 
-fn play_all(seeds: Vec<u64>) {
+fn play_all(seeds: &[u64]) {
     let begun = Instant::now();
     let (next, failures) = (AtomicU64::new(0), parking_lot::Mutex::new(Vec::new()));
     let work = || {

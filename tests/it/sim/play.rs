@@ -219,7 +219,7 @@ impl World {
             }
             while let Some((_, step)) = scenario.steps.get(progress.next).filter(|(at, _)| *at <= now) {
                 progress.next += 1;
-                self.judge.note(format!("* {}", Short(step)));
+                self.judge.note(&format!("* {}", Short(step)));
                 match step {
                     Step::Crash { turns, down } => {
                         for _ in 0..*turns {
@@ -258,7 +258,7 @@ impl World {
         progress.phase = match progress.phase {
             Phase::Storm if progress.next < scenario.steps.len() => Phase::Storm,
             Phase::Storm => {
-                self.judge.note("* the world heals".to_owned());
+                self.judge.note("* the world heals");
                 self.heal();
                 Phase::Heals { since: now, rests: None }
             }
@@ -268,7 +268,7 @@ impl World {
                     if self.judge.starts() != starts {
                         self.judge.violate("containers are started though all is well".to_owned());
                     }
-                    self.judge.note("* everything is deleted".to_owned());
+                    self.judge.note("* everything is deleted");
                     self.clear();
                     Phase::Clears { since: now, rests: None }
                 }
@@ -343,7 +343,7 @@ impl World {
     }
 
     fn exit(&self, container: &FakeContainer, code: i32) {
-        self.judge.note(format!("{} of {} ends with {code}", container.name(), pod_uid(container)));
+        self.judge.note(&format!("{} of {} ends with {code}", container.name(), pod_uid(container)));
         if code == 0 {
             self.judge.came_through(container);
         }

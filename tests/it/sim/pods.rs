@@ -199,7 +199,7 @@ impl ContainerPlan {
             name: name.to_owned(),
             kind,
             runs_ms: ends.then(|| random.below(6000)),
-            fails: if ends && random.percent(30) { 1 } else { 0 },
+            fails: u32::from(ends && random.percent(30)),
             image: (*random.pick(&IMAGES)).to_owned(),
             pull: if random.percent(20) { "Always" } else { "IfNotPresent" },
             probes,

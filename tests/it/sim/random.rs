@@ -20,14 +20,18 @@ impl Random {
         (seeded::next(&mut self.0) >> 11) % end.max(1)
     }
 
+    /// The same for what counts things.
+    pub(super) fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap_or_default()
+    }
+
     /// True so often.
     pub(super) fn percent(&mut self, share: u64) -> bool {
         self.below(100) < share
     }
 
     pub(super) fn pick<'a, T>(&mut self, among: &'a [T]) -> &'a T {
-        let index = usize::try_from(self.below(among.len() as u64)).unwrap_or_default();
-        &among[index]
+        &among[self.index(among.len())]
     }
 
     /// A time between.

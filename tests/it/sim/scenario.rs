@@ -133,7 +133,7 @@ impl Scenario {
 /// The life of a name: a pod, its troubles, its end, and maybe another pod of the same name.
 fn pod(random: &mut Random, name: &str, steps: &mut Vec<(Duration, Step)>) {
     let mut at = random.below(STORM / 2);
-    for generation in 0..=random.below(2) as usize {
+    for generation in 0..=random.index(2) {
         let pod = || name.to_owned();
         steps.push((Duration::from_millis(at), Step::Create(PodPlan::random(random, name, generation, false))));
         let lives = random.below(25_000);
@@ -142,7 +142,7 @@ fn pod(random: &mut Random, name: &str, steps: &mut Vec<(Duration, Step)>) {
             let step = match random.below(10) {
                 0..=3 => Step::Exit { pod: pod(), which: random.below(8), code: *random.pick(&[0, 1, 137]) },
                 4 => Step::KillSandbox { pod: pod() },
-                5 => Step::Edit { pod: pod(), image: *random.pick(&["i3:1", "i4:1"]) },
+                5 => Step::Edit { pod: pod(), image: random.pick::<&str>(&["i3:1", "i4:1"]) },
                 6 | 7 => {
                     let kind = *random.pick(&["readiness", "liveness", "startup"]);
                     steps.push((when + random.between(500, 20_000), Step::Probe { pod: pod(), kind, well: true }));
@@ -164,7 +164,7 @@ fn pod(random: &mut Random, name: &str, steps: &mut Vec<(Duration, Step)>) {
 
 fn static_pod(random: &mut Random, steps: &mut Vec<(Duration, Step)>) {
     let mut at = random.below(STORM / 2);
-    for generation in 0..=random.below(3) as usize {
+    for generation in 0..=random.index(3) {
         let plan = PodPlan::random(random, "static", generation, true);
         steps.push((Duration::from_millis(at), Step::Manifest(plan)));
         at += random.below(15_000);
@@ -188,7 +188,7 @@ fn disturb(random: &mut Random, steps: &mut Vec<(Duration, Step)>) {
         5 => spell(Step::EventsLost { on: true }, Step::EventsLost { on: false }),
         6 => steps.push((at, Step::LateEvents)),
         7 => spell(Step::NetworkReady { on: false }, Step::NetworkReady { on: true }),
-        _ => steps.push((at, Step::ConfigMap { name: *random.pick(&CONFIG_MAPS), value: random.below(1000) })),
+        _ => steps.push((at, Step::ConfigMap { name: random.pick::<&str>(&CONFIG_MAPS), value: random.below(1000) })),
     }
 }
 

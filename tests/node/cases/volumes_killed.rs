@@ -142,7 +142,7 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
     let place = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/disk");
     let node = bed.cluster.env("NODE_N1_PID");
     let on_node = async |argv: &[&str]| -> Result<()> {
-        let target = ["--target", &node, "--mount", "--"];
+        let target = ["--target", node, "--mount", "--"];
         let status = tokio::process::Command::new("nsenter").args(target).args(argv).status().await?;
         ensure!(status.success(), "{} failed on the node", argv.join(" "));
         Ok(())
