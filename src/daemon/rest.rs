@@ -1,5 +1,6 @@
 //! Gives memory back to the system when a burst of work is over: what decoding and starting many pods took for a moment
-//! is otherwise kept by the allocator for good, and so is the code that ran only then. Told of containers that start and of pods that end; nothing waits for it.
+//! is otherwise kept by the allocator for good, and so is the code that ran only then. Told of containers that start and
+//! of pods that end; nothing waits for it.
 
 use std::time::Duration;
 

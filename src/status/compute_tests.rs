@@ -318,12 +318,13 @@ fn the_end_of_one_that_is_replaced_is_not_told_before_its_successor_runs() {
     check(ended(), "Running", &["c: running, ready true, started true, restarts 1, last -"]);
     check(
         ended().waits("c", "ErrImagePull", "no"),
-        "Pending",
+        "Running",
         &["c: waiting ErrImagePull, ready false, started false, restarts 1, last terminated Completed 0"],
     );
+    // The pod's phase follows once nothing of it could run.
     let mut over = ended();
     over.replaced.clear();
-    check(over, "Succeeded", &["c: terminated Completed 0, ready false, started false, restarts 1, last -"]);
+    check(over, "Running", &["c: terminated Completed 0, ready false, started false, restarts 1, last -"]);
 }
 
 #[test]

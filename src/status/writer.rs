@@ -6,7 +6,8 @@
 //!
 //! Laws: never two writes of a pod in flight; never an older status after a newer one (a job takes the newest when it
 //! begins); no read before a write unless the last one's fate is unknown; what ends a pod or changes its readiness goes
-//! first, the rest waits for [`HOLD`], in case more follows. A failed write is tried again after a wait that grows from 50 ms to 10 s.
+//! first, the rest waits for [`HOLD`], in case more follows. A failed write is tried again after a wait that grows from
+//! 50 ms to 10 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -299,7 +300,9 @@ impl<A: StatusApi> Writer<A> {
                     Some(command) => self.obey(command),
                     None => break,
                 },
-                () = wait_until(self.clock, self.waiting.first().map(|(due, _)| *due)) => self.wake(self.clock.now().mono),
+                () = wait_until(self.clock, self.waiting.first().map(|(due, _)| *due)) => {
+                    self.wake(self.clock.now().mono);
+                }
             }
         }
         self.drain().await;

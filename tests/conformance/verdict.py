@@ -4,10 +4,10 @@ usage: verdict.py write whole|part REPORT OUT                        the verdict
                                                                      part only those specs are replaced in it
        verdict.py show REPORT                                        numbers by area
        verdict.py sample UPSTREAM N FLAKY                            a focus on every Nth spec that upstream passes
-       verdict.py compare PASS whole|part REPORT UPSTREAM TODO FLAKY exit 1 when they differ not as TODO says
+       verdict.py compare PASS whole|part REPORT UPSTREAM LIST FLAKY exit 1 when they differ not as LIST says
 
 A line of a verdict is `pass|fail|skip AREA | REST`: the area is the suite's outermost text, and without the ` |` it is
-the spec's whole name. Lines of TODO and FLAKY are `PASS: NAME => WHY`.
+the spec's whole name. Lines of LIST and FLAKY are `PASS: NAME => WHY`.
 """
 
 import collections

@@ -34,7 +34,10 @@ terminationGracePeriodSeconds: 1
 initContainers:
 - {name: init, image: busybox, command: [sh, -c, 'echo started >>/d/init'], volumeMounts: [{name: d, mountPath: /d}]}
 containers:
-- {name: main, image: busybox, command: [sh, -c, 'echo started >>/d/main; exec sleep 10000'], volumeMounts: [{name: d, mountPath: /d}]}
+- name: main
+  image: busybox
+  command: [sh, -c, 'echo started >>/d/main; exec sleep 10000']
+  volumeMounts: [{name: d, mountPath: /d}]
 volumes: [{name: d, emptyDir: {}}]
 ";
 

@@ -52,7 +52,7 @@ make_suite_archive() {
     cp "$tests"/agnhost/porter/localhost.{crt,key} "$layers/agnhost-more/"
     tar -xOf "$base" etc/passwd >"$layers/agnhost-more/etc/passwd"
     tar -xOf "$base" etc/group >"$layers/agnhost-more/etc/group"
-    echo 'user-defined-in-image:x:1000:1000:Linux User,,,:/home/user-defined-in-image:/bin/sh' >>"$layers/agnhost-more/etc/passwd"
+    echo 'user-defined-in-image:x:1000:1000:Linux User,,,:/home'"/user-defined-in-image:/bin/sh" >>"$layers/agnhost-more/etc/passwd"
     printf '%s\n' 'user-defined-in-image:x:1000:' 'group-defined-in-image:x:50000:user-defined-in-image' >>"$layers/agnhost-more/etc/group"
     echo '[{"ref": "localhost:5000/pause:testing", "layers": ["'"$layers"'/pause"], "config": {"Entrypoint": ["/pause"], "User": "65535:65535"}}]' |
         /usr/bin/python3 "$CLUSTER_HOME/images/assemble.py" "$layers/private.tar" &&
