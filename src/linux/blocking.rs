@@ -1,6 +1,6 @@
 //! Work that waits for the kernel: files, mounts, cgroups. On threads of its own, so that it holds up nobody.
 //!
-//! A simulation needs the same run again for the same seed: on a thread that says so ([`inline_on_this_thread`]) such work
+//! A simulation needs the same run again for the same seed: on a thread that says so (`inline_on_this_thread`) such work
 //! is a task like any other, in the order in which it was begun.
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
