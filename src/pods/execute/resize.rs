@@ -31,8 +31,13 @@ impl Change {
 impl PodExecutor {
     /// Carries out a resize.
     pub(super) async fn resize(&self, key: Key, sandbox: SandboxId, context: Context) -> Completion {
-        let mutation = self.deps.pleg.begin(&self.uid);
-        let done = self.resize_in_order(&sandbox, &context).await;
+        let mut mutation = self.deps.pleg.begin(&self.uid);
+        let changes = changes(&context);
+        // Their states stay the same: without a word they would not be asked again.
+        for change in &changes {
+            mutation.touched_container(&change.id, &sandbox);
+        }
+        let done = self.resize_in_order(&sandbox, changes, &context).await;
         mutation.end();
         let outcome = done.map(|containers| Outcome::Resized { containers, pod: requirements(&context.pod) });
         Completion { key, outcome, mutated: true }
@@ -41,10 +46,10 @@ impl PodExecutor {
     async fn resize_in_order(
         &self,
         sandbox: &SandboxId,
+        mut changes: Vec<Change>,
         context: &Context,
     ) -> Result<Vec<(ContainerId, Requirements)>, ActionError> {
         let failed = |message: String| ActionError::new("Error", message);
-        let mut changes = changes(context);
         self.check_memory(&changes).await?;
         let widest = widest(&context.pod, context);
         self.tell_sandbox(sandbox, context).await?;

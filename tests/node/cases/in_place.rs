@@ -80,14 +80,24 @@ async fn resize_that_does_not_fit(bed: Bed) -> Result<()> {
         &format!("containers: [{{name: main, image: busybox, command: [sleep, '1000'], resources: {resources}}}]"),
     )
     .await?;
+    // The API server refuses by itself what no node of that size could ever give: beside another pod it does not fit.
+    bed.pod(
+        "other",
+        "containers: [{name: main, image: busybox, command: [sleep, '1000'], resources: {requests: {cpu: 300m}}}]",
+    )
+    .await?;
+    bed.until("other", &["cond[Ready]=True"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    bed.resize("p", "main", r#"{"requests":{"cpu":"500"}}"#).await?;
+    let node = bed.kubectl(&["get", "node", "n1", "-o", "jsonpath={.status.allocatable.cpu}"]).await?;
+    let all: u64 =
+        if let Some(thousandths) = node.strip_suffix('m') { thousandths.parse()? } else { node.parse::<u64>()? * 1000 };
+    bed.resize("p", "main", &format!(r#"{{"requests":{{"cpu":"{}m"}}}}"#, all - 200)).await?;
     bed.until(
         "p",
         &[
             "cond[PodResizePending]=True",
             "cond[PodResizePending].reason=Deferred",
-            "cond[PodResizePending].message=Node didn't have enough resource: cpu, requested: 500000, used: *, capacity: *",
+            "cond[PodResizePending].message=Node didn't have enough resource: cpu, requested: *, used: *, capacity: *",
             "c[main].allocatedResources.cpu=100m",
             "c[main].resources.requests.cpu=100m",
         ],
