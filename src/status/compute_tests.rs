@@ -721,6 +721,24 @@ fn a_pod_that_is_started_again_in_place() {
 }
 
 #[test]
+fn an_init_container_that_will_run_again_with_all_counts_once() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [
+        {"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]}]});
+    let mut world = World::new(spec).runs(vec![exited("i", "id-i", 0, 0), running("c", "id-c")]);
+    world.previous = Some(world.compute());
+    // It is removed before the container that asked.
+    world = world.runs(vec![exited("c", "id-c", 0, 88)]);
+    for _ in 0..3 {
+        let status = world.compute();
+        let told = brief(status.init_container_statuses.as_ref()).concat();
+        assert!(told.starts_with("i: waiting "), "{told}");
+        assert!(told.ends_with("restarts 1, last terminated RestartingAllContainers 137"), "{told}");
+        world.previous = Some(status);
+    }
+}
+
+#[test]
 fn a_resize_is_told_in_two_conditions() {
     let said = |reason: &str| Some(ResizeCondition { reason: reason.into(), message: "m".into(), generation: Some(3) });
     let mut world = World::new(json!({})).runs(vec![running("c", "id-c")]);

@@ -235,7 +235,8 @@ impl<'a> Groups<'a> {
             return newest.state.exit().is_some_and(|exit| exit.exit_code == 0);
         }
         let is_waiting = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
-        if pod::is_sidecar(spec) || !is_waiting || !self.has_main_container() {
+        // While all are started again it is gone because it will run again, though main containers are still there.
+        if pod::is_sidecar(spec) || !is_waiting || self.restarting_all || !self.has_main_container() {
             return false;
         }
         status.state = Some(api::ContainerState {

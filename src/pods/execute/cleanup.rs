@@ -12,7 +12,8 @@ use crate::cri::v1;
 use crate::model::{ContainerId, PodUid, pod};
 
 impl PodExecutor {
-    /// Removes a container that does not run, with its log unless it is merely reset.
+    /// Removes a container that does not run, with its log (of one that is merely reset only the link: the log goes with the
+    /// directory of the pod).
     pub(super) async fn remove_container(
         &self,
         key: Key,
@@ -29,13 +30,14 @@ impl PodExecutor {
         mutation.end();
         let outcome = match removed {
             Err(error) if !error.is_not_found() => Err(ActionError::new("RemoveContainerError", error.to_string())),
-            Ok(_) | Err(_) if reset => Ok(Outcome::Reset { id }),
             Ok(_) | Err(_) => {
                 if let Some(container) = context.observed.container(&id) {
-                    remove_logs(&container.log_path);
+                    if !reset {
+                        remove_logs(&container.log_path);
+                    }
                     remove_file(&self.log_link(&context, &container.name, &id));
                 }
-                Ok(Outcome::Done)
+                Ok(if reset { Outcome::Reset { id } } else { Outcome::Done })
             }
         };
         Completion { key, outcome, mutated: true }
