@@ -108,7 +108,8 @@ async fn killed_at_each_moment_of_mounting_updating_and_unmounting(bed: Bed) -> 
         let made = bed.pod(&name, POD).await?;
         let uid = text(&made, "metadata.uid");
         kill_after(&bed, millis).await?;
-        bed.until(&name, &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
+        // A StartContainer that the kill cuts off is undone by the runtime, and counts as a start that failed.
+        bed.until(&name, &["cond[Ready]=True"]).await?;
         same("the kept file", bed.exec(&name, "main", &["cat", "/part/kept"]).await?.as_str(), "kept")?;
         bed.exec(&name, "main", &["touch", "/disk/x", "/memory/x"]).await?;
         bed.patch("ConfigMap", "settings", json!({"data": {"one": value}})).await?;
