@@ -230,7 +230,9 @@ impl PodExecutor {
             files: &references.files,
         })
         .map_err(config_error)?;
-        let devices = self.deps.devices.allocate(&context.pod, container).await.map_err(refused)?;
+        // Given up with the pod's stop: what was set aside stays the pod's own until it is forgotten.
+        let devices = context.stop.run_until_cancelled(self.deps.devices.allocate(&context.pod, container));
+        let devices = devices.await.ok_or_else(cancelled)?.map_err(refused)?;
         let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
         let volumes = sources.await.ok_or_else(cancelled)??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
