@@ -354,8 +354,11 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Answer, t
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let method = parts.method.as_str();
     let witness = shared.witness.lock().clone();
-    let _ended = witness.clone().map(|witness| Ended { witness, method: method.to_owned(), path: path.clone() });
-    let effect = witness.as_ref().and_then(|witness| witness.request(method, &path));
+    let _ended = witness.clone().map(|witness| {
+        let (method, path, body) = (method.to_owned(), path.clone(), body.clone());
+        Ended { witness, method, path, body }
+    });
+    let effect = witness.as_ref().and_then(|witness| witness.request(method, &path, &body));
     match effect {
         Some(ApiEffect::Fail(code)) => return Ok(failure(code, "InternalError", "a fault of the test")),
         Some(ApiEffect::Break) => return Err("connection reset by peer".into()),

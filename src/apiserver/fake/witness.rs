@@ -23,7 +23,7 @@ pub enum ApiEffect {
 /// Looks on. All but `request` and `ended` are called with the server's lock held: they must not call the server.
 pub trait ApiWitness: Send + Sync {
     /// A request has come.
-    fn request(&self, method: &str, path: &str) -> Option<ApiEffect>;
+    fn request(&self, method: &str, path: &str, body: &Value) -> Option<ApiEffect>;
     /// A write is about to be done to the object that was `before`.
     fn write(&self, method: &str, path: &str, body: &Value, before: Option<&Value>);
     /// The object is like that now, because of a write. Not called for what tests put there themselves.
@@ -31,7 +31,7 @@ pub trait ApiWitness: Send + Sync {
     /// An object is told to somebody who lists or watches.
     fn told(&self, kind: &str, object: &Value);
     /// A request has ended: it was answered, or nobody waits for it any more.
-    fn ended(&self, method: &str, path: &str);
+    fn ended(&self, method: &str, path: &str, body: &Value);
 }
 
 /// Tells the witness that a request has ended.
@@ -39,10 +39,11 @@ pub(super) struct Ended {
     pub(super) witness: Arc<dyn ApiWitness>,
     pub(super) method: String,
     pub(super) path: String,
+    pub(super) body: Value,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.witness.ended(&self.method, &self.path);
+        self.witness.ended(&self.method, &self.path, &self.body);
     }
 }

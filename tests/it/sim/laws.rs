@@ -109,6 +109,11 @@ pub(super) fn pod_uid(container: &FakeContainer) -> &str {
     container.config.labels.get("io.kubernetes.pod.uid").map(String::as_str).unwrap_or_default()
 }
 
+/// Whose status a PATCH writes: a pod of the same name that came after another is another pod.
+fn write_key(path: &str, body: &Value) -> String {
+    format!("{path} {}", body["metadata"]["uid"].as_str().unwrap_or_default())
+}
+
 fn is_running(container: &FakeContainer) -> bool {
     container.state == ContainerState::ContainerRunning
 }
@@ -308,7 +313,7 @@ impl Witness for Judge {
 }
 
 impl ApiWitness for Judge {
-    fn request(&self, method: &str, path: &str) -> Option<ApiEffect> {
+    fn request(&self, method: &str, path: &str, body: &Value) -> Option<ApiEffect> {
         let effect = self.chaos.lock().request(method, path, &self.crash);
         let mut state = self.state.lock();
         if method != "GET" && !path.contains("/events") {
@@ -316,7 +321,7 @@ impl ApiWitness for Judge {
             state.note(&format!("{method} {path}{text}"));
         }
         if method == "PATCH" && path.ends_with("/status") {
-            let count = state.patches.entry(path.to_owned()).or_default();
+            let count = state.patches.entry(write_key(path, body)).or_default();
             *count += 1;
             // Two generations of a static pod are two pods, and their mirrors have one name.
             if *count > 1 && !path.contains("/pods/static-") {
@@ -396,10 +401,10 @@ impl ApiWitness for Judge {
         }
     }
 
-    fn ended(&self, method: &str, path: &str) {
+    fn ended(&self, method: &str, path: &str, body: &Value) {
         if method == "PATCH" && path.ends_with("/status") {
             let mut state = self.state.lock();
-            let count = state.patches.entry(path.to_owned()).or_default();
+            let count = state.patches.entry(write_key(path, body)).or_default();
             *count = count.saturating_sub(1);
         }
     }

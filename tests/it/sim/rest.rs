@@ -64,18 +64,33 @@ fn check_pod(world: &World, plan: &PodPlan, uid: &str, object: &Value, own: &[&F
     }
     for container in plan.containers.iter().filter(|container| container.kind != Kind::Init) {
         let count = running(&container.name);
-        let may_have_ended = plan.policy != "Always" && container.kind == Kind::Main;
-        if count > 1 || (count == 0 && (!may_have_ended || plan.policy == "OnFailure" && container.runs_ms.is_none())) {
+        let is_main = World::is_main(plan, &container.name);
+        let list = if is_main { "containerStatuses" } else { "initContainerStatuses" };
+        let status = object["status"][list].as_array().into_iter().flatten().find(|s| s["name"] == *container.name);
+        let may_have_ended = match plan.policy {
+            "Never" => container.kind == Kind::Main,
+            // The world may have ended even one that would run for ever.
+            "OnFailure" => is_main && status.is_some_and(|status| status["state"]["terminated"]["exitCode"] == 0),
+            _ => false,
+        };
+        if count > 1 || (count == 0 && !may_have_ended) {
             return Err(format!("{} runs {count} times", container.name));
         }
-        let list = if World::is_main(plan, &container.name) { "containerStatuses" } else { "initContainerStatuses" };
-        let status = object["status"][list].as_array().into_iter().flatten().find(|s| s["name"] == *container.name);
         let told = status.is_some_and(|status| !status["state"]["running"].is_null());
         if told != (count == 1) {
             return Err(format!("{} runs {count} times and is told otherwise", container.name));
         }
         let id =
             own.iter().find(|found| found.name() == container.name && found.state == ContainerState::ContainerRunning);
+        let list = if is_main { "containers" } else { "initContainers" };
+        let spec = object["spec"][list].as_array().into_iter().flatten().find(|spec| spec["name"] == *container.name);
+        let runs = id.and_then(|id| id.config.image.as_ref()).map(|image| image.user_specified_image.as_str());
+        if let (Some(runs), Some(wanted)) = (runs, spec.and_then(|spec| spec["image"].as_str()))
+            && !plan.is_static
+            && runs != wanted
+        {
+            return Err(format!("{} runs {runs}, not {wanted}", container.name));
+        }
         let told_id = status.and_then(|status| status["containerID"].as_str()).unwrap_or_default();
         if id.is_some_and(|id| told_id != format!("containerd://{}", id.id)) {
             return Err(format!("{} is told to be {told_id}", container.name));
