@@ -22,13 +22,15 @@ use super::events::Event;
 use super::failure::{self, FailureKind};
 use super::random;
 use crate::clock::Clock;
-use crate::model::Now;
+use crate::model::{EventType, Mono, Now, Rush};
 
 /// What the events name as their source.
 const COMPONENT: &str = "kubelet";
 /// How long after it was recorded an event is written. Most are about a pod that is just being started, and the API server's
 /// work for them would slow the start; the event itself carries the moment of recording.
 const HOLD: Duration = Duration::from_millis(500);
+/// The same of an event that nothing is wrong with, while pods wait for their start.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
 /// Events that wait to be written.
 const BACKLOG: usize = 1000;
 /// How often a write is tried, as upstream.
@@ -37,19 +39,26 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts, as upstream.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Starts the writer. Without clients (standalone) events are only logged.
-pub fn start(
-    clients: Option<&Clients>,
-    host: &str,
-    queue: mpsc::Receiver<Event>,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) {
+/// What the writer is made of.
+#[derive(Clone, Debug)]
+pub struct Parts<'a> {
+    /// How the API server is reached; none: events are only logged (standalone).
+    pub clients: Option<&'a Clients>,
+    /// What the events name as their source's host: the node.
+    pub host: &'a str,
+    /// The time.
+    pub clock: Clock,
+    /// Whether pods wait for their start.
+    pub rush: Rush,
+}
+
+/// Starts the writer.
+pub fn start(parts: Parts<'_>, queue: mpsc::Receiver<Event>, tasks: &mut JoinSet<()>, cancel: CancellationToken) {
     let writer = Writer {
-        client: clients.map(|clients| clients.events.clone()),
-        host: host.to_owned(),
-        clock,
+        client: parts.clients.map(|clients| clients.events.clone()),
+        host: parts.host.to_owned(),
+        clock: parts.clock,
+        rush: parts.rush,
         correlator: Correlator::default(),
     };
     tasks.spawn(async move {
@@ -97,10 +106,21 @@ struct Writer {
     client: Option<kube::Client>,
     host: String,
     clock: Clock,
+    rush: Rush,
     correlator: Correlator,
 }
 
 impl Writer {
+    /// Waits until an event that was recorded at `at` may be written.
+    async fn wait(&self, event: &Event, at: Mono) {
+        let mut due = at.after(HOLD);
+        self.clock.sleep_until(due).await;
+        while event.event_type == EventType::Normal && self.rush.is_on() && due < at.after(LONGEST_HOLD) {
+            due = due.after(HOLD);
+            self.clock.sleep_until(due).await;
+        }
+    }
+
     async fn write(&mut self, event: Event, at: Now) {
         tracing::debug!(
             object = %format_args!("{}/{}", event.object.namespace, event.object.name),
@@ -117,7 +137,7 @@ impl Writer {
             Verdict::Update(observation) => (observation, false),
             Verdict::Drop => return,
         };
-        self.clock.sleep_until(at.mono.after(HOLD)).await;
+        self.wait(&observation.event, at.mono).await;
         let namespace = namespace(&observation);
         let api: Api<api::Event> = Api::namespaced(client, &namespace);
         for attempt in 1..=ATTEMPTS {
@@ -210,11 +230,11 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio_util::sync::CancellationToken;
 
-    use super::start;
+    use super::{Parts, start};
     use crate::apiserver::events::Recorder;
     use crate::apiserver::fake::FakeApi;
     use crate::clock::Clock;
-    use crate::model::{EventType, Pod};
+    use crate::model::{EventType, Pod, Rush};
 
     fn pod() -> Pod {
         serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}}))
@@ -227,7 +247,9 @@ mod tests {
         let fake = FakeApi::new(clock);
         let mut tasks = JoinSet::new();
         let (recorder, queue) = Recorder::channel();
-        start(Some(&fake.clients("n")), "n", queue, clock, &mut tasks, CancellationToken::new());
+        let clients = fake.clients("n");
+        let parts = Parts { clients: Some(&clients), host: "n", clock, rush: Rush::default() };
+        start(parts, queue, &mut tasks, CancellationToken::new());
         fake.set_down(true);
         let container = Some((crate::model::ContainerKind::Main, "c"));
         recorder.pod(&pod(), container, EventType::Normal, "Pulled", "pulled");
@@ -252,7 +274,9 @@ mod tests {
         let fake = FakeApi::new(clock);
         let mut tasks = JoinSet::new();
         let (recorder, queue) = Recorder::channel();
-        start(Some(&fake.clients("n")), "n", queue, clock, &mut tasks, CancellationToken::new());
+        let clients = fake.clients("n");
+        let parts = Parts { clients: Some(&clients), host: "n", clock, rush: Rush::default() };
+        start(parts, queue, &mut tasks, CancellationToken::new());
         recorder.pod(&pod(), None, EventType::Normal, "Killing", "m");
         let first = fake.wait_for("api/v1/events", |events| events.first().cloned()).await;
         fake.remove("api/v1/events", "d", first["metadata"]["name"].as_str().expect("a name"));

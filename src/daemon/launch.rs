@@ -117,7 +117,7 @@ impl Launcher {
             cgroups: parts.runtime.cgroups,
             devices: parts.runtime.devices,
             exec: Arc::new(HookCommands(core.runtime.clone())),
-            permits: SandboxPermits::for_cores(core.machine.cores),
+            permits: SandboxPermits::for_cores(core.machine.cores, core.rush.clone()),
             allocatable,
             metrics: Metrics { count: starts(core) },
             settings: Settings {

@@ -28,11 +28,11 @@ use tracing::{error, info, warn};
 use self::settings::NodeSettings;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
-use crate::apiserver::{Clients, claims, objects, runtime_classes, services, tokens};
+use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::model::{EventType, pod};
+use crate::model::{EventType, Rush, pod};
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{Dispatch, PodView, PodsHandle, logs};
 use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
@@ -63,8 +63,9 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
     }
-    let name = settings.node_name.clone();
-    crate::apiserver::events_task::start(clients.as_ref(), &name, events, clock, &mut tasks, shutdown.clone());
+    let (name, rush) = (settings.node_name.clone(), Rush::default());
+    let written = events_task::Parts { clients: clients.as_ref(), host: &name, clock, rush: rush.clone() };
+    events_task::start(written, events, &mut tasks, shutdown.clone());
     settings.report_warnings(&recorder);
     let rest = rest::Rest::start(&mut tasks, shutdown.clone());
 
@@ -77,7 +78,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         describes_node: true,
     };
     let core =
-        Core { clock, machine, settings, loaded, metrics, observers, recorder, runtime, clients, rest, shutdown };
+        Core { clock, machine, settings, loaded, metrics, observers, recorder, rush, runtime, clients, rest, shutdown };
     core.start(tasks).await
 }
 
@@ -113,6 +114,8 @@ struct Core<M> {
     metrics: Registry,
     observers: observers::Observers,
     recorder: Recorder,
+    /// Whether pods wait for their start.
+    rush: Rush,
     runtime: Runtime,
     clients: Option<Clients>,
     rest: rest::Rest,
@@ -290,7 +293,7 @@ impl<M: Mounter> Core<M> {
         match &self.clients {
             Some(clients) => {
                 let api = status::KubeStatusApi::new(clients.writes.clone());
-                let (handle, writer) = status::Writer::new(api, self.clock);
+                let (handle, writer) = status::Writer::new(api, self.clock, self.rush.clone());
                 tasks.spawn(writer.run(self.shutdown.clone()));
                 handle
             }

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::NodeSettings;
 use super::{Core, Machine, observers, rest};
-use crate::apiserver::Clients;
 use crate::apiserver::events::Recorder;
+use crate::apiserver::{Clients, events_task};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::fake::FakeRuntime;
+use crate::model::Rush;
 use crate::telemetry::metrics::Registry;
 use crate::volumes::mounter::fake::FakeMounter;
 
@@ -46,8 +47,9 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
     let observers = observers::Observers::new(&metrics);
     let (recorder, events) = Recorder::channel();
     let runtime = parts.runtime.client_with(observers.cri());
-    let (clients, name) = (Some(parts.clients), settings.node_name.clone());
-    crate::apiserver::events_task::start(clients.as_ref(), &name, events, parts.clock, &mut tasks, shutdown.clone());
+    let (clients, name, rush) = (Some(parts.clients), settings.node_name.clone(), Rush::default());
+    let written = events_task::Parts { clients: clients.as_ref(), host: &name, clock: parts.clock, rush: rush.clone() };
+    events_task::start(written, events, &mut tasks, shutdown.clone());
     let rest = rest::Rest::start(&mut tasks, shutdown.clone());
     let machine = Machine {
         cores: parts.cores,
@@ -58,6 +60,6 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
     };
     let clock = parts.clock;
     let core =
-        Core { clock, machine, settings, loaded, metrics, observers, recorder, runtime, clients, rest, shutdown };
+        Core { clock, machine, settings, loaded, metrics, observers, recorder, rush, runtime, clients, rest, shutdown };
     core.start(tasks).await
 }

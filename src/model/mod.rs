@@ -12,6 +12,7 @@ pub mod observed;
 pub mod pod;
 pub mod quantity;
 pub mod reason;
+pub mod rush;
 pub mod time;
 pub mod waiting;
 
@@ -20,6 +21,7 @@ pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
 pub use pod::{ContainerKind, Pod};
+pub use rush::Rush;
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};
 

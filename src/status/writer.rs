@@ -23,7 +23,7 @@ use super::api::{Failure, StatusApi, Target};
 use super::compute::is_terminal;
 use super::{conditions, merge, patch};
 use crate::clock::Clock;
-use crate::model::{Mono, Pod, PodUid, pod};
+use crate::model::{Mono, Pod, PodUid, Rush, pod};
 
 /// How many commands may wait for the task; it drains them at once, so this is for bursts only.
 const QUEUE: usize = 1024;
@@ -38,6 +38,8 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// How long a status waits that neither ends a pod nor changes its readiness: one that does follows most of the time, and
 /// what the API server would do meanwhile slows the start that the pod is in the middle of.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
+/// How long the first status of a pod may wait while pods wait for their start: it says that the pod does.
+const FIRST_HOLD: Duration = Duration::from_secs(5);
 /// How long the last writes may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -126,6 +128,7 @@ impl Handle {
 pub struct Writer<A> {
     api: Arc<A>,
     clock: Clock,
+    rush: Rush,
     commands: mpsc::Receiver<Command>,
     entries: BTreeMap<PodUid, Entry>,
     /// What may begin now, most urgent first, then in the order of coming.
@@ -163,6 +166,8 @@ struct Entry {
     in_flight: bool,
     forgotten: bool,
     failures: u32,
+    /// Since when there is a status.
+    since: Option<Mono>,
     slot: Slot,
 }
 
@@ -272,11 +277,12 @@ enum End {
 
 impl<A: StatusApi> Writer<A> {
     /// The task and how to reach it.
-    pub fn new(api: A, clock: Clock) -> (Handle, Self) {
+    pub fn new(api: A, clock: Clock, rush: Rush) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let writer = Self {
             api: Arc::new(api),
             clock,
+            rush,
             commands,
             entries: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -313,7 +319,7 @@ impl<A: StatusApi> Writer<A> {
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command);
         }
-        self.wake(self.clock.now().mono.after(HOLD));
+        self.wake(self.clock.now().mono.after(FIRST_HOLD));
         let deadline = self.clock.now().mono.after(DRAIN);
         loop {
             self.begin_jobs();
@@ -332,9 +338,11 @@ impl<A: StatusApi> Writer<A> {
         match command {
             Command::Set { uid, version, update } => {
                 self.learn(&uid, update.pod);
+                let now = self.clock.now().mono;
                 let entry = self.entry(&uid);
                 let unchanged = entry.want.as_ref().is_some_and(|want| want.status == update.status);
                 entry.want = Some(Want { version, status: update.status });
+                entry.since = entry.since.or(Some(now));
                 if unchanged && !entry.dirty && !entry.in_flight && entry.gone.is_none() {
                     entry.ack(Some(version));
                 } else {
@@ -475,6 +483,12 @@ impl<A: StatusApi> Writer<A> {
             }
             self.waiting.pop_first();
             if let Some(entry) = self.entries.get_mut(&uid) {
+                if self.rush.is_on() && entry.may_wait(now) {
+                    let later = now.after(HOLD);
+                    entry.slot = Slot::Waiting(later);
+                    self.waiting.insert((later, uid));
+                    continue;
+                }
                 self.sequence += 1;
                 let lane = entry.lane();
                 entry.slot = Slot::Ready(lane, self.sequence);
@@ -573,6 +587,7 @@ impl Entry {
             in_flight: false,
             forgotten: false,
             failures: 0,
+            since: None,
             slot: Slot::None,
         }
     }
@@ -583,6 +598,12 @@ impl Entry {
             let new = Acked { version: version.unwrap_or(acked.version), is_terminal: is_over, is_gone: false };
             std::mem::replace(acked, new) != new
         });
+    }
+
+    /// Whether there is more important work for the API server: so far there is only to say that the pod waits.
+    fn may_wait(&self, now: Mono) -> bool {
+        let is_first = self.base.as_ref().and_then(Base::status).is_none_or(|status| status.start_time.is_none());
+        is_first && self.lane() == Lane::Other && self.since.is_some_and(|since| now < since.after(FIRST_HOLD))
     }
 
     fn lane(&self) -> Lane {

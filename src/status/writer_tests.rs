@@ -15,7 +15,7 @@ use super::api::{Failure, StatusApi, Target};
 use super::writer::HOLD;
 use super::{Acked, Handle, StatusUpdate, Writer};
 use crate::clock::Clock;
-use crate::model::{Pod, PodUid, Wall};
+use crate::model::{Pod, PodUid, Rush, Wall};
 
 /// What a call does instead of succeeding.
 #[derive(Clone, Copy, Debug)]
@@ -174,18 +174,19 @@ impl StatusApi for Server {
 struct World {
     server: Server,
     handle: Handle,
+    rush: Rush,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
 
 impl World {
     fn new() -> Self {
-        let server = Server::default();
-        let (handle, writer) = Writer::new(server.clone(), Clock::starting_at(Wall::UNIX_EPOCH));
+        let (server, rush) = (Server::default(), Rush::default());
+        let (handle, writer) = Writer::new(server.clone(), Clock::starting_at(Wall::UNIX_EPOCH), rush.clone());
         let cancel = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(writer.run(cancel.clone()));
-        Self { server, handle, cancel, task }
+        Self { server, handle, rush, cancel, task }
     }
 
     async fn set(&self, pod: &Arc<Pod>, status: Value) -> u64 {
@@ -238,6 +239,28 @@ async fn only_the_newest_is_written_and_one_at_a_time() {
     assert_eq!(world.server.log(), ["PATCH a Pending", "PATCH a Running"]);
     let written = world.server.watched("a").status.clone().expect("a status");
     assert_eq!(written.message.as_deref(), Some("three"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_pod_waits_is_told_when_no_other_waits_for_its_start() {
+    let world = World::new();
+    let pods = ["a", "b"].map(|name| world.server.put(name, &format!("u-{name}"), json!({})));
+    let waits = world.rush.wait();
+    let waiting = json!({"phase": "Pending", "startTime": "1970-01-01T00:00:00Z"});
+    let told = world.set(&pods[0], waiting.clone()).await;
+    tokio::time::sleep(HOLD * 4).await;
+    assert!(world.server.log().is_empty(), "{:?}", world.server.log());
+    drop(waits);
+    world.reached(&pods[0], told).await;
+    // Not for ever; and what is more than that is told at once.
+    let _waits = world.rush.wait();
+    world.set(&pods[1], waiting).await;
+    let message = json!({"phase": "Pending", "message": "m", "startTime": "1970-01-01T00:00:00Z"});
+    world.set(&pods[0], message).await;
+    tokio::time::sleep(HOLD + Duration::from_millis(10)).await;
+    assert_eq!(world.server.log(), ["PATCH a Pending", "PATCH a -"]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.server.log(), ["PATCH b Pending"]);
 }
 
 #[tokio::test(start_paused = true)]

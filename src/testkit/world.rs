@@ -139,9 +139,11 @@ impl World {
             let key = action.key();
             let since = self.now;
             let doing = match action {
-                Action::KillContainer { deadline, .. } | Action::HurryKill { deadline, .. } => {
+                Action::KillContainer { id, deadline, why, .. } => {
+                    self.inputs.killing.insert(id.clone(), why.clone());
                     Doing::Kill { since, deadline: *deadline }
                 }
+                Action::HurryKill { deadline, .. } => Doing::Kill { since, deadline: *deadline },
                 Action::EnsureImage { silent, .. } => Doing::Busy { since, silent: *silent },
                 Action::StartContainer { container, .. } => {
                     self.inputs.images.remove(container);
@@ -214,6 +216,9 @@ impl World {
             | Action::UnmountVolumes
             | Action::CleanUp => {
                 let count = self.inputs.failures.get(key).map_or(1, |failure| failure.count + 1);
+                if let Key::Container(id) = &key {
+                    self.inputs.killing.remove(id);
+                }
                 self.inputs.failures.insert(key.clone(), Failure { count, at: self.now, reason, message });
             }
         }
@@ -362,6 +367,7 @@ impl World {
             Action::KillContainer { id, container, why, .. } => {
                 let code = self.stop_codes.get(&container).copied().unwrap_or(143);
                 self.exit(&id, code, if code == 0 { "Completed" } else { "Error" });
+                self.inputs.killing.remove(&id);
                 self.inputs.killed.insert(id, why);
             }
             Action::HurryKill { .. } => {}

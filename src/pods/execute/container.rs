@@ -154,6 +154,7 @@ impl PodExecutor {
         if context.stop.is_cancelled() {
             return Ok(Outcome::Done);
         }
+        let turn = self.deps.permits.container();
         let mutation = self.deps.pleg.begin(&self.uid);
         let (created, mut mutation) = self.deps.cri.create_container(request, mutation).await;
         let id = match created {
@@ -180,6 +181,7 @@ impl PodExecutor {
         }
         let (started, mutation) = self.deps.cri.start_container(&id, mutation).await;
         mutation.end();
+        drop(turn);
         if let Err(error) = started {
             let message = error.message.clone();
             // Ids differ each time: events that name them could not be counted as one.

@@ -1,32 +1,83 @@
-//! How many sandboxes are started at a time (principle 7). The limit orders, it never blocks: a permit comes back after
-//! [`PERMIT_FOR`] even if its call still hangs.
+//! How many pods the runtime is asked to start at a time (principle 7): a new sandbox waits while too much is being
+//! started, a container of a pod that has its sandbox never does. The limit orders, it never blocks: a start that hangs
+//! counts for [`PERMIT_FOR`] only.
 //!
 //! Measured: of 50 pods created at once, half were up after 3.0 s when four were started at a time and after 5.1 s when
 //! all were, with the same end.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+
+use crate::model::Rush;
 
 /// How long one start may keep others waiting.
 const PERMIT_FOR: Duration = Duration::from_secs(2);
 
-/// Sandbox starts per processor.
+/// Starts per processor.
 const PER_CORE: usize = 2;
 
-/// The limit on concurrent sandbox starts. Cheap to clone.
+/// The limit on concurrent starts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SandboxPermits {
-    semaphore: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    rush: Rush,
     tasks: TaskTracker,
 }
 
+#[derive(Debug)]
+struct Gate {
+    limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many starts are under way; containers may make it more than the limit.
+    busy: usize,
+    /// New sandboxes, in the order of coming. One that nobody waits for any more refuses its permit.
+    waiting: VecDeque<oneshot::Sender<Permit>>,
+}
+
+/// One start that counts; dropping it lets the next one in.
+#[derive(Debug)]
+struct Permit(Arc<Gate>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.state.lock().busy -= 1;
+        self.0.let_in();
+    }
+}
+
+impl Gate {
+    /// Gives permits to those who wait, as far as there is room.
+    fn let_in(self: &Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                if state.busy >= self.limit {
+                    return;
+                }
+                let Some(next) = state.waiting.pop_front() else { return };
+                state.busy += 1;
+                next
+            };
+            // Not under the lock: a permit that nobody takes is dropped, and that takes the lock.
+            drop(next.send(Permit(Arc::clone(self))));
+        }
+    }
+}
+
 impl SandboxPermits {
-    /// About two per core.
-    pub fn for_cores(cores: usize) -> Self {
-        Self { semaphore: Arc::new(Semaphore::new(cores.max(1) * PER_CORE)), tasks: TaskTracker::new() }
+    /// About two per core. Tells `rush` of the pods that wait.
+    pub fn for_cores(cores: usize, rush: Rush) -> Self {
+        let gate = Gate { limit: cores.max(1) * PER_CORE, state: Mutex::default() };
+        Self { gate: Arc::new(gate), rush, tasks: TaskTracker::new() }
     }
 
     /// Runs `work` beside everything else, to its own end.
@@ -34,20 +85,34 @@ impl SandboxPermits {
         self.tasks.spawn(work);
     }
 
-    /// Waits for a turn. The permit ends with the returned guard, or after [`PERMIT_FOR`]. Cancel-safe.
+    /// Waits for the turn of a new sandbox. It ends with the returned guard, or after [`PERMIT_FOR`]. Cancel-safe.
     pub async fn acquire(&self) -> Turn {
-        let Ok(permit) = self.semaphore.clone().acquire_owned().await else {
-            // The semaphore is never closed; without it there is no limit.
-            return Turn { early: None };
-        };
-        let (early, given_back) = tokio::sync::oneshot::channel();
+        let (sender, permit) = oneshot::channel();
+        let _waits = self.rush.wait();
+        self.gate.state.lock().waiting.push_back(sender);
+        self.gate.let_in();
+        match permit.await {
+            Ok(permit) => self.turn(permit),
+            // Nobody drops a sender that waits.
+            Err(_closed) => Turn { early: None },
+        }
+    }
+
+    /// A container is started: at once, but new sandboxes wait for it as for one of them.
+    pub fn container(&self) -> Turn {
+        self.gate.state.lock().busy += 1;
+        self.turn(Permit(Arc::clone(&self.gate)))
+    }
+
+    fn turn(&self, permit: Permit) -> Turn {
+        let (early, given_back) = oneshot::channel();
         self.tasks.spawn(hold(permit, given_back));
         Turn { early: Some(early) }
     }
 }
 
 /// Keeps the permit until the turn is over or has lasted too long.
-async fn hold(permit: OwnedSemaphorePermit, given_back: tokio::sync::oneshot::Receiver<()>) {
+async fn hold(permit: Permit, given_back: oneshot::Receiver<()>) {
     // Either end is fine: the permit is dropped after both.
     drop(tokio::time::timeout(PERMIT_FOR, given_back).await);
     drop(permit);
@@ -56,7 +121,7 @@ async fn hold(permit: OwnedSemaphorePermit, given_back: tokio::sync::oneshot::Re
 /// One turn; dropping it gives the permit back.
 #[derive(Debug)]
 pub struct Turn {
-    early: Option<tokio::sync::oneshot::Sender<()>>,
+    early: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for Turn {
@@ -72,21 +137,34 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
+    async fn within(permits: &SandboxPermits, time: Duration) -> Option<Turn> {
+        tokio::time::timeout(time, permits.acquire()).await.ok()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_hung_start_gives_its_permit_back() {
-        let permits = SandboxPermits::for_cores(1);
+        let permits = SandboxPermits::for_cores(1, Rush::default());
         let first = permits.acquire().await;
         let _second = permits.acquire().await;
-        assert!(
-            tokio::time::timeout(Duration::from_secs(1), permits.acquire()).await.is_err(),
-            "two are held: the third waits"
-        );
+        assert!(within(&permits, Duration::from_secs(1)).await.is_none(), "two are held: the third waits");
         drop(first);
-        let _third = tokio::time::timeout(Duration::from_millis(10), permits.acquire())
+        let _third = within(&permits, Duration::from_millis(10))
             .await
-            .expect("a permit that was given back is there at once");
-        let _fourth = tokio::time::timeout(PERMIT_FOR + Duration::from_millis(10), permits.acquire())
+            .expect("a permit that was given back is there at once, though one has given up waiting for it");
+        let _fourth = within(&permits, PERMIT_FOR + Duration::from_millis(10))
             .await
             .expect("a held permit comes back after its time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn containers_do_not_wait_and_sandboxes_wait_for_them() {
+        let permits = SandboxPermits::for_cores(1, Rush::default());
+        let [first, second, third] = [permits.container(), permits.container(), permits.container()];
+        drop(first);
+        assert!(within(&permits, Duration::from_secs(1)).await.is_none(), "two are still started");
+        drop(second);
+        let _sandbox = within(&permits, Duration::from_millis(10)).await.expect("there is room");
+        drop(third);
+        assert!(within(&permits, Duration::from_millis(10)).await.is_some());
     }
 }

@@ -22,8 +22,10 @@ impl Draft<'_> {
             .collect();
         let mains_began = self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox));
         if mains_began {
-            for spec in &specs {
-                if spec.kind == ContainerKind::Sidecar {
+            let is_ending = self.is_ending();
+            for spec in specs.iter().filter(|spec| spec.kind == ContainerKind::Sidecar) {
+                let runs = self.latest_in(spec.name, sandbox).is_some_and(|container| container.state.is_running());
+                if runs || !is_ending {
                     self.keep_running(spec, sandbox);
                 }
             }
@@ -53,6 +55,17 @@ impl Draft<'_> {
             }
             None => true,
         }
+    }
+
+    /// Whether no main container will run any more: each is done for good, or is being stopped and stays so. A sidecar
+    /// that has ended is then not started again (upstream starts nothing while it stops a container).
+    fn is_ending(&self) -> bool {
+        let policy = self.restart_policy();
+        let stays_stopped = |spec: &Spec<'_>| {
+            let why = self.observed.latest(spec.name).and_then(|latest| self.inputs.killing.get(&latest.id));
+            why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
+        };
+        self.of_kind(ContainerKind::Main).iter().all(|spec| stays_stopped(spec) || self.is_done(spec))
     }
 
     /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as done.

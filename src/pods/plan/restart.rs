@@ -59,6 +59,11 @@ pub(super) fn after_kill(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) ->
     }
 }
 
+/// Whether a container that is being killed for `why` is not started again, whatever its exit code will be.
+pub(super) fn stays_stopped(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) -> bool {
+    effective(spec, pod_policy) == "Never" && spec.restart_rules.is_empty() && !after_kill(spec, pod_policy, why)
+}
+
 /// Whether an init container has failed: an OOM kill counts even where the exit code is zero.
 pub(super) fn init_failed(exit: &Exit) -> bool {
     exit.exit_code != 0 || exit.reason == OOM_KILLED
