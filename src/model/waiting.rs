@@ -69,6 +69,8 @@ pub enum VolumesState {
         missing: Vec<(String, String)>,
         /// When a failed one is tried again.
         next_try: Option<Mono>,
+        /// Whether all that they are made of is there and nothing has failed: the sandbox may be made meanwhile.
+        on_their_way: bool,
     },
     /// All are in place.
     Ready,

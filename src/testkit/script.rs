@@ -180,9 +180,14 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             world.inputs.volumes = VolumesState::Ready;
             Ok(())
         }
+        ("volume", [name, "comes"]) => {
+            let missing = vec![((*name).to_owned(), String::new())];
+            world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: true };
+            Ok(())
+        }
         ("volume", [name, error @ ..]) => {
             let missing = vec![((*name).to_owned(), error.join(" "))];
-            world.inputs.volumes = VolumesState::Pending { missing, next_try: None };
+            world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: false };
             Ok(())
         }
         ("tearing-down", error) => {

@@ -110,6 +110,8 @@ pub(super) struct Meta {
     objects: Vec<ObjectRef>,
     /// Whether it shows the pod's own fields.
     shows_pod: bool,
+    /// Whether nothing but its objects can be missing for it.
+    may_be_sure: bool,
 }
 
 /// One pod.
@@ -146,7 +148,7 @@ impl<O: ObjectSource> Entry<O> {
             volumes.push(volume(name.clone(), actual));
             let plugin = Some(plugin);
             let (spec_index, objects, shows_pod) = (None, Vec::new(), false);
-            metas.push(Meta { plugin, directory: name, claimed, spec_index, objects, shows_pod });
+            metas.push(Meta { plugin, directory: name, claimed, spec_index, objects, shows_pod, may_be_sure: false });
         }
         Self {
             uid,
@@ -227,7 +229,16 @@ impl<O: ObjectSource> Entry<O> {
                 None => (None, spec.name.clone(), None),
             };
             let plugin = plugin.or(found_plugin);
-            self.metas.push(Meta { plugin, directory, claimed, spec_index: Some(index), objects, shows_pod });
+            let may_be_sure = match kind {
+                Kind::EmptyDir(_)
+                | Kind::ConfigMap(_)
+                | Kind::Secret(_)
+                | Kind::DownwardApi(_)
+                | Kind::Projected(_) => true,
+                Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => false,
+            };
+            let spec_index = Some(index);
+            self.metas.push(Meta { plugin, directory, claimed, spec_index, objects, shows_pod, may_be_sure });
         }
         for (volume, meta) in left {
             self.volumes.push(volume);
@@ -364,6 +375,9 @@ impl<O: ObjectSource> Entry<O> {
                 Some((_, true)) => drop(self.refused_since.entry(volume.name.clone()).or_insert(now)),
                 Some((_, false)) | None => drop(self.refused_since.remove(&volume.name)),
             }
+            let is_there =
+                |object| matches!(self.objects.get(object).map(|watched| &watched.seen), Some(Seen::Object { .. }));
+            volume.sure = meta.may_be_sure && meta.objects.iter().all(is_there);
             is_unanswered |= waiting.is_some();
             volume.inputs = waiting.map_or(Inputs::Known, |(text, _)| Inputs::Waiting(text));
         }
@@ -407,6 +421,7 @@ fn volume(name: String, actual: Actual) -> Volume {
         held: false,
         care: Care::Ours,
         inputs: Inputs::Known,
+        sure: false,
         actual,
         doing: None,
         dirty: false,

@@ -44,6 +44,8 @@ pub struct Volume {
     pub care: Care,
     /// Whether its inputs are known.
     pub inputs: Inputs,
+    /// Whether all that it is made of is there, so that setting it up is expected to succeed.
+    pub sure: bool,
     /// What is there.
     pub actual: Actual,
     /// What is being done, since when.
@@ -211,7 +213,12 @@ fn pending_or_ready(volumes: &[Volume], now: Mono) -> VolumesState {
         missing.push((volume.name.clone(), why_missing(volume, now)));
         next_try = earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
     }
-    if missing.is_empty() { VolumesState::Ready } else { VolumesState::Pending { missing, next_try } }
+    if missing.is_empty() {
+        return VolumesState::Ready;
+    }
+    let comes = |volume: &Volume| volume.care == Care::Ours && volume.sure && volume.problem.is_none();
+    let on_their_way = volumes.iter().filter(|volume| is_missing(volume)).all(comes);
+    VolumesState::Pending { missing, next_try, on_their_way }
 }
 
 /// Whether a container has to wait for the volume.
@@ -308,6 +315,7 @@ mod tests {
             held: false,
             care: Care::Ours,
             inputs: Inputs::Known,
+            sure: true,
             actual: Actual::Absent,
             doing: None,
             dirty: false,
@@ -348,7 +356,19 @@ mod tests {
         let state = check(Goal::Present, &volumes, &[(0, Doing::SetUp)], Some(at(1030)));
         let missing = [("a", ""), ("b", "waiting for configmap \"c\""), ("f", "")];
         let missing = missing.map(|(name, why)| (name.to_owned(), why.to_owned())).to_vec();
-        assert_eq!(state, VolumesState::Pending { missing, next_try: None });
+        assert_eq!(state, VolumesState::Pending { missing, next_try: None, on_their_way: true });
+    }
+
+    #[test]
+    fn on_their_way_are_volumes_that_nothing_is_missing_for() {
+        let state =
+            |change: fn(&mut Volume)| plan(Goal::Present, &[volume("a", |_| {}), volume("b", change)], NOW).state;
+        let comes = |state| matches!(state, VolumesState::Pending { on_their_way: true, .. });
+        assert!(comes(state(|_| {})));
+        assert!(comes(state(|volume| volume.actual = Actual::Present)));
+        assert!(!comes(state(|volume| volume.sure = false)));
+        assert!(!comes(state(|volume| volume.problem = Some(problem(None)))));
+        assert!(!comes(state(|volume| volume.care = Care::Nobody("nfs".to_owned()))));
     }
 
     #[test]
@@ -356,7 +376,7 @@ mod tests {
         let failed = |retry_at| [volume("a", |volume| volume.problem = Some(problem(retry_at)))];
         let state = check(Goal::Present, &failed(Some(at(1010))), &[], Some(at(1010)));
         let missing = vec![("a".to_owned(), "no space".to_owned())];
-        assert_eq!(state, VolumesState::Pending { missing, next_try: Some(at(1010)) });
+        assert_eq!(state, VolumesState::Pending { missing, next_try: Some(at(1010)), on_their_way: false });
         check(Goal::Present, &failed(Some(at(1000))), &[(0, Doing::SetUp)], None);
         check(Goal::Present, &failed(None), &[], None);
     }

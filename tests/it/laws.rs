@@ -166,7 +166,7 @@ impl History {
             }
             (51, _) if world.inputs.volumes == VolumesState::Ready => {
                 let missing = vec![("data".to_owned(), "gone".to_owned())];
-                world.inputs.volumes = VolumesState::Pending { missing, next_try: None };
+                world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: false };
             }
             (52, _) if how < 40 => {
                 let now = world.now.wall;
@@ -317,7 +317,9 @@ impl History {
         if let Action::CreateSandbox { .. } = action {
             let none_ready = world.observed.sandboxes.iter().all(|sandbox| sandbox.state == SandboxState::NotReady);
             prop_assert!(none_ready, "one ready sandbox at a time");
-            prop_assert!(world.inputs.prepared && world.inputs.volumes == VolumesState::Ready, "volumes come first");
+            let come =
+                matches!(world.inputs.volumes, VolumesState::Ready | VolumesState::Pending { on_their_way: true, .. });
+            prop_assert!(world.inputs.prepared && come, "volumes are there or come");
         }
         let Action::StartContainer { container, kind, restart_count, sandbox, .. } = action else { return Ok(()) };
         let twins: Vec<_> = world.observed.containers.iter().filter(|twin| &twin.name == container).collect();

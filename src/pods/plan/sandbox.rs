@@ -79,7 +79,7 @@ impl<'a> Draft<'a> {
             self.block_on_network(text);
             return;
         }
-        if self.foundation_is_laid() {
+        if self.foundation_is_laid(true) {
             self.attempt(Action::CreateSandbox { attempt });
             self.block_on("sandbox", "the pod sandbox and its network".into(), &Key::NewSandbox);
         }
@@ -128,11 +128,10 @@ impl<'a> Draft<'a> {
         all
     }
 
-    /// Has the pod's cgroup, directories and volumes made; nothing waits for it here.
+    /// Has the pod's cgroup, directories and volumes made, side by side; nothing waits for it here.
     pub(super) fn lay_foundation(&mut self) {
         if !self.inputs.prepared {
             self.attempt(Action::Prepare);
-            return;
         }
         let asked_before = self.inputs.failures.contains_key(&Key::Volumes);
         match self.inputs.volumes {
@@ -147,8 +146,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether cgroup, directories and volumes are there; says what is missing when not.
-    pub(super) fn foundation_is_laid(&mut self) -> bool {
+    /// Whether cgroup, directories and volumes are there; says what is missing when not. A sandbox does not wait for
+    /// volumes that are on their way (upstream's does): they take about as long, and only containers need them.
+    pub(super) fn foundation_is_laid(&mut self, for_sandbox: bool) -> bool {
         if !self.inputs.room.is_empty() {
             let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
             self.block(Blocked { stage: "admission", on, since: self.now, last_error: None, next_try: None });
@@ -169,7 +169,8 @@ impl<'a> Draft<'a> {
                 self.block_on("volumes", "its volumes to be set up".into(), &Key::Volumes);
                 false
             }
-            VolumesState::Pending { missing, next_try } => {
+            VolumesState::Pending { on_their_way: true, .. } if for_sandbox => true,
+            VolumesState::Pending { missing, next_try, .. } => {
                 let failing = missing.iter().find(|(_, error)| !error.is_empty()).or(missing.first());
                 let (on, last_error) = match failing {
                     Some((name, error)) => (format!("volume \"{name}\""), (!error.is_empty()).then(|| error.clone())),

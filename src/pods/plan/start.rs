@@ -47,7 +47,7 @@ impl Draft<'_> {
         if !its_turn {
             return Progress::Coming;
         }
-        if !self.foundation_is_laid() {
+        if !self.foundation_is_laid(false) {
             return Progress::Coming;
         }
         self.start_with_image(spec, sandbox)
