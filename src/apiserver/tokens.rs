@@ -16,7 +16,8 @@ use kube::api::PostParams;
 use parking_lot::Mutex;
 
 use super::client::Clients;
-use super::{failure, random};
+use super::failure::{self, FailureKind};
+use super::random;
 use crate::clock::Clock;
 use crate::model::{Mono, Now, PodUid, Wall};
 
@@ -28,6 +29,11 @@ const LARGEST_JITTER: Duration = Duration::from_secs(10);
 const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
 /// When to try again if a renewal failed and the old token is still good.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// The node authorizer refuses what belongs to a pod that its own watch has not shown it yet: then it is asked again soon,
+/// without a word, for two thirds of a second.
+const FIRST_STRANGER_WAIT: Duration = Duration::from_millis(20);
+const LAST_STRANGER_WAIT: Duration = Duration::from_millis(320);
 
 /// What a token is for. Equal requests share one token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -160,10 +166,18 @@ impl Handle {
             }),
             ..TokenRequest::default()
         };
-        let answer = api
-            .create_token_request(&request.service_account, &PostParams::default(), &body)
-            .await
-            .map_err(|error| TokenError { problem: failure::text(&error) })?;
+        let mut wait = FIRST_STRANGER_WAIT;
+        let answer = loop {
+            let answer = api.create_token_request(&request.service_account, &PostParams::default(), &body).await;
+            match answer {
+                Ok(answer) => break answer,
+                Err(error) if failure::kind(&error) == FailureKind::Forbidden && wait <= LAST_STRANGER_WAIT => {
+                    self.shared.clock.sleep_until(self.shared.clock.now().mono.after(wait)).await;
+                    wait *= 2;
+                }
+                Err(error) => return Err(TokenError { problem: failure::text(&error) }),
+            }
+        };
         let status = answer.status.unwrap_or_default();
         let (Some(secret), Some(expires_at)) = (status.token, status.expiration_timestamp) else {
             return Err(TokenError { problem: "the API server's answer holds no token".to_owned() });
@@ -220,7 +234,9 @@ fn earlier(wall: Wall, by: Duration) -> Wall {
 mod tests {
     use std::time::Duration;
 
-    use super::{Cached, Token, is_fresh, refresh_at};
+    use super::{Cached, Request, Token, is_fresh, refresh_at};
+    use crate::apiserver::fake::FakeApi;
+    use crate::clock::Clock;
     use crate::model::{Mono, Now, Wall};
 
     fn at(seconds: i64) -> Wall {
@@ -234,6 +250,28 @@ mod tests {
     #[track_caller]
     fn due(expires: i64, asked: i64, expected: u64) {
         assert_eq!(refresh_at(at(expires), asked, Duration::ZERO, now(0, 0)), Mono(Duration::from_secs(expected)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_the_authorizer_does_not_know_yet_is_asked_for_again() {
+        let clock = Clock::starting_at(at(0));
+        let fake = FakeApi::new(clock);
+        let tokens = super::new(&fake.clients("n"), clock);
+        let request = Request {
+            namespace: "d".to_owned(),
+            service_account: "default".to_owned(),
+            pod_name: "p".to_owned(),
+            pod_uid: "u".into(),
+            audiences: Vec::new(),
+            expiration_seconds: 3600,
+        };
+        fake.fail("POST", "token", 403, 3);
+        let began = clock.now().mono;
+        tokens.token(&request).await.expect("it is known by then");
+        assert!(clock.now().mono.since(began) < Duration::from_millis(200));
+        fake.fail("POST", "token", 403, 1000);
+        let error = tokens.token(&Request { pod_name: "q".to_owned(), ..request }).await.expect_err("it is refused");
+        assert_eq!(error.to_string(), "failed to fetch token: a fault of the test");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The node's cases: pods on real containerd, bound by a real control plane, through the kubelet.
 //!
-//! `cargo test --test node`, as root. `FOCUS=text` picks cases by name; `KUBELET=upstream` runs the same cases against
-//! upstream's kubelet; `RKUBELET_BIN` names the program under test (default: `target/release/rkubelet`). Nothing is
+//! `cargo test --test node`, as root. `FOCUS=text` picks cases by name, `REPEAT=n` runs each so often;
+//! `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names the program under test (default: `target/release/rkubelet`). Nothing is
 //! ever skipped: a missing part fails the run. Cases run side by side, each in its own namespace; then those that
 //! disturb the node, one by one; then a smoke set on older containerds. To write cases: `RKUBELET_CLUSTER=NAME` runs them on
 //! a cluster that is up, and leaves it up.
@@ -31,9 +31,10 @@ const SIDE_BY_SIDE: usize = 8;
 /// The end of every case, whatever it waits for.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
 
-type Run = Box<dyn Fn(Bed) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
+type Run = Arc<dyn Fn(Bed) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
 /// One case: its name is the path of its function.
+#[derive(Clone)]
 pub(crate) struct Case {
     name: String,
     slow: bool,
@@ -49,7 +50,7 @@ where
 {
     let path = std::any::type_name::<F>();
     let name = path.trim_start_matches("node::").trim_start_matches("cases::").to_owned();
-    Case { name, slow: false, beyond: false, run: Box::new(move |bed| Box::pin(run(bed))) }
+    Case { name, slow: false, beyond: false, run: Arc::new(move |bed| Box::pin(run(bed))) }
 }
 
 /// A case that takes long because what it looks at does: started first.
@@ -110,7 +111,9 @@ fn phases(focus: &[String]) -> Vec<Phase> {
             .filter(|case| focus.is_empty() || focus.iter().any(|text| case.name.contains(text.as_str())))
             .collect();
         cases.sort_by_key(|case| !case.slow);
-        cases
+        // The name of a case's namespace does not follow from its own name, so twins do not meet.
+        let again = std::env::var("REPEAT").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+        std::iter::repeat_n(cases, again).flatten().collect()
     };
     let mut phases = vec![
         Phase {
