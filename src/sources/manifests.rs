@@ -2,7 +2,9 @@
 //!
 //! Read at start, whenever inotify tells of a change (a moment later, so that an editor's steps are one), and every
 //! `fileCheckFrequency` in any case. A bad file affects only its own pod: as long as the file is there, the last good
-//! version of it stays (upstream would stop the pod). Dot files and subdirectories are not read.
+//! version of it stays (upstream would stop the pod). Dot files and subdirectories are not read. A file that was deleted
+//! and is there again with the same text is a pod that was removed and is wanted anew: it is started again, as upstream
+//! does; one that was replaced by a rename is just read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -49,7 +51,7 @@ struct File {
 }
 
 /// What a pass over the files has found.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     path: PathBuf,
     text: Result<Vec<u8>, String>,
@@ -83,6 +85,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let mut events = None;
+        let mut deleted = BTreeSet::new();
         loop {
             if events.is_none() {
                 events = watch_files(&self.config.path);
@@ -91,6 +94,14 @@ impl Task {
             match crate::linux::blocking::spawn(move || scan(&path)).await {
                 Ok(Ok(found)) => {
                     self.failed = None;
+                    let is_same = |found: &Found| deleted.contains(&found.path) && self.has(found);
+                    if found.iter().any(is_same) {
+                        let others = found.iter().filter(|found| !is_same(found)).cloned().collect();
+                        self.apply(others);
+                        // So that whoever watches sees that they were gone.
+                        tokio::time::sleep(SETTLE * 2).await;
+                    }
+                    deleted.clear();
                     self.apply(found);
                 }
                 Ok(Err(problem)) => self.fail(problem),
@@ -101,16 +112,42 @@ impl Task {
                 None => tokio::time::sleep(period).await,
                 Some(stream) => match tokio::time::timeout(period, stream.next()).await {
                     Ok(Some(Ok(event))) => {
-                        if event.mask.intersects(inotify::EventMask::IGNORED | inotify::EventMask::DELETE_SELF) {
+                        let ends = inotify::EventMask::IGNORED | inotify::EventMask::DELETE_SELF;
+                        let is_over = event.mask.intersects(ends);
+                        self.note_deleted(&event, &mut deleted);
+                        let mut settled = std::pin::pin!(tokio::time::sleep(SETTLE));
+                        // Cancel-safe: a stream loses nothing.
+                        while let Some(Ok(event)) = tokio::select! {
+                            () = &mut settled => None,
+                            event = stream.next() => event,
+                        } {
+                            self.note_deleted(&event, &mut deleted);
+                        }
+                        if is_over {
                             events = None;
                         }
-                        tokio::time::sleep(SETTLE).await;
                     }
                     Ok(Some(Err(_)) | None) => events = None,
                     Err(_) => {}
                 },
             }
         }
+    }
+
+    fn note_deleted(&self, event: &inotify::EventOwned, deleted: &mut BTreeSet<PathBuf>) {
+        if let Some(name) = event.name.as_ref().filter(|_| event.mask.contains(inotify::EventMask::DELETE)) {
+            // The path is the directory, or the one manifest in it.
+            deleted.insert(self.config.path.join(name));
+            if self.config.path.file_name() == Some(name) {
+                deleted.insert(self.config.path.clone());
+            }
+        }
+    }
+
+    /// Whether a file is as it was last read.
+    fn has(&self, found: &Found) -> bool {
+        let known = self.files.get(&found.path).filter(|file| file.pod.is_some() && file.problem.is_none());
+        known.is_some_and(|file| found.text.as_ref().is_ok_and(|text| *text == file.text))
     }
 
     /// The whole directory cannot be read: what is known stays, and the source counts as read only if it merely does not
@@ -318,6 +355,27 @@ mod tests {
         world.until(&[("a-n", "i:2"), ("b-n", "i:1")]).await;
         std::fs::remove_file(path.join("a.yaml")).expect("removed");
         world.until(&[("b-n", "i:1")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_deleted_and_is_back_is_another_life_of_its_pod() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        for name in ["a", "b"] {
+            std::fs::write(path.join(format!("{name}.yaml")), manifest(name, "i:1")).expect("written");
+        }
+        let mut world = world(path);
+        world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
+        let mut state = world.source.state.clone();
+        let gone = tokio::spawn(async move { drop(state.wait_for(|state| state.pods.len() == 1).await) });
+        std::fs::write(path.join(".a.tmp"), manifest("a", "i:1")).expect("written");
+        std::fs::rename(path.join(".a.tmp"), path.join("a.yaml")).expect("renamed");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!gone.is_finished(), "replaced by the same text");
+        std::fs::remove_file(path.join("b.yaml")).expect("removed");
+        std::fs::write(path.join("b.yaml"), manifest("b", "i:1")).expect("written");
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("in time").expect("no panic");
+        world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
     }
 
     #[tokio::test]
