@@ -104,6 +104,15 @@ async fn at_every_call_of_a_life(bed: Bed) -> Result<String> {
     Ok(format!("{total} barriers: {}", barriers.iter().map(|(_, list)| listed(list)).collect::<Vec<_>>().join(" / ")))
 }
 
+/// What a pod shows that has come through the phase, unless it is gone then.
+fn ready_after(phase: Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Start => Some("c[main].restartCount=0"),
+        Phase::Restart => Some("c[main].restartCount=1"),
+        Phase::Delete => None,
+    }
+}
+
 fn listed(barriers: &[Barrier]) -> String {
     let calls: Vec<String> = barriers
         .iter()
@@ -145,6 +154,11 @@ impl<'a> Life<'a> {
         let missed: Vec<String> =
             barriers.iter().map(Barrier::to_string).filter(|barrier| !held.contains(barrier)).collect();
         ensure!(missed.is_empty(), "barriers never reached: {}", some(&missed));
+        // A pod without a barrier must not be cut off in the middle of a call: a start that the runtime gave up counts.
+        if let Some(wants) = ready_after(phase) {
+            let wants = ["cond[Ready]=True", wants];
+            try_join_all(pods.iter().skip(barriers.len()).map(|pod| self.bed.until(pod, &wants))).await?;
+        }
         kill_kubelet(self.bed)?;
         // Before the barriers open the proxy must have seen it go: else a call held before the runtime would still be made.
         self.cri.until_none_held().await?;
@@ -181,16 +195,12 @@ impl<'a> Life<'a> {
 
     /// All pods come to the end of the phase, having done everything once.
     async fn reached(&self, phase: Phase) -> Result<()> {
-        let restarts = match phase {
-            Phase::Start => 0,
-            Phase::Restart => 1,
-            Phase::Delete => {
-                self.watched.all(&self.pods, |pod| pod.gone, Duration::from_secs(120)).await?;
-                return self.all_removed().await;
-            }
+        let Some(wants) = ready_after(phase) else {
+            self.watched.all(&self.pods, |pod| pod.gone, Duration::from_secs(120)).await?;
+            return self.all_removed().await;
         };
-        let wants = format!("c[main].restartCount={restarts}");
-        let wants = ["cond[Ready]=True", "c[main].state.running.startedAt=?*", "c[init].restartCount=0", &wants];
+        let restarts = usize::from(phase == Phase::Restart);
+        let wants = ["cond[Ready]=True", "c[main].state.running.startedAt=?*", "c[init].restartCount=0", wants];
         try_join_all(self.pods.iter().map(|pod| self.bed.until(pod, &wants))).await?;
         for pod in &self.pods {
             for (container, wanted) in [("init", 1), ("main", restarts + 1)] {

@@ -19,6 +19,11 @@ const FOLDERS: [&str; 6] = [
     "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes",
 ];
 
+/// What the network plugin makes once and keeps, whoever comes and goes.
+fn is_of_the_plugin(name: &str) -> bool {
+    name == "lock" || name.starts_with("last_reserved_ip")
+}
+
 /// Everything that there is now, one line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Residue(BTreeSet<String>);
@@ -28,7 +33,8 @@ impl Residue {
     pub(crate) async fn take(cluster: &Cluster) -> Result<Self> {
         let mut found = BTreeSet::new();
         for folder in FOLDERS {
-            found.extend(entries(&cluster.on_node(folder)).into_iter().map(|name| format!("{folder}/{name}")));
+            let names = entries(&cluster.on_node(folder)).into_iter().filter(|name| !is_of_the_plugin(name));
+            found.extend(names.map(|name| format!("{folder}/{name}")));
         }
         let containers = cluster.ctr(&["containers", "list", "-q"]).await?;
         found.extend(containers.lines().map(|id| format!("container {id}")));
