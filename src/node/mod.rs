@@ -313,6 +313,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_ready_is_not_called_unready_because_the_kubelet_starts() {
+        let object = json!({"metadata": {"name": "n"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}]}});
+        let world = world(|fake| drop(fake.put("api/v1/nodes", object)));
+        let before = world.clock.now();
+        let node = world.ready("False").await;
+        assert!(world.clock.now().mono.since(before.mono) >= Duration::from_secs(8), "{node}");
+        assert!(world.clock.now().mono.since(before.mono) < Duration::from_secs(12), "but it is, in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn adopts_an_existing_node_and_survives_an_outage() {
         let world = world(|fake| {
             fake.put(

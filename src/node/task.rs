@@ -25,6 +25,9 @@ use crate::model::{EventType, Mono};
 /// The first wait between two attempts to register; doubled up to [`LONGEST_WAIT`], as upstream.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
+/// How long the runtime's first answers may take before a node that was ready when this process began is called unready;
+/// shorter than the usual `nodeStatusUpdateFrequency`, at which it is looked at again. Upstream's flaps at each restart.
+const STARTING: Duration = Duration::from_secs(8);
 /// The first wait after a status could not be written.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long after an input changes the status is written: runtime, network and images become ready together.
@@ -46,6 +49,8 @@ pub(super) struct Task {
     answered: Option<Arc<Node>>,
     /// When the status is written even if nothing has changed.
     report_at: Mono,
+    /// Until when a node that was ready is not called unready.
+    starting_until: Mono,
     failures: u32,
     said: String,
     unschedulable: bool,
@@ -62,6 +67,11 @@ impl<T> Cached<T> {
     }
 }
 
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 impl Task {
     pub(super) fn new(config: NodeConfig, parts: Parts, described: watch::Sender<Option<Arc<Node>>>) -> Self {
         // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it there.
@@ -76,6 +86,7 @@ impl Task {
             looked_up: Cached { value: Vec::new(), read: None },
             answered: None,
             report_at: Mono::default(),
+            starting_until: Mono::default(),
             failures: 0,
             said: String::new(),
             unschedulable: false,
@@ -85,6 +96,7 @@ impl Task {
     pub(super) async fn run(mut self) {
         let name = self.config.node_name.clone();
         self.parts.recorder.node(&name, EventType::Normal, "Starting", "Starting kubelet.");
+        self.starting_until = self.parts.clock.now().mono.after(STARTING);
         self.look().await;
         self.describe();
         if self.config.register {
@@ -219,6 +231,10 @@ impl Task {
         let Some(present) = self.present().await? else { return Ok(()) };
         self.schedulable(&present);
         let (node, events) = self.build(&present);
+        if self.parts.clock.now().mono < self.starting_until && is_ready(&present) && !is_ready(&node) {
+            // Only this process does not know yet that all is well: said now, it would move pods elsewhere for nothing.
+            return Ok(());
+        }
         // What pods may have is decided by it, and device plugins come and go.
         self.described.send_replace(Some(Arc::new(node.clone())));
         let now = self.parts.clock.now().mono;
