@@ -31,9 +31,9 @@ const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// The node authorizer refuses what belongs to a pod that its own watch has not shown it yet: then it is asked again soon,
-/// without a word, for two thirds of a second.
+/// without a word, for two and a half seconds.
 const FIRST_STRANGER_WAIT: Duration = Duration::from_millis(20);
-const LAST_STRANGER_WAIT: Duration = Duration::from_millis(320);
+const LAST_STRANGER_WAIT: Duration = Duration::from_millis(1280);
 
 /// What a token is for. Equal requests share one token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

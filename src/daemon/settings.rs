@@ -171,14 +171,14 @@ impl NodeSettings {
     }
 
     pub(super) fn volumes(&self) -> volumes::Config {
-        volumes::Config {
-            paths: self.paths(),
-            allocatable: volumes::Allocatable {
-                cpu: Some(Amount::from_units(self.machine.cores.into())),
-                memory: i64::try_from(self.machine.memory).ok().map(Amount::from_units),
-                ..volumes::Allocatable::default()
-            },
-        }
+        let all = self.allocatable();
+        let amount = |name: &str| all.get(name).and_then(|quantity| Amount::parse(&quantity.0).ok());
+        let allocatable = volumes::Allocatable {
+            cpu: amount("cpu"),
+            memory: amount("memory"),
+            ephemeral_storage: amount("ephemeral-storage"),
+        };
+        volumes::Config { paths: self.paths(), allocatable }
     }
 
     pub(super) fn images(&self) -> images::Settings {

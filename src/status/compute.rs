@@ -112,6 +112,7 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
         Some(TerminationCause::Rejected { reason, message }) if !is_terminal(recorded) => {
             rejected(input, recorded, reason, message)
         }
+        _ if was_rejected(recorded) => recorded.clone(),
         _ => observed(input, recorded, old),
     };
     let generation = input.pod.metadata.generation.into_iter().chain(old.observed_generation).max();
@@ -131,6 +132,14 @@ fn rejected(input: &ComputeInput<'_>, recorded: &api::PodStatus, reason: &str, m
         conditions: Some(conditions::foreign(recorded)),
         ..api::PodStatus::default()
     }
+}
+
+/// Whether the status is one of [`rejected`]: there is never more to say of such a pod.
+fn was_rejected(recorded: &api::PodStatus) -> bool {
+    let message = recorded.message.as_deref().unwrap_or_default();
+    recorded.phase.as_deref() == Some(phase::FAILED)
+        && message.starts_with(REJECTED_PREFIX)
+        && recorded.container_statuses.as_ref().is_none_or(Vec::is_empty)
 }
 
 fn observed(input: &ComputeInput<'_>, recorded: &api::PodStatus, old: &api::PodStatus) -> api::PodStatus {

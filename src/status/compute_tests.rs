@@ -581,6 +581,18 @@ fn a_rejected_pod() {
 }
 
 #[test]
+fn nothing_is_added_to_a_rejection() {
+    let recorded = json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Pod was rejected: too little",
+        "qosClass": "Burstable", "startTime": "1970-01-01T00:00:00Z"});
+    let cause = TerminationCause::Rejected { reason: "OutOfcpu".into(), message: "too little".into() };
+    for world in [World::new(json!({})), World::new(json!({})).terminated(cause)] {
+        let status = world.recorded(recorded.clone()).settled();
+        assert!(status.container_statuses.is_none() && status.host_ip.is_none() && status.host_ips.is_none());
+        assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    }
+}
+
+#[test]
 fn a_terminal_phase_is_never_left() {
     let recorded = json!({"phase": "Failed", "reason": "Evicted", "message": "m"});
     let status = World::new(json!({})).recorded(recorded).runs(vec![running("c", "id-1")]).settled();

@@ -111,7 +111,9 @@ impl<'a> Groups<'a> {
             status.last_state = self.convert(before, old).state;
         } else if let Some(exit) = self.remembered_before(&spec.name, status.restart_count) {
             let known = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-            let newer = known.and_then(|known| known.finished_at.as_ref()).is_none_or(|time| time.0 < exit.finished_at);
+            // The API keeps seconds.
+            let is_older = |time: &Time| time.0.as_second() < exit.finished_at.as_second();
+            let newer = known.and_then(|known| known.finished_at.as_ref()).is_none_or(is_older);
             if newer {
                 let id =
                     old.filter(|old| old.container_id != status.container_id).and_then(|old| old.container_id.clone());
@@ -167,7 +169,9 @@ impl<'a> Groups<'a> {
                 status.restart_count = old.map_or(0, |old| old.restart_count).saturating_add(1);
                 unknown_end(if self.restarting_all { RESTARTING_ALL } else { CONTAINER_STATUS_UNKNOWN }, UNKNOWN_AT_END)
             }
-            ContainerState::Created | ContainerState::Unknown => waiting(None, None),
+            // Between its creation and its start; upstream gives no reason for the moment.
+            ContainerState::Created => waiting(Some(self.default_reason()), None),
+            ContainerState::Unknown => waiting(None, None),
         });
         status
     }

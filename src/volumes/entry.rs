@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, ResourceRequirements, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ProjectedVolumeSource, ResourceRequirements, Secret};
 use tokio_util::sync::CancellationToken;
 
 use super::directories::Found;
@@ -19,6 +19,9 @@ use crate::model::{Mono, Pod, PodUid, pod};
 /// How long an object may take to come before that is worth a word: nearly all do in milliseconds, some after a refusal
 /// or two, and each word is a status to be written on the pod's way to Ready.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// The certificates of the API server, which the controller manager puts into each namespace.
+const ROOT_CA: &str = "kube-root-ca.crt";
 
 /// An object that a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,11 +233,11 @@ impl<O: ObjectSource> Entry<O> {
             };
             let plugin = plugin.or(found_plugin);
             let may_be_sure = match kind {
-                Kind::EmptyDir(_)
-                | Kind::ConfigMap(_)
-                | Kind::Secret(_)
-                | Kind::DownwardApi(_)
-                | Kind::Projected(_) => true,
+                Kind::EmptyDir(_) | Kind::DownwardApi(_) => true,
+                // Keys that are asked for by name may be missing.
+                Kind::ConfigMap(source) => source.items.is_none(),
+                Kind::Secret(source) => source.items.is_none(),
+                Kind::Projected(source) => projects_no_foreign_keys(source),
                 Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => false,
             };
             let spec_index = Some(index);
@@ -428,6 +431,15 @@ fn volume(name: String, actual: Actual) -> Volume {
         refresh_at: None,
         problem: None,
     }
+}
+
+/// Whether a projected volume asks for no key by name that its objects may lack. Those of the token's volume that every
+/// pod has (`kube-root-ca.crt`) are there.
+fn projects_no_foreign_keys(source: &ProjectedVolumeSource) -> bool {
+    source.sources.iter().flatten().all(|part| {
+        part.secret.as_ref().is_none_or(|secret| secret.items.is_none())
+            && part.config_map.as_ref().is_none_or(|map| map.items.is_none() || map.name == ROOT_CA)
+    })
 }
 
 /// The objects that a volume is made of, and whether it shows fields of the pod.

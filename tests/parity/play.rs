@@ -54,9 +54,24 @@ pub(crate) async fn play(bed: &Bed, case: &Case) -> Result<Played> {
     for name in played.pods.keys() {
         bed.until_gone("Pod", name).await?;
     }
-    tokio::time::sleep(MOMENT).await;
+    quiet(bed).await?;
     events(bed, &mut played.recording).await?;
     Ok(played)
+}
+
+/// Waits until no event has come for a moment: on a busy node the last ones are late.
+async fn quiet(bed: &Bed) -> Result<()> {
+    let mut before = None;
+    for _ in 0..10 {
+        tokio::time::sleep(MOMENT).await;
+        let events = bed.api("Event").list(&ListParams::default()).await?.items;
+        let now = events.iter().map(|event| look::number(&as_value(event), "count").max(1)).sum::<i64>();
+        if before == Some(now) {
+            return Ok(());
+        }
+        before = Some(now);
+    }
+    Ok(())
 }
 
 async fn pods_of(bed: &Bed, mirrors: bool) -> Result<Vec<String>> {

@@ -18,6 +18,7 @@ use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
 use crate::model::{ContainerKind, Pod, error_chain, pod};
 use crate::volumes::SubPath;
+use crate::volumes::kinds::nested::used;
 
 /// The longest file of variables that is read.
 const LONGEST_ENV_FILE: u64 = 1 << 20;
@@ -124,6 +125,10 @@ impl PodExecutor {
     pub(super) async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<spec::EnvFile> {
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let found = volumes.iter().find(|candidate| candidate.name == volume)?;
+        // One that no container mounts is not set up; upstream says that there is none, too.
+        if !used(pod).contains(volume) {
+            return None;
+        }
         let root = self.deps.volumes.place(&self.uid, found)?.path;
         let full = root.join(path).to_string_lossy().into_owned();
         let relative = PathBuf::from(path);

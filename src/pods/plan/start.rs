@@ -1,5 +1,7 @@
 //! The start of one container, from the wish to the action: back-off, the last failure, the image, its turn.
 
+use std::time::Duration;
+
 use super::backoff;
 use super::draft::Draft;
 use super::spec::{Spec, quoted};
@@ -7,6 +9,9 @@ use super::types::{Action, Backoff, Doing, ImageState, Key, KillReason, Notice};
 use crate::model::observed::Exit;
 use crate::model::reason::{container as reason, event};
 use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId};
+
+/// After how long a look for an image is taken for a pull.
+const PULL_TOLD_AFTER: Duration = Duration::from_millis(500);
 
 /// How far a container is that should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,15 +88,8 @@ impl Draft<'_> {
                 Progress::Held
             }
             None => {
-                if let Some(Doing::Busy { silent: true, .. }) = self.doing(&key) {
-                    // Pulled ahead until now; its turn has come, so users are told as if it began here.
-                    self.notice(Notice {
-                        dedup: format!("{} {}", spec.image, self.next_restart_count(spec.name)),
-                        container: Some(spec.name.to_owned()),
-                        event_type: EventType::Normal,
-                        reason: event::PULLING,
-                        message: format!("Pulling image \"{}\"", spec.image),
-                    });
+                if let Some(Doing::Busy { silent: true, since }) = self.doing(&key) {
+                    self.tell_pull_ahead(spec, since.mono.after(PULL_TOLD_AFTER));
                 }
                 let held = !self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: false })
                     && self.doing(&key).is_none();
@@ -99,6 +97,22 @@ impl Draft<'_> {
                 if held { Progress::Held } else { Progress::Coming }
             }
         }
+    }
+
+    /// An image is pulled ahead and its turn has come: users are told as if the pull began here. Not before `due`: most of
+    /// the time it is only found that the image is there.
+    fn tell_pull_ahead(&mut self, spec: &Spec<'_>, due: Mono) {
+        if self.now.mono < due {
+            self.wake(due);
+            return;
+        }
+        self.notice(Notice {
+            dedup: format!("{} {}", spec.image, self.next_restart_count(spec.name)),
+            container: Some(spec.name.to_owned()),
+            event_type: EventType::Normal,
+            reason: event::PULLING,
+            message: format!("Pulling image \"{}\"", spec.image),
+        });
     }
 
     fn start_now(&mut self, spec: &Spec<'_>, sandbox: &SandboxId, image_ref: String) -> Progress {
@@ -217,7 +231,7 @@ impl Draft<'_> {
         });
     }
 
-    fn crash_text(&self, spec: &Spec<'_>, wait: std::time::Duration) -> String {
+    fn crash_text(&self, spec: &Spec<'_>, wait: Duration) -> String {
         let wait = backoff::go_text(wait);
         format!("back-off {wait} restarting failed container={} pod={}", spec.name, self.pod_text())
     }
