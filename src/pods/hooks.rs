@@ -106,6 +106,8 @@ pub async fn pre_stop(target: HookTarget<'_>, clock: &Clock, deadline: Mono) -> 
         }
         Err(_) => {
             tracing::info!(container = target.container.name, "A preStop hook did not end within the grace period");
+            // Upstream's fails when the container is killed.
+            record(target, reason::event::FAILED_PRE_STOP_HOOK, "PreStopHook failed");
             PreStopEnd::OutOfTime
         }
     }
@@ -261,7 +263,7 @@ mod tests {
         let deadline = world.clock.now().mono.after(Duration::from_secs(30));
         assert_eq!(pre_stop(world.target(), &world.clock, deadline).await, PreStopEnd::OutOfTime);
         assert_eq!(world.clock.now().mono.0.as_secs(), 30);
-        assert_eq!(world.event(), None);
+        assert_eq!(world.event().as_deref(), Some("spec.containers{c} FailedPreStopHook PreStopHook failed"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use super::{resources, restart};
 use crate::model::observed::Exit;
 use crate::model::reason::container::{COMPLETED, CONTAINER_CREATING, CONTAINER_STATUS_UNKNOWN, POD_INITIALIZING};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
-use crate::model::{ContainerState, ObservedContainer, pod};
+use crate::model::{ContainerState, ObservedContainer, Wall, pod};
 
 /// The exit code of a container of which nobody knows how it ended.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 137;
@@ -430,12 +430,14 @@ pub(super) fn unknown_end(reason: &str, message: &str) -> api::ContainerState {
 }
 
 fn terminated(exit: &Exit, container_id: Option<String>) -> api::ContainerState {
+    // Of one that could not be started the runtime says zero, which upstream shows as the time it would be.
+    let never = (exit.reason != CONTAINER_STATUS_UNKNOWN).then_some(Wall::UNIX_EPOCH);
     api::ContainerState {
         terminated: Some(api::ContainerStateTerminated {
             exit_code: exit.exit_code,
             reason: some_text(&exit.reason),
             message: some_text(&exit.message),
-            started_at: exit.started_at.map(Time),
+            started_at: exit.started_at.or(never).map(Time),
             finished_at: Some(Time(exit.finished_at)),
             container_id,
             signal: None,

@@ -64,6 +64,11 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let mut resources = pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
     if status.phase.as_deref() == Some(phase::RUNNING) {
         running(pod, &allocated, &mut resources);
+    } else if matches!(status.phase.as_deref(), Some(phase::SUCCEEDED | phase::FAILED)) {
+        // Upstream reads what it has from its cgroup, which is gone; a request of memory has no place in one.
+        let memory = allocated.iter().filter(|(name, _)| *name == MEMORY);
+        resources.requests = some_list(memory.map(|(name, amount)| (name.clone(), amount.clone())).collect());
+        resources.limits = None;
     } else {
         let limits: Quantities = list::pod_limits(pod).iter().map(text).collect();
         resources.requests = some_list(allocated.clone());

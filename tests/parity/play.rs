@@ -62,8 +62,9 @@ pub(crate) async fn play(bed: &Bed, case: &Case) -> Result<Played> {
 /// Waits until no event has come for a moment: on a busy node the last ones are late.
 async fn quiet(bed: &Bed) -> Result<()> {
     let mut before = None;
-    for _ in 0..10 {
-        tokio::time::sleep(MOMENT).await;
+    for _ in 0..6 {
+        // Longer than events of which nothing is wrong are held back while pods wait for their start.
+        tokio::time::sleep(MOMENT * 4).await;
         let events = bed.api("Event").list(&ListParams::default()).await?.items;
         let now = events.iter().map(|event| look::number(&as_value(event), "count").max(1)).sum::<i64>();
         if before == Some(now) {

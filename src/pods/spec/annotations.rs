@@ -144,6 +144,8 @@ impl<'a> Hook<'a> {
     }
 }
 
+/// As Go writes it: what HTML would understand is escaped. It can only stand in texts.
 fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("an API type that came from JSON goes back to JSON")
+    let text = serde_json::to_string(value).expect("an API type that came from JSON goes back to JSON");
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
