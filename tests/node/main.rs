@@ -1,10 +1,10 @@
 //! The node's cases: pods on real containerd, bound by a real control plane, through the kubelet.
 //!
 //! `cargo test --test node`, as root. `FOCUS=text` picks cases by name, `REPEAT=n` runs each so often;
-//! `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names the program under test (default: `target/release/rkubelet`). Nothing is
-//! ever skipped: a missing part fails the run. Cases run side by side, each in its own namespace; then those that
-//! disturb the node, one by one; then a smoke set on older containerds. To write cases: `RKUBELET_CLUSTER=NAME` runs them on
-//! a cluster that is up, and leaves it up.
+//! `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names the program under test
+//! (default: `target/release/rkubelet`). Nothing is ever skipped: a missing part fails the run. Cases run side by side,
+//! each in its own namespace; then those that disturb the node, one by one; then a smoke set on older containerds. To
+//! write cases: `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up.
 #![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
