@@ -37,8 +37,8 @@ const FAILED_ONCE: [(u64, &str); 6] = [
     (41, "a static pod was removed while its older generation still stopped: its mirror stayed for ever"),
 ];
 
-/// How many seeds are played unless `SEEDS` says otherwise: about a second each of one processor. CI plays 200.
-const SEEDS: u64 = 30;
+/// How many seeds are played unless `SEEDS` says otherwise: about a second each of one processor.
+const SEEDS: u64 = 200;
 
 /// How long one may take, of the machine's time.
 const HUNG: Duration = Duration::from_secs(40);
