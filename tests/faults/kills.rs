@@ -219,10 +219,17 @@ impl<'a> Life<'a> {
         Ok(text.lines().count())
     }
 
-    /// No pod has got a second sandbox, or a second container for one attempt.
+    /// No pod has got a second sandbox, or a second container that was started for one attempt.
     async fn once(&self) -> Result<()> {
+        let calls = self.cri.recorded("RunPodSandbox|CreateContainer|StartContainer").await?;
+        let of = |method: &'static str| calls.iter().filter(move |call| call.method == method);
+        let started: BTreeSet<String> = of("StartContainer").map(|call| text(&call.request, "container_id")).collect();
+        // One that was never started is removed and made anew under its number: nothing of it has run.
+        let counts = |call: &&Call| {
+            call.done() && (call.method == "RunPodSandbox" || started.contains(&text(&call.response, "container_id")))
+        };
         let mut made: BTreeMap<String, usize> = BTreeMap::new();
-        for call in self.cri.recorded("RunPodSandbox|CreateContainer").await?.iter().filter(|call| call.done()) {
+        for call in of("RunPodSandbox").chain(of("CreateContainer")).filter(counts) {
             let attempt = text(&call.request, "config.metadata.attempt");
             *made.entry(format!("{} {} attempt {attempt}", call.pod, call.what())).or_default() += 1;
         }
