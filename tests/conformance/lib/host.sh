@@ -66,14 +66,14 @@ failSwapOn: false
 YAML
 }
 
-# run_suite PROCS LABELS FOCUS: 0 whatever the specs' results; the report is what counts
+# run_suite PROCS LABELS FOCUS SKIP: 0 whatever the specs' results; the report is what counts
 run_suite() {
     local dir flags
     dir=$(suite_dir)
     # --node-ip: without DNS upstream's kubelet looks its name up for 20 s before it registers.
     flags="--cluster-domain=cluster.local --runtime-cgroups=/system.slice/containerd.service --node-ip=$(node_ip $SUITE_NODE)"
     in_host $SUITE_NODE env "PATH=$HERE/stand-ins:$PATH" "$HERE/host/unit" suite.slice/suite.service \
-        "$(set_dir k8s-e2e)/ginkgo" --procs "$1" --timeout 3h --label-filter "$2" ${3:+--focus "$3"} --no-color --silence-skips \
+        "$(set_dir k8s-e2e)/ginkgo" --procs "$1" --timeout 3h --label-filter "$2" ${3:+--focus "$3"} ${4:+--skip "$4"} --no-color --silence-skips \
         --output-dir "$dir/results" --json-report report.json --junit-report junit.xml --keep-going \
         "$dir/e2e_node.test" -- --k8s-bin-dir="$dir/bin" --node-name=$SUITE_NODE --report-dir="$dir/results" \
         --container-runtime-endpoint=unix:///run/containerd/containerd.sock --prepull-images=false \
