@@ -171,7 +171,7 @@ impl Handle {
             let answer = api.create_token_request(&request.service_account, &PostParams::default(), &body).await;
             match answer {
                 Ok(answer) => break answer,
-                Err(error) if failure::kind(&error) == FailureKind::Forbidden && wait <= LAST_STRANGER_WAIT => {
+                Err(error) if is_stranger(&error) && wait <= LAST_STRANGER_WAIT => {
                     self.shared.clock.sleep_until(self.shared.clock.now().mono.after(wait)).await;
                     wait *= 2;
                 }
@@ -193,6 +193,21 @@ impl Handle {
                 secret: secret.into(),
             },
         })
+    }
+}
+
+/// Whether the API server may just not know the pod yet: its node authorizer and its check of the pod have caches.
+fn is_stranger(error: &kube::Error) -> bool {
+    match failure::kind(error) {
+        FailureKind::Forbidden => true,
+        // Not of a service account: that one is missing.
+        FailureKind::NotFound => failure::text(error).starts_with("pod "),
+        FailureKind::AlreadyExists
+        | FailureKind::Conflict
+        | FailureKind::Gone
+        | FailureKind::Invalid
+        | FailureKind::Busy
+        | FailureKind::Unknown => false,
     }
 }
 

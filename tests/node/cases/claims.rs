@@ -87,6 +87,7 @@ containers: [{{name: main, image: busybox, command: [sh, -c, '{argv}'], volumeMo
     bed.pod("first", &spec("echo one > /v/note; sleep 1000")).await?;
     bed.pod("second", &spec("until cat /v/note; do sleep 1; done; sleep 1000")).await?;
     let first = bed.until("first", &["cond[Ready]=True"]).await?;
+    bed.until("second", &["cond[Ready]=True"]).await?;
     bed.until_logged("second", "main", "one").await?;
     let place = format!(
         "/var/lib/kubelet/pods/{}/volumes/kubernetes.io~local-volume/{}-data",
