@@ -223,7 +223,8 @@ impl<'a> Life<'a> {
     async fn once(&self) -> Result<()> {
         let calls = self.cri.recorded("RunPodSandbox|CreateContainer|StartContainer").await?;
         let of = |method: &'static str| calls.iter().filter(move |call| call.method == method);
-        let started: BTreeSet<String> = of("StartContainer").map(|call| text(&call.request, "container_id")).collect();
+        let starts = of("StartContainer").filter(|call| call.done());
+        let started: BTreeSet<String> = starts.map(|call| text(&call.request, "container_id")).collect();
         // One that was never started is removed and made anew under its number: nothing of it has run.
         let counts = |call: &&Call| {
             call.done() && (call.method == "RunPodSandbox" || started.contains(&text(&call.response, "container_id")))
