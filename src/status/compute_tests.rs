@@ -340,6 +340,22 @@ fn the_container_before_gives_the_last_state() {
     check(removed, "Running", &["c: running, ready true, started true, restarts 1, last terminated Error 3"]);
 }
 
+/// Killed between the creation and the start of a restart, the kubelet removes what it made and makes it anew: one restart.
+#[test]
+fn a_successor_that_never_started_is_not_counted() {
+    let world = |old: Value| World::new(json!({})).recorded(old);
+    let made = json!({"waiting": {"reason": "ContainerCreating"}});
+    let removed = world(recorded(&made, &json!({}))).runs(vec![exited("c", "id-0", 0, 3)]);
+    check(removed, "Running", &["c: terminated Error 3, ready false, started false, restarts 1, last -"]);
+    let shown = recorded(&json!({"terminated": {"exitCode": 3}}), &json!({"containerID": "containerd://id-0"}));
+    let again = container("c", "id-2", 1, ContainerState::Running { started_at: at(60) });
+    check(
+        world(shown).runs(vec![again, exited("c", "id-0", 0, 3)]),
+        "Running",
+        &["c: running, ready true, started true, restarts 1, last terminated Error 3"],
+    );
+}
+
 fn recorded(state: &Value, extra: &Value) -> Value {
     let mut status = json!({"name": "c", "image": "img", "imageID": "", "ready": true, "started": true, "restartCount": 1,
         "containerID": "containerd://id-1", "state": state, "lastState": {}});

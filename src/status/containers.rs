@@ -109,6 +109,11 @@ impl<'a> Groups<'a> {
         let mut status = self.convert(newest, old);
         if let Some(before) = before {
             status.last_state = self.convert(before, old).state;
+            if before.restart_count < newest.restart_count {
+                // Both are there, so their own numbers are right: a successor that was removed before it had started must
+                // not be counted.
+                status.restart_count = count(newest.restart_count).max(old.map_or(0, |old| old.restart_count));
+            }
         } else if let Some(exit) = self.remembered_before(&spec.name, status.restart_count) {
             let known = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
             // The API keeps seconds.

@@ -184,6 +184,7 @@ impl<'a> Life<'a> {
                     let line = tasks.lines().find(|line| line.starts_with(&id)).context("no task of the container")?;
                     pids.push(line.split_whitespace().nth(1).unwrap_or_default().to_owned());
                 }
+                self.watched.killed(&self.pods);
                 self.bed.cluster.node_exec(&pids.iter().map(String::as_str).collect::<Vec<_>>()).await?;
             }
             Phase::Delete => {

@@ -23,9 +23,11 @@ pub(crate) struct Pod {
     pub(crate) gone: Option<Instant>,
     deleted: bool,
     is_ready: bool,
+    /// How often it may still stop being ready: its containers were killed.
+    may_end: usize,
     phase: usize,
-    /// By container: restarts and id.
-    containers: BTreeMap<String, (i64, String)>,
+    /// By container: the highest number of restarts, and the one that ran last with its number.
+    containers: BTreeMap<String, (i64, Option<(i64, String)>)>,
 }
 
 #[derive(Default)]
@@ -106,6 +108,14 @@ impl Watched {
         self.seen.lock().pods.get(name).cloned().unwrap_or_default()
     }
 
+    /// Lets each of these pods stop being ready once: their containers are about to be killed.
+    pub(crate) fn killed(&self, names: &[String]) {
+        let mut seen = self.seen.lock();
+        for name in names {
+            seen.pods.entry(name.clone()).or_default().may_end = 1;
+        }
+    }
+
     /// Waits until `of` has been seen of each of these pods; the moments, in the same order.
     pub(crate) async fn all(
         &self,
@@ -149,7 +159,9 @@ impl Seen {
         if is_ready && pod.ready.is_none() {
             pod.ready = Some(Instant::now());
         }
-        if pod.is_ready && !is_ready && !pod.deleted {
+        if pod.is_ready && !is_ready && pod.may_end > 0 {
+            pod.may_end -= 1;
+        } else if pod.is_ready && !is_ready && !pod.deleted {
             self.faults.push(format!("{name} is not ready any more: {}", text(object, "status.conditions")));
         }
         pod.is_ready = is_ready;
@@ -160,15 +172,21 @@ impl Seen {
         pod.phase = phase;
         for list in ["status.initContainerStatuses", "status.containerStatuses"] {
             for status in at(object, list).and_then(Value::as_array).into_iter().flatten() {
-                let (container, now) =
-                    (text(status, "name"), (number(status, "restartCount"), text(status, "containerID")));
-                let before = pod.containers.insert(container.clone(), now.clone()).unwrap_or_default();
-                if now.0 < before.0 {
-                    self.faults.push(format!("{name}/{container}: restarts went from {} to {}", before.0, now.0));
+                let (container, restarts) = (text(status, "name"), number(status, "restartCount"));
+                let (before, ran) = pod.containers.entry(container.clone()).or_default();
+                if restarts < *before {
+                    self.faults.push(format!("{name}/{container}: restarts went from {before} to {restarts}"));
                 }
-                if now.0 == before.0 && now.1 != before.1 && !before.1.is_empty() {
+                *before = restarts;
+                if at(status, "state.running").is_none() {
+                    continue;
+                }
+                // Only what ran counts: one that was never started is made anew under its number.
+                let now = (restarts, text(status, "containerID"));
+                if ran.as_ref().is_some_and(|ran| ran.0 == now.0 && ran.1 != now.1) {
                     self.faults.push(format!("{name}/{container}: its id changed without a restart"));
                 }
+                *ran = Some(now);
             }
         }
     }
