@@ -239,7 +239,7 @@ impl PodExecutor {
         let volumes = sources.await.ok_or_else(cancelled)??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
         let sub_paths = self.sub_paths(container, &env, &volumes, context).await?;
-        let etc_hosts = self.write_etc_hosts(context, &pod_ips)?;
+        let etc_hosts = self.write_etc_hosts(container, context, &pod_ips)?;
         let termination_log = self.termination_log(container)?;
         let pid_target = Self::pid_target(&start.container, context)?;
         let config = spec::container_config(&spec::ContainerInput {
@@ -354,8 +354,17 @@ impl PodExecutor {
         Ok(user)
     }
 
-    /// Writes the managed `/etc/hosts`; `None` while the pod has no address (it is then not mounted, as upstream).
-    fn write_etc_hosts(&self, context: &Context, pod_ips: &[std::net::IpAddr]) -> Result<Option<String>, ActionError> {
+    /// Writes the managed `/etc/hosts`; `None` while the pod has no address, or where the container mounts its own (it is
+    /// then not mounted, as upstream).
+    fn write_etc_hosts(
+        &self,
+        container: &api::Container,
+        context: &Context,
+        pod_ips: &[std::net::IpAddr],
+    ) -> Result<Option<String>, ActionError> {
+        if spec::mounts_hosts_file(container) {
+            return Ok(None);
+        }
         if pod_ips.is_empty() && !pod::is_host_network(&context.pod) {
             return Ok(None);
         }

@@ -115,8 +115,9 @@ impl PodExecutor {
             id,
             pod_ip: self.pod_ip(context),
         };
-        // The hook looks at one deadline; a shorter one ends it from outside.
-        let hook = hooks::pre_stop(target, &self.deps.clock, *deadline.borrow());
+        // The hook looks at one deadline, and says so when it has passed; a shorter one ends it from outside.
+        let own = *deadline.borrow();
+        let hook = hooks::pre_stop(target, &self.deps.clock, own);
         tokio::pin!(hook);
         loop {
             let until = *deadline.borrow_and_update();
@@ -126,7 +127,7 @@ impl PodExecutor {
                     debug!(container, ?ended, "preStop hook ended");
                     return;
                 }
-                () = self.deps.clock.sleep_until(until) => {
+                () = self.deps.clock.sleep_until(until), if until < own => {
                     debug!(container, "preStop hook not completed in grace period");
                     return;
                 }

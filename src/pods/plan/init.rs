@@ -60,12 +60,20 @@ impl Draft<'_> {
     /// Whether no main container will run any more: each is done for good, or is being stopped and stays so. A sidecar
     /// that has ended is then not started again (upstream starts nothing while it stops a container).
     fn is_ending(&self) -> bool {
+        self.is_ending_but_for(None)
+    }
+
+    /// The same of all main containers but one.
+    pub(super) fn is_ending_but_for(&self, except: Option<&str>) -> bool {
         let policy = self.restart_policy();
         let stays_stopped = |spec: &Spec<'_>| {
             let why = self.observed.latest(spec.name).and_then(|latest| self.inputs.killing.get(&latest.id));
             why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
         };
-        self.of_kind(ContainerKind::Main).iter().all(|spec| stays_stopped(spec) || self.is_done(spec))
+        self.of_kind(ContainerKind::Main)
+            .iter()
+            .filter(|spec| except != Some(spec.name))
+            .all(|spec| stays_stopped(spec) || self.is_done(spec))
     }
 
     /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as done.

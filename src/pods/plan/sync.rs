@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::draft::Draft;
+use super::restart;
 use super::sandbox::Verdict;
 use super::spec::{Spec, quoted};
 use super::start::Progress;
@@ -183,7 +184,16 @@ impl Draft<'_> {
             }
             return;
         };
+        let why = if self.ends_the_pod(spec, &why) { KillReason::PodStopping } else { why };
         self.kill(container, why, None);
+    }
+
+    /// Whether a probe's kill leaves no main container that runs or will run: upstream then stops the pod, and says so.
+    fn ends_the_pod(&self, spec: &Spec<'_>, why: &KillReason) -> bool {
+        spec.kind == ContainerKind::Main
+            && matches!(why, KillReason::Liveness | KillReason::Startup)
+            && !restart::after_kill(spec, self.restart_policy(), why)
+            && self.is_ending_but_for(Some(spec.name))
     }
 
     /// Whether a running container's postStart hook has not ended yet.

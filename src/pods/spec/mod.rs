@@ -33,7 +33,7 @@ pub use env::{EnvFile, EnvInput, EnvVar, environment};
 pub use expand::sub_path;
 pub use hash::container_hash;
 pub use hosts::{Hostname, hostname, hosts_file, node_hosts_file};
-pub use mounts::VolumeSource;
+pub use mounts::{VolumeSource, mounts_hosts_file};
 pub use references::{ObjectRef, references};
 pub use resources::{PodTotals, linux_resources};
 pub use sandbox::{

@@ -64,6 +64,11 @@ pub(super) fn devices(input: &ContainerInput<'_>) -> Result<Vec<Device>, SpecErr
     wanted.map(device).collect()
 }
 
+/// Whether a container mounts a file of its own over `/etc/hosts`; the managed one is then not made for it.
+pub fn mounts_hosts_file(container: &api::Container) -> bool {
+    container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == ETC_HOSTS)
+}
+
 /// The mounts of a container, in upstream's order.
 pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
     let wanted = input.container.volume_mounts.as_deref().unwrap_or_default();
@@ -78,7 +83,7 @@ pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError
         out.push(volume_mount(input, index, mount)?);
     }
     if let Some(path) = input.etc_hosts
-        && !wanted.iter().any(|mount| mount.mount_path == ETC_HOSTS)
+        && !mounts_hosts_file(input.container)
     {
         out.push(Mount {
             container_path: ETC_HOSTS.to_owned(),

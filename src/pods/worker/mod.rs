@@ -555,6 +555,10 @@ impl<E: Execute> Worker<E> {
             self.inputs.killing.remove(id);
         }
         let count = self.inputs.failures.get(&key).map_or(1, |failure| failure.count.saturating_add(1));
+        // Each of the first few, then ever fewer: what is refused for ever must not fill the log.
+        if count.is_power_of_two() {
+            warn!(?key, reason = error.reason, err = error.message, count, "an action failed; it is tried again");
+        }
         self.inputs.failures.insert(key, Failure { count, at: now, reason: error.reason, message: error.message });
     }
 
