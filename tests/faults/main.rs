@@ -98,9 +98,12 @@ pub(crate) async fn kubelet(bed: &Bed, verb: &str) -> Result<()> {
     bed.cluster.run(&["kubelet", verb, "n1"]).await.map(drop)
 }
 
+fn focus() -> Vec<String> {
+    std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).chain(std::env::var("FOCUS")).collect()
+}
+
 fn cases() -> Vec<Case> {
-    let focus: Vec<String> =
-        std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).chain(std::env::var("FOCUS")).collect();
+    let focus = focus();
     [kills::cases(), held::cases(), writes::cases(), outages::cases(), storm::cases()]
         .into_iter()
         .flatten()
@@ -124,7 +127,7 @@ fn main() -> ExitCode {
         outcomes.push(Outcome::new("the run itself", Duration::ZERO, Err(error)));
     }
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
-    if let Err(error) = table::show(&kubelet, &outcomes) {
+    if let Err(error) = table::show(&kubelet, &outcomes, focus().is_empty()) {
         println!("the table: {error:#}");
     }
     println!(

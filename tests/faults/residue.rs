@@ -9,13 +9,15 @@ use anyhow::{Result, ensure};
 
 use crate::cluster::Cluster;
 
+/// Where the runtime has a folder for each of its tasks.
+const TASKS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// Folders of the node with an entry for each pod, sandbox or address.
 const FOLDERS: [&str; 6] = [
     "/var/lib/kubelet/pods",
     "/var/log/pods",
     "/run/netns",
     "/var/lib/cni/networks/rkubelet",
-    "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    TASKS,
     "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes",
 ];
 
@@ -48,7 +50,7 @@ impl Residue {
             let root = root.join(cluster.env("NODE_N1_CGROUP").trim_start_matches('/')).join("kubepods");
             cgroups(&root, &mut found);
         }
-        processes(&cluster.on_node("/proc"), &mut found);
+        processes(&cluster.on_node("/proc"), &cluster.on_node(TASKS), &mut found);
         Ok(Self(found))
     }
 
@@ -97,12 +99,23 @@ fn cgroups(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// A shim that the runtime has written down nowhere and that runs nothing: the runtime was killed between its start and that
+/// of its task. No kubelet can know of it.
+fn is_forgotten(proc: &Path, pid: &str, arguments: &str, tasks: &Path) -> bool {
+    let id = arguments.split('\0').skip_while(|argument| *argument != "-id").nth(1).unwrap_or_default();
+    let has_child = entries(proc).iter().any(|other| {
+        let status = std::fs::read_to_string(proc.join(other).join("status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|parent| parent.trim() == pid))
+    });
+    !id.is_empty() && !tasks.join(id).exists() && !has_child
+}
+
 /// Shims by their arguments, and the namespaces of all processes of the node.
-fn processes(proc: &Path, found: &mut BTreeSet<String>) {
+fn processes(proc: &Path, tasks: &Path, found: &mut BTreeSet<String>) {
     for pid in entries(proc).into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
         let folder = proc.join(&pid);
         let arguments = std::fs::read_to_string(folder.join("cmdline")).unwrap_or_default();
-        if arguments.contains("containerd-shim") {
+        if arguments.contains("containerd-shim") && !is_forgotten(proc, &pid, &arguments, tasks) {
             found.insert(format!("shim {}", arguments.replace('\0', " ")));
         }
         for kind in ["net", "pid", "mnt", "ipc"] {

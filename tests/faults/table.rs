@@ -44,9 +44,9 @@ fn kept(kubelet: &str) -> BTreeMap<String, Outcome> {
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-/// Keeps these results, and prints the table.
-pub(crate) fn show(kubelet: &str, outcomes: &[Outcome]) -> Result<()> {
-    let mut all = kept(kubelet);
+/// Keeps these results (in the place of all others after a `whole` run), and prints the table.
+pub(crate) fn show(kubelet: &str, outcomes: &[Outcome], whole: bool) -> Result<()> {
+    let mut all = if whole { BTreeMap::new() } else { kept(kubelet) };
     all.extend(outcomes.iter().map(|outcome| (outcome.name.clone(), outcome.clone())));
     let path = file(kubelet);
     std::fs::create_dir_all(path.parent().unwrap_or(&path))?;

@@ -75,6 +75,8 @@ fn parse(text: &str) -> Result<Vec<Step>> {
             None => {}
         }
     }
+    // What is made after the last wait has not been waited for.
+    waits &= object.lines().all(|line| line.trim().is_empty() || line.starts_with('#'));
     finish(&mut object, &mut is_static, &mut steps);
     if !waits {
         steps.push(Step::Settle);
