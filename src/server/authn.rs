@@ -76,7 +76,8 @@ impl Authenticator {
         if let Some(user) = certificate.and_then(certificate_user) {
             return Some(with_authenticated(user));
         }
-        if let Some(token) = bearer(headers) {
+        // Where no token is reviewed, one says nothing, as upstream.
+        if let Some(token) = bearer(headers).filter(|_| self.settings.webhook.is_some()) {
             // A token that is refused does not fall back to anonymous (upstream: the error wins).
             return self.review(token).await.map(with_authenticated);
         }
@@ -188,7 +189,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_cannot_be_reviewed_is_not_anonymous() {
-        assert_eq!(authenticator(true).authenticate(None, &headers(Some("Bearer abc"))).await, None);
+        let settings = Settings { anonymous: true, webhook: Some(std::time::Duration::from_secs(1)) };
+        let authenticator = Authenticator::new(settings, None, Clock::system());
+        assert_eq!(authenticator.authenticate(None, &headers(Some("Bearer abc"))).await, None);
+    }
+
+    #[tokio::test]
+    async fn where_no_token_is_reviewed_one_says_nothing() {
+        let user = authenticator(true).authenticate(None, &headers(Some("Bearer abc"))).await.expect("anonymous");
+        assert_eq!(user.name, "system:anonymous");
+        assert_eq!(authenticator(false).authenticate(None, &headers(Some("Bearer abc"))).await, None);
     }
 
     #[tokio::test]
