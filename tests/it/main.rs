@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
 mod laws;
+mod man;
 mod proto;
 mod scenarios;
 mod sim;
