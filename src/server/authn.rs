@@ -189,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_cannot_be_reviewed_is_not_anonymous() {
-        let settings = Settings { anonymous: true, webhook: Some(std::time::Duration::from_secs(1)) };
+        let settings = Settings { anonymous: true, webhook: Some(Duration::from_secs(1)) };
         let authenticator = Authenticator::new(settings, None, Clock::system());
         assert_eq!(authenticator.authenticate(None, &headers(Some("Bearer abc"))).await, None);
     }
