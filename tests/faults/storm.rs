@@ -87,8 +87,10 @@ async fn kills_while_pods_come_and_go(bed: Bed) -> Result<String> {
     let outcome = kill_again_and_again(&bed, &cri, &made, kills, seed).await;
     let storm = began.elapsed();
     end.store(true, Ordering::Relaxed);
-    let count = traffic.await?.context("pods that come and go")?;
-    let at_barriers = outcome?;
+    let count = traffic.await?;
+    // First: without a kubelet nothing of the other goes on.
+    let at_barriers = outcome.context("killing and starting the kubelet")?;
+    let count = count.context("pods that come and go")?;
 
     for (name, wanted) in before {
         let pod = bed.until(&name, &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
