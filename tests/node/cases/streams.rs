@@ -106,7 +106,7 @@ async fn port_forward(bed: Bed) -> Result<()> {
 }
 
 async fn logs_tail_since_timestamps(bed: Bed) -> Result<()> {
-    let spec = "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [sh, -c, 'seq 1 100; echo to-stderr >&2; sleep 3; echo late']}]}";
+    let spec = "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [sh, -c, 'seq 1 100; sleep 2; echo to-stderr >&2; sleep 3; echo late']}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["phase=Succeeded"]).await?;
     let params = |params: LogParams| LogParams { container: Some("main".to_owned()), ..params };
