@@ -36,8 +36,6 @@ def read_report(path):
         name = " | ".join([texts[0], " ".join([*texts[1:], spec["LeafNodeText"]])]) if texts else spec["LeafNodeText"]
         if spec["State"] == "passed":
             results[name] = PASSED
-            if spec.get("NumAttempts", 1) > 1:
-                print(f"passed at attempt {spec['NumAttempts']}: {name}")
         elif spec["State"] in ("skipped", "pending"):
             if not failure.get("Message"):
                 continue  # not selected

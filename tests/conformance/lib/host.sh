@@ -74,7 +74,7 @@ run_suite() {
     flags="--cluster-domain=cluster.local --runtime-cgroups=/system.slice/containerd.service --node-ip=$(node_ip $SUITE_NODE)"
     in_host $SUITE_NODE env "PATH=$HERE/stand-ins:$PATH" "$HERE/host/unit" suite.slice/suite.service \
         "$(set_dir k8s-e2e)/ginkgo" --procs "$1" --timeout 3h --label-filter "$2" ${3:+--focus "$3"} ${4:+--skip "$4"} --no-color --silence-skips \
-        --output-dir "$dir/results" --json-report report.json --junit-report junit.xml --keep-going ${SAMPLE:+--flake-attempts 2} \
+        --output-dir "$dir/results" --json-report report.json --junit-report junit.xml --keep-going \
         "$dir/e2e_node.test" -- --k8s-bin-dir="$dir/bin" --node-name=$SUITE_NODE --report-dir="$dir/results" \
         --container-runtime-endpoint=unix:///run/containerd/containerd.sock --prepull-images=false \
         --kubelet-config-file="$dir/kubelet-base.yaml" --dns-domain=cluster.local --kubelet-flags="$flags" \
