@@ -41,15 +41,9 @@ impl Amount {
         if fraction.contains('.') {
             return Err(fail("it has two decimal points"));
         }
-        let (multiplier, divisor) = scale(suffix).ok_or_else(|| fail("its suffix is unknown"))?;
-        let mantissa = parse_digits(whole, fraction).ok_or_else(|| fail("it is too large"))?;
-        let scaled = mantissa
-            .digits
-            .checked_mul(NANO)
-            .and_then(|value| value.checked_mul(multiplier))
-            .ok_or_else(|| fail("it is too large"))?;
-        let divisor = mantissa.scale.checked_mul(divisor).ok_or_else(|| fail("it is too precise"))?;
-        let nano = ceil_div(scaled, divisor);
+        let (twos, tens) = scale(suffix).ok_or_else(|| fail("its suffix is unknown"))?;
+        let digits = Decimal::new(whole, fraction, tens).ok_or_else(|| fail("it is too large"))?;
+        let nano = digits.nano(twos).ok_or_else(|| fail("it is too large"))?;
         Ok(Self { nano: if negative { -nano } else { nano } })
     }
 
@@ -130,50 +124,78 @@ impl fmt::Display for Amount {
     }
 }
 
-struct Mantissa {
-    digits: i128,
-    scale: i128,
+/// How many digits behind the point count each, as many as can be multiplied by ten; of those beyond only whether they
+/// are something.
+const FRACTION: i64 = 37;
+const FRACTION_UNIT: i128 = 10_i128.pow(37);
+
+/// A number on paper.
+struct Decimal {
+    whole: i128,
+    /// In units of 10⁻³⁷.
+    fraction: i128,
+    /// Whether there is more, further behind the point.
+    rest: bool,
 }
 
-fn parse_digits(whole: &str, fraction: &str) -> Option<Mantissa> {
-    let mut digits: i128 = 0;
-    let mut scale: i128 = 1;
-    for byte in whole.bytes() {
-        digits = digits.checked_mul(10)?.checked_add(i128::from(byte - b'0'))?;
-    }
-    for byte in fraction.bytes() {
-        digits = digits.checked_mul(10)?.checked_add(i128::from(byte - b'0'))?;
-        scale = scale.checked_mul(10)?;
-    }
-    Some(Mantissa { digits, scale })
-}
-
-/// Multiplier and divisor of a suffix.
-fn scale(suffix: &str) -> Option<(i128, i128)> {
-    let binary = |power: u32| Some((1_i128 << (10 * power), 1));
-    match suffix {
-        "n" => Some((1, NANO)),
-        "u" => Some((1, 1_000_000)),
-        "m" => Some((1, 1000)),
-        "" => Some((1, 1)),
-        "k" => Some((1000, 1)),
-        "M" => Some((1_000_000, 1)),
-        "G" => Some((NANO, 1)),
-        "T" => Some((1_000_000_000_000, 1)),
-        "P" => Some((1_000_000_000_000_000, 1)),
-        "E" => Some((1_000_000_000_000_000_000, 1)),
-        "Ki" => binary(1),
-        "Mi" => binary(2),
-        "Gi" => binary(3),
-        "Ti" => binary(4),
-        "Pi" => binary(5),
-        "Ei" => binary(6),
-        _ => {
-            let exponent = suffix.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            Some(if exponent < 0 { (1, power) } else { (power, 1) })
+impl Decimal {
+    /// The digits before and behind the point, which is then moved to the right by `tens`.
+    fn new(whole: &str, fraction: &str, tens: i64) -> Option<Self> {
+        let point = i64::try_from(whole.len()).ok()?.checked_add(tens)?;
+        let mut number = Self { whole: 0, fraction: 0, rest: false };
+        let mut place = point;
+        for digit in whole.bytes().chain(fraction.bytes()).map(|byte| i128::from(byte - b'0')) {
+            // The digit counts 10^place.
+            place -= 1;
+            if digit == 0 {
+                continue;
+            }
+            if place < -FRACTION {
+                number.rest = true;
+            } else if place < 0 {
+                number.fraction += digit * 10_i128.pow(u32::try_from(FRACTION + place).ok()?);
+            } else {
+                let power = 10_i128.checked_pow(u32::try_from(place).ok()?)?;
+                number.whole = number.whole.checked_add(digit.checked_mul(power)?)?;
+            }
         }
+        Some(number)
     }
+
+    /// This times 2^twos (60 at most) in units of 10⁻⁹, rounded up.
+    fn nano(&self, twos: u32) -> Option<i128> {
+        let whole = self.whole.checked_mul(1_i128 << twos)?.checked_mul(NANO)?;
+        // Multiplied step by step with the overflow set aside: all at once it has too many digits.
+        let (mut nano, mut left) = (0, self.fraction);
+        for factor in std::iter::repeat_n(2, twos as usize).chain(std::iter::repeat_n(10, 9)) {
+            nano = nano * factor + left * factor / FRACTION_UNIT;
+            left = left * factor % FRACTION_UNIT;
+        }
+        whole.checked_add(nano)?.checked_add(i128::from(left > 0 || self.rest))
+    }
+}
+
+/// The powers of two and of ten that a suffix stands for.
+fn scale(suffix: &str) -> Option<(u32, i64)> {
+    Some(match suffix {
+        "n" => (0, -9),
+        "u" => (0, -6),
+        "m" => (0, -3),
+        "" => (0, 0),
+        "k" => (0, 3),
+        "M" => (0, 6),
+        "G" => (0, 9),
+        "T" => (0, 12),
+        "P" => (0, 15),
+        "E" => (0, 18),
+        "Ki" => (10, 0),
+        "Mi" => (20, 0),
+        "Gi" => (30, 0),
+        "Ti" => (40, 0),
+        "Pi" => (50, 0),
+        "Ei" => (60, 0),
+        _ => (0, i64::from(suffix.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?)),
+    })
 }
 
 fn ceil_div(value: i128, divisor: i128) -> i128 {
@@ -208,6 +230,19 @@ mod tests {
         check("-2k", -2000, -2_000_000);
         check(".5", 1, 500);
         check("1n", 1, 1);
+    }
+
+    #[test]
+    fn reads_as_many_digits_as_there_are() {
+        let nano = |text: &str| Amount::parse(text).map(Amount::nano);
+        assert_eq!(nano("1.0000000000000000000000000000000000000000000"), Ok(1_000_000_000));
+        assert_eq!(nano("0.333333333333333333333333333333"), Ok(333_333_334));
+        assert_eq!(nano("0.333333333333333333333333333333Gi"), Ok(357_913_941_333_333_334));
+        assert_eq!(nano("-0.00000000000000000000000000000000000001"), Ok(-1));
+        assert_eq!(nano("1e-99"), Ok(1));
+        assert_eq!(nano("0e99"), Ok(0));
+        assert_eq!(nano("1000000000000000000000000000000000000000e-30"), Ok(1_000_000_000_000_000_000));
+        assert_eq!(nano("170141183460469231731687303715884105727n"), Ok(i128::MAX));
     }
 
     #[test]
