@@ -5,7 +5,7 @@
 /// Why a file is not one of variables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid environment variable format at line {line}: {problem}")]
-pub(super) struct EnvFileError {
+pub(crate) struct EnvFileError {
     line: usize,
     problem: &'static str,
 }
@@ -14,13 +14,11 @@ pub(super) struct EnvFileError {
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// The value of `key`; the first one wins and what follows it is not looked at.
-pub(super) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileError> {
-    let mut lines = content.lines().zip(1..);
-    while let Some((line, number)) = lines.next() {
+pub(crate) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileError> {
+    let mut lines = Lines { rest: content, number: 0 };
+    while let Some(line) = lines.next().transpose()? {
+        let number = lines.number;
         let fail = |problem| EnvFileError { line: number, problem };
-        if line.len() >= LONGEST_LINE {
-            return Err(fail("line is too long"));
-        }
         let line = line.trim_start_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -49,7 +47,7 @@ pub(super) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileE
             }
             text.push_str(rest);
             text.push('\n');
-            rest = lines.next().ok_or_else(|| fail("unclosed single quote"))?.0;
+            rest = lines.next().ok_or_else(|| fail("unclosed single quote"))??;
         };
         let after = after.trim_start_matches([' ', '\t']);
         if !after.is_empty() && !after.starts_with('#') {
@@ -60,6 +58,30 @@ pub(super) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileE
         }
     }
     Ok(None)
+}
+
+/// The lines as upstream's scanner hands them out: without the line feed and one carriage return before it, at the end
+/// of the file, too.
+struct Lines<'a> {
+    rest: &'a str,
+    number: usize,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<&'a str, EnvFileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (line, rest) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
+        self.rest = rest;
+        self.number += 1;
+        if line.len() >= LONGEST_LINE {
+            return Some(Err(EnvFileError { line: self.number, problem: "line is too long" }));
+        }
+        Some(Ok(line.strip_suffix('\r').unwrap_or(line)))
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +104,8 @@ mod tests {
         check("A= x\nK='v'", Ok(Some("v")));
         check("A='1'", Ok(None));
         check("K='1'\nbroken", Ok(Some("1")));
+        check("A='1'\r\nK='two\r\nlines'\r\n", Ok(Some("two\nlines")));
+        check("K='v'\r", Ok(Some("v")));
     }
 
     #[test]
@@ -93,5 +117,6 @@ mod tests {
         check("K='x", Err("unclosed single quote"));
         check("K='x'y", Err("unexpected content after closing quote"));
         check(&format!("K='{}'", "x".repeat(LONGEST_LINE)), Err("line is too long"));
+        check(&format!("K='\n{}\n'", "x".repeat(LONGEST_LINE)), Err("line is too long"));
     }
 }

@@ -11,7 +11,7 @@ mod container;
 mod dns;
 mod downward;
 mod env;
-mod env_file;
+pub(crate) mod env_file;
 mod expand;
 mod hash;
 mod hosts;
