@@ -240,11 +240,28 @@ fn integral(value: f64) -> Option<i64> {
     (value.fract() == 0.0 && value.abs() <= LARGEST_EXACT).then_some(value as i64)
 }
 
+/// Fields whose members have names of the administrator's choice: there null is a value, the zero one, and a threshold
+/// without one is refused. Everywhere else null says nothing.
+const MAPS: [&str; 12] = [
+    "cpuManagerPolicyOptions",
+    "evictionHard",
+    "evictionMinimumReclaim",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "featureGates",
+    "kubeReserved",
+    "limits",
+    "qosReserved",
+    "staticPodURLHeader",
+    "systemReserved",
+    "topologyManagerPolicyOptions",
+];
+
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
+            map.iter_mut().filter(|(name, _)| !MAPS.contains(&name.as_str())).for_each(|(_, value)| drop_nulls(value));
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -304,6 +321,19 @@ mod tests {
         assert_eq!(names, ["field maxPods", "field podCIDR", "field port", "field syncFrequency"]);
         let error = decode("authentication: {anonymous: {enabled: maybe}, x509: {}}").expect_err("wrong type");
         assert!(error.to_string().starts_with("field authentication.anonymous.enabled: "), "{error}");
+    }
+
+    #[test]
+    fn null_in_a_map_is_the_zero_value() {
+        let (config, ..) = decode(
+            "evictionHard: {memory.available: }\nfeatureGates: {A: null}\nstaticPodURLHeader: {X: null}\n\
+             reservedMemory: [{limits: {memory: null}}]\nsystemReserved: null",
+        )
+        .expect("lenient");
+        assert_eq!(config.eviction_hard["memory.available"], "");
+        assert!(!config.feature_gates["A"] && config.static_pod_url_header.0["X"].is_empty());
+        assert_eq!(config.reserved_memory[0].limits["memory"].0, "0");
+        assert!(config.system_reserved.is_empty());
     }
 
     #[test]

@@ -341,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn a_threshold_without_a_value_is_refused() {
+        for field in ["evictionHard: {memory.available: }", "systemReserved: {cpu: null}"] {
+            let error = Files::new(&[("c.yaml", field)]).load(&["--config=@/c.yaml"]).expect_err("refused");
+            assert!(matches!(error, ConfigError::Invalid(_)), "{error}");
+        }
+    }
+
+    #[test]
     fn help_and_version_need_no_valid_files() {
         let loaded = load_args(&["--config=/none", "--version"]).expect("not read");
         assert_eq!(version_text(loaded.flags.version).as_deref(), Some("Kubernetes v1.36.3"));

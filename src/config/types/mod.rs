@@ -162,7 +162,7 @@ pub struct KubeletConfiguration {
     #[serde(rename = "singleProcessOOMKill", skip_serializing_if = "Option::is_none")]
     pub single_process_oom_kill: Option<bool>,
     /// Options of the CPU manager policy.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub cpu_manager_policy_options: BTreeMap<String, String>,
     /// How often CPU assignments are checked.
     pub cpu_manager_reconcile_period: GoDuration,
@@ -176,10 +176,10 @@ pub struct KubeletConfiguration {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub topology_manager_scope: String,
     /// Options of the topology manager policy.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub topology_manager_policy_options: BTreeMap<String, String>,
     /// Percentage of a resource that is reserved for the requests of a QoS class (only memory; alpha).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub qos_reserved: BTreeMap<String, String>,
     /// Deadline of runtime calls other than pull, logs, exec and attach.
     pub runtime_request_timeout: GoDuration,
@@ -225,13 +225,13 @@ pub struct KubeletConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_parallel_image_pulls: Option<i32>,
     /// Thresholds that evict pods at once, such as memory.available<100Mi.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub eviction_hard: BTreeMap<String, String>,
     /// Thresholds that evict pods once they held for their grace period.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub eviction_soft: BTreeMap<String, String>,
     /// Grace period of each soft threshold, such as memory.available=1m30s.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub eviction_soft_grace_period: BTreeMap<String, String>,
     /// How long a pressure condition stays after its threshold is no longer met.
     pub eviction_pressure_transition_period: GoDuration,
@@ -239,7 +239,7 @@ pub struct KubeletConfiguration {
     #[serde(skip_serializing_if = "is_zero")]
     pub eviction_max_pod_grace_period: i32,
     /// How much to free at least when a threshold was met, such as imagefs.available=2Gi.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub eviction_minimum_reclaim: BTreeMap<String, String>,
     /// Keep the default hard thresholds that the file does not name.
     pub merge_default_eviction_settings: bool,
@@ -259,7 +259,7 @@ pub struct KubeletConfiguration {
     /// Legacy: bit of the fwmark for dropping.
     pub iptables_drop_bit: i32,
     /// Feature gates to turn on or off.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub feature_gates: BTreeMap<String, bool>,
     /// Refuse to start on a node with swap.
     pub fail_swap_on: bool,
@@ -278,10 +278,10 @@ pub struct KubeletConfiguration {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub config_map_and_secret_change_detection_strategy: String,
     /// Resources kept for the system, such as cpu=200m,memory=500Mi.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub system_reserved: BTreeMap<String, String>,
     /// Resources kept for Kubernetes components, such as cpu=200m,memory=500Mi.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub kube_reserved: BTreeMap<String, String>,
     /// CPUs kept for the system, as a list of ranges; supersedes the cpu of both reservations.
     #[serde(rename = "reservedSystemCPUs", skip_serializing_if = "String::is_empty")]

@@ -218,7 +218,7 @@ impl Default for OutputRouting {
 /// Headers of HTTP requests. Their values may be credentials, so that only the names are shown by `Debug`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Headers(pub BTreeMap<String, Vec<String>>);
+pub struct Headers(#[serde(deserialize_with = "members")] pub BTreeMap<String, Vec<String>>);
 
 impl Headers {
     pub(super) fn is_empty(&self) -> bool {
@@ -230,6 +230,16 @@ impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.keys().map(|name| (name, "<masked>"))).finish()
     }
+}
+
+/// A map in which null stands for the zero value, as Go reads it: the name is there all the same.
+pub(super) fn members<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de> + Default,
+{
+    let members = BTreeMap::<String, Option<V>>::deserialize(deserializer)?;
+    Ok(members.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
 }
 
 /// A quantity as its text; a bare number is accepted too.
