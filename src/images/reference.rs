@@ -80,7 +80,7 @@ fn parse(image: &str) -> Result<Reference, String> {
     }
     let (domain, remainder) = split_domain(image);
     let remote = remainder.split(':').next().unwrap_or_default();
-    if remote.chars().any(char::is_uppercase) {
+    if has_capitals(remote) {
         return Err(format!("{INVALID}: repository name ({remote}) must be lowercase"));
     }
     let full = format!("{domain}/{remainder}");
@@ -105,7 +105,7 @@ fn split_domain(name: &str) -> (&str, String) {
     let Some((first, rest)) = name.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL}{name}"));
     };
-    let is_domain = first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase);
+    let is_domain = first == "localhost" || first.contains(['.', ':']) || has_capitals(first);
     let (domain, remainder) = match first {
         LEGACY_DOMAIN => (DEFAULT_DOMAIN, rest),
         _ if is_domain => (first, rest),
@@ -115,6 +115,11 @@ fn split_domain(name: &str) -> (&str, String) {
         return (domain, format!("{OFFICIAL}{remainder}"));
     }
     (domain, remainder.to_owned())
+}
+
+/// Whether writing it small changes it: that of `ǅ` does, too, which is no capital.
+fn has_capitals(text: &str) -> bool {
+    text.to_lowercase() != text
 }
 
 /// Name, tag and digest of a text that follows the grammar.
@@ -258,6 +263,7 @@ mod tests {
         refuse("nginx@sha256:abc", "invalid reference format");
         refuse(&format!("nginx:{}", "t".repeat(129)), "invalid reference format");
         refuse("Nginx", "invalid reference format: repository name (library/Nginx) must be lowercase");
+        refuse("x.io/ǅ", "invalid reference format: repository name (ǅ) must be lowercase");
         refuse("x.io/App:v1", "invalid reference format: repository name (App) must be lowercase");
         refuse(HEX, &format!("invalid repository name ({HEX}), cannot specify 64-byte hexadecimal strings"));
         refuse(&format!("nginx@sha256:{}", &HEX[..40]), "invalid checksum digest length");
