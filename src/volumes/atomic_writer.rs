@@ -85,7 +85,7 @@ pub fn is_complete(dir: &Path) -> bool {
 }
 
 /// The write with a hook before each step, at which tests end it.
-fn write_stepwise(
+pub(crate) fn write_stepwise(
     write: &Write<'_>,
     payload: Payload,
     before: &mut dyn FnMut(&'static str) -> io::Result<()>,
@@ -127,11 +127,9 @@ fn write_stepwise(
         std::fs::rename(dir.join(NEW_DATA), dir.join(DATA)).map_err(failed("switch to the new files in"))?;
     }
     // 9
-    before("add links").map_err(failed("interrupt"))?;
-    add_links(dir, &payload).map_err(failed("link the files in"))?;
+    add_links(dir, &payload, before).map_err(failed("link the files in"))?;
     // 10
-    before("remove links").map_err(failed("interrupt"))?;
-    remove_links(dir, &payload).map_err(failed("remove old links in"))?;
+    remove_links(dir, &payload, before).map_err(failed("remove old links in"))?;
     if !changed {
         return Ok(Written { changed, kept_old });
     }
@@ -223,8 +221,9 @@ fn visible(payload: &Payload) -> impl Iterator<Item = (&str, Option<u32>)> {
     payload.iter().map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid))
 }
 
-fn add_links(dir: &Path, payload: &Payload) -> io::Result<()> {
+fn add_links(dir: &Path, payload: &Payload, before: &mut dyn FnMut(&'static str) -> io::Result<()>) -> io::Result<()> {
     for (name, owner) in visible(payload) {
+        before("add a link")?;
         let link = dir.join(name);
         // Something else may be there: a directory made for a mount inside this volume. It stays, as upstream has it.
         if link.symlink_metadata().is_ok() {
@@ -238,7 +237,11 @@ fn add_links(dir: &Path, payload: &Payload) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_links(dir: &Path, payload: &Payload) -> io::Result<()> {
+fn remove_links(
+    dir: &Path,
+    payload: &Payload,
+    before: &mut dyn FnMut(&'static str) -> io::Result<()>,
+) -> io::Result<()> {
     let wanted: BTreeSet<&OsStr> = visible(payload).map(|(name, _)| OsStr::new(name)).collect();
     for (name, is_dir) in tree::list(dir)? {
         let path = dir.join(&name);
@@ -246,6 +249,7 @@ fn remove_links(dir: &Path, payload: &Payload) -> io::Result<()> {
             && !wanted.contains(name.as_os_str())
             && std::fs::read_link(&path).is_ok_and(|target| target == Path::new(DATA).join(&name));
         if ours {
+            before("remove a link")?;
             std::fs::remove_file(&path)?;
         }
     }
