@@ -2,6 +2,7 @@
 //! files, text scenarios of the planner and the simulation of a node. One binary, so that it links once.
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
+mod hostile;
 mod laws;
 mod man;
 mod proto;

@@ -74,7 +74,8 @@ fn sources() -> Vec<Source> {
         for entry in entries {
             let path = entry.expect("readable").path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if path.is_symlink() || matches!(name, "target" | "gen" | "out" | ".git") {
+            if path.is_symlink() || matches!(name, "target" | "gen" | "out" | ".git" | "corpus" | "artifacts" | "seeds")
+            {
                 continue;
             }
             if path.is_dir() {
@@ -85,7 +86,7 @@ fn sources() -> Vec<Source> {
         }
     }
     let mut files = Vec::new();
-    for folder in ["src", "tests", "systemd", "cni-conf", "proto", ".ci"] {
+    for folder in ["src", "tests", "fuzz", "systemd", "cni-conf", "proto", ".ci"] {
         walk(&root().join(folder), &mut files);
     }
     for name in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Cargo.toml", "Makefile", "deny.toml", ".clippy.toml"]
