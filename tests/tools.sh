@@ -1,37 +1,48 @@
 #!/bin/sh
-# Builds the tools that the checks need and the toolchain lacks, once per version, into a cache outside the tree, and
-# prints the directory of their binaries.
+# Builds the tools that the checks need and the toolchain lacks, once per version, into a cache outside the tree.
 #
-#   tests/tools.sh          only that
-#   tests/tools.sh deny     checks licences, banned crates and sources (deny.toml)
+#   tests/tools.sh            builds cargo-deny and prints the directory of its binary
+#   tests/tools.sh deny       checks licences, banned crates and sources (deny.toml)
+#   tests/tools.sh fuzz ARG…  runs `cargo fuzz ARG…`
 set -eu
 
 deny_version=0.20.2
+fuzz_version=0.13.2
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/rkubelet/tools"
-deny_root="$cache/cargo-deny-$deny_version"
 
-if [ ! -x "$deny_root/bin/cargo-deny" ]; then
-    mkdir -p "$cache"
-    echo "tools: building cargo-deny $deny_version (once, some minutes)" >&2
-    # Built beside its final place and renamed, so that a killed build never looks complete. CARGO_TARGET_DIR and the
-    # jobs can be set from outside.
-    building="$deny_root.building.$$"
-    trap 'rm -rf "$building"' EXIT INT TERM
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_TARGET_DIR="$building/target" \
-        cargo install cargo-deny --locked --quiet --version "$deny_version" --root "$building/root" ${TOOLS_JOBS:+-j "$TOOLS_JOBS"} >&2
-    rm -rf "$building/target" "$deny_root"
-    mv "$building/root" "$deny_root"
-fi
+# build NAME VERSION: prints the directory of the tool's binary, built if it is not there.
+build() {
+    root="$cache/$1-$2"
+    if [ ! -x "$root/bin/$1" ]; then
+        mkdir -p "$cache"
+        echo "tools: building $1 $2 (once, some minutes)" >&2
+        # Built beside its final place and renamed, so that a killed build never looks complete. CARGO_TARGET_DIR and
+        # the jobs can be set from outside.
+        building="$root.building.$$"
+        trap 'rm -rf "$building"' EXIT INT TERM
+        CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_TARGET_DIR="$building/target" \
+            cargo install "$1" --locked --quiet --version "$2" --root "$building/root" ${TOOLS_JOBS:+-j "$TOOLS_JOBS"} >&2
+        rm -rf "$building/target" "$root"
+        mv "$building/root" "$root"
+    fi
+    echo "$root/bin"
+}
 
 case ${1:-} in
-'') echo "$deny_root/bin" ;;
+'') build cargo-deny "$deny_version" ;;
 deny)
+    bin=$(build cargo-deny "$deny_version")
     cd "$(dirname "$0")/.."
-    exec "$deny_root/bin/cargo-deny" --all-features check bans licenses sources
+    exec "$bin/cargo-deny" --all-features check bans licenses sources
+    ;;
+fuzz)
+    bin=$(build cargo-fuzz "$fuzz_version")
+    cd "$(dirname "$0")/.."
+    exec "$bin/cargo-fuzz" "$@"
     ;;
 *)
-    echo "usage: tests/tools.sh [deny]" >&2
+    echo "usage: tests/tools.sh [deny | fuzz ARG…]" >&2
     exit 2
     ;;
 esac
