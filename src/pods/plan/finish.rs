@@ -14,7 +14,10 @@ impl Draft<'_> {
             return;
         }
         if self.inputs.gone_from_source {
-            self.remove_everything();
+            match self.inputs.removable_at.filter(|moment| *moment > self.now.mono) {
+                Some(moment) => self.wake(moment),
+                None => self.remove_everything(),
+            }
         } else {
             self.remove_leftovers();
         }

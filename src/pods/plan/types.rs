@@ -91,6 +91,8 @@ pub struct Inputs {
     pub status_acked: bool,
     /// Whether the object is gone from its source (deleted from the API, file removed): what is left may be removed.
     pub gone_from_source: bool,
+    /// When what is left of a pod whose object is gone may be removed; `None`: at once.
+    pub removable_at: Option<Mono>,
 }
 
 /// The API's last status of a pod, read once at adoption.

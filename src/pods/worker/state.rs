@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::execute::{Execute, Published, Report};
 use super::super::plan::types::{HookState, Key, Plan, Remembered, Transition};
@@ -12,6 +13,11 @@ use super::{Directive, PodView, Stop, ViewState, Worker};
 use crate::model::{ContainerState, Lifecycle, Now, Pod, pod};
 use crate::resources::allocation::{Requirements, requirements};
 
+/// How long what is left of a deleted pod stays. Whoever deletes a pod often makes another one, and the runtime would
+/// remove the old one at the expense of the new one's start; nobody waits for the removal. A manifest's pod goes at once:
+/// its successor has the same names.
+const GIVE_WAY: Duration = Duration::from_millis(500);
+
 impl<E: Execute> Worker<E> {
     /// Takes in what it is told.
     pub(super) fn obey(&mut self, directive: Directive) {
@@ -19,6 +25,9 @@ impl<E: Execute> Worker<E> {
             self.update(directive.pod);
         }
         self.obey_resize(&directive.resize);
+        if directive.gone && !self.inputs.gone_from_source && !pod::is_static(&self.pod) {
+            self.inputs.removable_at = Some(self.clock.now().mono.after(GIVE_WAY));
+        }
         self.inputs.gone_from_source = directive.gone;
         if let Some(Stop { cause, grace }) = directive.stop {
             let now = self.clock.now();
