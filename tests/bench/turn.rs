@@ -128,15 +128,19 @@ impl Turn<'_> {
         let audit = Audit::from_now(self.node.audit_log()?);
         let phase = kind.phase();
         let names = self.names(phase, singles(self.options));
+        let mut ready = Vec::new();
         for name in &names {
-            samples.add(&format!("{phase}.ready"), millis(self.bed.start(kind, name).await?));
+            ready.push(millis(self.bed.start(kind, name).await?));
             tokio::time::sleep(RUN).await;
             samples.add(&format!("{phase}.gone"), millis(self.bed.remove(name).await?));
         }
-        let accepted = audit.bound_to_ready()?;
-        for name in &names {
+        let accepted = audit.accepted()?;
+        for (name, ready) in names.iter().zip(ready) {
             let took = accepted.get(name).with_context(|| format!("no Ready of {name} in the audit log"))?;
-            samples.add(&format!("{phase}.accepted"), *took);
+            samples.add(&format!("{phase}.ready"), ready);
+            samples.add(&format!("{phase}.accepted"), took.since_bound);
+            samples.add(&format!("{phase}.control"), took.control_plane);
+            samples.add(&format!("{phase}.own"), ready - took.control_plane);
         }
         Ok(())
     }
