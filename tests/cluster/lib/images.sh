@@ -21,7 +21,7 @@ need_images() {
     [[ -e $(images_archive) ]] && return
     need_pause_binary
     need_sets k8s-node coredns
-    need_packages debootstrap gcc libc6-dev make bzip2 dpkg-dev debian-archive-keyring python3
+    need_packages debootstrap gcc libc6-dev make bzip2 dpkg-dev debian-archive-keyring python3-minimal
     with_lock "$CACHE/.lock-images" build_images
 }
 
