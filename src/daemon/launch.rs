@@ -39,6 +39,9 @@ const EXEC_PER_CORE: usize = 4;
 /// The grace of a pod that no source knows: what a pod has unless it says otherwise. (Upstream: one second.)
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// How long a static pod that runs waits for what the API server knows of it. Nobody looks after it meanwhile.
+const LATE_MIRROR: Duration = Duration::from_secs(5);
+
 /// What a launcher is made from.
 pub(super) struct Parts {
     pub(super) user_namespaces: UserNamespaces,
@@ -182,6 +185,27 @@ impl Launcher {
     }
 }
 
+/// The mirror of a static pod that ran before this process, once the API server has been read: it says what the probes
+/// had found, and without it the pod would turn unready until they have found it again. `None`: the pod does not run,
+/// has no mirror, or the API server took too long. Cancel-safe.
+async fn late_mirror(
+    desired: desired::Handle,
+    mut observation: watch::Receiver<pleg::Observation>,
+    uid: PodUid,
+    shutdown: CancellationToken,
+) -> Option<Arc<Pod>> {
+    let wait = async {
+        let observed = observation.wait_for(|observation| observation.fresh).await.ok()?.pod.clone();
+        // One that has to be started must not wait: it may be the API server itself.
+        if !observed.containers.iter().any(|container| container.state.is_running()) {
+            return None;
+        }
+        desired.wait_sources_ready().await;
+        desired.mirror_of(&uid)
+    };
+    shutdown.run_until_cancelled(tokio::time::timeout(LATE_MIRROR, wait)).await?.ok()?
+}
+
 impl Launch for Launcher {
     fn launch(
         &mut self,
@@ -208,10 +232,23 @@ impl Launch for Launcher {
             verdicts: probes.verdicts(),
             network_not_ready: self.network_not_ready.clone(),
         };
-        let executor = PodExecutor::new(self.deps.clone(), &pod, api_status, probes);
+        let executor = Arc::new(PodExecutor::new(self.deps.clone(), &pod, api_status, probes));
+        let recall = (pod::is_static(&pod) && mirror.is_none())
+            .then(|| late_mirror(self.deps.desired.clone(), feeds.observation.clone(), uid, self.shutdown.clone()));
         let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
-        let (worker, view) = Worker::new(start, Arc::new(executor), self.clock);
-        (worker.run(feeds), view)
+        let (mut worker, view) = Worker::new(start, Arc::clone(&executor), self.clock);
+        let clock = self.clock;
+        let task = async move {
+            if let Some(recall) = recall
+                && let Some(mirror) = recall.await
+            {
+                let status = mirror.status.as_ref();
+                executor.recall(status);
+                worker.recall(recorded::recorded(status), recorded::remembered(status, clock.now().wall));
+            }
+            worker.run(feeds).await
+        };
+        (task, view)
     }
 
     fn admit(&mut self, pod: &Arc<Pod>, others: &[Arc<Pod>], asks: Asks) -> Result<Vec<Preempt>, Rejected> {

@@ -156,7 +156,7 @@ pub struct PodExecutor {
     is_static: bool,
     probes: PodProbes,
     /// What probes had said, before this process, of containers that may still run.
-    adopted: BTreeMap<ContainerId, Recorded>,
+    adopted: Mutex<BTreeMap<ContainerId, Recorded>>,
     sent: Mutex<Sent>,
     pub(super) warned: Mutex<Warned>,
 }
@@ -195,9 +195,14 @@ impl PodExecutor {
     /// The executor of a pod; `probes` is the pod's prober, `api_status` what the API says of it (of its mirror, for a
     /// static pod).
     pub fn new(deps: Arc<Deps>, pod: &Pod, api_status: Option<&PodStatus>, probes: PodProbes) -> Self {
-        let adopted = super::super::recorded::probed(api_status);
+        let adopted = Mutex::new(super::super::recorded::probed(api_status));
         let is_static = pod::is_static(pod);
         Self { deps, uid: pod::uid(pod), is_static, probes, adopted, sent: Mutex::default(), warned: Mutex::default() }
+    }
+
+    /// The same for a static pod whose mirror was seen only later, before its task begins.
+    pub fn recall(&self, api_status: Option<&PodStatus>) {
+        *self.adopted.lock() = super::super::recorded::probed(api_status);
     }
 
     /// `<root>/pods/<uid>`.
@@ -334,7 +339,7 @@ impl PodExecutor {
                 id: container.id.clone(),
                 pod_ip,
                 started_at,
-                recorded: self.adopted.get(&container.id).copied(),
+                recorded: self.adopted.lock().get(&container.id).copied(),
             });
         }
         targets

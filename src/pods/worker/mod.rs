@@ -26,7 +26,7 @@ pub use self::view::{PodView, ViewState};
 use super::execute::{ActionError, Completion, Context, Execute, Outcome};
 use super::plan::plan;
 use super::plan::types::{
-    Action, Doing, Failure, HookState, InFlight, Inputs, Key, Plan, PlanInput, Remembered, Transition,
+    Action, Doing, Failure, HookState, InFlight, Inputs, Key, Plan, PlanInput, Recorded, Remembered, Transition,
 };
 use crate::clock::Clock;
 use crate::model::{
@@ -198,6 +198,12 @@ impl<E: Execute> Worker<E> {
             shutdown: start.shutdown,
         };
         (worker, reader)
+    }
+
+    /// What the API had recorded, known only now: before it runs.
+    pub fn recall(&mut self, recorded: Recorded, remembered: BTreeMap<String, Remembered>) {
+        self.inputs.recorded = recorded;
+        self.inputs.remembered = remembered;
     }
 
     /// Runs until the pod is gone from the node, or the process ends (containers are then left as they are).

@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         beyond(kubelet_killed_with_20_pods_running_and_5_starting),
         case(kubelet_ends_promptly_and_containers_survive),
+        case(static_pod_stays_ready_when_the_kubelet_starts),
         case(pod_ends_while_the_kubelet_is_down),
         case(deleted_while_the_kubelet_is_down),
         case(deleted_by_force_while_the_kubelet_is_down),
@@ -151,6 +152,39 @@ async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
     let id = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0", &id]).await?;
     flips.end()
+}
+
+/// What its probes had found is in its mirror only, which the kubelet may see after the file.
+async fn static_pod_stays_ready_when_the_kubelet_starts(bed: Bed) -> Result<()> {
+    let file = bed.cluster.on_node(&format!("/etc/kubernetes/manifests/{}.yaml", bed.name));
+    let probe = "{exec: {command: ['true']}, periodSeconds: 1, initialDelaySeconds: 1}";
+    let main = format!(
+        "{{name: main, image: registry.k8s.io/e2e-test-images/busybox:1.37.0-1, command: [sleep, '1000'], \
+         startupProbe: {probe}, readinessProbe: {probe}}}"
+    );
+    let namespace = &bed.name;
+    let pod = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: probed, namespace: {namespace}}}, \
+         spec: {{terminationGracePeriodSeconds: 1, containers: [{main}]}}}}"
+    );
+    std::fs::write(&file, pod)?;
+    let outcome = async {
+        bed.until("probed-n1", &["cond[Ready]=True", "c[main].started=true"]).await?;
+        // A container that has only just started counts as starting even for upstream's kubelet.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        for _ in 0..3 {
+            let wants = ["cond[Ready]=True", "c[main].ready=true", "c[main].started=true", "c[main].restartCount=0"];
+            let stays = bed.stays("probed-n1", 5, &wants);
+            let restarts = kubelet(&bed, "restart");
+            let (stayed, restarted) = tokio::join!(stays, restarts);
+            restarted.and(stayed)?;
+        }
+        Ok(())
+    };
+    let outcome = outcome.await;
+    std::fs::remove_file(&file)?;
+    bed.until_gone("Pod", "probed-n1").await?;
+    outcome
 }
 
 async fn pod_ends_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
