@@ -173,10 +173,12 @@ pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
     is_sound.then_some(record)
 }
 
-/// All records of a pod. Blocks.
+/// All records of a pod. What a killed write has left beside them (no volume's name begins with a dot) goes with the pod's
+/// directory. Blocks.
 pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
     let names = tree::list(&paths.ledger(uid)).unwrap_or_default();
-    names.into_iter().filter_map(|(name, _)| read(paths, uid, name.to_str()?)).collect()
+    let names = names.iter().filter_map(|(name, _)| name.to_str()).filter(|name| !name.starts_with('.'));
+    names.filter_map(|name| read(paths, uid, name)).collect()
 }
 
 /// The record whose volume lies in that directory. Blocks.
@@ -232,6 +234,9 @@ mod tests {
             write_atomic(&paths.ledger(&uid).join("bad"), nonsense, 0o600).expect("written");
             assert_eq!(read(&paths, &uid, "bad"), None, "{nonsense}");
         }
+        let left = serde_json::to_vec(&Record { volume: ".cut.7-1.tmp".to_owned(), ..plain.clone() }).expect("JSON");
+        write_atomic(&paths.ledger(&uid).join(".cut.7-1.tmp"), left, 0o600).expect("written");
+        assert_eq!(read_all(&paths, &uid), [plain.clone(), bound.clone()], "what a killed write left is no record");
         forget(&paths, &uid, &bound).expect("forgotten");
         forget(&paths, &uid, &bound).expect("forgotten again");
         assert_eq!(read_all(&paths, &uid), [plain]);
