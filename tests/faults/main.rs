@@ -15,6 +15,7 @@ mod bed;
 #[allow(dead_code, reason = "shared with the node's cases: each program uses a part")]
 mod cluster;
 mod control;
+mod foreign;
 mod held;
 mod kills;
 #[path = "../node/look.rs"]
@@ -24,6 +25,8 @@ mod outages;
 mod residue;
 mod storm;
 mod table;
+mod tracer;
+mod volumes;
 mod watched;
 mod writes;
 
@@ -84,12 +87,17 @@ pub(crate) fn parameter(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Kills the kubelet as SIGKILL does, at once: without the harness's script in between.
-pub(crate) fn kill_kubelet(bed: &Bed) -> Result<()> {
+/// The process of the kubelet.
+pub(crate) fn kubelet_pid(bed: &Bed) -> Result<i32> {
     let file =
         std::fs::read_to_string(bed.cluster.env("NODE_N1_KUBELET_PID_FILE")).context("the kubelet's pid file")?;
-    let pid: i32 = file.split_whitespace().next().unwrap_or_default().parse().context("the kubelet's pid")?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    file.split_whitespace().next().unwrap_or_default().parse().context("the kubelet's pid")
+}
+
+/// Kills the kubelet as SIGKILL does, at once: without the harness's script in between.
+pub(crate) fn kill_kubelet(bed: &Bed) -> Result<()> {
+    let pid = nix::unistd::Pid::from_raw(kubelet_pid(bed)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
     Ok(())
 }
 
@@ -104,7 +112,7 @@ fn focus() -> Vec<String> {
 
 fn cases() -> Vec<Case> {
     let focus = focus();
-    [kills::cases(), held::cases(), writes::cases(), outages::cases(), storm::cases()]
+    [kills::cases(), held::cases(), writes::cases(), outages::cases(), volumes::cases(), storm::cases()]
         .into_iter()
         .flatten()
         .filter(|case| !(quick() && case.long))
