@@ -80,6 +80,8 @@ impl PodExecutor {
         {
             warn!(directory, %error, "removing a pod's log directory failed");
         }
+        // Its containers' links went with them, unless a process died between the removal in the runtime and its own.
+        remove_links(&[PathBuf::from(directory)], &self.deps.settings.container_logs_dir);
     }
 }
 
@@ -104,6 +106,11 @@ pub fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
             warn!(directory = %directory.display(), %error, "removing a pod's log directory failed");
         }
     }
+    remove_links(directories, container_logs);
+}
+
+/// Removes the links to what was in these directories.
+fn remove_links(directories: &[PathBuf], container_logs: &Path) {
     let Ok(links) = std::fs::read_dir(container_logs) else { return };
     for link in links.flatten().map(|entry| entry.path()) {
         let leads_there = |target: PathBuf| directories.iter().any(|directory| target.starts_with(directory));
