@@ -75,13 +75,14 @@ impl PodExecutor {
     /// Removes the pod's log directory, once nothing of the pod is left.
     pub(super) fn remove_log_directory(&self, pod: &crate::model::Pod) {
         let directory = spec::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
+        // Its containers' links went with them, unless a process died between the removal in the runtime and its own. Before
+        // the directory: while that is there, somebody will look.
+        remove_links(&[PathBuf::from(&directory)], &self.deps.settings.container_logs_dir);
         if let Err(error) = std::fs::remove_dir_all(&directory)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             warn!(directory, %error, "removing a pod's log directory failed");
         }
-        // Its containers' links went with them, unless a process died between the removal in the runtime and its own.
-        remove_links(&[PathBuf::from(directory)], &self.deps.settings.container_logs_dir);
     }
 }
 
@@ -100,13 +101,13 @@ pub fn unknown_logs(pod_logs: &Path, known: &[PodUid]) -> Vec<PathBuf> {
 
 /// Removes such directories, and the links to what was in them. Blocks on the disk.
 pub fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
+    remove_links(directories, container_logs);
     for directory in directories {
         info!(directory = %directory.display(), "removing the logs of a pod that nobody knows");
         if let Err(error) = std::fs::remove_dir_all(directory) {
             warn!(directory = %directory.display(), %error, "removing a pod's log directory failed");
         }
     }
-    remove_links(directories, container_logs);
 }
 
 /// Removes the links to what was in these directories.
