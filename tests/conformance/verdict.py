@@ -4,10 +4,7 @@ usage: verdict.py write whole|part REPORT OUT                        the verdict
                                                                      part only those specs are replaced in it
        verdict.py show REPORT                                        numbers by area
        verdict.py sample UPSTREAM N FLAKY                            a focus on every Nth spec that upstream passes
-       verdict.py again REPORT UPSTREAM                              a focus on what upstream passes and did not pass
-       verdict.py compare PASS whole|part REPORT[:REPORT] UPSTREAM LIST FLAKY
-                                                                     exit 1 when they differ not as LIST says; the
-                                                                     second report is of those that failed in the first
+       verdict.py compare PASS whole|part REPORT UPSTREAM LIST FLAKY exit 1 when they differ not as LIST says
 
 A line of a verdict is `pass|fail|skip AREA | REST`: the area is the suite's outermost text, and without the ` |` it is
 the spec's whole name. Lines of LIST and FLAKY are `PASS: NAME => WHY`.
@@ -133,27 +130,8 @@ def sample(upstream, every, flaky):
     print(whole_names([name for name in names if number(name) % int(every) == 0]))
 
 
-def not_passed(results, upstream):
-    return [name for name, result in results.items() if upstream.get(name) == PASSED and result != PASSED]
-
-
-def again(report, upstream):
-    """A focus. With many of them it is not the machine that was short of something: they count as they are."""
-    results, _ = read_report(report)
-    names = not_passed(results, read_verdict(upstream))
-    groups = {group_of(name) for name in names}
-    if names and len(groups) <= max(3, len(results) // 20):
-        print(whole_names([name for name in results if group_of(name) in groups]))
-
-
-def compare(which, scope, reports, upstream, todo, flaky):
-    first, *second = reports.split(":")
-    results, reasons = read_report(first)
-    for report in second:
-        later, why = read_report(report)
-        for name in not_passed(results, read_verdict(upstream)):
-            print(f"failed at first, then {later.get(name, 'missing')} alone: {name}\n    {reasons.get(name, '')[:300]}")
-        results, reasons = {**results, **later}, {**reasons, **why}
+def compare(which, scope, report, upstream, todo, flaky):
+    results, reasons = read_report(report)
     upstream, todo, flaky = read_verdict(upstream), read_causes(todo, which), read_causes(flaky, which)
     table(results, upstream)
     problems = [f"the suite failed in {name}: {why[:400]}" for name, why in reasons.items() if name not in results]
@@ -193,4 +171,4 @@ if command == "show":
     for spec, reason in why.items():
         print(f"failed: {spec}\n    {reason[:600]}")
 else:
-    {"write": write, "sample": sample, "failing": failing, "again": again, "compare": compare}[command](*arguments)
+    {"write": write, "sample": sample, "failing": failing, "compare": compare}[command](*arguments)
