@@ -147,7 +147,7 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             mark_deleted(&mut world.pod, now, grace);
             Ok(())
         }
-        ("gone", kept) => {
+        ("gone", kept @ ([] | [_])) => {
             world.inputs.gone_from_source = true;
             let kept_for = kept.first().map(|time| duration(time.trim_start_matches("kept="))).transpose()?;
             world.inputs.removable_at = kept_for.map(|time| world.now.mono.after(time));
