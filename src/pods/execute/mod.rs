@@ -46,6 +46,8 @@ pub trait Execute: Send + Sync + 'static {
     fn poked(&self) -> impl Future<Output = ()> + Send;
     /// The pod is finished on this node: ask for the deletion of its API object if that was requested.
     fn finished(&self, pod: &Arc<Pod>) -> impl Future<Output = ()> + Send;
+    /// Whether other pods wait for their start or their stop: then what nobody waits for gives way.
+    fn is_rush(&self) -> bool;
     /// Nothing of the pod is left in the runtime: what is left of it on disk goes.
     fn gone(&self, pod: &Arc<Pod>);
     /// A newer object: volumes, probes and the status writer follow.

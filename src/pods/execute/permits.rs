@@ -1,6 +1,6 @@
-//! How many pods the runtime is asked to start at a time (principle 7): a new sandbox waits while too much is being
-//! started, a container of a pod that has its sandbox never does. The limit orders, it never blocks: a start that hangs
-//! counts for [`PERMIT_FOR`] only.
+//! How many pods the runtime is asked to start and to take down at a time (principle 7): a new sandbox waits while too
+//! much is being started, a container of a pod that has its sandbox never does; a sandbox is stopped when few others are.
+//! The limits order, they never block: a start that hangs counts for [`START_FOR`] only, a stop for [`STOP_FOR`].
 //!
 //! Measured: of 50 pods created at once, half were up after 3.0 s when four were started at a time and after 5.1 s when
 //! all were, with the same end.
@@ -16,15 +16,20 @@ use tokio_util::task::TaskTracker;
 use crate::model::Rush;
 
 /// How long one start may keep others waiting.
-const PERMIT_FOR: Duration = Duration::from_secs(2);
+const START_FOR: Duration = Duration::from_secs(2);
 
-/// Starts per processor.
+/// How long one stop may. Short: it is nothing new for the runtime, and a network plugin that takes seconds for each pod
+/// takes them for many at once.
+const STOP_FOR: Duration = Duration::from_millis(300);
+
+/// Starts, and stops, per processor.
 const PER_CORE: usize = 2;
 
-/// The limit on concurrent starts. Cheap to clone.
+/// The limits on concurrent starts and stops. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SandboxPermits {
-    gate: Arc<Gate>,
+    starts: Arc<Gate>,
+    stops: Arc<Gate>,
     rush: Rush,
     tasks: TaskTracker,
 }
@@ -32,18 +37,20 @@ pub struct SandboxPermits {
 #[derive(Debug)]
 struct Gate {
     limit: usize,
+    /// How long a permit counts.
+    longest: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many starts are under way; containers may make it more than the limit.
+    /// How many are under way; containers may make it more than the limit.
     busy: usize,
-    /// New sandboxes, in the order of coming. One that nobody waits for any more refuses its permit.
+    /// Sandboxes, in the order of coming. One that nobody waits for any more refuses its permit.
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// One start that counts; dropping it lets the next one in.
+/// One start or stop that counts; dropping it lets the next one in.
 #[derive(Debug)]
 struct Permit(Arc<Gate>);
 
@@ -74,10 +81,16 @@ impl Gate {
 }
 
 impl SandboxPermits {
-    /// About two per core. Tells `rush` of the pods that wait.
+    /// About two of each per core. Tells `rush` of the pods that wait.
     pub fn for_cores(cores: usize, rush: Rush) -> Self {
-        let gate = Gate { limit: cores.max(1) * PER_CORE, state: Mutex::default() };
-        Self { gate: Arc::new(gate), rush, tasks: TaskTracker::new() }
+        let limit = cores.max(1) * PER_CORE;
+        let gate = |longest| Arc::new(Gate { limit, longest, state: Mutex::default() });
+        Self { starts: gate(START_FOR), stops: gate(STOP_FOR), rush, tasks: TaskTracker::new() }
+    }
+
+    /// Whether pods wait for their start or their stop: then what nobody waits for gives way.
+    pub fn is_rush(&self) -> bool {
+        self.rush.is_on()
     }
 
     /// Runs `work` beside everything else, to its own end.
@@ -85,12 +98,22 @@ impl SandboxPermits {
         self.tasks.spawn(work);
     }
 
-    /// Waits for the turn of a new sandbox. It ends with the returned guard, or after [`PERMIT_FOR`]. Cancel-safe.
-    pub async fn acquire(&self) -> Turn {
+    /// Waits for the turn of a new sandbox. It ends with the returned guard, or after [`START_FOR`]. Cancel-safe.
+    pub async fn start(&self) -> Turn {
+        self.acquire(&self.starts).await
+    }
+
+    /// Waits for the turn of a sandbox that is stopped. It ends with the returned guard, or after [`STOP_FOR`].
+    /// Cancel-safe.
+    pub async fn stop(&self) -> Turn {
+        self.acquire(&self.stops).await
+    }
+
+    async fn acquire(&self, gate: &Arc<Gate>) -> Turn {
         let (sender, permit) = oneshot::channel();
         let _waits = self.rush.wait();
-        self.gate.state.lock().waiting.push_back(sender);
-        self.gate.let_in();
+        gate.state.lock().waiting.push_back(sender);
+        gate.let_in();
         match permit.await {
             Ok(permit) => self.turn(permit),
             // Nobody drops a sender that waits.
@@ -100,8 +123,8 @@ impl SandboxPermits {
 
     /// A container is started: at once, but new sandboxes wait for it as for one of them.
     pub fn container(&self) -> Turn {
-        self.gate.state.lock().busy += 1;
-        self.turn(Permit(Arc::clone(&self.gate)))
+        self.starts.state.lock().busy += 1;
+        self.turn(Permit(Arc::clone(&self.starts)))
     }
 
     fn turn(&self, permit: Permit) -> Turn {
@@ -114,7 +137,7 @@ impl SandboxPermits {
 /// Keeps the permit until the turn is over or has lasted too long.
 async fn hold(permit: Permit, given_back: oneshot::Receiver<()>) {
     // Either end is fine: the permit is dropped after both.
-    drop(tokio::time::timeout(PERMIT_FOR, given_back).await);
+    drop(tokio::time::timeout(permit.0.longest, given_back).await);
     drop(permit);
 }
 
@@ -138,22 +161,38 @@ mod tests {
     use super::*;
 
     async fn within(permits: &SandboxPermits, time: Duration) -> Option<Turn> {
-        tokio::time::timeout(time, permits.acquire()).await.ok()
+        tokio::time::timeout(time, permits.start()).await.ok()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_hung_start_gives_its_permit_back() {
         let permits = SandboxPermits::for_cores(1, Rush::default());
-        let first = permits.acquire().await;
-        let _second = permits.acquire().await;
+        let first = permits.start().await;
+        let _second = permits.start().await;
         assert!(within(&permits, Duration::from_secs(1)).await.is_none(), "two are held: the third waits");
         drop(first);
         let _third = within(&permits, Duration::from_millis(10))
             .await
             .expect("a permit that was given back is there at once, though one has given up waiting for it");
-        let _fourth = within(&permits, PERMIT_FOR + Duration::from_millis(10))
+        let _fourth = within(&permits, START_FOR + Duration::from_millis(10))
             .await
             .expect("a held permit comes back after its time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stops_wait_for_stops_alone_and_not_for_long() {
+        let permits = SandboxPermits::for_cores(1, Rush::default());
+        let _starts = [permits.start().await, permits.start().await];
+        let _hung = [permits.stop().await, permits.stop().await];
+        assert!(!permits.is_rush(), "all have their turn");
+        let third = permits.tasks.spawn({
+            let permits = permits.clone();
+            async move { permits.stop().await }
+        });
+        tokio::time::sleep(STOP_FOR / 2).await;
+        assert!(permits.is_rush() && !third.is_finished(), "one waits");
+        let _third = tokio::time::timeout(STOP_FOR, third).await.expect("the first two take too long");
+        assert!(!permits.is_rush());
     }
 
     #[tokio::test(start_paused = true)]

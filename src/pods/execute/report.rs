@@ -428,6 +428,10 @@ impl Execute for PodExecutor {
         }
     }
 
+    fn is_rush(&self) -> bool {
+        self.deps.permits.is_rush()
+    }
+
     fn gone(&self, pod: &Arc<Pod>) {
         self.remove_log_directory(pod);
     }

@@ -46,7 +46,7 @@ impl PodExecutor {
         let turn = if pod::is_critical(&context.pod) || pod::is_host_network(&context.pod) {
             None
         } else {
-            context.stop.run_until_cancelled(self.deps.permits.acquire()).await
+            context.stop.run_until_cancelled(self.deps.permits.start()).await
         };
         if context.stop.is_cancelled() {
             return Completion { key, outcome: Ok(Outcome::Done), mutated: false };
@@ -158,10 +158,12 @@ impl PodExecutor {
 
     /// Stops a sandbox: whatever is left in it is killed, its network is torn down.
     pub(super) async fn stop_sandbox(&self, key: Key, id: SandboxId, context: Context) -> Completion {
+        let turn = self.deps.permits.stop().await;
         let mut mutation = self.deps.pleg.begin(&self.uid);
         mutation.touched_sandbox(&id);
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
         let stopped = self.deps.cri.stop_pod_sandbox(request).await;
+        drop(turn);
         mutation.end();
         let outcome = match stopped {
             Ok(_) => Ok(Outcome::SandboxStopped { id }),

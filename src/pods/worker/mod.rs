@@ -153,6 +153,8 @@ pub struct Worker<E> {
     is_announced: bool,
     /// The grace of the last order to stop that was obeyed.
     obeyed: Option<Duration>,
+    /// Until when the removal of what is left may give way to other pods; `None` once it has begun.
+    gives_way_until: Option<Mono>,
     /// The version of the status that was sent last.
     sent: Option<u64>,
     executor: Arc<E>,
@@ -190,6 +192,7 @@ impl<E: Execute> Worker<E> {
             is_updated: false,
             is_announced: false,
             obeyed: None,
+            gives_way_until: None,
             sent: None,
             executor,
             clock,
@@ -281,6 +284,7 @@ impl<E: Execute> Worker<E> {
     async fn step(&mut self, feeds: &mut Feeds, acked: &mut watch::Receiver<Acked>) -> Option<Mono> {
         let now = self.clock.now();
         self.read(feeds);
+        self.give_way(now.mono);
         let accepted = *acked.borrow_and_update();
         self.inputs.status_acked = self.sent.is_none_or(|sent| accepted.version >= sent || accepted.is_gone);
         if std::mem::take(&mut self.is_updated) {

@@ -10,13 +10,16 @@ use super::super::plan::types::{HookState, Key, Plan, Remembered, Transition};
 use super::super::recorded;
 use super::super::spec::container_hash;
 use super::{Directive, PodView, Stop, ViewState, Worker};
-use crate::model::{ContainerState, Lifecycle, Now, Pod, pod};
+use crate::model::{ContainerState, Lifecycle, Mono, Now, Pod, pod};
 use crate::resources::allocation::{Requirements, requirements};
 
 /// How long what is left of a deleted pod stays. Whoever deletes a pod often makes another one, and the runtime would
 /// remove the old one at the expense of the new one's start; nobody waits for the removal. A manifest's pod goes at once:
 /// its successor has the same names.
 const GIVE_WAY: Duration = Duration::from_millis(500);
+
+/// How long it may stay while other pods wait for their start or stop.
+const GIVE_WAY_AT_MOST: Duration = Duration::from_secs(10);
 
 impl<E: Execute> Worker<E> {
     /// Takes in what it is told.
@@ -26,7 +29,9 @@ impl<E: Execute> Worker<E> {
         }
         self.obey_resize(&directive.resize);
         if directive.gone && !self.inputs.gone_from_source && !pod::is_static(&self.pod) {
-            self.inputs.removable_at = Some(self.clock.now().mono.after(GIVE_WAY));
+            let now = self.clock.now().mono;
+            self.inputs.removable_at = Some(now.after(GIVE_WAY));
+            self.gives_way_until = Some(now.after(GIVE_WAY_AT_MOST));
         }
         self.inputs.gone_from_source = directive.gone;
         if let Some(Stop { cause, grace }) = directive.stop {
@@ -43,6 +48,20 @@ impl<E: Execute> Worker<E> {
                 Lifecycle::Terminating(_) | Lifecycle::Terminated(_) => {}
             }
             self.obeyed = Some(grace);
+        }
+    }
+
+    /// Puts the removal of what is left off for as long as others wait, within bounds.
+    pub(super) fn give_way(&mut self, now: Mono) {
+        let Some(until) = self.gives_way_until else { return };
+        if self.inputs.removable_at.is_none_or(|moment| moment > now) {
+            return;
+        }
+        if now < until && self.executor.is_rush() {
+            self.inputs.removable_at = Some(now.after(GIVE_WAY).min(until));
+        } else {
+            // Once begun it goes on.
+            self.gives_way_until = None;
         }
     }
 

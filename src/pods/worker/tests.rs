@@ -1,6 +1,7 @@
 //! The laws of a pod's task, with an executor whose actions end when the test says so, and as it says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
@@ -13,7 +14,9 @@ use super::super::execute::{Completion, Context, Execute, Outcome, Published, Re
 use super::super::plan::types::{Action, Inputs, Key, Notice};
 use super::{Directive, Ended, Feeds, Resize, Start, Worker};
 use crate::clock::Clock;
-use crate::model::{Blocked, Lifecycle, Now, Pod, VolumesState};
+use crate::model::{
+    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, VolumesState, Wall,
+};
 use crate::pleg::Observation;
 use crate::status::Acked;
 
@@ -35,6 +38,8 @@ struct Fake {
     blocked: Mutex<Vec<&'static str>>,
     /// What tells the actions that have begun that the pod stops.
     stops: Mutex<Vec<CancellationToken>>,
+    /// Whether other pods wait.
+    rush: AtomicBool,
 }
 
 impl Execute for Fake {
@@ -60,6 +65,10 @@ impl Execute for Fake {
 
     async fn finished(&self, pod: &Arc<Pod>) {
         self.announced.lock().push(pod.metadata.deletion_timestamp.is_some());
+    }
+
+    fn is_rush(&self) -> bool {
+        self.rush.load(Ordering::Relaxed)
     }
 
     fn gone(&self, _pod: &Arc<Pod>) {}
@@ -227,4 +236,29 @@ async fn what_waits_is_told_when_the_pod_stops() {
     bench.directive.send_modify(|directive| directive.pod = pod(&deleted));
     bench.settle().await;
     assert!(bench.fake.stops.lock().iter().all(CancellationToken::is_cancelled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_pod_gives_way_to_others_within_bounds() {
+    let bench = bench(&pod(&json!({"status": {"phase": "Succeeded"}})));
+    let sandbox = ObservedSandbox {
+        id: SandboxId::new("s"),
+        attempt: 0,
+        state: SandboxState::NotReady,
+        created_at: Wall::UNIX_EPOCH,
+        ips: Vec::new(),
+        host_network: false,
+        runtime_handler: String::new(),
+    };
+    let observed = ObservedPod { sandboxes: vec![sandbox], ..ObservedPod::default() };
+    bench.observation.send_modify(|observation| observation.pod = Arc::new(observed));
+    let key = Key::Sandbox(SandboxId::new("s"));
+    let stopped = Outcome::SandboxStopped { id: SandboxId::new("s") };
+    bench.end(&key, End::Done { outcome: stopped, mutated: false }).await;
+    bench.fake.rush.store(true, Ordering::Relaxed);
+    bench.directive.send_modify(|directive| directive.gone = true);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(bench.begun(&key), 1, "it was stopped, and others wait");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.begun(&key), 2, "it does not stay for ever");
 }
