@@ -71,6 +71,8 @@ async fn run(mut writer: Writer, mut queue: mpsc::Receiver<Event>) {
     let mut dropped = 0_u64;
     loop {
         let Some((event, at)) = backlog.pop_front() else {
+            // The room of a burst is not kept for the next.
+            backlog.shrink_to(0);
             match queue.recv().await {
                 Some(event) => {
                     backlog.push_back((event, writer.clock.now()));

@@ -234,7 +234,8 @@ impl Launch for Launcher {
         };
         let executor = Arc::new(PodExecutor::new(self.deps.clone(), &pod, api_status, probes));
         let recall = (pod::is_static(&pod) && mirror.is_none())
-            .then(|| late_mirror(self.deps.desired.clone(), feeds.observation.clone(), uid, self.shutdown.clone()));
+            .then(|| late_mirror(self.deps.desired.clone(), feeds.observation.clone(), uid, self.shutdown.clone()))
+            .map(Box::pin);
         let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
         let (mut worker, view) = Worker::new(start, Arc::clone(&executor), self.clock);
         let clock = self.clock;

@@ -129,10 +129,17 @@ pub(super) fn container(status: v1::ContainerStatus, sandbox: SandboxId) -> (Obs
             supplemental_groups: user.supplemental_groups,
         }),
         resources: status.resources.and_then(|resources| resources.linux).map(|linux| applied(&linux)),
-        mounts: status.mounts.into_iter().map(mount).collect(),
+        mounts: mounts(status.mounts),
         log_path: status.log_path,
     };
     (observed, source)
+}
+
+/// Collecting in place would keep the room that the runtime's longer form took.
+fn mounts(mounts: Vec<v1::Mount>) -> Vec<ObservedMount> {
+    let mut made = Vec::with_capacity(mounts.len());
+    made.extend(mounts.into_iter().map(mount));
+    made
 }
 
 fn container_state(status: &v1::ContainerStatus) -> ContainerState {

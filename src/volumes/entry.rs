@@ -125,7 +125,7 @@ pub(super) struct Entry<O: ObjectSource> {
     pub(super) goal: Goal,
     pub(super) volumes: Vec<Volume>,
     pub(super) metas: Vec<Meta>,
-    objects: BTreeMap<ObjectRef, Watched<O>>,
+    objects: BTreeMap<ObjectRef, Box<Watched<O>>>,
     /// Ends the waiting for changes of the objects.
     pub(super) unwatch: CancellationToken,
     /// When to look again.
@@ -247,6 +247,8 @@ impl<O: ObjectSource> Entry<O> {
             self.volumes.push(volume);
             self.metas.push(meta);
         }
+        self.volumes.shrink_to_fit();
+        self.metas.shrink_to_fit();
         self.hold();
     }
 
@@ -332,7 +334,7 @@ impl<O: ObjectSource> Entry<O> {
             let subscription = AnySubscription::<O>::new(objects, &namespace, &object);
             added.push((object.clone(), subscription.clone()));
             let seen = subscription.seen();
-            self.objects.insert(object, Watched { subscription, seen });
+            self.objects.insert(object, Box::new(Watched { subscription, seen }));
         }
         added
     }

@@ -166,10 +166,11 @@ pub struct Worker<E> {
 }
 
 impl<E: Execute> Worker<E> {
-    /// A worker, and the view that others read it by.
-    pub fn new(start: Start, executor: Arc<E>, clock: Clock) -> (Self, watch::Receiver<PodView>) {
+    /// A worker, and the view that others read it by. Boxed, as is each of its steps: what a pod's task is while it waits
+    /// stays small.
+    pub fn new(start: Start, executor: Arc<E>, clock: Clock) -> (Box<Self>, watch::Receiver<PodView>) {
         let (view, reader) = watch::channel(PodView::new(&start.pod, &start.lifecycle));
-        let worker = Self {
+        let worker = Box::new(Self {
             uid: pod::uid(&start.pod),
             pod: start.pod,
             lifecycle: start.lifecycle,
@@ -199,7 +200,7 @@ impl<E: Execute> Worker<E> {
             view,
             stop: CancellationToken::new(),
             shutdown: start.shutdown,
-        };
+        });
         (worker, reader)
     }
 
@@ -210,7 +211,7 @@ impl<E: Execute> Worker<E> {
     }
 
     /// Runs until the pod is gone from the node, or the process ends (containers are then left as they are).
-    pub async fn run(mut self, mut feeds: Feeds) -> Ended {
+    pub async fn run(mut self: Box<Self>, mut feeds: Feeds) -> Ended {
         let span = tracing::info_span!("pod", pod = %pod::key(&self.pod), uid = %self.uid);
         async move {
             // Nothing is planned before the runtime has been read once: adoption needs to know what runs.
@@ -221,7 +222,7 @@ impl<E: Execute> Worker<E> {
             self.room.clone_from(&feeds.directive.borrow().room);
             let mut acked = self.executor.acked().await;
             loop {
-                let wake = self.step(&mut feeds, &mut acked).await;
+                let wake = Box::pin(self.step(&mut feeds, &mut acked)).await;
                 if self.is_over() {
                     self.executor.gone(&self.pod);
                     return Ended::Gone;
@@ -315,6 +316,7 @@ impl<E: Execute> Worker<E> {
         if self.finished && !std::mem::replace(&mut self.is_announced, true) {
             self.executor.finished(&self.pod).await;
         }
+        self.give_room_back();
         wake
     }
 

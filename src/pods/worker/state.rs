@@ -51,6 +51,23 @@ impl<E: Execute> Worker<E> {
         }
     }
 
+    /// A map that was filled once keeps the room of eleven entries; most are empty while the pod runs.
+    pub(super) fn give_room_back(&mut self) {
+        fn empty<K, V>(map: &mut BTreeMap<K, V>) {
+            if map.is_empty() {
+                *map = BTreeMap::new();
+            }
+        }
+        empty(&mut self.in_flight);
+        empty(&mut self.aborts);
+        empty(&mut self.kills);
+        empty(&mut self.starting);
+        empty(&mut self.notices);
+        empty(&mut self.inputs.images);
+        empty(&mut self.inputs.failures);
+        empty(&mut self.inputs.killing);
+    }
+
     /// Puts the removal of what is left off for as long as others wait, within bounds.
     pub(super) fn give_way(&mut self, now: Mono) {
         let Some(until) = self.gives_way_until else { return };
