@@ -47,7 +47,7 @@ struct Problems {
 }
 
 impl<M: Mounter> Core<M> {
-    /// Runs `apply` at each change of the runtime's condition and every [`SILENCE_CHECK`].
+    /// Runs `apply` at each change of the runtime's condition, at the first relist, and every [`SILENCE_CHECK`].
     fn on_condition(
         &self,
         tasks: &mut JoinSet<()>,
@@ -60,11 +60,14 @@ impl<M: Mounter> Core<M> {
             let work = async {
                 loop {
                     let current = condition.borrow_and_update().clone();
+                    let relisted = pleg.last_relist().is_some();
                     let problems = problems(&current, &pleg, clock.now());
                     apply(&current, problems);
-                    // Cancel-safe: a timeout loses no change.
-                    if let Ok(Err(_)) = tokio::time::timeout(SILENCE_CHECK, condition.changed()).await {
-                        return;
+                    // Every arm is cancel-safe.
+                    tokio::select! {
+                        changed = condition.changed() => if changed.is_err() { return },
+                        () = pleg.relisted(), if !relisted => {}
+                        () = tokio::time::sleep(SILENCE_CHECK) => {}
                     }
                 }
             };
@@ -178,10 +181,13 @@ impl<M: Mounter> Core<M> {
         parts: &RuntimeParts,
     ) -> watch::Receiver<Option<String>> {
         let (sender, receiver) = watch::channel(None);
+        let pleg = parts.pleg.clone();
         self.on_condition(tasks, parts, move |_, problems| {
+            // A kubelet that has just started is as healthy as upstream's, whose loop is judged from its first turn on.
+            let problem = problems.pleg.filter(|_| pleg.last_relist().is_some());
             sender.send_if_modified(|current| {
-                let changed = *current != problems.pleg;
-                *current = problems.pleg;
+                let changed = *current != problem;
+                *current = problem;
                 changed
             });
         });

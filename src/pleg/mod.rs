@@ -243,6 +243,14 @@ impl Handle {
         }
     }
 
+    /// Waits until a relist has succeeded. Cancel-safe.
+    pub async fn relisted(&self) {
+        if self.shared.last_relist.subscribe().wait_for(Option::is_some).await.is_err() {
+            // The sender lives in `self`, so it cannot be gone.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// When the last relist succeeded.
     pub fn last_relist(&self) -> Option<Mono> {
         *self.shared.last_relist.borrow()

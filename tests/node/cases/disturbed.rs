@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         beyond(kubelet_killed_with_20_pods_running_and_5_starting),
         case(kubelet_ends_promptly_and_containers_survive),
+        case(kubelet_is_healthy_as_soon_as_it_answers),
         case(static_pod_stays_ready_when_the_kubelet_starts),
         case(pod_ends_while_the_kubelet_is_down),
         case(deleted_while_the_kubelet_is_down),
@@ -152,6 +153,24 @@ async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
     let id = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0", &id]).await?;
     flips.end()
+}
+
+/// From its first answer on, even while the runtime has not been read yet: as upstream's, whose watchdogs rely on it.
+async fn kubelet_is_healthy_as_soon_as_it_answers(bed: Bed) -> Result<()> {
+    let ask = "exec 3<>/dev/tcp/127.0.0.1/10248 && printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3 && cat <&3";
+    for _ in 0..5 {
+        kubelet(&bed, "restart").await?;
+        let (began, mut answers) = (Instant::now(), 0);
+        while answers < 20 {
+            ensure!(began.elapsed() < Duration::from_secs(20), "nobody answers on port 10248");
+            if let Ok(answer) = bed.cluster.node_exec(&["bash", "-c", ask]).await {
+                ensure!(answer.starts_with("HTTP/1.0 200"), "answer {answers} is {answer:?}");
+                answers += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
 }
 
 /// What its probes had found is in its mirror only, which the kubelet may see after the file.
