@@ -216,11 +216,16 @@ impl Launch for Launcher {
         let uid = pod::uid(&pod);
         let mirror = if pod::is_static(&pod) { self.deps.desired.mirror_of(&uid) } else { None };
         let api_status = mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
+        let of_mirror = api_status.filter(|_| pod::is_static(&pod)).map(status::of_mirror);
+        let remembered = match of_mirror {
+            Some(_) => BTreeMap::new(),
+            None => recorded::remembered(api_status, self.clock.now().wall),
+        };
         let inputs = Inputs {
             max_backoff: self.max_backoff,
             restart_all: self.restart_all,
-            recorded: recorded::recorded(api_status),
-            remembered: recorded::remembered(api_status, self.clock.now().wall),
+            recorded: recorded::recorded(of_mirror.as_ref().or(api_status)),
+            remembered,
             left_behind: self.deps.settings.paths.pod(&uid).exists(),
             ..Inputs::default()
         };
@@ -238,14 +243,13 @@ impl Launch for Launcher {
             .map(Box::pin);
         let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
         let (mut worker, view) = Worker::new(start, Arc::clone(&executor), self.clock);
-        let clock = self.clock;
         let task = async move {
             if let Some(recall) = recall
                 && let Some(mirror) = recall.await
             {
-                let status = mirror.status.as_ref();
-                executor.recall(status);
-                worker.recall(recorded::recorded(status), recorded::remembered(status, clock.now().wall));
+                executor.recall(mirror.status.as_ref());
+                let status = mirror.status.as_ref().map(status::of_mirror);
+                worker.recall(recorded::recorded(status.as_ref()));
             }
             worker.run(feeds).await
         };

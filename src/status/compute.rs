@@ -107,7 +107,8 @@ pub struct NodeFacts {
 pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     let nothing = api::PodStatus::default();
     let recorded = input.recorded.or(input.pod.status.as_ref()).unwrap_or(&nothing);
-    let old = input.previous.unwrap_or(recorded);
+    let of_mirror = (input.previous.is_none() && pod::is_static(input.pod)).then(|| of_mirror(recorded));
+    let old = input.previous.or(of_mirror.as_ref()).unwrap_or(recorded);
     let mut status = match input.lifecycle.terminating().map(|terminating| &terminating.cause) {
         Some(TerminationCause::Rejected { reason, message }) if !is_terminal(recorded) => {
             rejected(input, recorded, reason, message)
@@ -123,6 +124,28 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
 }
 
 /// A pod that admission refused: it has never had anything here.
+/// What of a mirror's status counts when its static pod is adopted. Its containers are as the runtime says, as with
+/// upstream, whose static pods begin without a status: of those that ran, only what the probes had found is taken.
+pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
+    let probed = |list: &Option<Vec<api::ContainerStatus>>| {
+        let ran = |status: &&api::ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        let probed = |status: &api::ContainerStatus| api::ContainerStatus {
+            name: status.name.clone(),
+            container_id: status.container_id.clone(),
+            started: status.started,
+            ready: status.ready,
+            ..api::ContainerStatus::default()
+        };
+        list.as_ref().map(|list| list.iter().filter(ran).map(probed).collect())
+    };
+    api::PodStatus {
+        container_statuses: probed(&status.container_statuses),
+        init_container_statuses: probed(&status.init_container_statuses),
+        ephemeral_container_statuses: None,
+        ..status.clone()
+    }
+}
+
 fn rejected(input: &ComputeInput<'_>, recorded: &api::PodStatus, reason: &str, message: &str) -> api::PodStatus {
     api::PodStatus {
         phase: Some(phase::FAILED.into()),

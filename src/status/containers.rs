@@ -25,7 +25,7 @@ pub(super) const UNKNOWN_AT_END: &str = "The container could not be located when
 const UNKNOWN_VANISHED: &str =
     "The container could not be located when the pod was deleted.  The container used to be Running";
 const RESTARTING_ALL_MESSAGE: &str = "The container is removed because RestartAllContainers in place";
-const INIT_ASSUMED_DONE: &str = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
+pub(super) const INIT_ASSUMED_DONE: &str = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
 
 /// The three lists.
 pub(super) struct Groups<'a> {

@@ -27,5 +27,5 @@ mod compute_tests;
 mod writer_tests;
 
 pub use api::{KubeStatusApi, StatusApi};
-pub use compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, compute};
+pub use compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, compute, of_mirror};
 pub use writer::{Acked, Handle, StatusUpdate, Writer};

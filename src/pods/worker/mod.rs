@@ -205,9 +205,8 @@ impl<E: Execute> Worker<E> {
     }
 
     /// What the API had recorded, known only now: before it runs.
-    pub fn recall(&mut self, recorded: Recorded, remembered: BTreeMap<String, Remembered>) {
+    pub fn recall(&mut self, recorded: Recorded) {
         self.inputs.recorded = recorded;
-        self.inputs.remembered = remembered;
     }
 
     /// Runs until the pod is gone from the node, or the process ends (containers are then left as they are).
