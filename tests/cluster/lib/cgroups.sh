@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Cgroups of the nodes: one root per node, /rkt-CLUSTER-NODE, in every v1 hierarchy or in the v2 tree. Nothing else is touched.
+# Where v2 is mounted beside v1 the runtime makes the same path there, too: it is removed with the rest.
 
 cgroup_name() { echo "rkt-$NAME-$1"; }
 
@@ -39,7 +40,7 @@ enable_controllers() {
 # list_cgroups NAME-PATTERN [NODE-PATTERN]: the nodes' cgroups and what is below them, deepest first
 list_cgroups() {
     local root
-    for root in $(cgroup_roots); do
+    for root in $(awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/self/mounts); do
         find "$root" -mindepth 1 -depth -type d -regextype posix-extended \
             -regex "$root/rkt-$1-${2:-n[0-9]+}(/.*)?" 2>/dev/null || true
     done
