@@ -7,9 +7,11 @@
 
 # alive PIDFILE: the process that the file names, if it still is the one that was started
 alive() {
-    local pid started
+    local pid started fields
     read -r pid started 2>/dev/null <"$1" || return 1
-    [[ $started && $started == "$(process_start "$pid")" ]] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null
+    # In one look: a zombie may be gone before the next.
+    read -r -a fields <<<"$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null)"
+    [[ $started && $started == "${fields[19]:-}" && ${fields[0]} != [ZX] ]]
 }
 process_start() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 read_pid() { alive "$1" && cut -d' ' -f1 "$1"; }
