@@ -629,23 +629,17 @@ fn a_static_pods_containers_are_as_the_runtime_says() {
     let probe = json!({"tcpSocket": {"port": 1}});
     let main = json!({"name": "c", "startupProbe": probe, "readinessProbe": probe});
     let spec = json!({"initContainers": [{"name": "i"}], "containers": [main]});
-    let ended = json!({"name": "i", "image": "img", "imageID": "", "ready": true, "started": false, "restartCount": 0,
-        "containerID": "containerd://id-0", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
-    let ran = json!({"name": "c", "image": "img", "imageID": "", "ready": true, "started": true, "restartCount": 7,
-        "containerID": "containerd://id-1", "state": {"running": {}}});
-    let mirror = json!({"phase": "Running", "initContainerStatuses": [ended], "containerStatuses": [ran]});
+    let mut mirror = recorded(&json!({"running": {}}), &json!({"restartCount": 7}));
+    mirror["initContainerStatuses"] = json!([{"name": "i", "image": "img", "imageID": "", "ready": true,
+        "restartCount": 0, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]);
     let mut world = World::new(spec).runs(vec![running("c", "id-1")]).recorded(mirror);
-    let end = |world: &World| {
-        let status = world.compute().init_container_statuses.expect("init containers").remove(0);
-        status.state.and_then(|state| state.terminated).and_then(|end| end.message)
-    };
-    assert_eq!(end(&world), None, "what the API knows of an API pod stays");
+    let end = |status: api::PodStatus| status.init_container_statuses?.remove(0).state?.terminated?.message;
+    assert_eq!(end(world.compute()), None, "what the API knows of an API pod stays");
     let annotations = [("kubernetes.io/config.source".to_owned(), "file".to_owned())];
     world.pod.metadata.annotations = Some(annotations.into());
-    assert_eq!(end(&world).as_deref(), Some(super::containers::INIT_ASSUMED_DONE));
-    let status = world.compute();
-    let main = brief(status.container_statuses.as_ref());
+    let main = brief(world.compute().container_statuses.as_ref());
     assert_eq!(main, ["c: running, ready true, started true, restarts 0, last -"], "what the probes found stays");
+    assert_eq!(end(world.compute()).as_deref(), Some(super::containers::INIT_ASSUMED_DONE));
 }
 
 #[test]
