@@ -31,6 +31,8 @@ pub struct SandboxPermits {
     starts: Arc<Gate>,
     stops: Arc<Gate>,
     rush: Rush,
+    /// Pods that wait for their stop: statuses and events do not give way to those, only removals do.
+    stopping: Rush,
     tasks: TaskTracker,
 }
 
@@ -81,16 +83,22 @@ impl Gate {
 }
 
 impl SandboxPermits {
-    /// About two of each per core. Tells `rush` of the pods that wait.
+    /// About two of each per core. Tells `rush` of the pods that wait for their start.
     pub fn for_cores(cores: usize, rush: Rush) -> Self {
         let limit = cores.max(1) * PER_CORE;
         let gate = |longest| Arc::new(Gate { limit, longest, state: Mutex::default() });
-        Self { starts: gate(START_FOR), stops: gate(STOP_FOR), rush, tasks: TaskTracker::new() }
+        Self {
+            starts: gate(START_FOR),
+            stops: gate(STOP_FOR),
+            rush,
+            stopping: Rush::default(),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// Whether pods wait for their start or their stop: then what nobody waits for gives way.
     pub fn is_rush(&self) -> bool {
-        self.rush.is_on()
+        self.rush.is_on() || self.stopping.is_on()
     }
 
     /// Runs `work` beside everything else, to its own end.
@@ -100,18 +108,18 @@ impl SandboxPermits {
 
     /// Waits for the turn of a new sandbox. It ends with the returned guard, or after [`START_FOR`]. Cancel-safe.
     pub async fn start(&self) -> Turn {
-        self.acquire(&self.starts).await
+        self.acquire(&self.starts, &self.rush).await
     }
 
     /// Waits for the turn of a sandbox that is stopped. It ends with the returned guard, or after [`STOP_FOR`].
     /// Cancel-safe.
     pub async fn stop(&self) -> Turn {
-        self.acquire(&self.stops).await
+        self.acquire(&self.stops, &self.stopping).await
     }
 
-    async fn acquire(&self, gate: &Arc<Gate>) -> Turn {
+    async fn acquire(&self, gate: &Arc<Gate>, rush: &Rush) -> Turn {
         let (sender, permit) = oneshot::channel();
-        let _waits = self.rush.wait();
+        let _waits = rush.wait();
         gate.state.lock().waiting.push_back(sender);
         gate.let_in();
         match permit.await {
@@ -181,7 +189,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stops_wait_for_stops_alone_and_not_for_long() {
-        let permits = SandboxPermits::for_cores(1, Rush::default());
+        let rush = Rush::default();
+        let permits = SandboxPermits::for_cores(1, rush.clone());
         let _starts = [permits.start().await, permits.start().await];
         let _hung = [permits.stop().await, permits.stop().await];
         assert!(!permits.is_rush(), "all have their turn");
@@ -191,6 +200,7 @@ mod tests {
         });
         tokio::time::sleep(STOP_FOR / 2).await;
         assert!(permits.is_rush() && !third.is_finished(), "one waits");
+        assert!(!rush.is_on(), "statuses and events are not held back for it");
         let _third = tokio::time::timeout(STOP_FOR, third).await.expect("the first two take too long");
         assert!(!permits.is_rush());
     }
