@@ -18,8 +18,9 @@ use crate::resources::allocation::{Requirements, requirements};
 /// its successor has the same names.
 const GIVE_WAY: Duration = Duration::from_millis(500);
 
-/// How long it may stay while other pods wait for their start or stop.
-const GIVE_WAY_AT_MOST: Duration = Duration::from_secs(10);
+/// How long it may stay while other pods wait for their start or stop. Short: a kubelet that is killed again and again
+/// begins to count anew each time, and what it leaves slows the runtime.
+const GIVE_WAY_AT_MOST: Duration = Duration::from_secs(2);
 
 impl<E: Execute> Worker<E> {
     /// Takes in what it is told.

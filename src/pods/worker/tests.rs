@@ -257,8 +257,8 @@ async fn what_is_left_of_a_pod_gives_way_to_others_within_bounds() {
     bench.end(&key, End::Done { outcome: stopped, mutated: false }).await;
     bench.fake.rush.store(true, Ordering::Relaxed);
     bench.directive.send_modify(|directive| directive.gone = true);
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    tokio::time::sleep(Duration::from_millis(1900)).await;
     assert_eq!(bench.begun(&key), 1, "it was stopped, and others wait");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(bench.begun(&key), 2, "it does not stay for ever");
 }
