@@ -123,7 +123,6 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     status
 }
 
-/// A pod that admission refused: it has never had anything here.
 /// What of a mirror's status counts when its static pod is adopted. Its containers are as the runtime says, as with
 /// upstream, whose static pods begin without a status: of those that ran, only what the probes had found is taken.
 pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
@@ -146,6 +145,7 @@ pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
     }
 }
 
+/// A pod that admission refused: it has never had anything here.
 fn rejected(input: &ComputeInput<'_>, recorded: &api::PodStatus, reason: &str, message: &str) -> api::PodStatus {
     api::PodStatus {
         phase: Some(phase::FAILED.into()),
