@@ -133,7 +133,9 @@ fn remove_nulls(value: &mut Value) {
     }
 }
 
-fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path) {
+/// Makes the paths absolute that a file in `directory` wrote relative to itself. Those of drop-ins stay as they are, for
+/// which upstream's kubelet does not do it.
+pub(super) fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path) {
     for path in [
         &mut config.static_pod_path,
         &mut config.authentication.x509.client_ca_file,

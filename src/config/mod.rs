@@ -164,6 +164,17 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, ConfigError> {
     Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings })
 }
 
+impl Loaded {
+    /// The configuration as a file in `directory` would have to say it: relative paths, which drop-ins may leave, made
+    /// absolute.
+    #[cfg(any(test, feature = "testkit"))]
+    pub(crate) fn with_paths_of(&self, directory: &std::path::Path) -> KubeletConfiguration {
+        let mut config = self.config.clone();
+        file::resolve_paths(&mut config, directory);
+        config
+    }
+}
+
 /// The line that `--version` prints; nothing if it was not asked for.
 pub fn version_text(version: Version) -> Option<String> {
     match version {

@@ -84,6 +84,11 @@ proptest! {
 }
 
 #[test]
+fn every_field_of_the_configuration_holds() {
+    hostile::config::check_every_field(tempfile::tempdir().expect("a directory").path());
+}
+
+#[test]
 fn every_seed_holds() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     for (name, _) in LAWS {

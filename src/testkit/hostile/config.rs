@@ -114,6 +114,25 @@ pub fn check(input: &[u8], scratch: &Path) {
     }
 }
 
+/// Every field with each of the values, in the file and in a drop-in: what random input meets once in a long while.
+pub fn check_every_field(scratch: &Path) {
+    let files = Files::new(scratch);
+    let document = defaults::flag_defaults().configz()["kubeletconfig"].clone();
+    let known = document.as_object().into_iter().flat_map(Map::keys).map(String::as_str).chain(UNWRITTEN);
+    for name in known.filter(|name| !is_head(name)) {
+        for value in VALUES.map(|value| serde_json::from_str::<Value>(value).expect("the table holds JSON")) {
+            let mut changed = document.clone();
+            changed[name] = value.clone();
+            files.one(&changed.to_string());
+            let patch = json!({ "kind": document["kind"], "apiVersion": document["apiVersion"], name: value });
+            match files.load(&document.to_string(), Some(&patch.to_string())) {
+                Ok(loaded) => files.is_read_back(&loaded),
+                Err(error) => says_why(&error),
+            }
+        }
+    }
+}
+
 struct Files {
     file: PathBuf,
     drop_ins: PathBuf,
@@ -143,12 +162,14 @@ impl Files {
         load_on(&args, HOST)
     }
 
-    /// What `/configz` shows of an accepted configuration is that configuration.
+    /// What `/configz` shows of an accepted configuration is that configuration, but for the relative paths of a drop-in:
+    /// read from a file they are that file's.
     fn is_read_back(&self, loaded: &Loaded) {
         assert!(loaded.warnings.iter().all(|warning| !warning.text.is_empty()));
         let shown = loaded.config.configz()["kubeletconfig"].to_string();
         let again = self.load(&shown, None).expect("what was accepted is accepted again").config;
-        let (first, second) = (loaded.config.to_document(), again.to_document());
+        let directory = self.file.parent().expect("it is in the scratch directory");
+        let (first, second) = (loaded.with_paths_of(directory).to_document(), again.to_document());
         let names = first.as_object().into_iter().chain(second.as_object()).flatten().map(|(name, _)| name.as_str());
         let is_lost = |name: &&str| first[*name].is_null() && LOST_WHEN_EMPTY.contains(name);
         let changed: Vec<&str> = names.filter(|name| first[*name] != second[*name] && !is_lost(name)).collect();
