@@ -30,7 +30,7 @@ const COMPONENT: &str = "kubelet";
 /// work for them would slow the start; the event itself carries the moment of recording.
 const HOLD: Duration = Duration::from_millis(500);
 /// The same of an event that nothing is wrong with, while pods wait for their start.
-const LONGEST_HOLD: Duration = Duration::from_secs(5);
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// Events that wait to be written.
 const BACKLOG: usize = 1000;
 /// How often a write is tried, as upstream.
