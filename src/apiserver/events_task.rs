@@ -29,7 +29,7 @@ const COMPONENT: &str = "kubelet";
 /// How long after it was recorded an event is written. Most are about a pod that is just being started, and the API server's
 /// work for them would slow the start; the event itself carries the moment of recording.
 const HOLD: Duration = Duration::from_millis(500);
-/// The same of an event that nothing is wrong with, while pods wait for their start.
+/// The same of an event that nothing is wrong with, while pods wait for their start: longer than a burst of 50 takes.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// Events that wait to be written.
 const BACKLOG: usize = 1000;

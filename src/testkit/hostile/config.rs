@@ -114,7 +114,8 @@ pub fn check(input: &[u8], scratch: &Path) {
     }
 }
 
-/// Every field with each of the values, in the file and in a drop-in: what random input meets once in a long while.
+/// Every field of the document itself (not those within one) with each of the values, in the file and in a drop-in: what
+/// random input meets once in a long while.
 pub fn check_every_field(scratch: &Path) {
     let files = Files::new(scratch);
     let document = defaults::flag_defaults().configz()["kubeletconfig"].clone();
