@@ -6,8 +6,8 @@
 //!
 //! Laws: never two writes of a pod in flight; never an older status after a newer one (a job takes the newest when it
 //! begins); no read before a write unless the last one's fate is unknown; what ends a pod or changes its readiness goes
-//! first, the rest waits for [`HOLD`], in case more follows. A failed write is tried again after a wait that grows from
-//! 50 ms to 10 s.
+//! first, and so does a first status that tells of a failure; the rest waits for [`HOLD`], in case more follows. A failed
+//! write is tried again after a wait that grows from 50 ms to 10 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,6 +50,9 @@ pub struct StatusUpdate {
     pub pod: Arc<Pod>,
     /// The status, shared with whoever computed it.
     pub status: Arc<api::PodStatus>,
+    /// Whether the pod waits because something failed. The first status then waits for nothing: whoever sees the Warning
+    /// event of the failure finds the pod's conditions.
+    pub is_failing: bool,
 }
 
 /// What the API server has accepted of a pod.
@@ -183,6 +186,7 @@ enum Slot {
 struct Want {
     version: u64,
     status: Arc<api::PodStatus>,
+    is_failing: bool,
 }
 
 /// The API's object as last known: what the watch shows, or the answer to our own write while the watch lags behind.
@@ -341,7 +345,7 @@ impl<A: StatusApi> Writer<A> {
                 let now = self.clock.now().mono;
                 let entry = self.entry(&uid);
                 let unchanged = entry.want.as_ref().is_some_and(|want| want.status == update.status);
-                entry.want = Some(Want { version, status: update.status });
+                entry.want = Some(Want { version, status: update.status, is_failing: update.is_failing });
                 entry.since = entry.since.or(Some(now));
                 if unchanged && !entry.dirty && !entry.in_flight && entry.gone.is_none() {
                     entry.ack(Some(version));
@@ -602,8 +606,12 @@ impl Entry {
 
     /// Whether there is more important work for the API server: so far there is only to say that the pod waits.
     fn may_wait(&self, now: Mono) -> bool {
-        let is_first = self.base.as_ref().and_then(Base::status).is_none_or(|status| status.start_time.is_none());
-        is_first && self.lane() == Lane::Other && self.since.is_some_and(|since| now < since.after(FIRST_HOLD))
+        self.is_first() && self.lane() == Lane::Other && self.since.is_some_and(|since| now < since.after(FIRST_HOLD))
+    }
+
+    /// Whether the API has no status of ours yet.
+    fn is_first(&self) -> bool {
+        self.base.as_ref().and_then(Base::status).is_none_or(|status| status.start_time.is_none())
     }
 
     fn lane(&self) -> Lane {
@@ -617,7 +625,8 @@ impl Entry {
         if is_terminal(&want.status) && is_awaited {
             return Lane::Terminal;
         }
-        if is_ready(Some(&want.status)) == is_ready(has) { Lane::Other } else { Lane::Readiness }
+        let is_urgent = is_ready(Some(&want.status)) != is_ready(has) || (want.is_failing && self.is_first());
+        if is_urgent { Lane::Readiness } else { Lane::Other }
     }
 }
 

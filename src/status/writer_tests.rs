@@ -191,7 +191,7 @@ impl World {
 
     async fn set(&self, pod: &Arc<Pod>, status: Value) -> u64 {
         let status = Arc::new(serde_json::from_value(status).expect("a status"));
-        self.handle.set(&uid_of(pod), StatusUpdate { pod: Arc::clone(pod), status }).await
+        self.handle.set(&uid_of(pod), StatusUpdate { pod: Arc::clone(pod), status, is_failing: false }).await
     }
 
     async fn acked(&self, pod: &Pod) -> watch::Receiver<Acked> {
@@ -261,6 +261,32 @@ async fn that_a_pod_waits_is_told_when_no_other_waits_for_its_start() {
     assert_eq!(world.server.log(), ["PATCH a Pending", "PATCH a -"]);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.server.log(), ["PATCH b Pending"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_status_that_tells_of_a_failure_waits_for_nothing() {
+    let world = World::new();
+    let pod = world.server.put("a", "u-a", json!({}));
+    let _waits = world.rush.wait();
+    let failing = |status: Value| StatusUpdate {
+        pod: Arc::clone(&pod),
+        status: Arc::new(serde_json::from_value(status).expect("a status")),
+        is_failing: true,
+    };
+    let waiting = json!({"phase": "Pending", "startTime": "1970-01-01T00:00:00Z"});
+    world.set(&pod, waiting.clone()).await;
+    tokio::time::sleep(HOLD * 2).await;
+    assert!(world.server.log().is_empty(), "{:?}", world.server.log());
+    world.handle.set(&uid_of(&pod), failing(waiting)).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(world.server.log(), ["PATCH a Pending"]);
+    // What follows it is held as ever.
+    let message = json!({"phase": "Pending", "message": "m", "startTime": "1970-01-01T00:00:00Z"});
+    world.handle.set(&uid_of(&pod), failing(message)).await;
+    tokio::time::sleep(HOLD - Duration::from_millis(20)).await;
+    assert!(world.server.log().is_empty(), "{:?}", world.server.log());
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    assert_eq!(world.server.log(), ["PATCH a -"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -458,7 +484,7 @@ async fn a_mirror_that_was_made_anew_is_written_again() {
     let first = world.server.put("m", "u-1", json!({}));
     let uid = PodUid::from("static-uid");
     let status: Arc<api::PodStatus> = Arc::new(serde_json::from_value(phase("Running")).expect("a status"));
-    let update = |pod: &Arc<Pod>| StatusUpdate { pod: Arc::clone(pod), status: Arc::clone(&status) };
+    let update = |pod: &Arc<Pod>| StatusUpdate { pod: Arc::clone(pod), status: Arc::clone(&status), is_failing: false };
     let version = world.handle.set(&uid, update(&first)).await;
     let mut acked = world.handle.acked(&uid).await;
     acked.wait_for(|acked| acked.version == version).await.expect("told");

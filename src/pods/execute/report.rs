@@ -179,6 +179,8 @@ struct Sent {
     version: Option<u64>,
     /// The API's object that it was sent to.
     told: Option<PodUid>,
+    /// Whether it told of a failure that the pod waits for.
+    is_failing: bool,
     targets: Vec<ProbeTarget>,
     stopping: bool,
 }
@@ -468,6 +470,7 @@ impl Execute for PodExecutor {
     async fn publish(&self, report: &Report<'_>) -> Published {
         self.tell_probes(report);
         let object = self.api_object(report.pod);
+        let is_failing = report.blocked.is_some_and(|blocked| blocked.last_error.is_some());
         let (status, is_news) = {
             let mut sent = self.sent.lock();
             let status = self.compute_status(report, sent.status.as_deref());
@@ -476,14 +479,14 @@ impl Execute for PodExecutor {
             sent.status = Some(status.clone());
             // Another object (a mirror that was made anew) has to be told even what has not changed.
             let uid = object.as_ref().map(|object| pod::uid(object));
-            let is_news = !unchanged || sent.told != uid;
-            sent.told = uid;
+            let is_news = !unchanged || sent.told != uid || (is_failing && !sent.is_failing);
+            (sent.told, sent.is_failing) = (uid, is_failing);
             (status, is_news)
         };
         let version = match object {
             None => None,
             Some(pod) if is_news => {
-                let update = StatusUpdate { pod, status: status.clone() };
+                let update = StatusUpdate { pod, status: status.clone(), is_failing };
                 Some(self.deps.status.set(&self.uid, update).await)
             }
             Some(_) => self.sent.lock().version,
