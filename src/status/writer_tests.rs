@@ -283,9 +283,9 @@ async fn a_first_status_that_tells_of_a_failure_waits_for_nothing() {
     // What follows it is held as ever.
     let message = json!({"phase": "Pending", "message": "m", "startTime": "1970-01-01T00:00:00Z"});
     world.handle.set(&uid_of(&pod), failing(message)).await;
-    tokio::time::sleep(HOLD - Duration::from_millis(20)).await;
+    tokio::time::sleep(HOLD * 9 / 10).await;
     assert!(world.server.log().is_empty(), "{:?}", world.server.log());
-    tokio::time::sleep(Duration::from_millis(40)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(world.server.log(), ["PATCH a -"]);
 }
 
