@@ -11,7 +11,8 @@ alive() {
     read -r pid started 2>/dev/null <"$1" || return 1
     # In one look: a zombie may be gone before the next.
     read -r -a fields <<<"$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null)"
-    [[ $started && $started == "${fields[19]:-}" && ${fields[0]} != [ZX] ]]
+    # A first thread that has ended is a zombie while the others end: until the last has, the process keeps its ports.
+    [[ $started && $started == "${fields[19]:-}" ]] && [[ ${fields[0]} != [ZX] || ${fields[17]:-0} -gt 1 ]]
 }
 process_start() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 read_pid() { alive "$1" && cut -d' ' -f1 "$1"; }
