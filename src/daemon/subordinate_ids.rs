@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::unistd::AccessFlags;
 use tokio::process::Command;
 use tracing::debug;
 
@@ -32,6 +33,11 @@ pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
 }
 
 async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
+    // First of all: looking a user up loads the system's modules for it into this process, for good.
+    if !crate::linux::blocking::spawn(has_tool).await? {
+        debug!(executable = TOOL, "user namespaces: executable not found, using default mappings");
+        return Ok(None);
+    }
     let user = crate::linux::blocking::spawn(|| nix::unistd::User::from_name(USER)).await?;
     if user.with_context(|| format!("looking up the user {USER}"))?.is_none() {
         debug!(user = USER, "user namespaces: user not found, using default mappings");
@@ -46,6 +52,12 @@ async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
         bail!("mismatched subuids and subgids for user \"kubelet\"");
     }
     parse_subids(&users).map(Some).map_err(anyhow::Error::msg)
+}
+
+/// Whether the tool is in one of the folders of `PATH`, as upstream looks for it.
+fn has_tool() -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| nix::unistd::access(&folder.join(TOOL), AccessFlags::X_OK).is_ok())
 }
 
 /// What the tool prints; `None` where there is no such tool.
