@@ -366,13 +366,13 @@ impl<M: Mounter> Core<M> {
             clock: self.clock,
             debugging_handlers: config.enable_debugging_handlers,
         };
+        if let Some(address) = self.settings.health_address()? {
+            tasks.spawn(server::serve_when_free(address, server::health_router(state.clone()), self.shutdown.clone()));
+        }
         let mut serve = |listener, router, tls| {
             let stop = self.shutdown.clone();
             tasks.spawn(server::serve(listener, router, tls, stop));
         };
-        if let Some(address) = self.settings.health_address()? {
-            serve(server::bind(address).await?, server::health_router(state.clone()), None);
-        }
         if !config.enable_server {
             return Ok(());
         }

@@ -23,6 +23,9 @@ use super::tls::TlsSource;
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How often a port that is taken is tried again, as upstream's health port.
+const TAKEN: Duration = Duration::from_secs(5);
+
 /// How many connections one listener serves at a time; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
 
@@ -44,6 +47,22 @@ pub struct ListenError {
 /// Binds `address`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+}
+
+/// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried again every five seconds:
+/// a kubelet without its health port still does its work, and whoever watches that port hears from the one who has it.
+pub async fn serve_when_free(address: SocketAddr, router: Router, shutdown: CancellationToken) {
+    loop {
+        match bind(address).await {
+            Ok(listener) => return serve(listener, router, None, shutdown).await,
+            Err(error) => {
+                tracing::error!(%address, error = &error.source as &dyn std::error::Error, "Failed to start healthz server");
+            }
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(TAKEN)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Serves `router` until `shutdown`; with `tls`, every connection begins with a handshake.
@@ -98,5 +117,43 @@ where
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).await;
     if let Err(error) = served {
         debug!(error = %error, "connection ended with an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::Router;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::{TAKEN, serve_when_free};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_taken_is_had_when_it_is_free_again() {
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = other.local_addr().expect("an address");
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let task = tasks.spawn(serve_when_free(address, Router::new(), shutdown.clone()));
+        tokio::time::sleep(TAKEN * 3).await;
+        assert!(!task.is_finished(), "it waits");
+        drop(other);
+        tokio::time::sleep(TAKEN + Duration::from_millis(1)).await;
+        TcpStream::connect(address).await.expect("somebody listens");
+        shutdown.cancel();
+        task.await.expect("it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_port_ends_with_the_process() {
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = other.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let task = TaskTracker::new().spawn(serve_when_free(address, Router::new(), shutdown.clone()));
+        tokio::time::sleep(TAKEN / 2).await;
+        shutdown.cancel();
+        tokio::time::timeout(Duration::from_millis(1), task).await.expect("at once").expect("it ends");
     }
 }
