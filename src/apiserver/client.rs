@@ -12,6 +12,7 @@ use rustls::pki_types::ServerName;
 use super::credentials::{Credentials, CredentialsError};
 use super::kubeconfig::{self, Access, Identity, KubeconfigError};
 use super::limiter::{Limiter, Urgency};
+use super::reach::Reach;
 use super::transport::{self, ANSWER_DEADLINE, Lane, LaneKind};
 use crate::clock::Clock;
 
@@ -80,6 +81,8 @@ pub struct Clients {
     pub lease_hedge: kube::Client,
     /// For events: a connection and a rate limit of their own.
     pub events: kube::Client,
+    /// Whether the server can be reached, as all of these know.
+    pub reach: Reach,
     /// This node's name.
     pub node_name: Arc<str>,
     lanes: Arc<Lanes>,
@@ -122,6 +125,7 @@ impl Clients {
                 })?),
             };
         let disable_http2 = config.disable_http2;
+        let reach = Reach::default();
         let lane = |name, ping, deadline, urgency, limiter: &Limiter| {
             let (tls, server_name) = (tls.clone(), server_name.clone());
             let make = move || {
@@ -137,7 +141,8 @@ impl Clients {
                 }
             };
             let kind = LaneKind { name, ping, deadline, urgency, user_agent: USER_AGENT };
-            Lane::new(kind, access.server.clone(), Arc::clone(&credentials), limiter.clone(), Arc::new(make))
+            let told = (limiter.clone(), reach.clone());
+            Lane::new(kind, access.server.clone(), Arc::clone(&credentials), told, Arc::new(make))
         };
         let qps = if config.qps == 0.0 { (5.0, 10) } else { (config.qps, config.burst) };
         let shared = Limiter::new(qps.0, qps.1, clock);
@@ -157,6 +162,7 @@ impl Clients {
             lease: client(2),
             lease_hedge: client(3),
             events: client(4),
+            reach,
             node_name: config.node_name.as_str().into(),
             lanes: Arc::new(Lanes { lanes, credentials: Some(credentials) }),
         })
@@ -170,6 +176,7 @@ impl Clients {
             lease: client.clone(),
             lease_hedge: client.clone(),
             events: client.clone(),
+            reach: Reach::default(),
             node_name: node_name.into(),
             lanes: Arc::default(),
         }

@@ -3,7 +3,6 @@
 //! A wrapper around `kube`'s watcher that streams the initial list where the server can (one request instead of two),
 //! falls back to list and watch where it cannot, waits between failures, and reduces each object as soon as it is decoded.
 
-use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::failure;
 use super::random;
+use super::reach::Reach;
+use super::watched::Watched;
 
 /// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -37,18 +38,20 @@ pub enum Change<T> {
 }
 
 /// Follows `api` (all, or those that `fields` selects), giving each change to `sink`, until `sink` breaks. `reduce` is
-/// applied to each object at once, so that only what it keeps is held. Cancel-safe: dropping it ends the watch.
+/// applied to each object at once, so that only what it keeps is held. When `reach` tells that the server is back, it is
+/// tried at once. Cancel-safe: dropping it ends the watch.
 pub async fn follow<K, T>(
-    api: Api<K>,
+    (api, reach): (Api<Watched<K>>, &Reach),
     fields: Option<&str>,
     reduce: impl Fn(K) -> T,
     mut sink: impl FnMut(Change<T>) -> ControlFlow<()>,
 ) where
-    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + 'static,
 {
     let mut streaming = true;
     let mut failures = 0_u32;
     let mut refused = false;
+    let mut returns = reach.listen();
     loop {
         let mut config = watcher::Config::default().any_semantic();
         if let Some(fields) = fields {
@@ -67,12 +70,12 @@ pub async fn follow<K, T>(
                     continue;
                 }
                 Ok(Event::InitApply(object)) => {
-                    buffer.push(reduce(object));
+                    buffer.push(reduce(object.0));
                     continue;
                 }
                 Ok(Event::InitDone) => Change::Reset(std::mem::take(&mut buffer)),
-                Ok(Event::Apply(object)) => Change::Applied(reduce(object)),
-                Ok(Event::Delete(object)) => Change::Deleted(reduce(object)),
+                Ok(Event::Apply(object)) => Change::Applied(reduce(object.0)),
+                Ok(Event::Delete(object)) => Change::Deleted(reduce(object.0)),
                 Err(error) => {
                     if streaming && is_unsupported(&error) {
                         streaming = false;
@@ -81,8 +84,11 @@ pub async fn follow<K, T>(
                     if is_expired(&error) {
                         continue;
                     }
+                    // A server that is back and does not know us yet: the long waits were for another reason.
+                    if is_refused(&error) != std::mem::replace(&mut refused, is_refused(&error)) {
+                        failures = 0;
+                    }
                     failures = failures.saturating_add(1);
-                    refused = is_refused(&error);
                     Change::Failed(describe(&error))
                 }
             };
@@ -91,7 +97,7 @@ pub async fn follow<K, T>(
                 return;
             }
             if failed {
-                tokio::time::sleep(random::jitter(wait_after(failures, refused), 0.5)).await;
+                returns.pause(random::jitter(wait_after(failures, refused), 0.5)).await;
             } else {
                 failures = 0;
             }

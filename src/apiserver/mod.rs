@@ -24,9 +24,12 @@ pub mod list_watch;
 pub mod nodes;
 pub mod objects;
 pub mod random;
+pub mod reach;
 pub mod runtime_classes;
 pub mod services;
 pub mod tokens;
 pub mod transport;
+mod watched;
 
 pub use client::{ClientConfig, Clients};
+pub use watched::Watched;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::list_watch::{self, Change};
+use super::watched::Watched;
 
 /// What is known of this node's object.
 #[derive(Clone, Debug, Default)]
@@ -24,14 +25,15 @@ pub struct NodeView {
 /// Starts the watch; the receiver always holds the latest view.
 pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> watch::Receiver<NodeView> {
     let (sender, receiver) = watch::channel(NodeView::default());
-    let api: Api<Node> = Api::all(clients.watches.clone());
+    let api: Api<Watched<Node>> = Api::all(clients.watches.clone());
     let fields = format!("metadata.name={}", clients.node_name);
+    let reach = clients.reach.clone();
     tasks.spawn(async move {
         let reduce = |mut node: Node| {
             node.metadata.managed_fields = None;
             Arc::new(node)
         };
-        let follow = list_watch::follow(api, Some(&fields), reduce, |change| {
+        let follow = list_watch::follow((api, &reach), Some(&fields), reduce, |change| {
             let view = match change {
                 Change::Reset(mut nodes) => NodeView { synced: true, node: nodes.pop() },
                 Change::Applied(node) => NodeView { synced: true, node: Some(node) },

@@ -22,6 +22,8 @@ use super::client::Clients;
 use super::failure::{self, FailureKind};
 use super::list_watch::{self, Change};
 use super::nodes::NodeView;
+use super::reach::Reach;
+use super::watched::Watched;
 
 /// How long upstream's `Cache` takes an object for fresh where the node's annotation says nothing.
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
@@ -176,6 +178,7 @@ impl<T> Default for Cache<T> {
 
 struct Shared {
     client: kube::Client,
+    reach: Reach,
     detection: ChangeDetection,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -206,6 +209,7 @@ pub fn start(clients: &Clients, detection: ChangeDetection, cancel: Cancellation
     };
     let shared = Shared {
         client,
+        reach: clients.reach.clone(),
         detection,
         tasks: TaskTracker::new(),
         cancel,
@@ -247,12 +251,13 @@ impl Handle {
         let refresh = Arc::new(tokio::sync::Notify::new());
         let cancel = self.shared.cancel.child_token();
         let api: Api<T> = Api::namespaced(self.shared.client.clone(), &key.0);
+        let watched: Api<Watched<T>> = Api::namespaced(self.shared.client.clone(), &key.0);
         let (name, detection, wake) = (Arc::clone(&key.1), self.shared.detection.clone(), Arc::clone(&refresh));
-        let token = cancel.clone();
+        let (token, reach) = (cancel.clone(), self.shared.reach.clone());
         self.shared.tasks.spawn(async move {
             let work = async {
                 match detection {
-                    ChangeDetection::Watch => watch_one(api, &name, &sender).await,
+                    ChangeDetection::Watch => watch_one((watched, &reach), &name, &sender).await,
                     ChangeDetection::Get(_) | ChangeDetection::Cache { .. } => {
                         poll_one(&api, &name, &sender, &detection, &wake).await;
                     }
@@ -266,7 +271,7 @@ impl Handle {
     }
 }
 
-async fn watch_one<T: Kind>(api: Api<T>, name: &str, sender: &watch::Sender<ObjectState<T>>) {
+async fn watch_one<T: Kind>(api: (Api<Watched<T>>, &Reach), name: &str, sender: &watch::Sender<ObjectState<T>>) {
     let fields = format!("metadata.name={name}");
     let reduce = |mut object: T| {
         object.strip();

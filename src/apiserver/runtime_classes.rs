@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::list_watch::{self, Change};
+use super::watched::Watched;
 
 /// Why a pod's runtime class gives no handler; upstream's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,10 +45,11 @@ pub struct Handle {
 /// Starts the watch.
 pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Handle {
     let (sender, state) = watch::channel(State::default());
-    let api: Api<RuntimeClass> = Api::all(clients.watches.clone());
+    let api: Api<Watched<RuntimeClass>> = Api::all(clients.watches.clone());
+    let reach = clients.reach.clone();
     tasks.spawn(async move {
         let reduce = |class: RuntimeClass| (class.metadata.name.unwrap_or_default(), class.handler);
-        let follow = list_watch::follow(api, None, reduce, |change| {
+        let follow = list_watch::follow((api, &reach), None, reduce, |change| {
             sender.send_if_modified(|state| {
                 match change {
                     Change::Reset(classes) => {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::list_watch::{self, Change};
+use super::watched::Watched;
 
 /// What is kept of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,10 +65,11 @@ pub struct Handle {
 /// Starts the watch.
 pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Handle {
     let (sender, state) = watch::channel(State::default());
-    let api: Api<api::Service> = Api::all(clients.watches.clone());
+    let api: Api<Watched<api::Service>> = Api::all(clients.watches.clone());
+    let reach = clients.reach.clone();
     tasks.spawn(async move {
         let mut problem = String::new();
-        let follow = list_watch::follow(api, None, reduce, |change| {
+        let follow = list_watch::follow((api, &reach), None, reduce, |change| {
             if let Change::Failed(text) = &change
                 && *text != problem
             {

@@ -25,6 +25,7 @@ use tower::BoxError;
 
 use super::credentials::Credentials;
 use super::limiter::{Limiter, Urgency};
+use super::reach::Reach;
 
 /// Requests in flight (watches above all) on one connection before another one is opened: 80 % of the 100 streams that an
 /// API server allows. hyper hides the peer's real setting.
@@ -91,6 +92,7 @@ struct Inner {
     base: Uri,
     credentials: Arc<Credentials>,
     limiter: Limiter,
+    reach: Reach,
     connections: Mutex<Vec<Connection>>,
     make: RwLock<Make>,
 }
@@ -122,10 +124,18 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to `base` that connects on first use. `make` builds a connector with the present credentials.
-    pub fn new(kind: LaneKind, base: Uri, credentials: Arc<Credentials>, limiter: Limiter, make: Make) -> Self {
+    /// A lane to `base` that connects on first use and tells `reach` of what becomes of its requests. `make` builds a
+    /// connector with the present credentials.
+    pub fn new(
+        kind: LaneKind,
+        base: Uri,
+        credentials: Arc<Credentials>,
+        (limiter, reach): (Limiter, Reach),
+        make: Make,
+    ) -> Self {
         let connections = Mutex::new(Vec::new());
-        Self { inner: Arc::new(Inner { kind, base, credentials, limiter, connections, make: RwLock::new(make) }) }
+        let make = RwLock::new(make);
+        Self { inner: Arc::new(Inner { kind, base, credentials, limiter, reach, connections, make }) }
     }
 
     /// Lets go of every connection: requests in flight end on the old ones, new ones connect anew.
@@ -192,7 +202,9 @@ impl Lane {
         let (client, guard) = self.pick();
         let answer = tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
             .await
-            .map_err(|_| TransportError::Deadline(inner.kind.deadline))??;
+            .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()))
+            .inspect_err(|_| inner.reach.lost())?;
+        inner.reach.answered(answer.status());
         Ok(answer.map(|body| LaneBody {
             incoming: body,
             read: 0,

@@ -293,7 +293,7 @@ impl<M: Mounter> Core<M> {
         match &self.clients {
             Some(clients) => {
                 let api = status::KubeStatusApi::new(clients.writes.clone());
-                let (handle, writer) = status::Writer::new(api, self.clock, self.rush.clone());
+                let (handle, writer) = status::Writer::new(api, self.clock, self.rush.clone(), &clients.reach);
                 tasks.spawn(writer.run(self.shutdown.clone()));
                 handle
             }

@@ -104,6 +104,7 @@ impl Task {
         }
         let mut tick = self.next_tick();
         let mut retry: Option<Mono> = None;
+        let mut returns = self.parts.clients.reach.listen();
         loop {
             let now = self.parts.clock.now().mono;
             let due = now >= tick;
@@ -115,7 +116,7 @@ impl Task {
                 retry = self.synchronise(due).await.err().map(|()| self.retry_at());
             }
             let wake = retry.map_or(tick, |retry| retry.min(tick));
-            // Cancel-safe: all three only wait.
+            // Cancel-safe: all of them only wait.
             tokio::select! {
                 changed = self.parts.inputs.changed() => {
                     if changed.is_err() {
@@ -129,6 +130,10 @@ impl Task {
                     }
                 }
                 () = self.parts.clock.sleep_until(wake) => {}
+                () = returns.next() => {
+                    let soon = self.parts.clock.now().mono.after(RETRY);
+                    retry = retry.map(|at| at.min(soon));
+                }
             }
         }
     }

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::compact::compact;
 use super::{Source, SourceKind, SourceState, stamp};
-use crate::apiserver::Clients;
 use crate::apiserver::list_watch::{self, Change};
 use crate::apiserver::nodes::NodeView;
+use crate::apiserver::{Clients, Watched};
 use crate::clock::Clock;
 use crate::model::{Pod, Wall, pod};
 
@@ -28,8 +28,9 @@ pub fn start(
     cancel: CancellationToken,
 ) -> Source {
     let (sender, state) = watch::channel(SourceState::default());
-    let api: Api<Pod> = Api::all(clients.watches.clone());
+    let api: Api<Watched<Pod>> = Api::all(clients.watches.clone());
     let fields = format!("spec.nodeName={}", clients.node_name);
+    let reach = clients.reach.clone();
     tasks.spawn(async move {
         let work = async {
             if let Some(mut node) = node {
@@ -37,7 +38,7 @@ pub fn start(
                 drop(node.wait_for(|view| view.synced).await);
             }
             let mut problem = String::new();
-            list_watch::follow(api, Some(&fields), compact, |change| {
+            list_watch::follow((api, &reach), Some(&fields), compact, |change| {
                 report(&change, &mut problem);
                 sender.send_if_modified(|state| apply(state, change, clock.now().wall));
                 ControlFlow::Continue(())

@@ -56,11 +56,11 @@ pub fn read(text: &str, origin: Origin<'_>, node_name: &str) -> Result<Vec<Pod>,
     let field = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (field("kind"), field("apiVersion"));
     match (kind.as_str(), version.as_str(), origin) {
-        ("Pod", "v1", _) => Ok(vec![read_pod(document, origin, node_name)?]),
+        ("Pod", "v1", _) => Ok(vec![read_pod(&document, origin, node_name)?]),
         // Upstream reads lists from URLs only.
         ("PodList" | "List", "v1", Origin::Url(_)) => {
-            let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-            items.into_iter().map(|item| read_pod(item, origin, node_name)).collect()
+            let items = document.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            items.iter().map(|item| read_pod(item, origin, node_name)).collect()
         }
         _ => Err(ManifestError::NotAPod { kind, version }),
     }
@@ -121,8 +121,8 @@ fn normalise(value: &mut Value, quantity: bool) {
     }
 }
 
-fn read_pod(document: Value, origin: Origin<'_>, node_name: &str) -> Result<Pod, ManifestError> {
-    let mut pod: Pod = serde_json::from_value(document).map_err(|error| ManifestError::Type(error.to_string()))?;
+fn read_pod(document: &Value, origin: Origin<'_>, node_name: &str) -> Result<Pod, ManifestError> {
+    let mut pod = pod_of(document).map_err(|error| ManifestError::Type(without_place(&error.to_string())))?;
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
         return Err(ManifestError::Invalid(vec!["name is needed for the pod".to_owned()]));
     }
@@ -136,6 +136,17 @@ fn read_pod(document: Value, origin: Origin<'_>, node_name: &str) -> Result<Pod,
         Some(what) => Err(ManifestError::References(what)),
         None => Ok(pod),
     }
+}
+
+/// By way of a text, as the API server's answers are read: the code that reads a pod from plain data would be one more
+/// large part of the program.
+fn pod_of(document: &Value) -> serde_json::Result<Pod> {
+    serde_json::from_str(&serde_json::to_string(document)?)
+}
+
+/// Without where in the text it is: that text nobody has seen.
+fn without_place(problem: &str) -> String {
+    problem.rsplit_once(" at line ").map_or(problem, |(what, _)| what).to_owned()
 }
 
 /// Gives the pod its UID, its name on this node, its namespace, its hash, and for a file the toleration that keeps it here.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Failure, StatusApi, Target};
 use super::compute::is_terminal;
 use super::{conditions, merge, patch};
+use crate::apiserver::reach::{Reach, Returns};
 use crate::clock::Clock;
 use crate::model::{Mono, Pod, PodUid, Rush, pod};
 
@@ -139,6 +140,8 @@ pub struct Writer<A> {
     /// What has to wait.
     waiting: BTreeSet<(Mono, PodUid)>,
     jobs: JoinSet<Outcome>,
+    /// When the API server comes back, what failed is tried again soon.
+    returns: Returns,
     sequence: u64,
 }
 
@@ -280,8 +283,8 @@ enum End {
 }
 
 impl<A: StatusApi> Writer<A> {
-    /// The task and how to reach it.
-    pub fn new(api: A, clock: Clock, rush: Rush) -> (Handle, Self) {
+    /// The task and how to reach it. `reach` tells when the API server comes back.
+    pub fn new(api: A, clock: Clock, rush: Rush, reach: &Reach) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let writer = Self {
             api: Arc::new(api),
@@ -292,6 +295,7 @@ impl<A: StatusApi> Writer<A> {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             jobs: JoinSet::new(),
+            returns: reach.listen(),
             sequence: 0,
         };
         (Handle { commands: sender, versions: Arc::default() }, writer)
@@ -313,6 +317,7 @@ impl<A: StatusApi> Writer<A> {
                 () = wait_until(self.clock, self.waiting.first().map(|(due, _)| *due)) => {
                     self.wake(self.clock.now().mono);
                 }
+                () = self.returns.next() => self.hasten(),
             }
         }
         self.drain().await;
@@ -497,6 +502,19 @@ impl<A: StatusApi> Writer<A> {
                 let lane = entry.lane();
                 entry.slot = Slot::Ready(lane, self.sequence);
                 self.ready.insert((lane, self.sequence, uid));
+            }
+        }
+    }
+
+    /// What waits after a failure waits no longer than after the first one.
+    fn hasten(&mut self) {
+        let soon = self.clock.now().mono.after(RETRY);
+        let late: Vec<_> = self.waiting.iter().filter(|(due, _)| *due > soon).cloned().collect();
+        for (due, uid) in late {
+            if let Some(entry) = self.entries.get_mut(&uid).filter(|entry| entry.failures > 0) {
+                entry.slot = Slot::Waiting(soon);
+                self.waiting.remove(&(due, uid.clone()));
+                self.waiting.insert((soon, uid));
             }
         }
     }

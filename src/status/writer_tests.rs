@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Failure, StatusApi, Target};
 use super::writer::HOLD;
 use super::{Acked, Handle, StatusUpdate, Writer};
+use crate::apiserver::reach::Reach;
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, Rush, Wall};
 
@@ -175,6 +176,7 @@ struct World {
     server: Server,
     handle: Handle,
     rush: Rush,
+    reach: Reach,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
@@ -182,11 +184,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let (server, rush) = (Server::default(), Rush::default());
-        let (handle, writer) = Writer::new(server.clone(), Clock::starting_at(Wall::UNIX_EPOCH), rush.clone());
+        let reach = Reach::default();
+        let clock = Clock::starting_at(Wall::UNIX_EPOCH);
+        let (handle, writer) = Writer::new(server.clone(), clock, rush.clone(), &reach);
         let cancel = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(writer.run(cancel.clone()));
-        Self { server, handle, rush, cancel, task }
+        Self { server, handle, rush, reach, cancel, task }
     }
 
     async fn set(&self, pod: &Arc<Pod>, status: Value) -> u64 {
@@ -330,6 +334,22 @@ async fn failures_are_tried_again_ever_more_slowly() {
     // 50 ms doubled eight times, then twice ten seconds: 12.75 + 10 + 10, less what the last doubling caps.
     assert!(waited > Duration::from_secs(30) && waited < Duration::from_secs(35), "{waited:?}");
     assert_eq!(world.server.log().len(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_is_tried_again_as_soon_as_the_server_is_back() {
+    let world = World::new();
+    let pod = world.server.put("a", "u-a", json!({}));
+    world.server.script(&[Script::LoseRequest; 9]);
+    let version = world.set(&pod, phase("Running")).await;
+    // The tenth attempt would be made some 23 s after the first.
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let begun = tokio_now();
+    world.reach.lost();
+    world.reach.answered(http::StatusCode::OK);
+    world.reached(&pod, version).await;
+    let waited = tokio_now() - begun;
+    assert!(waited < Duration::from_millis(100), "{waited:?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests look at the paused clock")]
