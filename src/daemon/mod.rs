@@ -144,7 +144,9 @@ struct ApiParts {
 
 impl<M: Mounter> Core<M> {
     async fn start(self, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
-        let Some(runtime_parts) = self.start_runtime(&mut tasks).await? else {
+        // The runtime may take the whole of a deadline for any of its answers; who asks for the end does not wait for that.
+        let answered = self.shutdown.run_until_cancelled(self.start_runtime(&mut tasks)).await;
+        let Some(runtime_parts) = answered.transpose()? else {
             info!("ended before the container runtime answered");
             return Ok(());
         };
@@ -212,8 +214,8 @@ impl<M: Mounter> Core<M> {
         supervise(tasks, self.shutdown).await
     }
 
-    /// The runtime's answers: its version first, for nothing works without it. `None`: it was asked to end before.
-    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<RuntimeParts>> {
+    /// The runtime's answers: its version first, for nothing works without it. May be dropped at any point, with `tasks`.
+    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
         // The runtime has its own setting for the folder; it is looked at only to ask the runtime at once.
         let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
         tasks.spawn(watcher.run(self.shutdown.clone()));
@@ -223,13 +225,10 @@ impl<M: Mounter> Core<M> {
         let identified = loop {
             let wait = condition.wait_for(|condition| condition.identity.is_some());
             // Cancel-safe: a lost wait is made again.
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(None),
-                answered = tokio::time::timeout(RUNTIME_COMPLAINT, wait) => match answered {
-                    Ok(Ok(condition)) => break condition.clone(),
-                    Ok(Err(_)) => anyhow::bail!("the runtime's task has ended"),
-                    Err(_) => {}
-                },
+            match tokio::time::timeout(RUNTIME_COMPLAINT, wait).await {
+                Ok(Ok(condition)) => break condition.clone(),
+                Ok(Err(_)) => anyhow::bail!("the runtime's task has ended"),
+                Err(_) => {}
             }
             let problem = condition.borrow().last_error.as_ref().map(ToString::to_string);
             warn!(
@@ -257,7 +256,7 @@ impl<M: Mounter> Core<M> {
         }
         let folder = self.machine.device_plugins_dir.clone();
         let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
-        Ok(Some(RuntimeParts { pleg, condition, images, pulls, cgroups, devices }))
+        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
     }
 
     /// The ids that pods' users have, as the disk says.
