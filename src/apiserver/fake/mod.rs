@@ -407,10 +407,11 @@ fn serve(shared: &Shared, asked: Asked, query: &BTreeMap<String, String>) -> Ans
     let Asked { method, path, target, body, strategic } = asked;
     let mut store = shared.store.lock();
     let witness = shared.witness.lock().clone().filter(|_| method != Method::GET);
-    // A list is the beginning of a watch. A single object is read by who writes its status in doubt, and tells nobody else.
-    if let Some(witness) = shared.witness.lock().as_ref().filter(|_| method == Method::GET && target.name.is_none()) {
-        let told = selected(&store, &target, query.get("fieldSelector"));
-        told.for_each(|(_, object)| witness.told("ADDED", object));
+    if let Some(witness) = shared.witness.lock().as_ref().filter(|_| method == Method::GET) {
+        let is_meant = |key: &Key| target.name.is_none() || *key == target.key();
+        let told = selected(&store, &target, query.get("fieldSelector")).filter(|(key, _)| is_meant(key));
+        let kind = if target.name.is_none() { "ADDED" } else { "READ" };
+        told.for_each(|(_, object)| witness.told(kind, object));
     }
     if let Some(witness) = &witness {
         witness.write(method.as_str(), &path, &body, store.objects.get(&target.key()));

@@ -28,7 +28,7 @@ pub trait ApiWitness: Send + Sync {
     fn write(&self, method: &str, path: &str, body: &Value, before: Option<&Value>);
     /// The object is like that now, because of a write. Not called for what tests put there themselves.
     fn written(&self, method: &str, path: &str, object: &Value);
-    /// An object is told to somebody who lists or watches.
+    /// An object is told to somebody who lists or watches, or (`READ`) who asks for this one alone.
     fn told(&self, kind: &str, object: &Value);
     /// A request has ended: it was answered, or nobody waits for it any more.
     fn ended(&self, method: &str, path: &str, body: &Value);

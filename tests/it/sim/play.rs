@@ -321,7 +321,14 @@ impl World {
             Some(plan) if plan.is_static => {
                 std::fs::remove_file(self.home.join("manifests").join(format!("{name}.json"))).ok();
             }
-            Some(_) | None => self.api.delete(PODS, "d", name),
+            plan => {
+                self.api.delete(PODS, "d", name);
+                // Without grace it is gone at once: a kubelet that is not there hears of no deletion, and finds no pod.
+                let is_gone = self.api.get(PODS, "d", name).is_none();
+                if let Some(plan) = plan.filter(|_| is_gone) {
+                    self.judge.disturb(&plan.uid);
+                }
+            }
         }
     }
 
