@@ -1,83 +1,95 @@
 //! The memory of the program itself: pages of its code that were needed once. Called by `daemon` when a burst of work is
 //! over, as `malloc::trim`.
 
-/// Where the kernel lists the mappings of this process and what of each is in memory.
-const MAPS: &str = "/proc/self/smaps";
+use std::ffi::{c_int, c_void};
 
-/// Lets go of the pages of the program and its libraries that nobody has written to: code and constants. What is used
-/// again comes back from the page cache at the price of a soft fault; what only the start or a burst needed does not, and
-/// is no longer counted or kept for this process. Nothing is lost: these pages are those of the file.
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Lets go of the pages of the program and its libraries that nobody can have written to: code and constants. What is
+/// used again comes back from the page cache at the price of a soft fault; what only the start or a burst needed does not,
+/// and is no longer counted or kept for this process. Nothing is lost: these pages are those of the files.
 pub fn forget_code() {
-    let Ok(maps) = std::fs::read_to_string(MAPS) else { return };
-    for (start, length) in unwritten(&maps) {
-        // SAFETY: the range is a private mapping of a file that is not writable and has no page of its own, so no page
-        // of it differs from the file; dropping the pages makes the next access read them from there again.
-        #[expect(unsafe_code, reason = "there is no safe interface to it")]
+    // SAFETY: the callback has the type that is asked for and keeps nothing of what it is given.
+    #[expect(unsafe_code, reason = "there is no safe interface to it")]
+    unsafe {
+        libc::dl_iterate_phdr(Some(forget_object), std::ptr::null_mut());
+    }
+}
+
+/// Called for each loaded object, while the linker's lock keeps it loaded.
+#[expect(unsafe_code, reason = "there is no safe interface to it")]
+unsafe extern "C" fn forget_object(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
+    // SAFETY: the linker gives a valid description, with as many headers as it says, for as long as this call lasts.
+    let (base, headers) = unsafe {
+        let info = &*info;
+        (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
+    };
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
+    let Some(page) = page.filter(|page| page.is_power_of_two()) else { return 0 };
+    for (start, length) in unwritten(base, headers, page) {
+        // SAFETY: the range is a loaded segment that is not writable, so its pages are those of the file (the linker
+        // writes only to writable segments, some of which it protects afterwards); the lock keeps it mapped. Dropping the
+        // pages makes the next access read them from the file again.
         let outcome =
             unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED) };
         if outcome != 0 {
             tracing::debug!(error = %std::io::Error::last_os_error(), "The program's code stays in memory");
         }
     }
+    0
 }
 
-/// The mappings of files that cannot be written and of which the kernel says that no page was: where each starts and how
-/// long it is. What the linker has written to and then protected has pages of its own, here or swapped out.
-fn unwritten(maps: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    // The mapping that the lines are about, if it may be let go, and which of its two counts are known to be zero.
-    let mut current: Option<(usize, usize)> = None;
-    let mut own_pages_none = false;
-    for line in maps.lines() {
-        let Some((name, size)) = line.split_once(char::is_whitespace) else { continue };
-        match name {
-            "Anonymous:" => own_pages_none = size.trim() == "0 kB",
-            "Swap:" if own_pages_none && size.trim() == "0 kB" => found.extend(current.take()),
-            _ if name.ends_with(':') => {}
-            _ => (current, own_pages_none) = (protected_file(line), false),
+/// The whole pages of the segments of an object that are loaded and not writable: where each begins and how long it is.
+fn unwritten(base: u64, headers: &[libc::Elf64_Phdr], page: u64) -> Vec<(usize, usize)> {
+    let range = |header: &libc::Elf64_Phdr| {
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            return None;
         }
-    }
-    found
-}
-
-/// Where the mapping of `line` starts and how long it is, if it is one of a file, private, and cannot be written.
-fn protected_file(line: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (range, mode) = (fields.next()?, fields.next()?);
-    // Of a path with spaces only the beginning: enough to see that it is one.
-    let path = fields.nth(3)?;
-    if !matches!(mode, "r-xp" | "r--p") || !path.starts_with('/') {
-        return None;
-    }
-    let (start, end) = range.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    Some((start, usize::from_str_radix(end, 16).ok()?.checked_sub(start)?))
+        let first = base.checked_add(header.p_vaddr)?;
+        let start = first & !(page - 1);
+        let end = first.checked_add(header.p_memsz)?.checked_next_multiple_of(page)?;
+        Some((usize::try_from(start).ok()?, usize::try_from(end - start).ok()?))
+    };
+    headers.iter().filter_map(range).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{forget_code, unwritten};
 
+    const READ: u32 = libc::PF_R;
+    const RUN: u32 = libc::PF_R | libc::PF_X;
+    const WRITE: u32 = libc::PF_R | libc::PF_W;
+
+    fn header(kind: u32, flags: u32, address: u64, size: u64) -> libc::Elf64_Phdr {
+        libc::Elf64_Phdr {
+            p_type: kind,
+            p_flags: flags,
+            p_offset: 0,
+            p_vaddr: address,
+            p_paddr: 0,
+            p_filesz: size,
+            p_memsz: size,
+            p_align: 0x1000,
+        }
+    }
+
     #[test]
     fn only_what_was_never_written_is_let_go() {
-        let mapping = |head: &str, own: u32, swapped: u32| {
-            format!("{head}\nRss:  8 kB\nAnonymous:   {own} kB\nTHPeligible:    0\nSwap:   {swapped} kB\nVmFlags: rd\n")
-        };
-        let maps = [
-            mapping("55d4c97b3000-55d4c9a62000 r--p 00000000 fe:00 123    /usr/bin/rkubelet", 0, 0),
-            mapping("55d4c9a62000-55d4ca3f1000 r-xp 002af000 fe:00 123    /usr/bin/rkubelet", 0, 0),
-            mapping("55d4ca3f1000-55d4ca439000 r--p 00c3e000 fe:00 123    /usr/bin/rkubelet", 288, 0),
-            mapping("55d4ca440000-55d4ca441000 r--p 00c3e000 fe:00 123    /usr/bin/rkubelet", 0, 4),
-            mapping("55d4ca500000-55d4ca501000 rwxp 00c3e000 fe:00 123    /usr/bin/rkubelet", 0, 0),
-            mapping("55d4ca600000-55d4ca601000 r-xs 00c3e000 fe:00 123    /usr/bin/rkubelet", 0, 0),
-            mapping("7fee28c69000-7fee28cbf000 r-xp 00026000 fe:00 456    /usr/lib/a b/libc.so.6", 0, 0),
-            mapping("7fee28d69000-7fee28d70000 r-xp 00000000 00:00 0 ", 0, 0),
-            mapping("7ffc30000000-7ffc30002000 r-xp 00000000 00:00 0      [vdso]", 0, 0),
+        let headers = [
+            header(libc::PT_PHDR, READ, 0x40, 0x300),
+            header(libc::PT_LOAD, READ, 0, 0x2d_1234),
+            header(libc::PT_LOAD, RUN, 0x2d_2240, 0x9d_f000),
+            header(libc::PT_LOAD, WRITE, 0xcb_2000, 0x4_c000),
+            header(libc::PT_LOAD, WRITE, 0xcf_f000, 0x4_0000),
+            header(libc::PT_GNU_RELRO, READ, 0xcb_2000, 0x4_c000),
         ];
-        let expected = [(0x55d4_c97b_3000, 0x2a_f000), (0x55d4_c9a6_2000, 0x98_f000), (0x7fee_28c6_9000, 0x5_6000)];
-        assert_eq!(unwritten(&maps.concat()), expected);
-        assert_eq!(unwritten(""), []);
-        assert_eq!(unwritten("7fee28c69000-7fee28cbf000 r-xp 00026000 fe:00 456 /usr/lib/libc.so.6\nRss: 4 kB"), []);
+        let base = 0x55d4_c97b_3000;
+        let expected = [(0x55d4_c97b_3000, 0x2d_2000), (0x55d4_c9a8_5000, 0x9e_0000)];
+        assert_eq!(unwritten(base, &headers, 0x1000), expected);
+        assert_eq!(unwritten(base, &[], 0x1000), []);
+        let absurd = header(libc::PT_LOAD, RUN, u64::MAX - 1, 0x1000);
+        assert_eq!(unwritten(base, &[absurd], 0x1000), []);
     }
 
     #[test]
