@@ -184,7 +184,10 @@ impl<M: Mounter> Core<M> {
         let (node, recorder) = (self.settings.node_name.clone(), self.recorder.clone());
         orphans::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
-        let user_namespaces = self.user_namespaces().await?;
+        // A directory service may be asked, which may take its time.
+        let Some(user_namespaces) = self.shutdown.run_until_cancelled(self.user_namespaces()).await.transpose()? else {
+            return supervise(tasks, self.shutdown).await;
+        };
         let images = runtime_parts.images.clone();
         let parts = launch::Parts {
             user_namespaces,

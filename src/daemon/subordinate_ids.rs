@@ -1,6 +1,7 @@
 //! Which ids pods with a user namespace of their own may have: `userNamespaces`, and the subordinate ids of the user
 //! `kubelet` where the machine has that user and `getsubids`. Asked once, at the start.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -34,7 +35,8 @@ pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
 
 async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
     // First of all: looking a user up loads the system's modules for it into this process, for good.
-    if !crate::linux::blocking::spawn(has_tool).await? {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if !crate::linux::blocking::spawn(move || has_tool(&folders)).await? {
         debug!(executable = TOOL, "user namespaces: executable not found, using default mappings");
         return Ok(None);
     }
@@ -54,10 +56,12 @@ async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
     parse_subids(&users).map(Some).map_err(anyhow::Error::msg)
 }
 
-/// Whether the tool is in one of the folders of `PATH`, as upstream looks for it.
-fn has_tool() -> bool {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders).any(|folder| nix::unistd::access(&folder.join(TOOL), AccessFlags::X_OK).is_ok())
+/// Whether the tool is in one of `folders`, a value of `PATH`, as upstream looks for it.
+fn has_tool(folders: &OsStr) -> bool {
+    std::env::split_paths(folders).any(|folder| {
+        let tool = folder.join(TOOL);
+        tool.is_file() && nix::unistd::access(&tool, AccessFlags::X_OK).is_ok()
+    })
 }
 
 /// What the tool prints; `None` where there is no such tool.
@@ -68,5 +72,28 @@ async fn printed(arguments: &[&str]) -> anyhow::Result<Option<String>> {
         Ok(output) => bail!("{}", output.status),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::{TOOL, has_tool};
+
+    #[test]
+    fn the_tool_is_a_program_in_one_of_the_folders() {
+        let home = tempfile::tempdir().expect("a folder");
+        let [nothing, folder, program] = ["nothing", "folder", "program"].map(|name| home.path().join(name));
+        std::fs::create_dir_all(folder.join(TOOL)).expect("a folder of that name");
+        std::fs::create_dir_all(&program).expect("a folder");
+        let file = program.join(TOOL);
+        std::fs::File::create(&file).expect("a file");
+        let found = |folders: &[&std::path::Path]| has_tool(&std::env::join_paths(folders).expect("a PATH"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("no program yet");
+        assert!(!found(&[&nothing, &folder, &program]));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        assert!(found(&[&nothing, &folder, &program]));
+        assert!(!found(&[]));
     }
 }
