@@ -316,4 +316,34 @@ mod tests {
         assert_eq!(connections.load(Ordering::SeqCst), 4, "a rotated certificate gets a new connection");
         drop((held, more, write, again));
     }
+
+    #[tokio::test]
+    async fn an_answer_on_one_lane_is_heard_by_who_waits_on_another() {
+        let server = serve().await;
+        let there = server.access.server.clone();
+        // Nobody listens there once the port is given back.
+        let port =
+            tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+        let away = Access { server: format!("https://{port}").parse().expect("a URI"), ..server.access };
+        let clients = Clients::with_access(&config(), away, Clock::system()).expect("clients");
+        let ask = |client: kube::Client| async move {
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60").body(kube::client::Body::empty());
+            client.send(request.expect("a request")).await.map(drop)
+        };
+        let mut returns = clients.reach.listen();
+        ask(clients.watches.clone()).await.expect_err("nobody answers");
+        let second = tokio::net::TcpListener::bind(port).await.expect("the port is free");
+        let target = format!("127.0.0.1:{}", there.port_u16().expect("a port"));
+        let mut relay = JoinSet::new();
+        relay.spawn(async move {
+            while let Ok((mut stream, _)) = second.accept().await {
+                let mut onward = tokio::net::TcpStream::connect(&target).await.expect("the server");
+                tokio::io::copy_bidirectional(&mut stream, &mut onward).await.ok();
+            }
+        });
+        let early = tokio::time::timeout(Duration::from_millis(50), returns.next()).await;
+        early.expect_err("nobody has been answered yet");
+        ask(clients.lease.clone()).await.expect("an answer");
+        tokio::time::timeout(Duration::from_secs(10), returns.next()).await.expect("told");
+    }
 }

@@ -150,9 +150,60 @@ fn describe(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::time::Duration;
 
-    use super::{LONGEST_WAIT, wait_after};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::Api;
+    use tokio::sync::watch;
+    use tokio::task::JoinSet;
+
+    use super::{Change, LONGEST_WAIT, follow, wait_after};
+    use crate::apiserver::fake::FakeApi;
+    use crate::clock::Clock;
+    use crate::model::Wall;
+
+    /// How long it takes, after an outage of `away`, from the moment when somebody else is answered to the list, if the
+    /// first `refusals` requests are refused.
+    async fn listed_after(away: Duration, refusals: u32) -> Duration {
+        let fake = FakeApi::new(Clock::starting_at(Wall::UNIX_EPOCH));
+        fake.set_down(true);
+        let clients = fake.clients("n");
+        let reach = clients.reach.clone();
+        let (sender, mut listed) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let api = Api::all(clients.watches.clone());
+            let note = |change: Change<Pod>| {
+                sender.send_modify(|listed| *listed |= matches!(change, Change::Reset(_)));
+                ControlFlow::Continue(())
+            };
+            follow((api, &clients.reach), None, |pod: Pod| pod, note).await;
+        });
+        tokio::time::sleep(away).await;
+        fake.set_down(false);
+        fake.fail("GET", "pods", 403, refusals);
+        reach.lost();
+        reach.answered(http::StatusCode::OK);
+        let began = now();
+        listed.wait_for(|listed| *listed).await.expect("it goes on");
+        began.elapsed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests look at the paused clock")]
+    fn now() -> tokio::time::Instant {
+        tokio::time::Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_wait_ends_when_the_server_is_back() {
+        for away in 60..70 {
+            for refusals in [0, 4] {
+                let took = listed_after(Duration::from_secs(away), refusals).await;
+                assert!(took < Duration::from_secs(1), "{away} s away, {refusals} refusals: {took:?}");
+            }
+        }
+    }
 
     #[test]
     fn waits_grow_and_are_bounded() {

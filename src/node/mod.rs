@@ -241,6 +241,7 @@ mod tests {
     use crate::apiserver::events::{Event, Recorder};
     use crate::apiserver::fake::FakeApi;
     use crate::apiserver::nodes;
+    use crate::apiserver::reach::Reach;
     use crate::clock::Clock;
 
     struct World {
@@ -248,6 +249,7 @@ mod tests {
         inputs: watch::Sender<NodeInputs>,
         events: mpsc::Receiver<Event>,
         node: Handle,
+        reach: Reach,
         clock: Clock,
         _tasks: JoinSet<()>,
     }
@@ -260,9 +262,10 @@ mod tests {
         let view = nodes::start(&clients, &mut tasks, cancel.clone());
         let (recorder, events) = Recorder::channel();
         let (inputs, receiver) = watch::channel(NodeInputs::default());
+        let reach = clients.reach.clone();
         let parts = Parts { clients, view, inputs: receiver, recorder, clock };
         let node = start(config(), parts, &mut tasks, &cancel);
-        World { fake, inputs, events, node, clock, _tasks: tasks }
+        World { fake, inputs, events, node, reach, clock, _tasks: tasks }
     }
 
     impl World {
@@ -342,5 +345,26 @@ mod tests {
         let before = world.clock.now();
         world.ready("False").await;
         assert!(world.clock.now().mono.since(before.mono) < Duration::from_secs(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changed_in_an_outage_is_told_as_soon_as_somebody_is_answered() {
+        let world = world(|_| {});
+        world.inputs.send_replace(ready());
+        world.ready("True").await;
+        for away in 60..70 {
+            world.fake.set_down(true);
+            world.inputs.send_replace(NodeInputs::default());
+            tokio::time::sleep(Duration::from_secs(away)).await;
+            world.fake.set_down(false);
+            world.reach.lost();
+            world.reach.answered(http::StatusCode::OK);
+            let before = world.clock.now();
+            world.ready("False").await;
+            let took = world.clock.now().mono.since(before.mono);
+            assert!(took < Duration::from_secs(1), "{away} s away: {took:?}");
+            world.inputs.send_replace(ready());
+            world.ready("True").await;
+        }
     }
 }

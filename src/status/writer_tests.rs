@@ -340,10 +340,12 @@ async fn failures_are_tried_again_ever_more_slowly() {
 async fn what_failed_is_tried_again_as_soon_as_the_server_is_back() {
     let world = World::new();
     let pod = world.server.put("a", "u-a", json!({}));
-    world.server.script(&[Script::LoseRequest; 9]);
+    // Nine attempts, and a look at what they have done before each but the first.
+    world.server.script(&[Script::LoseRequest; 17]);
     let version = world.set(&pod, phase("Running")).await;
-    // The tenth attempt would be made some 23 s after the first.
+    // The tenth would be made some 23 s after the first.
     tokio::time::sleep(Duration::from_secs(14)).await;
+    assert_eq!(world.server.phase("a"), None, "not written yet");
     let begun = tokio_now();
     world.reach.lost();
     world.reach.answered(http::StatusCode::OK);
