@@ -42,8 +42,6 @@ struct State {
     trace: Vec<String>,
     /// Pods that the kubelet knows to be ending, and since when.
     ending: BTreeMap<String, (u32, Mono)>,
-    /// Pods that somebody in the kubelet has read as ending: who adopts what runs acts on it, who writes a status does not.
-    read: BTreeSet<String>,
     /// Pods something has happened to for which their containers may be stopped.
     disturbed: BTreeSet<String>,
     /// Init containers that ended well, sidecars that were started, by sandbox.
@@ -201,7 +199,6 @@ impl State {
         }
         self.graces.insert(container.id.clone(), (life, deadline));
         let may_stop = self.ending.contains_key(uid)
-            || self.read.contains(uid)
             || self.disturbed.contains(uid)
             || !uid.starts_with("uid-")
             || self.plan(uid).is_none_or(|plan| plan.policy != "Always")
@@ -399,13 +396,10 @@ impl ApiWitness for Judge {
             return;
         }
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
-        if kind == "DELETED" || object["metadata"]["deletionTimestamp"].is_string() {
-            let mut state = self.state.lock();
-            if kind == "READ" {
-                state.read.insert(uid.to_owned());
-            } else {
-                state.ends(uid);
-            }
+        // Only who writes statuses reads a single pod, and tells nobody what it has seen.
+        let is_news = kind != "READ";
+        if is_news && (kind == "DELETED" || object["metadata"]["deletionTimestamp"].is_string()) {
+            self.state.lock().ends(uid);
         }
     }
 
