@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rkubelet::config::{self, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use rkubelet::config::{self, ConfigWarning, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
 use rkubelet::linux::malloc;
 use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,12 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let loaded = match config::load(&args) {
         Ok(loaded) => loaded,
-        Err(error) => return refuse(&error),
+        Err(refused) => {
+            // The configuration of the log is not known: its defaults.
+            logging::init(LogConfig::default()).ok();
+            warn(&refused.warnings);
+            return refuse(&refused.error);
+        }
     };
     if loaded.flags.help {
         return print(&config::help());
@@ -38,10 +43,14 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     tracing::info!(kubeletVersion = KUBERNETES_VERSION, rkubelet = env!("CARGO_PKG_VERSION"), "Kubelet version");
-    for warning in &loaded.warnings {
+    warn(&loaded.warnings);
+    run(loaded, &log)
+}
+
+fn warn(warnings: &[ConfigWarning]) {
+    for warning in warnings {
         tracing::warn!(about = warning.text, "Configuration");
     }
-    run(loaded, &log)
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.

@@ -49,8 +49,16 @@ pub(super) fn merge_drop_ins(
         // Its types are checked alone first, so that an error and an unknown field name the file they are in.
         let mut alone = drop_in.fields.clone();
         remove_nulls(&mut alone);
-        typed(&path, &Document { fields: alone, repeated: Vec::new() }, warnings)
+        let mut own = typed(&path, &Document { fields: alone, repeated: Vec::new() }, warnings)
             .map_err(|problem| fail(format!("path: {}, error: {problem}", path.display())))?;
+        warnings.extend(relative_paths(&mut own).map(|(field, relative)| ConfigWarning {
+            text: format!(
+                "the field {field:?} of {} is the relative path {relative:?}, which starts in the working directory of the \
+                 kubelet and not where the file is: write an absolute path",
+                path.display()
+            ),
+            node_event: false,
+        }));
         merge(&mut merged, drop_in.fields);
     }
     let (mut config, _) = decode::typed(&merged)
@@ -136,19 +144,24 @@ fn remove_nulls(value: &mut Value) {
 /// Makes the paths absolute that a file in `directory` wrote relative to itself. Those of drop-ins stay as they are, for
 /// which upstream's kubelet does not do it.
 pub(super) fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path) {
-    for path in [
-        &mut config.static_pod_path,
-        &mut config.authentication.x509.client_ca_file,
-        &mut config.tls_cert_file,
-        &mut config.tls_private_key_file,
-        &mut config.resolv_conf,
-        &mut config.volume_plugin_dir,
-        &mut config.pod_logs_dir,
-    ] {
-        if !path.is_empty() && !Path::new(path.as_str()).is_absolute() {
-            *path = clean(&directory.join(path.as_str()));
-        }
+    for (_, path) in relative_paths(config) {
+        *path = clean(&directory.join(path.as_str()));
     }
+}
+
+/// The fields that name files and are no absolute paths.
+fn relative_paths(config: &mut KubeletConfiguration) -> impl Iterator<Item = (&'static str, &mut String)> {
+    [
+        ("staticPodPath", &mut config.static_pod_path),
+        ("authentication.x509.clientCAFile", &mut config.authentication.x509.client_ca_file),
+        ("tlsCertFile", &mut config.tls_cert_file),
+        ("tlsPrivateKeyFile", &mut config.tls_private_key_file),
+        ("resolvConf", &mut config.resolv_conf),
+        ("volumePluginDir", &mut config.volume_plugin_dir),
+        ("podLogsDir", &mut config.pod_logs_dir),
+    ]
+    .into_iter()
+    .filter(|(_, path)| !path.is_empty() && !Path::new(path.as_str()).is_absolute())
 }
 
 /// The path without `.`, and without `..` where it names something.

@@ -88,6 +88,17 @@ pub enum ConfigError {
     Invalid(Vec<String>),
 }
 
+/// A configuration that is not taken, with what should be said besides: an unknown field may be the other half of the
+/// mistake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Refused {
+    /// Why.
+    pub error: ConfigError,
+    /// What was noticed until then.
+    pub warnings: Vec<ConfigWarning>,
+}
+
 /// Several errors as one text: upstream's brackets, one error per line when there are many.
 fn aggregate(problems: &[String]) -> String {
     match problems {
@@ -116,28 +127,36 @@ impl Host {
 ///
 /// With `--help` or `--version` the files are not read and nothing is checked: look at `flags.help` and `flags.version`
 /// first, in this order.
-pub fn load(args: &[String]) -> Result<Loaded, ConfigError> {
+pub fn load(args: &[String]) -> Result<Loaded, Refused> {
     load_on(args, Host::detect())
 }
 
 /// [`load`] for a machine that is described.
-pub fn load_on(args: &[String], host: Host) -> Result<Loaded, ConfigError> {
-    let first = flags::parse(args, defaults::flag_defaults())?;
+pub fn load_on(args: &[String], host: Host) -> Result<Loaded, Refused> {
     let mut warnings = Vec::new();
+    match read(args, host, &mut warnings) {
+        Ok(loaded) => Ok(Loaded { warnings, ..loaded }),
+        Err(error) => Err(Refused { error, warnings }),
+    }
+}
+
+/// What [`load_on`] returns, but for the warnings, which are there even when this fails.
+fn read(args: &[String], host: Host, warnings: &mut Vec<ConfigWarning>) -> Result<Loaded, ConfigError> {
+    let first = flags::parse(args, defaults::flag_defaults())?;
     if first.flags.help || first.flags.version != Version::No {
         let gates = FeatureGates::default();
         let flags::Parsed { flags, config, deprecated } = first;
-        return Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings });
+        return Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings: Vec::new() });
     }
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
     let files = !first.flags.config.is_empty() || !first.flags.config_dir.is_empty();
     let flags::Parsed { flags, config, deprecated } = if files {
         let mut config = first.config;
         if !first.flags.config.is_empty() {
-            config = file::load(&first.flags.config, &mut warnings)?;
+            config = file::load(&first.flags.config, warnings)?;
         }
         if !first.flags.config_dir.is_empty() {
-            config = file::merge_drop_ins(&config, &first.flags.config_dir, &mut warnings)?;
+            config = file::merge_drop_ins(&config, &first.flags.config_dir, warnings)?;
         }
         flags::parse(args, config)?
     } else {
@@ -161,7 +180,7 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, ConfigError> {
         node_event: false,
     }));
     warnings.extend(effects::without_effect(&flags, &config, files));
-    Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings })
+    Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings: Vec::new() })
 }
 
 impl Loaded {
@@ -230,6 +249,10 @@ mod tests {
         }
 
         fn load(&self, args: &[&str]) -> Result<Loaded, ConfigError> {
+            self.load_or_refuse(args).map_err(|refused| refused.error)
+        }
+
+        fn load_or_refuse(&self, args: &[&str]) -> Result<Loaded, Refused> {
             let root = self.0.path().display().to_string();
             let args: Vec<String> = args.iter().map(|arg| arg.replace('@', &root)).collect();
             load_on(&args, V2)
@@ -313,6 +336,31 @@ mod tests {
             files.load(&["--config=@/c.yaml"]).expect("lenient").warnings.into_iter().map(|w| w.text).collect();
         assert!(texts.iter().any(|text| text.contains("\"maxPod\"") && text.contains("unknown")), "{texts:?}");
         assert!(texts.iter().any(|text| text.contains("\"maxPods\"") && text.contains("twice")), "{texts:?}");
+    }
+
+    #[test]
+    fn warns_also_when_it_refuses() {
+        let files = Files::new(&[("c.yaml", "maxPods: -1\nmaxPod: 6\n"), ("d/x.conf", "port: [\n")]);
+        for args in [&["--config=@/c.yaml"][..], &["--config=@/c.yaml", "--config-dir=@/d"]] {
+            let refused = files.load_or_refuse(args).expect_err("invalid");
+            let texts: Vec<String> = refused.warnings.into_iter().map(|warning| warning.text).collect();
+            assert!(texts.iter().any(|text| text.contains("\"maxPod\"")), "{}: {texts:?}", refused.error);
+        }
+    }
+
+    #[test]
+    fn warns_of_relative_paths_in_a_drop_in() {
+        let files = Files::new(&[
+            ("c.yaml", "staticPodPath: here\n"),
+            ("d/x.conf", "authentication: {x509: {clientCAFile: pki/ca.crt}}\nresolvConf: /abs\npodLogsDir: \"\"\n"),
+        ]);
+        let loaded = files.load(&["--config=@/c.yaml", "--config-dir=@/d"]).expect("valid");
+        assert_eq!(loaded.config.authentication.x509.client_ca_file, "pki/ca.crt");
+        let texts: Vec<String> = loaded.warnings.into_iter().map(|warning| warning.text).collect();
+        let [text] = texts.iter().filter(|text| text.contains("relative")).collect::<Vec<_>>()[..] else {
+            panic!("{texts:?}")
+        };
+        assert!(text.contains("clientCAFile") && text.contains("x.conf") && text.contains("pki/ca.crt"), "{text}");
     }
 
     #[test]

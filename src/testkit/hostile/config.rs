@@ -109,7 +109,8 @@ pub fn check(input: &[u8], scratch: &Path) {
         _ => {
             let text = choices.remainder();
             let args: Vec<String> = text.lines().map(str::to_owned).collect();
-            load_on(&args, HOST).map_or_else(|error| says_why(&error), |loaded| drop(loaded.config.configz()));
+            let loaded = load_on(&args, HOST);
+            loaded.map_or_else(|refused| says_why(&refused.error), |loaded| drop(loaded.config.configz()));
         }
     }
 }
@@ -160,7 +161,7 @@ impl Files {
             write_atomic(&self.drop_ins.join("10.conf"), drop_in, 0o600).expect("writable");
             args.push(format!("--config-dir={}", self.drop_ins.display()));
         }
-        load_on(&args, HOST)
+        load_on(&args, HOST).map_err(|refused| refused.error)
     }
 
     /// What `/configz` shows of an accepted configuration is that configuration, but for the relative paths of a drop-in:
