@@ -175,7 +175,7 @@ fn bring_up(name: &str, kubelet: &str) -> Result<Cluster> {
         kubelet != "ours" || Path::new(program).exists(),
         "{program} does not exist: cargo build --release, or set RKUBELET_BIN"
     );
-    Cluster::up_with(name, program, "2.3", &config, &CLUSTER_OPTIONS)
+    Cluster::up(name, program, "2.3", &config, &CLUSTER_OPTIONS)
 }
 
 fn run_on_cluster(cluster: Cluster, outcomes: &mut Vec<Outcome>) -> Result<()> {

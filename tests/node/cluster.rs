@@ -38,15 +38,13 @@ pub(crate) fn leaks(name: &str) -> Result<String> {
 }
 
 impl Cluster {
-    /// Brings the cluster up; the script's own words are the error.
-    pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path) -> Result<Self> {
-        Self::up_with(name, kubelet, containerd, config, &[])
-    }
-
-    /// The same, with more options of `cluster up`.
-    pub(crate) fn up_with(name: &str, kubelet: &str, containerd: &str, config: &Path, more: &[&str]) -> Result<Self> {
+    /// Brings the cluster up, with `more` options of `cluster up`; the script's own words are the error. `LATE_START`
+    /// in the environment is its option `--late-start`.
+    pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path, more: &[&str]) -> Result<Self> {
         let config = config.to_str().context("a path that is no text")?;
+        let late = std::env::var("LATE_START").unwrap_or_else(|_| "0".to_owned());
         let args = ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
+        let args = [&args[..], &["--late-start", &late]].concat();
         let status = script(name, &[&args, more].concat())
             .stdout(Stdio::null())
             .status()

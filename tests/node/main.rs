@@ -4,7 +4,8 @@
 //! `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names the program under test
 //! (default: `target/release/rkubelet`). Nothing is ever skipped: a missing part fails the run. Cases run side by side,
 //! each in its own namespace; then those that disturb the node, one by one; then a smoke set on older containerds. To
-//! write cases: `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up.
+//! write cases: `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up. `LATE_START=2` shows the
+//! cases that take a container that has started for one whose command has done something: each command waits 2 s first.
 #![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
@@ -211,7 +212,7 @@ fn bring_up(name: &str, kubelet: &str, containerd: &str) -> Result<Cluster> {
     let config = folder.path().join("kubelet.yaml");
     std::fs::write(&config, cases::KUBELET_CONFIG)?;
     let began = Instant::now();
-    let cluster = Cluster::up(name, kubelet, containerd, &config)?;
+    let cluster = Cluster::up(name, kubelet, containerd, &config, &[])?;
     println!(
         "---- cluster {name}: containerd {containerd}, kubelet {kubelet} ({:.1} s)",
         began.elapsed().as_secs_f64()

@@ -145,7 +145,7 @@ fn bring_up(name: &str) -> Result<Cluster> {
     let config = folder.path().join("kubelet.yaml");
     std::fs::write(&config, KUBELET_CONFIG)?;
     // The kubelets take turns on the node: which one it starts with does not matter.
-    Cluster::up_with(name, "upstream", "2.3", &config, &["--cri-proxy", "--audit-level", "RequestResponse"])
+    Cluster::up(name, "upstream", "2.3", &config, &["--cri-proxy", "--audit-level", "RequestResponse"])
 }
 
 fn on_cluster(cluster: Cluster, options: &Options, cases: &[Case], tally: &mut Tally) -> Result<()> {

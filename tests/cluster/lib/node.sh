@@ -72,9 +72,14 @@ install_cni() {
 }
 
 start_containerd() {
-    local bin
+    local bin runc late=()
     bin=$(set_dir "containerd-$(cat "$(host_dir "$1")/containerd-line")")
-    start_daemon "$1" containerd env "PATH=$bin:$(set_dir runc):$PATH" "$bin/containerd" --config /etc/containerd/config.toml
+    runc=$(set_dir runc)
+    if [[ -e $(host_dir "$1")/late-start ]]; then
+        late=("LATE_START=$(cat "$(host_dir "$1")/late-start")" "LATE_RUNC=$runc/runc")
+        runc=$CLUSTER_HOME/late
+    fi
+    start_daemon "$1" containerd env "${late[@]}" "PATH=$bin:$runc:$PATH" "$bin/containerd" --config /etc/containerd/config.toml
     wait_for 30 "containerd on $1" node_ctr "$1" version || {
         need_running "$1" containerd
         die "cluster $NAME: containerd on $1 does not answer; its log: $(part_log "$1" containerd)"

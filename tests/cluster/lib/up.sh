@@ -2,7 +2,7 @@
 # `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
-    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' proxies=()
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' late='' proxies=()
     while (($#)); do
         case $1 in
         --nodes) nodes=$2 && shift ;;
@@ -15,6 +15,7 @@ cmd_up() {
         --bootstrap) bootstrap=1 ;;
         --cri-proxy) proxies+=(cri) ;;
         --api-proxy) proxies+=(api) ;;
+        --late-start) late=$2 && shift ;;
         --no-images) images= ;;
         --no-wait) wait= ;;
         *) die "up: no such option: $1" ;;
@@ -25,6 +26,7 @@ cmd_up() {
     [[ $nodes =~ ^[1-9][0-9]?$ ]] || die "--nodes $nodes: want a number from 1 to 99"
     [[ -v CONTAINERD_VERSIONS[$containerd] ]] || die "--containerd $containerd: want one of ${!CONTAINERD_VERSIONS[*]}"
     [[ $audit =~ ^(None|Metadata|Request|RequestResponse)$ ]] || die "--audit-level $audit: want None, Metadata, Request or RequestResponse"
+    [[ $late =~ ^([0-9]{1,2}(\.[0-9])?)?$ ]] || die "--late-start $late: want seconds, such as 2 or 0.5"
     [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
     need_packages iproute2 iptables conntrack openssl procps
     need_sets k8s "containerd-$containerd" runc cni
@@ -59,6 +61,7 @@ bring_up() {
         (
             [[ -z $images ]] || seed_images "$node" "$containerd"
             for proxy in "${proxies[@]}"; do mkdir -p "$(host_dir "$node")" && touch "$(host_dir "$node")/$proxy-proxy"; done
+            [[ ! $late =~ [1-9] ]] || { mkdir -p "$(host_dir "$node")" && echo "$late" >"$(host_dir "$node")/late-start"; }
             start_node "$node" "$containerd"
             configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
             [[ $kubelet == none ]] || start_kubelet "$node"
