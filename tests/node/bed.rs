@@ -224,6 +224,18 @@ impl Bed {
         }
     }
 
+    /// Waits until the pod is Ready and the first process of each of `containers` has its handler for SIGTERM, without
+    /// which a first process never gets the signal: the pod would end as one that does not listen.
+    pub(crate) async fn until_heeds_term(&self, name: &str, containers: &[&str]) -> Result<Value> {
+        let pod = self.until(name, &["cond[Ready]=True"]).await?;
+        for container in containers {
+            // Signal 15 is bit 14 of the mask of what is caught.
+            let caught = ["grep", "-qE", "^SigCgt:.*[4-7c-f][0-9a-f]{3}$", "/proc/1/status"];
+            self.until_exec(name, container, &caught).await?;
+        }
+        Ok(pod)
+    }
+
     /// Waits until the object is gone, or another of its name has come.
     pub(crate) async fn until_gone(&self, kind: &str, name: &str) -> Result<()> {
         self.until_gone_from(kind, name, None).await
@@ -336,6 +348,23 @@ impl Bed {
     /// A command in a container; its output. Fails with what it wrote to stderr.
     pub(crate) async fn exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
         self.kubectl(&[&["exec", pod, "-c", container, "--"], argv].concat()).await
+    }
+
+    /// Waits until a command in a container succeeds; its output. For what the container's own command does first: it
+    /// counts as started, and without a probe as ready, before its shell has read a line.
+    pub(crate) async fn until_exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
+        let mut last = anyhow!("it has not ended once");
+        let succeeded = async {
+            loop {
+                match self.exec(pod, container, argv).await {
+                    Ok(output) => return output,
+                    Err(error) => last = error,
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let output = tokio::time::timeout(self.patience, succeeded).await;
+        output.map_err(|_| last.context(format!("still failing after {} s", self.patience.as_secs())))
     }
 
     /// kubectl, in the case's namespace; its output.

@@ -92,7 +92,7 @@ containers:
 "
     );
     bed.pod("p", &spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     time_of_end(&bed, "p", None).await?;
     bed.event("p", "Killing", "Stopping container main").await?;
     same("the order", read(&bed, &format!("{folder}/order"))?.as_str(), "hook\nterm\n")
@@ -106,6 +106,7 @@ containers:
 - name: main
   image: busybox
   command: [sh, -c, 'mkdir -p /www/cgi-bin; printf \"#!/bin/sh\\necho hook >> /notes/order; printf \\\"Content-Type: text/plain\\\\r\\\\n\\\\r\\\\n\\\"\\n\" > /www/cgi-bin/stop; chmod 755 /www/cgi-bin/stop; trap \"exit 0\" TERM; httpd -p 8080 -h /www; while true; do sleep 0.1; done']
+  readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
   lifecycle: {{preStop: {{httpGet: {{path: /cgi-bin/stop, port: 8080}}}}}}
   volumeMounts: [{{name: notes, mountPath: /notes}}]
 ");
@@ -118,7 +119,7 @@ containers:
 async fn pre_stop_sleep(bed: Bed) -> Result<()> {
     bed.pod("p", &format!("containers: [{{name: main, {POLITE}, lifecycle: {{preStop: {{sleep: {{seconds: 3}}}}}}}}]"))
         .await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
     ensure!(took >= Duration::from_secs(3), "ended after {took:?}: the hook did not sleep");
     ensure!(took < Duration::from_secs(20), "ended only after {took:?}");
@@ -131,7 +132,7 @@ async fn pre_stop_that_fails(bed: Bed) -> Result<()> {
         &format!("containers: [{{name: main, {POLITE}, lifecycle: {{preStop: {{exec: {{command: ['false']}}}}}}}}]"),
     )
     .await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     time_of_end(&bed, "p", None).await?;
     shows(&bed.event("p", "FailedPreStopHook", "PreStopHook failed").await?, &["type=Warning"])
 }
@@ -164,7 +165,7 @@ pub(crate) async fn grace_period_then_killed(bed: Bed) -> Result<()> {
 
 async fn term_is_answered_at_once(bed: Bed) -> Result<()> {
     bed.pod("p", &format!("containers: [{{name: main, {POLITE}}}]")).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
     ensure!(took < Duration::from_secs(15), "a pod that ends on SIGTERM was gone only after {took:?}");
     Ok(())
@@ -232,7 +233,7 @@ async fn deleted_pod_shows_how_it_ended(bed: Bed) -> Result<()> {
     // Somebody must be able to read the end: the finalizer holds the object.
     let spec = "{terminationGracePeriodSeconds: 5, containers: [{name: main, image: busybox, command: [sh, -c, 'trap \"exit 17\" TERM; while true; do sleep 0.1; done']}]}";
     bed.labelled_pod("p", "{finalizers: [example.com/held]}", spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     bed.delete("p", None).await?;
     bed.until("p", &["phase=Failed", "c[main].state.terminated.exitCode=17", "cond[Ready]=False"]).await?;
     bed.patch("Pod", "p", serde_json::json!({"metadata": {"finalizers": null}})).await?;
@@ -242,7 +243,7 @@ async fn deleted_pod_shows_how_it_ended(bed: Bed) -> Result<()> {
 pub(crate) async fn same_name_again(bed: Bed) -> Result<()> {
     let spec = format!("{{hostname: twin, containers: [{{name: main, {POLITE}}}]}}");
     let first = bed.pod("p", &spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     time_of_end(&bed, "p", None).await?;
     let second = bed.pod("p", &spec).await?;
     ensure!(text(&first, "metadata.uid") != text(&second, "metadata.uid"), "one uid for two pods");
@@ -257,7 +258,7 @@ pub(crate) async fn same_name_again(bed: Bed) -> Result<()> {
 async fn finalizer_keeps_the_object(bed: Bed) -> Result<()> {
     let spec = format!("{{terminationGracePeriodSeconds: 5, containers: [{{name: main, {POLITE}}}]}}");
     bed.labelled_pod("p", "{finalizers: [example.com/held]}", &spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     bed.delete("p", None).await?;
     bed.until(
         "p",
@@ -283,7 +284,7 @@ containers:
   volumeMounts: [{{name: notes, mountPath: /notes}}]
 ");
     bed.pod("p", &spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["main"]).await?;
     time_of_end(&bed, "p", None).await?;
     // The gate ContainerStopSignals is off unless the cluster turns it on; then the field is dropped by the API server.
     let seen = read(&bed, &format!("{folder}/order"))?;

@@ -105,7 +105,8 @@ containers:
 ";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=1"]).await?;
-    let maps = bed.exec("p", "main", &["cat", "/data/maps"]).await?;
+    let both = "test $(wc -l < /data/maps) = 2 && cat /data/maps";
+    let maps = bed.until_exec("p", "main", &["sh", "-c", both]).await?;
     let lines: Vec<_> = maps.lines().collect();
     same("the users of the second container", lines.get(1), lines.first())
 }

@@ -199,7 +199,7 @@ containers:
         ends("main")
     );
     bed.pod("p", &spec).await?;
-    bed.until("p", &["cond[Ready]=True"]).await?;
+    bed.until_heeds_term("p", &["first", "second", "main"]).await?;
     bed.delete("p", None).await?;
     bed.until_gone("Pod", "p").await?;
     let order = std::fs::read_to_string(bed.cluster.on_node(&format!("{folder}/order")))?;
@@ -210,9 +210,18 @@ async fn sidecar_does_not_keep_a_pod_from_succeeding(bed: Bed) -> Result<()> {
     let spec = "
 restartPolicy: Never
 terminationGracePeriodSeconds: 5
+volumes: [{name: shared, emptyDir: {}}]
 initContainers:
-- {name: side, image: busybox, restartPolicy: Always, command: [sh, -c, 'trap \"exit 0\" TERM; while true; do sleep 0.1; done']}
-containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 1']}]
+- name: side
+  image: busybox
+  restartPolicy: Always
+  command: [sh, -c, 'trap \"exit 0\" TERM; touch /shared/heeds; while true; do sleep 0.1; done']
+  volumeMounts: [{name: shared, mountPath: /shared}]
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'until test -e /shared/heeds; do sleep 0.1; done']
+  volumeMounts: [{name: shared, mountPath: /shared}]
 ";
     bed.pod("p", spec).await?;
     bed.until("p", &["phase=Succeeded", "c[main].state.terminated.exitCode=0", "c[side].state.terminated.exitCode=0"])

@@ -131,12 +131,12 @@ terminationGracePeriodSeconds: 1
 containers:
 - name: main
   image: busybox
-  command: [sh, -c, 'touch /tmp/alive; sleep 1000']
-  livenessProbe: {exec: {command: [cat, /tmp/alive]}, periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 1}
+  command: [sleep, '1000']
+  livenessProbe: {exec: {command: [sh, -c, 'test ! -e /tmp/dead || cat /tmp/alive']}, periodSeconds: 1, failureThreshold: 2}
 ";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    bed.exec("p", "main", &["rm", "/tmp/alive"]).await?;
+    bed.exec("p", "main", &["touch", "/tmp/dead"]).await?;
     bed.event("p", "Unhealthy", "Liveness probe failed: cat: can't open '/tmp/alive': No such file or directory\n")
         .await?;
     bed.event("p", "Killing", "Container main failed liveness probe, will be restarted").await?;
@@ -160,7 +160,8 @@ containers:
 - name: main
   image: busybox
   command: [sh, -c, 'mkdir /www; touch /www/alive; exec httpd -f -p 8080 -h /www']
-  livenessProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 1}
+  startupProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, failureThreshold: 60}
+  livenessProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, failureThreshold: 1}
 ";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;

@@ -88,6 +88,8 @@ async fn port_forward(bed: Bed) -> Result<()> {
     let spec = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sh, -c, 'while true; do echo from the pod | nc -l -p 7000; done']}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
+    // No probe looks for the server: it would be the one client that it listens for before it starts again.
+    bed.until_exec("p", "main", &["sh", "-c", "netstat -ltn | grep -q :7000"]).await?;
     let mut command = bed.kubectl_command(&["port-forward", "p", ":7000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();

@@ -62,7 +62,7 @@ containers:
 ";
     bed.pod("p", spec).await?;
     let pod = bed.until("p", &["cond[Ready]=True"]).await?;
-    same("the mode", bed.exec("p", "other", &["cat", "/elsewhere/mode"]).await?.as_str(), "777\n")?;
+    same("the mode", bed.until_exec("p", "other", &["grep", ".", "/elsewhere/mode"]).await?.as_str(), "777\n")?;
     let folder = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data", text(&pod, "metadata.uid"));
     let folder = bed.cluster.on_node(&folder);
     ensure!(folder.join("mode").exists(), "{} is not where the volume lies", folder.display());
