@@ -10,4 +10,9 @@ ip link set lo up
 "$@"
 echo ready >&8
 exec 8>&-
+if [[ $init == */systemd ]]; then
+    # All that it may write has mounts of its own. Not before the report, which is open on the machine's.
+    mount -o remount,bind,ro /
+    exec env container=rkubelet-cluster "$init" --system --unit=multi-user.target
+fi
 exec -a "rkubelet-cluster-$host" "$init"

@@ -33,7 +33,9 @@ configure_kubelet() {
 
 # kubelet_config NODE [OVERRIDES]: what kubeadm writes, for cgroupfs and this machine; OVERRIDES is merged over it
 kubelet_config() {
-    local base gates merged
+    local base gates merged cgroup_root
+    # Under systemd the node has a cgroup namespace: its root is the node's cgroup.
+    cgroup_root=/$(has_systemd "$1" || cgroup_name "$1")
     base=$(mktemp)
     gates=$(sed 's/=/: /g; s/,/, /g' "$(run_dir)/feature-gates")
     cat >"$base" <<YAML
@@ -47,7 +49,7 @@ authorization:
   mode: Webhook
   webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}
 cgroupDriver: cgroupfs
-cgroupRoot: /$(cgroup_name "$1")
+cgroupRoot: $cgroup_root
 clusterDNS: [$DNS_IP]
 clusterDomain: cluster.local
 containerRuntimeEndpoint: $(cri_endpoint "$1")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes a node's view of the file system, inside its mount namespace: every path that a kubelet, a runtime or a CNI plugin
 # writes by default is the node's own, so that defaults work and the machine's are never touched.
-# usage: node-setup.sh NODE RUN_DIR DATA_DIR IP
+# usage: node-setup.sh NODE RUN_DIR DATA_DIR IP [systemd]
 set -euo pipefail
-node=$1 run=$2 data=$3 ip=$4
+node=$1 run=$2 data=$3 ip=$4 init=${5:-}
 
 # Small changes above the machine's own: /etc (CNI, kubernetes, hosts), /opt (CNI plugins), /var/lib (mount points).
 for dir in etc opt var/lib; do
@@ -38,5 +38,7 @@ mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 # A user namespace may mount a /proc only where one is whole already, and the node's own is not any more.
 mkdir -p /run/proc
 mount -t proc -o nosuid,nodev,noexec proc /run/proc
+
+[[ $init != systemd ]] || "$(dirname "$0")/systemd-setup.sh" "$data"
 
 mount --make-rshared /

@@ -19,8 +19,16 @@ start_node() { # NODE CONTAINERD_LINE
 # boot_node NODE: namespaces, file systems and wire; nothing runs yet
 boot_node() {
     make_node_cgroup "$1"
-    start_host "$1" "$CLUSTER_HOME/lib/node-setup.sh" "$1" "$(host_dir "$1")" "$(node_data "$1")" "$(node_ip "$1")"
+    start_host "$1" "$CLUSTER_HOME/lib/node-setup.sh" "$1" "$(host_dir "$1")" "$(node_data "$1")" "$(node_ip "$1")" \
+        "$(has_systemd "$1" && echo systemd)"
+    has_systemd "$1" && wait_systemd "$1"
     wire_node "$1" "$(node_ip "$1")"
+}
+
+# Degraded is what a machine is of which some unit could not start.
+wait_systemd() {
+    wait_for 30 "systemd on $1" in_host "$1" sh -c 'case $(systemctl is-system-running) in running | degraded) ;; *) false ;; esac' ||
+        die "cluster $NAME: systemd on $1 does not come up; its log: $(log_dir)/$1.log"
 }
 
 # reboot_node NODE: as by the reset button. What a disk would keep stays, /run and the boot id do not.

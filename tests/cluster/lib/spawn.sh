@@ -17,17 +17,27 @@ alive() {
 process_start() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 read_pid() { alive "$1" && cut -d' ' -f1 "$1"; }
 
+# has_systemd HOST: whether its init is systemd, which then runs what the test gives it
+has_systemd() { [[ -e $(host_dir "$1")/systemd ]]; }
+
 host_dir() { echo "$(run_dir)/$1"; }
 host_pid() { read_pid "$(host_dir "$1")/init.pid" || die "cluster $NAME: $1 is not up"; }
 
 # start_host HOST SETUP…: makes the namespaces, runs SETUP inside them, and leaves the init holding them
 start_host() {
-    local host=$1 dir tries
+    local host=$1 dir tries init cgroup=() more=()
     shift
     dir=$(host_dir "$host")
     mkdir -p "$dir" "$(log_dir)"
-    RKUBELET_CLUSTER_PART=$NAME/$host setsid unshare --net --pid --mount --uts --ipc --fork --kill-child --mount-proc \
-        --propagation private "$CLUSTER_HOME/lib/host-init.sh" "$host" "$(init_binary)" "$dir/report" "$@" \
+    init=$(init_binary)
+    if has_systemd "$host"; then
+        init=/lib/systemd/systemd
+        cgroup=("$CLUSTER_HOME/lib/in-cgroup.sh" "$(cgroup_name "$host")")
+        more=(--cgroup)
+    fi
+    RKUBELET_CLUSTER_PART=$NAME/$host setsid "${cgroup[@]}" unshare --net --pid --mount --uts --ipc "${more[@]}" --fork \
+        --kill-child --mount-proc --propagation private \
+        "$CLUSTER_HOME/lib/host-init.sh" "$host" "$init" "$dir/report" "$@" \
         </dev/null >"$(log_dir)/$host.log" 2>&1 9>&- &
     local unshare=$!
     for tries in {1..100}; do
@@ -49,7 +59,7 @@ in_host() {
     local pid
     pid=$(host_pid "$1")
     shift
-    nsenter --target "$pid" --net --pid --mount --uts --ipc -- "$@"
+    nsenter --target "$pid" --net --pid --mount --uts --ipc --cgroup -- "$@"
 }
 
 # start_daemon HOST PART COMMAND…: leaves it running apart from the caller, its output appended to its log
@@ -60,7 +70,7 @@ start_daemon() {
     file=$(host_dir "$host")/$part.pid
     log=$(part_log "$host" "$part")
     alive "$file" && die "cluster $NAME: $part runs already (pid $(read_pid "$file"))"
-    RKUBELET_CLUSTER_PART=$NAME/$host/$part setsid nsenter --target "$pid" --net --pid --mount --uts --ipc -- "$@" \
+    RKUBELET_CLUSTER_PART=$NAME/$host/$part setsid nsenter --target "$pid" --net --pid --mount --uts --ipc --cgroup -- "$@" \
         </dev/null >>"$log" 2>&1 9>&- &
     local outer=$!
     started=$SECONDS

@@ -2,7 +2,7 @@
 # `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
-    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' late='' proxies=()
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' late='' systemd='' proxies=()
     while (($#)); do
         case $1 in
         --nodes) nodes=$2 && shift ;;
@@ -16,6 +16,7 @@ cmd_up() {
         --cri-proxy) proxies+=(cri) ;;
         --api-proxy) proxies+=(api) ;;
         --late-start) late=$2 && shift ;;
+        --systemd) systemd=1 && kubelet=none ;;
         --no-images) images= ;;
         --no-wait) wait= ;;
         *) die "up: no such option: $1" ;;
@@ -28,7 +29,7 @@ cmd_up() {
     [[ $audit =~ ^(None|Metadata|Request|RequestResponse)$ ]] || die "--audit-level $audit: want None, Metadata, Request or RequestResponse"
     [[ $late =~ ^([0-9]{1,2}(\.[0-9])?)?$ ]] || die "--late-start $late: want seconds, such as 2 or 0.5"
     [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
-    need_packages iproute2 iptables conntrack openssl procps
+    need_packages iproute2 iptables conntrack openssl procps ${systemd:+systemd}
     need_sets k8s "containerd-$containerd" runc cni
     kubelet=$(kubelet_binary "$kubelet")
     [[ $kubelet != none ]] || wait=
@@ -62,6 +63,7 @@ bring_up() {
             [[ -z $images ]] || seed_images "$node" "$containerd"
             for proxy in "${proxies[@]}"; do mkdir -p "$(host_dir "$node")" && touch "$(host_dir "$node")/$proxy-proxy"; done
             [[ ! $late =~ [1-9] ]] || { mkdir -p "$(host_dir "$node")" && echo "$late" >"$(host_dir "$node")/late-start"; }
+            [[ -z $systemd ]] || { mkdir -p "$(host_dir "$node")" && touch "$(host_dir "$node")/systemd"; }
             start_node "$node" "$containerd"
             configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
             [[ $kubelet == none ]] || start_kubelet "$node"
