@@ -34,11 +34,11 @@
 //! | [`telemetry`] | logs (klog text, JSON), the metrics registry and its text format |
 //! | [`config`] | flags and `KubeletConfiguration`: the only reader of argv and environment |
 //! | [`model`] | the vocabulary: ids, time, pods, observations, lifecycle, reasons; no I/O, no clock |
-//! | [`linux`] | files, mounts, cgroups; the only unsafe code |
+//! | [`linux`] | files, mounts, cgroups, systemd's slices; the only unsafe code |
 //! | [`cri`] | the container runtime interface: client with deadlines, conversions, events, runtime status |
 //! | [`cni`] | says why the network is not ready |
 //! | [`apiserver`] | HTTP/2 transport, events, tokens, the cache of ConfigMaps and Secrets, services |
-//! | [`resources`] | QoS, OOM scores, the cgroup tree, allocatable; applied to cgroupfs |
+//! | [`resources`] | QoS, OOM scores, the cgroup tree, allocatable; applied to cgroupfs or as slices |
 //! | [`images`] | references, pull policies, credentials, pulls |
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
 //! | [`probes`] | verdicts, schedule, checks |

@@ -115,7 +115,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("systemCgroups", Cgroups, No),
     ("cgroupRoot", Cgroups, Yes),
     ("cgroupsPerQOS", Cgroups, Yes),
-    ("cgroupDriver", Cgroups, Partly("cgroupfs only")),
+    ("cgroupDriver", Cgroups, Yes),
     ("cpuManagerPolicy", Cgroups, No),
     ("singleProcessOOMKill", Cgroups, Yes),
     ("cpuManagerPolicyOptions", Other, No),

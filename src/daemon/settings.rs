@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::types::GoDuration;
 use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
 use crate::linux::fs::ensure_dir;
+use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::node::addresses;
@@ -234,8 +235,14 @@ impl NodeSettings {
             pids_limit: config.pod_pids_limit,
         };
         let tree = resources::CgroupTree::new(&config.cgroup_root, driver, true);
-        let backend = crate::linux::cgroup::CgroupFs::detect().context("reading the cgroup hierarchies")?;
-        let cgroups = resources::PodCgroups::new(backend, resources::Config { tree, policy });
+        let fs = crate::linux::cgroup::CgroupFs::detect().context("reading the cgroup hierarchies")?;
+        let pods = resources::Config { tree, policy };
+        let cgroups = match driver {
+            resources::CgroupDriver::Cgroupfs => resources::PodCgroups::new(fs, pods),
+            resources::CgroupDriver::Systemd => {
+                resources::PodCgroups::new(resources::Slices::new(fs, Systemd::default()), pods)
+            }
+        };
         let refused = cgroups.setup(self.node_cgroup()).await.context("setting up the cgroups of pods")?;
         if let Some(error) = refused {
             warn!(%error, "the limit of all pods together is not in force: they use more already");

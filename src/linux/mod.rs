@@ -10,5 +10,6 @@ pub mod ownership;
 pub mod program;
 #[cfg(any(test, feature = "testkit"))]
 pub mod seeded;
+pub mod systemd;
 pub mod timer;
 pub mod tree;

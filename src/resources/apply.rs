@@ -12,7 +12,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use parking_lot::Mutex;
 
-use super::cgroup_tree::{CgroupDriver, CgroupTree};
+use super::cgroup_tree::CgroupTree;
 use super::cpu;
 use super::pod_config::{self, CgroupSettings, PodCgroupPolicy};
 use super::qos::{self, QosClass};
@@ -89,11 +89,6 @@ pub enum PodCgroupError {
         #[source]
         source: CgroupError,
     },
-    /// Slices are systemd's to make.
-    #[error(
-        "cgroupDriver systemd is not supported by this build yet; set cgroupDriver: cgroupfs here and in the runtime"
-    )]
-    SystemdDriver,
     /// A UID that cannot be part of a path.
     #[error("pod UID {uid:?} cannot name a cgroup; it may have letters, digits and dashes only")]
     Uid {
@@ -156,9 +151,6 @@ impl PodCgroups {
         }
         self.blocking(move |inner| {
             let tree = &inner.config.tree;
-            if tree.driver() == CgroupDriver::Systemd {
-                return Err(PodCgroupError::SystemdDriver);
-            }
             let top = tree.top().path(tree.driver());
             inner.backend.validate(&top).map_err(|source| PodCgroupError::Root { root: top.clone(), source })?;
             let path = tree.node().path(tree.driver());
@@ -363,10 +355,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Backend, CgroupDriver, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy,
-        PodCgroups,
+        Backend, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy, PodCgroups,
     };
     use crate::model::PodUid;
+    use crate::resources::CgroupDriver;
 
     /// A tree in memory. Processes take `linger` attempts to go after they were killed.
     #[derive(Clone, Debug, Default)]
@@ -491,8 +483,6 @@ mod tests {
             assert!(matches!(handle.remove(&PodUid::from(uid)).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
             assert!(matches!(handle.ensure(&pod(uid, &json!({}))).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
         }
-        let systemd = cgroups(&fake, CgroupDriver::Systemd);
-        assert!(matches!(systemd.setup(CgroupSettings::default()).await, Err(PodCgroupError::SystemdDriver)));
         let tree = CgroupTree::new("/absent", CgroupDriver::Cgroupfs, true);
         let absent = PodCgroups::new(fake, Config { tree, policy: PodCgroupPolicy::default() });
         assert!(matches!(absent.setup(CgroupSettings::default()).await, Err(PodCgroupError::Root { .. })));

@@ -14,7 +14,7 @@ const NODE_ROOT: &str = "kubepods";
 /// What the name of a pod's cgroup begins with.
 const POD_PREFIX: &str = "pod";
 /// What the name of a systemd slice ends with.
-const SLICE: &str = ".slice";
+pub(super) const SLICE: &str = ".slice";
 
 /// Who owns the tree of cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod list;
 pub mod oom;
 pub mod pod_config;
 pub mod qos;
+pub mod slices;
 
 pub use allocatable::Reservations;
 pub use apply::{Config, PodCgroups};
@@ -21,3 +22,4 @@ pub use cgroup_tree::{CgroupDriver, CgroupName, CgroupTree};
 pub use list::Amounts;
 pub use pod_config::{CgroupSettings, PodCgroupPolicy};
 pub use qos::QosClass;
+pub use slices::Slices;

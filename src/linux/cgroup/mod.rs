@@ -15,6 +15,8 @@ use std::path::PathBuf;
 pub use layout::Layout;
 pub use tree::{CgroupFs, cpu_weight};
 
+use super::systemd::SystemdError;
+
 /// What may be set on a cgroup. `None`: left as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -102,6 +104,15 @@ pub enum CgroupError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// systemd did not do its part.
+    #[error("the slice {unit:?}")]
+    Slice {
+        /// The slice.
+        unit: String,
+        /// Why.
+        #[source]
+        source: SystemdError,
     },
     /// A process could not be killed.
     #[error("cannot kill process {pid} of the cgroup {path:?}")]

@@ -121,6 +121,11 @@ impl CgroupFs {
         self.update_huge_pages(path, settings)
     }
 
+    /// Whether there is anything of the cgroup in any hierarchy.
+    pub fn exists(&self, path: &str) -> bool {
+        self.layout.mounts().into_iter().any(|mount| below(mount, path).is_ok_and(|directory| directory.exists()))
+    }
+
     /// The directories right below the cgroup, of all hierarchies. None when the cgroup is not there.
     pub fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
         let mut names = BTreeSet::new();
