@@ -39,12 +39,13 @@ pub(crate) fn leaks(name: &str) -> Result<String> {
 
 impl Cluster {
     /// Brings the cluster up, with `more` options of `cluster up`; the script's own words are the error. `LATE_START`
-    /// in the environment is its option `--late-start`.
+    /// in the environment is its option `--late-start`, `SYSTEMD=1` its option `--systemd`.
     pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path, more: &[&str]) -> Result<Self> {
         let config = config.to_str().context("a path that is no text")?;
         let late = std::env::var("LATE_START").unwrap_or_else(|_| "0".to_owned());
         let args = ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
-        let args = [&args[..], &["--late-start", &late]].concat();
+        let systemd: &[&str] = if std::env::var("SYSTEMD").is_ok_and(|set| set == "1") { &["--systemd"] } else { &[] };
+        let args = [&args[..], &["--late-start", &late], systemd].concat();
         let status = script(name, &[&args, more].concat())
             .stdout(Stdio::null())
             .status()
@@ -79,6 +80,25 @@ impl Cluster {
     /// A path on the node, as the machine sees it.
     pub(crate) fn on_node(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("{}{path}", self.env("NODE_N1_ROOT")))
+    }
+
+    /// The folder of the cgroup `below` that of all pods, in the hierarchies of the machine: `burstable/podUID`, and with a
+    /// container's id behind it the container's.
+    pub(crate) fn pods_cgroup(&self, below: &str) -> String {
+        let root = self.env("NODE_N1_CGROUP");
+        if self.env("NODE_N1_CGROUP_DRIVER") == "cgroupfs" {
+            return format!("{root}/kubepods/{below}");
+        }
+        let (mut path, mut slice) = (format!("{root}/kubepods.slice"), "kubepods".to_owned());
+        for part in below.split('/').filter(|part| !part.is_empty()) {
+            if ["burstable", "besteffort"].contains(&part) || part.starts_with("pod") {
+                slice = format!("{slice}-{}", part.replace('-', "_"));
+                path = format!("{path}/{slice}.slice");
+            } else {
+                path = format!("{path}/cri-containerd-{part}.scope");
+            }
+        }
+        path
     }
 
     /// Moves this thread, and those that it will start, into the network of the API server.

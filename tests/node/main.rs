@@ -6,6 +6,7 @@
 //! each in its own namespace; then those that disturb the node, one by one; then a smoke set on older containerds. To
 //! write cases: `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up. `LATE_START=2` shows the
 //! cases that take a container that has started for one whose command has done something: each command waits 2 s first.
+//! `SYSTEMD=1` gives nodes systemd as their init and as their cgroup driver.
 #![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 

@@ -31,11 +31,12 @@ configure_kubelet() {
     kubelet_config "$node" "$3" >"$(node_path "$node" /var/lib/kubelet/config.yaml)"
 }
 
-# kubelet_config NODE [OVERRIDES]: what kubeadm writes, for cgroupfs and this machine; OVERRIDES is merged over it
+# kubelet_config NODE [OVERRIDES]: what kubeadm writes, for this machine (and cgroupfs, unless systemd is the node's init); OVERRIDES is merged over it
 kubelet_config() {
-    local base gates merged cgroup_root
-    # Under systemd the node has a cgroup namespace: its root is the node's cgroup.
-    cgroup_root=/$(has_systemd "$1" || cgroup_name "$1")
+    local base gates merged driver=cgroupfs cgroup_root
+    cgroup_root=/$(cgroup_name "$1")
+    # There the node has a cgroup namespace: its root is the node's cgroup.
+    ! has_systemd "$1" || { driver=systemd && cgroup_root=/; }
     base=$(mktemp)
     gates=$(sed 's/=/: /g; s/,/, /g' "$(run_dir)/feature-gates")
     cat >"$base" <<YAML
@@ -48,7 +49,7 @@ authentication:
 authorization:
   mode: Webhook
   webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}
-cgroupDriver: cgroupfs
+cgroupDriver: $driver
 cgroupRoot: $cgroup_root
 clusterDNS: [$DNS_IP]
 clusterDomain: cluster.local

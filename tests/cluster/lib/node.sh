@@ -11,7 +11,7 @@ start_node() { # NODE CONTAINERD_LINE
     boot_node "$1"
     install_cni "$1"
     echo "$2" >"$(host_dir "$1")/containerd-line"
-    write_containerd_config "$2" >"$(node_path "$1" /etc/containerd/config.toml)"
+    write_containerd_config "$2" "$(has_systemd "$1" && echo true || echo false)" >"$(node_path "$1" /etc/containerd/config.toml)"
     start_containerd "$1"
     start_proxies "$1"
 }
@@ -108,8 +108,9 @@ restrict_oom() {
     ((effective >> 24 & 1)) && echo false || echo true
 }
 
+# write_containerd_config LINE [SYSTEMD_CGROUP]
 write_containerd_config() {
-    local images="'io.containerd.cri.v1.images'" runtime="'io.containerd.cri.v1.runtime'"
+    local images="'io.containerd.cri.v1.images'" runtime="'io.containerd.cri.v1.runtime'" systemd=${2:-false}
     if [[ $1 == 1.7 ]]; then
         cat <<TOML
 version = 2
@@ -127,8 +128,10 @@ bin_dir = "/opt/cni/bin"
 conf_dir = "/etc/cni/net.d"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
+options = { SystemdCgroup = $systemd }
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.test-handler]
 runtime_type = "io.containerd.runc.v2"
+options = { SystemdCgroup = $systemd }
 TOML
         return
     fi
@@ -147,7 +150,9 @@ bin_dirs = ['/opt/cni/bin']
 conf_dir = '/etc/cni/net.d'
 [plugins.$runtime.containerd.runtimes.runc]
 runtime_type = 'io.containerd.runc.v2'
+options = { SystemdCgroup = $systemd }
 [plugins.$runtime.containerd.runtimes.test-handler]
 runtime_type = 'io.containerd.runc.v2'
+options = { SystemdCgroup = $systemd }
 TOML
 }

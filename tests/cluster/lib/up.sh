@@ -16,7 +16,7 @@ cmd_up() {
         --cri-proxy) proxies+=(cri) ;;
         --api-proxy) proxies+=(api) ;;
         --late-start) late=$2 && shift ;;
-        --systemd) systemd=1 && kubelet=none ;;
+        --systemd) systemd=1 ;;
         --no-images) images= ;;
         --no-wait) wait= ;;
         *) die "up: no such option: $1" ;;
@@ -29,7 +29,7 @@ cmd_up() {
     [[ $audit =~ ^(None|Metadata|Request|RequestResponse)$ ]] || die "--audit-level $audit: want None, Metadata, Request or RequestResponse"
     [[ $late =~ ^([0-9]{1,2}(\.[0-9])?)?$ ]] || die "--late-start $late: want seconds, such as 2 or 0.5"
     [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
-    need_packages iproute2 iptables conntrack openssl procps ${systemd:+systemd}
+    need_packages iproute2 iptables conntrack openssl procps ${systemd:+systemd dbus}
     need_sets k8s "containerd-$containerd" runc cni
     kubelet=$(kubelet_binary "$kubelet")
     [[ $kubelet != none ]] || wait=
@@ -125,5 +125,6 @@ write_env() {
             has_proxy "$node" $proxy && echo "${upper}_${proxy^^}_PROXY=$(proxy_control "$node" $proxy)"
         done
         echo "${upper}_CGROUP=/$(cgroup_name "$node")"
+        echo "${upper}_CGROUP_DRIVER=$(has_systemd "$node" && echo systemd || echo cgroupfs)"
     done
 }

@@ -351,14 +351,14 @@ async fn nothing_is_left_on_the_node(bed: Bed) -> Result<()> {
 
 /// The cgroups of pods on the node.
 fn pod_cgroups(bed: &Bed) -> Vec<String> {
-    let root = bed.cluster.env("NODE_N1_CGROUP");
     let mut found = Vec::new();
-    for hierarchy in ["", "/memory", "/cpu", "/pids"] {
-        for class in ["", "/burstable", "/besteffort"] {
-            let path = format!("/sys/fs/cgroup{hierarchy}{root}/kubepods{class}");
+    for hierarchy in ["", "/memory", "/cpu", "/pids", "/systemd"] {
+        for class in ["", "burstable", "besteffort"] {
+            let path = format!("/sys/fs/cgroup{hierarchy}{}", bed.cluster.pods_cgroup(class));
             let Ok(folder) = std::fs::read_dir(&path) else { continue };
             let pods = folder.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
-            found.extend(pods.filter(|name| name.starts_with("pod")).map(|name| format!("cgroup {path}/{name}")));
+            let is_pod = |name: &String| name.starts_with("pod") || name.contains("-pod");
+            found.extend(pods.filter(is_pod).map(|name| format!("cgroup {path}/{name}")));
         }
     }
     found

@@ -125,12 +125,12 @@ containers:
 
 /// A file of a pod's cgroup on the node, for either version of cgroups.
 pub(super) fn cgroup(bed: &Bed, below: &str, v1: (&str, &str), v2: &str) -> Result<String> {
-    let root = bed.cluster.env("NODE_N1_CGROUP");
+    let folder = bed.cluster.pods_cgroup(below);
     let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let path = if unified {
-        format!("/sys/fs/cgroup{root}/kubepods/{below}/{v2}")
+        format!("/sys/fs/cgroup{folder}/{v2}")
     } else {
-        format!("/sys/fs/cgroup/{}{root}/kubepods/{below}/{}", v1.0, v1.1)
+        format!("/sys/fs/cgroup/{}{folder}/{}", v1.0, v1.1)
     };
     Ok(std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?.trim().to_owned())
 }

@@ -239,7 +239,7 @@ async fn api_for_admins(bed: Bed) -> Result<()> {
             "kubeletconfig.kind=KubeletConfiguration",
             "kubeletconfig.syncFrequency=10s",
             "kubeletconfig.clusterDomain=cluster.local",
-            "kubeletconfig.cgroupDriver=cgroupfs",
+            &format!("kubeletconfig.cgroupDriver={}", bed.cluster.env("NODE_N1_CGROUP_DRIVER")),
         ],
     )?;
     let (status, metrics) = ask(&admin, "/metrics").await?;
