@@ -8,6 +8,7 @@
 //! read.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -24,6 +25,10 @@ const REPLACE: &str = "replace";
 /// The error of a unit that exists, and of one that does not.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// Properties that an older systemd refuses, with the first version that has them. What they say is written in the cgroup
+/// file system besides.
+const SINCE: [(&str, u32); 2] = [("CPUQuotaPeriodUSec", 242), ("AllowedCPUs", 244)];
 
 /// A property of a unit, as systemd's D-Bus interface names it.
 pub type Property = (&'static str, Value<'static>);
@@ -71,6 +76,9 @@ trait Manager {
         others: &[(&str, &[(&str, Value<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
 
+    #[zbus(property)]
+    fn version(&self) -> zbus::Result<String>;
+
     fn subscribe(&self) -> zbus::Result<()>;
 
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -81,10 +89,12 @@ trait Manager {
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
 
-/// systemd of this machine.
+/// systemd of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Systemd {
     bus: PathBuf,
+    /// Its version, once it was asked.
+    version: Arc<OnceLock<u32>>,
     /// Behind the socket is no bus but a test.
     #[cfg(test)]
     peer: bool,
@@ -94,6 +104,7 @@ impl Default for Systemd {
     fn default() -> Self {
         Self {
             bus: PathBuf::from(BUS),
+            version: Arc::default(),
             #[cfg(test)]
             peer: false,
         }
@@ -101,11 +112,11 @@ impl Default for Systemd {
 }
 
 impl Systemd {
-    /// Starts the slice `unit` unless it runs, with what systemd counts turned on. The slices that its name says it is in
+    /// Starts the slice `unit` with these properties; one that runs is left as it is. The slices that its name says it is in
     /// are started with it.
     pub fn start_slice(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
-        let properties: Vec<&Property> = properties.iter().collect();
         self.call(async |manager| {
+            let properties = self.known(&manager, properties).await?;
             let mut ended = ended_jobs(&manager).await?;
             match manager.start_transient_unit(unit, REPLACE, &properties, &[]).await {
                 Err(error) if is(&error, UNIT_EXISTS) => Ok(()),
@@ -117,8 +128,10 @@ impl Systemd {
 
     /// Sets properties of a unit that runs, until the next boot.
     pub fn set_properties(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
-        let properties: Vec<&Property> = properties.iter().collect();
-        self.call(async |manager| manager.set_unit_properties(unit, true, &properties).await.map_err(refused))
+        self.call(async |manager| {
+            let properties = self.known(&manager, properties).await?;
+            manager.set_unit_properties(unit, true, &properties).await.map_err(refused)
+        })
     }
 
     /// Stops a unit: its processes are told to end, its cgroup is removed. Stopping what does not run is no error.
@@ -131,6 +144,25 @@ impl Systemd {
                 Ok(job) => done(&mut ended, unit, &job).await,
             }
         })
+    }
+
+    /// Those of the properties that this systemd has.
+    async fn known<'p>(
+        &self,
+        manager: &ManagerProxy<'static>,
+        properties: &'p [Property],
+    ) -> Result<Vec<&'p Property>, SystemdError> {
+        let since = |name: &str| SINCE.iter().find(|(young, _)| *young == name).map_or(0, |(_, version)| *version);
+        let newest = properties.iter().map(|(name, _)| since(name)).max().unwrap_or_default();
+        let version = match self.version.get() {
+            Some(version) => *version,
+            None if newest == 0 => newest,
+            None => {
+                let text = manager.version().await.map_err(refused)?;
+                *self.version.get_or_init(|| version_of(&text))
+            }
+        };
+        Ok(properties.iter().filter(|(name, _)| since(name) <= version).collect())
     }
 
     fn call<T>(
@@ -178,6 +210,12 @@ async fn done(ended: &mut JobRemovedStream, unit: &str, job: &OwnedObjectPath) -
     Err(refused(zbus::Error::InputOutput(closed.into())))
 }
 
+/// `252 (252.38-1~deb12u1)`, `v245.4-1.fc32`; 0 for what says none: the least is asked of it then.
+fn version_of(text: &str) -> u32 {
+    let digits: String = text.trim_start_matches(['v', '"']).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_default()
+}
+
 fn refused(error: zbus::Error) -> SystemdError {
     SystemdError::Refused(Box::new(error))
 }
@@ -196,7 +234,7 @@ mod tests {
     use zbus::object_server::SignalEmitter;
     use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue};
 
-    use super::{Systemd, SystemdError};
+    use super::{Systemd, SystemdError, version_of};
     use crate::linux::blocking;
 
     #[derive(Debug, zbus::DBusError)]
@@ -211,7 +249,7 @@ mod tests {
 
     /// What systemd was asked, and how it answers a unit of that name.
     #[derive(Clone, Default)]
-    struct Fake(Arc<Mutex<Vec<String>>>);
+    struct Fake(Arc<Mutex<Vec<String>>>, &'static str);
 
     impl Fake {
         async fn job(&self, what: String, unit: &str, emitter: &SignalEmitter<'_>) -> Result<OwnedObjectPath, Refusal> {
@@ -258,6 +296,11 @@ mod tests {
             self.job(format!("stop {name} {mode}"), name, &emitter).await
         }
 
+        #[zbus(property)]
+        fn version(&self) -> String {
+            self.1.to_owned()
+        }
+
         fn subscribe(&self) {
             self.0.lock().push("subscribe".to_owned());
         }
@@ -284,10 +327,10 @@ mod tests {
     }
 
     /// systemd in memory, and what it was asked.
-    fn systemd(scratch: &tempfile::TempDir) -> (Systemd, Fake) {
+    fn systemd(scratch: &tempfile::TempDir, version: &'static str) -> (Systemd, Fake) {
         let socket = scratch.path().join("private");
         let listener = UnixListener::bind(&socket).expect("a socket");
-        let fake = Fake::default();
+        let fake = Fake(Arc::default(), version);
         let served = fake.clone();
         #[expect(clippy::disallowed_methods, reason = "the test's own peer")]
         tokio::spawn(async move {
@@ -298,7 +341,7 @@ mod tests {
                 connections.push(builder.expect("served").build().await.expect("a connection"));
             }
         });
-        (Systemd { bus: socket, peer: true }, fake)
+        (Systemd { bus: socket, version: Arc::default(), peer: true }, fake)
     }
 
     async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -308,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn starts_sets_and_stops() {
         let scratch = tempfile::tempdir().expect("a directory");
-        let (systemd, fake) = systemd(&scratch);
+        let (systemd, fake) = systemd(&scratch, "252");
         on_a_thread(move || {
             systemd.start_slice("a-b.slice", &[("TasksAccounting", true.into())]).expect("started");
             systemd.set_properties("a-b.slice", &[("TasksMax", 5_u64.into())]).expect("set");
@@ -324,9 +367,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_an_old_systemd_does_not_have_is_left_out() {
+        for (version, has_period) in [("239 (239-82.el8)", false), ("v242", true), ("252 (252.38-1~deb12u1)", true)] {
+            let scratch = tempfile::tempdir().expect("a directory");
+            let (systemd, fake) = systemd(&scratch, version);
+            on_a_thread(move || {
+                let quota = [("CPUQuotaPeriodUSec", 5_u64.into()), ("CPUQuotaPerSecUSec", 5_u64.into())];
+                systemd.set_properties("a.slice", &quota).expect("set");
+                systemd.start_slice("a.slice", &quota).expect("started");
+            })
+            .await;
+            let asked = fake.0.lock();
+            for asked in [&asked[0], &asked[2]] {
+                assert!(asked.contains("CPUQuotaPerSecUSec"), "{version}: {asked}");
+                assert_eq!(asked.contains("CPUQuotaPeriodUSec"), has_period, "{version}: {asked}");
+            }
+        }
+        assert_eq!(version_of("rawhide"), 0);
+    }
+
+    #[tokio::test]
     async fn what_is_so_already_is_no_error() {
         let scratch = tempfile::tempdir().expect("a directory");
-        let (systemd, _) = systemd(&scratch);
+        let (systemd, _) = systemd(&scratch, "252");
         on_a_thread(move || {
             systemd.start_slice("there.slice", &[]).expect("it runs");
             systemd.stop("none.slice").expect("it does not run");
@@ -337,8 +400,8 @@ mod tests {
     #[tokio::test]
     async fn failures_name_what_systemd_says() {
         let scratch = tempfile::tempdir().expect("a directory");
-        let (systemd, _) = systemd(&scratch);
-        let absent = Systemd { bus: PathBuf::from("/nowhere/bus"), peer: true };
+        let (systemd, _) = systemd(&scratch, "252");
+        let absent = Systemd { bus: PathBuf::from("/nowhere/bus"), version: Arc::default(), peer: true };
         let [masked, failed, unknown, nobody] = on_a_thread(move || {
             [
                 systemd.start_slice("masked.slice", &[]),
