@@ -5,8 +5,12 @@
 set -euo pipefail
 data=$1
 
-mkdir -p "$data/overlay/usr" "$data/overlay-work/usr"
-mount -t overlay node-usr /usr -o "lowerdir=/usr,upperdir=$data/overlay/usr,workdir=$data/overlay-work/usr"
+# Of /tmp too: systemd empties it, and these files may lie there.
+for dir in usr tmp; do
+    mkdir -p "$data/overlay/$dir" "$data/overlay-work/$dir"
+    chmod --reference="/$dir" "$data/overlay/$dir"
+    mount -t overlay "node-$dir" "/$dir" -o "lowerdir=/$dir,upperdir=$data/overlay/$dir,workdir=$data/overlay-work/$dir"
+done
 
 # Mounted again: seen from a cgroup namespace the machine's mounts begin above its root.
 hierarchies=$(awk '$3 == "cgroup" || $3 == "cgroup2" { print $3, $2, $4 }' /proc/self/mounts)
@@ -20,7 +24,7 @@ while read -r type path options; do
     esac
 done <<<"$hierarchies"
 
-# systemd puts links into /dev and empties /tmp: they are its own, with the machine's devices.
+# systemd puts links into /dev: it is its own, with the machine's devices.
 mkdir -p /run/dev
 mount -t tmpfs -o mode=755 node-dev /run/dev
 mkdir /run/dev/{pts,shm,mqueue,hugepages}
@@ -28,7 +32,6 @@ find /dev -maxdepth 1 \( -type b -o -type c -o -type l \) -exec cp -a {} /run/de
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /run/dev/pts
 mount -t tmpfs -o mode=1777 shm /run/dev/shm
 mount --move /run/dev /dev
-mount -t tmpfs -o mode=1777 node-tmp /tmp
 
 # Nothing that the machine's administrator enabled, and nothing that changes the kernel, which is the machine's.
 units=/etc/systemd/system
