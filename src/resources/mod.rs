@@ -1,8 +1,8 @@
-//! QoS, OOM scores, the cgroup tree, allocatable: pure arithmetic, and its application to cgroupfs.
+//! QoS, OOM scores, the cgroup tree, allocatable: pure arithmetic, and its application to cgroupfs or to systemd's slices.
 //!
 //! Fed by pods and by a small [`apply::Config`]; read by the pods' workers (cgroup parent, OOM score), by the status
-//! (QoS class, resources), by admission (requests) and by the node status (allocatable). Only [`apply`] has effects, and
-//! those stay below the configured cgroup root: nothing outside it is ever touched.
+//! (QoS class, resources), by admission (requests) and by the node status (allocatable). Only [`apply`] and [`slices`]
+//! have effects, and those stay below the configured cgroup root: nothing outside it is ever touched.
 
 pub mod allocatable;
 pub mod allocation;
