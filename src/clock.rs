@@ -5,7 +5,8 @@ use tokio::time::Instant;
 use crate::linux::timer::WallClockTimer;
 use crate::model::{Mono, Now};
 
-/// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are exact.
+/// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are
+/// exact.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
@@ -31,7 +32,9 @@ impl Clock {
         let elapsed = self.origin.elapsed();
         let wall = if self.derived {
             self.wall_origin
-                .saturating_add(jiff::SignedDuration::try_from(elapsed).unwrap_or(jiff::SignedDuration::MAX))
+                .saturating_add(
+                    jiff::SignedDuration::try_from(elapsed).unwrap_or(jiff::SignedDuration::MAX),
+                )
                 .unwrap_or(self.wall_origin)
         } else {
             jiff::Timestamp::now()
@@ -50,7 +53,8 @@ impl Clock {
     }
 }
 
-/// Tells when the wall clock is set (by NTP, by somebody, after a sleep): what was planned by it is then to be looked at.
+/// Tells when the wall clock is set (by NTP, by somebody, after a sleep): what was planned by it is
+/// then to be looked at.
 #[derive(Debug)]
 pub struct Jumps(Option<WallClockTimer>);
 

@@ -1,7 +1,7 @@
 //! rkubelet: the agent of one Kubernetes node, a drop-in for upstream's kubelet.
 //!
-//! This page is the architecture document. It says what the parts are, how facts flow between them, and which laws
-//! hold everywhere. Start here, then open the `mod.rs` of the folder that you need.
+//! This page is the architecture document. It says what the parts are, how facts flow between them,
+//! and which laws hold everywhere. Start here, then open the `mod.rs` of the folder that you need.
 //!
 //! # Bird's eye
 //!
@@ -19,15 +19,16 @@
 //!  node · server run beside the flow and reach pods by handle only
 //! ```
 //!
-//! Each pod has one task (`pods::worker`). It keeps what it knows of the pod, asks the pure planner (`pods::plan`) what
-//! to do, and has each action carried out as a task of its own (`pods::execute`). A completion, an observation, a probe
-//! verdict, a new object or a timer makes it plan again. Nothing a pod does can hold up another pod.
+//! Each pod has one task (`pods::worker`). It keeps what it knows of the pod, asks the pure planner
+//! (`pods::plan`) what to do, and has each action carried out as a task of its own
+//! (`pods::execute`). A completion, an observation, a probe verdict, a new object or a timer makes
+//! it plan again. Nothing a pod does can hold up another pod.
 //!
 //! # Code map
 //!
-//! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux < cri < cni <
-//! apiserver < resources < images < volumes < probes < pleg < status < admission < sources < desired < pods < node <
-//! server < daemon`.
+//! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
+//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < status < admission <
+//! sources < desired < pods < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -52,35 +53,44 @@
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
 //!
-//! Every subsystem folder has the same anatomy: `mod.rs` (documentation, the public handle), pure files named after the
-//! question that they answer (`plan`, `compute`, `policy`, `verdict`), `task.rs` (the one task that owns the state),
-//! effects behind a small local trait with a real and a hand-written fake implementation, tests at the bottom.
+//! Every subsystem folder has the same anatomy: `mod.rs` (documentation, the public handle), pure
+//! files named after the question that they answer (`plan`, `compute`, `policy`, `verdict`),
+//! `task.rs` (the one task that owns the state), effects behind a small local trait with a real and
+//! a hand-written fake implementation, tests at the bottom.
 //!
 //! # Invariants
 //!
-//! 1. **Deciding is pure.** `plan`, `compute`, `policy`, `verdict`, `diff` files take `now` as an argument and have no
-//!    async, I/O, clock, randomness or environment. Executing code has no policy.
-//! 2. **One owner per piece of mutable state**: a task. Others hold a handle. State travels on `watch` (the latest value
-//!    wins), commands on bounded `mpsc`. Losing an event loses time, never correctness.
-//! 3. **The runtime's picture has an epoch.** A read counts only if no mutation of that pod was in flight while it was
-//!    made; the key of a mutation stays in flight until its effect has been read. So a container is never made twice.
-//! 4. **At most one mutation per container and per sandbox is in flight**; a shorter grace re-issues the stop.
-//! 5. **Once a pod stops, nothing of it is created or started**; grace only shrinks; the stop is one way.
-//! 6. **The law of deletion**: containers and sandbox stopped → volumes unmounted → cgroup removed → final status
-//!    accepted → DELETE with the UID as precondition.
-//! 7. **Cancelled is not undone**: RunPodSandbox, CreateContainer and StartContainer run to their deadline, whatever
-//!    happens to those who wait for them. Pulls, hooks and waits are cancelled when the pod stops.
+//! 1. **Deciding is pure.** `plan`, `compute`, `policy`, `verdict`, `diff` files take `now` as an
+//!    argument and have no async, I/O, clock, randomness or environment. Executing code has no
+//!    policy.
+//! 2. **One owner per piece of mutable state**: a task. Others hold a handle. State travels on
+//!    `watch` (the latest value wins), commands on bounded `mpsc`. Losing an event loses time,
+//!    never correctness.
+//! 3. **The runtime's picture has an epoch.** A read counts only if no mutation of that pod was in
+//!    flight while it was made; the key of a mutation stays in flight until its effect has been
+//!    read. So a container is never made twice.
+//! 4. **At most one mutation per container and per sandbox is in flight**; a shorter grace
+//!    re-issues the stop.
+//! 5. **Once a pod stops, nothing of it is created or started**; grace only shrinks; the stop is
+//!    one way.
+//! 6. **The law of deletion**: containers and sandbox stopped → volumes unmounted → cgroup removed
+//!    → final status accepted → DELETE with the UID as precondition.
+//! 7. **Cancelled is not undone**: RunPodSandbox, CreateContainer and StartContainer run to their
+//!    deadline, whatever happens to those who wait for them. Pulls, hooks and waits are cancelled
+//!    when the pod stops.
 //! 8. **Nothing polls when nothing changes.** A timer exists only for a known next moment.
-//! 9. **Everything is bounded**: queues, retries, concurrent sandbox starts, response sizes, every external call.
-//! 10. **A panic stays where it is**: a pod's task starts again after a pause; a core task's end ends the process.
-//! 11. **What users see is upstream's**: reasons, event texts, labels, annotations, paths, file formats, defaults, metric
-//!     names, exit codes. What we add has names of its own.
-//! 12. **A pod that waits says on what**: in the waiting message where upstream leaves it empty, in one event, at
-//!     `/debug/blocked`, in a metric.
+//! 9. **Everything is bounded**: queues, retries, concurrent sandbox starts, response sizes, every
+//!    external call.
+//! 10. **A panic stays where it is**: a pod's task starts again after a pause; a core task's end
+//!     ends the process.
+//! 11. **What users see is upstream's**: reasons, event texts, labels, annotations, paths, file
+//!     formats, defaults, metric names, exit codes. What we add has names of its own.
+//! 12. **A pod that waits says on what**: in the waiting message where upstream leaves it empty, in
+//!     one event, at `/debug/blocked`, in a metric.
 //! 13. **Secrets and tokens never reach** logs, events, argv or `Debug` output.
 //!
-//! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub object, a second typed
-//! copy of a pod, feature gates read as globals.
+//! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub
+//! object, a second typed copy of a pod, feature gates read as globals.
 
 pub mod admission;
 pub mod apiserver;

@@ -1,11 +1,14 @@
-//! The binary: flags and configuration, logging, then the daemon. Exit code 0 after `--help`, `--version` and a
-//! requested end, 1 when the configuration is refused or the kubelet cannot go on.
+//! The binary: flags and configuration, logging, then the daemon. Exit code 0 after `--help`,
+//! `--version` and a requested end, 1 when the configuration is refused or the kubelet cannot go
+//! on.
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rkubelet::config::{self, ConfigWarning, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use rkubelet::config::{
+    self, ConfigWarning, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded,
+};
 use rkubelet::linux::malloc;
 use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +21,8 @@ const BLOCKING_THREADS: usize = 16;
 
 fn main() -> ExitCode {
     malloc::limit_arenas();
-    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let loaded = match config::load(&args) {
         Ok(loaded) => loaded,
         Err(refused) => {
@@ -42,7 +46,11 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return refuse(&error),
     };
-    tracing::info!(kubeletVersion = KUBERNETES_VERSION, rkubelet = env!("CARGO_PKG_VERSION"), "Kubelet version");
+    tracing::info!(
+        kubeletVersion = KUBERNETES_VERSION,
+        rkubelet = env!("CARGO_PKG_VERSION"),
+        "Kubelet version"
+    );
     warn(&loaded.warnings);
     run(loaded, &log)
 }
@@ -70,7 +78,8 @@ fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
     let outcome = runtime.block_on(async {
         let daemon = rkubelet::daemon::run(loaded, shutdown.clone());
         tokio::pin!(daemon);
-        // Cancel-safe: the daemon is pinned outside and goes on after the signal until it has drained.
+        // Cancel-safe: the daemon is pinned outside and goes on after the signal until it has
+        // drained.
         tokio::select! {
             outcome = &mut daemon => outcome,
             () = asked_to_end() => {
@@ -94,7 +103,8 @@ fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
 /// Ends when SIGTERM or SIGINT arrives.
 async fn asked_to_end() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
@@ -107,11 +117,16 @@ async fn asked_to_end() {
 fn log_config(config: &KubeletConfiguration, gates: &FeatureGates) -> LogConfig {
     let logging = &config.logging;
     let json = logging.format == "json";
-    let split = if json { logging.options.json.split_stream } else { logging.options.text.split_stream };
+    let split =
+        if json { logging.options.json.split_stream } else { logging.options.text.split_stream };
     LogConfig {
         format: if json { Format::Json } else { Format::Text },
         verbosity: logging.verbosity,
-        vmodule: logging.vmodule.iter().map(|item| (item.file_pattern.clone(), item.verbosity)).collect(),
+        vmodule: logging
+            .vmodule
+            .iter()
+            .map(|item| (item.file_pattern.clone(), item.verbosity))
+            .collect(),
         split_stream: split && gates.enabled(Gate::LOGGING_ALPHA_OPTIONS),
     }
 }

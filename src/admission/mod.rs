@@ -1,9 +1,10 @@
 //! Admission: whether this node takes a pod. One file per check, all of them pure.
 //!
-//! Asked once, when a pod arrives, with what the node is and what it has taken already; upstream's order, reasons and
-//! messages. A rejected pod never starts: its status becomes `Failed` with the [`Rejection`], and a warning event says the
-//! same. A pod whose containers already run here (it was admitted before this process began) is never sent away: what would
-//! have been its rejection is handed back to be told.
+//! Asked once, when a pod arrives, with what the node is and what it has taken already; upstream's
+//! order, reasons and messages. A rejected pod never starts: its status becomes `Failed` with the
+//! [`Rejection`], and a warning event says the same. A pod whose containers already run here (it
+//! was admitted before this process began) is never sent away: what would have been its rejection
+//! is handed back to be told.
 
 mod apparmor;
 mod features;
@@ -69,7 +70,8 @@ pub struct NodeView<'a> {
 /// The pod is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admitted {
-    /// Pods to be evicted first, with [`PREEMPTING`] and [`PREEMPTION_MESSAGE`]: the pod is critical and there is no room.
+    /// Pods to be evicted first, with [`PREEMPTING`] and [`PREEMPTION_MESSAGE`]: the pod is
+    /// critical and there is no room.
     pub preempt: Vec<Arc<Pod>>,
     /// What would have been its rejection if it were not running here already.
     pub overlooked: Option<Rejection>,
@@ -82,7 +84,8 @@ pub struct Rejection {
     pub reason: String,
     /// Upstream's message: of the event; the status puts `Pod was rejected: ` before it.
     pub message: String,
-    /// Whether only labels of the node stand against it: read the node from the API and ask once more, the labels may be old.
+    /// Whether only labels of the node stand against it: read the node from the API and ask once
+    /// more, the labels may be old.
     pub is_stale_node: bool,
 }
 
@@ -120,7 +123,9 @@ impl Misfit {
 /// Decides.
 pub fn admit(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     match decide(input) {
-        Err(rejection) if input.adopted => Ok(Admitted { preempt: Vec::new(), overlooked: Some(rejection) }),
+        Err(rejection) if input.adopted => {
+            Ok(Admitted { preempt: Vec::new(), overlooked: Some(rejection) })
+        }
         Ok(_) if input.adopted => Ok(Admitted::default()),
         decision => decision,
     }
@@ -138,8 +143,8 @@ fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     Ok(Admitted { preempt, overlooked: None })
 }
 
-/// The checks that the scheduler makes too. Of several that fail the first is told. For a critical pod a lack of resources
-/// is no reason: others make room.
+/// The checks that the scheduler makes too. Of several that fail the first is told. For a critical
+/// pod a lack of resources is no reason: others make room.
 fn fit(input: &AdmitInput<'_>) -> Result<Vec<Arc<Pod>>, Rejection> {
     let mut misfits = resources_fit::check(input);
     misfits.extend(node_affinity::check(input));
@@ -147,8 +152,9 @@ fn fit(input: &AdmitInput<'_>) -> Result<Vec<Arc<Pod>>, Rejection> {
     misfits.extend(host_ports::check(input));
     misfits.extend(taints::check(input));
     let Some(first) = misfits.first() else { return Ok(Vec::new()) };
-    let only_labels =
-        misfits.iter().all(|misfit| matches!(misfit, Misfit::Predicate { name, .. } if *name == node_affinity::NAME));
+    let only_labels = misfits.iter().all(
+        |misfit| matches!(misfit, Misfit::Predicate { name, .. } if *name == node_affinity::NAME),
+    );
     if !pod::is_critical(input.pod) {
         return Err(Rejection { is_stale_node: only_labels, ..first.reject() });
     }
@@ -159,9 +165,12 @@ fn fit(input: &AdmitInput<'_>) -> Result<Vec<Arc<Pod>>, Rejection> {
 }
 
 fn node_name(input: &AdmitInput<'_>) -> Option<Misfit> {
-    let wanted = input.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-    (!wanted.is_empty() && wanted != input.node.name)
-        .then_some(Misfit::Predicate { name: "NodeName", description: "node(s) didn't match the requested node name" })
+    let wanted =
+        input.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    (!wanted.is_empty() && wanted != input.node.name).then_some(Misfit::Predicate {
+        name: "NodeName",
+        description: "node(s) didn't match the requested node name",
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ pub(super) fn check(pod: &Pod) -> Result<(), Rejection> {
     }
     let field = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
     if field.is_some_and(|field| field.name != OS) {
-        return Err(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+        return Err(Rejection::new(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ));
     }
     Ok(())
 }

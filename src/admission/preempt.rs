@@ -1,4 +1,5 @@
-//! Which pods make room for a critical one: as few as possible, best-effort ones before burstable before guaranteed.
+//! Which pods make room for a critical one: as few as possible, best-effort ones before burstable
+//! before guaranteed.
 
 use std::sync::Arc;
 
@@ -21,7 +22,11 @@ struct Lack {
 }
 
 /// Chooses the pods, or says that no choice would do.
-pub(super) fn make_room(pod: &Pod, others: &[Arc<Pod>], misfits: &[Misfit]) -> Result<Vec<Arc<Pod>>, Rejection> {
+pub(super) fn make_room(
+    pod: &Pod,
+    others: &[Arc<Pod>],
+    misfits: &[Misfit],
+) -> Result<Vec<Arc<Pod>>, Rejection> {
     let lacks: Vec<Lack> = misfits
         .iter()
         .filter_map(|misfit| match misfit {
@@ -32,7 +37,11 @@ pub(super) fn make_room(pod: &Pod, others: &[Arc<Pod>], misfits: &[Misfit]) -> R
         })
         .collect();
     let of = |class: QosClass| -> Vec<Arc<Pod>> {
-        others.iter().filter(|other| may_preempt(pod, other) && qos::of(other) == class).cloned().collect()
+        others
+            .iter()
+            .filter(|other| may_preempt(pod, other) && qos::of(other) == class)
+            .cloned()
+            .collect()
     };
     let (best_effort, burstable, guaranteed) =
         (of(QosClass::BestEffort), of(QosClass::Burstable), of(QosClass::Guaranteed));
@@ -47,8 +56,10 @@ pub(super) fn make_room(pod: &Pod, others: &[Arc<Pod>], misfits: &[Misfit]) -> R
     // Guaranteed pods go only for what all others together would not free, and so on down.
     let cheap = [best_effort.as_slice(), &burstable].concat();
     let guaranteed_out = closest(guaranteed, less(&lacks, &cheap));
-    let burstable_out = closest(burstable, less(&lacks, &[best_effort.as_slice(), &guaranteed_out].concat()));
-    let best_effort_out = closest(best_effort, less(&lacks, &[burstable_out.as_slice(), &guaranteed_out].concat()));
+    let burstable_out =
+        closest(burstable, less(&lacks, &[best_effort.as_slice(), &guaranteed_out].concat()));
+    let best_effort_out =
+        closest(best_effort, less(&lacks, &[burstable_out.as_slice(), &guaranteed_out].concat()));
     Ok([best_effort_out, burstable_out, guaranteed_out].concat())
 }
 
@@ -105,6 +116,7 @@ fn size(pod: &Pod) -> (i64, i64) {
 }
 
 fn text(lacks: &[Lack]) -> String {
-    let items: Vec<String> = lacks.iter().map(|lack| format!("(res: {}, q: {}), ", lack.name, lack.amount)).collect();
+    let items: Vec<String> =
+        lacks.iter().map(|lack| format!("(res: {}, q: {}), ", lack.name, lack.amount)).collect();
     format!("[{}]", items.concat())
 }

@@ -1,4 +1,5 @@
-//! A node under pressure takes critical pods only; under memory pressure also those that say what they need.
+//! A node under pressure takes critical pods only; under memory pressure also those that say what
+//! they need.
 
 use super::{AdmitInput, Rejection, taints};
 use crate::model::pod;
@@ -35,7 +36,9 @@ pub(super) fn check(input: &AdmitInput<'_>) -> Result<(), Rejection> {
     }
     if input.pressure == [Pressure::Memory] {
         let says_what_it_needs = qos::of(input.pod) != QosClass::BestEffort;
-        if says_what_it_needs || taints::tolerates(input.pod, MEMORY_PRESSURE_TAINT, "", "NoSchedule") {
+        if says_what_it_needs
+            || taints::tolerates(input.pod, MEMORY_PRESSURE_TAINT, "", "NoSchedule")
+        {
             return Ok(());
         }
     }

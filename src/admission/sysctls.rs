@@ -69,7 +69,8 @@ pub struct SysctlAllowlist {
 }
 
 impl SysctlAllowlist {
-    /// The safe sysctls of a kernel (major, minor), and `allowedUnsafeSysctls` (`net.core.somaxconn`, `kernel.msg*`).
+    /// The safe sysctls of a kernel (major, minor), and `allowedUnsafeSysctls`
+    /// (`net.core.somaxconn`, `kernel.msg*`).
     pub fn new(kernel: (u32, u32), unsafe_patterns: &[String]) -> Result<Self, PatternError> {
         let mut list = Self::default();
         for (name, since) in SAFE {
@@ -88,7 +89,8 @@ impl SysctlAllowlist {
 
     fn allow(&mut self, pattern: &str) -> Result<(), PatternError> {
         let name = normalize(pattern);
-        let (name, is_prefix) = name.split_once('*').map_or((name.as_str(), false), |(prefix, _)| (prefix, true));
+        let (name, is_prefix) =
+            name.split_once('*').map_or((name.as_str(), false), |(prefix, _)| (prefix, true));
         let Some(namespace) = namespace(name) else {
             return Err(PatternError::NotNamespaced { pattern: name.to_owned() });
         };
@@ -100,18 +102,26 @@ impl SysctlAllowlist {
     /// Whether the pod sets only what it may.
     pub fn check(&self, pod: &Pod) -> Result<(), Rejection> {
         let Some(spec) = &pod.spec else { return Ok(()) };
-        let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+        let sysctls =
+            spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
         for sysctl in sysctls {
             let name = normalize(&sysctl.name);
-            let by_prefix =
-                || self.prefixes.iter().find(|(prefix, _)| name.starts_with(*prefix)).map(|(_, space)| space);
+            let by_prefix = || {
+                self.prefixes
+                    .iter()
+                    .find(|(prefix, _)| name.starts_with(*prefix))
+                    .map(|(_, space)| space)
+            };
             let shared = match self.names.get(&name).or_else(by_prefix) {
                 None => return Err(forbid(&format!("{name:?} not allowlisted"))),
                 Some(Namespace::Ipc) if spec.host_ipc == Some(true) => Namespace::Ipc,
                 Some(Namespace::Net) if spec.host_network == Some(true) => Namespace::Net,
                 Some(_) => continue,
             };
-            return Err(forbid(&format!("{name:?} not allowed with host {} enabled", shared.as_str())));
+            return Err(forbid(&format!(
+                "{name:?} not allowed with host {} enabled",
+                shared.as_str()
+            )));
         }
         Ok(())
     }
@@ -121,7 +131,8 @@ fn forbid(why: &str) -> Rejection {
     Rejection::new(FORBIDDEN, format!("forbidden sysctl: {why}"))
 }
 
-/// `net/ipv4/conf.eth0` is `net.ipv4.conf/eth0`: the first separator tells which of the two spellings it is.
+/// `net/ipv4/conf.eth0` is `net.ipv4.conf/eth0`: the first separator tells which of the two
+/// spellings it is.
 pub fn normalize(name: &str) -> String {
     match name.find(['.', '/']) {
         Some(first) if name.as_bytes().get(first) == Some(&b'/') => name
@@ -158,11 +169,14 @@ fn namespace(name: &str) -> Option<Namespace> {
     }
 }
 
-/// Segments of small letters, digits, dashes and underscores, parted by dots or slashes; the last may end in a star.
+/// Segments of small letters, digits, dashes and underscores, parted by dots or slashes; the last
+/// may end in a star.
 fn is_pattern(pattern: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_inner = |c: char| is_edge(c) || c == '-' || c == '_';
-    let is_segment = |text: &str| text.starts_with(is_edge) && text.ends_with(is_edge) && text.chars().all(is_inner);
+    let is_segment = |text: &str| {
+        text.starts_with(is_edge) && text.ends_with(is_edge) && text.chars().all(is_inner)
+    };
     let mut segments: Vec<&str> = pattern.split(['.', '/']).collect();
     let Some(last) = segments.pop() else { return false };
     let is_last = match last.strip_suffix('*') {

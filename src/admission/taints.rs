@@ -1,4 +1,5 @@
-//! Taints that end pods keep new ones away, unless these tolerate them. Static pods are taken all the same.
+//! Taints that end pods keep new ones away, unless these tolerate them. Static pods are taken all
+//! the same.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -12,8 +13,9 @@ pub(super) fn check(input: &AdmitInput<'_>) -> Option<Misfit> {
         return None;
     }
     let mut taints = input.node.taints.iter().filter(|taint| taint.effect == NO_EXECUTE);
-    let untolerated = taints
-        .any(|taint| !tolerates(input.pod, &taint.key, taint.value.as_deref().unwrap_or_default(), &taint.effect));
+    let untolerated = taints.any(|taint| {
+        !tolerates(input.pod, &taint.key, taint.value.as_deref().unwrap_or_default(), &taint.effect)
+    });
     untolerated.then_some(Misfit::Predicate {
         name: "TaintToleration",
         description: "node(s) had taints that the pod didn't tolerate",

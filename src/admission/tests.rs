@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
 use super::sysctls::{PatternError, normalize};
-use super::{AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit};
+use super::{
+    AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit,
+};
 use crate::model::Pod;
 use crate::resources::list::amounts;
 
@@ -46,7 +48,8 @@ impl Default for World {
 
 impl World {
     fn admit(&self, pod: &Pod) -> Result<Admitted, Rejection> {
-        let allocatable = amounts(Some(&serde_json::from_value(self.allocatable.clone()).expect("a list")));
+        let allocatable =
+            amounts(Some(&serde_json::from_value(self.allocatable.clone()).expect("a list")));
         let sysctls = SysctlAllowlist::new(KERNEL, &self.unsafe_sysctls).expect("patterns");
         admit(&AdmitInput {
             pod,
@@ -73,7 +76,8 @@ fn pod(spec: Value) -> Pod {
 
 fn named(name: &str, spec: Value) -> Pod {
     let mut pod: Pod =
-        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"phase": "Pending"}})).expect("a pod");
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"phase": "Pending"}}))
+            .expect("a pod");
     let mut spec = spec;
     let fields = spec.as_object_mut().expect("an object");
     fields.entry("containers").or_insert_with(|| json!([{"name": "c"}]));
@@ -94,7 +98,10 @@ fn critical(requests: Value) -> Pod {
 #[track_caller]
 fn check(world: &World, pod: &Pod, expected: Option<(&str, &str)>) {
     let told = world.admit(pod).err().map(|rejection| (rejection.reason, rejection.message));
-    assert_eq!(told.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())), expected);
+    assert_eq!(
+        told.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+        expected
+    );
 }
 
 #[test]
@@ -106,7 +113,10 @@ fn resources_that_are_left() {
     check(
         &world,
         &pod(asking(json!({"cpu": "501m"}))),
-        Some(("OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 9500, capacity: 10000")),
+        Some((
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 501, used: 9500, capacity: 10000",
+        )),
     );
     check(
         &world,
@@ -144,13 +154,17 @@ fn the_number_of_pods() {
     check(
         &world,
         &pod(json!({})),
-        Some(("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 1, capacity: 1")),
+        Some((
+            "OutOfpods",
+            "Node didn't have enough resource: pods, requested: 1, used: 1, capacity: 1",
+        )),
     );
 }
 
 #[test]
 fn extended_resources_count_where_the_node_has_them() {
-    let world = World { allocatable: json!({"pods": "9", "example.com/gpu": "2"}), ..World::default() };
+    let world =
+        World { allocatable: json!({"pods": "9", "example.com/gpu": "2"}), ..World::default() };
     check(&world, &pod(asking(json!({"example.com/other": "5"}))), None);
     check(&world, &pod(asking(json!({"example.com/gpu": "2"}))), None);
     check(
@@ -165,13 +179,19 @@ fn extended_resources_count_where_the_node_has_them() {
 
 #[test]
 fn labels_and_names_of_the_node() {
-    const AFFINITY: Option<(&str, &str)> =
-        Some(("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"));
-    let labels = [("zone", "a"), ("size", "5")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    const AFFINITY: Option<(&str, &str)> = Some((
+        "NodeAffinity",
+        "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+    ));
+    let labels = [("zone", "a"), ("size", "5")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
     let world = World { labels, ..World::default() };
     let required = |term: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}});
     let label = |key: &str, operator: &str, values: &[&str]| {
-        required(json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}))
+        required(
+            json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}),
+        )
     };
     check(&world, &pod(json!({"nodeSelector": {"zone": "a"}})), None);
     check(&world, &pod(json!({"nodeSelector": {"zone": "b"}})), AFFINITY);
@@ -190,12 +210,24 @@ fn labels_and_names_of_the_node() {
         (label("zone", "Lt", &["6"]), AFFINITY),
         (label("zone", "Like", &["a"]), AFFINITY),
         (required(json!({})), AFFINITY),
-        (required(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]})), None),
         (
-            required(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-2"]}]})),
+            required(
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}),
+            ),
+            None,
+        ),
+        (
+            required(
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-2"]}]}),
+            ),
             AFFINITY,
         ),
-        (required(json!({"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-2"]}]})), None),
+        (
+            required(
+                json!({"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-2"]}]}),
+            ),
+            None,
+        ),
     ] {
         check(&world, &pod(spec), expected);
     }
@@ -203,7 +235,10 @@ fn labels_and_names_of_the_node() {
     check(
         &world,
         &pod(json!({"nodeName": "node-2"})),
-        Some(("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name")),
+        Some((
+            "NodeName",
+            "Predicate NodeName failed: node(s) didn't match the requested node name",
+        )),
     );
 }
 
@@ -231,8 +266,10 @@ fn ports_of_the_node() {
         )),
     ];
     let world = World { others, ..World::default() };
-    let taken =
-        Some(("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"));
+    let taken = Some((
+        "NodePorts",
+        "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+    ));
     for (ports, expected) in [
         (port(80, "TCP", "10.0.0.1"), taken),
         (port(80, "UDP", ""), None),
@@ -255,19 +292,30 @@ fn taints_that_end_pods() {
         effect: effect.into(),
         ..api::Taint::default()
     };
-    let refused =
-        Some(("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"));
+    let refused = Some((
+        "TaintToleration",
+        "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+    ));
     let world = World { taints: vec![taint("NoExecute")], ..World::default() };
     let tolerating = |toleration: Value| pod(json!({"tolerations": [toleration]}));
     check(&World { taints: vec![taint("NoSchedule")], ..World::default() }, &pod(json!({})), None);
     check(&world, &pod(json!({})), refused);
-    check(&world, &tolerating(json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"})), None);
+    check(
+        &world,
+        &tolerating(json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"})),
+        None,
+    );
     check(&world, &tolerating(json!({"key": "k", "value": "v"})), None);
     check(&world, &tolerating(json!({"key": "k", "value": "w"})), refused);
-    check(&world, &tolerating(json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"})), refused);
+    check(
+        &world,
+        &tolerating(json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"})),
+        refused,
+    );
     check(&world, &tolerating(json!({"operator": "Exists"})), None);
     let mut fixed = pod(json!({}));
-    fixed.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+    fixed.metadata.annotations =
+        Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
     check(&world, &fixed, None);
 }
 
@@ -299,7 +347,10 @@ fn strict_groups_need_the_runtime() {
     check(
         &World { strict_groups: false, ..World::default() },
         &strict,
-        Some(("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")),
+        Some((
+            "SupplementalGroupsPolicyNotSupported",
+            "SupplementalGroupsPolicy=Strict is not supported in this node",
+        )),
     );
     let merge = pod(json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}}));
     check(&World { strict_groups: false, ..World::default() }, &merge, None);
@@ -308,7 +359,8 @@ fn strict_groups_need_the_runtime() {
 #[test]
 fn apparmor_profiles() {
     let without = World { apparmor: false, ..World::default() };
-    let refused = Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+    let refused =
+        Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     let of = |kind: &str| json!({"appArmorProfile": {"type": kind}});
     let own = |kind: &str| pod(json!({"containers": [{"name": "c", "securityContext": of(kind)}]}));
     check(&without, &pod(json!({"securityContext": of("RuntimeDefault")})), refused);
@@ -332,8 +384,12 @@ fn apparmor_profiles() {
 
 #[test]
 fn sysctls_of_pods() {
-    let setting = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
-    let world = World { unsafe_sysctls: vec!["kernel.msg*".into(), "net.core.somaxconn".into()], ..World::default() };
+    let setting =
+        |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+    let world = World {
+        unsafe_sysctls: vec!["kernel.msg*".into(), "net.core.somaxconn".into()],
+        ..World::default()
+    };
     check(&world, &pod(setting("kernel.shm_rmid_forced")), None);
     check(&world, &pod(setting("net/ipv4/tcp_syncookies")), None);
     check(&world, &pod(setting("kernel.msgmax")), None);
@@ -348,14 +404,20 @@ fn sysctls_of_pods() {
     check(
         &world,
         &pod(shared),
-        Some(("SysctlForbidden", "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host Net enabled")),
+        Some((
+            "SysctlForbidden",
+            "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host Net enabled",
+        )),
     );
     let mut shared = setting("kernel.msgmni");
     shared["hostIPC"] = json!(true);
     check(
         &world,
         &pod(shared),
-        Some(("SysctlForbidden", "forbidden sysctl: \"kernel.msgmni\" not allowed with host IPC enabled")),
+        Some((
+            "SysctlForbidden",
+            "forbidden sysctl: \"kernel.msgmni\" not allowed with host IPC enabled",
+        )),
     );
 }
 
@@ -372,8 +434,9 @@ fn patterns_of_sysctls() {
         assert!(matches!(of(pattern), Err(PatternError::NotNamespaced { .. })), "{pattern}");
     }
     let old = SysctlAllowlist::new((4, 4), &[]).expect("patterns");
-    let keepalive =
-        pod(json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_keepalive_time", "value": "1"}]}}));
+    let keepalive = pod(
+        json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_keepalive_time", "value": "1"}]}}),
+    );
     assert!(old.check(&keepalive).is_err());
     assert_eq!(normalize("net/ipv4/conf/eth0.1/x"), "net.ipv4.conf.eth0/1.x");
 }
@@ -382,7 +445,11 @@ fn patterns_of_sysctls() {
 fn pressure_keeps_pods_away() {
     let memory = World { pressure: vec![Pressure::Memory], ..World::default() };
     let both = World { pressure: vec![Pressure::Memory, Pressure::Disk], ..World::default() };
-    check(&memory, &pod(json!({})), Some(("Evicted", "The node had condition: [MemoryPressure]. ")));
+    check(
+        &memory,
+        &pod(json!({})),
+        Some(("Evicted", "The node had condition: [MemoryPressure]. ")),
+    );
     check(&memory, &pod(asking(json!({"cpu": "1"}))), None);
     check(
         &memory,
@@ -403,14 +470,18 @@ fn pressure_keeps_pods_away() {
 fn pods_that_run_already_stay() {
     let world = World { adopted: true, ..World::default() };
     let admitted = world.admit(&pod(json!({"nodeSelector": {"zone": "b"}}))).expect("it stays");
-    assert_eq!(admitted.overlooked.map(|rejection| rejection.reason).as_deref(), Some("NodeAffinity"));
+    assert_eq!(
+        admitted.overlooked.map(|rejection| rejection.reason).as_deref(),
+        Some("NodeAffinity")
+    );
     assert_eq!(world.admit(&pod(json!({}))), Ok(Admitted::default()));
 }
 
 #[track_caller]
 fn check_preempted(world: &World, pod: &Pod, expected: &[&str]) {
     let admitted = world.admit(pod).expect("admitted");
-    let names: Vec<_> = admitted.preempt.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
+    let names: Vec<_> =
+        admitted.preempt.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
     assert_eq!(names, expected);
 }
 
@@ -449,7 +520,10 @@ fn critical_pods_are_sent_away_for_other_reasons() {
     check(
         &World::default(),
         &pod,
-        Some(("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name")),
+        Some((
+            "NodeName",
+            "Predicate NodeName failed: node(s) didn't match the requested node name",
+        )),
     );
 }
 
@@ -460,18 +534,29 @@ fn refuses_what_the_node_does_not_declare() {
         let rejection = world.admit(&pod(spec)).expect_err("refused");
         (rejection.reason, rejection.message)
     };
-    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+    let rule =
+        json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
     let restarting = json!({
         "hostNetwork": true, "hostUsers": false, "containers": [{"name": "c", "restartPolicyRules": [rule]}],
     });
     let world = World::default();
     let message = "Pod requires node features that are not available: RestartAllContainersOnContainerExits, \
                    UserNamespacesHostNetworkSupport";
-    assert_eq!(refused(&world, restarting.clone()), ("PodFeatureUnsupported".into(), message.into()));
-    let declared: &[&str] = &["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
-    let able = World { features: Features { declared: Some(declared), ..world.features }, ..World::default() };
+    assert_eq!(
+        refused(&world, restarting.clone()),
+        ("PodFeatureUnsupported".into(), message.into())
+    );
+    let declared: &[&str] =
+        &["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+    let able = World {
+        features: Features { declared: Some(declared), ..world.features },
+        ..World::default()
+    };
     able.admit(&pod(restarting.clone())).expect("taken");
-    let old = World { features: Features { pod_level_resources: false, declared: None }, ..World::default() };
+    let old = World {
+        features: Features { pod_level_resources: false, declared: None },
+        ..World::default()
+    };
     old.admit(&pod(restarting)).expect("nothing is declared: nothing is asked");
     let whole = json!({"resources": {"limits": {"cpu": "1"}}, "containers": []});
     let message = "PodLevelResources feature gate is disabled".to_owned();

@@ -1,6 +1,8 @@
-//! PersistentVolumeClaims and PersistentVolumes, by GET: what the node authorizer lets a node read of them, one at a time.
+//! PersistentVolumeClaims and PersistentVolumes, by GET: what the node authorizer lets a node read
+//! of them, one at a time.
 //!
-//! Nothing is cached: a pod's volumes ask once on their way to being mounted. Asked by `volumes`; writes nothing.
+//! Nothing is cached: a pod's volumes ask once on their way to being mounted. Asked by `volumes`;
+//! writes nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +16,8 @@ use super::client::Clients;
 use super::failure::{self, FailureKind};
 use super::nodes::NodeView;
 
-/// How long a refusal is waited out: the node authorizer learns of a pod, and of its claim's volume, a little after us.
+/// How long a refusal is waited out: the node authorizer learns of a pod, and of its claim's
+/// volume, a little after us.
 const REFUSED: Duration = Duration::from_secs(5);
 /// The first wait after a refusal; it is doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -55,7 +58,11 @@ pub fn new(clients: &Clients, node: watch::Receiver<NodeView>) -> Handle {
 
 impl Handle {
     /// A claim. Cancel-safe.
-    pub async fn claim(&self, namespace: &str, name: &str) -> Result<PersistentVolumeClaim, ClaimError> {
+    pub async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<PersistentVolumeClaim, ClaimError> {
         get(&Api::namespaced(self.client.clone(), namespace), name).await
     }
 
@@ -71,9 +78,14 @@ impl Handle {
         match tokio::time::timeout(NODE_DEADLINE, known).await {
             Ok(Ok(view)) => {
                 let meta = view.node.as_ref().map(|node| node.metadata.clone()).unwrap_or_default();
-                Ok(Node { name: meta.name.unwrap_or_default(), labels: meta.labels.unwrap_or_default() })
+                Ok(Node {
+                    name: meta.name.unwrap_or_default(),
+                    labels: meta.labels.unwrap_or_default(),
+                })
             }
-            Ok(Err(_)) | Err(_) => Err(ClaimError("error retrieving node: it has not been seen yet".to_owned())),
+            Ok(Err(_)) | Err(_) => {
+                Err(ClaimError("error retrieving node: it has not been seen yet".to_owned()))
+            }
         }
     }
 }
@@ -110,7 +122,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_waited_out_and_an_absence_is_told() {
         let fake = FakeApi::new(Clock::starting_at(jiff::Timestamp::UNIX_EPOCH));
-        fake.put("api/v1/persistentvolumeclaims", json!({"metadata": {"name": "c", "namespace": "d"}}));
+        fake.put(
+            "api/v1/persistentvolumeclaims",
+            json!({"metadata": {"name": "c", "namespace": "d"}}),
+        );
         fake.fail("GET", "persistentvolumeclaims", 403, 3);
         let claims = new(&fake.clients("n"), watch::channel(NodeView::default()).1);
         claims.claim("d", "c").await.expect("the node authorizer has learnt of the pod");

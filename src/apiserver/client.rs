@@ -9,15 +9,17 @@ use std::time::Duration;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use rustls::pki_types::ServerName;
 
+use super::connectivity::Connectivity;
 use super::credentials::{Credentials, CredentialsError};
 use super::kubeconfig::{self, Access, Identity, KubeconfigError};
 use super::limiter::{Limiter, Urgency};
-use super::reach::Reach;
 use super::transport::{self, ANSWER_DEADLINE, Lane, LaneKind};
 use crate::clock::Clock;
 
-/// What upstream's kubelet of this release calls itself; audit policies and flow schemas match on it.
-pub const USER_AGENT: &str = concat!("kubelet/v1.36.3 (linux/amd64) kubernetes/rkubelet-", env!("CARGO_PKG_VERSION"));
+/// What upstream's kubelet of this release calls itself; audit policies and flow schemas match on
+/// it.
+pub const USER_AGENT: &str =
+    concat!("kubelet/v1.36.3 (linux/amd64) kubernetes/rkubelet-", env!("CARGO_PKG_VERSION"));
 /// How long a lease renewal may take: the lease's renew interval, as upstream.
 pub const LEASE_DEADLINE: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(15);
@@ -75,14 +77,16 @@ pub struct Clients {
     pub writes: kube::Client,
     /// For lists and watches; spread over connections. Shares the rate limit, after the writes.
     pub watches: kube::Client,
-    /// For the lease and the node's status: a connection of its own, no rate limit, deadline [`LEASE_DEADLINE`].
+    /// For the lease and the node's status: a connection of its own, no rate limit, deadline
+    /// [`LEASE_DEADLINE`].
     pub lease: kube::Client,
-    /// As `lease`, on yet another connection: tried when the first is slow (it may end at another API server).
+    /// As `lease`, on yet another connection: tried when the first is slow (it may end at another
+    /// API server).
     pub lease_hedge: kube::Client,
     /// For events: a connection and a rate limit of their own.
     pub events: kube::Client,
     /// Whether the server can be reached, as all of these know.
-    pub reach: Reach,
+    pub reach: Connectivity,
     /// This node's name.
     pub node_name: Arc<str>,
     lanes: Arc<Lanes>,
@@ -104,34 +108,42 @@ impl std::fmt::Debug for Clients {
 }
 
 impl Clients {
-    /// Reads the kubeconfig and prepares the lanes. Must be called within a tokio runtime. Reads files (briefly blocking);
-    /// connects to nobody.
+    /// Reads the kubeconfig and prepares the lanes. Must be called within a tokio runtime. Reads
+    /// files (briefly blocking); connects to nobody.
     pub fn new(config: &ClientConfig, clock: Clock) -> Result<Self, ClientError> {
         let access = kubeconfig::load(&config.kubeconfig)?;
         Self::with_access(config, access, clock)
     }
 
     /// As [`Clients::new`] with the kubeconfig already understood (bootstrap).
-    pub fn with_access(config: &ClientConfig, mut access: Access, clock: Clock) -> Result<Self, ClientError> {
-        let wrap = |source| ClientError::Credentials { kubeconfig: config.kubeconfig.clone(), source };
+    pub fn with_access(
+        config: &ClientConfig,
+        mut access: Access,
+        clock: Clock,
+    ) -> Result<Self, ClientError> {
+        let wrap =
+            |source| ClientError::Credentials { kubeconfig: config.kubeconfig.clone(), source };
         let credentials = Credentials::new(&mut access, clock).map_err(wrap)?;
         let tls = credentials.tls(&access).map_err(wrap)?;
-        let server_name =
-            match &access.tls_server_name {
-                None => None,
-                Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| ClientError::ServerName {
+        let server_name = match &access.tls_server_name {
+            None => None,
+            Some(name) => {
+                Some(ServerName::try_from(name.clone()).map_err(|_| ClientError::ServerName {
                     kubeconfig: config.kubeconfig.clone(),
                     name: name.clone(),
-                })?),
-            };
+                })?)
+            }
+        };
         let disable_http2 = config.disable_http2;
-        let reach = Reach::default();
+        let reach = Connectivity::default();
         let lane = |name, ping, deadline, urgency, limiter: &Limiter| {
             let (tls, server_name) = (tls.clone(), server_name.clone());
             let make = move || {
-                let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+                let mut builder =
+                    HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
                 if let Some(name) = &server_name {
-                    builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name.clone()));
+                    builder = builder
+                        .with_server_name_resolver(FixedServerNameResolver::new(name.clone()));
                 }
                 let tcp = transport::tcp_connector(ping);
                 if disable_http2 {
@@ -176,13 +188,14 @@ impl Clients {
             lease: client.clone(),
             lease_hedge: client.clone(),
             events: client.clone(),
-            reach: Reach::default(),
+            reach: Connectivity::default(),
             node_name: node_name.into(),
             lanes: Arc::default(),
         }
     }
 
-    /// Puts a rotated client certificate in place and lets go of the connections that were made with the old one.
+    /// Puts a rotated client certificate in place and lets go of the connections that were made
+    /// with the old one.
     pub fn rotate(&self, identity: Identity) -> Result<(), CredentialsError> {
         if let Some(credentials) = &self.lanes.credentials {
             credentials.replace_identity(identity)?;
@@ -231,7 +244,8 @@ mod tests {
     }
 
     async fn serve() -> Server {
-        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let pair =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let certificate: CertificateDer<'static> = pair.cert.der().clone();
         let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("a key");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -245,7 +259,8 @@ mod tests {
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (connections, headers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
+        let (connections, headers) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
         let (count, seen) = (Arc::clone(&connections), Arc::clone(&headers));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -258,9 +273,12 @@ mod tests {
                     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                         seen.lock().clone_from(request.headers());
                         let event = Bytes::from_static(b"{\"type\":\"ADDED\",\"object\":{}}\n");
-                        let frames = futures::stream::iter([Ok::<_, Infallible>(Frame::data(event))])
-                            .chain(futures::stream::pending());
-                        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames).boxed_unsync())))
+                        let frames =
+                            futures::stream::iter([Ok::<_, Infallible>(Frame::data(event))])
+                                .chain(futures::stream::pending());
+                        std::future::ready(Ok::<_, Infallible>(Response::new(
+                            StreamBody::new(frames).boxed_unsync(),
+                        )))
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     drop(server.serve_connection(TokioIo::new(stream), service).await);
@@ -294,26 +312,40 @@ mod tests {
     async fn watches_share_connections_up_to_the_limit_and_leave_writes_alone() {
         let server = serve().await;
         let (connections, headers) = (Arc::clone(&server.connections), Arc::clone(&server.headers));
-        let clients = Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
         let open = |client: kube::Client| async move {
-            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60").body(kube::client::Body::empty());
-            let mut body = client.send(request.expect("a request")).await.expect("an answer").into_body();
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60")
+                .body(kube::client::Body::empty());
+            let mut body =
+                client.send(request.expect("a request")).await.expect("an answer").into_body();
             body.frame().await.expect("a frame").expect("an event");
             body
         };
         let all = (0..STREAMS_PER_CONNECTION).map(|_| open(clients.watches.clone()));
-        let held =
-            tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(all)).await.expect("in time");
+        let held = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(all))
+            .await
+            .expect("in time");
         assert_eq!(connections.load(Ordering::SeqCst), 1, "all at once, and still one connection");
-        let more = tokio::time::timeout(Duration::from_secs(30), open(clients.watches.clone())).await.expect("in time");
+        let more = tokio::time::timeout(Duration::from_secs(30), open(clients.watches.clone()))
+            .await
+            .expect("in time");
         assert_eq!(connections.load(Ordering::SeqCst), 2);
-        let write = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone())).await.expect("in time");
+        let write = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone()))
+            .await
+            .expect("in time");
         assert_eq!(connections.load(Ordering::SeqCst), 3, "a write does not share with watches");
         assert_eq!(headers.lock()["user-agent"], USER_AGENT);
         assert_eq!(headers.lock()["authorization"], "Bearer t0ken");
         clients.reconnect();
-        let again = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone())).await.expect("in time");
-        assert_eq!(connections.load(Ordering::SeqCst), 4, "a rotated certificate gets a new connection");
+        let again = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone()))
+            .await
+            .expect("in time");
+        assert_eq!(
+            connections.load(Ordering::SeqCst),
+            4,
+            "a rotated certificate gets a new connection"
+        );
         drop((held, more, write, again));
     }
 
@@ -322,12 +354,17 @@ mod tests {
         let server = serve().await;
         let there = server.access.server.clone();
         // Nobody listens there once the port is given back.
-        let port =
-            tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
-        let away = Access { server: format!("https://{port}").parse().expect("a URI"), ..server.access };
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port")
+            .local_addr()
+            .expect("an address");
+        let away =
+            Access { server: format!("https://{port}").parse().expect("a URI"), ..server.access };
         let clients = Clients::with_access(&config(), away, Clock::system()).expect("clients");
         let ask = |client: kube::Client| async move {
-            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60").body(kube::client::Body::empty());
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60")
+                .body(kube::client::Body::empty());
             client.send(request.expect("a request")).await.map(drop)
         };
         let mut returns = clients.reach.listen();

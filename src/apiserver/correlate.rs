@@ -1,7 +1,9 @@
-//! What becomes of a recorded event: a new object, another count on a known one, one of many similar ones, or nothing.
+//! What becomes of a recorded event: a new object, another count on a known one, one of many
+//! similar ones, or nothing.
 //!
-//! Pure; upstream's rules. More than ten similar events within ten minutes become one "(combined from similar events)";
-//! equal ones are counted; of one object at most 25 at once and then one in five minutes are told.
+//! Pure; upstream's rules. More than ten similar events within ten minutes become one "(combined
+//! from similar events)"; equal ones are counted; of one object at most 25 at once and then one in
+//! five minutes are told.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -108,8 +110,12 @@ impl Correlator {
 
     /// Remembers that an observation has been written.
     pub fn written(&mut self, observation: &Observation, now: Mono) {
-        let written =
-            Written { name: observation.name.clone(), count: observation.count, first: observation.first, used: now };
+        let written = Written {
+            name: observation.name.clone(),
+            count: observation.count,
+            first: observation.first,
+            used: now,
+        };
         self.written.insert(observation.key.clone(), written);
         bound(&mut self.written, now, REMEMBERED, |written| written.used);
     }
@@ -130,8 +136,10 @@ impl Correlator {
         };
         let group = Key { object: spam_object(&event.object, false), message: None, ..own.clone() };
         bound(&mut self.similar, now, SIMILAR_WINDOW, |similar| similar.last);
-        let similar =
-            self.similar.entry(group.clone()).or_insert_with(|| Similar { messages: BTreeSet::new(), last: now });
+        let similar = self
+            .similar
+            .entry(group.clone())
+            .or_insert_with(|| Similar { messages: BTreeSet::new(), last: now });
         if now.since(similar.last) > SIMILAR_WINDOW {
             similar.messages.clear();
         }
@@ -171,7 +179,12 @@ fn spam_object(object: &InvolvedObject, with_field: bool) -> InvolvedObject {
 }
 
 /// Forgets what is older than `age`, and the older half when there is still too much.
-fn bound<K: Eq + Hash, V>(map: &mut HashMap<K, V>, now: Mono, age: Duration, used: impl Fn(&V) -> Mono) {
+fn bound<K: Eq + Hash, V>(
+    map: &mut HashMap<K, V>,
+    now: Mono,
+    age: Duration,
+    used: impl Fn(&V) -> Mono,
+) {
     // Looking at everything is worth it only now and then.
     if map.len() < 64 || !map.len().is_power_of_two() {
         return;
@@ -212,7 +225,8 @@ mod tests {
     }
 
     fn at(seconds: u64) -> Now {
-        let wall = jiff::Timestamp::from_second(1000 + i64::try_from(seconds).expect("small")).expect("in range");
+        let wall = jiff::Timestamp::from_second(1000 + i64::try_from(seconds).expect("small"))
+            .expect("in range");
         Now { mono: Mono(Duration::from_secs(seconds)), wall }
     }
 
@@ -249,13 +263,22 @@ mod tests {
     fn similar_events_are_combined_and_then_counted() {
         let mut correlator = Correlator::default();
         for number in 0..9 {
-            assert!(write(&mut correlator, event("p", &format!("m{number}")), number).starts_with("create"));
+            assert!(
+                write(&mut correlator, event("p", &format!("m{number}")), number)
+                    .starts_with("create")
+            );
         }
         let combined = write(&mut correlator, event("p", "m9"), 9);
         assert!(combined.ends_with("×1: (combined from similar events): m9"), "{combined}");
         let combined = write(&mut correlator, event("p", "m10"), 10);
-        assert!(combined.starts_with("update") && combined.ends_with("×2: (combined from similar events): m10"));
-        assert!(write(&mut correlator, event("p", "m11"), 1000).ends_with("×1: m11"), "the window has passed");
+        assert!(
+            combined.starts_with("update")
+                && combined.ends_with("×2: (combined from similar events): m10")
+        );
+        assert!(
+            write(&mut correlator, event("p", "m11"), 1000).ends_with("×1: m11"),
+            "the window has passed"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Who we are and whom we trust: the client certificate (replaceable while running), the bearer token, the server check.
+//! Who we are and whom we trust: the client certificate (replaceable while running), the bearer
+//! token, the server check.
 //!
-//! Fed by the kubeconfig at start and by `certs` when a certificate is rotated. Secrets never reach `Debug`.
+//! Fed by the kubeconfig at start and by `certs` when a certificate is rotated. Secrets never reach
+//! `Debug`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -87,13 +89,14 @@ impl Credentials {
 
     /// Puts another client certificate in place; connections made from now on use it.
     pub fn replace_identity(&self, identity: Identity) -> Result<(), CredentialsError> {
-        let key =
-            CertifiedKey::from_der(identity.chain, identity.key, &self.provider).map_err(CredentialsError::Identity)?;
+        let key = CertifiedKey::from_der(identity.chain, identity.key, &self.provider)
+            .map_err(CredentialsError::Identity)?;
         *self.identity.write() = Some(Arc::new(key));
         Ok(())
     }
 
-    /// The `Authorization` header, if a token is used. An unreadable file is no failure while an older token is known.
+    /// The `Authorization` header, if a token is used. An unreadable file is no failure while an
+    /// older token is known.
     pub async fn bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
         let file = match &self.bearer {
             Bearer::None => return Ok(None),
@@ -118,9 +121,10 @@ impl Credentials {
     async fn read_token(&self, file: &PathBuf, now: Mono) -> Result<HeaderValue, TransportError> {
         let fail = |source| TransportError::Token { file: file.clone(), source };
         let text = tokio::fs::read_to_string(file).await.map_err(fail)?;
-        let value = header_value(text.trim())
-            .filter(|_| !text.trim().is_empty())
-            .ok_or_else(|| fail(std::io::Error::new(std::io::ErrorKind::InvalidData, "it holds no token")))?;
+        let value =
+            header_value(text.trim()).filter(|_| !text.trim().is_empty()).ok_or_else(|| {
+                fail(std::io::Error::new(std::io::ErrorKind::InvalidData, "it holds no token"))
+            })?;
         *self.cached.write() = Some((value.clone(), now));
         Ok(value)
     }
@@ -155,7 +159,9 @@ fn header_value(token: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn roots(configured: Option<&[CertificateDer<'static>]>) -> Result<RootCertStore, CredentialsError> {
+fn roots(
+    configured: Option<&[CertificateDer<'static>]>,
+) -> Result<RootCertStore, CredentialsError> {
     use rustls::pki_types::pem::PemObject as _;
     let mut store = RootCertStore::empty();
     if let Some(certificates) = configured {

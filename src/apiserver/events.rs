@@ -1,6 +1,8 @@
-//! Events of the API. Everybody holds a [`Recorder`]; one task (`events_task`) aggregates and writes.
+//! Events of the API. Everybody holds a [`Recorder`]; one task (`events_task`) aggregates and
+//! writes.
 //!
-//! Recording never waits and never fails the caller: when the bounded queue is full the event is dropped and counted.
+//! Recording never waits and never fails the caller: when the bounded queue is full the event is
+//! dropped and counted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,7 +87,9 @@ impl Recorder {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
-            field_path: container.map(|(kind, name)| pod::field_path(kind, name)).unwrap_or_default(),
+            field_path: container
+                .map(|(kind, name)| pod::field_path(kind, name))
+                .unwrap_or_default(),
         };
         self.record(Event {
             object,
@@ -97,7 +101,13 @@ impl Recorder {
     }
 
     /// Records an event about the node.
-    pub fn node(&self, node_name: &str, event_type: EventType, reason: &str, message: impl Into<String>) {
+    pub fn node(
+        &self,
+        node_name: &str,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let object = InvolvedObject {
             api_version: "v1".into(),
             kind: "Node".into(),

@@ -1,8 +1,9 @@
-//! Writes the events that [`super::events::Recorder`] queues: a moment later, one at a time, correlated, tried again for two
-//! minutes.
+//! Writes the events that [`super::events::Recorder`] queues: a moment later, one at a time,
+//! correlated, tried again for two minutes.
 //!
-//! The queue is drained at all times, so that every event carries the moment at which it was recorded even while the API
-//! server is away; what does not fit into the backlog is dropped, oldest last. Never in anybody's way.
+//! The queue is drained at all times, so that every event carries the moment at which it was
+//! recorded even while the API server is away; what does not fit into the backlog is dropped,
+//! oldest last. Never in anybody's way.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,14 +23,16 @@ use super::events::Event;
 use super::failure::{self, FailureKind};
 use super::random;
 use crate::clock::Clock;
-use crate::model::{EventType, Mono, Now, Rush};
+use crate::model::{EventType, Mono, Now, StartBacklog};
 
 /// What the events name as their source.
 const COMPONENT: &str = "kubelet";
-/// How long after it was recorded an event is written. Most are about a pod that is just being started, and the API server's
-/// work for them would slow the start; the event itself carries the moment of recording.
+/// How long after it was recorded an event is written. Most are about a pod that is just being
+/// started, and the API server's work for them would slow the start; the event itself carries the
+/// moment of recording.
 const HOLD: Duration = Duration::from_millis(500);
-/// The same of an event that nothing is wrong with, while pods wait for their start: longer than a burst of 50 takes.
+/// The same of an event that nothing is wrong with, while pods wait for their start: longer than a
+/// burst of 50 takes.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// Events that wait to be written.
 const BACKLOG: usize = 1000;
@@ -49,11 +52,16 @@ pub struct Parts<'a> {
     /// The time.
     pub clock: Clock,
     /// Whether pods wait for their start.
-    pub rush: Rush,
+    pub rush: StartBacklog,
 }
 
 /// Starts the writer.
-pub fn start(parts: Parts<'_>, queue: mpsc::Receiver<Event>, tasks: &mut JoinSet<()>, cancel: CancellationToken) {
+pub fn start(
+    parts: Parts<'_>,
+    queue: mpsc::Receiver<Event>,
+    tasks: &mut JoinSet<()>,
+    cancel: CancellationToken,
+) {
     let writer = Writer {
         client: parts.clients.map(|clients| clients.events.clone()),
         host: parts.host.to_owned(),
@@ -90,7 +98,9 @@ async fn run(mut writer: Writer, mut queue: mpsc::Receiver<Event>) {
             tokio::select! {
                 () = &mut write => break,
                 next = queue.recv(), if open => match next {
-                    Some(event) if backlog.len() < BACKLOG => backlog.push_back((event, clock.now())),
+                    Some(event) if backlog.len() < BACKLOG => {
+                        backlog.push_back((event, clock.now()));
+                    }
                     Some(_) => {
                         dropped += 1;
                         if dropped.is_power_of_two() {
@@ -108,7 +118,7 @@ struct Writer {
     client: Option<kube::Client>,
     host: String,
     clock: Clock,
-    rush: Rush,
+    rush: StartBacklog,
     correlator: Correlator,
 }
 
@@ -117,7 +127,10 @@ impl Writer {
     async fn wait(&self, event: &Event, at: Mono) {
         let mut due = at.after(HOLD);
         self.clock.sleep_until(due).await;
-        while event.event_type == EventType::Normal && self.rush.is_on() && due < at.after(LONGEST_HOLD) {
+        while event.event_type == EventType::Normal
+            && self.rush.is_on()
+            && due < at.after(LONGEST_HOLD)
+        {
             due = due.after(HOLD);
             self.clock.sleep_until(due).await;
         }
@@ -151,7 +164,8 @@ impl Writer {
                     "lastTimestamp": Time(observation.last),
                     "message": observation.event.message,
                 });
-                api.patch(&observation.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+                api.patch(&observation.name, &PatchParams::default(), &Patch::Strategic(patch))
+                    .await
             };
             let Err(error) = result else {
                 self.correlator.written(&observation, self.clock.now().mono);
@@ -183,7 +197,10 @@ impl Writer {
                 }
             }
         }
-        tracing::warn!(reason = observation.event.reason, "An event could not be written and is dropped");
+        tracing::warn!(
+            reason = observation.event.reason,
+            "An event could not be written and is dropped"
+        );
     }
 
     fn object(&self, observation: &Observation, namespace: &str) -> api::Event {
@@ -211,7 +228,10 @@ impl Writer {
             count: Some(*count),
             first_timestamp: Some(Time(*first)),
             last_timestamp: Some(Time(*last)),
-            source: Some(api::EventSource { component: Some(COMPONENT.to_owned()), host: Some(self.host.clone()) }),
+            source: Some(api::EventSource {
+                component: Some(COMPONENT.to_owned()),
+                host: Some(self.host.clone()),
+            }),
             reporting_component: Some(COMPONENT.to_owned()),
             reporting_instance: Some(self.host.clone()),
             ..api::Event::default()
@@ -236,11 +256,13 @@ mod tests {
     use crate::apiserver::events::Recorder;
     use crate::apiserver::fake::FakeApi;
     use crate::clock::Clock;
-    use crate::model::{EventType, Pod, Rush};
+    use crate::model::{EventType, Pod, StartBacklog};
 
     fn pod() -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}}))
-            .expect("a pod")
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}}),
+        )
+        .expect("a pod")
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +272,8 @@ mod tests {
         let mut tasks = JoinSet::new();
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
-        let parts = Parts { clients: Some(&clients), host: "n", clock, rush: Rush::default() };
+        let parts =
+            Parts { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
         start(parts, queue, &mut tasks, CancellationToken::new());
         fake.set_down(true);
         let container = Some((crate::model::ContainerKind::Main, "c"));
@@ -258,14 +281,25 @@ mod tests {
         recorder.pod(&pod(), container, EventType::Normal, "Pulled", "pulled");
         tokio::time::sleep(Duration::from_secs(20)).await;
         fake.set_down(false);
-        let event =
-            fake.wait_for("api/v1/events", |events| events.iter().find(|event| event["count"] == 2).cloned()).await;
+        let event = fake
+            .wait_for("api/v1/events", |events| {
+                events.iter().find(|event| event["count"] == 2).cloned()
+            })
+            .await;
         assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{c}");
-        assert_eq!(event["firstTimestamp"], "1970-01-01T00:00:00Z", "the moment of recording, not of writing");
-        assert_eq!((&event["source"]["component"], &event["reportingInstance"]), (&"kubelet".into(), &"n".into()));
+        assert_eq!(
+            event["firstTimestamp"], "1970-01-01T00:00:00Z",
+            "the moment of recording, not of writing"
+        );
+        assert_eq!(
+            (&event["source"]["component"], &event["reportingInstance"]),
+            (&"kubelet".into(), &"n".into())
+        );
         assert_eq!(fake.list("api/v1/events").len(), 1);
         recorder.node("n", EventType::Normal, "Starting", "Starting kubelet.");
-        let about_node = |events: &[serde_json::Value]| events.iter().find(|e| e["reason"] == "Starting").cloned();
+        let about_node = |events: &[serde_json::Value]| {
+            events.iter().find(|e| e["reason"] == "Starting").cloned()
+        };
         let event = fake.wait_for("api/v1/events", about_node).await;
         assert_eq!(event["metadata"]["namespace"], "default");
     }
@@ -277,7 +311,8 @@ mod tests {
         let mut tasks = JoinSet::new();
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
-        let parts = Parts { clients: Some(&clients), host: "n", clock, rush: Rush::default() };
+        let parts =
+            Parts { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
         start(parts, queue, &mut tasks, CancellationToken::new());
         recorder.pod(&pod(), None, EventType::Normal, "Killing", "m");
         let first = fake.wait_for("api/v1/events", |events| events.first().cloned()).await;

@@ -1,6 +1,8 @@
-//! Reading `kube`'s errors: what the server answered, whether trying again makes sense, one readable line.
+//! Reading `kube`'s errors: what the server answered, whether trying again makes sense, one
+//! readable line.
 //!
-//! Pure. `kube::Error`'s own text repeats itself and quotes debug output; users see this module's text instead.
+//! Pure. `kube::Error`'s own text repeats itself and quotes debug output; users see this module's
+//! text instead.
 
 use std::error::Error as _;
 
@@ -13,7 +15,8 @@ pub enum FailureKind {
     AlreadyExists,
     /// 409 because of a resource version, a UID, or a namespace that is being deleted.
     Conflict,
-    /// 401 or 403. The node authorizer forbids much until a pod that refers to the object is known: try again later.
+    /// 401 or 403. The node authorizer forbids much until a pod that refers to the object is known:
+    /// try again later.
     Forbidden,
     /// 410: the resource version is too old.
     Gone,

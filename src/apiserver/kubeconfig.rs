@@ -1,7 +1,9 @@
-//! Reads a kubeconfig into what the transport needs. Understanding is pure; only [`load`] reads files.
+//! Reads a kubeconfig into what the transport needs. Understanding is pure; only [`load`] reads
+//! files.
 //!
-//! Relative paths are relative to the kubeconfig, data wins over a file, and every error names the kubeconfig, the field
-//! and, where there is one, the file that the field names. Key material never appears in an error or in `Debug`.
+//! Relative paths are relative to the kubeconfig, data wins over a file, and every error names the
+//! kubeconfig, the field and, where there is one, the file that the field names. Key material never
+//! appears in an error or in `Debug`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -79,7 +81,8 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads a certificate chain and a key from PEM; they may be the same text (`kubelet-client-current.pem`).
+    /// Reads a certificate chain and a key from PEM; they may be the same text
+    /// (`kubelet-client-current.pem`).
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<_, _>>()
@@ -87,7 +90,8 @@ impl Identity {
         if chain.is_empty() {
             return Err("it holds no certificate".to_owned());
         }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("no private key in PEM form: {error}"))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| format!("no private key in PEM form: {error}"))?;
         Ok(Self { chain, key })
     }
 }
@@ -173,30 +177,39 @@ struct Loader<'a> {
 pub fn load(path: &Path) -> Result<Access, KubeconfigError> {
     let loader = Loader { path };
     let text = loader.read("the kubeconfig itself", path)?;
-    let text = String::from_utf8(text).map_err(|_| loader.parse_error("it is not UTF-8".to_owned()))?;
+    let text =
+        String::from_utf8(text).map_err(|_| loader.parse_error("it is not UTF-8".to_owned()))?;
     loader.understand(&text)
 }
 
 impl Loader<'_> {
     fn understand(&self, text: &str) -> Result<Access, KubeconfigError> {
         let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|error| {
-            let place = error.location().map(|place| format!(" at line {}", place.line())).unwrap_or_default();
+            let place = error
+                .location()
+                .map(|place| format!(" at line {}", place.line()))
+                .unwrap_or_default();
             self.parse_error(format!("it is not a kubeconfig: not the expected YAML{place}"))
         })?;
-        let context: Context = self.section(&config.contexts, "contexts", &config.current_context, |n| &n.context)?;
-        let cluster: Cluster = self.section(&config.clusters, "clusters", &context.cluster, |named| &named.cluster)?;
-        let user: User = self.section(&config.users, "users", &context.user, |named| &named.user)?;
+        let context: Context =
+            self.section(&config.contexts, "contexts", &config.current_context, |n| &n.context)?;
+        let cluster: Cluster =
+            self.section(&config.clusters, "clusters", &context.cluster, |named| &named.cluster)?;
+        let user: User =
+            self.section(&config.users, "users", &context.user, |named| &named.user)?;
 
         let field = |name: &str| format!("clusters[{}].cluster.{name}", context.cluster);
-        let server: http::Uri = normalised(&cluster.server)
-            .parse()
-            .map_err(|error| self.field_error(field("server"), format!("{:?} is no URL: {error}", cluster.server)))?;
+        let server: http::Uri = normalised(&cluster.server).parse().map_err(|error| {
+            self.field_error(field("server"), format!("{:?} is no URL: {error}", cluster.server))
+        })?;
         if server.host().is_none() || !matches!(server.scheme_str(), Some("http" | "https")) {
             let problem = format!("{:?} is no http or https URL", cluster.server);
             return Err(self.field_error(field("server"), problem));
         }
         if !cluster.proxy_url.is_empty() {
-            return Err(self.field_error(field("proxy-url"), "proxies are not supported".to_owned()));
+            return Err(
+                self.field_error(field("proxy-url"), "proxies are not supported".to_owned())
+            );
         }
         Ok(Access {
             server,
@@ -208,7 +221,11 @@ impl Loader<'_> {
         })
     }
 
-    fn roots(&self, cluster: &Cluster, name: &str) -> Result<Option<Vec<CertificateDer<'static>>>, KubeconfigError> {
+    fn roots(
+        &self,
+        cluster: &Cluster,
+        name: &str,
+    ) -> Result<Option<Vec<CertificateDer<'static>>>, KubeconfigError> {
         let pem = self.data_or_file(
             &cluster.certificate_authority_data,
             &cluster.certificate_authority,
@@ -232,7 +249,10 @@ impl Loader<'_> {
             return Err(self.field_error(prefix, problem.to_owned()));
         }
         if !user.username.is_empty() {
-            return Err(self.field_error(format!("{prefix}.username"), "basic authentication is not supported".into()));
+            return Err(self.field_error(
+                format!("{prefix}.username"),
+                "basic authentication is not supported".into(),
+            ));
         }
         let certificate = self.data_or_file(
             &user.client_certificate_data,
@@ -240,15 +260,23 @@ impl Loader<'_> {
             &format!("{prefix}.client-certificate"),
             "client-certificate",
         )?;
-        let key =
-            self.data_or_file(&user.client_key_data, &user.client_key, &format!("{prefix}.client-key"), "client-key")?;
+        let key = self.data_or_file(
+            &user.client_key_data,
+            &user.client_key,
+            &format!("{prefix}.client-key"),
+            "client-key",
+        )?;
         match (certificate, key) {
             (None, None) => Ok(None),
-            (Some((certificate, field)), Some((key, _))) => {
-                Identity::from_pem(&certificate, &key).map(Some).map_err(|problem| self.field_error(field, problem))
+            (Some((certificate, field)), Some((key, _))) => Identity::from_pem(&certificate, &key)
+                .map(Some)
+                .map_err(|problem| self.field_error(field, problem)),
+            (Some((_, field)), None) => {
+                Err(self.field_error(field, "client-key is missing".to_owned()))
             }
-            (Some((_, field)), None) => Err(self.field_error(field, "client-key is missing".to_owned())),
-            (None, Some((_, field))) => Err(self.field_error(field, "client-certificate is missing".to_owned())),
+            (None, Some((_, field))) => {
+                Err(self.field_error(field, "client-certificate is missing".to_owned()))
+            }
         }
     }
 
@@ -262,10 +290,15 @@ impl Loader<'_> {
             }
             return Ok(Bearer::File(file));
         }
-        Ok(if user.token.is_empty() { Bearer::None } else { Bearer::Token(user.token.trim().to_owned()) })
+        Ok(if user.token.is_empty() {
+            Bearer::None
+        } else {
+            Bearer::Token(user.token.trim().to_owned())
+        })
     }
 
-    /// The bytes of a field that exists as data (base64) or as a file, with the name of the one that was used.
+    /// The bytes of a field that exists as data (base64) or as a file, with the name of the one
+    /// that was used.
     fn data_or_file(
         &self,
         data: &str,
@@ -297,21 +330,25 @@ impl Loader<'_> {
         pick: fn(&Named) -> &serde_json::Value,
     ) -> Result<T, KubeconfigError> {
         if name.is_empty() {
-            let problem = if section == "contexts" { "it is not set" } else { "the current context names none" };
+            let problem = if section == "contexts" {
+                "it is not set"
+            } else {
+                "the current context names none"
+            };
             let field = if section == "contexts" { "current-context" } else { section };
             return Err(self.field_error(field.to_owned(), problem.to_owned()));
         }
-        let found = list
-            .iter()
-            .find(|named| named.name == name)
-            .ok_or_else(|| self.field_error(section.to_owned(), format!("there is none named {name:?}")))?;
+        let found = list.iter().find(|named| named.name == name).ok_or_else(|| {
+            self.field_error(section.to_owned(), format!("there is none named {name:?}"))
+        })?;
         let value = pick(found);
         if value.is_null() {
             return Ok(T::default());
         }
         // serde's text would quote values, which may be secrets.
-        T::deserialize(value)
-            .map_err(|_| self.field_error(format!("{section}[{name}]"), "a field has the wrong type".to_owned()))
+        T::deserialize(value).map_err(|_| {
+            self.field_error(format!("{section}[{name}]"), "a field has the wrong type".to_owned())
+        })
     }
 
     fn resolve(&self, file: &str) -> PathBuf {
@@ -339,7 +376,11 @@ impl Loader<'_> {
 /// A server without a scheme is https, as client-go has it.
 fn normalised(server: &str) -> String {
     let server = server.trim_end_matches('/');
-    if server.contains("://") || server.is_empty() { server.to_owned() } else { format!("https://{server}") }
+    if server.contains("://") || server.is_empty() {
+        server.to_owned()
+    } else {
+        format!("https://{server}")
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +392,9 @@ mod tests {
     use super::{Access, Bearer, Loader};
 
     fn understand(text: &str) -> Result<Access, String> {
-        Loader { path: Path::new("/etc/kubernetes/kubelet.conf") }.understand(text).map_err(|error| error.to_string())
+        Loader { path: Path::new("/etc/kubernetes/kubelet.conf") }
+            .understand(text)
+            .map_err(|error| error.to_string())
     }
 
     fn kubeconfig(cluster: &str, user: &str) -> String {
@@ -375,7 +418,10 @@ mod tests {
             encode(pair.cert.pem())
         );
         let access = understand(&kubeconfig(&cluster, &user)).expect("a kubeconfig");
-        assert_eq!(access.server.authority().map(ToString::to_string).as_deref(), Some("10.0.0.1:6443"));
+        assert_eq!(
+            access.server.authority().map(ToString::to_string).as_deref(),
+            Some("10.0.0.1:6443")
+        );
         assert_eq!(access.tls_server_name.as_deref(), Some("api"));
         assert_eq!(access.roots.map(|roots| roots.len()), Some(1));
         assert_eq!(access.identity.map(|identity| identity.chain.len()), Some(1));
@@ -383,7 +429,8 @@ mod tests {
 
     #[test]
     fn reads_a_token_and_hides_it() {
-        let access = understand(&kubeconfig("{server: 'https://a'}", "{token: s3cret}")).expect("a kubeconfig");
+        let access = understand(&kubeconfig("{server: 'https://a'}", "{token: s3cret}"))
+            .expect("a kubeconfig");
         assert_eq!(access.bearer, Bearer::Token("s3cret".to_owned()));
         assert!(!format!("{access:?}").contains("s3cret"));
     }
@@ -402,13 +449,25 @@ mod tests {
         refused("clusters: []\n", "current-context: it is not set");
         refused("a: [", "not the expected YAML");
         refused(&kubeconfig("{server: 'ftp://x'}", "{}"), "clusters[k].cluster.server");
-        refused(&kubeconfig("{server: 'https://x', certificate-authority-data: '?'}", "{}"), "it is not base64");
+        refused(
+            &kubeconfig("{server: 'https://x', certificate-authority-data: '?'}", "{}"),
+            "it is not base64",
+        );
         refused(
             &kubeconfig("{server: 'https://x', certificate-authority: nope.crt}", "{}"),
             "/etc/kubernetes/nope.crt",
         );
-        refused(&kubeconfig("{server: 'https://x'}", "{client-key-data: czNjcmV0}"), "client-certificate is missing");
-        refused(&kubeconfig("{server: 'https://x'}", "{token: [s3cret]}"), "users[u]: a field has the wrong type");
-        refused(&kubeconfig("{server: 'https://x'}", "{exec: {command: x}}"), "credential plug-ins");
+        refused(
+            &kubeconfig("{server: 'https://x'}", "{client-key-data: czNjcmV0}"),
+            "client-certificate is missing",
+        );
+        refused(
+            &kubeconfig("{server: 'https://x'}", "{token: [s3cret]}"),
+            "users[u]: a field has the wrong type",
+        );
+        refused(
+            &kubeconfig("{server: 'https://x'}", "{exec: {command: x}}"),
+            "credential plug-ins",
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The client's rate limit: a token bucket that writes may empty and watches may draw three quarters of.
+//! The client's rate limit: a token bucket that writes may empty and watches may draw three
+//! quarters of.
 //!
 //! [`Bucket`] is pure; [`Limiter`] adds the clock and the wait. Nothing here talks to anybody.
 
@@ -19,7 +20,8 @@ pub enum Urgency {
     Watch,
 }
 
-/// A token bucket. Tokens may be owed: who waits has already taken its token, so waits are fair and never lost.
+/// A token bucket. Tokens may be owed: who waits has already taken its token, so waits are fair and
+/// never lost.
 #[derive(Clone, Debug)]
 struct Bucket {
     per_second: f64,
@@ -31,7 +33,8 @@ struct Bucket {
 impl Bucket {
     /// Takes a token and says how long to wait before using it.
     fn take(&mut self, urgency: Urgency, now: Mono) -> Duration {
-        self.tokens = self.burst.min(self.tokens + now.since(self.updated).as_secs_f64() * self.per_second);
+        self.tokens =
+            self.burst.min(self.tokens + now.since(self.updated).as_secs_f64() * self.per_second);
         self.updated = now;
         self.tokens -= 1.0;
         let floor = match urgency {
@@ -54,16 +57,23 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// At most `per_second` requests on average and `burst` at once; no limit when either is not positive.
+    /// At most `per_second` requests on average and `burst` at once; no limit when either is not
+    /// positive.
     pub fn new(per_second: f64, burst: u32, clock: Clock) -> Self {
         let bucket = (per_second > 0.0 && burst > 0).then(|| {
             let burst = f64::from(burst);
-            Arc::new(Mutex::new(Bucket { per_second, burst, tokens: burst, updated: clock.now().mono }))
+            Arc::new(Mutex::new(Bucket {
+                per_second,
+                burst,
+                tokens: burst,
+                updated: clock.now().mono,
+            }))
         });
         Self { bucket, clock }
     }
 
-    /// Waits for the request's turn. Dropping the future gives the turn away, which only delays others.
+    /// Waits for the request's turn. Dropping the future gives the turn away, which only delays
+    /// others.
     pub async fn wait(&self, urgency: Urgency) {
         let Some(bucket) = &self.bucket else { return };
         let now = self.clock.now().mono;
@@ -89,7 +99,8 @@ mod tests {
     fn a_burst_passes_and_then_the_rate_holds() {
         let mut bucket = bucket();
         let now = Mono::default();
-        let waits: Vec<u128> = (0..6).map(|_| bucket.take(Urgency::Write, now).as_millis()).collect();
+        let waits: Vec<u128> =
+            (0..6).map(|_| bucket.take(Urgency::Write, now).as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 0, 100, 200]);
         assert_eq!(bucket.take(Urgency::Write, Mono(Duration::from_secs(10))), Duration::ZERO);
     }

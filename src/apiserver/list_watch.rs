@@ -1,7 +1,8 @@
 //! Follows a collection or one object of the API: first everything, then every change, for ever.
 //!
-//! A wrapper around `kube`'s watcher that streams the initial list where the server can (one request instead of two),
-//! falls back to list and watch where it cannot, waits between failures, and reduces each object as soon as it is decoded.
+//! A wrapper around `kube`'s watcher that streams the initial list where the server can (one
+//! request instead of two), falls back to list and watch where it cannot, waits between failures,
+//! and reduces each object as soon as it is decoded.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -11,15 +12,15 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 
+use super::connectivity::Connectivity;
 use super::failure;
 use super::random;
-use super::reach::Reach;
 use super::watched::Watched;
 
 /// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The first wait after a refusal: nearly always the node authorizer's, which learns of the pod that refers to the object
-/// a few milliseconds after us. The pod waits for it.
+/// The first wait after a refusal: nearly always the node authorizer's, which learns of the pod
+/// that refers to the object a few milliseconds after us. The pod waits for it.
 const FIRST_WAIT_REFUSED: Duration = Duration::from_millis(5);
 /// The longest wait between two attempts, as client-go's reflector.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -37,11 +38,12 @@ pub enum Change<T> {
     Failed(String),
 }
 
-/// Follows `api` (all, or those that `fields` selects), giving each change to `sink`, until `sink` breaks. `reduce` is
-/// applied to each object at once, so that only what it keeps is held. When `reach` tells that the server is back, it is
-/// tried at once. Cancel-safe: dropping it ends the watch.
+/// Follows `api` (all, or those that `fields` selects), giving each change to `sink`, until `sink`
+/// breaks. `reduce` is applied to each object at once, so that only what it keeps is held. When
+/// `reach` tells that the server is back, it is tried at once. Cancel-safe: dropping it ends the
+/// watch.
 pub async fn follow<K, T>(
-    (api, reach): (Api<Watched<K>>, &Reach),
+    (api, reach): (Api<Watched<K>>, &Connectivity),
     fields: Option<&str>,
     reduce: impl Fn(K) -> T,
     mut sink: impl FnMut(Change<T>) -> ControlFlow<()>,
@@ -84,7 +86,8 @@ pub async fn follow<K, T>(
                     if is_expired(&error) {
                         continue;
                     }
-                    // A server that is back and does not know us yet: the long waits were for another reason.
+                    // A server that is back and does not know us yet: the long waits were for
+                    // another reason.
                     if is_refused(&error) != std::mem::replace(&mut refused, is_refused(&error)) {
                         failures = 0;
                     }
@@ -114,11 +117,13 @@ fn wait_after(failures: u32, refused: bool) -> Duration {
 /// Whether the server does not know how to stream a list.
 fn is_unsupported(error: &watcher::Error) -> bool {
     match error {
-        watcher::Error::WatchStartFailed(error) => failure::kind(error) == failure::FailureKind::Invalid,
-        watcher::Error::WatchError(status) => matches!(status.code, 400 | 422),
-        watcher::Error::InitialListFailed(_) | watcher::Error::WatchFailed(_) | watcher::Error::NoResourceVersion => {
-            false
+        watcher::Error::WatchStartFailed(error) => {
+            failure::kind(error) == failure::FailureKind::Invalid
         }
+        watcher::Error::WatchError(status) => matches!(status.code, 400 | 422),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => false,
     }
 }
 
@@ -127,7 +132,9 @@ fn is_refused(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => failure::kind(error) == failure::FailureKind::Forbidden,
+        | watcher::Error::WatchFailed(error) => {
+            failure::kind(error) == failure::FailureKind::Forbidden
+        }
         watcher::Error::WatchError(status) => status.code == 403,
         watcher::Error::NoResourceVersion => false,
     }
@@ -163,8 +170,8 @@ mod tests {
     use crate::clock::Clock;
     use crate::model::Wall;
 
-    /// How long it takes, after an outage of `away`, from the moment when somebody else is answered to the list, if the
-    /// first `refusals` requests are refused.
+    /// How long it takes, after an outage of `away`, from the moment when somebody else is answered
+    /// to the list, if the first `refusals` requests are refused.
     async fn listed_after(away: Duration, refusals: u32) -> Duration {
         let fake = FakeApi::new(Clock::starting_at(Wall::UNIX_EPOCH));
         fake.set_down(true);
@@ -200,7 +207,10 @@ mod tests {
         for away in 60..70 {
             for refusals in [0, 4] {
                 let took = listed_after(Duration::from_secs(away), refusals).await;
-                assert!(took < Duration::from_secs(1), "{away} s away, {refusals} refusals: {took:?}");
+                assert!(
+                    took < Duration::from_secs(1),
+                    "{away} s away, {refusals} refusals: {took:?}"
+                );
             }
         }
     }

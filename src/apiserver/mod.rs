@@ -1,4 +1,5 @@
-//! The API server: transport, clients, events, tokens, the cache of ConfigMaps and Secrets, watches of what a node reads.
+//! The API server: transport, clients, events, tokens, the cache of ConfigMaps and Secrets, watches
+//! of what a node reads.
 //!
 //! ```text
 //!  kubeconfig ─► credentials ─► transport (lanes) ─► client::Clients ─┬─► list_watch ─► objects, services, nodes, …
@@ -6,11 +7,13 @@
 //!                                                                     └─► events_task ◄── events::Recorder
 //! ```
 //!
-//! HTTP/2 with connections of their own for the lease, for writes and for watches; every request has a deadline; nothing
-//! is written by PUT, because the types of this crate do not know every field of a newer server.
+//! HTTP/2 with connections of their own for the lease, for writes and for watches; every request
+//! has a deadline; nothing is written by PUT, because the types of this crate do not know every
+//! field of a newer server.
 
 pub mod claims;
 pub mod client;
+pub mod connectivity;
 pub mod correlate;
 pub mod credentials;
 pub mod events;
@@ -24,7 +27,6 @@ pub mod list_watch;
 pub mod nodes;
 pub mod objects;
 pub mod random;
-pub mod reach;
 pub mod runtime_classes;
 pub mod services;
 pub mod tokens;

@@ -23,7 +23,11 @@ pub struct NodeView {
 }
 
 /// Starts the watch; the receiver always holds the latest view.
-pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> watch::Receiver<NodeView> {
+pub fn start(
+    clients: &Clients,
+    tasks: &mut JoinSet<()>,
+    cancel: CancellationToken,
+) -> watch::Receiver<NodeView> {
     let (sender, receiver) = watch::channel(NodeView::default());
     let api: Api<Watched<Node>> = Api::all(clients.watches.clone());
     let fields = format!("metadata.name={}", clients.node_name);

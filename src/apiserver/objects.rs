@@ -1,8 +1,9 @@
-//! ConfigMaps and Secrets that pods on this node refer to: one watch per object, shared by all pods that use it.
+//! ConfigMaps and Secrets that pods on this node refer to: one watch per object, shared by all pods
+//! that use it.
 //!
-//! Who needs an object holds a [`Subscription`]; the watch lives as long as one is held. Immutable objects are watched
-//! only until they are seen. The cache is one of the two places that hold a lock (the map of entries), never across an
-//! await. Values are never logged.
+//! Who needs an object holds a [`Subscription`]; the watch lives as long as one is held. Immutable
+//! objects are watched only until they are seen. The cache is one of the two places that hold a
+//! lock (the map of entries), never across an await. Values are never logged.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,15 +20,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::client::Clients;
+use super::connectivity::Connectivity;
 use super::failure::{self, FailureKind};
 use super::list_watch::{self, Change};
 use super::nodes::NodeView;
-use super::reach::Reach;
 use super::watched::Watched;
 
 /// How long upstream's `Cache` takes an object for fresh where the node's annotation says nothing.
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
-/// The node's annotation that says how long, in seconds; a controller sets it by the cluster's size.
+/// The node's annotation that says how long, in seconds; a controller sets it by the cluster's
+/// size.
 const TTL: &str = "node.alpha.kubernetes.io/ttl";
 
 /// `configMapAndSecretChangeDetectionStrategy`.
@@ -35,9 +37,11 @@ const TTL: &str = "node.alpha.kubernetes.io/ttl";
 pub enum ChangeDetection {
     /// One watch per object.
     Watch,
-    /// A GET for each new subscription, and one as often as upstream looks at a pod again (`syncFrequency`).
+    /// A GET for each new subscription, and one as often as upstream looks at a pod again
+    /// (`syncFrequency`).
     Get(Duration),
-    /// The same, but not before the object's time to live is over; what the API server has cached is enough then.
+    /// The same, but not before the object's time to live is over; what the API server has cached
+    /// is enough then.
     Cache {
         /// `syncFrequency`.
         sync: Duration,
@@ -54,7 +58,8 @@ impl ChangeDetection {
             Self::Get(sync) => *sync,
             Self::Cache { sync, node } => {
                 let node = node.borrow().node.clone();
-                let annotation = node.as_ref().and_then(|node| node.metadata.annotations.as_ref()?.get(TTL));
+                let annotation =
+                    node.as_ref().and_then(|node| node.metadata.annotations.as_ref()?.get(TTL));
                 let seconds = annotation.and_then(|text| text.parse().ok());
                 seconds.map_or(DEFAULT_TTL, Duration::from_secs).max(*sync)
             }
@@ -71,7 +76,8 @@ pub enum ObjectState<T> {
     Found(Arc<T>),
     /// It is not there.
     Missing,
-    /// It cannot be read (text for people); it is tried again. A value that was known stays the value instead.
+    /// It cannot be read (text for people); it is tried again. A value that was known stays the
+    /// value instead.
     Failed(String),
 }
 
@@ -178,7 +184,7 @@ impl<T> Default for Cache<T> {
 
 struct Shared {
     client: kube::Client,
-    reach: Reach,
+    reach: Connectivity,
     detection: ChangeDetection,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -201,7 +207,8 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Makes the cache. Each object's watch is a task of its own, which ends with its last subscription or with `cancel`.
+/// Makes the cache. Each object's watch is a task of its own, which ends with its last subscription
+/// or with `cancel`.
 pub fn start(clients: &Clients, detection: ChangeDetection, cancel: CancellationToken) -> Handle {
     let client = match detection {
         ChangeDetection::Watch => clients.watches.clone(),
@@ -252,7 +259,8 @@ impl Handle {
         let cancel = self.shared.cancel.child_token();
         let api: Api<T> = Api::namespaced(self.shared.client.clone(), &key.0);
         let watched: Api<Watched<T>> = Api::namespaced(self.shared.client.clone(), &key.0);
-        let (name, detection, wake) = (Arc::clone(&key.1), self.shared.detection.clone(), Arc::clone(&refresh));
+        let (name, detection, wake) =
+            (Arc::clone(&key.1), self.shared.detection.clone(), Arc::clone(&refresh));
         let (token, reach) = (cancel.clone(), self.shared.reach.clone());
         self.shared.tasks.spawn(async move {
             let work = async {
@@ -262,7 +270,8 @@ impl Handle {
                         poll_one(&api, &name, &sender, &detection, &wake).await;
                     }
                 }
-                // An immutable object needs no watch any more; the value stays for as long as somebody holds it.
+                // An immutable object needs no watch any more; the value stays for as long as
+                // somebody holds it.
                 std::future::pending::<()>().await;
             };
             token.run_until_cancelled(work).await;
@@ -271,7 +280,11 @@ impl Handle {
     }
 }
 
-async fn watch_one<T: Kind>(api: (Api<Watched<T>>, &Reach), name: &str, sender: &watch::Sender<ObjectState<T>>) {
+async fn watch_one<T: Kind>(
+    api: (Api<Watched<T>>, &Connectivity),
+    name: &str,
+    sender: &watch::Sender<ObjectState<T>>,
+) {
     let fields = format!("metadata.name={name}");
     let reduce = |mut object: T| {
         object.strip();
@@ -279,7 +292,9 @@ async fn watch_one<T: Kind>(api: (Api<Watched<T>>, &Reach), name: &str, sender: 
     };
     list_watch::follow(api, Some(&fields), reduce, |change| {
         let state = match change {
-            Change::Reset(mut objects) => objects.pop().map_or(ObjectState::Missing, |object| found(object)),
+            Change::Reset(mut objects) => {
+                objects.pop().map_or(ObjectState::Missing, |object| found(object))
+            }
             Change::Applied(object) => found(object),
             Change::Deleted(_) => ObjectState::Missing,
             Change::Failed(problem) => ObjectState::Failed(problem),
@@ -301,8 +316,12 @@ async fn poll_one<T: Kind>(
     let mut is_refresh = false;
     loop {
         let read = match detection {
-            ChangeDetection::Cache { .. } if is_refresh => api.get_with(name, &GetParams::any()).await,
-            ChangeDetection::Cache { .. } | ChangeDetection::Get(_) | ChangeDetection::Watch => api.get(name).await,
+            ChangeDetection::Cache { .. } if is_refresh => {
+                api.get_with(name, &GetParams::any()).await
+            }
+            ChangeDetection::Cache { .. } | ChangeDetection::Get(_) | ChangeDetection::Watch => {
+                api.get(name).await
+            }
         };
         let state = match read {
             Ok(mut object) => {
@@ -312,12 +331,17 @@ async fn poll_one<T: Kind>(
             Err(error) if failure::kind(&error) == FailureKind::NotFound => ObjectState::Missing,
             Err(error) => ObjectState::Failed(failure::text(&error)),
         };
-        failures = if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
+        failures =
+            if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
         if publish(sender, state).is_break() {
             return;
         }
         let period = detection.period();
-        let wait = if failures == 0 { period } else { period.min(Duration::from_millis(200 << failures.min(8))) };
+        let wait = if failures == 0 {
+            period
+        } else {
+            period.min(Duration::from_millis(200 << failures.min(8)))
+        };
         // Either way the object is read again: losing the notification loses nothing.
         let is_asked = tokio::time::timeout(wait, wake.notified()).await.is_ok();
         is_refresh = failures == 0 && !is_asked;
@@ -329,18 +353,29 @@ fn found<T>(object: T) -> ObjectState<T> {
 }
 
 /// Publishes a state; says whether there is nothing more to learn.
-fn publish<T: Kind>(sender: &watch::Sender<ObjectState<T>>, state: ObjectState<T>) -> ControlFlow<()> {
+fn publish<T: Kind>(
+    sender: &watch::Sender<ObjectState<T>>,
+    state: ObjectState<T>,
+) -> ControlFlow<()> {
     let last = matches!(&state, ObjectState::Found(object) if object.is_immutable());
     sender.send_if_modified(|present| {
         let keep = match (&*present, &state) {
-            (ObjectState::Found(_), ObjectState::Failed(_)) | (ObjectState::Missing, ObjectState::Missing) => true,
+            (ObjectState::Found(_), ObjectState::Failed(_))
+            | (ObjectState::Missing, ObjectState::Missing) => true,
             (ObjectState::Found(old), ObjectState::Found(new)) => {
-                old.meta().resource_version == new.meta().resource_version && old.meta().uid == new.meta().uid
+                old.meta().resource_version == new.meta().resource_version
+                    && old.meta().uid == new.meta().uid
             }
             (ObjectState::Failed(old), ObjectState::Failed(new)) => old == new,
             (
-                ObjectState::Pending | ObjectState::Found(_) | ObjectState::Missing | ObjectState::Failed(_),
-                ObjectState::Pending | ObjectState::Found(_) | ObjectState::Missing | ObjectState::Failed(_),
+                ObjectState::Pending
+                | ObjectState::Found(_)
+                | ObjectState::Missing
+                | ObjectState::Failed(_),
+                ObjectState::Pending
+                | ObjectState::Found(_)
+                | ObjectState::Missing
+                | ObjectState::Failed(_),
             ) => false,
         };
         if !keep {
@@ -385,8 +420,9 @@ impl<T: Kind> Subscription<T> {
         self.answer(&self.state.borrow())
     }
 
-    /// The object, waiting up to `deadline` for the first answer. A refusal is waited out too (the node authorizer
-    /// learns of a new pod a little after us) and reported when the deadline passes. Cancel-safe.
+    /// The object, waiting up to `deadline` for the first answer. A refusal is waited out too (the
+    /// node authorizer learns of a new pod a little after us) and reported when the deadline
+    /// passes. Cancel-safe.
     pub async fn get(&mut self, deadline: Duration) -> Result<Arc<T>, ObjectError> {
         let known = |state: &ObjectState<T>| match state {
             ObjectState::Found(_) | ObjectState::Missing => true,
@@ -398,8 +434,8 @@ impl<T: Kind> Subscription<T> {
         self.answer(&state).unwrap_or(Err(ObjectError::Timeout { kind: T::NAME }))
     }
 
-    /// Waits for a change since the last call of this or of [`Subscription::get`]. Cancel-safe. Never returns once the
-    /// cache has been shut down.
+    /// Waits for a change since the last call of this or of [`Subscription::get`]. Cancel-safe.
+    /// Never returns once the cache has been shut down.
     pub async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -410,7 +446,9 @@ impl<T: Kind> Subscription<T> {
         match state {
             ObjectState::Pending => None,
             ObjectState::Found(object) => Some(Ok(Arc::clone(object))),
-            ObjectState::Missing => Some(Err(ObjectError::NotFound { kind: T::NAME, name: self.key.1.to_string() })),
+            ObjectState::Missing => {
+                Some(Err(ObjectError::NotFound { kind: T::NAME, name: self.key.1.to_string() }))
+            }
             ObjectState::Failed(problem) => Some(Err(ObjectError::Failed {
                 kind: T::NAME,
                 namespace: self.key.0.to_string(),

@@ -1,6 +1,7 @@
 //! A little randomness for jitter and object names. Not for secrets.
 //!
-//! It draws on the standard library's randomly keyed hasher, so that no generator is kept and no crate is needed.
+//! It draws on the standard library's randomly keyed hasher, so that no generator is kept and no
+//! crate is needed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;

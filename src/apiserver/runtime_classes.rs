@@ -1,4 +1,5 @@
-//! RuntimeClasses: which runtime handler a pod's sandbox is made with. One watch of a few small objects.
+//! RuntimeClasses: which runtime handler a pod's sandbox is made with. One watch of a few small
+//! objects.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

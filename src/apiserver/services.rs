@@ -1,4 +1,5 @@
-//! The Services of the cluster, for the environment variables of containers: one watch, only the fields that are needed.
+//! The Services of the cluster, for the environment variables of containers: one watch, only the
+//! fields that are needed.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -73,7 +74,10 @@ pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationTok
             if let Change::Failed(text) = &change
                 && *text != problem
             {
-                tracing::warn!(error = text, "Cannot watch services; environment variables of services may be missing");
+                tracing::warn!(
+                    error = text,
+                    "Cannot watch services; environment variables of services may be missing"
+                );
                 problem.clone_from(text);
             }
             sender.send_if_modified(|state| apply(state, change));
@@ -94,7 +98,9 @@ impl Handle {
     pub fn fixed(services: impl IntoIterator<Item = Service>) -> Self {
         let services = services
             .into_iter()
-            .map(|service| ((Arc::clone(&service.namespace), Arc::clone(&service.name)), Arc::new(service)))
+            .map(|service| {
+                ((Arc::clone(&service.namespace), Arc::clone(&service.name)), Arc::new(service))
+            })
             .collect();
         Self { state: watch::channel(State { synced: true, services }).1 }
     }
@@ -124,7 +130,9 @@ impl Handle {
 }
 
 fn apply(state: &mut State, change: Change<Service>) -> bool {
-    let keyed = |service: Service| ((Arc::clone(&service.namespace), Arc::clone(&service.name)), Arc::new(service));
+    let keyed = |service: Service| {
+        ((Arc::clone(&service.namespace), Arc::clone(&service.name)), Arc::new(service))
+    };
     match change {
         Change::Reset(services) => {
             state.services = services.into_iter().map(keyed).collect();

@@ -1,7 +1,9 @@
-//! Service-account tokens for pods, by TokenRequest: cached, single-flight, renewed before they expire.
+//! Service-account tokens for pods, by TokenRequest: cached, single-flight, renewed before they
+//! expire.
 //!
-//! Nothing runs by itself: the volume of a pod asks again at [`Token::refresh_at`]. The only state is the cache, one lock
-//! per token held across its request (that is the single flight). Tokens never reach logs, errors or `Debug`.
+//! Nothing runs by itself: the volume of a pod asks again at [`Token::refresh_at`]. The only state
+//! is the cache, one lock per token held across its request (that is the single flight). Tokens
+//! never reach logs, errors or `Debug`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,13 +27,14 @@ use crate::model::{Mono, Now, PodUid, Wall};
 const LONGEST_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How much earlier, at random, a token is renewed.
 const LARGEST_JITTER: Duration = Duration::from_secs(10);
-/// How far a token's own times may lie ahead of our clock before the token is taken for one from before a clock jump.
+/// How far a token's own times may lie ahead of our clock before the token is taken for one from
+/// before a clock jump.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
 /// When to try again if a renewal failed and the old token is still good.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// The node authorizer refuses what belongs to a pod that its own watch has not shown it yet: then it is asked again soon,
-/// without a word, for two and a half seconds.
+/// The node authorizer refuses what belongs to a pod that its own watch has not shown it yet: then
+/// it is asked again soon, without a word, for two and a half seconds.
 const FIRST_STRANGER_WAIT: Duration = Duration::from_millis(20);
 const LAST_STRANGER_WAIT: Duration = Duration::from_millis(1280);
 
@@ -103,18 +106,22 @@ pub struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("tokens::Handle").field("cells", &self.shared.cells.lock().len()).finish_non_exhaustive()
+        f.debug_struct("tokens::Handle")
+            .field("cells", &self.shared.cells.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
 /// Makes the cache. It has no task.
 pub fn new(clients: &Clients, clock: Clock) -> Handle {
-    Handle { shared: Arc::new(Shared { client: clients.writes.clone(), clock, cells: Mutex::default() }) }
+    Handle {
+        shared: Arc::new(Shared { client: clients.writes.clone(), clock, cells: Mutex::default() }),
+    }
 }
 
 impl Handle {
-    /// The token, from the cache while it is fresh. A failed renewal answers the old token for as long as it is valid.
-    /// Cancel-safe: a cancelled request is made again by the next caller.
+    /// The token, from the cache while it is fresh. A failed renewal answers the old token for as
+    /// long as it is valid. Cancel-safe: a cancelled request is made again by the next caller.
     pub async fn token(&self, request: &Request) -> Result<Token, TokenError> {
         let cell = Arc::clone(self.shared.cells.lock().entry(request.clone()).or_default());
         let mut cached = cell.lock().await;
@@ -131,7 +138,9 @@ impl Handle {
                 Ok(token)
             }
             Err(error) => match &mut *cached {
-                Some(known) if now.wall < known.token.expires_at && now.wall >= known.not_before => {
+                Some(known)
+                    if now.wall < known.token.expires_at && now.wall >= known.not_before =>
+                {
                     tracing::warn!(
                         namespace = request.namespace,
                         service_account = request.service_account,
@@ -152,7 +161,8 @@ impl Handle {
     }
 
     async fn fetch(&self, request: &Request) -> Result<Cached, TokenError> {
-        let api: Api<ServiceAccount> = Api::namespaced(self.shared.client.clone(), &request.namespace);
+        let api: Api<ServiceAccount> =
+            Api::namespaced(self.shared.client.clone(), &request.namespace);
         let body = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: Some(request.audiences.clone()),
@@ -168,7 +178,9 @@ impl Handle {
         };
         let mut wait = FIRST_STRANGER_WAIT;
         let answer = loop {
-            let answer = api.create_token_request(&request.service_account, &PostParams::default(), &body).await;
+            let answer = api
+                .create_token_request(&request.service_account, &PostParams::default(), &body)
+                .await;
             match answer {
                 Ok(answer) => break answer,
                 Err(error) if is_stranger(&error) && wait <= LAST_STRANGER_WAIT => {
@@ -180,7 +192,9 @@ impl Handle {
         };
         let status = answer.status.unwrap_or_default();
         let (Some(secret), Some(expires_at)) = (status.token, status.expiration_timestamp) else {
-            return Err(TokenError { problem: "the API server's answer holds no token".to_owned() });
+            return Err(TokenError {
+                problem: "the API server's answer holds no token".to_owned(),
+            });
         };
         let now = self.shared.clock.now();
         let issued = issued_at(&secret).unwrap_or(now.wall);
@@ -196,7 +210,8 @@ impl Handle {
     }
 }
 
-/// Whether the API server may just not know the pod yet: its node authorizer and its check of the pod have caches.
+/// Whether the API server may just not know the pod yet: its node authorizer and its check of the
+/// pod have caches.
 fn is_stranger(error: &kube::Error) -> bool {
     match failure::kind(error) {
         FailureKind::Forbidden => true,
@@ -211,17 +226,20 @@ fn is_stranger(error: &kube::Error) -> bool {
     }
 }
 
-/// Whether a cached token needs no renewal: not due, not expired by the wall clock, and not from a time that the wall
-/// clock has since left behind by jumping back.
+/// Whether a cached token needs no renewal: not due, not expired by the wall clock, and not from a
+/// time that the wall clock has since left behind by jumping back.
 fn is_fresh(cached: &Cached, now: Now) -> bool {
-    now.mono < cached.token.refresh_at && now.wall < cached.token.expires_at && now.wall >= cached.not_before
+    now.mono < cached.token.refresh_at
+        && now.wall < cached.token.expires_at
+        && now.wall >= cached.not_before
 }
 
 /// Upstream's rule: at 80 % of the life, at the latest after a day, a little earlier at random.
 fn refresh_at(expires_at: Wall, asked_seconds: i64, early: Duration, now: Now) -> Mono {
     let left = Duration::try_from(expires_at.duration_since(now.wall)).unwrap_or_default();
     let asked = Duration::from_secs(u64::try_from(asked_seconds).unwrap_or_default());
-    // The server may give another life than was asked; the share of it that is left unused follows what was asked.
+    // The server may give another life than was asked; the share of it that is left unused follows
+    // what was asked.
     let life = if asked.is_zero() { left } else { asked };
     let unused = life.mul_f64(0.2).min(left);
     let due = left.saturating_sub(unused).min(LONGEST_AGE).saturating_sub(early);
@@ -264,7 +282,10 @@ mod tests {
 
     #[track_caller]
     fn due(expires: i64, asked: i64, expected: u64) {
-        assert_eq!(refresh_at(at(expires), asked, Duration::ZERO, now(0, 0)), Mono(Duration::from_secs(expected)));
+        assert_eq!(
+            refresh_at(at(expires), asked, Duration::ZERO, now(0, 0)),
+            Mono(Duration::from_secs(expected))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,7 +306,10 @@ mod tests {
         tokens.token(&request).await.expect("it is known by then");
         assert!(clock.now().mono.since(began) < Duration::from_millis(200));
         fake.fail("POST", "token", 403, 1000);
-        let error = tokens.token(&Request { pod_name: "q".to_owned(), ..request }).await.expect_err("it is refused");
+        let error = tokens
+            .token(&Request { pod_name: "q".to_owned(), ..request })
+            .await
+            .expect_err("it is refused");
         assert_eq!(error.to_string(), "failed to fetch token: a fault of the test");
     }
 
@@ -300,7 +324,11 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_back_or_ahead_makes_a_token_stale() {
-        let token = Token { secret: "t".into(), expires_at: at(3600), refresh_at: Mono(Duration::from_secs(2880)) };
+        let token = Token {
+            secret: "t".into(),
+            expires_at: at(3600),
+            refresh_at: Mono(Duration::from_secs(2880)),
+        };
         let cached = Cached { token, not_before: at(-60) };
         assert!(is_fresh(&cached, now(100, 100)));
         assert!(is_fresh(&cached, now(100, -59)));

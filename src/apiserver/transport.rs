@@ -1,9 +1,10 @@
-//! HTTP/2 under `kube`: lanes. A lane is a set of connections for one purpose, so that the lease never waits for a write
-//! and no write ever waits for a watch.
+//! HTTP/2 under `kube`: lanes. A lane is a set of connections for one purpose, so that the lease
+//! never waits for a write and no write ever waits for a watch.
 //!
-//! `kube` alone speaks HTTP/1.1, which costs a socket and about 32 KB per watch. An API server allows about 100 streams
-//! on one connection and hyper queues silently beyond that, so a lane opens a further connection when
-//! [`STREAMS_PER_CONNECTION`] are in use. Dead connections are found by pings and closed. Every request has a deadline.
+//! `kube` alone speaks HTTP/1.1, which costs a socket and about 32 KB per watch. An API server
+//! allows about 100 streams on one connection and hyper queues silently beyond that, so a lane
+//! opens a further connection when [`STREAMS_PER_CONNECTION`] are in use. Dead connections are
+//! found by pings and closed. Every request has a deadline.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,12 +24,12 @@ use kube::client::Body;
 use parking_lot::{Mutex, RwLock};
 use tower::BoxError;
 
+use super::connectivity::Connectivity;
 use super::credentials::Credentials;
 use super::limiter::{Limiter, Urgency};
-use super::reach::Reach;
 
-/// Requests in flight (watches above all) on one connection before another one is opened: 80 % of the 100 streams that an
-/// API server allows. hyper hides the peer's real setting.
+/// Requests in flight (watches above all) on one connection before another one is opened: 80 % of
+/// the 100 streams that an API server allows. hyper hides the peer's real setting.
 pub const STREAMS_PER_CONNECTION: usize = 80;
 /// How long the head of an answer may take; the API server's own limit for a request is 60 s.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -38,8 +39,8 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
 const WATCH_GRACE: Duration = Duration::from_secs(30);
 /// How long a connection may take to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a request waits for another one to prove a new connection. Without this, a hundred watches that begin again
-/// after an outage would each make a connection, of which one is kept.
+/// How long a request waits for another one to prove a new connection. Without this, a hundred
+/// watches that begin again after an outage would each make a connection, of which one is kept.
 const PROOF_DEADLINE: Duration = Duration::from_secs(2);
 /// The largest answer that is read: a list of 5000 services takes about 10 MB.
 const MAX_ANSWER: u64 = 512 << 20;
@@ -92,7 +93,7 @@ struct Inner {
     base: Uri,
     credentials: Arc<Credentials>,
     limiter: Limiter,
-    reach: Reach,
+    reach: Connectivity,
     connections: Mutex<Vec<Connection>>,
     make: RwLock<Make>,
 }
@@ -124,18 +125,20 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to `base` that connects on first use and tells `reach` of what becomes of its requests. `make` builds a
-    /// connector with the present credentials.
+    /// A lane to `base` that connects on first use and tells `reach` of what becomes of its
+    /// requests. `make` builds a connector with the present credentials.
     pub fn new(
         kind: LaneKind,
         base: Uri,
         credentials: Arc<Credentials>,
-        (limiter, reach): (Limiter, Reach),
+        (limiter, reach): (Limiter, Connectivity),
         make: Make,
     ) -> Self {
         let connections = Mutex::new(Vec::new());
         let make = RwLock::new(make);
-        Self { inner: Arc::new(Inner { kind, base, credentials, limiter, reach, connections, make }) }
+        Self {
+            inner: Arc::new(Inner { kind, base, credentials, limiter, reach, connections, make }),
+        }
     }
 
     /// Lets go of every connection: requests in flight end on the old ones, new ones connect anew.
@@ -148,7 +151,8 @@ impl Lane {
         self.inner.connections.lock().len()
     }
 
-    /// A connection with room, and the stream's entry on it. Connections that nobody uses any more go, but for one.
+    /// A connection with room, and the stream's entry on it. Connections that nobody uses any more
+    /// go, but for one.
     fn pick(&self) -> (Connections, StreamGuard) {
         let mut connections = self.inner.connections.lock();
         let mut spare = 0;
@@ -159,7 +163,9 @@ impl Lane {
         });
         let found = connections
             .iter()
-            .find(|connection| connection.state.streams.load(Ordering::Acquire) < STREAMS_PER_CONNECTION)
+            .find(|connection| {
+                connection.state.streams.load(Ordering::Acquire) < STREAMS_PER_CONNECTION
+            })
             .map(|connection| (connection.client.clone(), Arc::clone(&connection.state)));
         let (client, state) = found.unwrap_or_else(|| {
             let client = self.inner.connect();
@@ -198,12 +204,15 @@ impl Lane {
         if let Some(bearer) = inner.credentials.bearer().await? {
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
         }
-        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
+        request
+            .headers_mut()
+            .insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
         let (client, guard) = self.pick();
-        let answer = tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
-            .await
-            .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()))
-            .inspect_err(|_| inner.reach.lost())?;
+        let answer =
+            tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
+                .await
+                .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()))
+                .inspect_err(|_| inner.reach.lost())?;
         inner.reach.answered(answer.status());
         Ok(answer.map(|body| LaneBody {
             incoming: body,
@@ -228,7 +237,8 @@ impl Inner {
     }
 }
 
-/// A TCP connector: prompt, small packets at once, and lost as soon as the peer has not acknowledged for `ping` twice.
+/// A TCP connector: prompt, small packets at once, and lost as soon as the peer has not
+/// acknowledged for `ping` twice.
 pub fn tcp_connector(ping: Duration) -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -262,7 +272,9 @@ struct Timing {
 impl Timing {
     fn of(uri: &Uri, head: Duration) -> Self {
         let query = uri.query().unwrap_or_default();
-        let value = |name: &str| query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+        let value = |name: &str| {
+            query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)
+        };
         let watch = value("watch").is_some_and(|(_, value)| matches!(value, "true" | "1"));
         if !watch {
             return Self { whole: Some(if head < ANSWER_DEADLINE { head } else { BODY_DEADLINE }) };
@@ -306,7 +318,10 @@ pub struct LaneBody {
 
 impl fmt::Debug for LaneBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LaneBody").field("read", &self.read).field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("LaneBody")
+            .field("read", &self.read)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -326,9 +341,14 @@ impl hyper::body::Body for LaneBody {
         }
         match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.read += frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                self.read += frame
+                    .data_ref()
+                    .map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
                 if self.read > MAX_ANSWER {
-                    return Poll::Ready(Some(Err(format!("the answer exceeds {MAX_ANSWER} bytes").into())));
+                    return Poll::Ready(Some(Err(format!(
+                        "the answer exceeds {MAX_ANSWER} bytes"
+                    )
+                    .into())));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -367,7 +387,11 @@ mod tests {
     #[test]
     fn every_request_has_a_deadline() {
         whole("/api/v1/pods", ANSWER_DEADLINE, Some(60));
-        whole("/apis/coordination.k8s.io/v1/namespaces/x/leases/n", Duration::from_secs(10), Some(10));
+        whole(
+            "/apis/coordination.k8s.io/v1/namespaces/x/leases/n",
+            Duration::from_secs(10),
+            Some(10),
+        );
         whole("/api/v1/pods?watch=true&timeoutSeconds=290", ANSWER_DEADLINE, Some(320));
         whole("/api/v1/pods?labelSelector=watch%3Dtrue", ANSWER_DEADLINE, Some(60));
     }

@@ -1,9 +1,10 @@
 //! An object of the API as a watch brings it: decoded by the same code as every other answer.
 //!
-//! `kube` decodes the events of a watch from bytes, and once more from a buffer for the case that the kind of an event
-//! comes after its object; single answers it decodes from text. Each way is a copy of the code that reads a whole Pod, a
-//! Node and so on: together a tenth of the program, and of what it holds in memory. Here the first two ways only write
-//! the object down as text again, which is little code and takes some ten microseconds.
+//! `kube` decodes the events of a watch from bytes, and once more from a buffer for the case that
+//! the kind of an event comes after its object; single answers it decodes from text. Each way is a
+//! copy of the code that reads a whole Pod, a Node and so on: together a tenth of the program, and
+//! of what it holds in memory. Here the first two ways only write the object down as text again,
+//! which is little code and takes some ten microseconds.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -85,8 +86,12 @@ mod tests {
                 "volumes": [{"name": "v", "futureKind": {"x": [1.5, null, true]}}]},
             "status": {"startTime": "2026-11-27T00:00:00Z"}});
         let expected: Pod = serde_json::from_value(pod.clone()).expect("a pod");
-        for text in [format!(r#"{{"type":"ADDED","object":{pod}}}"#), format!(r#"{{"object":{pod},"type":"ADDED"}}"#)] {
-            let event: WatchEvent<Watched<Pod>> = serde_json::from_slice(text.as_bytes()).expect("an event");
+        for text in [
+            format!(r#"{{"type":"ADDED","object":{pod}}}"#),
+            format!(r#"{{"object":{pod},"type":"ADDED"}}"#),
+        ] {
+            let event: WatchEvent<Watched<Pod>> =
+                serde_json::from_slice(text.as_bytes()).expect("an event");
             let WatchEvent::Added(Watched(found)) = event else { panic!("another kind of event") };
             assert_eq!(found, expected, "{text}");
         }
@@ -94,15 +99,23 @@ mod tests {
 
     #[test]
     fn what_it_is_not_is_an_error_that_says_so() {
-        let event = r#"{"type":"ADDED","object":{"metadata":{"name":"p"},"spec":{"containers":7}}}"#;
-        let error = serde_json::from_slice::<WatchEvent<Watched<Pod>>>(event.as_bytes()).expect_err("no pod");
-        assert!(error.to_string().contains("invalid type: integer `7`, expected a sequence"), "{error}");
+        let event =
+            r#"{"type":"ADDED","object":{"metadata":{"name":"p"},"spec":{"containers":7}}}"#;
+        let error = serde_json::from_slice::<WatchEvent<Watched<Pod>>>(event.as_bytes())
+            .expect_err("no pod");
+        assert!(
+            error.to_string().contains("invalid type: integer `7`, expected a sequence"),
+            "{error}"
+        );
     }
 
     #[test]
     fn its_contents_do_not_reach_a_log() {
         let secret = json!({"metadata": {"namespace": "n", "name": "s"}, "data": {"key": "dG9w"}});
         let secret: Watched<Secret> = serde_json::from_value(secret).expect("a secret");
-        assert_eq!(format!("{secret:?}"), r#"Secret { namespace: Some("n"), name: Some("s"), .. }"#);
+        assert_eq!(
+            format!("{secret:?}"),
+            r#"Secret { namespace: Some("n"), name: Some("s"), .. }"#
+        );
     }
 }

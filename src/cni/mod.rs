@@ -1,8 +1,9 @@
 //! CNI: whether the node's network configuration is usable and why not.
 //!
-//! The runtime calls the plugins; this only looks at the same files, so that "network not ready" can say what to do. Its
-//! texts go beside upstream's, never in their place. [`watch()`] tells when the configuration changes (for
-//! `cri::condition`), [`diagnose`] says what is wrong with it, [`install`] puts one in place where there is none.
+//! The runtime calls the plugins; this only looks at the same files, so that "network not ready"
+//! can say what to do. Its texts go beside upstream's, never in their place. [`watch()`] tells when
+//! the configuration changes (for `cri::condition`), [`diagnose`] says what is wrong with it,
+//! [`install`] puts one in place where there is none.
 
 mod watch;
 
@@ -112,10 +113,12 @@ impl fmt::Display for Dirs<'_> {
     }
 }
 
-/// Looks at the configuration that the runtime takes: the first file by name. Blocks on small files.
+/// Looks at the configuration that the runtime takes: the first file by name. Blocks on small
+/// files.
 pub fn diagnose(places: &Places) -> Result<Network, Problem> {
     let file = first_file(&places.conf_dir)?;
-    let data = std::fs::read(&file).map_err(|source| Problem::Unreadable { path: file.clone(), source })?;
+    let data = std::fs::read(&file)
+        .map_err(|source| Problem::Unreadable { path: file.clone(), source })?;
     let (name, plugins) = parse(&file, &data)?;
     for plugin in &plugins {
         find_plugin(&file, plugin, &places.bin_dirs)?;
@@ -123,8 +126,8 @@ pub fn diagnose(places: &Places) -> Result<Network, Problem> {
     Ok(Network { file, name, plugins })
 }
 
-/// Puts a configuration in place if the folder has none; whether it did. Never replaces what is there: a network add-on
-/// owns it. The configuration is validated first.
+/// Puts a configuration in place if the folder has none; whether it did. Never replaces what is
+/// there: a network add-on owns it. The configuration is validated first.
 pub fn install(places: &Places, file_name: &str, conflist: &[u8]) -> Result<bool, Problem> {
     let path = places.conf_dir.join(file_name);
     parse(&path, conflist)?;
@@ -177,8 +180,10 @@ struct Plugin {
 
 /// The network's name and plugins.
 fn parse(file: &Path, data: &[u8]) -> Result<(String, Vec<String>), Problem> {
-    let invalid = |problem: &str| Problem::Invalid { file: file.to_owned(), problem: problem.to_owned() };
-    let list: Conflist = serde_json::from_slice(data).map_err(|error| invalid(&error.to_string()))?;
+    let invalid =
+        |problem: &str| Problem::Invalid { file: file.to_owned(), problem: problem.to_owned() };
+    let list: Conflist =
+        serde_json::from_slice(data).map_err(|error| invalid(&error.to_string()))?;
     let is_list = file.extension().is_some_and(|extension| extension == "conflist");
     let plugins = match list.plugins {
         Some(plugins) => plugins,
@@ -206,7 +211,11 @@ fn find_plugin(file: &Path, plugin: &str, dirs: &[PathBuf]) -> Result<(), Proble
         Some((path, metadata))
     });
     match found {
-        None => Err(Problem::PluginMissing { file: file.to_owned(), plugin: plugin.to_owned(), dirs: dirs.to_owned() }),
+        None => Err(Problem::PluginMissing {
+            file: file.to_owned(),
+            plugin: plugin.to_owned(),
+            dirs: dirs.to_owned(),
+        }),
         Some((path, metadata)) if metadata.permissions().mode() & 0o111 == 0 => {
             Err(Problem::PluginNotExecutable { file: file.to_owned(), path })
         }
@@ -221,12 +230,12 @@ mod tests {
 
     use super::{Places, diagnose, install};
 
-    const BRIDGE: &str =
-        "{\"cniVersion\":\"1.0.0\",\"name\":\"pods\",\"plugins\":[{\"type\":\"bridge\"},{\"type\":\"portmap\"}]}";
+    const BRIDGE: &str = "{\"cniVersion\":\"1.0.0\",\"name\":\"pods\",\"plugins\":[{\"type\":\"bridge\"},{\"type\":\"portmap\"}]}";
 
     fn places() -> (tempfile::TempDir, Places) {
         let root = tempfile::tempdir().expect("a directory");
-        let places = Places { conf_dir: root.path().join("net.d"), bin_dirs: vec![root.path().join("bin")] };
+        let places =
+            Places { conf_dir: root.path().join("net.d"), bin_dirs: vec![root.path().join("bin")] };
         std::fs::create_dir(&places.bin_dirs[0]).expect("made");
         (root, places)
     }
@@ -262,7 +271,8 @@ mod tests {
         plugin(&places, "bridge", 0o755);
         plugin(&places, "portmap", 0o755);
         check(&places, "pods [\"bridge\", \"portmap\"]");
-        std::fs::write(places.conf_dir.join("10-a.conf"), "{\"name\":\"a\",\"type\":\"portmap\"}").expect("written");
+        std::fs::write(places.conf_dir.join("10-a.conf"), "{\"name\":\"a\",\"type\":\"portmap\"}")
+            .expect("written");
         check(&places, "a [\"portmap\"]");
     }
 
@@ -279,7 +289,11 @@ mod tests {
         invalid("a.conflist", "{\"name\":\"a\",\"type\":\"bridge\"}", "it has no plugins");
         invalid("a.conflist", "{\"plugins\":[{\"type\":\"x\"}]}", "it has no name");
         invalid("a.conflist", "{\"name\":\"a\",\"plugins\":[]}", "its list of plugins is empty");
-        invalid("a.conflist", "{\"name\":\"a\",\"plugins\":[{\"type\":\"x\"},{}]}", "plugin 2 has no type");
+        invalid(
+            "a.conflist",
+            "{\"name\":\"a\",\"plugins\":[{\"type\":\"x\"},{}]}",
+            "plugin 2 has no type",
+        );
         invalid("a.conf", "{\"name\":\"a\",\"type\":\"../x\"}", "the type \"../x\" is a path");
         invalid("a.json", "{", "EOF while parsing an object at line 1 column 1");
     }

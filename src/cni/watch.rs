@@ -1,4 +1,5 @@
-//! Watches the folder of CNI configurations. In: inotify. Out: a `watch` that counts changes. Looks at no content.
+//! Watches the folder of CNI configurations. In: inotify. Out: a `watch` that counts changes. Looks
+//! at no content.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,8 @@ impl Watcher {
             let nearest = self.nearest();
             match inotify.watches().add(&nearest, mask) {
                 Ok(_) if self.nearest() == nearest => return Ok(nearest),
-                // A folder below it has come meanwhile: watch that one too, its parent's events do no harm.
+                // A folder below it has come meanwhile: watch that one too, its parent's events do
+                // no harm.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -103,7 +105,9 @@ impl Watcher {
 }
 
 fn is_gone(mask: EventMask) -> bool {
-    mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT)
+    mask.intersects(
+        EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT,
+    )
 }
 
 #[cfg(test)]
@@ -125,7 +129,10 @@ mod tests {
         tasks.spawn(watcher.run(stop.clone()));
         let limit = Duration::from_secs(20);
         let next = async |changes: &mut watch::Receiver<u64>| {
-            tokio::time::timeout(limit, changes.changed()).await.expect("a change").expect("the watcher lives");
+            tokio::time::timeout(limit, changes.changed())
+                .await
+                .expect("a change")
+                .expect("the watcher lives");
         };
         next(&mut changes).await;
         std::fs::create_dir_all(&dir).expect("made");

@@ -1,8 +1,9 @@
 //! From the text of a configuration file to a typed configuration and a list of what looked wrong.
 //!
-//! YAML 1.1 as Go's library reads it (JSON is a part of it): the first document only, `0755` is octal, `yes` is true,
-//! `5.0` is an integer. Unknown and repeated fields are warnings that name them; a value of the wrong type is an error
-//! that names its field, and all such errors are reported together. Pure: `file` reads the text.
+//! YAML 1.1 as Go's library reads it (JSON is a part of it): the first document only, `0755` is
+//! octal, `yes` is true, `5.0` is an integer. Unknown and repeated fields are warnings that name
+//! them; a value of the wrong type is an error that names its field, and all such errors are
+//! reported together. Pure: `file` reads the text.
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -24,7 +25,9 @@ pub enum DecodeError {
     #[error("Object '{0}' is missing")]
     Missing(&'static str),
     /// It is something else.
-    #[error("no kind {kind:?} is registered for version {version:?}: expected {KIND} of {API_VERSION}")]
+    #[error(
+        "no kind {kind:?} is registered for version {version:?}: expected {KIND} of {API_VERSION}"
+    )]
     OtherKind {
         /// Its kind.
         kind: String,
@@ -45,7 +48,8 @@ pub(super) struct Document {
     pub repeated: Vec<String>,
 }
 
-/// Reads a file's text up to its fields. `nulls` keeps fields that say null: in a drop-in they mean "remove".
+/// Reads a file's text up to its fields. `nulls` keeps fields that say null: in a drop-in they mean
+/// "remove".
 pub(super) fn parse(text: &str, nulls: bool) -> Result<Document, DecodeError> {
     let repeated = RefCell::new(Vec::new());
     let value = read_first_document(text, &repeated)?;
@@ -70,11 +74,13 @@ pub(super) fn typed(fields: &Value) -> Result<(KubeletConfiguration, Vec<String>
     let mut unknown = Vec::new();
     let decoded: Result<KubeletConfiguration, _> =
         serde_ignored::deserialize(fields.clone(), |path| unknown.push(path.to_string()));
-    decoded.map(|config| (config, unknown)).map_err(|error| DecodeError::Fields(wrong_fields(fields, &error)))
+    decoded
+        .map(|config| (config, unknown))
+        .map_err(|error| DecodeError::Fields(wrong_fields(fields, &error)))
 }
 
-/// Decodes each field alone, and each field of an object that is wrong, so that every wrong one is named by its path and
-/// not only the first.
+/// Decodes each field alone, and each field of an object that is wrong, so that every wrong one is
+/// named by its path and not only the first.
 fn wrong_fields(fields: &Value, error: &serde_json::Error) -> Vec<String> {
     let mut problems = Vec::new();
     narrow(&mut Vec::new(), fields, &mut problems);
@@ -87,7 +93,9 @@ fn wrong_fields(fields: &Value, error: &serde_json::Error) -> Vec<String> {
 fn narrow<'a>(path: &mut Vec<&'a str>, value: &'a Value, problems: &mut Vec<String>) {
     for (name, value) in value.as_object().into_iter().flatten() {
         path.push(name);
-        let wrap = |inner: Value, name: &&str| Value::Object(Map::from_iter([((*name).to_owned(), inner)]));
+        let wrap = |inner: Value, name: &&str| {
+            Value::Object(Map::from_iter([((*name).to_owned(), inner)]))
+        };
         let alone = path.iter().rev().fold(value.clone(), wrap);
         if let Err(error) = serde_json::from_value::<KubeletConfiguration>(alone) {
             let before = problems.len();
@@ -106,9 +114,11 @@ fn read_first_document(text: &str, repeated: &RefCell<Vec<String>>) -> Result<Va
         legacy_octal_numbers: true,
     };
     let root = Tree { path: String::new(), repeated };
-    serde_saphyr::with_deserializer_from_str_with_options(first_document(text), options, |deserializer| {
-        root.deserialize(deserializer)
-    })
+    serde_saphyr::with_deserializer_from_str_with_options(
+        first_document(text),
+        options,
+        |deserializer| root.deserialize(deserializer),
+    )
     .map_err(|error| DecodeError::Syntax(error.without_snippet().to_string()))
 }
 
@@ -121,7 +131,8 @@ fn first_document(text: &str) -> &str {
         if content && (marker == "---" || marker.starts_with("--- ") || marker == "...") {
             return &text[..offset];
         }
-        let blank = marker.is_empty() || marker.trim_start().starts_with('#') || marker.starts_with('%');
+        let blank =
+            marker.is_empty() || marker.trim_start().starts_with('#') || marker.starts_with('%');
         content |= !blank && marker != "---";
         offset += line.len();
     }
@@ -136,7 +147,8 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn child(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        let path =
+            if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Self { path, repeated: self.repeated }
     }
 }
@@ -169,7 +181,10 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(integral(value).map_or_else(|| Number::from_f64(value).map_or(Value::Null, Value::Number), Value::from))
+        Ok(integral(value).map_or_else(
+            || Number::from_f64(value).map_or(Value::Null, Value::Number),
+            Value::from,
+        ))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -240,8 +255,8 @@ fn integral(value: f64) -> Option<i64> {
     (value.fract() == 0.0 && value.abs() <= LARGEST_EXACT).then_some(value as i64)
 }
 
-/// Fields whose members have names of the administrator's choice: there null is a value, the zero one, and a threshold
-/// without one is refused. Everywhere else null says nothing.
+/// Fields whose members have names of the administrator's choice: there null is a value, the zero
+/// one, and a threshold without one is refused. Everywhere else null says nothing.
 const MAPS: [&str; 12] = [
     "cpuManagerPolicyOptions",
     "evictionHard",
@@ -261,7 +276,9 @@ fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, value| !value.is_null());
-            map.iter_mut().filter(|(name, _)| !MAPS.contains(&name.as_str())).for_each(|(_, value)| drop_nulls(value));
+            map.iter_mut()
+                .filter(|(name, _)| !MAPS.contains(&name.as_str()))
+                .for_each(|(_, value)| drop_nulls(value));
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -301,13 +318,17 @@ mod tests {
         assert_eq!(parse(json, false).expect("JSON").fields, serde_json::json!({ "maxPods": 7 }));
         max_pods("maxPods: 5\n---\nmaxPods: 6\n", 5);
         let leading = format!("# comment\n---\n{HEAD}maxPods: 9\n");
-        assert_eq!(parse(&leading, false).expect("YAML").fields, serde_json::json!({ "maxPods": 9 }));
+        assert_eq!(
+            parse(&leading, false).expect("YAML").fields,
+            serde_json::json!({ "maxPods": 9 })
+        );
     }
 
     #[test]
     fn names_unknown_and_repeated_fields() {
         let (config, unknown, repeated) =
-            decode("maxPods: 5\nbogus: 1\nauthentication: {x509: {nope: 2}}\nmaxPods: 6").expect("lenient");
+            decode("maxPods: 5\nbogus: 1\nauthentication: {x509: {nope: 2}}\nmaxPods: 6")
+                .expect("lenient");
         assert_eq!(config.max_pods, 6);
         assert_eq!(unknown, ["authentication.x509.nope", "bogus"]);
         assert_eq!(repeated, ["maxPods"]);
@@ -315,12 +336,17 @@ mod tests {
 
     #[test]
     fn names_every_field_of_the_wrong_type() {
-        let error = decode("maxPods: many\nport: [1]\nsyncFrequency: 5\npodCIDR: 10").expect_err("wrong types");
+        let error = decode("maxPods: many\nport: [1]\nsyncFrequency: 5\npodCIDR: 10")
+            .expect_err("wrong types");
         let DecodeError::Fields(problems) = error else { panic!("{error}") };
         let names: Vec<&str> = problems.iter().filter_map(|text| text.split(':').next()).collect();
         assert_eq!(names, ["field maxPods", "field podCIDR", "field port", "field syncFrequency"]);
-        let error = decode("authentication: {anonymous: {enabled: maybe}, x509: {}}").expect_err("wrong type");
-        assert!(error.to_string().starts_with("field authentication.anonymous.enabled: "), "{error}");
+        let error = decode("authentication: {anonymous: {enabled: maybe}, x509: {}}")
+            .expect_err("wrong type");
+        assert!(
+            error.to_string().starts_with("field authentication.anonymous.enabled: "),
+            "{error}"
+        );
     }
 
     #[test]
@@ -342,7 +368,10 @@ mod tests {
         assert_eq!(parse("- a", false), Err(DecodeError::NotAnObject));
         assert_eq!(parse("# nothing", false), Err(DecodeError::NotAnObject));
         let other = parse("apiVersion: v1\nkind: Pod", false).expect_err("another kind");
-        assert!(other.to_string().starts_with("no kind \"Pod\" is registered for version \"v1\""), "{other}");
+        assert!(
+            other.to_string().starts_with("no kind \"Pod\" is registered for version \"v1\""),
+            "{other}"
+        );
     }
 
     proptest::proptest! {

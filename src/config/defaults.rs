@@ -1,7 +1,8 @@
 //! What an empty file means, what flags alone mean, and what a zero in a file means.
 //!
-//! The API has fields where zero cannot be told from "not said" (they take the default) and fields where it can
-//! (a zero stays). The second kind is settled by serde's defaults, the first kind by [`fill_zeros`].
+//! The API has fields where zero cannot be told from "not said" (they take the default) and fields
+//! where it can (a zero stays). The second kind is settled by serde's defaults, the first kind by
+//! [`fill_zeros`].
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,8 @@ use serde_json::Value;
 
 use super::gates::{FeatureGates, Gate};
 use super::types::{
-    CrashLoopBackOff, GoDuration, Headers, KubeletAuthentication, KubeletAuthorization, KubeletConfiguration,
-    LoggingConfiguration, MemorySwap,
+    CrashLoopBackOff, GoDuration, Headers, KubeletAuthentication, KubeletAuthorization,
+    KubeletConfiguration, LoggingConfiguration, MemorySwap,
 };
 
 /// Longest pause between restarts of a crashing container unless configured.
@@ -161,7 +162,8 @@ impl Default for KubeletConfiguration {
     }
 }
 
-/// What the kubelet runs with when there is neither a file nor a drop-in directory: open, as it was before files.
+/// What the kubelet runs with when there is neither a file nor a drop-in directory: open, as it was
+/// before files.
 pub fn flag_defaults() -> KubeletConfiguration {
     let mut config = KubeletConfiguration::default();
     config.authentication.anonymous.enabled = true;
@@ -172,19 +174,25 @@ pub fn flag_defaults() -> KubeletConfiguration {
     config
 }
 
-/// Completes a freshly decoded configuration. `document` is what it was decoded from and tells what was said.
+/// Completes a freshly decoded configuration. `document` is what it was decoded from and tells what
+/// was said.
 pub fn complete(config: &mut KubeletConfiguration, document: &Value) {
     let said = |name: &str| document.get(name).is_some_and(|value| !value.is_null());
     if document.pointer("/nodeStatusReportFrequency").is_none()
         || config.node_status_report_frequency == GoDuration::ZERO
     {
         // A file from before the report frequency existed expects its update frequency to be both.
-        let update_said = said("nodeStatusUpdateFrequency") && config.node_status_update_frequency != GoDuration::ZERO;
-        config.node_status_report_frequency =
-            if update_said { config.node_status_update_frequency } else { GoDuration::from_secs(300) };
+        let update_said = said("nodeStatusUpdateFrequency")
+            && config.node_status_update_frequency != GoDuration::ZERO;
+        config.node_status_report_frequency = if update_said {
+            config.node_status_update_frequency
+        } else {
+            GoDuration::from_secs(300)
+        };
     }
     if !said("serializeImagePulls") {
-        config.serialize_image_pulls = config.max_parallel_image_pulls.is_none_or(|pulls| pulls < 2);
+        config.serialize_image_pulls =
+            config.max_parallel_image_pulls.is_none_or(|pulls| pulls < 2);
     }
     if config.pod_pids_limit < 0 {
         config.pod_pids_limit = -1;
@@ -193,13 +201,16 @@ pub fn complete(config: &mut KubeletConfiguration, document: &Value) {
     let mut gates = FeatureGates::default();
     gates.set_valid(&config.feature_gates);
     fill_gated(config, &gates);
-    if !said("imagePullCredentialsVerificationPolicy") && !gates.enabled(Gate::KUBELET_ENSURE_SECRET_PULLED_IMAGES) {
+    if !said("imagePullCredentialsVerificationPolicy")
+        && !gates.enabled(Gate::KUBELET_ENSURE_SECRET_PULLED_IMAGES)
+    {
         // The default exists only with the gate; without it any value is refused.
         config.image_pull_credentials_verification_policy.clear();
     }
 }
 
-/// The hard thresholds of a file: the defaults if it names none, completed with them if it asks for that.
+/// The hard thresholds of a file: the defaults if it names none, completed with them if it asks for
+/// that.
 pub fn default_eviction_hard(config: &mut KubeletConfiguration, document: &Value) {
     let said = document.get("evictionHard").is_some_and(|value| !value.is_null());
     if said && !config.merge_default_eviction_settings {
@@ -212,7 +223,10 @@ pub fn default_eviction_hard(config: &mut KubeletConfiguration, document: &Value
 
 fn fill_gated(config: &mut KubeletConfiguration, gates: &FeatureGates) {
     if gates.enabled(Gate::KUBELET_CRASH_LOOP_BACK_OFF_MAX) {
-        config.crash_loop_back_off.max_container_restart_period.get_or_insert(MAX_CONTAINER_RESTART_PERIOD);
+        config
+            .crash_loop_back_off
+            .max_container_restart_period
+            .get_or_insert(MAX_CONTAINER_RESTART_PERIOD);
     }
 }
 
@@ -226,7 +240,9 @@ fn or_default<T: Default + PartialEq + Clone>(slot: &mut T, default: &T) {
 fn fill_zeros(config: &mut KubeletConfiguration) {
     let defaults = KubeletConfiguration::default();
     macro_rules! fill {
-        ($($($field:ident).+),* $(,)?) => { $( or_default(&mut config.$($field).+, &defaults.$($field).+); )* };
+        ($($($field:ident).+),* $(,)?) => {
+            $( or_default(&mut config.$($field).+, &defaults.$($field).+); )*
+        };
     }
     fill!(
         authentication.webhook.cache_ttl,

@@ -1,7 +1,9 @@
-//! Which field and flag has an effect in this version. What a node sets without effect is said at its start.
+//! Which field and flag has an effect in this version. What a node sets without effect is said at
+//! its start.
 //!
-//! One row per field of the file and per flag that is no field. To say that one took effect, change `No` to `Yes` (or
-//! `Partly`) in its row (and run `UPDATE=1 cargo test --lib config::effects`, which writes EFFECTS.md again).
+//! One row per field of the file and per flag that is no field. To say that one took effect, change
+//! `No` to `Yes` (or `Partly`) in its row (and run `UPDATE=1 cargo test --lib config::effects`,
+//! which writes EFFECTS.md again).
 
 use serde_json::Value;
 
@@ -11,8 +13,8 @@ use super::{ConfigWarning, defaults};
 use Area::{Authentication, Authorization, Cgroups, Eviction, Other, Reservation};
 use Effect::{Never, No, Partly, Yes};
 
-/// What a field is about. All but `Other` are worth a Warning event on the Node when they have no effect: the node is
-/// then less protected than its administrator believes.
+/// What a field is about. All but `Other` are worth a Warning event on the Node when they have no
+/// effect: the node is then less protected than its administrator believes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
     /// When pods are evicted.
@@ -224,9 +226,13 @@ pub(super) static FLAGS: &[Row] = &[
     ("--experimental-mounter-path", Other, Never),
     ("--experimental-allocatable-ignore-eviction", Reservation, Yes),
 ];
-/// What was set to something else than its default and has not its full effect: one warning for each area that is
-/// concerned, so that a start says it in a few lines.
-pub(super) fn without_effect(flags: &Flags, config: &KubeletConfiguration, from_file: bool) -> Vec<ConfigWarning> {
+/// What was set to something else than its default and has not its full effect: one warning for
+/// each area that is concerned, so that a start says it in a few lines.
+pub(super) fn without_effect(
+    flags: &Flags,
+    config: &KubeletConfiguration,
+    from_file: bool,
+) -> Vec<ConfigWarning> {
     let defaults = if from_file {
         let mut defaults = KubeletConfiguration::default();
         defaults::complete(&mut defaults, &Value::Null);
@@ -243,8 +249,13 @@ pub(super) fn without_effect(flags: &Flags, config: &KubeletConfiguration, from_
     let fields = FIELDS.iter().filter(|(path, ..)| differs(path));
     let flags = FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-')));
     let set: Vec<&Row> = fields.chain(flags).collect();
-    let mut warnings: Vec<ConfigWarning> = AREAS.iter().filter_map(|&area| warning(&set, area)).collect();
-    let gone: Vec<&str> = set.iter().filter(|(.., effect)| matches!(effect, Never)).map(|&&(name, ..)| name).collect();
+    let mut warnings: Vec<ConfigWarning> =
+        AREAS.iter().filter_map(|&area| warning(&set, area)).collect();
+    let gone: Vec<&str> = set
+        .iter()
+        .filter(|(.., effect)| matches!(effect, Never))
+        .map(|&&(name, ..)| name)
+        .collect();
     if !gone.is_empty() {
         let text = format!("set, but what they were for no longer exists: {}", gone.join(", "));
         warnings.push(ConfigWarning { text, node_event: false });
@@ -263,7 +274,10 @@ fn warning(set: &[&Row], area: Area) -> Option<ConfigWarning> {
         .collect();
     let about = if area == Other { String::new() } else { format!(" on {}", area.about()) };
     (!names.is_empty()).then(|| ConfigWarning {
-        text: format!("set, but without (full) effect{about} in this version of rkubelet: {}", names.join(", ")),
+        text: format!(
+            "set, but without (full) effect{about} in this version of rkubelet: {}",
+            names.join(", ")
+        ),
         node_event: area != Other,
     })
 }
@@ -300,20 +314,23 @@ mod tests {
     #[test]
     fn every_field_and_flag_has_a_row() {
         // A configuration in which nothing is empty, so that nothing is left out of its document.
-        let mut fields: Vec<&str> = FIELDS.iter().map(|(path, ..)| path.split('.').next().unwrap_or(path)).collect();
+        let mut fields: Vec<&str> =
+            FIELDS.iter().map(|(path, ..)| path.split('.').next().unwrap_or(path)).collect();
         fields.dedup();
         assert_eq!(fields.len(), 125, "the API has 125 fields");
         let mut unknown = Vec::new();
         for name in &fields {
             let alone = serde_json::json!({ (*name): {} });
-            // The value has the wrong type for most fields; only whether the field exists is looked at.
+            // The value has the wrong type for most fields; only whether the field exists is looked
+            // at.
             drop(serde_ignored::deserialize::<_, _, KubeletConfiguration>(alone, |path| {
                 unknown.push(path.to_string());
             }));
         }
         assert_eq!(unknown, [""; 0], "rows that are no field");
         let mut flags: Vec<&str> = super::super::flags::own_flags().collect();
-        let mut rows: Vec<&str> = FLAGS.iter().map(|(name, ..)| name.trim_start_matches("--")).collect();
+        let mut rows: Vec<&str> =
+            FLAGS.iter().map(|(name, ..)| name.trim_start_matches("--")).collect();
         flags.sort_unstable();
         rows.sort_unstable();
         assert_eq!(rows, flags);
@@ -326,7 +343,10 @@ mod tests {
             crate::config::tests::write(path.as_ref(), &document());
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == document(), "{path} is stale: UPDATE=1 cargo test --lib config::effects");
+        assert!(
+            committed == document(),
+            "{path} is stale: UPDATE=1 cargo test --lib config::effects"
+        );
     }
 
     #[test]
@@ -345,8 +365,10 @@ mod tests {
         config.eviction_soft.insert("memory.available".to_owned(), "1Gi".to_owned());
         config.eviction_hard.insert("memory.available".to_owned(), "1Gi".to_owned());
         config.max_pods = 5;
-        let texts: Vec<(String, bool)> =
-            without_effect(&flags, &config, true).into_iter().map(|w| (w.text, w.node_event)).collect();
+        let texts: Vec<(String, bool)> = without_effect(&flags, &config, true)
+            .into_iter()
+            .map(|w| (w.text, w.node_event))
+            .collect();
         let on = "set, but without (full) effect";
         let version = "in this version of rkubelet";
         let eviction = "evictionHard (it lowers allocatable; nothing is evicted), evictionSoft";

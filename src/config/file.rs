@@ -14,11 +14,15 @@ const LARGEST_FILE: u64 = 3 * 1024 * 1024;
 const DEEPEST_DIRECTORY: usize = 32;
 
 /// Reads the file that `--config` names: decoded, completed with defaults, its paths made absolute.
-pub(super) fn load(name: &str, warnings: &mut Vec<ConfigWarning>) -> Result<KubeletConfiguration, ConfigError> {
+pub(super) fn load(
+    name: &str,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<KubeletConfiguration, ConfigError> {
     let path = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
     let fail = |problem: String| ConfigError::File { path: path.clone(), problem };
     let text = read(&path).map_err(fail)?;
-    let document = decode::parse(&text, false).map_err(|error| fail(format!("failed to decode: {error}")))?;
+    let document =
+        decode::parse(&text, false).map_err(|error| fail(format!("failed to decode: {error}")))?;
     let mut config = typed(&path, &document, warnings).map_err(fail)?;
     defaults::complete(&mut config, &document.fields);
     defaults::default_eviction_hard(&mut config, &document.fields);
@@ -28,8 +32,8 @@ pub(super) fn load(name: &str, warnings: &mut Vec<ConfigWarning>) -> Result<Kube
     Ok(config)
 }
 
-/// Merges every `*.conf` below `directory` onto `base`, in the order of their paths. Null removes a field, which then
-/// has its default again; objects are merged, everything else is replaced.
+/// Merges every `*.conf` below `directory` onto `base`, in the order of their paths. Null removes a
+/// field, which then has its default again; objects are merged, everything else is replaced.
 pub(super) fn merge_drop_ins(
     base: &KubeletConfiguration,
     directory: &str,
@@ -43,10 +47,14 @@ pub(super) fn merge_drop_ins(
         let drop_in = read(&path)
             .and_then(|text| decode::parse(&text, true).map_err(|error| error.to_string()))
             .map_err(|problem| {
-                fail(format!("failed to load kubelet dropin file, path: {}, error: {problem}", path.display()))
+                fail(format!(
+                    "failed to load kubelet dropin file, path: {}, error: {problem}",
+                    path.display()
+                ))
             })?;
         complain(&path, &drop_in.repeated, &[], warnings);
-        // Its types are checked alone first, so that an error and an unknown field name the file they are in.
+        // Its types are checked alone first, so that an error and an unknown field name the file
+        // they are in.
         let mut alone = drop_in.fields.clone();
         remove_nulls(&mut alone);
         let mut own = typed(&path, &Document { fields: alone, repeated: Vec::new() }, warnings)
@@ -61,27 +69,42 @@ pub(super) fn merge_drop_ins(
         }));
         merge(&mut merged, drop_in.fields);
     }
-    let (mut config, _) = decode::typed(&merged)
-        .map_err(|error| fail(format!("failed to unmarshal merged JSON into kubelet configuration: {error}")))?;
+    let (mut config, _) = decode::typed(&merged).map_err(|error| {
+        fail(format!("failed to unmarshal merged JSON into kubelet configuration: {error}"))
+    })?;
     defaults::complete(&mut config, &merged);
     Ok(config)
 }
 
-fn typed(path: &Path, document: &Document, warnings: &mut Vec<ConfigWarning>) -> Result<KubeletConfiguration, String> {
-    let (config, unknown) = decode::typed(&document.fields).map_err(|error| format!("failed to decode: {error}"))?;
+fn typed(
+    path: &Path,
+    document: &Document,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<KubeletConfiguration, String> {
+    let (config, unknown) =
+        decode::typed(&document.fields).map_err(|error| format!("failed to decode: {error}"))?;
     complain(path, &document.repeated, &unknown, warnings);
     Ok(config)
 }
 
-fn complain(path: &Path, repeated: &[String], unknown: &[String], warnings: &mut Vec<ConfigWarning>) {
-    let text = |field: &str, problem: &str| format!("the field {field:?} of {} {problem}", path.display());
+fn complain(
+    path: &Path,
+    repeated: &[String],
+    unknown: &[String],
+    warnings: &mut Vec<ConfigWarning>,
+) {
+    let text =
+        |field: &str, problem: &str| format!("the field {field:?} of {} {problem}", path.display());
     let unknown = unknown.iter().map(|field| text(field, "is unknown and has no effect"));
-    let repeated = repeated.iter().map(|field| text(field, "stands there twice; the last one counts"));
+    let repeated =
+        repeated.iter().map(|field| text(field, "stands there twice; the last one counts"));
     warnings.extend(unknown.chain(repeated).map(|text| ConfigWarning { text, node_event: false }));
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let fail = |problem: String| format!("failed to read kubelet config file {:?}, error: {problem}", path.display());
+    let fail = |problem: String| {
+        format!("failed to read kubelet config file {:?}, error: {problem}", path.display())
+    };
     let length = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
     if length > LARGEST_FILE {
         return Err(fail(format!("its {length} bytes are more than {LARGEST_FILE}")));
@@ -99,11 +122,13 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), 
     if depth > DEEPEST_DIRECTORY {
         return Err(format!("{}: directories are nested too deeply", directory.display()));
     }
-    let mut entries = std::fs::read_dir(directory).map_err(fail)?.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+    let mut entries =
+        std::fs::read_dir(directory).map_err(fail)?.collect::<Result<Vec<_>, _>>().map_err(fail)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
-        // Links are not followed into directories, as Go's walk does not; a link to a file is a file.
+        // Links are not followed into directories, as Go's walk does not; a link to a file is a
+        // file.
         if entry.file_type().map_err(fail)?.is_dir() {
             walk(&path, depth + 1, files)?;
         } else if path.extension().is_some_and(|extension| extension == "conf") {
@@ -141,8 +166,8 @@ fn remove_nulls(value: &mut Value) {
     }
 }
 
-/// Makes the paths absolute that a file in `directory` wrote relative to itself. Those of drop-ins stay as they are, for
-/// which upstream's kubelet does not do it.
+/// Makes the paths absolute that a file in `directory` wrote relative to itself. Those of drop-ins
+/// stay as they are, for which upstream's kubelet does not do it.
 pub(super) fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path) {
     for (_, path) in relative_paths(config) {
         *path = clean(&directory.join(path.as_str()));
@@ -150,7 +175,9 @@ pub(super) fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path)
 }
 
 /// The fields that name files and are no absolute paths.
-fn relative_paths(config: &mut KubeletConfiguration) -> impl Iterator<Item = (&'static str, &mut String)> {
+fn relative_paths(
+    config: &mut KubeletConfiguration,
+) -> impl Iterator<Item = (&'static str, &mut String)> {
     [
         ("staticPodPath", &mut config.static_pod_path),
         ("authentication.x509.clientCAFile", &mut config.authentication.x509.client_ca_file),
@@ -173,7 +200,9 @@ fn clean(path: &Path) -> String {
             std::path::Component::ParentDir => {
                 cleaned.pop();
             }
-            std::path::Component::Normal(_) | std::path::Component::RootDir | std::path::Component::Prefix(_) => {
+            std::path::Component::Normal(_)
+            | std::path::Component::RootDir
+            | std::path::Component::Prefix(_) => {
                 cleaned.push(component);
             }
         }

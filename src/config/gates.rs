@@ -1,7 +1,7 @@
 //! Feature gates: which are on, given what files and flags said.
 //!
-//! Fed by `load` with the merged `featureGates` of files and flags. The result is a value that is handed to whoever
-//! looks at a gate; there is no global.
+//! Fed by `load` with the merged `featureGates` of files and flags. The result is a value that is
+//! handed to whoever looks at a gate; there is no global.
 
 use std::collections::BTreeMap;
 
@@ -153,7 +153,11 @@ impl FeatureGates {
             match spec(name) {
                 None => errors.push(GateError::Unknown(name.clone())),
                 Some(spec) if spec.locked && spec.default != wanted => {
-                    errors.push(GateError::Locked { name: name.clone(), wanted, locked: spec.default });
+                    errors.push(GateError::Locked {
+                        name: name.clone(),
+                        wanted,
+                        locked: spec.default,
+                    });
                 }
                 Some(_) => {
                     self.said.insert(name.clone(), wanted);
@@ -163,17 +167,20 @@ impl FeatureGates {
         errors
     }
 
-    /// Every gate with its stage and whether it is on, sorted by name: `kubernetes_feature_enabled`.
+    /// Every gate with its stage and whether it is on, sorted by name:
+    /// `kubernetes_feature_enabled`.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
         GATES.iter().map(|spec| (spec.name, spec.stage.as_label(), self.state(spec)))
     }
 
     /// The gates that were named although they are about to vanish.
     pub fn named_on_their_way_out(&self) -> impl Iterator<Item = (&'static Spec, bool)> {
-        self.said.iter().filter_map(|(name, &value)| Some((spec(name)?, value))).filter(|(spec, _)| match spec.stage {
-            Stage::Ga | Stage::Deprecated => true,
-            Stage::Alpha | Stage::Beta => false,
-        })
+        self.said.iter().filter_map(|(name, &value)| Some((spec(name)?, value))).filter(
+            |(spec, _)| match spec.stage {
+                Stage::Ga | Stage::Deprecated => true,
+                Stage::Alpha | Stage::Beta => false,
+            },
+        )
     }
 
     fn unmet(&self) -> Vec<GateError> {
@@ -181,7 +188,8 @@ impl FeatureGates {
             .iter()
             .filter(|gate| self.state(gate))
             .filter_map(|gate| {
-                let off = |name: &&&'static str| spec(name).is_some_and(|needed| !self.state(needed));
+                let off =
+                    |name: &&&'static str| spec(name).is_some_and(|needed| !self.state(needed));
                 let missing: Vec<&'static str> = gate.needs.iter().filter(off).copied().collect();
                 (!missing.is_empty()).then_some(GateError::Depends { name: gate.name, missing })
             })
@@ -197,7 +205,8 @@ impl FeatureGates {
             Stage::Beta => self.said.get("AllBeta"),
             Stage::Ga | Stage::Deprecated => None,
         };
-        // The two collective gates are gates of their stage themselves and do not set each other or themselves.
+        // The two collective gates are gates of their stage themselves and do not set each other or
+        // themselves.
         match of_its_stage {
             Some(&said) if spec.name != "AllAlpha" && spec.name != "AllBeta" => said,
             Some(_) | None => spec.default,
@@ -247,8 +256,10 @@ mod tests {
         assert_eq!(errors(&[("NodeSwap", true)]), [""; 0]);
         assert_eq!(
             errors(&[("PodLevelResources", false)]),
-            ["InPlacePodLevelResourcesVerticalScaling is enabled, but depends on features that are disabled: \
-              [PodLevelResources]"]
+            [
+                "InPlacePodLevelResourcesVerticalScaling is enabled, but depends on features that are disabled: \
+              [PodLevelResources]"
+            ]
         );
     }
 

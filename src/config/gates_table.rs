@@ -1,7 +1,9 @@
-//! The feature gates that Kubernetes 1.36 knows: stage, default, whether it is locked, and what it depends on.
+//! The feature gates that Kubernetes 1.36 knows: stage, default, whether it is locked, and what it
+//! depends on.
 //!
-//! A node's file may name any gate of the project, so all are here; which of them this kubelet looks at is said by the
-//! constants of `gates::Gate`. Facts of release 1.36.3; a new release replaces the rows.
+//! A node's file may name any gate of the project, so all are here; which of them this kubelet
+//! looks at is said by the constants of `gates::Gate`. Facts of release 1.36.3; a new release
+//! replaces the rows.
 
 use super::gates::Stage::{self, Alpha, Beta, Deprecated, Ga};
 
@@ -20,7 +22,13 @@ pub struct Spec {
     pub needs: &'static [&'static str],
 }
 
-const fn row(name: &'static str, stage: Stage, default: bool, locked: bool, needs: &'static [&'static str]) -> Spec {
+const fn row(
+    name: &'static str,
+    stage: Stage,
+    default: bool,
+    locked: bool,
+    needs: &'static [&'static str],
+) -> Spec {
     Spec { name, stage, default, locked, needs }
 }
 
@@ -105,7 +113,13 @@ pub(super) static GATES: &[Spec] = &[
     ),
     row("DRAResourcePoolStatus", Alpha, false, false, &["DynamicResourceAllocation"]),
     row("DRASchedulerFilterTimeout", Beta, true, false, &["DynamicResourceAllocation"]),
-    row("DRAWorkloadResourceClaims", Alpha, false, false, &["DynamicResourceAllocation", "GenericWorkload"]),
+    row(
+        "DRAWorkloadResourceClaims",
+        Alpha,
+        false,
+        false,
+        &["DynamicResourceAllocation", "GenericWorkload"],
+    ),
     row("DeclarativeValidation", Ga, true, true, &[]),
     row("DeclarativeValidationBeta", Beta, true, false, &["DeclarativeValidation"]),
     row("DeclarativeValidationTakeover", Deprecated, false, false, &["DeclarativeValidation"]),
@@ -141,8 +155,20 @@ pub(super) static GATES: &[Spec] = &[
         &["InPlacePodVerticalScaling", "NodeDeclaredFeatures", "PodLevelResources"],
     ),
     row("InPlacePodVerticalScaling", Ga, true, true, &[]),
-    row("InPlacePodVerticalScalingExclusiveCPUs", Alpha, false, false, &["InPlacePodVerticalScaling"]),
-    row("InPlacePodVerticalScalingExclusiveMemory", Alpha, false, false, &["InPlacePodVerticalScaling"]),
+    row(
+        "InPlacePodVerticalScalingExclusiveCPUs",
+        Alpha,
+        false,
+        false,
+        &["InPlacePodVerticalScaling"],
+    ),
+    row(
+        "InPlacePodVerticalScalingExclusiveMemory",
+        Alpha,
+        false,
+        false,
+        &["InPlacePodVerticalScaling"],
+    ),
     row(
         "InPlacePodVerticalScalingInitContainers",
         Beta,
@@ -177,7 +203,13 @@ pub(super) static GATES: &[Spec] = &[
     row("ManifestBasedAdmissionControlConfig", Alpha, false, false, &[]),
     row("MatchLabelKeysInPodAffinity", Ga, true, true, &[]),
     row("MatchLabelKeysInPodTopologySpread", Beta, true, false, &[]),
-    row("MatchLabelKeysInPodTopologySpreadSelectorMerge", Beta, true, false, &["MatchLabelKeysInPodTopologySpread"]),
+    row(
+        "MatchLabelKeysInPodTopologySpreadSelectorMerge",
+        Beta,
+        true,
+        false,
+        &["MatchLabelKeysInPodTopologySpread"],
+    ),
     row("MaxUnavailableStatefulSet", Beta, false, false, &[]),
     row("MemoryQoS", Alpha, false, false, &[]),
     row("MultiCIDRServiceAllocator", Ga, true, true, &[]),
@@ -228,7 +260,13 @@ pub(super) static GATES: &[Spec] = &[
     row("ResilientWatchCacheInitialization", Ga, true, true, &[]),
     row("ResourceHealthStatus", Beta, true, false, &["DynamicResourceAllocation"]),
     row("ResourceHealthStatusMessage", Beta, true, false, &["ResourceHealthStatus"]),
-    row("RestartAllContainersOnContainerExits", Beta, true, false, &["ContainerRestartRules", "NodeDeclaredFeatures"]),
+    row(
+        "RestartAllContainersOnContainerExits",
+        Beta,
+        true,
+        false,
+        &["ContainerRestartRules", "NodeDeclaredFeatures"],
+    ),
     row("RetryGenerateName", Ga, true, true, &[]),
     row("RotateKubeletServerCertificate", Beta, true, false, &[]),
     row("RuntimeClassInImageCriApi", Alpha, false, false, &[]),
@@ -243,7 +281,13 @@ pub(super) static GATES: &[Spec] = &[
     row("SeparateTaintEvictionController", Ga, true, true, &[]),
     row("ServiceAccountNodeAudienceRestriction", Beta, true, false, &[]),
     row("ServiceAccountTokenJTI", Ga, true, true, &[]),
-    row("ServiceAccountTokenNodeBinding", Ga, true, true, &["ServiceAccountTokenNodeBindingValidation"]),
+    row(
+        "ServiceAccountTokenNodeBinding",
+        Ga,
+        true,
+        true,
+        &["ServiceAccountTokenNodeBindingValidation"],
+    ),
     row("ServiceAccountTokenNodeBindingValidation", Ga, true, true, &[]),
     row("ServiceAccountTokenPodNodeInfo", Ga, true, true, &[]),
     row("ServiceCIDRStatusFieldWiping", Deprecated, true, false, &[]),
@@ -290,7 +334,13 @@ pub(super) static GATES: &[Spec] = &[
     row("UnauthenticatedHTTP2DOSMitigation", Beta, true, false, &[]),
     row("UnknownVersionInteroperabilityProxy", Beta, true, false, &["APIServerIdentity"]),
     row("UnlockWhileProcessingFIFO", Beta, true, false, &[]),
-    row("UserNamespacesHostNetworkSupport", Alpha, false, false, &["NodeDeclaredFeatures", "UserNamespacesSupport"]),
+    row(
+        "UserNamespacesHostNetworkSupport",
+        Alpha,
+        false,
+        false,
+        &["NodeDeclaredFeatures", "UserNamespacesSupport"],
+    ),
     row("UserNamespacesSupport", Ga, true, true, &[]),
     row("VolumeAttributesClass", Ga, true, true, &[]),
     row("VolumeLimitScaling", Alpha, false, false, &[]),

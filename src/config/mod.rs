@@ -1,9 +1,10 @@
-//! Flags and `KubeletConfiguration`: parse, defaults, precedence, validation. The only place that reads argv and the
-//! environment.
+//! Flags and `KubeletConfiguration`: parse, defaults, precedence, validation. The only place that
+//! reads argv and the environment.
 //!
-//! `load` reads once, at the start: argv over the file over the defaults, with drop-in files between. What comes out is
-//! immutable; every subsystem is handed the few values that it needs, by `daemon`. All that is wrong is reported at
-//! once. A new field is a row in `types`, a default in `defaults`, a row in `effects`, and a check in `validate`.
+//! `load` reads once, at the start: argv over the file over the defaults, with drop-in files
+//! between. What comes out is immutable; every subsystem is handed the few values that it needs, by
+//! `daemon`. All that is wrong is reported at once. A new field is a row in `types`, a default in
+//! `defaults`, a row in `effects`, and a check in `validate`.
 //!
 //! ```text
 //! argv ─► flags ─► file ─► dropins ─► flags again ─► validate ─► Loaded
@@ -51,7 +52,8 @@ pub struct Loaded {
 pub struct ConfigWarning {
     /// One sentence.
     pub text: String,
-    /// Whether it is also a Warning event on the Node: the node is less protected than its administrator believes.
+    /// Whether it is also a Warning event on the Node: the node is less protected than its
+    /// administrator believes.
     pub node_event: bool,
 }
 
@@ -73,7 +75,9 @@ pub enum ConfigError {
         problem: String,
     },
     /// The drop-in directory, or a file in it, cannot be read or decoded.
-    #[error("failed to merge kubelet configs: failed to walk through kubelet dropin directory {dir:?}: {problem}")]
+    #[error(
+        "failed to merge kubelet configs: failed to walk through kubelet dropin directory {dir:?}: {problem}"
+    )]
     DropIns {
         /// The directory.
         dir: String,
@@ -88,8 +92,8 @@ pub enum ConfigError {
     Invalid(Vec<String>),
 }
 
-/// A configuration that is not taken, with what should be said besides: an unknown field may be the other half of the
-/// mistake.
+/// A configuration that is not taken, with what should be said besides: an unknown field may be the
+/// other half of the mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Refused {
@@ -125,8 +129,8 @@ impl Host {
 
 /// Reads `args` (without the program's name) and the files that they name.
 ///
-/// With `--help` or `--version` the files are not read and nothing is checked: look at `flags.help` and `flags.version`
-/// first, in this order.
+/// With `--help` or `--version` the files are not read and nothing is checked: look at `flags.help`
+/// and `flags.version` first, in this order.
 pub fn load(args: &[String]) -> Result<Loaded, Refused> {
     load_on(args, Host::detect())
 }
@@ -141,12 +145,22 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, Refused> {
 }
 
 /// What [`load_on`] returns, but for the warnings, which are there even when this fails.
-fn read(args: &[String], host: Host, warnings: &mut Vec<ConfigWarning>) -> Result<Loaded, ConfigError> {
+fn read(
+    args: &[String],
+    host: Host,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<Loaded, ConfigError> {
     let first = flags::parse(args, defaults::flag_defaults())?;
     if first.flags.help || first.flags.version != Version::No {
         let gates = FeatureGates::default();
         let flags::Parsed { flags, config, deprecated } = first;
-        return Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings: Vec::new() });
+        return Ok(Loaded {
+            flags,
+            config,
+            gates,
+            deprecated_flags: deprecated,
+            warnings: Vec::new(),
+        });
     }
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
     let files = !first.flags.config.is_empty() || !first.flags.config_dir.is_empty();
@@ -163,7 +177,8 @@ fn read(args: &[String], host: Host, warnings: &mut Vec<ConfigWarning>) -> Resul
         first
     };
     let mut gates = FeatureGates::default();
-    let problems: Vec<String> = gates.set(&config.feature_gates).iter().map(ToString::to_string).collect();
+    let problems: Vec<String> =
+        gates.set(&config.feature_gates).iter().map(ToString::to_string).collect();
     let mut invalid = validate::configuration(&config, &gates, host);
     match (problems.is_empty(), invalid.is_empty()) {
         (true, true) => {}
@@ -176,7 +191,10 @@ fn read(args: &[String], host: Host, warnings: &mut Vec<ConfigWarning>) -> Resul
     }
     warnings.extend(validate::doubtful(&config, &gates));
     warnings.extend(gates.named_on_their_way_out().map(|(spec, value)| ConfigWarning {
-        text: format!("the feature gate {}={value} is set but will be removed in a future release", spec.name),
+        text: format!(
+            "the feature gate {}={value} is set but will be removed in a future release",
+            spec.name
+        ),
         node_event: false,
     }));
     warnings.extend(effects::without_effect(&flags, &config, files));
@@ -184,8 +202,8 @@ fn read(args: &[String], host: Host, warnings: &mut Vec<ConfigWarning>) -> Resul
 }
 
 impl Loaded {
-    /// The configuration as a file in `directory` would have to say it: relative paths, which drop-ins may leave, made
-    /// absolute.
+    /// The configuration as a file in `directory` would have to say it: relative paths, which
+    /// drop-ins may leave, made absolute.
     #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn with_paths_of(&self, directory: &std::path::Path) -> KubeletConfiguration {
         let mut config = self.config.clone();
@@ -289,25 +307,47 @@ mod tests {
     #[test]
     fn flags_win_over_drop_ins_over_the_file() {
         let files = Files::new(&[
-            ("c.yaml", "maxPods: 1\npodsPerCore: 1\noomScoreAdj: 1\nevictionHard: {memory.available: 1Gi}\n"),
-            ("d/20-b.conf", "podsPerCore: 3\noomScoreAdj: 3\nevictionHard: {nodefs.available: 1%}\n"),
+            (
+                "c.yaml",
+                "maxPods: 1\npodsPerCore: 1\noomScoreAdj: 1\nevictionHard: {memory.available: 1Gi}\n",
+            ),
+            (
+                "d/20-b.conf",
+                "podsPerCore: 3\noomScoreAdj: 3\nevictionHard: {nodefs.available: 1%}\n",
+            ),
             ("d/10-a.conf", "podsPerCore: 2\nclusterDomain: a\n"),
             ("d/30/c.conf", "clusterDomain: c\nevictionHard: {memory.available: null}\n"),
             ("d/99.yaml", "maxPods: 99\n"),
         ]);
         let loaded = files
-            .load(&["--config=@/c.yaml", "--config-dir=@/d", "--oom-score-adj=4", "--feature-gates=AllAlpha=false"])
+            .load(&[
+                "--config=@/c.yaml",
+                "--config-dir=@/d",
+                "--oom-score-adj=4",
+                "--feature-gates=AllAlpha=false",
+            ])
             .expect("valid");
         let config = &loaded.config;
         assert_eq!((config.max_pods, config.pods_per_core, config.oom_score_adj), (1, 3, 4));
         assert_eq!(config.cluster_domain, "c");
-        assert_eq!(config.eviction_hard.iter().collect::<Vec<_>>(), [(&"nodefs.available".into(), &"1%".into())]);
-        assert!(loaded.deprecated_flags.iter().any(|text| text.starts_with("Flag --oom-score-adj has been")));
+        assert_eq!(
+            config.eviction_hard.iter().collect::<Vec<_>>(),
+            [(&"nodefs.available".into(), &"1%".into())]
+        );
+        assert!(
+            loaded
+                .deprecated_flags
+                .iter()
+                .any(|text| text.starts_with("Flag --oom-score-adj has been"))
+        );
     }
 
     #[test]
     fn paths_are_relative_to_the_file() {
-        let files = Files::new(&[("c.yaml", "staticPodPath: manifests\nresolvConf: \"\"\ntlsCertFile: /abs\n")]);
+        let files = Files::new(&[(
+            "c.yaml",
+            "staticPodPath: manifests\nresolvConf: \"\"\ntlsCertFile: /abs\n",
+        )]);
         let config = files.load(&["--config=@/c.yaml"]).expect("valid").config;
         assert_eq!(config.static_pod_path, files.0.path().join("manifests").display().to_string());
         assert_eq!((config.resolv_conf.as_str(), config.tls_cert_file.as_str()), ("", "/abs"));
@@ -332,19 +372,36 @@ mod tests {
     #[test]
     fn warns_by_name_about_unknown_and_repeated_fields() {
         let files = Files::new(&[("c.yaml", "maxPods: 5\nmaxPod: 6\nmaxPods: 7\n")]);
-        let texts: Vec<String> =
-            files.load(&["--config=@/c.yaml"]).expect("lenient").warnings.into_iter().map(|w| w.text).collect();
-        assert!(texts.iter().any(|text| text.contains("\"maxPod\"") && text.contains("unknown")), "{texts:?}");
-        assert!(texts.iter().any(|text| text.contains("\"maxPods\"") && text.contains("twice")), "{texts:?}");
+        let texts: Vec<String> = files
+            .load(&["--config=@/c.yaml"])
+            .expect("lenient")
+            .warnings
+            .into_iter()
+            .map(|w| w.text)
+            .collect();
+        assert!(
+            texts.iter().any(|text| text.contains("\"maxPod\"") && text.contains("unknown")),
+            "{texts:?}"
+        );
+        assert!(
+            texts.iter().any(|text| text.contains("\"maxPods\"") && text.contains("twice")),
+            "{texts:?}"
+        );
     }
 
     #[test]
     fn warns_also_when_it_refuses() {
-        let files = Files::new(&[("c.yaml", "maxPods: -1\nmaxPod: 6\n"), ("d/x.conf", "port: [\n")]);
+        let files =
+            Files::new(&[("c.yaml", "maxPods: -1\nmaxPod: 6\n"), ("d/x.conf", "port: [\n")]);
         for args in [&["--config=@/c.yaml"][..], &["--config=@/c.yaml", "--config-dir=@/d"]] {
             let refused = files.load_or_refuse(args).expect_err("invalid");
-            let texts: Vec<String> = refused.warnings.into_iter().map(|warning| warning.text).collect();
-            assert!(texts.iter().any(|text| text.contains("\"maxPod\"")), "{}: {texts:?}", refused.error);
+            let texts: Vec<String> =
+                refused.warnings.into_iter().map(|warning| warning.text).collect();
+            assert!(
+                texts.iter().any(|text| text.contains("\"maxPod\"")),
+                "{}: {texts:?}",
+                refused.error
+            );
         }
     }
 
@@ -352,15 +409,22 @@ mod tests {
     fn warns_of_relative_paths_in_a_drop_in() {
         let files = Files::new(&[
             ("c.yaml", "staticPodPath: here\n"),
-            ("d/x.conf", "authentication: {x509: {clientCAFile: pki/ca.crt}}\nresolvConf: /abs\npodLogsDir: \"\"\n"),
+            (
+                "d/x.conf",
+                "authentication: {x509: {clientCAFile: pki/ca.crt}}\nresolvConf: /abs\npodLogsDir: \"\"\n",
+            ),
         ]);
         let loaded = files.load(&["--config=@/c.yaml", "--config-dir=@/d"]).expect("valid");
         assert_eq!(loaded.config.authentication.x509.client_ca_file, "pki/ca.crt");
         let texts: Vec<String> = loaded.warnings.into_iter().map(|warning| warning.text).collect();
-        let [text] = texts.iter().filter(|text| text.contains("relative")).collect::<Vec<_>>()[..] else {
+        let [text] = texts.iter().filter(|text| text.contains("relative")).collect::<Vec<_>>()[..]
+        else {
             panic!("{texts:?}")
         };
-        assert!(text.contains("clientCAFile") && text.contains("x.conf") && text.contains("pki/ca.crt"), "{text}");
+        assert!(
+            text.contains("clientCAFile") && text.contains("x.conf") && text.contains("pki/ca.crt"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -394,15 +458,19 @@ mod tests {
 
     #[test]
     fn labels_that_a_node_may_not_set_are_refused() {
-        let error = load_args(&["--node-labels=kubernetes.io/x=1"]).expect_err("refused").to_string();
-        assert!(error.starts_with("failed to validate kubelet flags: unknown 'kubernetes.io' or 'k8s.io' labels"));
+        let error =
+            load_args(&["--node-labels=kubernetes.io/x=1"]).expect_err("refused").to_string();
+        assert!(error.starts_with(
+            "failed to validate kubelet flags: unknown 'kubernetes.io' or 'k8s.io' labels"
+        ));
         load_args(&["--node-labels=node.kubernetes.io/x=1,a/b=c"]).expect("allowed");
     }
 
     #[test]
     fn a_threshold_without_a_value_is_refused() {
         for field in ["evictionHard: {memory.available: }", "systemReserved: {cpu: null}"] {
-            let error = Files::new(&[("c.yaml", field)]).load(&["--config=@/c.yaml"]).expect_err("refused");
+            let error =
+                Files::new(&[("c.yaml", field)]).load(&["--config=@/c.yaml"]).expect_err("refused");
             assert!(matches!(error, ConfigError::Invalid(_)), "{error}");
         }
     }
@@ -418,13 +486,17 @@ mod tests {
     fn configz_is_upstreams_document() {
         let document = defaults::flag_defaults().configz();
         let upstream: serde_json::Value =
-            serde_json::from_str(include_str!("testdata/configz_flag_defaults.json")).expect("JSON");
+            serde_json::from_str(include_str!("testdata/configz_flag_defaults.json"))
+                .expect("JSON");
         assert_eq!(document, upstream);
     }
 
     #[test]
     fn what_configz_shows_can_be_loaded_again() {
-        let files = Files::new(&[("c.yaml", "maxPods: 5\nregisterWithTaints: [{key: a, effect: NoSchedule}]\n")]);
+        let files = Files::new(&[(
+            "c.yaml",
+            "maxPods: 5\nregisterWithTaints: [{key: a, effect: NoSchedule}]\n",
+        )]);
         let config = files.load(&["--config=@/c.yaml"]).expect("valid").config;
         let document = config.configz()["kubeletconfig"].to_string();
         let again = tempfile::tempdir().expect("a directory");

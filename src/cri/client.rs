@@ -1,8 +1,10 @@
-//! The client: one typed method per CRI call, each with its own deadline, counted, and failing as a [`CriError`].
+//! The client: one typed method per CRI call, each with its own deadline, counted, and failing as a
+//! [`CriError`].
 //!
-//! Connects when the first call is made and again when the connection breaks. Three calls cannot be taken back
-//! (principle 9): RunPodSandbox, CreateContainer and StartContainer run detached, to their deadline, even when the
-//! caller's future is dropped, and hold what they were given (the epoch guard of `pleg`) until they have ended.
+//! Connects when the first call is made and again when the connection breaks. Three calls cannot be
+//! taken back (principle 9): RunPodSandbox, CreateContainer and StartContainer run detached, to
+//! their deadline, even when the caller's future is dropped, and hold what they were given (the
+//! epoch guard of `pleg`) until they have ended.
 
 use std::fmt;
 use std::future::Future;
@@ -42,7 +44,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, TransportError>;
 
-/// What went wrong below gRPC. A type of its own, because the compiler cannot prove a future with a boxed error `Send`.
+/// What went wrong below gRPC. A type of its own, because the compiler cannot prove a future with a
+/// boxed error `Send`.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the container runtime failed")]
 struct TransportError(#[source] BoxError);
@@ -121,31 +124,57 @@ pub struct Connection {
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runtime").field("connection", &*self.connection.borrow()).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("connection", &*self.connection.borrow())
+            .finish_non_exhaustive()
     }
 }
 
 impl Runtime {
-    /// A client of the runtime that listens where `settings` say; connects with the first call. Needs a tokio runtime.
-    pub fn new(settings: &Settings, clock: Clock, observer: Observer) -> Result<Self, EndpointError> {
+    /// A client of the runtime that listens where `settings` say; connects with the first call.
+    /// Needs a tokio runtime.
+    pub fn new(
+        settings: &Settings,
+        clock: Clock,
+        observer: Observer,
+    ) -> Result<Self, EndpointError> {
         let runtime_endpoint = Endpoint::parse(&settings.runtime_endpoint)?;
-        let image_endpoint = match settings.image_endpoint.as_deref().filter(|text| !text.trim().is_empty()) {
-            Some(text) => Endpoint::parse(text)?,
-            None => runtime_endpoint.clone(),
-        };
+        let image_endpoint =
+            match settings.image_endpoint.as_deref().filter(|text| !text.trim().is_empty()) {
+                Some(text) => Endpoint::parse(text)?,
+                None => runtime_endpoint.clone(),
+            };
         let (state, connection) = watch::channel(Connection::default());
         let runtime = channel(&runtime_endpoint, Some(state));
-        let images = if image_endpoint == runtime_endpoint { runtime.clone() } else { channel(&image_endpoint, None) };
+        let images = if image_endpoint == runtime_endpoint {
+            runtime.clone()
+        } else {
+            channel(&image_endpoint, None)
+        };
         Ok(Self::assemble(runtime, images, settings.request_timeout, clock, observer, connection))
     }
 
     /// A client of services in this process: how tests and simulations use a fake without a socket.
-    pub fn in_process<R, I>(runtime: R, images: I, request_timeout: Duration, clock: Clock, observer: Observer) -> Self
+    pub fn in_process<R, I>(
+        runtime: R,
+        images: I,
+        request_timeout: Duration,
+        clock: Clock,
+        observer: Observer,
+    ) -> Self
     where
-        R: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+        R: Service<http::Request<Body>, Response = http::Response<Body>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         R::Error: Into<BoxError>,
         R::Future: Send + 'static,
-        I: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+        I: Service<http::Request<Body>, Response = http::Response<Body>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         I::Error: Into<BoxError>,
         I::Future: Send + 'static,
     {
@@ -169,7 +198,15 @@ impl Runtime {
         let images = ImageServiceClient::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Self { runtime, images, request_timeout, clock, observer, detached: TaskTracker::new(), connection }
+        Self {
+            runtime,
+            images,
+            request_timeout,
+            clock,
+            observer,
+            detached: TaskTracker::new(),
+            connection,
+        }
     }
 
     /// Changes when a connection to the runtime is made or lost.
@@ -183,8 +220,12 @@ impl Runtime {
         self.detached.wait().await;
     }
 
-    /// Runs `work` to its end even if the returned future is dropped; for a sequence of calls that belong together.
-    pub async fn detach<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+    /// Runs `work` to its end even if the returned future is dropped; for a sequence of calls that
+    /// belong together.
+    pub async fn detach<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         match self.detached.spawn(work).await {
             Ok(answer) => answer,
             Err(error) => match error.try_into_panic() {
@@ -202,11 +243,12 @@ impl Runtime {
         answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, CriError> {
         let began = self.clock.now().mono;
-        let answer = async { answer.await.map_err(|status| CriError::from_status(operation.call, &status)) };
+        let answer =
+            async { answer.await.map_err(|status| CriError::from_status(operation.call, &status)) };
         let outcome = match limit {
-            Some(limit) => {
-                tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(CriError::deadline(operation.call)))
-            }
+            Some(limit) => tokio::time::timeout(limit, answer)
+                .await
+                .unwrap_or_else(|_| Err(CriError::deadline(operation.call))),
             None => answer.await,
         };
         (self.observer)(operation, self.clock.now().mono.since(began), outcome.as_ref().err());
@@ -225,7 +267,8 @@ fn request<T>(message: T, limit: Option<Duration>) -> tonic::Request<T> {
 
 /// Declares calls: documentation, name, RPC method, request, answer, metric, deadline, service.
 macro_rules! calls {
-    ($($(#[$doc:meta])* $name:ident($service:ident.$method:ident, $call:literal, $metric:literal, $limit:expr)
+    ($($(#[$doc:meta])*
+        $name:ident($service:ident.$method:ident, $call:literal, $metric:literal, $limit:expr)
         : $request:ident -> $answer:ident;)*) => {
         impl Runtime {
             $(
@@ -238,7 +281,8 @@ macro_rules! calls {
                     let mut client = self.$service.clone();
                     let operation = Operation { call: $call, metric: $metric };
                     // Boxed: tonic's futures hold the message several times over.
-                    self.call(operation, limit, Box::pin(client.$method(request(message, limit)))).await
+                    let answer = client.$method(request(message, limit));
+                    self.call(operation, limit, Box::pin(answer)).await
                 }
             )*
         }
@@ -275,8 +319,8 @@ calls! {
     /// Sandboxes that match a filter.
     list_pod_sandbox(runtime.list_pod_sandbox, "ListPodSandbox", "list_podsandbox", ordinary!())
         : ListPodSandboxRequest -> ListPodSandboxResponse;
-    /// Stops a container: its stop signal, after `timeout` seconds SIGKILL. Idempotent; asking again with less grace
-    /// hurries.
+    /// Stops a container: its stop signal, after `timeout` seconds SIGKILL. Idempotent; asking
+    /// again with less grace hurries.
     stop_container(runtime.stop_container, "StopContainer", "stop_container",
         |this, message| Some(this.request_timeout + seconds(message.timeout)))
         : StopContainerRequest -> StopContainerResponse;
@@ -298,10 +342,11 @@ calls! {
     /// Has the runtime open a container's log anew after a rotation.
     reopen_container_log(runtime.reopen_container_log, "ReopenContainerLog", "reopen_container_log", ordinary!())
         : ReopenContainerLogRequest -> ReopenContainerLogResponse;
-    /// Runs a command. A `timeout` of zero means no limit, here as in the runtime; else two minutes are added for the
-    /// runtime to clean up.
+    /// Runs a command. A `timeout` of zero means no limit, here as in the runtime; else two minutes
+    /// are added for the runtime to clean up.
     exec_sync_raw(runtime.exec_sync, "ExecSync", "exec_sync",
-        |this, message| (message.timeout > 0).then(|| this.request_timeout + seconds(message.timeout)))
+        |this, message| (message.timeout > 0)
+            .then(|| this.request_timeout + seconds(message.timeout)))
         : ExecSyncRequest -> ExecSyncResponse;
     /// Prepares a streaming `exec` and answers its URL.
     exec(runtime.exec, "Exec", "exec", ordinary!()): ExecRequest -> ExecResponse;
@@ -338,8 +383,8 @@ calls! {
 }
 
 impl Runtime {
-    /// Makes and starts a sandbox. Cannot be taken back: runs to its deadline (4 min) even if the future is dropped, and
-    /// `hold` is kept until it has ended.
+    /// Makes and starts a sandbox. Cannot be taken back: runs to its deadline (4 min) even if the
+    /// future is dropped, and `hold` is kept until it has ended.
     pub async fn run_pod_sandbox<K: Send + 'static>(
         &self,
         message: v1::RunPodSandboxRequest,
@@ -347,7 +392,8 @@ impl Runtime {
     ) -> (Result<SandboxId, CriError>, K) {
         const OPERATION: Operation = Operation { call: "RunPodSandbox", metric: "run_podsandbox" };
         let limit = Some(RUN_POD_SANDBOX.max(self.request_timeout * 2));
-        let name = message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
+        let name =
+            message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let mut client = self.runtime.clone();
         let this = self.clone();
         self.detach(async move {
@@ -364,14 +410,15 @@ impl Runtime {
         .await
     }
 
-    /// Makes a container. Cannot be taken back: runs to its deadline (2 min) even if the future is dropped, and `hold`
-    /// is kept until it has ended.
+    /// Makes a container. Cannot be taken back: runs to its deadline (2 min) even if the future is
+    /// dropped, and `hold` is kept until it has ended.
     pub async fn create_container<K: Send + 'static>(
         &self,
         message: v1::CreateContainerRequest,
         hold: K,
     ) -> (Result<ContainerId, CriError>, K) {
-        const OPERATION: Operation = Operation { call: "CreateContainer", metric: "create_container" };
+        const OPERATION: Operation =
+            Operation { call: "CreateContainer", metric: "create_container" };
         let limit = Some(CREATE_OR_START.max(self.request_timeout));
         let mut client = self.runtime.clone();
         let this = self.clone();
@@ -379,7 +426,10 @@ impl Runtime {
             let call = Box::pin(client.create_container(request(message, limit)));
             let outcome = this.call(OPERATION, limit, call).await.and_then(|answer| {
                 if answer.container_id.is_empty() {
-                    return Err(CriError::unusable_answer(OPERATION.call, "ContainerId is not set for container"));
+                    return Err(CriError::unusable_answer(
+                        OPERATION.call,
+                        "ContainerId is not set for container",
+                    ));
                 }
                 Ok(ContainerId::new(answer.container_id))
             });
@@ -388,23 +438,30 @@ impl Runtime {
         .await
     }
 
-    /// Starts a container. Cannot be taken back: runs to its deadline (2 min) even if the future is dropped, and `hold`
-    /// is kept until it has ended.
-    pub async fn start_container<K: Send + 'static>(&self, id: &ContainerId, hold: K) -> (Result<(), CriError>, K) {
-        const OPERATION: Operation = Operation { call: "StartContainer", metric: "start_container" };
+    /// Starts a container. Cannot be taken back: runs to its deadline (2 min) even if the future is
+    /// dropped, and `hold` is kept until it has ended.
+    pub async fn start_container<K: Send + 'static>(
+        &self,
+        id: &ContainerId,
+        hold: K,
+    ) -> (Result<(), CriError>, K) {
+        const OPERATION: Operation =
+            Operation { call: "StartContainer", metric: "start_container" };
         let limit = Some(CREATE_OR_START.max(self.request_timeout));
         let message = v1::StartContainerRequest { container_id: id.as_str().to_owned() };
         let mut client = self.runtime.clone();
         let this = self.clone();
         self.detach(async move {
-            let outcome = this.call(OPERATION, limit, client.start_container(request(message, limit))).await;
+            let outcome =
+                this.call(OPERATION, limit, client.start_container(request(message, limit))).await;
             (outcome.map(|_| ()), hold)
         })
         .await
     }
 
-    /// Runs a command in a container. `timeout` is rounded up to whole seconds; zero means none. An expired one is
-    /// [`CriError::is_deadline`]. Cancel-safe: dropping the future cancels the call and kills the command.
+    /// Runs a command in a container. `timeout` is rounded up to whole seconds; zero means none. An
+    /// expired one is [`CriError::is_deadline`]. Cancel-safe: dropping the future cancels the call
+    /// and kills the command.
     pub async fn exec_sync(
         &self,
         id: &ContainerId,
@@ -413,8 +470,10 @@ impl Runtime {
     ) -> Result<ExecOutput, CriError> {
         let whole = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
         let timeout = if timeout.subsec_nanos() > 0 { whole.saturating_add(1) } else { whole };
-        let message = v1::ExecSyncRequest { container_id: id.as_str().to_owned(), cmd: command, timeout };
-        let v1::ExecSyncResponse { stdout, stderr, exit_code } = self.exec_sync_raw(message).await?;
+        let message =
+            v1::ExecSyncRequest { container_id: id.as_str().to_owned(), cmd: command, timeout };
+        let v1::ExecSyncResponse { stdout, stderr, exit_code } =
+            self.exec_sync_raw(message).await?;
         Ok(ExecOutput { stdout, stderr, exit_code })
     }
 
@@ -423,14 +482,19 @@ impl Runtime {
         let image = message.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let answer = self.pull_image_raw(message).await?;
         if answer.image_ref.is_empty() {
-            return Err(CriError::unusable_answer("PullImage", format!("imageRef of image {image:?} is not set")));
+            return Err(CriError::unusable_answer(
+                "PullImage",
+                format!("imageRef of image {image:?} is not set"),
+            ));
         }
         Ok(answer.image_ref)
     }
 
-    /// Opens the stream of container events. May not answer before the first event, so nothing may wait for it.
+    /// Opens the stream of container events. May not answer before the first event, so nothing may
+    /// wait for it.
     pub async fn container_events(&self) -> Result<EventStream, CriError> {
-        const OPERATION: Operation = Operation { call: "GetContainerEvents", metric: "get_container_events" };
+        const OPERATION: Operation =
+            Operation { call: "GetContainerEvents", metric: "get_container_events" };
         let mut client = self.runtime.clone();
         self.call(OPERATION, None, client.get_container_events(v1::GetEventsRequest {})).await
     }
@@ -497,15 +561,25 @@ impl AsyncRead for Tracked {
 }
 
 impl AsyncWrite for Tracked {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 

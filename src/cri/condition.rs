@@ -1,8 +1,9 @@
-//! Whether the runtime and its network are ready: one task that asks `Status` and publishes the answer.
+//! Whether the runtime and its network are ready: one task that asks `Status` and publishes the
+//! answer.
 //!
-//! In: the runtime, its connection, and a `look_again` channel (fed by `cni` when the network configuration changes).
-//! Out: a `watch` of [`RuntimeCondition`], changed only when something other than the time of the last answer changes.
-//! Reading it never calls the runtime.
+//! In: the runtime, its connection, and a `look_again` channel (fed by `cni` when the network
+//! configuration changes). Out: a `watch` of [`RuntimeCondition`], changed only when something
+//! other than the time of the last answer changes. Reading it never calls the runtime.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::model::Mono;
 
 /// How often `Status` is asked when nothing happens; upstream's period.
 const PERIOD: Duration = Duration::from_secs(5);
-/// How often it is asked while the runtime does not answer: its return is then noticed within a second.
+/// How often it is asked while the runtime does not answer: its return is then noticed within a
+/// second.
 const PERIOD_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// Without a good answer for this long the runtime is down; upstream's threshold.
 const DOWN_AFTER: Duration = Duration::from_secs(30);
@@ -27,7 +29,8 @@ const DOWN_AFTER: Duration = Duration::from_secs(30);
 pub struct RuntimeCondition {
     /// Ready, or upstream's text why not (`container runtime not ready: …`).
     pub runtime: Result<(), String>,
-    /// Ready, or upstream's text why not (`container runtime network not ready: NetworkReady=false reason:… message:…`).
+    /// Ready, or upstream's text why not (`container runtime network not ready: NetworkReady=false
+    /// reason:… message:…`).
     pub network: Result<(), String>,
     /// When the runtime last said that it is ready. Updated without a notification.
     pub last_ready: Option<Mono>,
@@ -60,10 +63,15 @@ impl RuntimeIdentity {
         format!("{}://{}", self.name, self.version)
     }
 
-    /// Whether its event stream can be relied on as a hint. containerd before 2.0 shares one lossy queue among all
-    /// subscribers, so each sees only some of the events.
+    /// Whether its event stream can be relied on as a hint. containerd before 2.0 shares one lossy
+    /// queue among all subscribers, so each sees only some of the events.
     pub fn has_event_stream(&self) -> bool {
-        let major = self.version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+        let major = self
+            .version
+            .trim_start_matches('v')
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
         self.name != "containerd" || major.is_none_or(|major| major >= 2)
     }
 }
@@ -114,8 +122,8 @@ impl Default for RuntimeCondition {
 }
 
 impl RuntimeCondition {
-    /// Why the runtime counts as not ready now, in upstream's words; empty: it is ready. The health of `pleg` belongs
-    /// between the first and the second, see `pleg::Handle::healthy`.
+    /// Why the runtime counts as not ready now, in upstream's words; empty: it is ready. The health
+    /// of `pleg` belongs between the first and the second, see `pleg::Handle::healthy`.
     pub fn runtime_errors(&self, now: Mono) -> Vec<String> {
         let silence = match self.last_ready {
             None => Some("container runtime status check may not have completed yet"),
@@ -133,7 +141,8 @@ impl RuntimeCondition {
     /// Takes over what a `Status` answer says, as upstream does.
     pub fn apply(&mut self, answer: &v1::StatusResponse, now: Mono) {
         self.last_error = None;
-        let conditions = answer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let conditions =
+            answer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         self.network = verdict(conditions, "NetworkReady", "container runtime network not ready");
         self.runtime = verdict(conditions, "RuntimeReady", "container runtime not ready");
         if self.runtime.is_err() {
@@ -177,7 +186,8 @@ pub struct ConditionTask {
     state: watch::Sender<RuntimeCondition>,
 }
 
-/// The condition and the task that keeps it. `look_again`: a change means that the network may have become ready.
+/// The condition and the task that keeps it. `look_again`: a change means that the network may have
+/// become ready.
 pub fn condition(
     runtime: Runtime,
     clock: Clock,
@@ -215,7 +225,11 @@ impl ConditionTask {
         let answer = self.runtime.status(v1::StatusRequest { verbose: false }).await;
         let now = self.clock.now().mono;
         let connection = self.runtime.connection().borrow().opened;
-        let news = if answer.is_ok() && *asked_on != Some(connection) { self.identify().await } else { None };
+        let news = if answer.is_ok() && *asked_on != Some(connection) {
+            self.identify().await
+        } else {
+            None
+        };
         if news.is_some() {
             *asked_on = Some(connection);
         }
@@ -239,7 +253,8 @@ impl ConditionTask {
 
     /// Who the runtime is and which cgroup driver it wants; `None`: ask again.
     async fn identify(&self) -> Option<(RuntimeIdentity, Option<CgroupDriver>)> {
-        let version = self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await.ok()?;
+        let version =
+            self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await.ok()?;
         let driver = match self.runtime.runtime_config(v1::RuntimeConfigRequest {}).await {
             Ok(config) => config.linux.map(|linux| match linux.cgroup_driver() {
                 v1::CgroupDriver::Systemd => CgroupDriver::Systemd,
@@ -293,7 +308,10 @@ mod tests {
     fn speaks_as_upstream() {
         let mut state = RuntimeCondition::default();
         let at = |seconds| Mono(Duration::from_secs(seconds));
-        assert_eq!(state.runtime_errors(at(1)), ["container runtime status check may not have completed yet"]);
+        assert_eq!(
+            state.runtime_errors(at(1)),
+            ["container runtime status check may not have completed yet"]
+        );
         state.apply(&answer(true, Some(false)), at(1));
         assert_eq!(
             state.network.clone().expect_err("not ready"),
@@ -343,13 +361,19 @@ mod tests {
         fake.clear_script();
         let before = clock.now().mono;
         state.wait_for(RuntimeCondition::answers).await.expect("it runs");
-        assert!(clock.now().mono.since(before) <= Duration::from_secs(1), "its return is noticed within a second");
+        assert!(
+            clock.now().mono.since(before) <= Duration::from_secs(1),
+            "its return is noticed within a second"
+        );
     }
 
     #[track_caller]
     fn check(name: &str, version: &str, stream: bool) {
-        let identity =
-            RuntimeIdentity { name: name.to_owned(), version: version.to_owned(), api_version: "v1".to_owned() };
+        let identity = RuntimeIdentity {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            api_version: "v1".to_owned(),
+        };
         assert_eq!(identity.has_event_stream(), stream, "{name} {version}");
     }
 

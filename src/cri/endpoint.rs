@@ -28,7 +28,9 @@ pub enum EndpointError {
         scheme: String,
     },
     /// A path that is not absolute.
-    #[error("container runtime endpoint {endpoint:?}: the socket's path must be absolute: write unix:///path")]
+    #[error(
+        "container runtime endpoint {endpoint:?}: the socket's path must be absolute: write unix:///path"
+    )]
     Relative {
         /// The text.
         endpoint: String,
@@ -45,7 +47,10 @@ impl Endpoint {
         let path = match trimmed.split_once("://") {
             Some(("unix", path)) => path,
             Some((scheme, _)) => {
-                return Err(EndpointError::Scheme { endpoint: endpoint.to_owned(), scheme: scheme.to_owned() });
+                return Err(EndpointError::Scheme {
+                    endpoint: endpoint.to_owned(),
+                    scheme: scheme.to_owned(),
+                });
             }
             None => trimmed.strip_prefix("unix:").unwrap_or(trimmed),
         };

@@ -1,4 +1,5 @@
-//! What a failed CRI call says. Fed by `client`; its text goes into events and statuses, so it is grpc-go's.
+//! What a failed CRI call says. Fed by `client`; its text goes into events and statuses, so it is
+//! grpc-go's.
 
 use std::error::Error as _;
 use std::fmt;
@@ -16,7 +17,8 @@ pub struct CriError {
     pub code: Code,
     /// The runtime's message.
     pub message: String,
-    /// Whether the text is the message alone: upstream's client made up this error, no status came over the wire.
+    /// Whether the text is the message alone: upstream's client made up this error, no status came
+    /// over the wire.
     pub bare: bool,
 }
 
@@ -27,9 +29,15 @@ impl CriError {
             return Self { call, code: Code::Unavailable, message, bare: false };
         }
         if lost_connection(status) {
-            return Self { call, code: Code::Unavailable, message: CONNECTION_LOST.to_owned(), bare: false };
+            return Self {
+                call,
+                code: Code::Unavailable,
+                message: CONNECTION_LOST.to_owned(),
+                bare: false,
+            };
         }
-        // tonic enforces the `grpc-timeout` header on its own side too, and calls that a cancellation.
+        // tonic enforces the `grpc-timeout` header on its own side too, and calls that a
+        // cancellation.
         if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
             return Self::deadline(call);
         }
@@ -38,7 +46,12 @@ impl CriError {
 
     /// The deadline has passed on our side; the text is what grpc-go makes of an expired context.
     pub fn deadline(call: &'static str) -> Self {
-        Self { call, code: Code::DeadlineExceeded, message: "context deadline exceeded".to_owned(), bare: false }
+        Self {
+            call,
+            code: Code::DeadlineExceeded,
+            message: "context deadline exceeded".to_owned(),
+            bare: false,
+        }
     }
 
     /// The runtime answered something that cannot be used.
@@ -66,7 +79,8 @@ impl CriError {
         self.code == Code::Unavailable
     }
 
-    /// The name is held by an earlier call that has not ended yet (containerd, CRI-O): busy, not failed.
+    /// The name is held by an earlier call that has not ended yet (containerd, CRI-O): busy, not
+    /// failed.
     pub fn is_name_reserved(&self) -> bool {
         self.message.contains("is reserved for")
     }
@@ -111,7 +125,8 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// A connection that could not be made: the connector's error lies at the end of the chain of sources.
+/// A connection that could not be made: the connector's error lies at the end of the chain of
+/// sources.
 #[derive(Debug, thiserror::Error)]
 #[error("connection error: desc = \"transport: Error while dialing: dial unix {path}: connect: {}\"", go_text(.source))]
 pub(super) struct DialError {
@@ -124,13 +139,16 @@ pub(super) struct DialError {
 /// What grpc-go says of a call whose connection has ended.
 const CONNECTION_LOST: &str = "error reading from server: EOF";
 
-/// Whether the connection ended under the call. Such a status was made here, so it has a source; one of the runtime's
-/// has none. tonic calls some of them cancelled, which they are not.
+/// Whether the connection ended under the call. Such a status was made here, so it has a source;
+/// one of the runtime's has none. tonic calls some of them cancelled, which they are not.
 fn lost_connection(status: &Status) -> bool {
     let mut next = status.source();
     while let Some(error) = next {
         let lost = error.downcast_ref::<hyper::Error>().is_some_and(|error| {
-            error.is_canceled() || error.is_closed() || error.is_incomplete_message() || error.is_body_write_aborted()
+            error.is_canceled()
+                || error.is_closed()
+                || error.is_incomplete_message()
+                || error.is_body_write_aborted()
         });
         if lost || error.is::<std::io::Error>() {
             return true;
@@ -198,7 +216,9 @@ mod tests {
         assert!(error(Status::unimplemented("")).is_unimplemented());
         assert!(CriError::deadline("RunPodSandbox").is_deadline());
         assert!(error(Status::unavailable("")).is_unavailable());
-        let reserved = Status::unknown("failed to reserve sandbox name \"a_b\": name \"a_b\" is reserved for \"1f\"");
+        let reserved = Status::unknown(
+            "failed to reserve sandbox name \"a_b\": name \"a_b\" is reserved for \"1f\"",
+        );
         assert!(error(reserved).is_name_reserved());
         assert!(!error(Status::unknown("")).is_name_reserved());
         assert_eq!(error(Status::unknown("no such host")).pull_text(), "no such host");

@@ -1,8 +1,9 @@
-//! The container runtime interface: generated types, the client with its deadlines, the runtime's condition.
+//! The container runtime interface: generated types, the client with its deadlines, the runtime's
+//! condition.
 //!
-//! [`Runtime`] is the only way to the runtime: every call has a deadline, is counted, and fails as a [`CriError`] that
-//! reads as upstream's. [`condition`] watches whether the runtime and its network are ready. Nothing here decides
-//! anything about pods.
+//! [`Runtime`] is the only way to the runtime: every call has a deadline, is counted, and fails as
+//! a [`CriError`] that reads as upstream's. [`condition`] watches whether the runtime and its
+//! network are ready. Nothing here decides anything about pods.
 
 pub mod client;
 pub mod condition;
@@ -33,7 +34,8 @@ pub mod v1 {
     include!("../../proto/gen/runtime.v1.rs");
 }
 
-/// Labels and annotations that tie what runs to pods. They are upstream's, so that either kubelet can take over.
+/// Labels and annotations that tie what runs to pods. They are upstream's, so that either kubelet
+/// can take over.
 pub mod labels {
     #![allow(missing_docs, reason = "each constant is its own documentation")]
     pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -42,8 +44,10 @@ pub mod labels {
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
     pub const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
     pub const CONTAINER_RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-    pub const CONTAINER_TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
-    pub const CONTAINER_TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+    pub const CONTAINER_TERMINATION_MESSAGE_PATH: &str =
+        "io.kubernetes.container.terminationMessagePath";
+    pub const CONTAINER_TERMINATION_MESSAGE_POLICY: &str =
+        "io.kubernetes.container.terminationMessagePolicy";
     pub const CONTAINER_PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
     pub const CONTAINER_PORTS: &str = "io.kubernetes.container.ports";
     pub const POD_DELETION_GRACE_PERIOD: &str = "io.kubernetes.pod.deletionGracePeriod";

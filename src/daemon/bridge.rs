@@ -15,7 +15,8 @@ use crate::pods::NetworkProblem;
 use crate::volumes::mounter::Mounter;
 use crate::{cni, images, node, pleg};
 
-/// How often time alone can change a condition (the runtime or the pleg has been silent for too long).
+/// How often time alone can change a condition (the runtime or the pleg has been silent for too
+/// long).
 const SILENCE_CHECK: Duration = Duration::from_secs(10);
 
 /// How often the images of the node are listed even if none was pulled: others remove some.
@@ -23,8 +24,13 @@ const IMAGES_EVERY: Duration = Duration::from_secs(60);
 
 fn node_images(images: Vec<images::NodeImage>) -> Vec<node::NodeImage> {
     let split = |image: images::NodeImage| {
-        let (repo_digests, repo_tags) = image.names.into_iter().partition(|name| name.contains('@'));
-        node::NodeImage { repo_digests, repo_tags, bytes: i64::try_from(image.size).unwrap_or(i64::MAX) }
+        let (repo_digests, repo_tags) =
+            image.names.into_iter().partition(|name| name.contains('@'));
+        node::NodeImage {
+            repo_digests,
+            repo_tags,
+            bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
+        }
     };
     images.into_iter().map(split).collect()
 }
@@ -47,14 +53,16 @@ struct Problems {
 }
 
 impl<M: Mounter> Core<M> {
-    /// Runs `apply` at each change of the runtime's condition, at the first relist, and every [`SILENCE_CHECK`].
+    /// Runs `apply` at each change of the runtime's condition, at the first relist, and every
+    /// [`SILENCE_CHECK`].
     fn on_condition(
         &self,
         tasks: &mut JoinSet<()>,
         parts: &RuntimeParts,
         mut apply: impl FnMut(&RuntimeCondition, Problems) + Send + 'static,
     ) {
-        let (mut condition, pleg, clock) = (parts.condition.clone(), parts.pleg.clone(), self.clock);
+        let (mut condition, pleg, clock) =
+            (parts.condition.clone(), parts.pleg.clone(), self.clock);
         let stop = self.shutdown.clone();
         tasks.spawn(async move {
             let work = async {
@@ -115,7 +123,9 @@ impl<M: Mounter> Core<M> {
             let work = async {
                 loop {
                     match images.list(limit).await {
-                        Ok(found) => images_sender.send_modify(|inputs| inputs.images = Arc::new(node_images(found))),
+                        Ok(found) => images_sender.send_modify(|inputs| {
+                            inputs.images = Arc::new(node_images(found));
+                        }),
                         Err(error) => debug!(%error, "listing images failed; the node's status keeps the last list"),
                     }
                     // Cancel-safe: a timeout loses no change.
@@ -163,8 +173,11 @@ impl<M: Mounter> Core<M> {
         let (sender, receiver) = watch::channel(None);
         self.on_condition(tasks, parts, move |_, problems| {
             // A few small files are read, and only while there is a problem.
-            let diagnose = || cni::diagnose(&cni::Places::default()).err().map(|problem| error_chain(&problem));
-            let problem = problems.network.map(|message| NetworkProblem { message, diagnosis: diagnose() });
+            let diagnose = || {
+                cni::diagnose(&cni::Places::default()).err().map(|problem| error_chain(&problem))
+            };
+            let problem =
+                problems.network.map(|message| NetworkProblem { message, diagnosis: diagnose() });
             sender.send_if_modified(|current| {
                 let changed = *current != problem;
                 *current = problem;
@@ -183,7 +196,8 @@ impl<M: Mounter> Core<M> {
         let (sender, receiver) = watch::channel(None);
         let pleg = parts.pleg.clone();
         self.on_condition(tasks, parts, move |_, problems| {
-            // A kubelet that has just started is as healthy as upstream's, whose loop is judged from its first turn on.
+            // A kubelet that has just started is as healthy as upstream's, whose loop is judged
+            // from its first turn on.
             let problem = problems.pleg.filter(|_| pleg.last_relist().is_some());
             sender.send_if_modified(|current| {
                 let changed = *current != problem;

@@ -1,4 +1,5 @@
-//! Making the task of a pod: its feeds, its prober, its executor; and what dispatch asks of the rest of the node.
+//! Making the task of a pod: its feeds, its prober, its executor; and what dispatch asks of the
+//! rest of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::rest::Rest;
+use super::trim_memory::MemoryTrimmer;
 use super::{ApiParts, Core, RuntimeParts};
 use crate::admission::{self, AdmitInput, SysctlAllowlist};
 use crate::apiserver::events::Recorder;
@@ -36,10 +37,12 @@ use crate::{desired, node, pleg, status, volumes};
 /// How many commands of probes run at once per core: each forks a shim and a runc.
 const EXEC_PER_CORE: usize = 4;
 
-/// The grace of a pod that no source knows: what a pod has unless it says otherwise. (Upstream: one second.)
+/// The grace of a pod that no source knows: what a pod has unless it says otherwise. (Upstream: one
+/// second.)
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
-/// How long a static pod that runs waits for what the API server knows of it. Nobody looks after it meanwhile.
+/// How long a static pod that runs waits for what the API server knows of it. Nobody looks after it
+/// meanwhile.
 const LATE_MIRROR: Duration = Duration::from_secs(5);
 
 /// What a launcher is made from.
@@ -68,7 +71,7 @@ pub(super) struct Launcher {
     restart_all: bool,
     clock: Clock,
     recorder: Recorder,
-    rest: Rest,
+    rest: MemoryTrimmer,
     shutdown: CancellationToken,
 }
 
@@ -85,8 +88,11 @@ impl Launcher {
         parts: Parts,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<(Self, watch::Receiver<u64>)> {
-        let sysctls = SysctlAllowlist::new(core.settings.kernel(), &core.loaded.config.allowed_unsafe_sysctls)
-            .context("allowedUnsafeSysctls")?;
+        let sysctls = SysctlAllowlist::new(
+            core.settings.kernel(),
+            &core.loaded.config.allowed_unsafe_sysctls,
+        )
+        .context("allowedUnsafeSysctls")?;
         let sweep = sweep_signal(&parts.runtime.pleg, &parts.desired, tasks, &core.shutdown);
         let probes = ProbeDeps {
             exec: Arc::new(core.runtime.clone()),
@@ -156,14 +162,17 @@ impl Launcher {
         Ok((launcher, sweep))
     }
 
-    /// Waits until everything that runs has been read and the node is known: pods can be told from new ones then.
+    /// Waits until everything that runs has been read and the node is known: pods can be told from
+    /// new ones then.
     pub(super) fn readiness(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (pleg, node, mut allocatable) = (self.deps.pleg.clone(), self.node.clone(), self.deps.allocatable.clone());
+        let (pleg, node, mut allocatable) =
+            (self.deps.pleg.clone(), self.node.clone(), self.deps.allocatable.clone());
         async move {
             pleg.synced().await;
             if let Some(node) = node {
                 node.wait().await;
-                // It gets here through a task of its own: for a node of no size every new pod would be refused for good.
+                // It gets here through a task of its own: for a node of no size every new pod would
+                // be refused for good.
                 allocatable.wait_for(|amounts| !amounts.is_empty()).await.map(drop).ok();
             }
         }
@@ -176,7 +185,9 @@ impl Launcher {
         Preempt {
             uid: pod::uid(pod),
             why: Rejected { reason: reason.to_owned(), message: message.to_owned() },
-            grace: Duration::from_secs(u64::try_from(pod::spec_grace_seconds(pod)).unwrap_or_default()),
+            grace: Duration::from_secs(
+                u64::try_from(pod::spec_grace_seconds(pod)).unwrap_or_default(),
+            ),
         }
     }
 
@@ -185,9 +196,10 @@ impl Launcher {
     }
 }
 
-/// The mirror of a static pod that ran before this process, once the API server has been read: it says what the probes
-/// had found, and without it the pod would turn unready until they have found it again. `None`: the pod does not run,
-/// has no mirror, or the API server took too long. Cancel-safe.
+/// The mirror of a static pod that ran before this process, once the API server has been read: it
+/// says what the probes had found, and without it the pod would turn unready until they have found
+/// it again. `None`: the pod does not run, has no mirror, or the API server took too long.
+/// Cancel-safe.
 async fn late_mirror(
     desired: desired::Handle,
     mut observation: watch::Receiver<pleg::Observation>,
@@ -195,7 +207,8 @@ async fn late_mirror(
     shutdown: CancellationToken,
 ) -> Option<Arc<Pod>> {
     let wait = async {
-        let observed = observation.wait_for(|observation| observation.fresh).await.ok()?.pod.clone();
+        let observed =
+            observation.wait_for(|observation| observation.fresh).await.ok()?.pod.clone();
         // One that has to be started must not wait: it may be the API server itself.
         if !observed.containers.iter().any(|container| container.state.is_running()) {
             return None;
@@ -215,7 +228,8 @@ impl Launch for Launcher {
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>) {
         let uid = pod::uid(&pod);
         let mirror = if pod::is_static(&pod) { self.deps.desired.mirror_of(&uid) } else { None };
-        let api_status = mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
+        let api_status =
+            mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
         let of_mirror = api_status.filter(|_| pod::is_static(&pod)).map(status::of_mirror);
         let remembered = match of_mirror {
             Some(_) => BTreeMap::new(),
@@ -239,7 +253,14 @@ impl Launch for Launcher {
         };
         let executor = Arc::new(PodExecutor::new(self.deps.clone(), &pod, api_status, probes));
         let recall = (pod::is_static(&pod) && mirror.is_none())
-            .then(|| late_mirror(self.deps.desired.clone(), feeds.observation.clone(), uid, self.shutdown.clone()))
+            .then(|| {
+                late_mirror(
+                    self.deps.desired.clone(),
+                    feeds.observation.clone(),
+                    uid,
+                    self.shutdown.clone(),
+                )
+            })
             .map(Box::pin);
         let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
         let (mut worker, view) = Worker::new(start, Arc::clone(&executor), self.clock);
@@ -256,7 +277,12 @@ impl Launch for Launcher {
         (task, view)
     }
 
-    fn admit(&mut self, pod: &Arc<Pod>, others: &[Arc<Pod>], asks: Asks) -> Result<Vec<Preempt>, Rejected> {
+    fn admit(
+        &mut self,
+        pod: &Arc<Pod>,
+        others: &[Arc<Pod>],
+        asks: Asks,
+    ) -> Result<Vec<Preempt>, Rejected> {
         let allocatable = self
             .deps
             .allocatable
@@ -272,8 +298,13 @@ impl Launch for Launcher {
             node: admission::NodeView {
                 name: &self.deps.settings.node_name,
                 labels: node.metadata.labels.as_ref().unwrap_or(&no_labels),
-                taints: node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default(),
-                supplemental_groups_policy: features.is_some_and(|features| features.supplemental_groups_policy),
+                taints: node
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.taints.as_deref())
+                    .unwrap_or_default(),
+                supplemental_groups_policy: features
+                    .is_some_and(|features| features.supplemental_groups_policy),
             },
             allocatable: &allocatable,
             others,
@@ -313,8 +344,13 @@ impl Launch for Launcher {
         known
             .filter(|known| !known.subscribed && !known.observation.pod.is_empty())
             .map(|known| {
-                let names: BTreeSet<String> =
-                    known.observation.pod.containers.iter().map(|container| container.name.clone()).collect();
+                let names: BTreeSet<String> = known
+                    .observation
+                    .pod
+                    .containers
+                    .iter()
+                    .map(|container| container.name.clone())
+                    .collect();
                 RuntimePod {
                     key: known.key.unwrap_or_else(|| PodKey::new("unknown", known.uid.as_str())),
                     uid: known.uid,
@@ -326,7 +362,8 @@ impl Launch for Launcher {
     }
 
     fn ended(&mut self, uid: &PodUid) {
-        let (status, devices, forgotten) = (self.deps.status.clone(), self.deps.devices.clone(), uid.clone());
+        let (status, devices, forgotten) =
+            (self.deps.status.clone(), self.deps.devices.clone(), uid.clone());
         self.deps.permits.background(async move {
             status.forget(&forgotten).await;
             devices.forget(&forgotten).await;
@@ -388,7 +425,8 @@ fn starts<M>(core: &Core<M>) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
     })
 }
 
-/// Counts whenever what is in the runtime without an owner may have changed, or the sources have become ready.
+/// Counts whenever what is in the runtime without an owner may have changed, or the sources have
+/// become ready.
 fn sweep_signal(
     pleg: &pleg::Handle,
     desired: &desired::Handle,
@@ -424,7 +462,9 @@ fn allocatable(
         let work = async {
             loop {
                 let node = described.borrow_and_update().clone();
-                let now = node.and_then(|node| node.status.as_ref()?.allocatable.clone()).unwrap_or_default();
+                let now = node
+                    .and_then(|node| node.status.as_ref()?.allocatable.clone())
+                    .unwrap_or_default();
                 sender.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;

@@ -1,19 +1,20 @@
-//! The composition root: makes every subsystem, leaves first, joins their channels, supervises their tasks, drains.
+//! The composition root: makes every subsystem, leaves first, joins their channels, supervises
+//! their tasks, drains.
 //!
-//! Fed by the configuration; nothing imports it but `main`. It has no policy of its own: a value that it computes here is
-//! a setting that some subsystem asked for.
+//! Fed by the configuration; nothing imports it but `main`. It has no policy of its own: a value
+//! that it computes here is a setting that some subsystem asked for.
 
 mod bridge;
 mod launch;
-mod observers;
-mod orphans;
+mod metrics;
 mod pod_metrics;
 mod process;
-mod rest;
 mod settings;
 #[cfg(any(test, feature = "testkit"))]
 pub mod simulated;
+mod stuck_volumes;
 mod subordinate_ids;
+mod trim_memory;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,10 +33,12 @@ use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, s
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::model::{EventType, Rush, pod};
+use crate::model::{EventType, StartBacklog, pod};
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{Dispatch, PodView, PodsHandle, logs};
-use crate::telemetry::metrics::{BuildInfo, Registry, register_build_info, register_features, register_process};
+use crate::telemetry::metrics::{
+    BuildInfo, Registry, register_build_info, register_features, register_process,
+};
 use crate::volumes::mounter::{KernelMounter, Mounter};
 use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
@@ -55,19 +58,21 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     process::prepare(&loaded.config)?;
     let metrics = Registry::new();
     register_self(&metrics, &loaded);
-    let observers = observers::Observers::new(&metrics);
+    let observers = metrics::Observers::new(&metrics);
     let (recorder, events) = Recorder::channel();
 
-    let runtime = Runtime::new(&settings.cri(), clock, observers.cri()).context("containerRuntimeEndpoint")?;
+    let runtime = Runtime::new(&settings.cri(), clock, observers.cri())
+        .context("containerRuntimeEndpoint")?;
     let clients = settings.clients(clock)?;
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
     }
-    let (name, rush) = (settings.node_name.clone(), Rush::default());
-    let written = events_task::Parts { clients: clients.as_ref(), host: &name, clock, rush: rush.clone() };
+    let (name, rush) = (settings.node_name.clone(), StartBacklog::default());
+    let written =
+        events_task::Parts { clients: clients.as_ref(), host: &name, clock, rush: rush.clone() };
     events_task::start(written, events, &mut tasks, shutdown.clone());
     settings.report_warnings(&recorder);
-    let rest = rest::Rest::start(&mut tasks, shutdown.clone());
+    let rest = trim_memory::MemoryTrimmer::start(&mut tasks, shutdown.clone());
 
     let machine = Machine {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -77,8 +82,20 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
         describes_node: true,
     };
-    let core =
-        Core { clock, machine, settings, loaded, metrics, observers, recorder, rush, runtime, clients, rest, shutdown };
+    let core = Core {
+        clock,
+        machine,
+        settings,
+        loaded,
+        metrics,
+        observers,
+        recorder,
+        rush,
+        runtime,
+        clients,
+        rest,
+        shutdown,
+    };
     core.start(tasks).await
 }
 
@@ -87,7 +104,12 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
     register_process(metrics);
     // As Go names the architectures that we are built for.
     let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
-    let build = BuildInfo { git_version: crate::config::KUBERNETES_VERSION, major: "1", minor: "36", platform };
+    let build = BuildInfo {
+        git_version: crate::config::KUBERNETES_VERSION,
+        major: "1",
+        minor: "36",
+        platform,
+    };
     register_build_info(metrics, &build);
     register_features(metrics, loaded.gates.all());
 }
@@ -112,13 +134,13 @@ struct Core<M> {
     settings: NodeSettings,
     loaded: Loaded,
     metrics: Registry,
-    observers: observers::Observers,
+    observers: metrics::Observers,
     recorder: Recorder,
     /// Whether pods wait for their start.
-    rush: Rush,
+    rush: StartBacklog,
     runtime: Runtime,
     clients: Option<Clients>,
-    rest: rest::Rest,
+    rest: trim_memory::MemoryTrimmer,
     shutdown: CancellationToken,
 }
 
@@ -144,7 +166,8 @@ struct ApiParts {
 
 impl<M: Mounter> Core<M> {
     async fn start(self, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
-        // The runtime may take the whole of a deadline for any of its answers; who asks for the end does not wait for that.
+        // The runtime may take the whole of a deadline for any of its answers; who asks for the end
+        // does not wait for that.
         let answered = self.shutdown.run_until_cancelled(self.start_runtime(&mut tasks)).await;
         let Some(runtime_parts) = answered.transpose()? else {
             info!("ended before the container runtime answered");
@@ -155,16 +178,17 @@ impl<M: Mounter> Core<M> {
         self.bridge_node(&mut tasks, &runtime_parts, inputs);
         let network_not_ready = self.bridge_network(&mut tasks, &runtime_parts);
         let unhealthy = self.bridge_health(&mut tasks, &runtime_parts);
-        let node_handle = self.clients.as_ref().filter(|_| self.machine.describes_node).map(|clients| {
-            let parts = node::Parts {
-                clients: clients.clone(),
-                view: api.node.clone(),
-                inputs: inputs_receiver,
-                recorder: self.recorder.clone(),
-                clock: self.clock,
-            };
-            node::start(self.settings.node(), parts, &mut tasks, &self.shutdown)
-        });
+        let node_handle =
+            self.clients.as_ref().filter(|_| self.machine.describes_node).map(|clients| {
+                let parts = node::Parts {
+                    clients: clients.clone(),
+                    view: api.node.clone(),
+                    inputs: inputs_receiver,
+                    recorder: self.recorder.clone(),
+                    clock: self.clock,
+                };
+                node::start(self.settings.node(), parts, &mut tasks, &self.shutdown)
+            });
 
         let status = self.start_status(&mut tasks);
         let volumes = volumes::start(
@@ -172,7 +196,9 @@ impl<M: Mounter> Core<M> {
             volumes::Sources {
                 objects: api.objects.clone(),
                 tokens: api.tokens.clone(),
-                claims: Arc::new(self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()))),
+                claims: Arc::new(
+                    self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone())),
+                ),
             },
             self.recorder.clone(),
             self.clock,
@@ -180,12 +206,14 @@ impl<M: Mounter> Core<M> {
             &mut tasks,
             &self.shutdown,
         );
-        orphans::register(&self.metrics, volumes.swept());
+        stuck_volumes::register(&self.metrics, volumes.swept());
         let (node, recorder) = (self.settings.node_name.clone(), self.recorder.clone());
-        orphans::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
+        stuck_volumes::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         // A directory service may be asked, which may take its time.
-        let Some(user_namespaces) = self.shutdown.run_until_cancelled(self.user_namespaces()).await.transpose()? else {
+        let Some(user_namespaces) =
+            self.shutdown.run_until_cancelled(self.user_namespaces()).await.transpose()?
+        else {
             return supervise(tasks, self.shutdown).await;
         };
         let images = runtime_parts.images.clone();
@@ -217,12 +245,15 @@ impl<M: Mounter> Core<M> {
         supervise(tasks, self.shutdown).await
     }
 
-    /// The runtime's answers: its version first, for nothing works without it. May be dropped at any point, with `tasks`.
+    /// The runtime's answers: its version first, for nothing works without it. May be dropped at
+    /// any point, with `tasks`.
     async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
-        // The runtime has its own setting for the folder; it is looked at only to ask the runtime at once.
+        // The runtime has its own setting for the folder; it is looked at only to ask the runtime
+        // at once.
         let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
         tasks.spawn(watcher.run(self.shutdown.clone()));
-        let (mut condition, task) = cri::condition::condition(self.runtime.clone(), self.clock, look_again);
+        let (mut condition, task) =
+            cri::condition::condition(self.runtime.clone(), self.clock, look_again);
         let stop = self.shutdown.clone();
         tasks.spawn(async move { task.run(stop).await });
         let identified = loop {
@@ -244,7 +275,8 @@ impl<M: Mounter> Core<M> {
         }
         let cgroups = self.settings.cgroups(&identified).await?;
         if cgroups.is_some() {
-            let (reason, text) = ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+            let (reason, text) =
+                ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
             self.recorder.node(&self.settings.node_name, EventType::Normal, reason, text);
         }
         let (pleg, task) = pleg::pleg(self.runtime.clone(), self.clock, self.observers.pleg());
@@ -253,7 +285,8 @@ impl<M: Mounter> Core<M> {
         let (pulled, pulls) = watch::channel(0_u64);
         let observer = self.observers.images(move || pulled.send_modify(|count| *count += 1));
         let (runtime, recorder) = (self.runtime.clone(), self.recorder.clone());
-        let images = images::Handle::new(self.settings.images(), runtime, self.clock, recorder, observer);
+        let images =
+            images::Handle::new(self.settings.images(), runtime, self.clock, recorder, observer);
         if let Err(error) = images.recover_records().await {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
@@ -269,21 +302,34 @@ impl<M: Mounter> Core<M> {
         Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
     }
 
-    /// What keeps the node's disk from filling up: images that nobody needs go, long logs are rotated.
-    fn start_housekeeping(&self, tasks: &mut JoinSet<()>, images: images::Handle, pods: &PodsHandle) {
+    /// What keeps the node's disk from filling up: images that nobody needs go, long logs are
+    /// rotated.
+    fn start_housekeeping(
+        &self,
+        tasks: &mut JoinSet<()>,
+        images: images::Handle,
+        pods: &PodsHandle,
+    ) {
         let wanted = {
             let pods = pods.clone();
-            Arc::new(move || pods.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect())
+            Arc::new(move || {
+                pods.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect()
+            })
         };
-        let collector =
-            images::gc::Collector::new(images, self.settings.image_gc(), self.settings.node_name.clone(), wanted);
+        let collector = images::gc::Collector::new(
+            images,
+            self.settings.image_gc(),
+            self.settings.node_name.clone(),
+            wanted,
+        );
         let stop = self.shutdown.clone();
         tasks.spawn(async move {
             stop.run_until_cancelled(collector.run()).await;
             stop.cancelled().await;
         });
         if let Some(policy) = self.settings.log_rotation() {
-            let rotator = logs::Rotator::new(policy, pods.clone(), self.runtime.clone(), self.clock);
+            let rotator =
+                logs::Rotator::new(policy, pods.clone(), self.runtime.clone(), self.clock);
             let stop = self.shutdown.clone();
             tasks.spawn(async move {
                 stop.run_until_cancelled(rotator.run()).await;
@@ -295,7 +341,8 @@ impl<M: Mounter> Core<M> {
         match &self.clients {
             Some(clients) => {
                 let api = status::KubeStatusApi::new(clients.writes.clone());
-                let (handle, writer) = status::Writer::new(api, self.clock, self.rush.clone(), &clients.reach);
+                let (handle, writer) =
+                    status::Writer::new(api, self.clock, self.rush.clone(), &clients.reach);
                 tasks.spawn(writer.run(self.shutdown.clone()));
                 handle
             }
@@ -317,7 +364,11 @@ impl<M: Mounter> Core<M> {
         let stop = || self.shutdown.clone();
         let node = crate::apiserver::nodes::start(clients, tasks, stop());
         ApiParts {
-            objects: Some(objects::start(clients, self.settings.change_detection(node.clone()), stop())),
+            objects: Some(objects::start(
+                clients,
+                self.settings.change_detection(node.clone()),
+                stop(),
+            )),
             services: services::start(clients, tasks, stop()),
             runtime_classes: runtime_classes::start(clients, tasks, stop()),
             tokens: Some(tokens::new(clients, self.clock)),
@@ -333,19 +384,31 @@ impl<M: Mounter> Core<M> {
         let mut all = Vec::new();
         if let Some(config) = self.settings.manifests() {
             let recorder = self.recorder.clone();
-            all.push(sources::manifests::start(config, recorder, self.clock, tasks, self.shutdown.clone()));
+            all.push(sources::manifests::start(
+                config,
+                recorder,
+                self.clock,
+                tasks,
+                self.shutdown.clone(),
+            ));
         }
         if let Some(config) = self.settings.http()? {
             all.push(sources::http::start(config, self.clock, tasks, self.shutdown.clone()));
         }
         if let Some(clients) = &self.clients {
             let node = self.loaded.config.register_node.then(|| api.node.clone());
-            all.push(sources::apiserver::start(clients, node, self.clock, tasks, self.shutdown.clone()));
+            all.push(sources::apiserver::start(
+                clients,
+                node,
+                self.clock,
+                tasks,
+                self.shutdown.clone(),
+            ));
         }
-        let mirrors = self
-            .clients
-            .as_ref()
-            .map(|clients| desired::MirrorSetup { clients: clients.clone(), node: api.node.clone() });
+        let mirrors = self.clients.as_ref().map(|clients| desired::MirrorSetup {
+            clients: clients.clone(),
+            node: api.node.clone(),
+        });
         Ok(desired::start(all, mirrors, self.recorder.clone(), self.clock, tasks, &self.shutdown))
     }
 
@@ -369,7 +432,11 @@ impl<M: Mounter> Core<M> {
             debugging_handlers: config.enable_debugging_handlers,
         };
         if let Some(address) = self.settings.health_address()? {
-            tasks.spawn(server::serve_when_free(address, server::health_router(state.clone()), self.shutdown.clone()));
+            tasks.spawn(server::serve_when_free(
+                address,
+                server::health_router(state.clone()),
+                self.shutdown.clone(),
+            ));
         }
         let mut serve = |listener, router, tls| {
             let stop = self.shutdown.clone();
@@ -383,9 +450,14 @@ impl<M: Mounter> Core<M> {
         }
         let tls = server::TlsSource::load(self.settings.tls(self.clock)?)?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
-        let authenticator = server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
-        let authorizer =
-            server::Authorizer::new(self.settings.authorization(), &self.settings.node_name, client, self.clock);
+        let authenticator =
+            server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
+        let authorizer = server::Authorizer::new(
+            self.settings.authorization(),
+            &self.settings.node_name,
+            client,
+            self.clock,
+        );
         let address = self.settings.server_address()?;
         let router = server::secure_router(state, authenticator, authorizer);
         serve(server::bind(address).await?, router, Some(Arc::new(tls)));
@@ -393,8 +465,8 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// Waits for the end that was asked for; a task that ends before it ends the process with an error, and whoever supervises
-/// the process starts it again.
+/// Waits for the end that was asked for; a task that ends before it ends the process with an error,
+/// and whoever supervises the process starts it again.
 async fn supervise(mut tasks: JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
     // Cancel-safe: `join_next` and `cancelled` lose nothing when dropped.
     let unexpected = loop {
@@ -409,7 +481,8 @@ async fn supervise(mut tasks: JoinSet<()>, shutdown: CancellationToken) -> anyho
         }
     };
     shutdown.cancel();
-    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         warn!(left = tasks.len(), "tasks did not end in time; they are dropped");
         tasks.abort_all();

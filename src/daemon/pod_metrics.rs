@@ -1,4 +1,5 @@
-//! Gauges of pods and containers, counted at each scrape from the views: nothing is kept, and an idle node does nothing.
+//! Gauges of pods and containers, counted at each scrape from the views: nothing is kept, and an
+//! idle node does nothing.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ pub(super) fn register(registry: &Registry, pods: PodsHandle, desired: desired::
             [wanted.len() - statics, statics],
         );
         let active = |is_static| {
-            let counts = |view: &&PodView| view.is_active() && pod::is_static(&view.pod) == is_static;
+            let counts =
+                |view: &&PodView| view.is_active() && pod::is_static(&view.pod) == is_static;
             views.iter().filter(counts).count()
         };
         by_source(
@@ -36,7 +38,8 @@ pub(super) fn register(registry: &Registry, pods: PodsHandle, desired: desired::
             [active(false), active(true)],
         );
         let help = "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
-        let mirrors = wanted.iter().filter(|pod| desired.mirror_of(&pod::uid(pod)).is_some()).count();
+        let mirrors =
+            wanted.iter().filter(|pod| desired.mirror_of(&pod::uid(pod)).is_some()).count();
         out.family("kubelet_mirror_pods", help, Kind::Gauge, &[], &[(&[], number(mirrors))]);
         working(out, &views, &desired);
         blocked(out, &views);
@@ -44,9 +47,9 @@ pub(super) fn register(registry: &Registry, pods: PodsHandle, desired: desired::
 }
 
 fn running(out: &mut Collected, views: &[PodView]) {
-    let sandboxes = views
-        .iter()
-        .filter(|view| view.observed.latest_sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Ready));
+    let sandboxes = views.iter().filter(|view| {
+        view.observed.latest_sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Ready)
+    });
     let help = "[ALPHA] Number of pods that have a running pod sandbox";
     out.family("kubelet_running_pods", help, Kind::Gauge, &[], &[(&[], number(sandboxes.count()))]);
     let mut counts = [0_usize; 4];
@@ -69,7 +72,8 @@ fn running(out: &mut Collected, views: &[PodView]) {
     show(out, "kubelet_running_containers", help, &["container_state"], &samples);
 }
 
-/// A gauge by source: pods of the API server have the empty label, static ones `true` (upstream's choice).
+/// A gauge by source: pods of the API server have the empty label, static ones `true` (upstream's
+/// choice).
 fn by_source(out: &mut Collected, name: &str, help: &str, [api, statics]: [usize; 2]) {
     show(out, name, help, &["static"], &[([""], number(api)), (["true"], number(statics))]);
 }
@@ -77,7 +81,9 @@ fn by_source(out: &mut Collected, name: &str, help: &str, [api, statics]: [usize
 fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
     let mut counts: BTreeMap<[&str; 3], usize> = BTreeMap::new();
     for lifecycle in LIFECYCLES {
-        for (config, is_static) in [("desired", ""), ("desired", "true"), ("orphan", ""), ("orphan", "true")] {
+        for (config, is_static) in
+            [("desired", ""), ("desired", "true"), ("orphan", ""), ("orphan", "true")]
+        {
             counts.insert([lifecycle, config, is_static], 0);
         }
         counts.insert([lifecycle, "runtime_only", "unknown"], 0);
@@ -100,7 +106,8 @@ fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
         };
         *counts.entry([lifecycle, config, label]).or_default() += 1;
     }
-    let samples: Vec<([&str; 3], f64)> = counts.into_iter().map(|(labels, count)| (labels, number(count))).collect();
+    let samples: Vec<([&str; 3], f64)> =
+        counts.into_iter().map(|(labels, count)| (labels, number(count))).collect();
     let help = "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.";
     show(out, "kubelet_working_pods", help, &["lifecycle", "config", "static"], &samples);
 }
@@ -111,16 +118,33 @@ fn blocked(out: &mut Collected, views: &[PodView]) {
     for blocked in views.iter().filter_map(|view| view.blocked.as_ref()) {
         *stages.entry(blocked.stage).or_default() += 1;
     }
-    let samples: Vec<([&str; 1], f64)> = stages.into_iter().map(|(stage, count)| ([stage], number(count))).collect();
-    show(out, "rkubelet_pod_blocked", "Number of pods that wait, by what they wait for.", &["stage"], &samples);
+    let samples: Vec<([&str; 1], f64)> =
+        stages.into_iter().map(|(stage, count)| ([stage], number(count))).collect();
+    show(
+        out,
+        "rkubelet_pod_blocked",
+        "Number of pods that wait, by what they wait for.",
+        &["stage"],
+        &samples,
+    );
 }
 
-fn show<const N: usize>(out: &mut Collected, name: &str, help: &str, labels: &[&str; N], samples: &[([&str; N], f64)]) {
-    let samples: Vec<(&[&str], f64)> = samples.iter().map(|(values, value)| (values.as_slice(), *value)).collect();
+fn show<const N: usize>(
+    out: &mut Collected,
+    name: &str,
+    help: &str,
+    labels: &[&str; N],
+    samples: &[([&str; N], f64)],
+) {
+    let samples: Vec<(&[&str], f64)> =
+        samples.iter().map(|(values, value)| (values.as_slice(), *value)).collect();
     out.family(name, help, Kind::Gauge, labels, &samples);
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only; a node has few pods")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format has floating-point numbers only; a node has few pods"
+)]
 fn number(count: usize) -> f64 {
     count as f64
 }

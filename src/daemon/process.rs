@@ -1,4 +1,5 @@
-//! What the kubelet asks of the machine for its own process: no swap, a low OOM score, enough open files.
+//! What the kubelet asks of the machine for its own process: no swap, a low OOM score, enough open
+//! files.
 //!
 //! Done once, at the start. Only swap is a reason not to start; the rest is said and lived with.
 
@@ -13,22 +14,27 @@ use crate::config::KubeletConfiguration;
 /// Where the kernel lists swap devices; not there without swap in the kernel.
 const SWAPS: &str = "/proc/swaps";
 
-/// Checks and settles what the configuration says of the process and its machine. Blocks on files of procfs.
+/// Checks and settles what the configuration says of the process and its machine. Blocks on files
+/// of procfs.
 pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
     let swaps = if Path::new(SWAPS).exists() {
-        std::fs::read_to_string(SWAPS).with_context(|| format!("failed to determine if swap is on: {SWAPS}"))?
+        std::fs::read_to_string(SWAPS)
+            .with_context(|| format!("failed to determine if swap is on: {SWAPS}"))?
     } else {
         String::new()
     };
     if is_swap_on(&swaps) {
         if config.fail_swap_on {
-            bail!("running with swap on is not supported, please disable swap or set --fail-swap-on flag to false");
+            bail!(
+                "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"
+            );
         }
         info!(swaps = swaps.trim_end(), "Swap is on");
     }
     let score = std::fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj");
-    let written =
-        score.and_then(|mut file| std::io::Write::write_all(&mut file, config.oom_score_adj.to_string().as_bytes()));
+    let written = score.and_then(|mut file| {
+        std::io::Write::write_all(&mut file, config.oom_score_adj.to_string().as_bytes())
+    });
     if let Err(error) = written {
         warn!(%error, oomScoreAdj = config.oom_score_adj, "the OOM score of the kubelet could not be set");
     }
@@ -39,8 +45,8 @@ pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether cgroups can limit swap. Of the unified hierarchy the kubelet's own has the file for it. (A root cgroup has
-/// none; the kubelet of a node runs in a service's.)
+/// Whether cgroups can limit swap. Of the unified hierarchy the kubelet's own has the file for it.
+/// (A root cgroup has none; the kubelet of a node runs in a service's.)
 pub(super) fn has_swap_controller(unified: bool) -> bool {
     if !unified {
         return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
@@ -53,7 +59,8 @@ pub(super) fn has_swap_controller(unified: bool) -> bool {
 /// Whether SELinux labels files here: its file system is mounted and the process has a label.
 pub(super) fn has_selinux() -> bool {
     let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
-    Path::new("/sys/fs/selinux/enforce").exists() && label().trim_end_matches('\0').trim() != "kernel"
+    Path::new("/sys/fs/selinux/enforce").exists()
+        && label().trim_end_matches('\0').trim() != "kernel"
 }
 
 /// Whether the kernel's list names a device below its heading.

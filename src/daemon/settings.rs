@@ -1,4 +1,5 @@
-//! The configuration, cut into what each subsystem asks for. Every error names the field or flag and what to do.
+//! The configuration, cut into what each subsystem asks for. Every error names the field or flag
+//! and what to do.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::node::addresses;
-use crate::pods::spec;
+use crate::pods::request;
 use crate::{cri, images, node, pods, resources, server, sources, volumes};
 
 /// Settings of the node: what was configured and what the machine says.
@@ -68,7 +69,11 @@ impl NodeSettings {
     fn configured_ips(&self) -> anyhow::Result<Vec<IpAddr>> {
         let text = self.loaded.flags.node_ip.trim();
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.map(|part| part.parse().with_context(|| format!("--node-ip: {part:?} is not an IP address"))).collect()
+        parts
+            .map(|part| {
+                part.parse().with_context(|| format!("--node-ip: {part:?} is not an IP address"))
+            })
+            .collect()
     }
 
     /// The node's own addresses: those configured, else the one of the default route.
@@ -76,7 +81,10 @@ impl NodeSettings {
         if !self.node_ips.is_empty() && self.node_ips.iter().all(|ip| !ip.is_unspecified()) {
             return Ok(());
         }
-        let network = addresses::read().await.map_err(anyhow::Error::msg).context("reading the node's addresses")?;
+        let network = addresses::read()
+            .await
+            .map_err(anyhow::Error::msg)
+            .context("reading the node's addresses")?;
         let wanted = addresses::Wanted {
             node_name: &self.node_name,
             hostname: &self.hostname,
@@ -86,7 +94,8 @@ impl NodeSettings {
         match addresses::choose(wanted, &network, &[], &[]) {
             Ok(found) => {
                 let internal = found.iter().filter(|address| address.type_ == "InternalIP");
-                self.node_ips = internal.filter_map(|address| address.address.parse().ok()).collect();
+                self.node_ips =
+                    internal.filter_map(|address| address.address.parse().ok()).collect();
             }
             Err(problem) => warn!(%problem, "no address for this node was found; give --node-ip"),
         }
@@ -98,8 +107,9 @@ impl NodeSettings {
         if !nix::unistd::geteuid().is_root() {
             bail!("the kubelet must run as root: it makes mounts and cgroups");
         }
-        let make =
-            |path: &Path, mode| ensure_dir(path, mode).with_context(|| format!("cannot make {}", path.display()));
+        let make = |path: &Path, mode| {
+            ensure_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
+        };
         make(&self.root_dir, 0o750)?;
         for name in ["pods", "plugins", "plugins_registry", "pod-resources"] {
             make(&self.root_dir.join(name), 0o750)?;
@@ -113,11 +123,17 @@ impl NodeSettings {
         Ok(())
     }
 
-    /// Tells the node's users what the configuration promises and this kubelet does not do yet (`main` has logged it).
+    /// Tells the node's users what the configuration promises and this kubelet does not do yet
+    /// (`main` has logged it).
     pub(super) fn report_warnings(&self, recorder: &Recorder) {
         for warning in &self.loaded.warnings {
             if warning.node_event {
-                recorder.node(&self.node_name, EventType::Warning, "ConfigurationWithoutEffect", warning.text.clone());
+                recorder.node(
+                    &self.node_name,
+                    EventType::Warning,
+                    "ConfigurationWithoutEffect",
+                    warning.text.clone(),
+                );
             }
         }
     }
@@ -173,7 +189,8 @@ impl NodeSettings {
 
     pub(super) fn volumes(&self) -> volumes::Config {
         let all = self.allocatable();
-        let amount = |name: &str| all.get(name).and_then(|quantity| Amount::parse(&quantity.0).ok());
+        let amount =
+            |name: &str| all.get(name).and_then(|quantity| Amount::parse(&quantity.0).ok());
         let allocatable = volumes::Allocatable {
             cpu: amount("cpu"),
             memory: amount("memory"),
@@ -194,14 +211,17 @@ impl NodeSettings {
                 qps: config.registry_pull_qps.into(),
                 burst: u32::try_from(config.registry_burst).unwrap_or(0),
             },
-            node_credentials: images::NodeCredentials::in_usual_places(&self.root_dir, Some(Path::new("/root"))),
+            node_credentials: images::NodeCredentials::in_usual_places(
+                &self.root_dir,
+                Some(Path::new("/root")),
+            ),
             root_dir: self.root_dir.clone(),
             verification: match config.image_pull_credentials_verification_policy.as_str() {
                 "NeverVerify" => images::Verification::Never,
                 "AlwaysVerify" => images::Verification::Always,
-                "NeverVerifyAllowlistedImages" => {
-                    images::Verification::NeverForAllowlisted(config.preloaded_images_verification_allowlist.clone())
-                }
+                "NeverVerifyAllowlistedImages" => images::Verification::NeverForAllowlisted(
+                    config.preloaded_images_verification_allowlist.clone(),
+                ),
                 _ => images::Verification::NeverForPreloaded,
             },
         }
@@ -216,11 +236,14 @@ impl NodeSettings {
         if !config.cgroups_per_qos {
             return Ok(None);
         }
-        // The runtime's word counts, the configuration's only where it gives none (KubeletCgroupDriverFromCRI).
+        // The runtime's word counts, the configuration's only where it gives none
+        // (KubeletCgroupDriverFromCRI).
         let driver = match condition.cgroup_driver {
             Some(cri::condition::CgroupDriver::Systemd) => resources::CgroupDriver::Systemd,
             None if config.cgroup_driver == "systemd" => resources::CgroupDriver::Systemd,
-            Some(cri::condition::CgroupDriver::Cgroupfs) | None => resources::CgroupDriver::Cgroupfs,
+            Some(cri::condition::CgroupDriver::Cgroupfs) | None => {
+                resources::CgroupDriver::Cgroupfs
+            }
         };
         let unified = crate::config::Host::detect().cgroup_v2;
         if !unified && config.fail_cgroup_v1 {
@@ -231,11 +254,13 @@ impl NodeSettings {
         }
         let policy = resources::PodCgroupPolicy {
             enforce_cpu_limits: config.cpu_cfs_quota,
-            cpu_period: u64::try_from(duration(config.cpu_cfs_quota_period).as_micros()).unwrap_or(100_000),
+            cpu_period: u64::try_from(duration(config.cpu_cfs_quota_period).as_micros())
+                .unwrap_or(100_000),
             pids_limit: config.pod_pids_limit,
         };
         let tree = resources::CgroupTree::new(&config.cgroup_root, driver, true);
-        let fs = crate::linux::cgroup::CgroupFs::detect().context("reading the cgroup hierarchies")?;
+        let fs =
+            crate::linux::cgroup::CgroupFs::detect().context("reading the cgroup hierarchies")?;
         let pods = resources::Config { tree, policy };
         let cgroups = match driver {
             resources::CgroupDriver::Cgroupfs => resources::PodCgroups::new(fs, pods),
@@ -243,21 +268,25 @@ impl NodeSettings {
                 resources::PodCgroups::new(resources::Slices::new(fs, Systemd::default()), pods)
             }
         };
-        let refused = cgroups.setup(self.node_cgroup()).await.context("setting up the cgroups of pods")?;
+        let refused =
+            cgroups.setup(self.node_cgroup()).await.context("setting up the cgroups of pods")?;
         if let Some(error) = refused {
             warn!(%error, "the limit of all pods together is not in force: they use more already");
         }
         Ok(Some(cgroups))
     }
 
-    /// What all pods may use together: the machine less what is reserved (`enforceNodeAllocatable: [pods]`).
+    /// What all pods may use together: the machine less what is reserved (`enforceNodeAllocatable:
+    /// [pods]`).
     fn node_cgroup(&self) -> resources::CgroupSettings {
         let config = self.config();
         if !config.enforce_node_allocatable.iter().any(|what| what == "pods") {
             return resources::CgroupSettings::default();
         }
         let amounts = |map: &std::collections::BTreeMap<String, String>| {
-            map.iter().filter_map(|(name, text)| Some((name.clone(), Amount::parse(text).ok()?))).collect()
+            map.iter()
+                .filter_map(|(name, text)| Some((name.clone(), Amount::parse(text).ok()?)))
+                .collect()
         };
         let memory = i64::try_from(self.machine.memory).unwrap_or(i64::MAX);
         let capacity = [
@@ -297,11 +326,18 @@ impl NodeSettings {
             local_storage: config.local_storage_capacity_isolation,
             status_update_frequency: duration(config.node_status_update_frequency),
             status_report_frequency: duration(config.node_status_report_frequency),
-            lease_duration: Duration::from_secs(u64::try_from(config.node_lease_duration_seconds).unwrap_or(40)),
+            lease_duration: Duration::from_secs(
+                u64::try_from(config.node_lease_duration_seconds).unwrap_or(40),
+            ),
             max_images: config.node_status_max_images.into(),
             port: u16::try_from(config.port).unwrap_or(10250),
             kubelet_version: KUBERNETES_VERSION.to_owned(),
-            declared_features: self.declared_features().unwrap_or_default().iter().map(ToString::to_string).collect(),
+            declared_features: self
+                .declared_features()
+                .unwrap_or_default()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             root_dir: self.root_dir.clone(),
         }
     }
@@ -330,12 +366,16 @@ impl NodeSettings {
         })
     }
 
-    /// What the scheduler may count on: of the features that upstream's kubelet declares, those that are carried out here.
-    /// `None`: nothing is declared, and nothing is asked for.
+    /// What the scheduler may count on: of the features that upstream's kubelet declares, those
+    /// that are carried out here. `None`: nothing is declared, and nothing is asked for.
     pub(super) fn declared_features(&self) -> Option<&'static [&'static str]> {
         const DECLARED: &[&str] = &["RestartAllContainersOnContainerExits"];
         let gates = &self.loaded.gates;
-        let all = if gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS) { DECLARED } else { &[] };
+        let all = if gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS) {
+            DECLARED
+        } else {
+            &[]
+        };
         gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(all)
     }
 
@@ -360,13 +400,18 @@ impl NodeSettings {
         if config.static_pod_url.is_empty() {
             return Ok(None);
         }
-        let url = config.static_pod_url.parse().with_context(|| format!("staticPodURL {:?}", config.static_pod_url))?;
+        let url = config
+            .static_pod_url
+            .parse()
+            .with_context(|| format!("staticPodURL {:?}", config.static_pod_url))?;
         let mut headers = http::HeaderMap::new();
         for (name, values) in &config.static_pod_url_header.0 {
-            let name = http::HeaderName::try_from(name).with_context(|| format!("staticPodURLHeader {name:?}"))?;
+            let name = http::HeaderName::try_from(name)
+                .with_context(|| format!("staticPodURLHeader {name:?}"))?;
             for value in values {
-                let value = http::HeaderValue::from_str(value)
-                    .with_context(|| format!("staticPodURLHeader {name}: a value is not allowed in a header"))?;
+                let value = http::HeaderValue::from_str(value).with_context(|| {
+                    format!("staticPodURLHeader {name}: a value is not allowed in a header")
+                })?;
                 headers.append(name.clone(), value);
             }
         }
@@ -379,12 +424,12 @@ impl NodeSettings {
     }
 
     /// What shapes the requests to the runtime.
-    pub(super) fn spec(&self) -> spec::Settings {
+    pub(super) fn spec(&self) -> request::Settings {
         let config = self.config();
         let cluster_dns = config.cluster_dns.iter().filter_map(|ip| ip.parse().ok()).collect();
         let unified = crate::config::Host::detect().cgroup_v2;
-        spec::Settings {
-            dns: spec::DnsSettings {
+        request::Settings {
+            dns: request::DnsSettings {
                 cluster_dns,
                 cluster_domain: config.cluster_domain.clone(),
                 node_ips: self.node_ips.clone(),
@@ -397,9 +442,11 @@ impl NodeSettings {
             cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
             cgroup_v2: unified,
             swap_controller: super::process::has_swap_controller(unified),
-            limited_swap: (config.memory_swap.swap_behavior == "LimitedSwap").then(|| spec::Swap {
-                memory: i64::try_from(self.machine.memory).unwrap_or(i64::MAX),
-                swap: i64::try_from(self.machine.swap).unwrap_or(i64::MAX),
+            limited_swap: (config.memory_swap.swap_behavior == "LimitedSwap").then(|| {
+                request::Swap {
+                    memory: i64::try_from(self.machine.memory).unwrap_or(i64::MAX),
+                    swap: i64::try_from(self.machine.swap).unwrap_or(i64::MAX),
+                }
             }),
             single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!unified),
             huge_page_sizes: huge_page_sizes(),
@@ -412,7 +459,8 @@ impl NodeSettings {
     /// The kernel's version, for safe sysctls.
     pub(super) fn kernel(&self) -> (u32, u32) {
         let release = &self.machine.kernel_version;
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
@@ -440,12 +488,13 @@ impl NodeSettings {
     pub(super) fn tls(&self, clock: Clock) -> anyhow::Result<server::TlsSettings> {
         let config = self.config();
         let client_ca = &config.authentication.x509.client_ca_file;
-        let (cert_file, key_file) = if config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty() {
-            let directory = Path::new(&self.loaded.flags.cert_dir);
-            server::self_signed(directory, &self.hostname, &self.node_ips, clock.now().wall)?
-        } else {
-            (PathBuf::from(&config.tls_cert_file), PathBuf::from(&config.tls_private_key_file))
-        };
+        let (cert_file, key_file) =
+            if config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty() {
+                let directory = Path::new(&self.loaded.flags.cert_dir);
+                server::self_signed(directory, &self.hostname, &self.node_ips, clock.now().wall)?
+            } else {
+                (PathBuf::from(&config.tls_cert_file), PathBuf::from(&config.tls_private_key_file))
+            };
         Ok(server::TlsSettings {
             cert_file,
             key_file,
@@ -460,7 +509,9 @@ impl NodeSettings {
 
     pub(super) fn read_only_address(&self) -> anyhow::Result<Option<SocketAddr>> {
         let port = self.config().read_only_port;
-        (port > 0).then(|| socket("address", &self.config().address, "readOnlyPort", port)).transpose()
+        (port > 0)
+            .then(|| socket("address", &self.config().address, "readOnlyPort", port))
+            .transpose()
     }
 
     pub(super) fn health_address(&self) -> anyhow::Result<Option<SocketAddr>> {
@@ -475,9 +526,17 @@ pub(super) fn duration(duration: GoDuration) -> Duration {
     u64::try_from(duration.nanos()).map(Duration::from_nanos).unwrap_or_default()
 }
 
-fn socket(address_field: &str, address: &str, port_field: &str, port: i32) -> anyhow::Result<SocketAddr> {
-    let ip: IpAddr = address.parse().with_context(|| format!("{address_field}: {address:?} is not an IP address"))?;
-    let port = u16::try_from(port).with_context(|| format!("{port_field}: {port} is not a port"))?;
+fn socket(
+    address_field: &str,
+    address: &str,
+    port_field: &str,
+    port: i32,
+) -> anyhow::Result<SocketAddr> {
+    let ip: IpAddr = address
+        .parse()
+        .with_context(|| format!("{address_field}: {address:?} is not an IP address"))?;
+    let port =
+        u16::try_from(port).with_context(|| format!("{port_field}: {port} is not a port"))?;
     Ok(SocketAddr::new(ip, port))
 }
 
@@ -502,6 +561,7 @@ fn huge_page_sizes() -> Vec<String> {
 /// Where each processor tells of throttling: masked in containers, as upstream does.
 fn thermal_throttle_paths() -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let paths = (0..cores).map(|core| format!("/sys/devices/system/cpu/cpu{core}/thermal_throttle"));
+    let paths =
+        (0..cores).map(|core| format!("/sys/devices/system/cpu/cpu{core}/thermal_throttle"));
     paths.filter(|path| Path::new(path).exists()).collect()
 }

@@ -1,8 +1,9 @@
-//! The daemon's own composition on stand-ins for the machine: a runtime, an API server and mounts in memory, a clock that
-//! stands still while something is to be done, files below a folder of the test. What is left out: the Node object, the
-//! HTTPS server, cgroups.
+//! The daemon's own composition on stand-ins for the machine: a runtime, an API server and mounts
+//! in memory, a clock that stands still while something is to be done, files below a folder of the
+//! test. What is left out: the Node object, the HTTPS server, cgroups.
 //!
-//! Dropping the future and the tokio runtime that runs it is what a crash is; the stand-ins outlive it.
+//! Dropping the future and the tokio runtime that runs it is what a crash is; the stand-ins outlive
+//! it.
 
 use std::path::PathBuf;
 
@@ -10,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::NodeSettings;
-use super::{Core, Machine, observers, rest};
+use super::{Core, Machine, metrics, trim_memory};
 use crate::apiserver::events::Recorder;
 use crate::apiserver::{Clients, events_task};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::fake::FakeRuntime;
-use crate::model::Rush;
+use crate::model::StartBacklog;
 use crate::telemetry::metrics::Registry;
 use crate::volumes::mounter::fake::FakeMounter;
 
@@ -44,13 +45,19 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
     let mut tasks: JoinSet<()> = JoinSet::new();
     let settings = NodeSettings::new(&loaded)?;
     let metrics = Registry::new();
-    let observers = observers::Observers::new(&metrics);
+    let observers = metrics::Observers::new(&metrics);
     let (recorder, events) = Recorder::channel();
     let runtime = parts.runtime.client_with(observers.cri());
-    let (clients, name, rush) = (Some(parts.clients), settings.node_name.clone(), Rush::default());
-    let written = events_task::Parts { clients: clients.as_ref(), host: &name, clock: parts.clock, rush: rush.clone() };
+    let (clients, name, rush) =
+        (Some(parts.clients), settings.node_name.clone(), StartBacklog::default());
+    let written = events_task::Parts {
+        clients: clients.as_ref(),
+        host: &name,
+        clock: parts.clock,
+        rush: rush.clone(),
+    };
     events_task::start(written, events, &mut tasks, shutdown.clone());
-    let rest = rest::Rest::start(&mut tasks, shutdown.clone());
+    let rest = trim_memory::MemoryTrimmer::start(&mut tasks, shutdown.clone());
     let machine = Machine {
         cores: parts.cores,
         mounter: parts.mounter,
@@ -59,7 +66,19 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
         describes_node: false,
     };
     let clock = parts.clock;
-    let core =
-        Core { clock, machine, settings, loaded, metrics, observers, recorder, rush, runtime, clients, rest, shutdown };
+    let core = Core {
+        clock,
+        machine,
+        settings,
+        loaded,
+        metrics,
+        observers,
+        recorder,
+        rush,
+        runtime,
+        clients,
+        rest,
+        shutdown,
+    };
     core.start(tasks).await
 }

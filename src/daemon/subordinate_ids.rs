@@ -1,5 +1,6 @@
-//! Which ids pods with a user namespace of their own may have: `userNamespaces`, and the subordinate ids of the user
-//! `kubelet` where the machine has that user and `getsubids`. Asked once, at the start.
+//! Which ids pods with a user namespace of their own may have: `userNamespaces`, and the
+//! subordinate ids of the user `kubelet` where the machine has that user and `getsubids`. Asked
+//! once, at the start.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -24,17 +25,22 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Upstream's default of `userNamespaces.idsPerPod`.
 const IDS_PER_POD: i64 = 65_536;
 
-/// The ids, checked. Where the user exists the tool's answer counts, and an answer that cannot be used is an error.
+/// The ids, checked. Where the user exists the tool's answer counts, and an answer that cannot be
+/// used is an error.
 pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
-    let per_pod = config.user_namespaces.as_ref().and_then(|users| users.ids_per_pod).unwrap_or(IDS_PER_POD);
+    let per_pod =
+        config.user_namespaces.as_ref().and_then(|users| users.ids_per_pod).unwrap_or(IDS_PER_POD);
     let per_pod = u32::try_from(per_pod).context("userNamespaces.idsPerPod")?;
     let max_pods = u32::try_from(config.max_pods).unwrap_or(0);
     let known = subordinate().await.context("create user namespace manager: kubelet mappings")?;
-    Ids::new(per_pod, known, max_pods).map_err(anyhow::Error::msg).context("create user namespace manager")
+    Ids::new(per_pod, known, max_pods)
+        .map_err(anyhow::Error::msg)
+        .context("create user namespace manager")
 }
 
 async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
-    // First of all: looking a user up loads the system's modules for it into this process, for good.
+    // First of all: looking a user up loads the system's modules for it into this process, for
+    // good.
     let folders = std::env::var_os("PATH").unwrap_or_default();
     if !crate::linux::blocking::spawn(move || has_tool(&folders)).await? {
         debug!(executable = TOOL, "user namespaces: executable not found, using default mappings");
@@ -45,11 +51,15 @@ async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
         debug!(user = USER, "user namespaces: user not found, using default mappings");
         return Ok(None);
     }
-    let Some(users) = printed(&[USER]).await.context("error retrieving additional uids for user \"kubelet\"")? else {
+    let Some(users) =
+        printed(&[USER]).await.context("error retrieving additional uids for user \"kubelet\"")?
+    else {
         debug!(executable = TOOL, "user namespaces: executable not found, using default mappings");
         return Ok(None);
     };
-    let groups = printed(&["-g", USER]).await.context("error retrieving additional gids for user \"kubelet\"")?;
+    let groups = printed(&["-g", USER])
+        .await
+        .context("error retrieving additional gids for user \"kubelet\"")?;
     if groups.as_ref() != Some(&users) {
         bail!("mismatched subuids and subgids for user \"kubelet\"");
     }
@@ -68,7 +78,9 @@ fn has_tool(folders: &OsStr) -> bool {
 async fn printed(arguments: &[&str]) -> anyhow::Result<Option<String>> {
     let run = Command::new(TOOL).args(arguments).kill_on_drop(true).output();
     match tokio::time::timeout(DEADLINE, run).await.context("it does not answer")? {
-        Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Ok(output) if output.status.success() => {
+            Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+        }
         Ok(output) => bail!("{}", output.status),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
@@ -84,13 +96,17 @@ mod tests {
     #[test]
     fn the_tool_is_a_program_in_one_of_the_folders() {
         let home = tempfile::tempdir().expect("a folder");
-        let [nothing, folder, program] = ["nothing", "folder", "program"].map(|name| home.path().join(name));
+        let [nothing, folder, program] =
+            ["nothing", "folder", "program"].map(|name| home.path().join(name));
         std::fs::create_dir_all(folder.join(TOOL)).expect("a folder of that name");
         std::fs::create_dir_all(&program).expect("a folder");
         let file = program.join(TOOL);
         std::fs::File::create(&file).expect("a file");
-        let found = |folders: &[&std::path::Path]| has_tool(&std::env::join_paths(folders).expect("a PATH"));
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("no program yet");
+        let found = |folders: &[&std::path::Path]| {
+            has_tool(&std::env::join_paths(folders).expect("a PATH"))
+        };
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644))
+            .expect("no program yet");
         assert!(!found(&[&nothing, &folder, &program]));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a program");
         assert!(found(&[&nothing, &folder, &program]));

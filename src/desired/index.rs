@@ -1,6 +1,8 @@
-//! The merged view of all sources: which pods this node should know, which objects are mirrors, what has changed.
+//! The merged view of all sources: which pods this node should know, which objects are mirrors,
+//! what has changed.
 //!
-//! Pure. It takes the present sets and answers the difference to the sets before; the same sets give no difference.
+//! Pure. It takes the present sets and answers the difference to the sets before; the same sets
+//! give no difference.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +57,8 @@ impl Index {
         for (source, pods) in sources {
             next.add_source(source, pods, self, &mut duplicates);
         }
-        let gone = self.pods.keys().filter(|uid| !next.pods.contains_key(*uid)).cloned().map(Change::Gone);
+        let gone =
+            self.pods.keys().filter(|uid| !next.pods.contains_key(*uid)).cloned().map(Change::Gone);
         let upserts = next
             .pods
             .iter()
@@ -75,14 +78,16 @@ impl Index {
     ) {
         let mut names: BTreeMap<PodKey, PodUid> = BTreeMap::new();
         // The one that has the name already keeps it.
-        let (known, new): (Vec<_>, Vec<_>) = pods.iter().partition(|(uid, _)| before.pods.contains_key(*uid));
+        let (known, new): (Vec<_>, Vec<_>) =
+            pods.iter().partition(|(uid, _)| before.pods.contains_key(*uid));
         for (uid, pod) in known.into_iter().chain(new) {
             let key = pod::key(pod);
             if source == SourceKind::Api && pod::is_mirror(pod) {
                 self.mirrors.insert(key, Arc::clone(pod));
                 continue;
             }
-            // An object deleted and made again within one update of the API's set is no duplicate: both are real there.
+            // An object deleted and made again within one update of the API's set is no duplicate:
+            // both are real there.
             if source != SourceKind::Api && names.contains_key(&key) {
                 if !before.left_out.contains_key(uid) {
                     duplicates.push(Duplicate { pod: Arc::clone(pod), source });
@@ -92,10 +97,13 @@ impl Index {
             }
             names.insert(key.clone(), uid.clone());
             self.pods.insert(uid.clone(), Arc::clone(pod));
-            // Static pods come first and keep their name; among API pods the one that is not being deleted has it.
+            // Static pods come first and keep their name; among API pods the one that is not being
+            // deleted has it.
             let displaced = match self.by_key.get(&key).and_then(|holder| self.pods.get(holder)) {
                 None => true,
-                Some(holder) => !pod::is_static(holder) && holder.metadata.deletion_timestamp.is_some(),
+                Some(holder) => {
+                    !pod::is_static(holder) && holder.metadata.deletion_timestamp.is_some()
+                }
             };
             if displaced {
                 self.by_key.insert(key, uid.clone());
@@ -123,7 +131,8 @@ impl Index {
         &self.mirrors
     }
 
-    /// The mirror of a static pod, if the API has one that belongs to exactly this generation of it.
+    /// The mirror of a static pod, if the API has one that belongs to exactly this generation of
+    /// it.
     pub fn mirror_of(&self, uid: &PodUid) -> Option<&Arc<Pod>> {
         let pod = self.pods.get(uid).filter(|pod| pod::is_static(pod))?;
         self.mirrors.get(&pod::key(pod)).filter(|mirror| super::mirror::is_mirror_of(mirror, pod))
@@ -180,8 +189,10 @@ mod tests {
     fn mirrors_are_not_run_and_belong_to_one_generation() {
         let mut index = Index::default();
         let pod = static_pod("etcd-n", "h1");
-        let mirror = make("etcd-n", "m1", &[(pod::CONFIG_MIRROR, "h1"), (pod::CONFIG_SOURCE, "api")]);
-        let step = index.update([(SourceKind::File, &set(&[&pod])), (SourceKind::Api, &set(&[&mirror]))]);
+        let mirror =
+            make("etcd-n", "m1", &[(pod::CONFIG_MIRROR, "h1"), (pod::CONFIG_SOURCE, "api")]);
+        let step =
+            index.update([(SourceKind::File, &set(&[&pod])), (SourceKind::Api, &set(&[&mirror]))]);
         assert_eq!(step.changes, [Change::Upsert(Arc::clone(&pod))]);
         assert_eq!(index.mirror_of(&"h1".into()), Some(&mirror));
         let edited = static_pod("etcd-n", "h2");
@@ -198,7 +209,10 @@ mod tests {
         assert_eq!(step.changes, []);
         assert_eq!(step.duplicates.len(), 1);
         assert_eq!(step.duplicates[0].pod, second);
-        assert!(index.update([(SourceKind::File, &set(&[&first, &second]))]).duplicates.is_empty(), "told once");
+        assert!(
+            index.update([(SourceKind::File, &set(&[&first, &second]))]).duplicates.is_empty(),
+            "told once"
+        );
         let step = index.update([(SourceKind::File, &set(&[&second]))]);
         assert_eq!(step.changes, [Change::Gone("z".into()), Change::Upsert(Arc::clone(&second))]);
         assert_eq!(index.by_key(&PodKey::new("d", "web-n")), Some(&second));

@@ -1,7 +1,8 @@
 //! Mirror pods: the API's image of each static pod, so that users and controllers see it.
 //!
-//! Pure: [`plan`] compares what files want with what the API has and answers what to do; `mirror_task` does it. A mirror
-//! belongs to one generation of a static pod (its hash); nothing of a static pod is ever changed in place.
+//! Pure: [`plan`] compares what files want with what the API has and answers what to do;
+//! `mirror_task` does it. A mirror belongs to one generation of a static pod (its hash); nothing of
+//! a static pod is ever changed in place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,24 +49,36 @@ pub struct MirrorInput<'a> {
     pub all_ready: bool,
 }
 
-/// What is to be done now. At most one action per name; a mirror that is to be replaced is first deleted.
-pub fn plan<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>, input: MirrorInput<'_>) -> Vec<MirrorAction> {
+/// What is to be done now. At most one action per name; a mirror that is to be replaced is first
+/// deleted.
+pub fn plan<'a>(
+    pods: impl Iterator<Item = &'a Arc<Pod>>,
+    input: MirrorInput<'_>,
+) -> Vec<MirrorAction> {
     if !input.api_ready {
         return Vec::new();
     }
     let statics: BTreeMap<PodKey, &Arc<Pod>> =
         pods.filter(|pod| pod::is_static(pod)).map(|pod| (pod::key(pod), pod)).collect();
-    let wanted = statics.iter().filter(|(key, _)| !input.held.contains(*key)).filter_map(|(key, pod)| {
-        match input.mirrors.get(key) {
-            None => Some(MirrorAction::Create(Arc::clone(pod))),
-            Some(mirror) if mirror.metadata.deletion_timestamp.is_none() && is_mirror_of(mirror, pod) => None,
-            Some(mirror) => Some(delete(key, mirror)),
-        }
-    });
+    let wanted =
+        statics.iter().filter(|(key, _)| !input.held.contains(*key)).filter_map(|(key, pod)| {
+            match input.mirrors.get(key) {
+                None => Some(MirrorAction::Create(Arc::clone(pod))),
+                Some(mirror)
+                    if mirror.metadata.deletion_timestamp.is_none()
+                        && is_mirror_of(mirror, pod) =>
+                {
+                    None
+                }
+                Some(mirror) => Some(delete(key, mirror)),
+            }
+        });
     let orphans = input
         .mirrors
         .iter()
-        .filter(|(key, _)| input.all_ready && !statics.contains_key(*key) && !input.held.contains(*key))
+        .filter(|(key, _)| {
+            input.all_ready && !statics.contains_key(*key) && !input.held.contains(*key)
+        })
         .map(|(key, mirror)| delete(key, mirror));
     orphans.chain(wanted).collect()
 }
@@ -74,10 +87,12 @@ pub fn plan<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>, input: MirrorInput<'_>
 pub fn is_mirror_of(mirror: &Pod, pod: &Pod) -> bool {
     mirror.metadata.name == pod.metadata.name
         && mirror.metadata.namespace == pod.metadata.namespace
-        && pod::annotation(mirror, CONFIG_MIRROR).is_some_and(|hash| pod::annotation(pod, CONFIG_HASH) == Some(hash))
+        && pod::annotation(mirror, CONFIG_MIRROR)
+            .is_some_and(|hash| pod::annotation(pod, CONFIG_HASH) == Some(hash))
 }
 
-/// The object to create for a static pod. NodeRestriction asks for the owner reference and the annotation.
+/// The object to create for a static pod. NodeRestriction asks for the owner reference and the
+/// annotation.
 pub fn mirror_object(pod: &Pod, node_name: &str, node_uid: &str) -> Pod {
     let mut annotations = pod.metadata.annotations.clone().unwrap_or_default();
     let hash = annotations.get(CONFIG_HASH).cloned().unwrap_or_default();
@@ -134,10 +149,17 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(pods: &[Arc<Pod>], mirrors: &[Arc<Pod>], held: &[&str], ready: (bool, bool), expected: &[&str]) {
+    fn check(
+        pods: &[Arc<Pod>],
+        mirrors: &[Arc<Pod>],
+        held: &[&str],
+        ready: (bool, bool),
+        expected: &[&str],
+    ) {
         let mirrors = mirrors.iter().map(|mirror| (pod::key(mirror), Arc::clone(mirror))).collect();
         let held: BTreeSet<PodKey> = held.iter().map(|name| PodKey::new("d", *name)).collect();
-        let input = MirrorInput { mirrors: &mirrors, held: &held, api_ready: ready.0, all_ready: ready.1 };
+        let input =
+            MirrorInput { mirrors: &mirrors, held: &held, api_ready: ready.0, all_ready: ready.1 };
         let actions: Vec<String> = plan(pods.iter(), input)
             .into_iter()
             .map(|action| match action {
@@ -177,6 +199,9 @@ mod tests {
         assert_eq!(pod::annotation(&object, pod::CONFIG_MIRROR), Some("h1"));
         assert_eq!(object.metadata.uid, None);
         let owner = &object.metadata.owner_references.expect("an owner")[0];
-        assert_eq!((owner.kind.as_str(), owner.uid.as_str(), owner.controller), ("Node", "nu", Some(true)));
+        assert_eq!(
+            (owner.kind.as_str(), owner.uid.as_str(), owner.controller),
+            ("Node", "nu", Some(true))
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Makes the API's mirror pods what [`super::mirror::plan`] says: at most one request per name at a time, failures tried
-//! again with a growing wait, successes trusted until the watch shows them.
+//! Makes the API's mirror pods what [`super::mirror::plan`] says: at most one request per name at a
+//! time, failures tried again with a growing wait, successes trusted until the watch shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,7 +50,12 @@ impl MirrorTask {
             let now = self.clock.now().mono;
             let actions = self.actions();
             pauses.retain(|_, pause| actions.contains(&pause.action));
-            let node_uid = self.node.borrow_and_update().node.as_ref().and_then(|node| node.metadata.uid.clone());
+            let node_uid = self
+                .node
+                .borrow_and_update()
+                .node
+                .as_ref()
+                .and_then(|node| node.metadata.uid.clone());
             for action in actions {
                 let key = action.key();
                 let waits = pauses.get(&key).is_some_and(|pause| pause.until > now);
@@ -62,7 +67,11 @@ impl MirrorTask {
                     running.spawn(carry_out(self.clients.clone(), key, action, node_uid));
                 }
             }
-            let wake = pauses.iter().filter(|(key, _)| !busy.contains(*key)).map(|(_, pause)| pause.until).min();
+            let wake = pauses
+                .iter()
+                .filter(|(key, _)| !busy.contains(*key))
+                .map(|(_, pause)| pause.until)
+                .min();
             // Cancel-safe: `changed`, `join_next` and sleeping lose nothing.
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() { return },
@@ -103,14 +112,21 @@ impl MirrorTask {
         let now = self.clock.now().mono;
         let before = pauses.remove(&key);
         let pause = match result {
-            Ok(()) => Pause { action, until: now.after(PATIENCE), failures: 0, said: String::new() },
+            Ok(()) => {
+                Pause { action, until: now.after(PATIENCE), failures: 0, said: String::new() }
+            }
             Err(problem) => {
                 let failures = before.as_ref().map_or(1, |pause| pause.failures.saturating_add(1));
                 if before.is_none_or(|pause| pause.said != problem) {
                     tracing::warn!(pod = %key, error = problem, "Could not bring the mirror pod up to date");
                 }
                 let wait = LONGEST_WAIT.min(FIRST_WAIT.saturating_mul(1 << failures.min(10)));
-                Pause { action, until: now.after(random::jitter(wait, 0.2)), failures, said: problem }
+                Pause {
+                    action,
+                    until: now.after(random::jitter(wait, 0.2)),
+                    failures,
+                    said: problem,
+                }
             }
         };
         pauses.insert(key, pause);
@@ -123,7 +139,12 @@ async fn sleep_until(clock: Clock, wake: Option<Mono>) {
     }
 }
 
-async fn carry_out(clients: Clients, key: PodKey, action: MirrorAction, node_uid: String) -> Outcome {
+async fn carry_out(
+    clients: Clients,
+    key: PodKey,
+    action: MirrorAction,
+    node_uid: String,
+) -> Outcome {
     let api: Api<Pod> = Api::namespaced(clients.writes.clone(), &key.namespace);
     let result = match &action {
         MirrorAction::Create(pod) => create(&api, pod, &clients.node_name, &node_uid).await,
@@ -132,7 +153,12 @@ async fn carry_out(clients: Clients, key: PodKey, action: MirrorAction, node_uid
     (key, action, result)
 }
 
-async fn create(api: &Api<Pod>, pod: &Arc<Pod>, node_name: &str, node_uid: &str) -> Result<(), String> {
+async fn create(
+    api: &Api<Pod>,
+    pod: &Arc<Pod>,
+    node_name: &str,
+    node_uid: &str,
+) -> Result<(), String> {
     let object = mirror::mirror_object(pod, node_name, node_uid);
     match api.create(&PostParams::default(), &object).await {
         Ok(_) => Ok(()),

@@ -1,7 +1,7 @@
 //! Desired pods: the merged view of all sources, and the mirror pods of static ones.
 //!
-//! One task merges the sources' sets and hands the differences on; a second one keeps the mirror pods. Fed by `sources`;
-//! read through [`Handle`]; it never decides whether or how a pod runs.
+//! One task merges the sources' sets and hands the differences on; a second one keeps the mirror
+//! pods. Fed by `sources`; read through [`Handle`]; it never decides whether or how a pod runs.
 //!
 //! ```text
 //!  sources ──(watch)──► merge ──► View ──► Handle (pods, by_key, mirror_of, sources_ready)
@@ -31,7 +31,8 @@ use crate::sources::{Source, SourceKind};
 use index::{Duplicate, Index};
 use mirror_task::MirrorTask;
 
-/// Changes that may wait for the receiver; when it is full the merge waits, and then hands on what is true by then.
+/// Changes that may wait for the receiver; when it is full the merge waits, and then hands on what
+/// is true by then.
 const QUEUE: usize = 64;
 
 /// The merged view as everybody reads it.
@@ -59,8 +60,8 @@ pub struct Handle {
     view: Arc<watch::Sender<View>>,
 }
 
-/// Starts merging `sources`. The receiver gets every difference, removals first; a slow receiver gets fewer, later ones.
-/// Without `mirrors` (standalone) static pods have no mirrors.
+/// Starts merging `sources`. The receiver gets every difference, removals first; a slow receiver
+/// gets fewer, later ones. Without `mirrors` (standalone) static pods have no mirrors.
 pub fn start(
     sources: Vec<Source>,
     mirrors: Option<MirrorSetup>,
@@ -72,7 +73,8 @@ pub fn start(
     let (changes, receiver) = mpsc::channel(QUEUE);
     let view = Arc::new(watch::Sender::new(View::default()));
     if let Some(setup) = mirrors {
-        let task = MirrorTask { clients: setup.clients, node: setup.node, view: view.subscribe(), clock };
+        let task =
+            MirrorTask { clients: setup.clients, node: setup.node, view: view.subscribe(), clock };
         let cancel = cancel.clone();
         tasks.spawn(async move {
             cancel.run_until_cancelled(task.run()).await;
@@ -104,7 +106,8 @@ impl Merge {
             if self.sources.is_empty() {
                 std::future::pending::<()>().await;
             }
-            // Cancel-safe: a change that is seen by none of the dropped futures is seen by the next merge.
+            // Cancel-safe: a change that is seen by none of the dropped futures is seen by the next
+            // merge.
             let changed = self.sources.iter_mut().map(|source| Box::pin(source.state.changed()));
             let (result, ..) = futures::future::select_all(changed).await;
             if result.is_err() {
@@ -115,12 +118,19 @@ impl Merge {
     }
 
     fn merge(&mut self) -> Vec<Change> {
-        let states: Vec<_> =
-            self.sources.iter_mut().map(|source| (source.kind, source.state.borrow_and_update())).collect();
+        let states: Vec<_> = self
+            .sources
+            .iter_mut()
+            .map(|source| (source.kind, source.state.borrow_and_update()))
+            .collect();
         let mut step = index::Step::default();
         self.view.send_modify(|view| {
-            let before: BTreeMap<PodUid, PodKey> =
-                view.index.pods().filter(|pod| pod::is_static(pod)).map(|pod| (pod::uid(pod), pod::key(pod))).collect();
+            let before: BTreeMap<PodUid, PodKey> = view
+                .index
+                .pods()
+                .filter(|pod| pod::is_static(pod))
+                .map(|pod| (pod::uid(pod), pod::key(pod)))
+                .collect();
             step = view.index.update(states.iter().map(|(kind, state)| (*kind, &state.pods)));
             for change in &step.changes {
                 match change {
@@ -136,7 +146,8 @@ impl Merge {
                 }
             }
             view.all_ready = states.iter().all(|(_, state)| state.ready);
-            view.api_ready = states.iter().any(|(kind, state)| *kind == SourceKind::Api && state.ready);
+            view.api_ready =
+                states.iter().any(|(kind, state)| *kind == SourceKind::Api && state.ready);
         });
         drop(states);
         for duplicate in &step.duplicates {
@@ -181,7 +192,8 @@ impl Handle {
         self.view.borrow().index.mirror_of(uid).cloned()
     }
 
-    /// Whether every source has been seen completely: before that nothing may be taken for an orphan.
+    /// Whether every source has been seen completely: before that nothing may be taken for an
+    /// orphan.
     pub fn sources_ready(&self) -> bool {
         self.view.borrow().all_ready
     }
@@ -192,21 +204,24 @@ impl Handle {
         drop(self.view.subscribe().wait_for(|view| view.all_ready).await);
     }
 
-    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe, but changes between two calls are not told.
+    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe, but changes between
+    /// two calls are not told.
     pub async fn changed(&self) {
         drop(self.view.subscribe().changed().await);
     }
 
-    /// Waits until the mirror of a static pod is another object than `known` (`None`: there was none). Looks at what is,
-    /// so that a change between two calls is not lost. Cancel-safe.
+    /// Waits until the mirror of a static pod is another object than `known` (`None`: there was
+    /// none). Looks at what is, so that a change between two calls is not lost. Cancel-safe.
     pub async fn mirror_changed(&self, uid: &PodUid, known: Option<PodUid>) {
-        let differs = |view: &View| view.index.mirror_of(uid).map(|mirror| pod::uid(mirror)) != known;
+        let differs =
+            |view: &View| view.index.mirror_of(uid).map(|mirror| pod::uid(mirror)) != known;
         // Never an error: this handle holds the sender.
         drop(self.view.subscribe().wait_for(differs).await);
     }
 
-    /// Says that nothing of a removed static pod is left on this node: its mirror may go, and the next generation under
-    /// its name may have one. Must be called when the task of a static pod ends after [`Change::Gone`].
+    /// Says that nothing of a removed static pod is left on this node: its mirror may go, and the
+    /// next generation under its name may have one. Must be called when the task of a static pod
+    /// ends after [`Change::Gone`].
     pub fn release(&self, uid: &PodUid) {
         self.view.send_if_modified(|view| view.held.remove(uid).is_some());
     }
@@ -239,7 +254,8 @@ mod tests {
 
     fn world() -> World {
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-        let (fake, cancel, mut tasks) = (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        let (fake, cancel, mut tasks) =
+            (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
         fake.put("api/v1/nodes", json!({"metadata": {"name": "n", "uid": "node-uid"}}));
         let clients = fake.clients("n");
         let node = nodes::start(&clients, &mut tasks, cancel.clone());
@@ -263,12 +279,15 @@ mod tests {
         fn files(&self, pods: &[Pod]) {
             self.file.send_modify(|state| {
                 state.ready = true;
-                state.pods = pods.iter().map(|pod| (pod::uid(pod), Arc::new(pod.clone()))).collect();
+                state.pods =
+                    pods.iter().map(|pod| (pod::uid(pod), Arc::new(pod.clone()))).collect();
             });
         }
 
         async fn mirror(&self, hash: &str) -> Value {
-            let has = |pod: &&Value| pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] == hash;
+            let has = |pod: &&Value| {
+                pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] == hash
+            };
             self.fake.wait_for("api/v1/pods", |pods| pods.iter().find(has).cloned()).await
         }
 
@@ -298,7 +317,10 @@ mod tests {
         assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
         // The file is edited: the old mirror stays until the old pod has stopped.
         world.files(&[static_pod("h2")]);
-        assert_eq!((world.next().await, world.next().await), ("gone h1".to_owned(), "upsert h2".to_owned()));
+        assert_eq!(
+            (world.next().await, world.next().await),
+            ("gone h1".to_owned(), "upsert h2".to_owned())
+        );
         tokio::time::sleep(std::time::Duration::from_secs(30)).await;
         assert_eq!(world.mirror("h1").await["metadata"]["uid"], second["metadata"]["uid"]);
         world.desired.release(&uid);

@@ -1,5 +1,6 @@
-//! Credentials for registries: from imagePullSecrets and from the node's own docker configuration. Parsing and matching
-//! are pure; only [`NodeCredentials::read`] reads files. Nothing in here ever shows a secret.
+//! Credentials for registries: from imagePullSecrets and from the node's own docker configuration.
+//! Parsing and matching are pure; only [`NodeCredentials::read`] reads files. Nothing in here ever
+//! shows a secret.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -82,7 +83,8 @@ impl fmt::Debug for Credential {
 impl Credential {
     /// Upstream's hash of a credential, as its records of pulls hold it: SHA-256 of its JSON form.
     pub fn hash(&self) -> String {
-        let fields = [("username", &self.username), ("password", &self.password), ("email", &self.email)];
+        let fields =
+            [("username", &self.username), ("password", &self.password), ("email", &self.email)];
         let fields: Vec<String> = fields
             .iter()
             .filter(|(_, value)| !value.is_empty())
@@ -147,9 +149,10 @@ struct Entry {
 fn parse(data: &[u8], format: Format) -> Result<BTreeMap<String, Credential>, &'static str> {
     const NOT_JSON: &str = "it is not JSON of that form";
     let entries = match format {
-        Format::ConfigJson => {
-            serde_json::from_slice::<ConfigJson>(data).map_err(|_| NOT_JSON)?.auths.unwrap_or_default()
-        }
+        Format::ConfigJson => serde_json::from_slice::<ConfigJson>(data)
+            .map_err(|_| NOT_JSON)?
+            .auths
+            .unwrap_or_default(),
         Format::Cfg => serde_json::from_slice(data).map_err(|_| NOT_JSON)?,
     };
     entries.into_iter().map(|(registry, entry)| Ok((registry, credential(entry)?))).collect()
@@ -158,7 +161,8 @@ fn parse(data: &[u8], format: Format) -> Result<BTreeMap<String, Credential>, &'
 fn credential(entry: Entry) -> Result<Credential, &'static str> {
     let email = entry.email.unwrap_or_default();
     let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) else {
-        let (username, password) = (entry.username.unwrap_or_default(), entry.password.unwrap_or_default());
+        let (username, password) =
+            (entry.username.unwrap_or_default(), entry.password.unwrap_or_default());
         return Ok(Credential { username, password, email });
     };
     let padded = auth.trim().ends_with('=');
@@ -170,8 +174,9 @@ fn credential(entry: Entry) -> Result<Credential, &'static str> {
     };
     let decoded = decoded.map_err(|_| "a field auth is not base64")?;
     let decoded = String::from_utf8_lossy(&decoded);
-    let (username, password) =
-        decoded.split_once(':').ok_or("unable to parse auth field, must be formatted as base64(username:password)")?;
+    let (username, password) = decoded
+        .split_once(':')
+        .ok_or("unable to parse auth field, must be formatted as base64(username:password)")?;
     Ok(Credential { username: username.to_owned(), password: password.to_owned(), email })
 }
 
@@ -190,8 +195,9 @@ impl Keyring {
     pub fn of_secrets(secrets: &[PullSecret]) -> Result<Self, CredentialError> {
         let mut keyring = Self::default();
         for secret in secrets {
-            let found = parse(&secret.data, secret.format)
-                .map_err(|problem| CredentialError::Secret { secret: secret.name.clone(), problem })?;
+            let found = parse(&secret.data, secret.format).map_err(|problem| {
+                CredentialError::Secret { secret: secret.name.clone(), problem }
+            })?;
             keyring.add(found, Some(&secret.name));
         }
         Ok(keyring)
@@ -200,7 +206,10 @@ impl Keyring {
     fn add(&mut self, found: BTreeMap<String, Credential>, secret: Option<&SecretName>) {
         for (registry, credential) in found {
             let key = key_of(&registry);
-            self.credentials.entry(key.clone()).or_default().push(Tracked { credential, secret: secret.cloned() });
+            self.credentials
+                .entry(key.clone())
+                .or_default()
+                .push(Tracked { credential, secret: secret.cloned() });
             self.keys.push(key);
         }
         self.keys.sort_by(|a, b| b.cmp(a));
@@ -224,7 +233,10 @@ impl Keyring {
 
 /// Registry and path without scheme; `/v1/` and `/v2/` mean the registry itself.
 fn key_of(registry: &str) -> String {
-    let text = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
+    let text = registry
+        .strip_prefix("https://")
+        .or_else(|| registry.strip_prefix("http://"))
+        .unwrap_or(registry);
     let text = text.split(['?', '#']).next().unwrap_or_default();
     let (host, path) = text.find('/').map_or((text, ""), |slash| text.split_at(slash));
     let path = if path.starts_with("/v2/") || path.starts_with("/v1/") { &path[3..] } else { path };
@@ -240,13 +252,14 @@ fn is_default_registry(repository: &str) -> bool {
     }
 }
 
-/// Whether a key covers a repository: same port, as many labels, each matching the key's (which may have wildcards),
-/// and the key's path at the beginning.
+/// Whether a key covers a repository: same port, as many labels, each matching the key's (which may
+/// have wildcards), and the key's path at the beginning.
 fn matches_url(key: &str, repository: &str) -> bool {
     let parts = |text: &str| -> (Vec<String>, String, String) {
         let (host, path) = text.find('/').map_or((text, ""), |slash| text.split_at(slash));
         let bracket = host.rfind(']').unwrap_or(0);
-        let (host, port) = host[bracket..].rfind(':').map_or((host, ""), |colon| host.split_at(bracket + colon));
+        let (host, port) =
+            host[bracket..].rfind(':').map_or((host, ""), |colon| host.split_at(bracket + colon));
         (host.split('.').map(str::to_owned).collect(), port.to_owned(), path.to_owned())
     };
     let (globs, glob_port, glob_path) = parts(key);
@@ -254,7 +267,10 @@ fn matches_url(key: &str, repository: &str) -> bool {
     glob_port == port
         && globs.len() == labels.len()
         && path.starts_with(&glob_path)
-        && globs.iter().zip(&labels).all(|(glob, label)| matches_glob(glob.as_bytes(), label.as_bytes()))
+        && globs
+            .iter()
+            .zip(&labels)
+            .all(|(glob, label)| matches_glob(glob.as_bytes(), label.as_bytes()))
 }
 
 /// `*`, `?`, `[a-z]`, `[^a]` and `\`, as in shells; a broken pattern matches nothing.
@@ -264,7 +280,9 @@ fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
         Some((b'*', rest)) => (0..=text.len()).any(|skipped| matches_glob(rest, &text[skipped..])),
         Some((b'?', rest)) => text.split_first().is_some_and(|(_, text)| matches_glob(rest, text)),
         Some((b'\\', rest)) => match (rest.split_first(), text.split_first()) {
-            (Some((wanted, rest)), Some((found, text))) => wanted == found && matches_glob(rest, text),
+            (Some((wanted, rest)), Some((found, text))) => {
+                wanted == found && matches_glob(rest, text)
+            }
             (None, _) | (_, None) => false,
         },
         Some((b'[', rest)) => match (class(rest), text.split_first()) {
@@ -274,9 +292,9 @@ fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
             }
             (None, _) | (_, None) => false,
         },
-        Some((wanted, rest)) => {
-            text.split_first().is_some_and(|(found, text)| wanted == found && matches_glob(rest, text))
-        }
+        Some((wanted, rest)) => text
+            .split_first()
+            .is_some_and(|(found, text)| wanted == found && matches_glob(rest, text)),
     }
 }
 
@@ -317,15 +335,22 @@ pub struct NodeCredentials {
 }
 
 impl NodeCredentials {
-    /// Upstream's places: the kubelet's root directory, the working directory, the home directory, the root.
+    /// Upstream's places: the kubelet's root directory, the working directory, the home directory,
+    /// the root.
     pub fn in_usual_places(root_dir: &std::path::Path, home: Option<&std::path::Path>) -> Self {
         let home_docker = home.map(|home| home.join(".docker"));
         let places = |third: Option<PathBuf>, last: &str| {
-            [Some(root_dir.to_owned()), Some(PathBuf::new()), third, Some(PathBuf::from(last))].into_iter().flatten()
+            [Some(root_dir.to_owned()), Some(PathBuf::new()), third, Some(PathBuf::from(last))]
+                .into_iter()
+                .flatten()
         };
         Self {
-            config_json: places(home_docker, "/.docker").map(|place| place.join("config.json")).collect(),
-            cfg: places(home.map(ToOwned::to_owned), "/").map(|place| place.join(".dockercfg")).collect(),
+            config_json: places(home_docker, "/.docker")
+                .map(|place| place.join("config.json"))
+                .collect(),
+            cfg: places(home.map(ToOwned::to_owned), "/")
+                .map(|place| place.join(".dockercfg"))
+                .collect(),
         }
     }
 
@@ -356,13 +381,15 @@ mod tests {
     use super::{Credential, Keyring, NodeCredentials, PullSecret, SecretName, matches_glob};
 
     fn secret(name: &str, format: super::Format, data: &str) -> PullSecret {
-        let name = SecretName { namespace: "shop".to_owned(), name: name.to_owned(), uid: "1".to_owned() };
+        let name =
+            SecretName { namespace: "shop".to_owned(), name: name.to_owned(), uid: "1".to_owned() };
         PullSecret { name, format, data: data.as_bytes().to_vec() }
     }
 
     fn config(auths: &[(&str, &str)]) -> PullSecret {
-        let entry =
-            |(registry, user): &(&str, &str)| format!("{registry:?}:{{\"username\":{user:?},\"password\":\"p\"}}");
+        let entry = |(registry, user): &(&str, &str)| {
+            format!("{registry:?}:{{\"username\":{user:?},\"password\":\"p\"}}")
+        };
         let auths: Vec<String> = auths.iter().map(entry).collect();
         secret("s", super::Format::ConfigJson, &format!("{{\"auths\":{{{}}}}}", auths.join(",")))
     }
@@ -370,8 +397,11 @@ mod tests {
     #[track_caller]
     fn check(auths: &[(&str, &str)], repository: &str, expected: &[&str]) {
         let keyring = Keyring::of_secrets(&[config(auths)]).expect("a keyring");
-        let found: Vec<String> =
-            keyring.lookup(repository).into_iter().map(|tracked| tracked.credential.username).collect();
+        let found: Vec<String> = keyring
+            .lookup(repository)
+            .into_iter()
+            .map(|tracked| tracked.credential.username)
+            .collect();
         assert_eq!(found, expected, "{repository}");
     }
 
@@ -385,7 +415,11 @@ mod tests {
         check(&[("http://r:5000/", "port")], "r:5000/x", &["port"]);
         check(&[("r:5000", "port")], "r/x", &[]);
         check(&[("https://index.docker.io/v1/", "hub")], "docker.io/library/nginx", &["hub"]);
-        check(&[("https://index.docker.io/v1/", "hub"), ("docker.io", "own")], "docker.io/library/nginx", &["own"]);
+        check(
+            &[("https://index.docker.io/v1/", "hub"), ("docker.io", "own")],
+            "docker.io/library/nginx",
+            &["own"],
+        );
     }
 
     #[test]
@@ -403,20 +437,34 @@ mod tests {
     fn secrets_are_read_in_both_forms() {
         // user:pa:ss, padded and not.
         let padded = secret("a", super::Format::Cfg, "{\"x.io\":{\"auth\":\"dXNlcjpwYTpzcw==\"}}");
-        let bare = secret("b", super::Format::Cfg, "{\"x.io\":{\"auth\":\"dXNlcjpwYTpzcw\",\"email\":\"e\"}}");
+        let bare = secret(
+            "b",
+            super::Format::Cfg,
+            "{\"x.io\":{\"auth\":\"dXNlcjpwYTpzcw\",\"email\":\"e\"}}",
+        );
         let keyring = Keyring::of_secrets(&[padded, bare]).expect("a keyring");
         let found = keyring.lookup("x.io/y");
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].credential.username.as_str(), found[0].credential.password.as_str()), ("user", "pa:ss"));
+        assert_eq!(
+            (found[0].credential.username.as_str(), found[0].credential.password.as_str()),
+            ("user", "pa:ss")
+        );
         assert_eq!(found[1].secret.as_ref().map(|secret| secret.name.as_str()), Some("b"));
         assert!(!format!("{found:?}").contains("pa:ss"), "never shown");
     }
 
     #[test]
     fn a_broken_secret_is_named_without_its_content() {
-        let broken = secret("s", super::Format::ConfigJson, "{\"auths\":{\"x.io\":{\"auth\":\"!topsecret\"}}}");
+        let broken = secret(
+            "s",
+            super::Format::ConfigJson,
+            "{\"auths\":{\"x.io\":{\"auth\":\"!topsecret\"}}}",
+        );
         let error = Keyring::of_secrets(&[broken]).expect_err("broken").to_string();
-        assert_eq!(error, "imagePullSecret shop/s is not a docker configuration: a field auth is not base64");
+        assert_eq!(
+            error,
+            "imagePullSecret shop/s is not a docker configuration: a field auth is not base64"
+        );
     }
 
     #[test]
@@ -426,13 +474,17 @@ mod tests {
             password: password.to_owned(),
             email: email.to_owned(),
         };
-        assert_eq!(credential("u", "<p>", "").hash(), sha256(r#"{"username":"u","password":"\u003cp\u003e"}"#));
+        assert_eq!(
+            credential("u", "<p>", "").hash(),
+            sha256(r#"{"username":"u","password":"\u003cp\u003e"}"#)
+        );
         assert_eq!(credential("", "", "e").hash(), sha256(r#"{"email":"e"}"#));
     }
 
     fn sha256(text: &str) -> String {
         use sha2::Digest as _;
-        let hex: Vec<String> = sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: Vec<String> =
+            sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         hex.concat()
     }
 
@@ -441,7 +493,8 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let home = tempfile::tempdir().expect("a directory");
         let places = NodeCredentials::in_usual_places(root.path(), Some(home.path()));
-        std::fs::write(home.path().join(".dockercfg"), "{\"x.io\":{\"username\":\"old\"}}").expect("written");
+        std::fs::write(home.path().join(".dockercfg"), "{\"x.io\":{\"username\":\"old\"}}")
+            .expect("written");
         assert_eq!(places.read().lookup("x.io/y")[0].credential.username, "old");
         let json = "{\"auths\":{\"x.io\":{\"username\":\"new\",\"password\":\"p\"}}}";
         std::fs::write(root.path().join("config.json"), json).expect("written");

@@ -1,7 +1,9 @@
-//! Removes images that nobody needs: those that were not used for too long, and others while the disk is too full.
+//! Removes images that nobody needs: those that were not used for too long, and others while the
+//! disk is too full.
 //!
-//! In: the runtime's images and containers, the names that pods refer to, the image file system's size. Out: RemoveImage,
-//! events on the node. What goes, and in which order, is decided by [`super::gc_plan`].
+//! In: the runtime's images and containers, the names that pods refer to, the image file system's
+//! size. Out: RemoveImage, events on the node. What goes, and in which order, is decided by
+//! [`super::gc_plan`].
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -54,7 +56,15 @@ impl Collector {
     /// Collects by `policy`; `wanted` answers what pods refer to.
     pub fn new(images: Handle, policy: Policy, node_name: String, wanted: Wanted) -> Self {
         let began = images.inner.clock.now().mono;
-        Self { images, policy, node_name, wanted, records: Records::default(), began, failed: false }
+        Self {
+            images,
+            policy,
+            node_name,
+            wanted,
+            records: Records::default(),
+            began,
+            failed: false,
+        }
     }
 
     /// Runs until it is dropped.
@@ -86,7 +96,12 @@ impl Collector {
         let mut seen = self.see().await?;
         let now = began.mono;
         self.records.note(&seen, now);
-        let old: Vec<Seen> = self.records.too_old(&seen, &self.policy, self.began, now).into_iter().cloned().collect();
+        let old: Vec<Seen> = self
+            .records
+            .too_old(&seen, &self.policy, self.began, now)
+            .into_iter()
+            .cloned()
+            .collect();
         for image in &old {
             self.remove(image, "age").await?;
         }
@@ -97,9 +112,15 @@ impl Collector {
             self.tell(event::INVALID_DISK_CAPACITY, message.clone());
             return Err(Failure::Text(message));
         }
-        let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else { return Ok(()) };
+        let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else {
+            return Ok(());
+        };
         let percent = gc_plan::used_percent(usage.capacity, usage.available);
-        info!(percent, to_free = wanted, "the image file system is too full: images that nobody uses go");
+        info!(
+            percent,
+            to_free = wanted,
+            "the image file system is too full: images that nobody uses go"
+        );
         let (freed, left) = self.free(&seen, wanted, now).await?;
         self.images.prune_records(&left, began.wall);
         if freed < wanted {
@@ -116,7 +137,12 @@ impl Collector {
     }
 
     /// Removes images until enough is free: how much that was, and the ids that are left.
-    async fn free(&self, seen: &[Seen], wanted: u64, now: Mono) -> Result<(u64, Vec<String>), Failure> {
+    async fn free(
+        &self,
+        seen: &[Seen],
+        wanted: u64,
+        now: Mono,
+    ) -> Result<(u64, Vec<String>), Failure> {
         let mut left: BTreeSet<String> = seen.iter().map(|image| image.id.clone()).collect();
         let (mut freed, mut problems) = (0_u64, Vec::new());
         for image in self.records.candidates(seen, &self.policy, now) {
@@ -143,24 +169,34 @@ impl Collector {
     async fn remove(&self, image: &Seen, why: &'static str) -> Result<(), CriError> {
         debug!(image = image.id, why, "removing an image");
         let spec = v1::ImageSpec { image: image.id.clone(), ..v1::ImageSpec::default() };
-        self.images.inner.runtime.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await?;
+        self.images
+            .inner
+            .runtime
+            .remove_image(v1::RemoveImageRequest { image: Some(spec) })
+            .await?;
         (self.images.inner.observer)(Measure::Collected { reason: why });
         Ok(())
     }
 
-    /// The images, and which of them are needed: by a container, or by a pod whose containers are not there yet.
+    /// The images, and which of them are needed: by a container, or by a pod whose containers are
+    /// not there yet.
     async fn see(&self) -> Result<Vec<Seen>, CriError> {
         let runtime = &self.images.inner.runtime;
         // Containers first: what is pulled in between is young, and stays for that reason.
-        let containers = runtime.list_containers(v1::ListContainersRequest::default()).await?.containers;
-        let used: BTreeSet<String> =
-            containers.into_iter().flat_map(|container| [container.image_id, container.image_ref]).collect();
+        let containers =
+            runtime.list_containers(v1::ListContainersRequest::default()).await?.containers;
+        let used: BTreeSet<String> = containers
+            .into_iter()
+            .flat_map(|container| [container.image_id, container.image_ref])
+            .collect();
         let images = runtime.list_images(v1::ListImagesRequest::default()).await?.images;
-        let wanted: BTreeSet<String> = (self.wanted)().iter().filter_map(|name| full_name(name)).collect();
+        let wanted: BTreeSet<String> =
+            (self.wanted)().iter().filter_map(|name| full_name(name)).collect();
         let see = |image: v1::Image| {
             let mut names = image.repo_tags.iter().chain(&image.repo_digests);
-            let is_named =
-                names.any(|name| used.contains(name) || full_name(name).is_some_and(|name| wanted.contains(&name)));
+            let is_named = names.any(|name| {
+                used.contains(name) || full_name(name).is_some_and(|name| wanted.contains(&name))
+            });
             let in_use = is_named || used.contains(&image.id);
             Seen { in_use, size: image.size, pinned: image.pinned, id: image.id }
         };
@@ -168,10 +204,15 @@ impl Collector {
     }
 
     async fn usage(&self) -> Result<FsUsage, Failure> {
-        let answer = self.images.inner.runtime.image_fs_info(v1::ImageFsInfoRequest::default()).await?;
-        let first = answer.image_filesystems.into_iter().next().and_then(|filesystem| filesystem.fs_id);
-        let Some(id) = first else { return Err(Failure::Text("the runtime names no image file system".to_owned())) };
-        fs_usage(Path::new(&id.mountpoint)).map_err(|error| Failure::Text(format!("{}: {error}", id.mountpoint)))
+        let answer =
+            self.images.inner.runtime.image_fs_info(v1::ImageFsInfoRequest::default()).await?;
+        let first =
+            answer.image_filesystems.into_iter().next().and_then(|filesystem| filesystem.fs_id);
+        let Some(id) = first else {
+            return Err(Failure::Text("the runtime names no image file system".to_owned()));
+        };
+        fs_usage(Path::new(&id.mountpoint))
+            .map_err(|error| Failure::Text(format!("{}: {error}", id.mountpoint)))
     }
 }
 
@@ -208,14 +249,20 @@ mod tests {
             root_dir: root.path().to_owned(),
             verification: Verification::Never,
         };
-        let images = Handle::new(settings, fake.client(), clock, Recorder::channel().0, Arc::new(|_| {}));
+        let images =
+            Handle::new(settings, fake.client(), clock, Recorder::channel().0, Arc::new(|_| {}));
         let policy = Policy {
             high_percent: 100,
             low_percent: 80,
             min_age: Duration::from_secs(120),
             max_age: Duration::from_secs(600),
         };
-        let collector = Collector::new(images, policy, "n".to_owned(), Arc::new(|| vec!["needed:1".to_owned()]));
+        let collector = Collector::new(
+            images,
+            policy,
+            "n".to_owned(),
+            Arc::new(|| vec!["needed:1".to_owned()]),
+        );
         let running = collector.run();
         tokio::pin!(running);
         tokio::time::timeout(Duration::from_secs(500), &mut running).await.expect_err("it runs on");

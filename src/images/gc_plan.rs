@@ -1,5 +1,5 @@
-//! Which images may go: pure bookkeeping of when each was first seen and last used, the order in which they go, and how much
-//! has to be freed.
+//! Which images may go: pure bookkeeping of when each was first seen and last used, the order in
+//! which they go, and how much has to be freed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -58,35 +58,56 @@ impl Records {
         let present: BTreeSet<&str> = seen.iter().map(|image| image.id.as_str()).collect();
         self.images.retain(|id, _| present.contains(id.as_str()));
         for image in seen {
-            let record = self.images.entry(image.id.clone()).or_insert(Record { first_seen: now, last_used: None });
+            let record = self
+                .images
+                .entry(image.id.clone())
+                .or_insert(Record { first_seen: now, last_used: None });
             if image.in_use {
                 record.last_used = Some(now);
             }
         }
     }
 
-    /// The images that nobody needs, the longest unused first; of those the one that was seen first.
+    /// The images that nobody needs, the longest unused first; of those the one that was seen
+    /// first.
     fn unused<'a>(&self, seen: &'a [Seen]) -> Vec<(Record, &'a Seen)> {
         let free = seen.iter().filter(|image| !image.in_use && !image.pinned);
-        let mut unused: Vec<_> = free.filter_map(|image| Some((*self.images.get(&image.id)?, image))).collect();
-        unused.sort_by_key(|(record, image)| (record.last_used, record.first_seen, image.id.clone()));
+        let mut unused: Vec<_> =
+            free.filter_map(|image| Some((*self.images.get(&image.id)?, image))).collect();
+        unused
+            .sort_by_key(|(record, image)| (record.last_used, record.first_seen, image.id.clone()));
         unused
     }
 
-    /// Images that were not used for longer than the maximum age. Not before this process has watched that long: it does
-    /// not know what was used before.
-    pub fn too_old<'a>(&self, seen: &'a [Seen], policy: &Policy, began: Mono, now: Mono) -> Vec<&'a Seen> {
+    /// Images that were not used for longer than the maximum age. Not before this process has
+    /// watched that long: it does not know what was used before.
+    pub fn too_old<'a>(
+        &self,
+        seen: &'a [Seen],
+        policy: &Policy,
+        began: Mono,
+        now: Mono,
+    ) -> Vec<&'a Seen> {
         if policy.max_age.is_zero() || now.since(began) <= policy.max_age {
             return Vec::new();
         }
-        let is_old = |record: &Record| record.last_used.is_none_or(|used| now.since(used) > policy.max_age);
-        self.unused(seen).into_iter().filter(|(record, _)| is_old(record)).map(|(_, image)| image).collect()
+        let is_old =
+            |record: &Record| record.last_used.is_none_or(|used| now.since(used) > policy.max_age);
+        self.unused(seen)
+            .into_iter()
+            .filter(|(record, _)| is_old(record))
+            .map(|(_, image)| image)
+            .collect()
     }
 
     /// Images that may go to free space, in order.
     pub fn candidates<'a>(&self, seen: &'a [Seen], policy: &Policy, now: Mono) -> Vec<&'a Seen> {
         let is_young = |record: &Record| now.since(record.first_seen) < policy.min_age;
-        self.unused(seen).into_iter().filter(|(record, _)| !is_young(record)).map(|(_, image)| image).collect()
+        self.unused(seen)
+            .into_iter()
+            .filter(|(record, _)| !is_young(record))
+            .map(|(_, image)| image)
+            .collect()
     }
 }
 
@@ -95,7 +116,8 @@ pub fn used_percent(capacity: u64, available: u64) -> u64 {
     if capacity == 0 {
         return 0;
     }
-    100 - u64::try_from(u128::from(available.min(capacity)) * 100 / u128::from(capacity)).unwrap_or(100)
+    100 - u64::try_from(u128::from(available.min(capacity)) * 100 / u128::from(capacity))
+        .unwrap_or(100)
 }
 
 /// How many bytes have to be freed; `None` below the high threshold.
@@ -103,7 +125,8 @@ pub fn to_free(policy: &Policy, capacity: u64, available: u64) -> Option<u64> {
     if used_percent(capacity, available) < policy.high_percent {
         return None;
     }
-    let wanted = u128::from(capacity) * u128::from(100_u64.saturating_sub(policy.low_percent)) / 100;
+    let wanted =
+        u128::from(capacity) * u128::from(100_u64.saturating_sub(policy.low_percent)) / 100;
     Some(u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(available))
 }
 
@@ -155,8 +178,17 @@ mod tests {
     fn the_longest_unused_go_first_and_pinned_ones_never() {
         let mut records = Records::default();
         records.note(&[image("a", true), image("b", false), image("pause", false)], at(0));
-        records.note(&[image("a", true), image("b", false), image("c", true), image("pause", false)], at(100));
-        let now = [image("a", false), image("b", false), image("c", false), image("pause", false), image("new", false)];
+        records.note(
+            &[image("a", true), image("b", false), image("c", true), image("pause", false)],
+            at(100),
+        );
+        let now = [
+            image("a", false),
+            image("b", false),
+            image("c", false),
+            image("pause", false),
+            image("new", false),
+        ];
         records.note(&now, at(300));
         assert_eq!(ids(&records.candidates(&now, &policy(0), at(300))), ["b", "a", "c"]);
     }

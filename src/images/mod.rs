@@ -1,15 +1,17 @@
 //! Images: references, pull policies, credentials, pulls.
 //!
-//! [`Handle::ensure`] has the image of one container ready: it decides by policy, pulls if it has to, records the events
-//! that users know from upstream, and answers either the reference to create the container with or the reason, message and
-//! time that the container waits with. The caller (a pod's task) decides when to ask.
+//! [`Handle::ensure`] has the image of one container ready: it decides by policy, pulls if it has
+//! to, records the events that users know from upstream, and answers either the reference to create
+//! the container with or the reason, message and time that the container waits with. The caller (a
+//! pod's task) decides when to ask.
 //!
 //! [`gc::Collector`] removes images that nobody needs when they are old or the disk is full.
 //!
-//! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. Never touches containers.
+//! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. Never
+//! touches containers.
 //!
-//! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success counts: when the
-//! container's turn comes, the events tell of that pull.
+//! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success
+//! counts: when the container's turn comes, the events tell of that pull.
 
 pub mod credentials;
 pub mod gc;
@@ -44,10 +46,11 @@ use policy::BackOffs;
 use pull::{Order, Pulled, Puller};
 use records::Records;
 
-/// How long a container shows `ErrImagePull` before it is asked about again and shows `ImagePullBackOff`.
+/// How long a container shows `ErrImagePull` before it is asked about again and shows
+/// `ImagePullBackOff`.
 const SHOW_FAILURE: Duration = Duration::from_secs(2);
-/// When to ask again about what only somebody else can change: an image that is never pulled, a runtime that does not
-/// answer.
+/// When to ask again about what only somebody else can change: an image that is never pulled, a
+/// runtime that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// For how long a pull ahead of its turn counts as the pull of that turn.
 const AHEAD_FOR: Duration = Duration::from_secs(600);
@@ -78,7 +81,8 @@ pub struct EnsureImage {
     pub container: String,
     /// Its image as the spec has it.
     pub image: String,
-    /// Whether it is the image of a volume that the container mounts: pulling it is then told of the pod.
+    /// Whether it is the image of a volume that the container mounts: pulling it is then told of
+    /// the pod.
     pub of_volume: bool,
     /// Its policy.
     pub policy: PullPolicy,
@@ -86,8 +90,8 @@ pub struct EnsureImage {
     pub secrets: Vec<PullSecret>,
     /// Ahead of its turn: no event, no status, no back-off.
     pub silent: bool,
-    /// The runtime handler, if the runtime keeps images by handler (upstream: gate `RuntimeClassInImageCriApi`); else
-    /// empty.
+    /// The runtime handler, if the runtime keeps images by handler (upstream: gate
+    /// `RuntimeClassInImageCriApi`); else empty.
     pub runtime_handler: String,
     /// The sandbox's configuration, which some runtimes choose the snapshotter by.
     pub sandbox: Option<v1::PodSandboxConfig>,
@@ -108,7 +112,8 @@ pub struct ImageError {
     pub reason: String,
     /// The waiting message.
     pub message: String,
-    /// When to ask again; `None`: only when the spec changes (or, for a silent pull, when its turn has come).
+    /// When to ask again; `None`: only when the spec changes (or, for a silent pull, when its turn
+    /// has come).
     pub retry_at: Option<Mono>,
 }
 
@@ -158,7 +163,9 @@ pub struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("images::Handle").field("pulls", &self.inner.puller.states().len()).finish_non_exhaustive()
+        f.debug_struct("images::Handle")
+            .field("pulls", &self.inner.puller.states().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -198,7 +205,13 @@ enum Precheck {
 
 impl Handle {
     /// Needs a tokio runtime for its pulls.
-    pub fn new(settings: Settings, runtime: Runtime, clock: Clock, recorder: Recorder, observer: Observer) -> Self {
+    pub fn new(
+        settings: Settings,
+        runtime: Runtime,
+        clock: Clock,
+        recorder: Recorder,
+        observer: Observer,
+    ) -> Self {
         let inner = Inner {
             puller: Arc::new(Puller::new(runtime.clone(), clock, settings.limits)),
             records: Arc::new(Records::new(&settings.root_dir, settings.verification)),
@@ -212,7 +225,8 @@ impl Handle {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Has a container's image ready. Cancel-safe: dropping the future gives the pull up, unless others wait for it.
+    /// Has a container's image ready. Cancel-safe: dropping the future gives the pull up, unless
+    /// others wait for it.
     pub async fn ensure(&self, request: EnsureImage) -> Result<Present, ImageError> {
         let outcome = Box::pin(self.inner.ensure(&request)).await;
         if let Err(error) = &outcome {
@@ -221,30 +235,41 @@ impl Handle {
         outcome
     }
 
-    /// Turns what a killed kubelet left of its pulls into records. Call once, when the runtime is up.
+    /// Turns what a killed kubelet left of its pulls into records. Call once, when the runtime is
+    /// up.
     pub async fn recover_records(&self) -> Result<(), CriError> {
         let answer = self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?;
         let images: Vec<(String, Vec<String>)> = answer
             .images
             .into_iter()
-            .map(|image| (image.id, image.repo_digests.into_iter().chain(image.repo_tags).collect()))
+            .map(|image| {
+                (image.id, image.repo_digests.into_iter().chain(image.repo_tags).collect())
+            })
             .collect();
         self.inner.records.recover(&images, self.inner.clock.now().wall);
         Ok(())
     }
 
-    /// Forgets the records of images that are not on the node any more. `images`: ids; `until`: when they were listed.
+    /// Forgets the records of images that are not on the node any more. `images`: ids; `until`:
+    /// when they were listed.
     pub fn prune_records(&self, images: &[String], until: crate::model::Wall) {
         self.inner.records.prune(images, until);
     }
 
-    /// The node's images, the largest first; for its status. `limit`: `nodeStatusMaxImages`, negative for all.
+    /// The node's images, the largest first; for its status. `limit`: `nodeStatusMaxImages`,
+    /// negative for all.
     pub async fn list(&self, limit: i32) -> Result<Vec<NodeImage>, CriError> {
-        let mut images = self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?.images;
+        let mut images =
+            self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?.images;
         images.sort_by(|a, b| (b.size, &b.id).cmp(&(a.size, &a.id)));
         images.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let names = |image: v1::Image| image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_PER_IMAGE);
-        Ok(images.into_iter().map(|image| NodeImage { size: image.size, names: names(image).collect() }).collect())
+        let names = |image: v1::Image| {
+            image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_PER_IMAGE)
+        };
+        Ok(images
+            .into_iter()
+            .map(|image| NodeImage { size: image.size, names: names(image).collect() })
+            .collect())
     }
 
     /// The pulls that are under way.
@@ -289,7 +314,14 @@ impl EnsureImage {
         v1::ImageSpec {
             image,
             runtime_handler: self.runtime_handler.clone(),
-            annotations: self.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+            annotations: self
+                .pod
+                .metadata
+                .annotations
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             ..v1::ImageSpec::default()
         }
     }
@@ -324,7 +356,8 @@ impl Inner {
         })?;
         let credentials = self.credentials(request)?;
         if let Precheck::Present { image_ref } = &precheck {
-            let own: Vec<_> = credentials.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
+            let own: Vec<_> =
+                credentials.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
             if !self.records.must_pull(&request.image, image_ref, &own, self.clock.now().wall) {
                 count(Some(true), Some(false));
                 let message = policy::already_present(&request.image);
@@ -342,10 +375,15 @@ impl Inner {
             Precheck::Unknown => None,
         };
         count(present, Some(true));
-        self.pull(request, Order { image: spec, credentials, sandbox: request.sandbox.clone() }).await
+        self.pull(request, Order { image: spec, credentials, sandbox: request.sandbox.clone() })
+            .await
     }
 
-    async fn precheck(&self, request: &EnsureImage, spec: &v1::ImageSpec) -> Result<Precheck, ImageError> {
+    async fn precheck(
+        &self,
+        request: &EnsureImage,
+        spec: &v1::ImageSpec,
+    ) -> Result<Precheck, ImageError> {
         if request.policy == PullPolicy::Always {
             return Ok(Precheck::Unknown);
         }
@@ -374,11 +412,15 @@ impl Inner {
         self.clock.now().mono.after(ASK_AGAIN)
     }
 
-    /// The pod's credentials for the image, then the node's. A broken secret fails the pull, as it does upstream.
+    /// The pod's credentials for the image, then the node's. A broken secret fails the pull, as it
+    /// does upstream.
     fn credentials(&self, request: &EnsureImage) -> Result<Vec<credentials::Tracked>, ImageError> {
-        let Ok(reference) = reference::Reference::parse(&request.image) else { return Ok(Vec::new()) };
-        let own = credentials::Keyring::of_secrets(&request.secrets)
-            .map_err(|error| failure(waiting::ERR_IMAGE_PULL, error.to_string(), Some(self.ask_again())))?;
+        let Ok(reference) = reference::Reference::parse(&request.image) else {
+            return Ok(Vec::new());
+        };
+        let own = credentials::Keyring::of_secrets(&request.secrets).map_err(|error| {
+            failure(waiting::ERR_IMAGE_PULL, error.to_string(), Some(self.ask_again()))
+        })?;
         let mut found = own.lookup(&reference.repository);
         found.extend(self.node_credentials.read().lookup(&reference.repository));
         Ok(found)
@@ -390,8 +432,10 @@ impl Inner {
             return Err(error);
         }
         let record = self.records.begin(&request.image).map_err(|error| {
-            let message =
-                format!("Failed to record image pull intent for container image {:?}: {error}", request.image);
+            let message = format!(
+                "Failed to record image pull intent for container image {:?}: {error}",
+                request.image
+            );
             failure(waiting::ERR_IMAGE_PULL, message, Some(self.ask_again()))
         })?;
         request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
@@ -401,7 +445,11 @@ impl Inner {
             Ok(pulled) => {
                 self.records.succeed(record, &pulled.image_ref, pulled.used.as_ref(), now.wall);
                 if request.silent {
-                    let ahead = Ahead { image: request.image.clone(), pulled: pulled.clone(), at: now.mono };
+                    let ahead = Ahead {
+                        image: request.image.clone(),
+                        pulled: pulled.clone(),
+                        at: now.mono,
+                    };
                     self.state.lock().ahead.insert(request.turn(), ahead);
                 } else {
                     self.tell_pulled(request, pulled, now.mono.since(began), false);
@@ -416,7 +464,8 @@ impl Inner {
                     return Err(failure(reason, message, None));
                 }
                 let shown = format!("{reason}: {message}");
-                let until = self.state.lock().backoffs.note(request.uid(), &request.image, now.mono, shown);
+                let until =
+                    self.state.lock().backoffs.note(request.uid(), &request.image, now.mono, shown);
                 Err(failure(reason, message, Some(until.min(now.mono.after(SHOW_FAILURE)))))
             }
         }
@@ -449,11 +498,18 @@ impl Inner {
         Some(pulled)
     }
 
-    fn tell_pulled(&self, request: &EnsureImage, pulled: &Pulled, with_wait: Duration, ahead: bool) {
+    fn tell_pulled(
+        &self,
+        request: &EnsureImage,
+        pulled: &Pulled,
+        with_wait: Duration,
+        ahead: bool,
+    ) {
         if ahead {
             request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
         }
-        let message = policy::pulled(&request.image, pulled.took.min(with_wait), with_wait, pulled.size);
+        let message =
+            policy::pulled(&request.image, pulled.took.min(with_wait), with_wait, pulled.size);
         request.tell(self, EventType::Normal, event::PULLED, message);
         if !request.silent {
             (self.observer)(Measure::Pulled { size: pulled.size, took: with_wait });

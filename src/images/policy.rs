@@ -99,11 +99,13 @@ pub fn back_off(image: &str) -> String {
 pub fn judge_failure(image: &str, error: &str) -> (&'static str, String) {
     const SIGNATURE: &str = "SignatureValidationFailed";
     if let Some(rest) = error.strip_prefix(reason::REGISTRY_UNAVAILABLE) {
-        let message = format!("image pull failed for {image} because the registry is unavailable{rest}");
+        let message =
+            format!("image pull failed for {image} because the registry is unavailable{rest}");
         return (reason::REGISTRY_UNAVAILABLE, message);
     }
     if let Some(rest) = error.strip_prefix(SIGNATURE) {
-        let message = format!("image pull failed for {image} because the signature validation failed{rest}");
+        let message =
+            format!("image pull failed for {image} because the signature validation failed{rest}");
         return (SIGNATURE, message);
     }
     (reason::ERR_IMAGE_PULL, error.to_owned())
@@ -139,7 +141,8 @@ pub struct BackOffs {
 }
 
 impl BackOffs {
-    /// Until when the image is left alone for the pod, and what went wrong; `None`: it may be pulled.
+    /// Until when the image is left alone for the pod, and what went wrong; `None`: it may be
+    /// pulled.
     pub fn waiting(&self, pod: &str, image: &str, now: Mono) -> Option<(Mono, &str)> {
         let failed = self.failed.get(&(pod.to_owned(), image.to_owned()))?;
         let until = failed.at.after(failed.wait);
@@ -202,7 +205,10 @@ mod tests {
     fn failures_are_judged_by_their_prefix() {
         let (reason, message) = judge_failure("x.io/a", "RegistryUnavailable: 503");
         assert_eq!(reason, "RegistryUnavailable");
-        assert_eq!(message, "image pull failed for x.io/a because the registry is unavailable: 503");
+        assert_eq!(
+            message,
+            "image pull failed for x.io/a because the registry is unavailable: 503"
+        );
         let (reason, message) = judge_failure("x.io/a", "SignatureValidationFailed");
         assert_eq!(reason, "SignatureValidationFailed");
         assert_eq!(message, "image pull failed for x.io/a because the signature validation failed");
@@ -211,7 +217,8 @@ mod tests {
 
     #[test]
     fn errors_are_aggregated_once_each() {
-        let errors = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let errors =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(aggregate(&errors(&["a"])), "a");
         assert_eq!(aggregate(&errors(&["a", "a"])), "a");
         assert_eq!(aggregate(&errors(&["a", "b", "a"])), "[a, b]");
@@ -230,7 +237,11 @@ mod tests {
             assert_eq!(backoffs.note("p", "i", at(now), String::new()), at(now + wait));
             now += wait;
         }
-        assert_eq!(backoffs.note("p", "i", at(now + 301), String::new()), at(now + 311), "begins anew");
+        assert_eq!(
+            backoffs.note("p", "i", at(now + 301), String::new()),
+            at(now + 311),
+            "begins anew"
+        );
         backoffs.forget("p");
         assert_eq!(backoffs.waiting("p", "i", at(now + 302)), None);
     }

@@ -1,5 +1,5 @@
-//! Pulls: one at a time per image and credentials, within the limits that are configured, given up when nobody waits for
-//! them any more. No texts, no events, no back-off in here.
+//! Pulls: one at a time per image and credentials, within the limits that are configured, given up
+//! when nobody waits for them any more. No texts, no events, no back-off in here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use crate::clock::Clock;
 use crate::cri::{Runtime, v1};
 use crate::model::Mono;
 
-/// Pulls of images that are on the node already (`Always`) only ask the registry for a digest. This many of them may pass
-/// a queue of real pulls.
+/// Pulls of images that are on the node already (`Always`) only ask the registry for a digest. This
+/// many of them may pass a queue of real pulls.
 const FAST_LANE: usize = 2;
 
 /// The limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// How many pulls may run at a time (`serializeImagePulls`: one; else `maxParallelImagePulls`); `None`: any number.
+    /// How many pulls may run at a time (`serializeImagePulls`: one; else `maxParallelImagePulls`);
+    /// `None`: any number.
     pub parallel: Option<usize>,
     /// `registryPullQPS`; zero: no limit.
     pub qps: f64,
@@ -131,7 +132,11 @@ struct Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut flights = self.puller.flights.lock();
-        let Some(flight) = flights.1.get_mut(&self.key).filter(|flight| flight.number == self.number) else { return };
+        let Some(flight) =
+            flights.1.get_mut(&self.key).filter(|flight| flight.number == self.number)
+        else {
+            return;
+        };
         flight.waiters -= 1;
         if flight.waiters == 0 {
             flight.cancel.cancel();
@@ -142,7 +147,8 @@ impl Drop for Waiter<'_> {
 
 impl Puller {
     pub(super) fn new(runtime: Runtime, clock: Clock, limits: Limits) -> Self {
-        let bucket = Bucket { limits, tokens: f64::from(limits.burst.max(1)), filled: clock.now().mono };
+        let bucket =
+            Bucket { limits, tokens: f64::from(limits.burst.max(1)), filled: clock.now().mono };
         Self {
             runtime,
             clock,
@@ -154,10 +160,12 @@ impl Puller {
         }
     }
 
-    /// Pulls, or joins a pull that is under way. Cancel-safe: a pull that nobody waits for any more is given up.
+    /// Pulls, or joins a pull that is under way. Cancel-safe: a pull that nobody waits for any more
+    /// is given up.
     pub(super) async fn pull(self: &Arc<Self>, order: Order) -> Outcome {
         let (mut outcome, waiter) = self.join(order);
-        let found = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        let found =
+            outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         drop(waiter);
         found.unwrap_or_else(|| Arc::new(Err("the pull ended without an answer".to_owned())))
     }
@@ -181,7 +189,11 @@ impl Puller {
         let key = Key {
             image: order.image.image.clone(),
             handler: order.image.runtime_handler.clone(),
-            credentials: order.credentials.iter().map(|tracked| tracked.credential.hash()).collect(),
+            credentials: order
+                .credentials
+                .iter()
+                .map(|tracked| tracked.credential.hash())
+                .collect(),
         };
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.1.get_mut(&key) {
@@ -223,7 +235,11 @@ impl Puller {
         (outcome, Waiter { puller: self, key, number })
     }
 
-    async fn work(&self, order: Order, running: &std::sync::atomic::AtomicBool) -> Result<Pulled, String> {
+    async fn work(
+        &self,
+        order: Order,
+        running: &std::sync::atomic::AtomicBool,
+    ) -> Result<Pulled, String> {
         let _permit = match &self.lane {
             None => None,
             Some(lane) => Some(self.turn(lane, &order.image).await?),
@@ -266,7 +282,8 @@ impl Puller {
             sandbox_config: order.sandbox.clone(),
         };
         if order.credentials.is_empty() {
-            let image_ref = self.runtime.pull_image(request(None)).await.map_err(|error| error.pull_text())?;
+            let image_ref =
+                self.runtime.pull_image(request(None)).await.map_err(|error| error.pull_text())?;
             return Ok((image_ref, None));
         }
         let mut errors = Vec::new();
@@ -306,7 +323,8 @@ mod tests {
         assert!(!bucket.try_take(at(100)));
         assert!(bucket.try_take(at(250)));
         assert!(!bucket.try_take(at(250)));
-        let mut unlimited = Bucket { limits: Limits { qps: 0.0, ..limits }, tokens: 0.0, filled: at(0) };
+        let mut unlimited =
+            Bucket { limits: Limits { qps: 0.0, ..limits }, tokens: 0.0, filled: at(0) };
         assert!((0..100).all(|_| unlimited.try_take(at(0))));
     }
 }

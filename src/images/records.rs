@@ -1,8 +1,10 @@
-//! The records of who pulled what (upstream's KubeletEnsureSecretPulledImages): an image that was pulled with a secret is
-//! not given to a pod that could not have pulled it. The files are upstream's, in `image_manager/{pulling,pulled}` under
-//! the root directory, so either kubelet can take over. Small files; the calls block for a few microseconds.
+//! The records of who pulled what (upstream's KubeletEnsureSecretPulledImages): an image that was
+//! pulled with a secret is not given to a pod that could not have pulled it. The files are
+//! upstream's, in `image_manager/{pulling,pulled}` under the root directory, so either kubelet can
+//! take over. Small files; the calls block for a few microseconds.
 //!
-//! Losing them makes images be pulled again (an intent that cannot be told) or counts them as preloaded; never fails a pod.
+//! Losing them makes images be pulled again (an intent that cannot be told) or counts them as
+//! preloaded; never fails a pod.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -128,7 +130,8 @@ pub(super) struct Records {
     pulling: PathBuf,
     pulled: PathBuf,
     verification: Verification,
-    /// How many pulls of each image are under way; its file is there while there is one. Also orders all changes.
+    /// How many pulls of each image are under way; its file is there while there is one. Also
+    /// orders all changes.
     under_way: Mutex<HashMap<String, u32>>,
 }
 
@@ -162,8 +165,11 @@ impl Records {
     /// Notes that an image is going to be pulled: were we killed, it still counts as pulled by us.
     pub(super) fn begin(self: &Arc<Self>, image: &str) -> io::Result<Recorded> {
         let mut under_way = self.under_way.lock();
-        let intent =
-            Intent { kind: "ImagePullIntent".into(), api_version: API_VERSION.into(), image: image.to_owned() };
+        let intent = Intent {
+            kind: "ImagePullIntent".into(),
+            api_version: API_VERSION.into(),
+            image: image.to_owned(),
+        };
         ensure_dir(&self.pulling, 0o700)?;
         write_atomic(&self.pulling.join(file_name(image)), json(&intent)?, 0o600)?;
         *under_way.entry(image.to_owned()).or_default() += 1;
@@ -171,9 +177,15 @@ impl Records {
         Ok(Recorded { records: Arc::clone(self), image: image.to_owned(), keep: false })
     }
 
-    /// Notes that it was pulled, and with what. If that cannot be written the intent stays, and with it the knowledge
-    /// that the image was pulled.
-    pub(super) fn succeed(&self, mut pull: Recorded, image_ref: &str, used: Option<&Tracked>, now: Wall) {
+    /// Notes that it was pulled, and with what. If that cannot be written the intent stays, and
+    /// with it the knowledge that the image was pulled.
+    pub(super) fn succeed(
+        &self,
+        mut pull: Recorded,
+        image_ref: &str,
+        used: Option<&Tracked>,
+        now: Wall,
+    ) {
         let access = match used.and_then(SecretAccess::of) {
             Some(secret) => Access { kubernetes_secrets: vec![secret], ..Access::default() },
             None => Access { node_pods_accessible: true, ..Access::default() },
@@ -204,9 +216,15 @@ impl Records {
         under_way.remove(image);
     }
 
-    /// Whether an image that is on the node has to be pulled all the same, because the pod has not shown that it may have
-    /// it. `credentials` are the pod's own.
-    pub(super) fn must_pull(&self, image: &str, image_ref: &str, credentials: &[Tracked], now: Wall) -> bool {
+    /// Whether an image that is on the node has to be pulled all the same, because the pod has not
+    /// shown that it may have it. `credentials` are the pod's own.
+    pub(super) fn must_pull(
+        &self,
+        image: &str,
+        image_ref: &str,
+        credentials: &[Tracked],
+        now: Wall,
+    ) -> bool {
         let lock = self.under_way.lock();
         let record = self.read(image_ref);
         let pulled_by_us = match &record {
@@ -229,13 +247,16 @@ impl Records {
         let own: Vec<SecretAccess> = credentials.iter().filter_map(SecretAccess::of).collect();
         for own in own {
             for known in &access.kubernetes_secrets {
-                let (secret, credential) = (own.is_same_secret(known), own.is_same_credential(known));
+                let (secret, credential) =
+                    (own.is_same_secret(known), own.is_same_credential(known));
                 if !secret && !credential {
                     continue;
                 }
                 if secret != credential && access.kubernetes_secrets.len() < MATCHED_LIMIT {
-                    // The same secret with a new content, or the same content in another secret: next time it is known.
-                    let matched = Access { kubernetes_secrets: vec![own.clone()], ..Access::default() };
+                    // The same secret with a new content, or the same content in another secret:
+                    // next time it is known.
+                    let matched =
+                        Access { kubernetes_secrets: vec![own.clone()], ..Access::default() };
                     if let Err(error) = self.add(image, image_ref, Some(matched), now) {
                         tracing::error!(image_ref, %error, "The record of a pulled image cannot be written");
                     }
@@ -246,19 +267,23 @@ impl Records {
         true
     }
 
-    /// Turns intents that a killed kubelet left into records, for images that are there. `images`: id and names of each.
+    /// Turns intents that a killed kubelet left into records, for images that are there. `images`:
+    /// id and names of each.
     pub(super) fn recover(&self, images: &[(String, Vec<String>)], now: Wall) {
         let lock = self.under_way.lock();
         let Ok(files) = std::fs::read_dir(&self.pulling) else { return };
         for file in files.flatten() {
             let intent = std::fs::read(file.path()).map_err(|error| error.to_string());
-            let intent =
-                intent.and_then(|data| serde_json::from_slice::<Intent>(&data).map_err(|error| error.to_string()));
+            let intent = intent.and_then(|data| {
+                serde_json::from_slice::<Intent>(&data).map_err(|error| error.to_string())
+            });
             let Ok(Intent { image, .. }) = intent else { continue };
             for (id, _) in images.iter().filter(|(_, names)| names.contains(&image)) {
                 match self.add(&image, id, None, now) {
                     Ok(()) => drop(std::fs::remove_file(file.path())),
-                    Err(error) => tracing::error!(image, %error, "The record of a pulled image cannot be written"),
+                    Err(error) => {
+                        tracing::error!(image, %error, "The record of a pulled image cannot be written");
+                    }
                 }
             }
         }
@@ -287,7 +312,8 @@ impl Records {
             Err(error) => return Err(error),
         };
         let record: Pulled = serde_json::from_slice(&data)?;
-        if record.kind != "ImagePulledRecord" || ![API_VERSION, OLD_API_VERSION].contains(&record.api_version.as_str())
+        if record.kind != "ImagePulledRecord"
+            || ![API_VERSION, OLD_API_VERSION].contains(&record.api_version.as_str())
         {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not an ImagePulledRecord"));
         }
@@ -295,7 +321,13 @@ impl Records {
     }
 
     /// Adds who may use an image to its record. A record that cannot be read is made anew.
-    fn add(&self, image: &str, image_ref: &str, access: Option<Access>, now: Wall) -> io::Result<()> {
+    fn add(
+        &self,
+        image: &str,
+        image_ref: &str,
+        access: Option<Access>,
+        now: Wall,
+    ) -> io::Result<()> {
         let name = reference::without_tag(image).map_err(io::Error::other)?;
         let old = self.read(image_ref).unwrap_or_default();
         let mut record = old.clone().unwrap_or_else(|| Pulled {
@@ -332,7 +364,9 @@ fn merge(known: &mut Access, new: Access) {
             None => known.kubernetes_secrets.push(secret),
         }
     }
-    known.kubernetes_secrets.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+    known
+        .kubernetes_secrets
+        .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
 }
 
 fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -358,7 +392,9 @@ mod tests {
     const NOW: Wall = Wall::UNIX_EPOCH;
 
     fn credentials(name: &str, password: &str) -> Vec<Tracked> {
-        let json = format!("{{\"auths\":{{\"x.io\":{{\"username\":\"u\",\"password\":\"{password}\"}}}}}}");
+        let json = format!(
+            "{{\"auths\":{{\"x.io\":{{\"username\":\"u\",\"password\":\"{password}\"}}}}}}"
+        );
         let secret = k8s_openapi::api::core::v1::Secret {
             metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
                 name: Some(name.to_owned()),
@@ -367,7 +403,10 @@ mod tests {
                 ..Default::default()
             },
             type_: Some("kubernetes.io/dockerconfigjson".to_owned()),
-            data: Some([(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(json.into_bytes()))].into()),
+            data: Some(
+                [(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(json.into_bytes()))]
+                    .into(),
+            ),
             ..Default::default()
         };
         let secret = PullSecret::from_secret(&secret).expect("a pull secret");
@@ -389,19 +428,38 @@ mod tests {
         assert!(records.must_pull("x.io/a:1", "sha256:a", &own, NOW), "being pulled by somebody");
         records.succeed(pull, "sha256:a", own.first(), NOW);
         assert!(records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "no credential");
-        assert!(!records.must_pull("x.io/a:2", "sha256:a", &own, NOW), "another tag of the same name");
-        assert!(records.must_pull("y.io/a:1", "sha256:a", &own, NOW), "another name of the same image");
-        assert!(!records.must_pull("x.io/a:1", "sha256:a", &credentials("two", "p"), NOW), "the same content");
-        assert!(!records.must_pull("x.io/a:1", "sha256:a", &credentials("one", "q"), NOW), "the same secret");
+        assert!(
+            !records.must_pull("x.io/a:2", "sha256:a", &own, NOW),
+            "another tag of the same name"
+        );
+        assert!(
+            records.must_pull("y.io/a:1", "sha256:a", &own, NOW),
+            "another name of the same image"
+        );
+        assert!(
+            !records.must_pull("x.io/a:1", "sha256:a", &credentials("two", "p"), NOW),
+            "the same content"
+        );
+        assert!(
+            !records.must_pull("x.io/a:1", "sha256:a", &credentials("one", "q"), NOW),
+            "the same secret"
+        );
         assert!(records.must_pull("x.io/a:1", "sha256:a", &credentials("three", "r"), NOW));
-        assert!(!directory.path().join("image_manager/pulling").join(file_name("x.io/a:1")).exists());
+        assert!(
+            !directory.path().join("image_manager/pulling").join(file_name("x.io/a:1")).exists()
+        );
         let pull = records.begin("x.io/a:1").expect("recorded");
         records.succeed(pull, "sha256:a", None, NOW);
         assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "pulled without any");
         records.prune(&[], NOW);
         assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW), "not older than the list");
         records.prune(&[], NOW + jiff::SignedDuration::from_secs(1));
-        assert_eq!(std::fs::read_dir(directory.path().join("image_manager/pulled")).expect("there").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("image_manager/pulled"))
+                .expect("there")
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -418,7 +476,12 @@ mod tests {
         assert!(again.must_pull("x.io/a:1", "sha256:a", &[], NOW));
         again.recover(&[("sha256:a".to_owned(), vec!["x.io/a:1".to_owned()])], NOW);
         assert!(again.must_pull("x.io/a:1", "sha256:a", &[], NOW), "by a record now");
-        assert_eq!(std::fs::read_dir(directory.path().join("image_manager/pulling")).expect("there").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("image_manager/pulling"))
+                .expect("there")
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -432,7 +495,10 @@ mod tests {
         std::fs::write(pulled.join(file_name("sha256:b")), text).expect("written");
         assert!(!records.must_pull("x.io/b:1", "sha256:b", &[], NOW));
         std::fs::write(pulled.join(file_name("sha256:c")), "{").expect("written");
-        assert!(records.must_pull("x.io/c:1", "sha256:c", &[], NOW), "a broken record forces a pull");
+        assert!(
+            records.must_pull("x.io/c:1", "sha256:c", &[], NOW),
+            "a broken record forces a pull"
+        );
     }
 
     #[track_caller]
@@ -442,10 +508,15 @@ mod tests {
 
     #[test]
     fn the_allowlist_knows_names_and_prefixes() {
-        let list = Verification::NeverForAllowlisted(vec!["x.io/a".to_owned(), "y.io/team/*".to_owned()]);
+        let list =
+            Verification::NeverForAllowlisted(vec!["x.io/a".to_owned(), "y.io/team/*".to_owned()]);
         check(&list, "x.io/a:1", false);
         check(&list, "x.io/ab", true);
-        check(&list, "y.io/team/b/c@sha256:7cc4b5aefd1d0cadf8d97d4350462ba51c694ebca145b08d7d41b41acc8db5aa", false);
+        check(
+            &list,
+            "y.io/team/b/c@sha256:7cc4b5aefd1d0cadf8d97d4350462ba51c694ebca145b08d7d41b41acc8db5aa",
+            false,
+        );
         check(&list, "y.io/other", true);
         check(&Verification::Always, "x.io/a", true);
         check(&Verification::Never, "x.io/a", false);

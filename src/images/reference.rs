@@ -1,4 +1,5 @@
-//! Image references: `[domain/]path[:tag][@digest]`, read as the runtimes and upstream read them. Pure.
+//! Image references: `[domain/]path[:tag][@digest]`, read as the runtimes and upstream read them.
+//! Pure.
 
 /// A reference, normalised: the domain is always there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,8 @@ impl Reference {
     }
 }
 
-/// The image as it is asked for from the runtime: with `:latest` when it has neither tag nor digest, else as it is.
+/// The image as it is asked for from the runtime: with `:latest` when it has neither tag nor
+/// digest, else as it is.
 pub fn with_default_tag(image: &str) -> Result<String, ReferenceError> {
     let reference = Reference::parse(image)?;
     Ok(match (reference.tag, reference.digest) {
@@ -55,9 +57,11 @@ pub fn without_tag(image: &str) -> Result<&str, ReferenceError> {
 
 /// Whether it is `:latest`, written out or by default: decides the default pull policy.
 pub fn is_latest(image: &str) -> bool {
-    Reference::parse(image).is_ok_and(|reference| match (reference.tag.as_deref(), reference.digest) {
-        (None, None) | (Some(DEFAULT_TAG), _) => true,
-        (Some(_), _) | (None, Some(_)) => false,
+    Reference::parse(image).is_ok_and(|reference| {
+        match (reference.tag.as_deref(), reference.digest) {
+            (None, None) | (Some(DEFAULT_TAG), _) => true,
+            (Some(_), _) | (None, Some(_)) => false,
+        }
     })
 }
 
@@ -76,7 +80,9 @@ fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
 
 fn parse(image: &str) -> Result<Reference, String> {
     if image.len() == 64 && image.bytes().all(is_lower_hex) {
-        return Err(format!("invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"));
+        return Err(format!(
+            "invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"
+        ));
     }
     let (domain, remainder) = split_domain(image);
     let remote = remainder.split(':').next().unwrap_or_default();
@@ -86,7 +92,11 @@ fn parse(image: &str) -> Result<Reference, String> {
     let full = format!("{domain}/{remainder}");
     let Some((name, tag, digest)) = grammar(&full) else {
         let lowercase = grammar(&full.to_lowercase()).is_some();
-        return Err(if lowercase { "repository name must be lowercase".to_owned() } else { INVALID.to_owned() });
+        return Err(if lowercase {
+            "repository name must be lowercase".to_owned()
+        } else {
+            INVALID.to_owned()
+        });
     };
     let path = match name.split_once('/') {
         Some((domain, path)) if is_domain(domain) => path,
@@ -100,7 +110,8 @@ fn parse(image: &str) -> Result<Reference, String> {
     Ok(Reference { repository: name.to_owned(), tag: owned(tag), digest: owned(digest) })
 }
 
-/// Which part of a reference is the registry. What has no dot, no port, no capital and is not `localhost` is none.
+/// Which part of a reference is the registry. What has no dot, no port, no capital and is not
+/// `localhost` is none.
 fn split_domain(name: &str) -> (&str, String) {
     let Some((first, rest)) = name.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL}{name}"));
@@ -135,7 +146,9 @@ fn grammar(text: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
 fn is_domain(text: &str) -> bool {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let Some((address, after)) = rest.split_once(']') else { return false };
-        if address.is_empty() || !address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
+        if address.is_empty()
+            || !address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+        {
             return false;
         }
         ("", after)
@@ -159,15 +172,18 @@ fn is_path(text: &str) -> bool {
     text.split('/').all(is_component)
 }
 
-/// Lower case letters and digits, with single dots, one or two underscores or any number of dashes between them.
+/// Lower case letters and digits, with single dots, one or two underscores or any number of dashes
+/// between them.
 fn is_component(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let separators: Vec<&str> =
-        text.split(|c: char| u8::try_from(c).is_ok_and(word)).filter(|between| !between.is_empty()).collect();
+    let separators: Vec<&str> = text
+        .split(|c: char| u8::try_from(c).is_ok_and(word))
+        .filter(|between| !between.is_empty())
+        .collect();
     let ends = text.bytes().next().is_some_and(word) && text.bytes().last().is_some_and(word);
-    ends && separators
-        .iter()
-        .all(|between| matches!(*between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-'))
+    ends && separators.iter().all(|between| {
+        matches!(*between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-')
+    })
 }
 
 fn is_tag(text: &str) -> bool {
@@ -262,19 +278,31 @@ mod tests {
         refuse("a/b-", "invalid reference format");
         refuse("nginx@sha256:abc", "invalid reference format");
         refuse(&format!("nginx:{}", "t".repeat(129)), "invalid reference format");
-        refuse("Nginx", "invalid reference format: repository name (library/Nginx) must be lowercase");
+        refuse(
+            "Nginx",
+            "invalid reference format: repository name (library/Nginx) must be lowercase",
+        );
         refuse("x.io/ǅ", "invalid reference format: repository name (ǅ) must be lowercase");
         refuse("x.io/App:v1", "invalid reference format: repository name (App) must be lowercase");
-        refuse(HEX, &format!("invalid repository name ({HEX}), cannot specify 64-byte hexadecimal strings"));
+        refuse(
+            HEX,
+            &format!("invalid repository name ({HEX}), cannot specify 64-byte hexadecimal strings"),
+        );
         refuse(&format!("nginx@sha256:{}", &HEX[..40]), "invalid checksum digest length");
         refuse(&format!("nginx@sha1:{}", &HEX[..40]), "unsupported digest algorithm");
-        refuse(&format!("x.io/{}", "a".repeat(256)), "repository name must not be more than 255 characters");
+        refuse(
+            &format!("x.io/{}", "a".repeat(256)),
+            "repository name must not be more than 255 characters",
+        );
     }
 
     #[test]
     fn adds_the_default_tag_only_where_it_is_missing() {
         assert_eq!(with_default_tag("nginx").as_deref(), Ok("nginx:latest"));
-        assert_eq!(with_default_tag("localhost:5000/app").as_deref(), Ok("localhost:5000/app:latest"));
+        assert_eq!(
+            with_default_tag("localhost:5000/app").as_deref(),
+            Ok("localhost:5000/app:latest")
+        );
         assert_eq!(with_default_tag("nginx:1").as_deref(), Ok("nginx:1"));
         let pinned = format!("nginx@sha256:{HEX}");
         assert_eq!(with_default_tag(&pinned), Ok(pinned.clone()));

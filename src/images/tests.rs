@@ -1,4 +1,5 @@
-//! Images against the fake runtime, in paused time: policies, events, back-offs, limits, pulls ahead of their turn.
+//! Images against the fake runtime, in paused time: policies, events, back-offs, limits, pulls
+//! ahead of their turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::{EnsureImage, Handle, ImageError, Limits, NodeCredentials, Present, PullPolicy, Settings, Verification};
+use super::{
+    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Present, PullPolicy, Settings,
+    Verification,
+};
 use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
 use crate::cri::fake::{Effect, FakeRuntime, Gate};
@@ -95,8 +99,7 @@ async fn an_image_that_is_there_is_not_pulled() {
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
         let present = node.images.ensure(request("a", "nginx:1", policy)).await.expect("present");
         assert!(present.image_ref.starts_with("sha256:"));
-        let expected =
-            "Normal Pulled Container image \"nginx:1\" already present on machine and can be accessed by the pod";
+        let expected = "Normal Pulled Container image \"nginx:1\" already present on machine and can be accessed by the pod";
         assert_eq!(node.told(), [expected]);
     }
     assert_eq!(node.fake.count("PullImage"), 0);
@@ -121,7 +124,8 @@ async fn a_failed_pull_backs_off() {
     let mut node = start(FREE);
     node.fake.script("PullImage", None, 2, Effect::Fail(Status::unknown("no such host")));
     let ask = || request("a", "x.io/app:1", PullPolicy::IfNotPresent);
-    let retry = failed(node.images.ensure(ask()).await, "ErrImagePull", "no such host").expect("a time");
+    let retry =
+        failed(node.images.ensure(ask()).await, "ErrImagePull", "no such host").expect("a time");
     assert_eq!(retry, node.at().after(Duration::from_secs(2)));
     let expected = [
         "Normal Pulling Pulling image \"x.io/app:1\"",
@@ -131,12 +135,20 @@ async fn a_failed_pull_backs_off() {
     assert_eq!(node.told(), expected);
     node.clock.sleep_until(retry).await;
     let message = "Back-off pulling image \"x.io/app:1\": ErrImagePull: no such host";
-    let retry = failed(node.images.ensure(ask()).await, "ImagePullBackOff", message).expect("a time");
+    let retry =
+        failed(node.images.ensure(ask()).await, "ImagePullBackOff", message).expect("a time");
     assert_eq!(retry, Mono(Duration::from_secs(10)));
-    let expected = ["Normal BackOff Back-off pulling image \"x.io/app:1\"", "Warning Failed Error: ImagePullBackOff"];
+    let expected = [
+        "Normal BackOff Back-off pulling image \"x.io/app:1\"",
+        "Warning Failed Error: ImagePullBackOff",
+    ];
     assert_eq!(node.told(), expected);
     // Another pod is not held back, and a silent pull leaves the back-off alone.
-    failed(node.images.ensure(request("b", "x.io/app:1", PullPolicy::Always)).await, "ErrImagePull", "no such host");
+    failed(
+        node.images.ensure(request("b", "x.io/app:1", PullPolicy::Always)).await,
+        "ErrImagePull",
+        "no such host",
+    );
     node.clock.sleep_until(retry).await;
     let text = "rpc error: code = NotFound desc = failed to pull and unpack image \"x.io/app:1\": failed to resolve \
                 reference \"x.io/app:1\": x.io/app:1: not found";
@@ -155,25 +167,33 @@ async fn refusals_are_told_as_upstream_tells_them() {
     let outcome = node.images.ensure(request("a", "nginx:1", PullPolicy::Never)).await;
     let message = "Container image \"nginx:1\" is not present with pull policy of Never";
     assert!(failed(outcome, "ErrImageNeverPull", message).is_some());
-    let expected = [&*format!("Warning ErrImageNeverPull {message}"), "Warning Failed Error: ErrImageNeverPull"];
+    let expected = [
+        &*format!("Warning ErrImageNeverPull {message}"),
+        "Warning Failed Error: ErrImageNeverPull",
+    ];
     assert_eq!(node.told(), expected);
     let outcome = node.images.ensure(request("a", "Nginx", PullPolicy::Always)).await;
     let message = "Failed to apply default image tag \"Nginx\": couldn't parse image name \"Nginx\": invalid reference \
                    format: repository name (library/Nginx) must be lowercase";
     assert_eq!(failed(outcome, "InvalidImageName", message), None);
-    let expected = [&*format!("Warning InspectFailed {message}"), "Warning Failed Error: InvalidImageName"];
+    let expected =
+        [&*format!("Warning InspectFailed {message}"), "Warning Failed Error: InvalidImageName"];
     assert_eq!(node.told(), expected);
     node.fake.fail_next("ImageStatus", Status::unavailable("down"));
     let outcome = node.images.ensure(request("a", "nginx:1", PullPolicy::IfNotPresent)).await;
     let message = "Failed to inspect image \"\": rpc error: code = Unavailable desc = down";
     assert!(failed(outcome, "ImageInspectError", message).is_some());
-    let expected = [&*format!("Warning InspectFailed {message}"), "Warning Failed Error: ImageInspectError"];
+    let expected =
+        [&*format!("Warning InspectFailed {message}"), "Warning Failed Error: ImageInspectError"];
     assert_eq!(node.told(), expected);
     node.fake.fail_next("PullImage", Status::unknown("RegistryUnavailable: 503"));
     let outcome = node.images.ensure(request("a", "x.io/a:1", PullPolicy::Always)).await;
     let message = "image pull failed for x.io/a:1 because the registry is unavailable: 503";
     failed(outcome, "RegistryUnavailable", message);
-    assert_eq!(node.told().last().map(String::as_str), Some("Warning Failed Error: RegistryUnavailable"));
+    assert_eq!(
+        node.told().last().map(String::as_str),
+        Some("Warning Failed Error: RegistryUnavailable")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +228,9 @@ async fn equal_pulls_are_one_and_it_ends_with_its_last_waiter() {
     let mut waiters = JoinSet::new();
     for pod in ["a", "b", "c"] {
         let images = node.images.clone();
-        waiters.spawn(async move { images.ensure(request(pod, "nginx:1", PullPolicy::IfNotPresent)).await });
+        waiters.spawn(async move {
+            images.ensure(request(pod, "nginx:1", PullPolicy::IfNotPresent)).await
+        });
     }
     gate.reached().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -251,8 +273,7 @@ async fn serial_pulls_wait_and_those_that_are_there_do_not() {
     ended.sort_unstable();
     assert_eq!(ended, [("a", 100), ("b", 100), ("c", 0)]);
     let told = node.told();
-    let waited =
-        "Normal Pulled Successfully pulled image \"small:1\" in 0s (1m39.99s including waiting). Image size: 1 bytes.";
+    let waited = "Normal Pulled Successfully pulled image \"small:1\" in 0s (1m39.99s including waiting). Image size: 1 bytes.";
     assert!(told.iter().any(|event| event == waited), "{told:?}");
 }
 
@@ -261,7 +282,11 @@ async fn the_rate_of_pulls_is_limited() {
     let node = start(Limits { parallel: None, qps: 1.0, burst: 1 });
     node.fake.add_to_registry("nginx:1", 1);
     node.images.ensure(request("a", "nginx:1", PullPolicy::Always)).await.expect("pulled");
-    failed(node.images.ensure(request("b", "nginx:1", PullPolicy::Always)).await, "ErrImagePull", "pull QPS exceeded");
+    failed(
+        node.images.ensure(request("b", "nginx:1", PullPolicy::Always)).await,
+        "ErrImagePull",
+        "pull QPS exceeded",
+    );
 }
 
 #[tokio::test(start_paused = true)]

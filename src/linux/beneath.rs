@@ -1,7 +1,8 @@
-//! Paths that somebody else controls: opened and made beneath a root without ever leaving it (openat2).
+//! Paths that somebody else controls: opened and made beneath a root without ever leaving it
+//! (openat2).
 //!
-//! A container may change its volume's tree at any moment. Nothing here looks first and acts later by name: each step
-//! holds a file descriptor, and the kernel refuses what would leave the root.
+//! A container may change its volume's tree at any moment. Nothing here looks first and acts later
+//! by name: each step holds a file descriptor, and the kernel refuses what would leave the root.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,8 +24,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the root itself; links in `path` are followed, so it must be a path that only this process controls, or
-    /// whose owner may choose any target (a hostPath).
+    /// Opens the root itself; links in `path` are followed, so it must be a path that only this
+    /// process controls, or whose owner may choose any target (a hostPath).
     pub fn open(path: &Path) -> io::Result<Self> {
         let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(Self { fd, path: path.to_owned() })
@@ -40,21 +41,26 @@ impl Root {
         Ok(fstat(&self.fd)?.st_mode & 0o7777)
     }
 
-    /// Opens what `relative` names, as `O_PATH`, following links as long as they stay beneath the root.
+    /// Opens what `relative` names, as `O_PATH`, following links as long as they stay beneath the
+    /// root.
     ///
-    /// An absolute link, or one that climbs out and comes back, is followed as upstream does: it is resolved first,
-    /// and what it leads to is opened again from the root without following any link.
+    /// An absolute link, or one that climbs out and comes back, is followed as upstream does: it is
+    /// resolved first, and what it leads to is opened again from the root without following any
+    /// link.
     pub fn resolve(&self, relative: &Path) -> io::Result<OwnedFd> {
         let relative = checked(relative)?;
-        match self.openat2(&relative, OFlag::O_PATH, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS)
-        {
+        match self.openat2(
+            &relative,
+            OFlag::O_PATH,
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        ) {
             Err(Errno::EXDEV) => self.resolve_by_name(&relative),
             result => Ok(result?),
         }
     }
 
-    /// Makes the directories that `relative` lacks, each with exactly `mode`; what exists stays as it is. Links that
-    /// stay beneath the root are followed; the answer is the last directory.
+    /// Makes the directories that `relative` lacks, each with exactly `mode`; what exists stays as
+    /// it is. Links that stay beneath the root are followed; the answer is the last directory.
     pub fn make_dirs(&self, relative: &Path, mode: u32) -> io::Result<OwnedFd> {
         let relative = checked(relative)?;
         let mut at = self.reopen()?;
@@ -85,12 +91,18 @@ impl Root {
         Ok(self.openat2(inside, OFlag::O_PATH, flags)?)
     }
 
-    fn openat2(&self, relative: &Path, flags: OFlag, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    fn openat2(
+        &self,
+        relative: &Path,
+        flags: OFlag,
+        resolve: ResolveFlag,
+    ) -> Result<OwnedFd, Errno> {
         open_within(&self.fd, relative.as_os_str(), flags, resolve)
     }
 }
 
-/// `openat2` with a bounded number of retries: the kernel gives up with EAGAIN when a rename races with `..`.
+/// `openat2` with a bounded number of retries: the kernel gives up with EAGAIN when a rename races
+/// with `..`.
 pub(crate) fn open_within(
     at: &OwnedFd,
     relative: &OsStr,
@@ -107,16 +119,23 @@ pub(crate) fn open_within(
     }
 }
 
-/// Whether something is mounted at the last component of `path`. Links in the path's parents are followed, one at its
-/// end is not. A path that does not exist is an error of kind `NotFound`.
+/// Whether something is mounted at the last component of `path`. Links in the path's parents are
+/// followed, one at its end is not. A path that does not exist is an error of kind `NotFound`.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     let Some(name) = path.file_name() else {
         // `/`, or something that ends in `..`.
         return Ok(path == Path::new("/"));
     };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    match open_within(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, ResolveFlag::RESOLVE_NO_XDEV) {
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match open_within(
+        &parent,
+        name,
+        OFlag::O_PATH | OFlag::O_NOFOLLOW,
+        ResolveFlag::RESOLVE_NO_XDEV,
+    ) {
         Ok(_) => Ok(false),
         Err(Errno::EXDEV) => Ok(true),
         Err(error) => Err(error.into()),
@@ -156,7 +175,9 @@ fn checked(relative: &Path) -> io::Result<PathBuf> {
         match component {
             Component::Normal(name) => clean.push(name),
             Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return Err(escape()),
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err(escape());
+            }
         }
     }
     if clean.as_os_str().is_empty() {
@@ -210,7 +231,8 @@ mod tests {
     fn check(relative: &str, expected: Option<&str>) {
         let (_dir, volume) = hostile();
         let root = Root::open(&volume).expect("opened");
-        let found = root.resolve(Path::new(relative)).ok().map(|fd| fstat(&fd).expect("a status").st_ino);
+        let found =
+            root.resolve(Path::new(relative)).ok().map(|fd| fstat(&fd).expect("a status").st_ino);
         assert_eq!(found, expected.map(|path| inode(&volume.join(path))), "{relative}");
     }
 
@@ -223,7 +245,17 @@ mod tests {
         check("winding", Some("sub/deep"));
         check("absolute-inside/deep", Some("sub/deep"));
         check("out-and-back", Some("sub"));
-        for bad in ["..", "sub/../..", "/etc", "climbs", "climbs/secret", "slash", "slash/etc", "magic", "loop"] {
+        for bad in [
+            "..",
+            "sub/../..",
+            "/etc",
+            "climbs",
+            "climbs/secret",
+            "slash",
+            "slash/etc",
+            "magic",
+            "loop",
+        ] {
             check(bad, None);
         }
         check("absolute-outside", None);
@@ -236,7 +268,8 @@ mod tests {
         let root = Root::open(&volume).expect("opened");
         root.make_dirs(Path::new("inside/a/b"), 0o2771).expect("made");
         for made in ["sub/a", "sub/a/b"] {
-            let mode = std::fs::metadata(volume.join(made)).expect("it exists").permissions().mode();
+            let mode =
+                std::fs::metadata(volume.join(made)).expect("it exists").permissions().mode();
             assert_eq!(mode & 0o7777, 0o2771, "{made}");
         }
         assert!(root.make_dirs(Path::new("climbs/new"), 0o755).is_err());
@@ -272,7 +305,11 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(std::fs::read_dir(dir.path().join("outside")).expect("readable").count(), 1, "nothing made outside");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("outside")).expect("readable").count(),
+            1,
+            "nothing made outside"
+        );
     }
 
     #[test]
@@ -282,7 +319,10 @@ mod tests {
         assert!(is_mount_point(Path::new("/")).expect("readable"));
         assert!(!is_mount_point(dir.path()).expect("readable"));
         symlink("/proc", dir.path().join("link")).expect("linked");
-        assert!(!is_mount_point(&dir.path().join("link")).expect("readable"), "a link is not followed");
+        assert!(
+            !is_mount_point(&dir.path().join("link")).expect("readable"),
+            "a link is not followed"
+        );
         let missing = is_mount_point(&dir.path().join("missing")).expect_err("it does not exist");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

@@ -1,7 +1,9 @@
-//! Work that waits for the kernel: files, mounts, cgroups. On threads of its own, so that it holds up nobody.
+//! Work that waits for the kernel: files, mounts, cgroups. On threads of its own, so that it holds
+//! up nobody.
 //!
-//! A simulation needs the same run again for the same seed: on a thread that says so (`inline_on_this_thread`) such work
-//! is a task like any other, in the order in which it was begun.
+//! A simulation needs the same run again for the same seed: on a thread that says so
+//! (`inline_on_this_thread`) such work is a task like any other, in the order in which it was
+//! begun.
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
@@ -16,7 +18,10 @@ pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Jo
 }
 
 /// Runs `work` on a thread for such work, as one of `tasks`.
-pub fn spawn_on<T: Send + 'static>(tasks: &mut JoinSet<T>, work: impl FnOnce() -> T + Send + 'static) -> AbortHandle {
+pub fn spawn_on<T: Send + 'static>(
+    tasks: &mut JoinSet<T>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> AbortHandle {
     #[cfg(any(test, feature = "testkit"))]
     if inline::is_on() {
         return tasks.spawn(async move { work() });

@@ -1,12 +1,16 @@
-//! Files and directories as the node needs them: written in one step, made with an exact mode, whatever the umask.
+//! Files and directories as the node needs them: written in one step, made with an exact mode,
+//! whatever the umask.
 //!
-//! Everything here blocks for the time of a few system calls on a local disk; callers that write much do it on a
-//! blocking thread. Nothing here keeps state, and nothing follows a link that it did not make itself.
+//! Everything here blocks for the time of a few system calls on a local disk; callers that write
+//! much do it on a blocking thread. Nothing here keeps state, and nothing follows a link that it
+//! did not make itself.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,8 +23,8 @@ pub struct WriteOptions {
     pub uid: Option<u32>,
     /// The owning group, if not the writer's.
     pub gid: Option<u32>,
-    /// Whether the file and its directory are on the disk when the call returns. Needed only for what must outlive a
-    /// power loss: a killed process loses nothing of the page cache.
+    /// Whether the file and its directory are on the disk when the call returns. Needed only for
+    /// what must outlive a power loss: a killed process loses nothing of the page cache.
     pub sync: bool,
 }
 
@@ -37,24 +41,32 @@ impl WriteOptions {
     }
 }
 
-/// Writes a file so that readers see either the old content or the new, with exactly that mode. Not synced.
-/// Blocks; a link at `path` is replaced, not followed.
+/// Writes a file so that readers see either the old content or the new, with exactly that mode. Not
+/// synced. Blocks; a link at `path` is replaced, not followed.
 pub fn write_atomic(path: &Path, data: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
     write_atomic_with(path, data, WriteOptions::mode(mode))
 }
 
-/// Writes a file so that readers see either the old content or the new. Blocks; a link at `path` is replaced, not
-/// followed. A process that is killed in between leaves a file `.NAME.PID-N.tmp` beside it and nothing else.
-pub fn write_atomic_with(path: &Path, data: impl AsRef<[u8]>, options: WriteOptions) -> io::Result<()> {
+/// Writes a file so that readers see either the old content or the new. Blocks; a link at `path` is
+/// replaced, not followed. A process that is killed in between leaves a file `.NAME.PID-N.tmp`
+/// beside it and nothing else.
+pub fn write_atomic_with(
+    path: &Path,
+    data: impl AsRef<[u8]>,
+    options: WriteOptions,
+) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
-    let written = fill(&temporary, data.as_ref(), options).and_then(|()| std::fs::rename(&temporary, path));
+    let written =
+        fill(&temporary, data.as_ref(), options).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = written {
-        // What cannot be removed is a dot-file that nobody reads; the first error is the one to tell.
+        // What cannot be removed is a dot-file that nobody reads; the first error is the one to
+        // tell.
         drop(std::fs::remove_file(&temporary));
         return Err(error);
     }
     if options.sync {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent)?.sync_all()?;
     }
     Ok(())
@@ -80,8 +92,8 @@ pub fn fill(path: &Path, data: &[u8], options: WriteOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory and its parents. The directory itself ends with exactly `mode`, whether it existed or not; parents
-/// that are missing are made with 0755 less the umask.
+/// Makes a directory and its parents. The directory itself ends with exactly `mode`, whether it
+/// existed or not; parents that are missing are made with 0755 less the umask.
 pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
@@ -90,12 +102,18 @@ pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if !std::fs::symlink_metadata(path)?.is_dir() {
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, "exists and is not a directory"));
+                return Err(io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    "exists and is not a directory",
+                ));
             }
         }
         Err(error) => return Err(error),
     }
-    let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
+    let dir = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?;
     if dir.metadata()?.mode() & 0o7777 != mode {
         dir.set_permissions(Permissions::from_mode(mode))?;
     }
@@ -107,14 +125,17 @@ pub fn go_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut characters = text.chars();
-    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+    characters
+        .next()
+        .map(|first| first.to_lowercase().chain(characters).collect())
+        .unwrap_or_default()
 }
 
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name"))?;
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
+    })?;
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}-{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -137,10 +158,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("file");
         write_atomic(&path, "one", 0o666).expect("written");
-        assert_eq!((std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)), ("one", 0o666));
+        assert_eq!(
+            (std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)),
+            ("one", 0o666)
+        );
         write_atomic_with(&path, "two", WriteOptions::mode(0o640).synced()).expect("written");
-        assert_eq!((std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)), ("two", 0o640));
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "no temporary file is left");
+        assert_eq!(
+            (std::fs::read_to_string(&path).expect("readable").as_str(), mode(&path)),
+            ("two", 0o640)
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            1,
+            "no temporary file is left"
+        );
     }
 
     #[test]

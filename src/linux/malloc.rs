@@ -1,13 +1,15 @@
-//! glibc's allocator: few arenas, and memory given back. `main` calls the first once, `daemon` the second when a burst
-//! of work is over.
+//! glibc's allocator: few arenas, and memory given back. `main` calls the first once, `daemon` the
+//! second when a burst of work is over.
 
-/// Arenas of the allocator: one more thread may allocate without waiting, and no more memory than that is kept apart.
+/// Arenas of the allocator: one more thread may allocate without waiting, and no more memory than
+/// that is kept apart.
 const ARENAS: libc::c_int = 2;
 
 /// Limits the number of arenas. To be called before threads start.
 #[cfg(target_env = "gnu")]
 pub fn limit_arenas() {
-    // SAFETY: mallopt only sets a parameter of the allocator; M_ARENA_MAX takes any positive number.
+    // SAFETY: mallopt only sets a parameter of the allocator; M_ARENA_MAX takes any positive
+    // number.
     #[expect(unsafe_code, reason = "the parameter has no safe interface")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);

@@ -12,4 +12,4 @@ pub mod program;
 pub mod seeded;
 pub mod systemd;
 pub mod timer;
-pub mod tree;
+pub mod walk;

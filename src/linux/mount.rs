@@ -1,4 +1,5 @@
-//! Mounts: made, remounted, undone, and read back from mountinfo. The calls block; the async ones have a deadline.
+//! Mounts: made, remounted, undone, and read back from mountinfo. The calls block; the async ones
+//! have a deadline.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -14,7 +15,13 @@ pub use super::beneath::is_mount_point;
 const NONE: Option<&str> = None;
 
 /// Mounts a file system.
-pub fn mount(source: &str, target: &Path, fs_type: &str, flags: MsFlags, options: &str) -> io::Result<()> {
+pub fn mount(
+    source: &str,
+    target: &Path,
+    fs_type: &str,
+    flags: MsFlags,
+    options: &str,
+) -> io::Result<()> {
     let options = Some(options).filter(|options| !options.is_empty());
     Ok(nix::mount::mount(Some(source), target, Some(fs_type), flags, options)?)
 }
@@ -31,18 +38,20 @@ pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
 
 /// Adds flags (read-only, no programs, …) to a bind mount; its other flags stay.
 pub fn remount_bind(target: &Path, flags: MsFlags) -> io::Result<()> {
-    // The kernel refuses to drop flags of a mount that is locked in a user namespace, so they are repeated.
+    // The kernel refuses to drop flags of a mount that is locked in a user namespace, so they are
+    // repeated.
     let kept = nix::sys::statvfs::statvfs(target)?.flags().bits();
     let flags = MsFlags::from_bits_truncate(kept) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
     Ok(nix::mount::mount(NONE, target, NONE, flags, NONE)?)
 }
 
-/// Where else the directory `path` (without links) is mounted, in whole: mounts of the same file system with it as their
-/// root.
+/// Where else the directory `path` (without links) is mounted, in whole: mounts of the same file
+/// system with it as their root.
 pub fn other_places(mounts: &[MountInfo], path: &Path) -> io::Result<Vec<PathBuf>> {
     let holding = mount_of(mounts, path).ok_or(io::ErrorKind::NotFound)?;
     let below = path.strip_prefix(&holding.target).map_err(io::Error::other)?;
-    let root = if below.as_os_str().is_empty() { holding.root.clone() } else { holding.root.join(below) };
+    let root =
+        if below.as_os_str().is_empty() { holding.root.clone() } else { holding.root.join(below) };
     let same = mounts.iter().filter(|mount| mount.device == holding.device && mount.root == root);
     Ok(same.map(|mount| mount.target.clone()).filter(|target| target != path).collect())
 }
@@ -88,14 +97,21 @@ pub enum UnmountError {
     },
 }
 
-/// Unmounts on a blocking thread and waits no longer than `deadline`. Dropping the future does not stop the call.
-pub async fn unmount_within(target: &Path, deadline: Duration, fallback: Fallback) -> Result<(), UnmountError> {
+/// Unmounts on a blocking thread and waits no longer than `deadline`. Dropping the future does not
+/// stop the call.
+pub async fn unmount_within(
+    target: &Path,
+    deadline: Duration,
+    fallback: Fallback,
+) -> Result<(), UnmountError> {
     let owned = target.to_owned();
     let call = super::blocking::spawn(move || unmount(&owned));
     let result = match tokio::time::timeout(deadline, call).await {
         Ok(ended) => ended.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
         Err(_elapsed) => match fallback {
-            Fallback::Report => return Err(UnmountError::Late { target: target.to_owned(), deadline }),
+            Fallback::Report => {
+                return Err(UnmountError::Late { target: target.to_owned(), deadline });
+            }
             Fallback::Detach => detach(target),
         },
     };
@@ -207,11 +223,26 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?).to_string_lossy().into_owned();
     let super_options = fields.next().map(split_options).unwrap_or_default();
-    Some(MountInfo { id, parent, device, root, target, options, shared, fs_type, source, super_options })
+    Some(MountInfo {
+        id,
+        parent,
+        device,
+        root,
+        target,
+        options,
+        shared,
+        fs_type,
+        source,
+        super_options,
+    })
 }
 
 fn split_options(field: &[u8]) -> Vec<String> {
-    String::from_utf8_lossy(field).split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect()
+    String::from_utf8_lossy(field)
+        .split(',')
+        .filter(|option| !option.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Undoes the kernel's `\040` for space, tab, newline and backslash.
@@ -235,8 +266,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(plain))
 }
 
-/// Makes sure that mounts beneath `dir` propagate to and from it, as the root directory needs: if its mount is not
-/// shared, `dir` is bound to itself and that mount is made shared, recursively.
+/// Makes sure that mounts beneath `dir` propagate to and from it, as the root directory needs: if
+/// its mount is not shared, `dir` is bound to itself and that mount is made shared, recursively.
 pub fn make_rshared(dir: &Path) -> io::Result<()> {
     let dir = std::fs::canonicalize(dir)?;
     if mount_of(&list()?, &dir).is_some_and(|mount| mount.shared) {
@@ -252,7 +283,9 @@ pub fn make_rshared(dir: &Path) -> io::Result<()> {
 /// The mount that a path lies in; of several at one place the last, which hides the others.
 pub fn mount_of<'a>(mounts: &'a [MountInfo], path: &Path) -> Option<&'a MountInfo> {
     let holding = mounts.iter().enumerate().filter(|(_, mount)| path.starts_with(&mount.target));
-    holding.max_by_key(|(index, mount)| (mount.target.as_os_str().len(), *index)).map(|(_, mount)| mount)
+    holding
+        .max_by_key(|(index, mount)| (mount.target.as_os_str().len(), *index))
+        .map(|(_, mount)| mount)
 }
 
 #[cfg(test)]
@@ -274,7 +307,10 @@ mod tests {
         assert!(mounts[0].shared);
         let tmpfs = &mounts[1];
         assert_eq!(tmpfs.target, Path::new("/var/lib/kubelet/pods/a b"));
-        assert_eq!((tmpfs.fs_type.as_str(), tmpfs.source.as_str(), tmpfs.shared), ("tmpfs", "tmpfs", false));
+        assert_eq!(
+            (tmpfs.fs_type.as_str(), tmpfs.source.as_str(), tmpfs.shared),
+            ("tmpfs", "tmpfs", false)
+        );
         assert_eq!(tmpfs.super_options, ["rw", "size=64k"]);
         assert_eq!(mounts[2].root, Path::new("/data/x"));
     }
@@ -300,7 +336,11 @@ mod tests {
     #[test]
     fn reads_this_machine() {
         let mounts = list().expect("readable");
-        assert!(mounts.iter().any(|mount| mount.target == Path::new("/proc") && mount.fs_type == "proc"));
+        assert!(
+            mounts
+                .iter()
+                .any(|mount| mount.target == Path::new("/proc") && mount.fs_type == "proc")
+        );
         assert_eq!(fs_kind(Path::new("/proc")).expect("readable"), FsKind::Other);
         let usage = fs_usage(Path::new("/")).expect("readable");
         assert!(usage.capacity >= usage.used && usage.capacity > 0);

@@ -1,7 +1,9 @@
-//! A tree given to a group, as a volume's `fsGroup` does it: by several threads, skipping what is right already.
+//! A tree given to a group, as a volume's `fsGroup` does it: by several threads, skipping what is
+//! right already.
 //!
-//! Every entry is reached from a descriptor of its directory and never through a link, so that a tree that changes
-//! meanwhile cannot lead elsewhere; mounts in the tree are left alone. The caller may watch and cancel the walk.
+//! Every entry is reached from a descriptor of its directory and never through a link, so that a
+//! tree that changes meanwhile cannot lead elsewhere; mounts in the tree are left alone. The caller
+//! may watch and cancel the walk.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -17,11 +19,12 @@ use nix::unistd::{Gid, fchownat};
 use parking_lot::{Condvar, Mutex};
 
 use super::beneath::open_within;
-use super::tree::names;
+use super::walk::names;
 
 /// How many threads walk one tree at most: the disk is the limit beyond.
 const THREADS: usize = 8;
-/// How many directories may wait for a thread; each holds a descriptor. Further ones are walked where they are found.
+/// How many directories may wait for a thread; each holds a descriptor. Further ones are walked
+/// where they are found.
 const QUEUE: usize = 64;
 /// How deep a walk by threads of its own descends; deeper than any path can name.
 const DEPTH: usize = 2048;
@@ -41,23 +44,36 @@ pub struct Progress {
     pub cancel: AtomicBool,
 }
 
-/// Gives a tree to a group: group `gid`, the mode widened by 0660 (0440 if `read_only`), directories also by 02110; links
-/// only change their group. The root comes last, so that an interrupted walk is seen by [`group_matches`]. What cannot be
-/// changed is skipped, as upstream does. Blocks.
-pub fn give_to_group(root: &Path, gid: u32, read_only: bool, progress: &Progress) -> io::Result<()> {
+/// Gives a tree to a group: group `gid`, the mode widened by 0660 (0440 if `read_only`),
+/// directories also by 02110; links only change their group. The root comes last, so that an
+/// interrupted walk is seen by [`group_matches`]. What cannot be changed is skipped, as upstream
+/// does. Blocks.
+pub fn give_to_group(
+    root: &Path,
+    gid: u32,
+    read_only: bool,
+    progress: &Progress,
+) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     progress.walking.store(true, Ordering::Relaxed);
-    let given = walk_all(root, &Walk::new(gid, read_only, progress, DEPTH), &|walk: &Walk<'_>| walk.run(threads));
+    let given = walk_all(root, &Walk::new(gid, read_only, progress, DEPTH), &|walk: &Walk<'_>| {
+        walk.run(threads);
+    });
     progress.walking.store(false, Ordering::Relaxed);
     given
 }
 
 /// The same for a tree that is known to be small: without threads of its own. Blocks.
 pub fn give_small_tree_to_group(root: &Path, gid: u32, read_only: bool) -> io::Result<()> {
-    walk_all(root, &Walk::new(gid, read_only, &Progress::default(), SMALL_DEPTH), &|walk: &Walk<'_>| walk.work())
+    walk_all(root, &Walk::new(gid, read_only, &Progress::default(), SMALL_DEPTH), &|walk: &Walk<
+        '_,
+    >| {
+        walk.work();
+    })
 }
 
-/// Whether the root of a tree already is as [`give_to_group`] would leave it (`fsGroupChangePolicy: OnRootMismatch`).
+/// Whether the root of a tree already is as [`give_to_group`] would leave it (`fsGroupChangePolicy:
+/// OnRootMismatch`).
 pub fn group_matches(root: &Path, gid: u32, read_only: bool) -> bool {
     let wanted = if read_only { 0o440 } else { 0o660 } | 0o2110;
     std::fs::metadata(root).is_ok_and(|metadata| {
@@ -93,7 +109,12 @@ fn walk_all(root: &Path, walk: &Walk<'_>, below: &dyn Fn(&Walk<'_>)) -> io::Resu
     let top = open(root, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let stat = fstat(&top)?;
     if kind(&stat) == SFlag::S_IFDIR {
-        let fd = open_within(&top, OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY, ResolveFlag::empty())?;
+        let fd = open_within(
+            &top,
+            OsStr::new("."),
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY,
+            ResolveFlag::empty(),
+        )?;
         walk.queue.lock().waiting.push(Dir { fd, shown: root.to_owned() });
         below(walk);
         if let Some(error) = walk.queue.lock().error.take() {
@@ -114,7 +135,8 @@ impl<'a> Walk<'a> {
     fn run(&self, threads: usize) {
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                let thread = std::thread::Builder::new().name("fs-group".to_owned()).stack_size(STACK);
+                let thread =
+                    std::thread::Builder::new().name("fs-group".to_owned()).stack_size(STACK);
                 if let Err(error) = thread.spawn_scoped(scope, || self.work()) {
                     self.fail(error);
                 }
@@ -156,7 +178,8 @@ impl<'a> Walk<'a> {
 
     fn dir(&self, dir: &OwnedFd, shown: &Path, depth: usize) -> io::Result<()> {
         if depth >= self.depth {
-            let text = format!("{}: the tree is deeper than {} directories", shown.display(), self.depth);
+            let text =
+                format!("{}: the tree is deeper than {} directories", shown.display(), self.depth);
             return Err(io::Error::other(text));
         }
         let mut unreadable = None;
@@ -170,7 +193,11 @@ impl<'a> Walk<'a> {
     }
 
     fn entry(&self, dir: &OwnedFd, name: &CString, shown: &Path, depth: usize) -> io::Result<()> {
-        let stat = match fstatat(dir, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT) {
+        let stat = match fstatat(
+            dir,
+            name.as_c_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT,
+        ) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -212,7 +239,8 @@ impl<'a> Walk<'a> {
     }
 
     fn is_right(&self, stat: &FileStat) -> bool {
-        stat.st_gid == self.gid.as_raw() && (kind(stat) == SFlag::S_IFLNK || self.mode(stat) == stat.st_mode & 0o7777)
+        stat.st_gid == self.gid.as_raw()
+            && (kind(stat) == SFlag::S_IFLNK || self.mode(stat) == stat.st_mode & 0o7777)
     }
 
     fn mode(&self, stat: &FileStat) -> u32 {
@@ -234,8 +262,11 @@ impl<'a> Walk<'a> {
         }
         let mode = self.mode(stat);
         // A change of group clears the set-user-id bits, which then are set again.
-        if kind(stat) != SFlag::S_IFLNK && (mode != stat.st_mode & 0o7777 || !is_given && mode & 0o6000 != 0) {
-            // The descriptor may be O_PATH, which fchmod refuses; its entry in /proc names the same file whatever happens.
+        if kind(stat) != SFlag::S_IFLNK
+            && (mode != stat.st_mode & 0o7777 || !is_given && mode & 0o6000 != 0)
+        {
+            // The descriptor may be O_PATH, which fchmod refuses; its entry in /proc names the same
+            // file whatever happens.
             let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
             let mode = Mode::from_bits_truncate(mode);
             fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;

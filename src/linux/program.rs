@@ -1,13 +1,14 @@
-//! The memory of the program itself: pages of its code that were needed once. Called by `daemon` when a burst of work is
-//! over, as `malloc::trim`.
+//! The memory of the program itself: pages of its code that were needed once. Called by `daemon`
+//! when a burst of work is over, as `malloc::trim`.
 
 use std::ffi::{c_int, c_void};
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Lets go of the pages of the program and its libraries that nobody can have written to: code and constants. What is
-/// used again comes back from the page cache at the price of a soft fault; what only the start or a burst needed does not,
-/// and is no longer counted or kept for this process. Nothing is lost: these pages are those of the files.
+/// Lets go of the pages of the program and its libraries that nobody can have written to: code and
+/// constants. What is used again comes back from the page cache at the price of a soft fault; what
+/// only the start or a burst needed does not, and is no longer counted or kept for this process.
+/// Nothing is lost: these pages are those of the files.
 pub fn forget_code() {
     // SAFETY: the callback has the type that is asked for and keeps nothing of what it is given.
     #[expect(unsafe_code, reason = "there is no safe interface to it")]
@@ -18,20 +19,28 @@ pub fn forget_code() {
 
 /// Called for each loaded object, while the linker's lock keeps it loaded.
 #[expect(unsafe_code, reason = "there is no safe interface to it")]
-unsafe extern "C" fn forget_object(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
-    // SAFETY: the linker gives a valid description, with as many headers as it says, for as long as this call lasts.
+unsafe extern "C" fn forget_object(
+    info: *mut libc::dl_phdr_info,
+    _: usize,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: the linker gives a valid description, with as many headers as it says, for as long as
+    // this call lasts.
     let (base, headers) = unsafe {
         let info = &*info;
         (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
     };
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
+    let page =
+        sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
     let Some(page) = page.filter(|page| page.is_power_of_two()) else { return 0 };
     for (start, length) in unwritten(base, headers, page) {
-        // SAFETY: the range is a loaded segment that is not writable, so its pages are those of the file (the linker
-        // writes only to writable segments, some of which it protects afterwards); the lock keeps it mapped. Dropping the
-        // pages makes the next access read them from the file again.
-        let outcome =
-            unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED) };
+        // SAFETY: the range is a loaded segment that is not writable, so its pages are those of the
+        // file (the linker writes only to writable segments, some of which it protects afterwards);
+        // the lock keeps it mapped. Dropping the pages makes the next access read them from the
+        // file again.
+        let outcome = unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED)
+        };
         if outcome != 0 {
             tracing::debug!(error = %std::io::Error::last_os_error(), "The program's code stays in memory");
         }
@@ -39,7 +48,8 @@ unsafe extern "C" fn forget_object(info: *mut libc::dl_phdr_info, _: usize, _: *
     0
 }
 
-/// The whole pages of the segments of an object that are loaded and not writable: where each begins and how long it is.
+/// The whole pages of the segments of an object that are loaded and not writable: where each begins
+/// and how long it is.
 fn unwritten(base: u64, headers: &[libc::Elf64_Phdr], page: u64) -> Vec<(usize, usize)> {
     let range = |header: &libc::Elf64_Phdr| {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {

@@ -1,8 +1,10 @@
-//! Randomness that a simulation can play again: while a seed is set, the C library's `getrandom` is a generator.
+//! Randomness that a simulation can play again: while a seed is set, the C library's `getrandom` is
+//! a generator.
 //!
-//! The standard library takes the keys of its hash maps from `getrandom`, and tokio takes from those in which order it
-//! looks at the arms of a `select!`. The standard library lets programs put another `getrandom` in the place of the C
-//! library's for exactly such a purpose. Compiled for tests and with the feature `testkit` only.
+//! The standard library takes the keys of its hash maps from `getrandom`, and tokio takes from
+//! those in which order it looks at the arms of a `select!`. The standard library lets programs put
+//! another `getrandom` in the place of the C library's for exactly such a purpose. Compiled for
+//! tests and with the feature `testkit` only.
 
 use std::cell::Cell;
 
@@ -28,7 +30,11 @@ pub fn next(state: &mut u64) -> u64 {
 #[expect(unsafe_code, reason = "the C library's function has this signature")]
 // SAFETY: the program has one function of this name, with the signature of the C library's.
 #[unsafe(no_mangle)]
-extern "C" fn getrandom(buffer: *mut libc::c_void, length: libc::size_t, flags: libc::c_uint) -> libc::ssize_t {
+extern "C" fn getrandom(
+    buffer: *mut libc::c_void,
+    length: libc::size_t,
+    flags: libc::c_uint,
+) -> libc::ssize_t {
     let mut state = STATE.get();
     if state == 0 {
         // SAFETY: the arguments are the caller's, as it would have given them to the C library.

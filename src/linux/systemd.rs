@@ -1,11 +1,12 @@
 //! systemd's slices, by its D-Bus interface on the system bus: starting, setting and stopping them.
 //!
-//! A connection is made for each call and closed after it: one that stays open gets a signal for every change of any unit,
-//! and a kubelet is not to wake up for those. Functions block until systemd has done what it was told, thirty seconds at
-//! most: call them on a blocking thread of the runtime. Nothing here knows of pods.
+//! A connection is made for each call and closed after it: one that stays open gets a signal for
+//! every change of any unit, and a kubelet is not to wake up for those. Functions block until
+//! systemd has done what it was told, thirty seconds at most: call them on a blocking thread of the
+//! runtime. Nothing here knows of pods.
 //!
-//! Not the socket that systemd keeps for root (`/run/systemd/private`): there it names itself in a way that zbus does not
-//! read.
+//! Not the socket that systemd keeps for root (`/run/systemd/private`): there it names itself in a
+//! way that zbus does not read.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -26,8 +27,8 @@ const REPLACE: &str = "replace";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
-/// Properties that an older systemd refuses, with the first version that has them. What they say is written in the cgroup
-/// file system besides.
+/// Properties that an older systemd refuses, with the first version that has them. What they say is
+/// written in the cgroup file system besides.
 const SINCE: [(&str, u32); 2] = [("CPUQuotaPeriodUSec", 242), ("AllowedCPUs", 244)];
 
 /// A property of a unit, as systemd's D-Bus interface names it.
@@ -37,7 +38,9 @@ pub type Property = (&'static str, Value<'static>);
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
     /// Nobody listens.
-    #[error("no system bus on {socket:?}; the cgroup driver systemd needs systemd as init, and D-Bus (package dbus)")]
+    #[error(
+        "no system bus on {socket:?}; the cgroup driver systemd needs systemd as init, and D-Bus (package dbus)"
+    )]
     Absent {
         /// The socket of the bus.
         socket: PathBuf,
@@ -83,10 +86,21 @@ trait Manager {
 
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
-    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[&(&str, Value<'_>)]) -> zbus::Result<()>;
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[&(&str, Value<'_>)],
+    ) -> zbus::Result<()>;
 
     #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+    fn job_removed(
+        &self,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: String,
+        result: String,
+    ) -> zbus::Result<()>;
 }
 
 /// systemd of this machine. Cheap to clone.
@@ -112,8 +126,8 @@ impl Default for Systemd {
 }
 
 impl Systemd {
-    /// Starts the slice `unit` with these properties; one that runs is left as it is. The slices that its name says it is in
-    /// are started with it.
+    /// Starts the slice `unit` with these properties; one that runs is left as it is. The slices
+    /// that its name says it is in are started with it.
     pub fn start_slice(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
         self.call(async |manager| {
             let properties = self.known(&manager, properties).await?;
@@ -134,7 +148,8 @@ impl Systemd {
         })
     }
 
-    /// Stops a unit: its processes are told to end, its cgroup is removed. Stopping what does not run is no error.
+    /// Stops a unit: its processes are told to end, its cgroup is removed. Stopping what does not
+    /// run is no error.
     pub fn stop(&self, unit: &str) -> Result<(), SystemdError> {
         self.call(async |manager| {
             let mut ended = ended_jobs(&manager).await?;
@@ -152,7 +167,9 @@ impl Systemd {
         manager: &ManagerProxy<'static>,
         properties: &'p [Property],
     ) -> Result<Vec<&'p Property>, SystemdError> {
-        let since = |name: &str| SINCE.iter().find(|(young, _)| *young == name).map_or(0, |(_, version)| *version);
+        let since = |name: &str| {
+            SINCE.iter().find(|(young, _)| *young == name).map_or(0, |(_, version)| *version)
+        };
         let newest = properties.iter().map(|(name, _)| since(name)).max().unwrap_or_default();
         let version = match self.version.get() {
             Some(version) => *version,
@@ -182,7 +199,8 @@ impl Systemd {
         #[cfg(test)]
         let builder = if self.peer { builder.p2p() } else { builder };
         let connection = builder.build().await.map_err(refused)?;
-        let manager = ManagerProxy::builder(&connection).cache_properties(zbus::proxy::CacheProperties::No);
+        let manager =
+            ManagerProxy::builder(&connection).cache_properties(zbus::proxy::CacheProperties::No);
         manager.build().await.map_err(refused)
     }
 }
@@ -195,7 +213,11 @@ async fn ended_jobs(manager: &ManagerProxy<'static>) -> Result<JobRemovedStream,
 }
 
 /// Waits until `job` is over.
-async fn done(ended: &mut JobRemovedStream, unit: &str, job: &OwnedObjectPath) -> Result<(), SystemdError> {
+async fn done(
+    ended: &mut JobRemovedStream,
+    unit: &str,
+    job: &OwnedObjectPath,
+) -> Result<(), SystemdError> {
     while let Some(signal) = ended.next().await {
         let about = signal.args().map_err(refused)?;
         if about.job != *job {
@@ -206,13 +228,15 @@ async fn done(ended: &mut JobRemovedStream, unit: &str, job: &OwnedObjectPath) -
             result => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
         };
     }
-    let closed = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection was closed");
+    let closed =
+        std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection was closed");
     Err(refused(zbus::Error::InputOutput(closed.into())))
 }
 
 /// `252 (252.38-1~deb12u1)`, `v245.4-1.fc32`; 0 for what says none: the least is asked of it then.
 fn version_of(text: &str) -> u32 {
-    let digits: String = text.trim_start_matches(['v', '"']).chars().take_while(char::is_ascii_digit).collect();
+    let digits: String =
+        text.trim_start_matches(['v', '"']).chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or_default()
 }
 
@@ -252,7 +276,12 @@ mod tests {
     struct Fake(Arc<Mutex<Vec<String>>>, &'static str);
 
     impl Fake {
-        async fn job(&self, what: String, unit: &str, emitter: &SignalEmitter<'_>) -> Result<OwnedObjectPath, Refusal> {
+        async fn job(
+            &self,
+            what: String,
+            unit: &str,
+            emitter: &SignalEmitter<'_>,
+        ) -> Result<OwnedObjectPath, Refusal> {
             self.0.lock().push(what);
             match unit {
                 "there.slice" => return Err(Refusal::UnitExists(unit.to_owned())),
@@ -284,7 +313,8 @@ mod tests {
             #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
         ) -> Result<OwnedObjectPath, Refusal> {
             let names: Vec<String> = properties.into_iter().map(|(name, _)| name).collect();
-            self.job(format!("start {name} {mode} {names:?} {}", others.len()), name, &emitter).await
+            self.job(format!("start {name} {mode} {names:?} {}", others.len()), name, &emitter)
+                .await
         }
 
         async fn stop_unit(
@@ -336,8 +366,12 @@ mod tests {
         tokio::spawn(async move {
             let mut connections = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let builder = zbus::connection::Builder::unix_stream(stream).server(zbus::Guid::generate());
-                let builder = builder.expect("a server").p2p().serve_at("/org/freedesktop/systemd1", served.clone());
+                let builder =
+                    zbus::connection::Builder::unix_stream(stream).server(zbus::Guid::generate());
+                let builder = builder
+                    .expect("a server")
+                    .p2p()
+                    .serve_at("/org/freedesktop/systemd1", served.clone());
                 connections.push(builder.expect("served").build().await.expect("a connection"));
             }
         });
@@ -368,11 +402,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_an_old_systemd_does_not_have_is_left_out() {
-        for (version, has_period) in [("239 (239-82.el8)", false), ("v242", true), ("252 (252.38-1~deb12u1)", true)] {
+        for (version, has_period) in
+            [("239 (239-82.el8)", false), ("v242", true), ("252 (252.38-1~deb12u1)", true)]
+        {
             let scratch = tempfile::tempdir().expect("a directory");
             let (systemd, fake) = systemd(&scratch, version);
             on_a_thread(move || {
-                let quota = [("CPUQuotaPeriodUSec", 5_u64.into()), ("CPUQuotaPerSecUSec", 5_u64.into())];
+                let quota =
+                    [("CPUQuotaPeriodUSec", 5_u64.into()), ("CPUQuotaPerSecUSec", 5_u64.into())];
                 systemd.set_properties("a.slice", &quota).expect("set");
                 systemd.start_slice("a.slice", &quota).expect("started");
             })
@@ -401,7 +438,8 @@ mod tests {
     async fn failures_name_what_systemd_says() {
         let scratch = tempfile::tempdir().expect("a directory");
         let (systemd, _) = systemd(&scratch, "252");
-        let absent = Systemd { bus: PathBuf::from("/nowhere/bus"), version: Arc::default(), peer: true };
+        let absent =
+            Systemd { bus: PathBuf::from("/nowhere/bus"), version: Arc::default(), peer: true };
         let [masked, failed, unknown, nobody] = on_a_thread(move || {
             [
                 systemd.start_slice("masked.slice", &[]),
@@ -416,7 +454,10 @@ mod tests {
             matches!(&masked, SystemdError::Refused(error) if error.to_string().contains("masked.slice")),
             "{masked:?}"
         );
-        assert!(matches!(&failed, SystemdError::Job { result, .. } if result == "failed"), "{failed:?}");
+        assert!(
+            matches!(&failed, SystemdError::Job { result, .. } if result == "failed"),
+            "{failed:?}"
+        );
         assert!(
             matches!(&unknown, SystemdError::Refused(error) if error.to_string().contains("none.slice")),
             "{unknown:?}"

@@ -20,10 +20,12 @@ impl WallClockTimer {
             unsafe_code,
             reason = "nix has the timer behind a feature that is not used otherwise, tokio trusts nobody"
         )]
-        // SAFETY: The first call takes no pointers; what it answers is a descriptor of our own or an error. The second
-        // asks that the descriptor is neither closed nor replaced while it is registered: nobody else has it.
+        // SAFETY: The first call takes no pointers; what it answers is a descriptor of our own or
+        // an error. The second asks that the descriptor is neither closed nor replaced while it is
+        // registered: nobody else has it.
         let timer = unsafe {
-            let fd = libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC);
+            let fd =
+                libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -49,11 +51,15 @@ impl WallClockTimer {
 
 fn arm(timer: &OwnedFd) -> io::Result<()> {
     let never = libc::timespec { tv_sec: NEVER, tv_nsec: 0 };
-    let wanted = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    let wanted =
+        libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
     let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
-    // SAFETY: The descriptor is open, the pointer is to a value that outlives the call, and no old value is asked for.
+    // SAFETY: The descriptor is open, the pointer is to a value that outlives the call, and no old
+    // value is asked for.
     #[expect(unsafe_code, reason = "nix has it behind a feature that would rebuild everything")]
-    let result = unsafe { libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const wanted, std::ptr::null_mut()) };
+    let result = unsafe {
+        libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const wanted, std::ptr::null_mut())
+    };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 

@@ -1,4 +1,5 @@
-//! What an event of the API is about and how serious it is. Texts and reasons are upstream's, see `reason`.
+//! What an event of the API is about and how serious it is. Texts and reasons are upstream's, see
+//! `reason`.
 
 /// The two types of the events API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,7 @@
 //! Identities: pods by UID and by name, sandboxes and containers by the runtime's id.
 //!
-//! Parsed at the edge so that the inside cannot mix them up. Cheap to clone: each holds one shared string.
+//! Parsed at the edge so that the inside cannot mix them up. Cheap to clone: each holds one shared
+//! string.
 
 use std::fmt;
 use std::sync::Arc;

@@ -15,7 +15,8 @@ pub enum Lifecycle {
     Syncing,
     /// The pod must stop; nothing is created or started any more.
     Terminating(Terminating),
-    /// Every container and sandbox has stopped; what is left is clean-up, the final status and the deletion.
+    /// Every container and sandbox has stopped; what is left is clean-up, the final status and the
+    /// deletion.
     Terminated(Terminating),
 }
 
@@ -42,7 +43,8 @@ impl Terminating {
 pub enum TerminationCause {
     /// The API object has a deletion timestamp.
     Deleted,
-    /// The object is gone from its source (force deletion, static file removed) or belongs to nobody.
+    /// The object is gone from its source (force deletion, static file removed) or belongs to
+    /// nobody.
     Removed,
     /// `activeDeadlineSeconds` has passed: phase Failed, reason `DeadlineExceeded`.
     DeadlineExceeded,

@@ -1,8 +1,11 @@
-//! The vocabulary of the project: identities, observations of the runtime, lifecycle, reasons, time.
+//! The vocabulary of the project: identities, observations of the runtime, lifecycle, reasons,
+//! time.
 //!
-//! Everything here is data and pure functions of that data. It is fed by every subsystem and never does I/O, never reads
-//! a clock, never spawns. A type lives here only when two subsystems that may not import each other need it.
+//! Everything here is data and pure functions of that data. It is fed by every subsystem and never
+//! does I/O, never reads a clock, never spawns. A type lives here only when two subsystems that may
+//! not import each other need it.
 
+pub mod backlog;
 pub mod event;
 pub mod expansion;
 pub mod ids;
@@ -12,20 +15,20 @@ pub mod observed;
 pub mod pod;
 pub mod quantity;
 pub mod reason;
-pub mod rush;
 pub mod time;
 pub mod waiting;
 
+pub use backlog::StartBacklog;
 pub use event::EventType;
 pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
 pub use pod::{ContainerKind, Pod};
-pub use rush::Rush;
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};
 
-/// An error with everything that caused it, as one line: what users read where upstream wraps errors.
+/// An error with everything that caused it, as one line: what users read where upstream wraps
+/// errors.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

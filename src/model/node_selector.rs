@@ -5,12 +5,21 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 /// Whether one of the selector's terms matches the node of that name, with those labels.
-pub fn matches(selector: &api::NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> bool {
+pub fn matches(
+    selector: &api::NodeSelector,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
     selector.node_selector_terms.iter().any(|term| matches_term(name, labels, term))
 }
 
-/// All of a term's requirements hold. A term without any matches nothing, nor does one that makes no sense.
-fn matches_term(name: &str, labels: &BTreeMap<String, String>, term: &api::NodeSelectorTerm) -> bool {
+/// All of a term's requirements hold. A term without any matches nothing, nor does one that makes
+/// no sense.
+fn matches_term(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    term: &api::NodeSelectorTerm,
+) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     let is_empty = expressions.is_empty() && fields.is_empty();
@@ -19,7 +28,10 @@ fn matches_term(name: &str, labels: &BTreeMap<String, String>, term: &api::NodeS
         && fields.iter().all(|requirement| matches_field(name, requirement))
 }
 
-fn matches_label(labels: &BTreeMap<String, String>, requirement: &api::NodeSelectorRequirement) -> bool {
+fn matches_label(
+    labels: &BTreeMap<String, String>,
+    requirement: &api::NodeSelectorRequirement,
+) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let label = labels.get(&requirement.key);
     match requirement.operator.as_str() {

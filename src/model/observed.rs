@@ -1,6 +1,8 @@
-//! What the container runtime says of one pod. Made by `pleg` from CRI answers; read by the planner and the status.
+//! What the container runtime says of one pod. Made by `pleg` from CRI answers; read by the planner
+//! and the status.
 //!
-//! Nothing here is wished for: an id that is not in an [`ObservedPod`] does not exist as far as the planner knows.
+//! Nothing here is wished for: an id that is not in an [`ObservedPod`] does not exist as far as the
+//! planner knows.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,8 @@
-//! Reading a pod: its kinds of containers, what it is called, whether it is static, a mirror, or critical.
+//! Reading a pod: its kinds of containers, what it is called, whether it is static, a mirror, or
+//! critical.
 //!
-//! Pure functions over the API type. Specs are read through here so that defaults are applied in one place.
+//! Pure functions over the API type. Specs are read through here so that defaults are applied in
+//! one place.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -62,11 +64,16 @@ pub fn is_mirror(pod: &Pod) -> bool {
     annotation(pod, CONFIG_MIRROR).is_some()
 }
 
-/// Whether the pod is critical: static, mirror, or of a system priority (upstream's `IsCriticalPod`).
+/// Whether the pod is critical: static, mirror, or of a system priority (upstream's
+/// `IsCriticalPod`).
 pub fn is_critical(pod: &Pod) -> bool {
     is_static(pod)
         || is_mirror(pod)
-        || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
+        || pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.priority)
+            .is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
 }
 
 /// Whether an init container is a sidecar (`restartPolicy: Always`).
@@ -121,7 +128,10 @@ pub fn ephemeral_as_container(container: &api::EphemeralContainer) -> api::Conta
 }
 
 /// Finds a container of any kind by name.
-pub fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, std::borrow::Cow<'a, api::Container>)> {
+pub fn find_container<'a>(
+    pod: &'a Pod,
+    name: &str,
+) -> Option<(ContainerKind, std::borrow::Cow<'a, api::Container>)> {
     use std::borrow::Cow;
     if let Some(found) = main_containers(pod).iter().find(|container| container.name == name) {
         return Some((ContainerKind::Main, Cow::Borrowed(found)));

@@ -1,5 +1,5 @@
-//! Kubernetes quantities (`100m`, `1.5Gi`, `2e3`): parsed exactly, read rounded up as upstream's `Value` and
-//! `MilliValue` do.
+//! Kubernetes quantities (`100m`, `1.5Gi`, `2e3`): parsed exactly, read rounded up as upstream's
+//! `Value` and `MilliValue` do.
 
 use std::fmt;
 
@@ -124,8 +124,8 @@ impl fmt::Display for Amount {
     }
 }
 
-/// How many digits behind the point count each, as many as can be multiplied by ten; of those beyond only whether they
-/// are something.
+/// How many digits behind the point count each, as many as can be multiplied by ten; of those
+/// beyond only whether they are something.
 const FRACTION: i64 = 37;
 const FRACTION_UNIT: i128 = 10_i128.pow(37);
 
@@ -241,22 +241,38 @@ mod tests {
         assert_eq!(nano("-0.00000000000000000000000000000000000001"), Ok(-1));
         assert_eq!(nano("1e-99"), Ok(1));
         assert_eq!(nano("0e99"), Ok(0));
-        assert_eq!(nano("1000000000000000000000000000000000000000e-30"), Ok(1_000_000_000_000_000_000));
+        assert_eq!(
+            nano("1000000000000000000000000000000000000000e-30"),
+            Ok(1_000_000_000_000_000_000)
+        );
         assert_eq!(nano("170141183460469231731687303715884105727n"), Ok(i128::MAX));
     }
 
     #[test]
     fn refuses_what_is_no_quantity() {
-        for text in ["", "x", "1.2.3", "1 Gi", "1gi", "--1", "1e", "9999999999999999999999999999999999999999"] {
+        for text in [
+            "",
+            "x",
+            "1.2.3",
+            "1 Gi",
+            "1gi",
+            "--1",
+            "1e",
+            "9999999999999999999999999999999999999999",
+        ] {
             assert!(Amount::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn writes_the_canonical_form() {
-        for (text, canonical) in
-            [("1000m", "1"), ("1500m", "1500m"), ("2000", "2k"), ("1Gi", "1073741824"), ("1n", "1n")]
-        {
+        for (text, canonical) in [
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("2000", "2k"),
+            ("1Gi", "1073741824"),
+            ("1n", "1n"),
+        ] {
             assert_eq!(Amount::parse(text).expect("a quantity").to_string(), canonical);
         }
     }

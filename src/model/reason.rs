@@ -1,6 +1,8 @@
-//! Reasons that users and controllers match on: event reasons, waiting and terminated reasons, condition reasons.
+//! Reasons that users and controllers match on: event reasons, waiting and terminated reasons,
+//! condition reasons.
 //!
-//! They are API: byte for byte upstream's. A subsystem that needs a further one adds it here, in its group.
+//! They are API: byte for byte upstream's. A subsystem that needs a further one adds it here, in
+//! its group.
 
 /// Reasons of events about pods and containers.
 pub mod event {

@@ -46,7 +46,8 @@ impl Now {
     }
 }
 
-/// A duration as Go prints it (`1m30.5s`, `250ms`, `0s`): events and conditions carry durations in that form.
+/// A duration as Go prints it (`1m30.5s`, `250ms`, `0s`): events and conditions carry durations in
+/// that form.
 pub fn go_duration(duration: Duration) -> String {
     fn fraction(nanos: u128, unit: u128, suffix: &str) -> String {
         let (whole, rest) = (nanos / unit, nanos % unit);
@@ -65,7 +66,8 @@ pub fn go_duration(duration: Duration) -> String {
         1_000_000..1_000_000_000 => fraction(nanos, 1_000_000, "ms"),
         _ => {
             let minutes = duration.as_secs() / 60;
-            let seconds = fraction(nanos - u128::from(minutes) * 60_000_000_000, 1_000_000_000, "s");
+            let seconds =
+                fraction(nanos - u128::from(minutes) * 60_000_000_000, 1_000_000_000, "s");
             match (minutes / 60, minutes % 60) {
                 (0, 0) => seconds,
                 (0, minutes) => format!("{minutes}m{seconds}"),

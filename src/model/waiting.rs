@@ -1,5 +1,6 @@
-//! Why something has not happened yet: the waiting reasons of containers, what a pod is blocked on, the verdicts of
-//! probes and the state of a pod's volumes. Written by one subsystem each, read by the planner and the status.
+//! Why something has not happened yet: the waiting reasons of containers, what a pod is blocked on,
+//! the verdicts of probes and the state of a pod's volumes. Written by one subsystem each, read by
+//! the planner and the status.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +16,17 @@ pub struct Waiting {
     pub message: String,
 }
 
-/// What a pod waits for, since when, what went wrong last and when it is tried again (principle 12).
+/// What a pod waits for, since when, what went wrong last and when it is tried again (principle
+/// 12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// The stage: `cgroup`, `volumes`, `sandbox`, `network`, `image`, `create`, `start`, `postStart`, `init`, `stop`, `status`.
+    /// The stage: `cgroup`, `volumes`, `sandbox`, `network`, `image`, `create`, `start`,
+    /// `postStart`, `init`, `stop`, `status`.
     pub stage: &'static str,
     /// What exactly, e.g. `volume "config": configmap "web" not found`.
     pub on: String,
-    /// Since when, as far as the planner can tell: whoever shows it keeps the earliest while `stage` and `on` stay.
+    /// Since when, as far as the planner can tell: whoever shows it keeps the earliest while
+    /// `stage` and `on` stay.
     pub since: Now,
     /// The last error, if one was seen.
     pub last_error: Option<String>,
@@ -30,7 +34,8 @@ pub struct Blocked {
     pub next_try: Option<Mono>,
 }
 
-/// The verdicts of the probes of one pod's running containers. A container without an entry has no verdict yet.
+/// The verdicts of the probes of one pod's running containers. A container without an entry has no
+/// verdict yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeVerdicts {
     /// By container id: verdicts never outlive the container that they are about.
@@ -65,11 +70,13 @@ pub enum VolumesState {
     Absent,
     /// Being set up, or being tried again.
     Pending {
-        /// The volumes that are missing, in spec order, each with its last error (empty when it is merely not done).
+        /// The volumes that are missing, in spec order, each with its last error (empty when it is
+        /// merely not done).
         missing: Vec<(String, String)>,
         /// When a failed one is tried again.
         next_try: Option<Mono>,
-        /// Whether all that they are made of is there and nothing has failed: the sandbox may be made meanwhile.
+        /// Whether all that they are made of is there and nothing has failed: the sandbox may be
+        /// made meanwhile.
         on_their_way: bool,
     },
     /// All are in place.

@@ -1,7 +1,8 @@
-//! The node's addresses: `--node-ip`, else the host name's, else that of the interface with the default route.
+//! The node's addresses: `--node-ip`, else the host name's, else that of the interface with the
+//! default route.
 //!
-//! [`read`] asks the kernel (rtnetlink) and [`look_up`] the resolver, the latter only when no address is configured and never
-//! for longer than [`LOOK_UP_DEADLINE`]; [`choose`] is pure.
+//! [`read`] asks the kernel (rtnetlink) and [`look_up`] the resolver, the latter only when no
+//! address is configured and never for longer than [`LOOK_UP_DEADLINE`]; [`choose`] is pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -86,7 +87,8 @@ pub fn choose(
     looked_up: &[IpAddr],
     present: &[NodeAddress],
 ) -> Result<Vec<NodeAddress>, AddressError> {
-    let hostname = NodeAddress { type_: "Hostname".to_owned(), address: wanted.hostname.to_owned() };
+    let hostname =
+        NodeAddress { type_: "Hostname".to_owned(), address: wanted.hostname.to_owned() };
     let first = wanted.node_ips.first().copied();
     let specified = first.filter(|address| !address.is_unspecified());
     let second = wanted.node_ips.get(1).copied().filter(|address| !address.is_unspecified());
@@ -101,7 +103,10 @@ pub fn choose(
             return Ok(vec![hostname]);
         }
     }
-    let internal = |address: IpAddr| NodeAddress { type_: "InternalIP".to_owned(), address: address.to_string() };
+    let internal = |address: IpAddr| NodeAddress {
+        type_: "InternalIP".to_owned(),
+        address: address.to_string(),
+    };
     if let (Some(first), Some(second)) = (specified, second) {
         return Ok(vec![internal(first), internal(second), hostname]);
     }
@@ -118,7 +123,8 @@ pub fn choose(
 }
 
 fn from_look_up(looked_up: &[IpAddr], network: &Network, preferred: Family) -> Option<IpAddr> {
-    let mut usable = looked_up.iter().copied().filter(|address| validate(*address, network).is_ok());
+    let mut usable =
+        looked_up.iter().copied().filter(|address| validate(*address, network).is_ok());
     let first = usable.clone().next();
     usable.find(|address| Family::of(*address) == preferred).or(first)
 }
@@ -132,18 +138,26 @@ fn from_default_route(network: &Network, preferred: Family) -> Option<IpAddr> {
         network
             .addresses
             .iter()
-            .find(|(index, address)| *index == interface && Family::of(*address) == family && is_global(*address))
+            .find(|(index, address)| {
+                *index == interface && Family::of(*address) == family && is_global(*address)
+            })
             .map(|(_, address)| *address)
     };
-    // The loopback interface (index 1) may carry the address of a node whose links have only link-local ones.
+    // The loopback interface (index 1) may carry the address of a node whose links have only
+    // link-local ones.
     [preferred, other].into_iter().find_map(|family| {
         let routes = network.default_routes.iter().filter(|(of, _)| *of == family);
-        routes.into_iter().find_map(|(_, interface)| on(family, *interface).or_else(|| on(family, 1)))
+        routes
+            .into_iter()
+            .find_map(|(_, interface)| on(family, *interface).or_else(|| on(family, 1)))
     })
 }
 
 fn is_global(address: IpAddr) -> bool {
-    !address.is_loopback() && !address.is_multicast() && !address.is_unspecified() && !is_link_local(address)
+    !address.is_loopback()
+        && !address.is_multicast()
+        && !address.is_unspecified()
+        && !is_link_local(address)
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -174,7 +188,8 @@ fn validate(address: IpAddr, network: &Network) -> Result<(), String> {
     }
 }
 
-/// Asks the resolver for the host name, without blocking a worker; empty when it does not answer in time.
+/// Asks the resolver for the host name, without blocking a worker; empty when it does not answer in
+/// time.
 pub async fn look_up(hostname: &str) -> Vec<IpAddr> {
     match tokio::time::timeout(LOOK_UP_DEADLINE, tokio::net::lookup_host((hostname, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
@@ -184,7 +199,8 @@ pub async fn look_up(hostname: &str) -> Vec<IpAddr> {
 
 /// Asks the kernel for addresses and default routes.
 pub async fn read() -> Result<Network, String> {
-    let (connection, handle, _messages) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
+    let (connection, handle, _messages) =
+        rtnetlink::new_connection().map_err(|error| error.to_string())?;
     let ask = async {
         let mut network = Network::default();
         let mut addresses = handle.address().get().execute().boxed();
@@ -207,11 +223,15 @@ pub async fn read() -> Result<Network, String> {
             let mut answers = handle.route().get(request).execute().boxed();
             // A kernel without IPv6 answers an error: then there are no such routes.
             while let Ok(Some(route)) = answers.try_next().await {
-                routes.extend(default_interface(&route).map(|(interface, metric)| (family, interface, metric)));
+                routes.extend(
+                    default_interface(&route)
+                        .map(|(interface, metric)| (family, interface, metric)),
+                );
             }
         }
         routes.sort_by_key(|(_, _, metric)| *metric);
-        network.default_routes = routes.into_iter().map(|(family, interface, _)| (family, interface)).collect();
+        network.default_routes =
+            routes.into_iter().map(|(family, interface, _)| (family, interface)).collect();
         Ok(network)
     };
     // The connection only carries the questions: it ends with them.
@@ -225,7 +245,9 @@ pub async fn read() -> Result<Network, String> {
 
 /// The interface and metric of a default route of the main table.
 fn default_interface(route: &RouteMessage) -> Option<(u32, u32)> {
-    if route.header.destination_prefix_length != 0 || route.header.table != RouteHeader::RT_TABLE_MAIN {
+    if route.header.destination_prefix_length != 0
+        || route.header.table != RouteHeader::RT_TABLE_MAIN
+    {
         return None;
     }
     let mut interface = None;
@@ -269,10 +291,21 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(node_ips: &[&str], hostname: &str, looked_up: &[&str], external: bool, expected: Result<&str, &str>) {
+    fn check(
+        node_ips: &[&str],
+        hostname: &str,
+        looked_up: &[&str],
+        external: bool,
+        expected: Result<&str, &str>,
+    ) {
         let node_ips: Vec<IpAddr> = node_ips.iter().map(|text| ip(text)).collect();
         let looked_up: Vec<IpAddr> = looked_up.iter().map(|text| ip(text)).collect();
-        let wanted = Wanted { node_name: "n", hostname, node_ips: &node_ips, external_cloud_provider: external };
+        let wanted = Wanted {
+            node_name: "n",
+            hostname,
+            node_ips: &node_ips,
+            external_cloud_provider: external,
+        };
         let chosen = choose(wanted, &network(), &looked_up, &[])
             .map(|addresses| {
                 let text = |address: NodeAddress| format!("{} {}", address.type_, address.address);
@@ -285,7 +318,13 @@ mod tests {
     #[test]
     fn follows_upstreams_order() {
         check(&["10.0.0.5"], "h", &[], false, Ok("InternalIP 10.0.0.5, Hostname h"));
-        check(&["10.0.0.5", "fd00::5"], "h", &[], false, Ok("InternalIP 10.0.0.5, InternalIP fd00::5, Hostname h"));
+        check(
+            &["10.0.0.5", "fd00::5"],
+            "h",
+            &[],
+            false,
+            Ok("InternalIP 10.0.0.5, InternalIP fd00::5, Hostname h"),
+        );
         check(&[], "192.168.1.1", &[], false, Ok("InternalIP 192.168.1.1, Hostname 192.168.1.1"));
         check(&[], "h", &["192.168.1.1"], false, Ok("InternalIP 192.168.1.1, Hostname h"));
         check(&[], "h", &["127.0.1.1"], false, Ok("InternalIP 10.0.0.5, Hostname h"));
@@ -299,12 +338,23 @@ mod tests {
     fn refuses_what_cannot_be() {
         let absent = "failed to validate nodeIP: node IP: \"10.0.0.6\" not found in the host's network interfaces";
         check(&["10.0.0.6"], "h", &[], false, Err(absent));
-        check(&["127.0.0.1"], "h", &[], false, Err("failed to validate nodeIP: nodeIP can't be loopback address"));
+        check(
+            &["127.0.0.1"],
+            "h",
+            &[],
+            false,
+            Err("failed to validate nodeIP: nodeIP can't be loopback address"),
+        );
     }
 
     #[test]
     fn looks_up_only_when_nothing_else_says() {
-        let wanted = |node_ips, hostname| Wanted { node_name: "n", hostname, node_ips, external_cloud_provider: false };
+        let wanted = |node_ips, hostname| Wanted {
+            node_name: "n",
+            hostname,
+            node_ips,
+            external_cloud_provider: false,
+        };
         assert!(wanted(&[], "h").needs_look_up());
         assert!(!wanted(&[], "10.0.0.5").needs_look_up());
         assert!(!wanted(&[ip("10.0.0.5")], "h").needs_look_up());

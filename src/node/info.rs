@@ -1,5 +1,6 @@
-//! What this machine is: identifiers, kernel, operating system, cores, memory, huge pages, the size of the root directory's
-//! file system. Read from procfs and sysfs; blocking, but brief. Never asks the network.
+//! What this machine is: identifiers, kernel, operating system, cores, memory, huge pages, the size
+//! of the root directory's file system. Read from procfs and sysfs; blocking, but brief. Never asks
+//! the network.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +34,8 @@ pub struct MachineInfo {
     pub storage: Option<u64>,
 }
 
-/// Reads the facts. What cannot be read is left empty; a node without cores or memory says so in its Ready condition.
+/// Reads the facts. What cannot be read is left empty; a node without cores or memory says so in
+/// its Ready condition.
 pub fn read(root_dir: &Path) -> MachineInfo {
     let memory = procfs::Meminfo::current().ok();
     let machine_id = first_text(&["/etc/machine-id", "/var/lib/dbus/machine-id"]);
@@ -104,7 +106,9 @@ fn pretty_name(text: &str) -> Option<String> {
 }
 
 fn cores() -> u32 {
-    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|text| count_list(text.trim()));
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")
+        .ok()
+        .and_then(|text| count_list(text.trim()));
     online
         .or_else(|| {
             let text = fs::read_to_string("/proc/cpuinfo").ok()?;
@@ -130,8 +134,10 @@ fn huge_pages(directory: &Path) -> Vec<(u64, u64)> {
         .filter_map(Result::ok)
         .filter_map(|entry| {
             let name = entry.file_name();
-            let kilobytes: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+            let kilobytes: u64 =
+                name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count =
+                fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
             Some((kilobytes * 1024, count))
         })
         .collect();
@@ -148,7 +154,10 @@ mod tests {
         assert_eq!(count_list("0-3,8"), Some(5));
         assert_eq!(count_list("0"), Some(1));
         assert_eq!(count_list(""), None);
-        assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n").as_deref(), Some("Debian 13"));
+        assert_eq!(
+            pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n").as_deref(),
+            Some("Debian 13")
+        );
         assert_eq!(pretty_name("NAME=x\n"), None);
     }
 

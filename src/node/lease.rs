@@ -1,7 +1,9 @@
-//! The lease: the node's sign of life, renewed every quarter of its duration on connections of its own.
+//! The lease: the node's sign of life, renewed every quarter of its duration on connections of its
+//! own.
 //!
-//! When a renewal has no answer after [`HEDGE_AFTER`], the same renewal is also sent over a second connection, which may end
-//! at another API server; the first success counts. Nothing that happens to pods reaches this task.
+//! When a renewal has no answer after [`HEDGE_AFTER`], the same renewal is also sent over a second
+//! connection, which may end at another API server; the first success counts. Nothing that happens
+//! to pods reaches this task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,8 @@ const NAMESPACE: &str = "kube-node-lease";
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
 /// The first wait after a failure; doubled up to [`LONGEST_RETRY`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest wait after a failure: an API server that comes back hears of this node before it is taken for dead.
+/// The longest wait after a failure: an API server that comes back hears of this node before it is
+/// taken for dead.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// The longest wait while there is no node yet, as upstream.
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
@@ -72,7 +75,10 @@ impl Lease {
                         self.said = problem;
                     }
                     failures = failures.saturating_add(1);
-                    random::jitter(LONGEST_RETRY.min(FIRST_WAIT.saturating_mul(1 << failures.min(6))), 0.5)
+                    random::jitter(
+                        LONGEST_RETRY.min(FIRST_WAIT.saturating_mul(1 << failures.min(6))),
+                        0.5,
+                    )
                 }
             };
             tokio::time::sleep(wait).await;
@@ -81,7 +87,10 @@ impl Lease {
 
     /// Waits for a node, but not for ever: it may exist while the watch of it fails.
     async fn wait_for_node(&mut self) -> Duration {
-        drop(tokio::time::timeout(LONGEST_WAIT, self.view.wait_for(|view| view.node.is_some())).await);
+        drop(
+            tokio::time::timeout(LONGEST_WAIT, self.view.wait_for(|view| view.node.is_some()))
+                .await,
+        );
         FIRST_WAIT
     }
 
@@ -90,7 +99,8 @@ impl Lease {
         let owner = self.owner();
         match self.renew(owner.as_ref().filter(|_| !self.owned)).await {
             Ok(lease) => {
-                let owners = lease.metadata.owner_references.is_some_and(|owners| !owners.is_empty());
+                let owners =
+                    lease.metadata.owner_references.is_some_and(|owners| !owners.is_empty());
                 self.owned = owners || owner.is_none();
                 return Ok(true);
             }
@@ -121,7 +131,10 @@ impl Lease {
         }
     }
 
-    async fn renew(&self, owner: Option<&OwnerReference>) -> Result<coordination::Lease, kube::Error> {
+    async fn renew(
+        &self,
+        owner: Option<&OwnerReference>,
+    ) -> Result<coordination::Lease, kube::Error> {
         let mut patch = json!({"spec": {
             "holderIdentity": &*self.node_name,
             "leaseDurationSeconds": self.duration.as_secs(),
@@ -153,7 +166,8 @@ impl Lease {
     }
 }
 
-/// The first success of two; an answer of the server counts as one. If both fail, the first one's failure.
+/// The first success of two; an answer of the server counts as one. If both fail, the first one's
+/// failure.
 async fn hedge<T>(
     first: impl Future<Output = Result<T, kube::Error>>,
     second: impl Future<Output = Result<T, kube::Error>>,
@@ -195,8 +209,11 @@ mod tests {
 
     #[track_caller]
     fn check(first: (u64, Result<u8, ()>), second: (u64, Result<u8, ()>), expected: Option<u8>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let result = runtime.expect("a runtime").block_on(hedge(after(first.0, first.1), after(second.0, second.1)));
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let result = runtime
+            .expect("a runtime")
+            .block_on(hedge(after(first.0, first.1), after(second.0, second.1)));
         assert_eq!(result.ok(), expected);
     }
 

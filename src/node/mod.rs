@@ -41,7 +41,8 @@ pub struct NodeConfig {
     pub node_name: String,
     /// The value of the label `kubernetes.io/hostname` and of the Hostname address.
     pub hostname: String,
-    /// `--node-ip`: none, one, or one per family; an unspecified address asks for that family's default route.
+    /// `--node-ip`: none, one, or one per family; an unspecified address asks for that family's
+    /// default route.
     pub node_ips: Vec<IpAddr>,
     /// `registerNode`: whether to make the object if there is none.
     pub register: bool,
@@ -85,11 +86,12 @@ pub struct NodeConfig {
     pub root_dir: PathBuf,
 }
 
-/// What the rest of the kubelet says about the node's readiness; the integrator keeps it up to date.
+/// What the rest of the kubelet says about the node's readiness; the integrator keeps it up to
+/// date.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeInputs {
-    /// What is wrong with the runtime: upstream's `container runtime status check may not have completed yet`,
-    /// `container runtime is down`, or what the runtime says. `None`: it is ready.
+    /// What is wrong with the runtime: upstream's `container runtime status check may not have
+    /// completed yet`, `container runtime is down`, or what the runtime says. `None`: it is ready.
     pub runtime_problem: Option<String>,
     /// `container runtime network not ready: NetworkReady=false reason:… message:…`.
     pub network_problem: Option<String>,
@@ -122,7 +124,9 @@ pub struct NodeInputs {
 impl Default for NodeInputs {
     fn default() -> Self {
         Self {
-            runtime_problem: Some("container runtime status check may not have completed yet".to_owned()),
+            runtime_problem: Some(
+                "container runtime status check may not have completed yet".to_owned(),
+            ),
             network_problem: None,
             pleg_problem: None,
             storage_problem: None,
@@ -185,7 +189,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The node as the API has it, else as this kubelet would describe it; `None` only in the first moments.
+    /// The node as the API has it, else as this kubelet would describe it; `None` only in the first
+    /// moments.
     pub fn node(&self) -> Option<Arc<Node>> {
         self.view.borrow().node.clone().or_else(|| self.node.borrow().clone())
     }
@@ -210,7 +215,12 @@ impl Handle {
 }
 
 /// Starts the task of the Node object and that of the lease.
-pub fn start(config: NodeConfig, parts: Parts, tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Handle {
+pub fn start(
+    config: NodeConfig,
+    parts: Parts,
+    tasks: &mut JoinSet<()>,
+    cancel: &CancellationToken,
+) -> Handle {
     let (described, node) = watch::channel(None);
     let view = parts.view.clone();
     let lease = lease::Lease::new(&config, &parts);
@@ -238,10 +248,10 @@ mod tests {
 
     use super::status::tests::{config, ready};
     use super::{Handle, NodeInputs, Parts, start};
+    use crate::apiserver::connectivity::Connectivity;
     use crate::apiserver::events::{Event, Recorder};
     use crate::apiserver::fake::FakeApi;
     use crate::apiserver::nodes;
-    use crate::apiserver::reach::Reach;
     use crate::clock::Clock;
 
     struct World {
@@ -249,14 +259,15 @@ mod tests {
         inputs: watch::Sender<NodeInputs>,
         events: mpsc::Receiver<Event>,
         node: Handle,
-        reach: Reach,
+        reach: Connectivity,
         clock: Clock,
         _tasks: JoinSet<()>,
     }
 
     fn world(prepare: impl FnOnce(&FakeApi)) -> World {
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-        let (fake, cancel, mut tasks) = (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        let (fake, cancel, mut tasks) =
+            (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
         prepare(&fake);
         let clients = fake.clients("n");
         let view = nodes::start(&clients, &mut tasks, cancel.clone());
@@ -271,8 +282,11 @@ mod tests {
     impl World {
         async fn ready(&self, status: &str) -> Value {
             let is = |node: &&Value| {
-                let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == status)
+                let conditions =
+                    node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                conditions
+                    .iter()
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == status)
             };
             self.fake.wait_for("api/v1/nodes", |nodes| nodes.iter().find(is).cloned()).await
         }
@@ -291,13 +305,20 @@ mod tests {
         let before = world.clock.now();
         world.inputs.send_replace(ready());
         world.ready("True").await;
-        assert!(world.clock.now().mono.since(before.mono) < Duration::from_millis(300), "a change is told at once");
+        assert!(
+            world.clock.now().mono.since(before.mono) < Duration::from_millis(300),
+            "a change is told at once"
+        );
         assert!(world.node.node().is_some());
-        let lease = world.fake.wait_for("apis/coordination.k8s.io/v1/leases", |leases| leases.first().cloned()).await;
+        let lease = world
+            .fake
+            .wait_for("apis/coordination.k8s.io/v1/leases", |leases| leases.first().cloned())
+            .await;
         assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
         assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
-        let renewed =
-            |leases: &[Value]| leases.iter().find(|l| l["spec"]["renewTime"] != lease["spec"]["renewTime"]).cloned();
+        let renewed = |leases: &[Value]| {
+            leases.iter().find(|l| l["spec"]["renewTime"] != lease["spec"]["renewTime"]).cloned()
+        };
         world.fake.wait_for("apis/coordination.k8s.io/v1/leases", renewed).await;
         let reasons = world.reasons();
         for reason in ["Starting", "NodeHasSufficientMemory", "NodeReady"] {
@@ -311,7 +332,12 @@ mod tests {
         world.inputs.send_replace(ready());
         world.ready("True").await;
         tokio::time::sleep(Duration::from_secs(1000)).await;
-        let writes = world.fake.requests().iter().filter(|r| r.starts_with("PATCH /api/v1/nodes/n/status")).count();
+        let writes = world
+            .fake
+            .requests()
+            .iter()
+            .filter(|r| r.starts_with("PATCH /api/v1/nodes/n/status"))
+            .count();
         assert!((2..=6).contains(&writes), "{writes} writes in 1000 s");
     }
 
@@ -323,7 +349,10 @@ mod tests {
         let before = world.clock.now();
         let node = world.ready("False").await;
         assert!(world.clock.now().mono.since(before.mono) >= Duration::from_secs(8), "{node}");
-        assert!(world.clock.now().mono.since(before.mono) < Duration::from_secs(12), "but it is, in the end");
+        assert!(
+            world.clock.now().mono.since(before.mono) < Duration::from_secs(12),
+            "but it is, in the end"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,7 +366,10 @@ mod tests {
         world.inputs.send_replace(ready());
         let node = world.ready("True").await;
         assert_eq!(node["metadata"]["labels"]["mine"], "x");
-        assert_eq!(node["metadata"]["annotations"]["volumes.kubernetes.io/controller-managed-attach-detach"], "true");
+        assert_eq!(
+            node["metadata"]["annotations"]["volumes.kubernetes.io/controller-managed-attach-detach"],
+            "true"
+        );
         world.fake.set_down(true);
         world.inputs.send_replace(NodeInputs::default());
         tokio::time::sleep(Duration::from_secs(60)).await;

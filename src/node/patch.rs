@@ -1,12 +1,13 @@
 //! The difference between two Node objects as a strategic merge patch.
 //!
-//! Pure. Conditions merge by their type; addresses are replaced whole (their merge key, the type, is not unique); every
-//! other list is atomic. Keys that have gone are set to null.
+//! Pure. Conditions merge by their type; addresses are replaced whole (their merge key, the type,
+//! is not unique); every other list is atomic. Keys that have gone are set to null.
 
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Map, Value, json};
 
-/// The patch that turns labels, annotations and status of `old` into those of `new`; `None` when they are equal.
+/// The patch that turns labels, annotations and status of `old` into those of `new`; `None` when
+/// they are equal.
 pub fn between(old: &Node, new: &Node) -> Option<Value> {
     let mut patch = Map::new();
     let mut metadata = Map::new();
@@ -63,11 +64,14 @@ fn order(conditions: &[Value]) -> Value {
     conditions.iter().map(|condition| json!({"type": condition["type"]})).collect()
 }
 
-/// Each condition that has changed, with its type and what has changed; those that have gone are deleted.
+/// Each condition that has changed, with its type and what has changed; those that have gone are
+/// deleted.
 fn conditions(old: &Value, new: &[Value]) -> Vec<Value> {
     let empty = Vec::new();
     let old = old.as_array().unwrap_or(&empty);
-    let find = |list: &[Value], type_: &Value| list.iter().find(|condition| condition["type"] == *type_).cloned();
+    let find = |list: &[Value], type_: &Value| {
+        list.iter().find(|condition| condition["type"] == *type_).cloned()
+    };
     let changed = new.iter().filter_map(|condition| {
         let before = find(old, &condition["type"]).unwrap_or(Value::Null);
         let mut changes = objects(&before, condition)?;
@@ -107,7 +111,11 @@ mod tests {
 
     #[test]
     fn equal_nodes_need_no_patch() {
-        check(status(json!({"capacity": {"cpu": "2"}})), status(json!({"capacity": {"cpu": "2"}})), Value::Null);
+        check(
+            status(json!({"capacity": {"cpu": "2"}})),
+            status(json!({"capacity": {"cpu": "2"}})),
+            Value::Null,
+        );
     }
 
     #[test]

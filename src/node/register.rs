@@ -47,8 +47,9 @@ pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
             ..Taint::default()
         });
     }
-    let annotations =
-        config.controller_attach_detach.then(|| [(CONTROLLER_ATTACH.to_owned(), "true".to_owned())].into());
+    let annotations = config
+        .controller_attach_detach
+        .then(|| [(CONTROLLER_ATTACH.to_owned(), "true".to_owned())].into());
     Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
@@ -81,7 +82,11 @@ pub fn reconciled(initial: &Node, existing: &Node) -> Node {
             None => {}
         }
     }
-    let attach = initial.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONTROLLER_ATTACH));
+    let attach = initial
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(CONTROLLER_ATTACH));
     if let Some(value) = attach {
         let annotations = node.metadata.annotations.get_or_insert_default();
         annotations.insert(CONTROLLER_ATTACH.to_owned(), value.clone());
@@ -101,12 +106,19 @@ mod tests {
 
     #[test]
     fn a_new_node() {
-        let cloud = NodeConfig { external_cloud_provider: true, provider_id: "p://1".to_owned(), ..config() };
+        let cloud = NodeConfig {
+            external_cloud_provider: true,
+            provider_id: "p://1".to_owned(),
+            ..config()
+        };
         let node = serde_json::to_value(initial(&cloud, &info())).expect("JSON");
         assert_eq!(node["metadata"]["labels"]["pool"], "a");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/arch"], "amd64");
         assert_eq!(node["metadata"]["annotations"][super::CONTROLLER_ATTACH], "true");
-        assert_eq!(node["spec"]["taints"][0]["key"], "node.cloudprovider.kubernetes.io/uninitialized");
+        assert_eq!(
+            node["spec"]["taints"][0]["key"],
+            "node.cloudprovider.kubernetes.io/uninitialized"
+        );
         assert_eq!(node["spec"]["providerID"], "p://1");
     }
 

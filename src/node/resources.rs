@@ -1,7 +1,7 @@
 //! Capacity and allocatable: what the machine has, and what of it pods may have.
 //!
-//! Pure. Allocatable is capacity less kubeReserved, systemReserved and the hard eviction thresholds of memory and disk, and
-//! memory is also less what huge pages hold.
+//! Pure. Allocatable is capacity less kubeReserved, systemReserved and the hard eviction thresholds
+//! of memory and disk, and memory is also less what huge pages hold.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,8 @@ pub fn capacity(config: &NodeConfig, info: &MachineInfo, inputs: &NodeInputs) ->
         config.max_pods
     };
     let mut capacity = Resources::new();
-    let mut set = |name: &str, quantity: String| capacity.insert(name.to_owned(), Quantity(quantity));
+    let mut set =
+        |name: &str, quantity: String| capacity.insert(name.to_owned(), Quantity(quantity));
     set("cpu", Amount::from_units(cores).to_string());
     set("memory", binary(to_i64(info.memory)));
     set("pods", Amount::from_units(pods).to_string());
@@ -53,15 +54,19 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInput
     for (name, (_, left)) in &inputs.extended {
         allocatable.insert(name, Amount::from_units(*left));
     }
-    let huge: Amount =
-        capacity.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, size)| parse(&size.0)).sum();
+    let huge: Amount = capacity
+        .iter()
+        .filter(|(name, _)| name.starts_with("hugepages-"))
+        .map(|(_, size)| parse(&size.0))
+        .sum();
     if let Some(memory) = allocatable.get_mut("memory") {
         *memory = positive(*memory - huge);
     }
     allocatable
         .into_iter()
         .map(|(name, amount)| {
-            let bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+            let bytes =
+                matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
             let text = if bytes { binary(amount.units()) } else { amount.to_string() };
             (name.to_owned(), Quantity(text))
         })
@@ -70,8 +75,9 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInput
 
 /// What is kept from pods of one resource.
 pub fn reserved(config: &NodeConfig, name: &str, capacity: Amount) -> Amount {
-    let from =
-        |reservations: &BTreeMap<String, String>| reservations.get(name).map_or(Amount::ZERO, |text| parse(text));
+    let from = |reservations: &BTreeMap<String, String>| {
+        reservations.get(name).map_or(Amount::ZERO, |text| parse(text))
+    };
     let signal = match name {
         "memory" => Some("memory.available"),
         "ephemeral-storage" => Some("nodefs.available"),
@@ -88,7 +94,11 @@ fn threshold(text: &str, capacity: Amount) -> Amount {
     let Some(percent) = text.strip_suffix('%') else { return parse(text) };
     // Upstream keeps the percentage as a 32-bit float, which users see in the allocatable storage.
     let Ok(percent) = percent.trim().parse::<f32>() else { return Amount::ZERO };
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as upstream calculates")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "as upstream calculates"
+    )]
     let bytes = (capacity.units() as f64 * f64::from(percent / 100.0)) as i64;
     Amount::from_units(bytes)
 }
@@ -108,8 +118,14 @@ fn to_i64(bytes: u64) -> i64 {
 
 /// The canonical binary form: the largest suffix that keeps it whole.
 pub fn binary(bytes: i64) -> String {
-    const SUFFIXES: [(i64, &str); 6] =
-        [(1 << 60, "Ei"), (1 << 50, "Pi"), (1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
+    const SUFFIXES: [(i64, &str); 6] = [
+        (1 << 60, "Ei"),
+        (1 << 50, "Pi"),
+        (1 << 40, "Ti"),
+        (1 << 30, "Gi"),
+        (1 << 20, "Mi"),
+        (1 << 10, "Ki"),
+    ];
     if bytes == 0 {
         return "0".to_owned();
     }
@@ -138,14 +154,19 @@ mod tests {
 
     #[track_caller]
     fn check(resources: &Resources, expected: &[(&str, &str)]) {
-        let texts: Vec<_> = resources.iter().map(|(name, quantity)| (name.as_str(), quantity.0.as_str())).collect();
+        let texts: Vec<_> =
+            resources.iter().map(|(name, quantity)| (name.as_str(), quantity.0.as_str())).collect();
         assert_eq!(texts, expected);
     }
 
     #[test]
     fn as_upstream_reports_them() {
         let config = NodeConfig {
-            kube_reserved: [("cpu".to_owned(), "100m".to_owned()), ("memory".to_owned(), "1Gi".to_owned())].into(),
+            kube_reserved: [
+                ("cpu".to_owned(), "100m".to_owned()),
+                ("memory".to_owned(), "1Gi".to_owned()),
+            ]
+            .into(),
             system_reserved: [("cpu".to_owned(), "1".to_owned())].into(),
             eviction_hard: [
                 ("memory.available".to_owned(), "100Mi".to_owned()),
@@ -154,7 +175,10 @@ mod tests {
             .into(),
             ..config()
         };
-        let inputs = NodeInputs { extended: [("example.com/gpu".to_owned(), (2, 1))].into(), ..NodeInputs::default() };
+        let inputs = NodeInputs {
+            extended: [("example.com/gpu".to_owned(), (2, 1))].into(),
+            ..NodeInputs::default()
+        };
         let capacity = capacity(&config, &info(), &inputs);
         check(
             &capacity,
@@ -184,7 +208,8 @@ mod tests {
 
     #[test]
     fn reservations_never_go_below_zero() {
-        let config = NodeConfig { system_reserved: [("cpu".to_owned(), "9".to_owned())].into(), ..config() };
+        let config =
+            NodeConfig { system_reserved: [("cpu".to_owned(), "9".to_owned())].into(), ..config() };
         let capacity = capacity(&config, &info(), &NodeInputs::default());
         assert_eq!(allocatable(&config, &capacity, &NodeInputs::default())["cpu"].0, "0");
     }

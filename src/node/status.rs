@@ -1,11 +1,13 @@
-//! What the Node object should say now: a pure function of configuration, machine, inputs and the present object.
+//! What the Node object should say now: a pure function of configuration, machine, inputs and the
+//! present object.
 //!
-//! Reasons and messages are upstream's. Fields of others (NetworkUnavailable, a cloud provider's addresses, attached
-//! volumes) are left as they are.
+//! Reasons and messages are upstream's. Fields of others (NetworkUnavailable, a cloud provider's
+//! addresses, attached volumes) are left as they are.
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -74,7 +76,8 @@ pub fn differs(old: &Node, new: &Node) -> bool {
         || old.metadata.annotations != new.metadata.annotations
 }
 
-/// Whether the two differ in what must be told at once: conditions, addresses, the runtime, resources. Images can wait.
+/// Whether the two differ in what must be told at once: conditions, addresses, the runtime,
+/// resources. Images can wait.
 pub fn differs_urgently(old: &Node, new: &Node) -> bool {
     let urgent = |node: &Node| {
         let mut status = without_heartbeats(node);
@@ -100,7 +103,8 @@ fn without_heartbeats(node: &Node) -> NodeStatus {
 
 fn labels(node: &mut Node, info: &MachineInfo) {
     let labels = node.metadata.labels.get_or_insert_default();
-    for (name, value) in [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", info.architecture)] {
+    for (name, value) in [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", info.architecture)]
+    {
         if labels.get(name).is_none_or(|present| present != value) {
             labels.insert(name.to_owned(), value.to_owned());
         }
@@ -108,8 +112,12 @@ fn labels(node: &mut Node, info: &MachineInfo) {
 }
 
 fn provided_ip(node: &mut Node, config: &NodeConfig) {
-    let specified: Vec<String> =
-        config.node_ips.iter().filter(|address| !address.is_unspecified()).map(ToString::to_string).collect();
+    let specified: Vec<String> = config
+        .node_ips
+        .iter()
+        .filter(|address| !address.is_unspecified())
+        .map(ToString::to_string)
+        .collect();
     if config.external_cloud_provider && !specified.is_empty() {
         let annotations = node.metadata.annotations.get_or_insert_default();
         annotations.insert(PROVIDED_IP.to_owned(), specified.join(","));
@@ -124,17 +132,19 @@ fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<Sta
     let allocatable = resources::allocatable(config, &capacity, inputs);
     let before = status.capacity.take().unwrap_or_default();
     let before_allocatable = status.allocatable.take().unwrap_or_default();
-    // Resources that others advertise on the object (extended resources set by hand) stay; huge page sizes that the kernel
-    // no longer has go.
+    // Resources that others advertise on the object (extended resources set by hand) stay; huge
+    // page sizes that the kernel no longer has go.
     let foreign = |name: &String| name.contains('/') && !capacity.contains_key(name);
     let kept = before.into_iter().filter(|(name, _)| foreign(name));
     let kept_allocatable = before_allocatable.into_iter().filter(|(name, _)| foreign(name));
     status.capacity = Some(kept.chain(capacity.clone()).collect());
     status.allocatable = Some(kept_allocatable.chain(allocatable).collect());
 
-    let known_boot = status.node_info.as_ref().map(|info| info.boot_id.as_str()).unwrap_or_default();
+    let known_boot =
+        status.node_info.as_ref().map(|info| info.boot_id.as_str()).unwrap_or_default();
     if !known_boot.is_empty() && known_boot != info.boot_id {
-        let message = format!("Node {} has been rebooted, boot id: {}", config.node_name, info.boot_id);
+        let message =
+            format!("Node {} has been rebooted, boot id: {}", config.node_name, info.boot_id);
         events.push(StatusEvent { event_type: EventType::Warning, reason: "Rebooted", message });
     }
     status.node_info = Some(NodeSystemInfo {
@@ -165,7 +175,15 @@ fn images(config: &NodeConfig, inputs: &NodeInputs) -> Vec<ContainerImage> {
         .into_iter()
         .take(limit)
         .map(|image| ContainerImage {
-            names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES).cloned().collect()),
+            names: Some(
+                image
+                    .repo_digests
+                    .iter()
+                    .chain(&image.repo_tags)
+                    .take(MAX_NAMES)
+                    .cloned()
+                    .collect(),
+            ),
             size_bytes: Some(image.bytes),
         })
         .collect()
@@ -208,19 +226,35 @@ fn conditions(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<
                 "kubelet has insufficient memory available",
                 "NodeHasInsufficientMemory",
             ),
-            no: ("KubeletHasSufficientMemory", "kubelet has sufficient memory available", "NodeHasSufficientMemory"),
+            no: (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+                "NodeHasSufficientMemory",
+            ),
         },
         Pressure {
             type_: "DiskPressure",
             under: inputs.disk_pressure,
             yes: ("KubeletHasDiskPressure", "kubelet has disk pressure", "NodeHasDiskPressure"),
-            no: ("KubeletHasNoDiskPressure", "kubelet has no disk pressure", "NodeHasNoDiskPressure"),
+            no: (
+                "KubeletHasNoDiskPressure",
+                "kubelet has no disk pressure",
+                "NodeHasNoDiskPressure",
+            ),
         },
         Pressure {
             type_: "PIDPressure",
             under: inputs.pid_pressure,
-            yes: ("KubeletHasInsufficientPID", "kubelet has insufficient PID available", "NodeHasInsufficientPID"),
-            no: ("KubeletHasSufficientPID", "kubelet has sufficient PID available", "NodeHasSufficientPID"),
+            yes: (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+                "NodeHasInsufficientPID",
+            ),
+            no: (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+                "NodeHasSufficientPID",
+            ),
         },
     ];
     let missing = missing_capacity(status, input.config);
@@ -297,16 +331,21 @@ fn missing_capacity(status: &NodeStatus, config: &NodeConfig) -> Vec<&'static st
     if config.local_storage {
         required.push("ephemeral-storage");
     }
-    required.retain(|name| status.capacity.as_ref().is_none_or(|capacity| !capacity.contains_key(*name)));
+    required.retain(|name| {
+        status.capacity.as_ref().is_none_or(|capacity| !capacity.contains_key(*name))
+    });
     required
 }
 
 /// Why the node is not ready, as upstream joins several reasons; `None`: it is.
 fn problem(inputs: &NodeInputs, missing: &[&str]) -> Option<String> {
-    let missing = (!missing.is_empty()).then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
+    let missing = (!missing.is_empty())
+        .then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
     // Upstream's order: silence of the runtime, PLEG, what the runtime says of itself.
     let (said, silent) = match &inputs.runtime_problem {
-        Some(problem) if problem.starts_with("container runtime not ready") => (Some(problem.clone()), None),
+        Some(problem) if problem.starts_with("container runtime not ready") => {
+            (Some(problem.clone()), None)
+        }
         other => (None, other.clone()),
     };
     join([
@@ -388,7 +427,11 @@ pub(super) mod tests {
     }
 
     pub(in crate::node) fn ready() -> NodeInputs {
-        NodeInputs { runtime_problem: None, runtime_version: "containerd://2.3.7".to_owned(), ..NodeInputs::default() }
+        NodeInputs {
+            runtime_problem: None,
+            runtime_version: "containerd://2.3.7".to_owned(),
+            ..NodeInputs::default()
+        }
     }
 
     fn at(seconds: i64) -> Wall {
@@ -397,8 +440,17 @@ pub(super) mod tests {
 
     fn step(present: &Node, inputs: &NodeInputs, now: i64) -> (Node, Vec<String>) {
         let (config, info) = (config(), info());
-        let addresses = Ok(vec![NodeAddress { type_: "InternalIP".to_owned(), address: "10.0.0.5".to_owned() }]);
-        let input = StatusInput { config: &config, info: &info, addresses: &addresses, inputs, now: at(now) };
+        let addresses = Ok(vec![NodeAddress {
+            type_: "InternalIP".to_owned(),
+            address: "10.0.0.5".to_owned(),
+        }]);
+        let input = StatusInput {
+            config: &config,
+            info: &info,
+            addresses: &addresses,
+            inputs,
+            now: at(now),
+        };
         let (node, events) = build(input, present);
         (node, events.into_iter().map(|event| event.message).collect())
     }
@@ -448,7 +500,8 @@ pub(super) mod tests {
         assert!(!differs(&first, &second) && events.is_empty());
         assert_eq!(conditions(&second)[3].last_heartbeat_time.as_ref().map(|t| t.0), Some(at(15)));
         assert_eq!(conditions(&second)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(5)));
-        let broken = NodeInputs { runtime_problem: Some("container runtime is down".to_owned()), ..ready() };
+        let broken =
+            NodeInputs { runtime_problem: Some("container runtime is down".to_owned()), ..ready() };
         let (third, events) = step(&second, &broken, 25);
         assert!(differs_urgently(&second, &third));
         assert_eq!(conditions(&third)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(25)));
@@ -480,8 +533,13 @@ pub(super) mod tests {
     #[test]
     fn images_can_wait_but_are_told() {
         let (first, _) = step(&Node::default(), &ready(), 5);
-        let image = |name: &str, bytes| NodeImage { repo_tags: vec![name.to_owned()], bytes, ..NodeImage::default() };
-        let inputs = NodeInputs { images: Arc::new(vec![image("small", 1), image("big", 9)]), ..ready() };
+        let image = |name: &str, bytes| NodeImage {
+            repo_tags: vec![name.to_owned()],
+            bytes,
+            ..NodeImage::default()
+        };
+        let inputs =
+            NodeInputs { images: Arc::new(vec![image("small", 1), image("big", 9)]), ..ready() };
         let (second, _) = step(&first, &inputs, 15);
         assert!(differs(&first, &second) && !differs_urgently(&first, &second));
         let images = second.status.and_then(|status| status.images).expect("images");
@@ -502,7 +560,8 @@ pub(super) mod tests {
         .expect("a node");
         let (node, events) = step(&present, &ready(), 5);
         assert_eq!(conditions(&node)[0].type_, "NetworkUnavailable");
-        let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref()).expect("capacity");
+        let capacity =
+            node.status.as_ref().and_then(|status| status.capacity.as_ref()).expect("capacity");
         assert!(capacity.contains_key("example.com/x") && !capacity.contains_key("hugepages-16Mi"));
         assert_eq!(events[0], "Node n has been rebooted, boot id: b1");
     }

@@ -1,8 +1,9 @@
 //! The task of the Node object: registers it, then keeps its status true.
 //!
-//! In: `NodeInputs`, the watch of the object, a tick every `nodeStatusUpdateFrequency`. Out: PATCHes of the status, at
-//! once when a condition changes, with the next tick when only images do, and every `nodeStatusReportFrequency` in any case;
-//! events once the API server has accepted what they tell.
+//! In: `NodeInputs`, the watch of the object, a tick every `nodeStatusUpdateFrequency`. Out:
+//! PATCHes of the status, at once when a condition changes, with the next tick when only images do,
+//! and every `nodeStatusReportFrequency` in any case; events once the API server has accepted what
+//! they tell.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,12 +26,14 @@ use crate::model::{EventType, Mono};
 /// The first wait between two attempts to register; doubled up to [`LONGEST_WAIT`], as upstream.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
-/// How long the runtime's first answers may take before a node that was ready when this process began is called unready;
-/// shorter than the usual `nodeStatusUpdateFrequency`, at which it is looked at again. Upstream's flaps at each restart.
+/// How long the runtime's first answers may take before a node that was ready when this process
+/// began is called unready; shorter than the usual `nodeStatusUpdateFrequency`, at which it is
+/// looked at again. Upstream's flaps at each restart.
 const STARTING: Duration = Duration::from_secs(8);
 /// The first wait after a status could not be written.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long after an input changes the status is written: runtime, network and images become ready together.
+/// How long after an input changes the status is written: runtime, network and images become ready
+/// together.
 const SETTLE: Duration = Duration::from_millis(10);
 /// How old the addresses may be.
 const NETWORK_AGE: Duration = Duration::from_secs(60);
@@ -68,13 +71,19 @@ impl<T> Cached<T> {
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions =
+        node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 impl Task {
-    pub(super) fn new(config: NodeConfig, parts: Parts, described: watch::Sender<Option<Arc<Node>>>) -> Self {
-        // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it there.
+    pub(super) fn new(
+        config: NodeConfig,
+        parts: Parts,
+        described: watch::Sender<Option<Arc<Node>>>,
+    ) -> Self {
+        // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it
+        // there.
         let api = Api::all(parts.clients.lease.clone());
         Self {
             config,
@@ -143,7 +152,9 @@ impl Task {
     }
 
     fn retry_at(&self) -> Mono {
-        let wait = RETRY.saturating_mul(1 << self.failures.min(6)).min(self.config.status_update_frequency);
+        let wait = RETRY
+            .saturating_mul(1 << self.failures.min(6))
+            .min(self.config.status_update_frequency);
         self.parts.clock.now().mono.after(random::jitter(wait, 0.5))
     }
 
@@ -153,10 +164,13 @@ impl Task {
         if self.network.is_old(NETWORK_AGE, now) {
             match addresses::read().await {
                 Ok(network) => self.network = Cached { value: network, read: Some(now) },
-                Err(problem) => self.say(format!("cannot read the addresses of this machine: {problem}")),
+                Err(problem) => {
+                    self.say(format!("cannot read the addresses of this machine: {problem}"));
+                }
             }
             let root_dir = self.config.root_dir.clone();
-            if let Ok(machine) = crate::linux::blocking::spawn(move || info::read(&root_dir)).await {
+            if let Ok(machine) = crate::linux::blocking::spawn(move || info::read(&root_dir)).await
+            {
                 self.machine = machine;
             }
         }
@@ -168,10 +182,18 @@ impl Task {
 
     /// The node as it should be, from the given one.
     fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
-        let known = present.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
-        let addresses: Result<Vec<NodeAddress>, String> =
-            addresses::choose(wanted(&self.config), &self.network.value, &self.looked_up.value, known)
-                .map_err(|error| error.to_string());
+        let known = present
+            .status
+            .as_ref()
+            .and_then(|status| status.addresses.as_deref())
+            .unwrap_or_default();
+        let addresses: Result<Vec<NodeAddress>, String> = addresses::choose(
+            wanted(&self.config),
+            &self.network.value,
+            &self.looked_up.value,
+            known,
+        )
+        .map_err(|error| error.to_string());
         let input = StatusInput {
             config: &self.config,
             info: &self.machine,
@@ -182,7 +204,8 @@ impl Task {
         status::build(input, present)
     }
 
-    /// Publishes the node as this kubelet would describe it, for those who need it before the API has it.
+    /// Publishes the node as this kubelet would describe it, for those who need it before the API
+    /// has it.
     fn describe(&self) {
         let (node, _) = self.build(&register::initial(&self.config, &self.machine));
         self.described.send_replace(Some(Arc::new(node)));
@@ -223,7 +246,8 @@ impl Task {
                 | FailureKind::Unknown => return Err(failure::text(&error)),
             },
         }
-        let existing = self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
+        let existing =
+            self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
         let reconciled = register::reconciled(&initial, &existing);
         match patch::between(&existing, &reconciled) {
             None => Ok(existing),
@@ -231,19 +255,28 @@ impl Task {
         }
     }
 
-    /// Writes the status if it has changed or is due. An error has been logged and is to be tried again.
+    /// Writes the status if it has changed or is due. An error has been logged and is to be tried
+    /// again.
     async fn synchronise(&mut self, due: bool) -> Result<(), ()> {
         let Some(present) = self.present().await? else { return Ok(()) };
         self.schedulable(&present);
         let (node, events) = self.build(&present);
-        if self.parts.clock.now().mono < self.starting_until && is_ready(&present) && !is_ready(&node) {
-            // Only this process does not know yet that all is well: said now, it would move pods elsewhere for nothing.
+        if self.parts.clock.now().mono < self.starting_until
+            && is_ready(&present)
+            && !is_ready(&node)
+        {
+            // Only this process does not know yet that all is well: said now, it would move pods
+            // elsewhere for nothing.
             return Ok(());
         }
         // What pods may have is decided by it, and device plugins come and go.
         self.described.send_replace(Some(Arc::new(node.clone())));
         let now = self.parts.clock.now().mono;
-        let changed = if due { status::differs(&present, &node) } else { status::differs_urgently(&present, &node) };
+        let changed = if due {
+            status::differs(&present, &node)
+        } else {
+            status::differs_urgently(&present, &node)
+        };
         if !changed && now < self.report_at {
             return Ok(());
         }
@@ -255,7 +288,8 @@ impl Task {
                 self.said.clear();
                 self.answered = Some(Arc::new(node));
                 self.emit(&events);
-                // After a change the next report is at a random time, so that nodes do not report in step.
+                // After a change the next report is at a random time, so that nodes do not report
+                // in step.
                 let frequency = self.config.status_report_frequency;
                 let share = if changed || first { 0.5 + random::unit() } else { 1.0 };
                 self.report_at = self.parts.clock.now().mono.after(frequency.mul_f64(share));
@@ -269,8 +303,8 @@ impl Task {
         }
     }
 
-    /// The newest known object; after a failure it is asked for, since the last write may have been carried out. `None`
-    /// when there is none, as when somebody has deleted it.
+    /// The newest known object; after a failure it is asked for, since the last write may have been
+    /// carried out. `None` when there is none, as when somebody has deleted it.
     async fn present(&mut self) -> Result<Option<Arc<Node>>, ()> {
         if self.failures > 0 {
             return match self.api.get(&self.config.node_name).await {
@@ -295,7 +329,8 @@ impl Task {
 
     async fn send(&self, patch: &serde_json::Value) -> Result<Node, kube::Error> {
         let name = &self.config.node_name;
-        let mut node = self.api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        let mut node =
+            self.api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         node.metadata.managed_fields = None;
         Ok(node)
     }
@@ -312,14 +347,23 @@ impl Task {
 
     fn emit(&self, events: &[StatusEvent]) {
         for event in events {
-            self.parts.recorder.node(&self.config.node_name, event.event_type, event.reason, event.message.as_str());
+            self.parts.recorder.node(
+                &self.config.node_name,
+                event.event_type,
+                event.reason,
+                event.message.as_str(),
+            );
         }
     }
 
     /// Logs a problem when it is new.
     fn say(&mut self, problem: String) {
         if self.said != problem {
-            tracing::warn!(node = self.config.node_name, error = problem, "The Node object is not up to date");
+            tracing::warn!(
+                node = self.config.node_name,
+                error = problem,
+                "The Node object is not up to date"
+            );
             self.said = problem;
         }
     }
@@ -336,14 +380,17 @@ fn wanted(config: &NodeConfig) -> Wanted<'_> {
 
 /// The newer of the watch's object and the last answer to a request of ours.
 fn newest(view: NodeView, answered: Option<Arc<Node>>) -> Option<Arc<Node>> {
-    let version = |node: &Node| node.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok());
+    let version = |node: &Node| {
+        node.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok())
+    };
     match (view.node, answered) {
         (Some(watched), Some(answered)) => {
             let same = watched.metadata.uid == answered.metadata.uid;
             Some(if same && version(&answered) > version(&watched) { answered } else { watched })
         }
         (Some(watched), None) => Some(watched),
-        // Before the watch has answered, the request's answer is all there is; after that, no object is no object.
+        // Before the watch has answered, the request's answer is all there is; after that, no
+        // object is no object.
         (None, answered) => answered.filter(|_| !view.synced),
     }
 }
@@ -358,7 +405,8 @@ mod tests {
     use crate::apiserver::nodes::NodeView;
 
     fn node(uid: &str, version: &str) -> Arc<Node> {
-        let value = serde_json::json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": version}});
+        let value =
+            serde_json::json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": version}});
         Arc::new(serde_json::from_value(value).expect("a node"))
     }
 
@@ -366,7 +414,10 @@ mod tests {
     fn check(watched: Option<Arc<Node>>, answered: Option<Arc<Node>>, expected: Option<&str>) {
         let view = NodeView { synced: true, node: watched };
         let newest = newest(view, answered);
-        assert_eq!(newest.as_ref().and_then(|node| node.metadata.resource_version.as_deref()), expected);
+        assert_eq!(
+            newest.as_ref().and_then(|node| node.metadata.resource_version.as_deref()),
+            expected
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::termination::Source;
 use crate::cri::{labels, v1};
 use crate::model::observed::{AppliedResources, Exit, LinuxUser, ObservedMount};
 use crate::model::{
-    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid, SandboxId,
-    SandboxState, Wall,
+    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid,
+    SandboxId, SandboxState, Wall,
 };
 
 /// What a list says of a sandbox, as far as it is needed.
@@ -35,7 +35,10 @@ pub(super) struct Rows {
 }
 
 /// Groups the lists by pod; what carries no UID is not ours.
-pub(super) fn group(sandboxes: Vec<v1::PodSandbox>, containers: Vec<v1::Container>) -> HashMap<PodUid, Rows> {
+pub(super) fn group(
+    sandboxes: Vec<v1::PodSandbox>,
+    containers: Vec<v1::Container>,
+) -> HashMap<PodUid, Rows> {
     let mut pods: HashMap<PodUid, Rows> = HashMap::new();
     for mut sandbox in sandboxes {
         let Some(rows) = pod_of(&mut pods, &mut sandbox.labels) else { continue };
@@ -54,11 +57,15 @@ pub(super) fn group(sandboxes: Vec<v1::PodSandbox>, containers: Vec<v1::Containe
     pods
 }
 
-fn pod_of<'a>(pods: &'a mut HashMap<PodUid, Rows>, found: &mut HashMap<String, String>) -> Option<&'a mut Rows> {
+fn pod_of<'a>(
+    pods: &'a mut HashMap<PodUid, Rows>,
+    found: &mut HashMap<String, String>,
+) -> Option<&'a mut Rows> {
     let uid = found.remove(labels::POD_UID).filter(|uid| !uid.is_empty())?;
     let rows = pods.entry(PodUid::new(uid)).or_default();
     if rows.key.is_none()
-        && let (Some(namespace), Some(name)) = (found.remove(labels::POD_NAMESPACE), found.remove(labels::POD_NAME))
+        && let (Some(namespace), Some(name)) =
+            (found.remove(labels::POD_NAMESPACE), found.remove(labels::POD_NAME))
     {
         rows.key = Some(PodKey::new(namespace, name));
     }
@@ -86,7 +93,8 @@ fn sandbox_state(state: v1::PodSandboxState) -> SandboxState {
 /// A sandbox from its status.
 pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
     let state = sandbox_state(status.state());
-    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+    let options =
+        status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
     ObservedSandbox {
         id: SandboxId::new(status.id),
         attempt: status.metadata.map(|metadata| metadata.attempt).unwrap_or_default(),
@@ -98,7 +106,8 @@ pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
     }
 }
 
-/// The addresses, the primary one first; none at all when one of them cannot be read, as upstream does.
+/// The addresses, the primary one first; none at all when one of them cannot be read, as upstream
+/// does.
 fn addresses(network: Option<&v1::PodSandboxNetworkStatus>) -> Vec<IpAddr> {
     let Some(network) = network else { return Vec::new() };
     let additional = network.additional_ips.iter().map(|ip| ip.ip.as_str());
@@ -106,9 +115,14 @@ fn addresses(network: Option<&v1::PodSandboxNetworkStatus>) -> Vec<IpAddr> {
     all.map(|ip| ip.parse().ok()).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// A container from its status, and where its termination message is to be read from if it has ended.
-pub(super) fn container(status: v1::ContainerStatus, sandbox: SandboxId) -> (ObservedContainer, Option<Source>) {
-    let annotation = |name: &str| status.annotations.get(name).map(String::as_str).unwrap_or_default();
+/// A container from its status, and where its termination message is to be read from if it has
+/// ended.
+pub(super) fn container(
+    status: v1::ContainerStatus,
+    sandbox: SandboxId,
+) -> (ObservedContainer, Option<Source>) {
+    let annotation =
+        |name: &str| status.annotations.get(name).map(String::as_str).unwrap_or_default();
     let attempt = status.metadata.as_ref().map(|metadata| metadata.attempt).unwrap_or_default();
     let state = container_state(&status);
     let source = state.exit().map(|exit| source(&status, exit));
@@ -128,7 +142,10 @@ pub(super) fn container(status: v1::ContainerStatus, sandbox: SandboxId) -> (Obs
             gid: user.gid,
             supplemental_groups: user.supplemental_groups,
         }),
-        resources: status.resources.and_then(|resources| resources.linux).map(|linux| applied(&linux)),
+        resources: status
+            .resources
+            .and_then(|resources| resources.linux)
+            .map(|linux| applied(&linux)),
         mounts: mounts(status.mounts),
         log_path: status.log_path,
     };
@@ -145,7 +162,9 @@ fn mounts(mounts: Vec<v1::Mount>) -> Vec<ObservedMount> {
 fn container_state(status: &v1::ContainerStatus) -> ContainerState {
     match status.state() {
         v1::ContainerState::ContainerCreated => ContainerState::Created,
-        v1::ContainerState::ContainerRunning => ContainerState::Running { started_at: wall(status.started_at) },
+        v1::ContainerState::ContainerRunning => {
+            ContainerState::Running { started_at: wall(status.started_at) }
+        }
         v1::ContainerState::ContainerUnknown => ContainerState::Unknown,
         v1::ContainerState::ContainerExited => ContainerState::Exited(Exit {
             started_at: (status.started_at > 0).then(|| wall(status.started_at)),
@@ -158,16 +177,22 @@ fn container_state(status: &v1::ContainerStatus) -> ContainerState {
 }
 
 fn source(status: &v1::ContainerStatus, exit: &Exit) -> Source {
-    let annotation = |name: &str| status.annotations.get(name).map(String::as_str).unwrap_or_default();
+    let annotation =
+        |name: &str| status.annotations.get(name).map(String::as_str).unwrap_or_default();
     let path = annotation(labels::CONTAINER_TERMINATION_MESSAGE_PATH);
     // A relative path is meant from the container's root.
-    let path = if path.is_empty() || path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path =
+        if path.is_empty() || path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mount = status.mounts.iter().find(|mount| !path.is_empty() && mount.container_path == path);
     // A container that could not even be started has no log.
-    let fallback = annotation(labels::CONTAINER_TERMINATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
+    let fallback = annotation(labels::CONTAINER_TERMINATION_MESSAGE_POLICY)
+        == "FallbackToLogsOnError"
         && exit.exit_code != 0
         && exit.reason != "ContainerCannotRun";
-    Source { file: mount.map(|mount| mount.host_path.clone()), log: fallback.then(|| status.log_path.clone()) }
+    Source {
+        file: mount.map(|mount| mount.host_path.clone()),
+        log: fallback.then(|| status.log_path.clone()),
+    }
 }
 
 fn mount(mount: v1::Mount) -> ObservedMount {
@@ -203,10 +228,14 @@ fn wall(nanoseconds: i64) -> Wall {
     Wall::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Wall::UNIX_EPOCH)
 }
 
-/// Puts the newest first: sandboxes by attempt, then creation, then id; containers by creation, then id.
+/// Puts the newest first: sandboxes by attempt, then creation, then id; containers by creation,
+/// then id.
 pub(super) fn sort(pod: &mut ObservedPod) {
     pod.sandboxes.sort_by(|a, b| {
-        b.attempt.cmp(&a.attempt).then_with(|| b.created_at.cmp(&a.created_at)).then_with(|| a.id.cmp(&b.id))
+        b.attempt
+            .cmp(&a.attempt)
+            .then_with(|| b.created_at.cmp(&a.created_at))
+            .then_with(|| a.id.cmp(&b.id))
     });
     pod.containers.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
 }
@@ -223,9 +252,11 @@ mod tests {
 
     #[track_caller]
     fn check_addresses(primary: &str, additional: &[&str], expected: &[&str]) {
-        let additional_ips = additional.iter().map(|ip| v1::PodIp { ip: (*ip).to_owned() }).collect();
+        let additional_ips =
+            additional.iter().map(|ip| v1::PodIp { ip: (*ip).to_owned() }).collect();
         let network = v1::PodSandboxNetworkStatus { ip: primary.to_owned(), additional_ips };
-        let found: Vec<String> = addresses(Some(&network)).iter().map(ToString::to_string).collect();
+        let found: Vec<String> =
+            addresses(Some(&network)).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
     }
 
@@ -238,8 +269,13 @@ mod tests {
 
     #[test]
     fn foreign_objects_are_left_out() {
-        let ours = strings(&[(labels::POD_UID, "u"), (labels::POD_NAME, "web"), (labels::POD_NAMESPACE, "shop")]);
-        let sandbox = |id: &str, labels| v1::PodSandbox { id: id.to_owned(), labels, ..Default::default() };
+        let ours = strings(&[
+            (labels::POD_UID, "u"),
+            (labels::POD_NAME, "web"),
+            (labels::POD_NAMESPACE, "shop"),
+        ]);
+        let sandbox =
+            |id: &str, labels| v1::PodSandbox { id: id.to_owned(), labels, ..Default::default() };
         let pods = group(vec![sandbox("a", ours), sandbox("b", strings(&[]))], Vec::new());
         assert_eq!(pods.len(), 1);
         let rows = &pods[&"u".into()];
@@ -272,7 +308,10 @@ mod tests {
             ..Default::default()
         };
         let (observed, source) = container(status.clone(), SandboxId::new("s"));
-        assert_eq!((observed.name.as_str(), observed.hash, observed.restart_count), ("web", 0x1f, 3));
+        assert_eq!(
+            (observed.name.as_str(), observed.hash, observed.restart_count),
+            ("web", 0x1f, 3)
+        );
         let exit = observed.state.exit().expect("it has ended");
         assert_eq!((exit.started_at, exit.reason.as_str()), (None, "OOMKilled"));
         let source = source.expect("it has ended");
@@ -304,7 +343,8 @@ mod tests {
             })
         };
         let one = |id: &str, created_at| {
-            let status = v1::ContainerStatus { id: id.to_owned(), created_at, ..Default::default() };
+            let status =
+                v1::ContainerStatus { id: id.to_owned(), created_at, ..Default::default() };
             container(status, SandboxId::new("s")).0
         };
         let mut pod = ObservedPod {
@@ -313,7 +353,8 @@ mod tests {
         };
         sort(&mut pod);
         assert_eq!(pod.latest_sandbox().map(|sandbox| sandbox.id.as_str()), Some("new"));
-        let order: Vec<&str> = pod.containers.iter().map(|container| container.id.as_str()).collect();
+        let order: Vec<&str> =
+            pod.containers.iter().map(|container| container.id.as_str()).collect();
         assert_eq!(order, ["c", "a", "b"]);
         assert_eq!(pod.containers[0].state, ContainerState::Created);
     }

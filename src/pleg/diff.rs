@@ -6,7 +6,9 @@ use crate::model::ObservedPod;
 /// Whether the pod has to be read: something has come, gone or changed its state.
 pub(super) fn differs(known: &ObservedPod, rows: Option<&Rows>) -> bool {
     let Some(rows) = rows else { return !known.is_empty() };
-    if known.sandboxes.len() != rows.sandboxes.len() || known.containers.len() != rows.containers.len() {
+    if known.sandboxes.len() != rows.sandboxes.len()
+        || known.containers.len() != rows.containers.len()
+    {
         return true;
     }
     let sandbox = |row: &super::convert::SandboxRow| {
@@ -33,7 +35,10 @@ mod tests {
             ..Default::default()
         };
         let known = ObservedPod {
-            sandboxes: vec![convert::sandbox(v1::PodSandboxStatus { id: "s".to_owned(), ..Default::default() })],
+            sandboxes: vec![convert::sandbox(v1::PodSandboxStatus {
+                id: "s".to_owned(),
+                ..Default::default()
+            })],
             containers: vec![convert::container(status, SandboxId::new("s")).0],
         };
         let rows = Rows {

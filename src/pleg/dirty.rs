@@ -1,5 +1,6 @@
-//! The dirty set: which pods to look at again, and how closely. Fed by event reader, relists and the ends of mutations;
-//! drained by the task. Its size is bounded by the pods, whatever the number of marks: marks of one pod coalesce.
+//! The dirty set: which pods to look at again, and how closely. Fed by event reader, relists and
+//! the ends of mutations; drained by the task. Its size is bounded by the pods, whatever the number
+//! of marks: marks of one pod coalesce.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,17 +1,21 @@
-//! What runs: reads the runtime and tells each pod's task what is new (upstream: pod lifecycle event generator).
+//! What runs: reads the runtime and tells each pod's task what is new (upstream: pod lifecycle
+//! event generator).
 //!
-//! One task ([`PlegTask`]) reads; pods subscribe by UID through the [`Handle`] and get an [`Observation`] on a `watch`.
-//! It is fed by the runtime's answers only: the event stream, relists and the ends of our own calls merely say where to
-//! look again, by marking pods in one dirty set.
+//! One task ([`PlegTask`]) reads; pods subscribe by UID through the [`Handle`] and get an
+//! [`Observation`] on a `watch`. It is fed by the runtime's answers only: the event stream, relists
+//! and the ends of our own calls merely say where to look again, by marking pods in one dirty set.
 //!
-//! The law of the epoch. Whoever makes a call that changes a pod holds a [`Mutation`] while it runs. Its begin and its end
-//! each move the pod's epoch on, and its end makes what is published stale (`fresh = false`) in the same instant, so
-//! nobody who learns of the end can still take the old picture for current. A read counts only if no mutation ended
-//! after it began; else it is thrown away and made again. A mutation that is still in flight does not spoil a read (a
-//! stop may last for minutes, and the pod's other containers must be seen meanwhile): whoever plans knows what he has in
-//! flight. Whoever concludes from something's absence asks for `quiet`: nothing in flight during the read or since.
+//! The law of the epoch. Whoever makes a call that changes a pod holds a [`Mutation`] while it
+//! runs. Its begin and its end each move the pod's epoch on, and its end makes what is published
+//! stale (`fresh = false`) in the same instant, so nobody who learns of the end can still take the
+//! old picture for current. A read counts only if no mutation ended after it began; else it is
+//! thrown away and made again. A mutation that is still in flight does not spoil a read (a stop may
+//! last for minutes, and the pod's other containers must be seen meanwhile): whoever plans knows
+//! what he has in flight. Whoever concludes from something's absence asks for `quiet`: nothing in
+//! flight during the read or since.
 //!
-//! Never: changes anything in the runtime; publishes a list's answer without the statuses; queues events.
+//! Never: changes anything in the runtime; publishes a list's answer without the statuses; queues
+//! events.
 
 mod convert;
 mod diff;
@@ -38,7 +42,8 @@ use crate::model::{ContainerId, Mono, ObservedPod, PodKey, PodUid, SandboxId};
 use dirty::{Dirty, Look};
 pub use task::PlegTask;
 
-/// Without a successful relist for this long nothing that is published can be trusted; upstream's threshold.
+/// Without a successful relist for this long nothing that is published can be trusted; upstream's
+/// threshold.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(180);
 
 /// What is known of one pod in the runtime.
@@ -50,7 +55,8 @@ pub struct Observation {
     pub in_flight: u32,
     /// Whether no mutation has ended since this was read: it may be planned on.
     pub fresh: bool,
-    /// Whether, besides, no mutation was in flight when it was read or has begun since: what is not in it, is not there.
+    /// Whether, besides, no mutation was in flight when it was read or has begun since: what is not
+    /// in it, is not there.
     pub quiet: bool,
     /// What the runtime said.
     pub pod: Arc<ObservedPod>,
@@ -150,7 +156,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether nobody would miss it: the runtime has nothing of the pod, and nobody listens or is changing it.
+    /// Whether nobody would miss it: the runtime has nothing of the pod, and nobody listens or is
+    /// changing it.
     fn is_unused(&self) -> bool {
         let alone = self.observation.receiver_count() == 0 && self.observation.sender_count() == 1;
         let observation = self.observation.borrow();
@@ -159,13 +166,15 @@ impl Entry {
 }
 
 impl Shared {
-    /// Works on a pod's entry, under the lock. A pod that is new here after the first relist is known not to be in the
-    /// runtime: nobody but this kubelet puts pods there, and what somebody else puts there the next relist finds.
+    /// Works on a pod's entry, under the lock. A pod that is new here after the first relist is
+    /// known not to be in the runtime: nobody but this kubelet puts pods there, and what somebody
+    /// else puts there the next relist finds.
     fn entry<T>(&self, uid: &PodUid, work: impl FnOnce(&mut Entry) -> T) -> T {
         let mut pods = self.pods.lock();
         let entry = pods.entry(uid.clone()).or_insert_with(|| {
             let synced = *self.synced.borrow();
-            let observation = Observation { fresh: synced, quiet: synced, ..Observation::default() };
+            let observation =
+                Observation { fresh: synced, quiet: synced, ..Observation::default() };
             Entry { observation: watch::Sender::new(observation), key: None }
         });
         work(entry)
@@ -174,7 +183,8 @@ impl Shared {
 
 /// How everybody else reaches this subsystem. Cheap to clone.
 ///
-/// Do not call it while you hold a `borrow()` of an observation: as everywhere with `watch`, that can deadlock.
+/// Do not call it while you hold a `borrow()` of an observation: as everywhere with `watch`, that
+/// can deadlock.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -182,13 +192,16 @@ pub struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("pleg::Handle").field("pods", &self.shared.pods.lock().len()).finish_non_exhaustive()
+        f.debug_struct("pleg::Handle")
+            .field("pods", &self.shared.pods.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Handle {
-    /// What is known of a pod from now on. Before the first relist, and after each mutation until it has been read
-    /// again, the observation is not `fresh`. A change of freshness to false alone is not notified.
+    /// What is known of a pod from now on. Before the first relist, and after each mutation until
+    /// it has been read again, the observation is not `fresh`. A change of freshness to false alone
+    /// is not notified.
     pub fn subscribe(&self, uid: &PodUid) -> watch::Receiver<Observation> {
         self.shared.entry(uid, |entry| entry.observation.subscribe())
     }
@@ -203,7 +216,12 @@ impl Handle {
             observation.quiet = false;
             false
         });
-        Mutation { shared: Arc::clone(&self.shared), uid: uid.clone(), channel, look: Look::default() }
+        Mutation {
+            shared: Arc::clone(&self.shared),
+            uid: uid.clone(),
+            channel,
+            look: Look::default(),
+        }
     }
 
     /// Has a pod read again.
@@ -273,8 +291,8 @@ impl Handle {
     }
 }
 
-/// A call that changes a pod, while it runs. Its end, by [`Mutation::end`] or by dropping it, makes the published
-/// observation stale at once and has the pod read again.
+/// A call that changes a pod, while it runs. Its end, by [`Mutation::end`] or by dropping it, makes
+/// the published observation stale at once and has the pod read again.
 #[must_use = "the mutation ends when the guard is dropped"]
 pub struct Mutation {
     shared: Arc<Shared>,
@@ -290,8 +308,9 @@ impl fmt::Debug for Mutation {
 }
 
 impl Mutation {
-    /// Only this container has changed: the read that follows is one ContainerStatus. `sandbox` is the one that it lives
-    /// in. May be called several times; without any `touched` the whole pod is read.
+    /// Only this container has changed: the read that follows is one ContainerStatus. `sandbox` is
+    /// the one that it lives in. May be called several times; without any `touched` the whole pod
+    /// is read.
     pub fn touched_container(&mut self, id: &ContainerId, sandbox: &SandboxId) {
         self.look.container(id, Some(sandbox));
     }
@@ -310,7 +329,10 @@ impl Mutation {
     pub async fn observed(self) -> Observation {
         let mut receiver = self.channel.subscribe();
         drop(self);
-        let fresh = receiver.wait_for(|observation| observation.fresh).await.map(|observation| observation.clone());
+        let fresh = receiver
+            .wait_for(|observation| observation.fresh)
+            .await
+            .map(|observation| observation.clone());
         match fresh {
             Ok(observation) => observation,
             // The entry is kept while anybody is subscribed, so its sender outlives the wait.

@@ -1,5 +1,5 @@
-//! Reads one pod: the lists for it, then the status of what is new or has changed. Fed by the task; changes nothing and
-//! publishes nothing.
+//! Reads one pod: the lists for it, then the status of what is new or has changed. Fed by the task;
+//! changes nothing and publishes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use super::dirty::Look;
 use super::termination;
 use crate::cri::{CriError, Runtime, labels, v1};
 use crate::model::{
-    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid, SandboxId,
-    SandboxState,
+    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid,
+    SandboxId, SandboxState,
 };
 
 /// How many statuses of one pod are asked for at the same time.
 const STATUSES_AT_ONCE: usize = 8;
-/// How long one pod's read may take before it is given up and tried again: a hung status must not hold a place for ever.
+/// How long one pod's read may take before it is given up and tried again: a hung status must not
+/// hold a place for ever.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// What to read.
@@ -41,12 +42,19 @@ pub(super) struct Outcome {
 
 /// Reads, within a limit of time.
 pub(super) async fn read(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
-    let work = async { if order.look.whole { whole(runtime, order).await } else { part(runtime, order).await } };
-    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(CriError::deadline("ContainerStatus")))
+    let work = async {
+        if order.look.whole { whole(runtime, order).await } else { part(runtime, order).await }
+    };
+    tokio::time::timeout(LIMIT, work)
+        .await
+        .unwrap_or_else(|_| Err(CriError::deadline("ContainerStatus")))
 }
 
 /// Lists one pod, or all with `None`.
-pub(super) async fn list(runtime: &Runtime, uid: Option<&PodUid>) -> Result<HashMap<PodUid, Rows>, CriError> {
+pub(super) async fn list(
+    runtime: &Runtime,
+    uid: Option<&PodUid>,
+) -> Result<HashMap<PodUid, Rows>, CriError> {
     let selector: HashMap<String, String> =
         uid.map(|uid| (labels::POD_UID.to_owned(), uid.as_str().to_owned())).into_iter().collect();
     let sandboxes = v1::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
@@ -65,9 +73,11 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
         None => list(runtime, Some(&uid)).await?.remove(&uid).unwrap_or_default(),
     };
     let unchanged_sandbox = |row: &convert::SandboxRow| {
-        let known = known.sandboxes.iter().find(|known| known.id == row.id && known.state == row.state)?;
+        let known =
+            known.sandboxes.iter().find(|known| known.id == row.id && known.state == row.state)?;
         // A working sandbox that had no address yet is asked again.
-        let complete = !known.ips.is_empty() || known.host_network || known.state == SandboxState::NotReady;
+        let complete =
+            !known.ips.is_empty() || known.host_network || known.state == SandboxState::NotReady;
         (complete && !look.sandboxes.contains(&row.id)).then(|| known.clone())
     };
     let unchanged_container = |row: &ContainerRow| {
@@ -89,8 +99,10 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => drop(containers.insert(row.id, row.sandbox)),
         }
     }
-    let (sandboxes, containers) =
-        tokio::try_join!(sandbox_statuses(runtime, sandboxes), container_statuses(runtime, containers))?;
+    let (sandboxes, containers) = tokio::try_join!(
+        sandbox_statuses(runtime, sandboxes),
+        container_statuses(runtime, containers)
+    )?;
     pod.sandboxes.extend(sandboxes.into_iter().filter_map(|(_, found)| found));
     pod.containers.extend(containers.into_iter().filter_map(|(_, found)| found));
     convert::sort(&mut pod);
@@ -108,10 +120,13 @@ async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => containers.extend(sandbox_of(runtime, id).await?),
         }
     }
-    let (sandboxes, mut containers) =
-        tokio::try_join!(sandbox_statuses(runtime, look.sandboxes), container_statuses(runtime, containers))?;
+    let (sandboxes, mut containers) = tokio::try_join!(
+        sandbox_statuses(runtime, look.sandboxes),
+        container_statuses(runtime, containers)
+    )?;
     let asked: BTreeSet<ContainerId> = containers.iter().map(|(id, _)| id.clone()).collect();
-    let taken_along = taken_along(&known, &sandboxes).into_iter().filter(|(id, _)| !asked.contains(id)).collect();
+    let taken_along =
+        taken_along(&known, &sandboxes).into_iter().filter(|(id, _)| !asked.contains(id)).collect();
     containers.extend(container_statuses(runtime, taken_along).await?);
     let mut pod = ObservedPod::clone(&known);
     for (id, found) in sandboxes {
@@ -126,7 +141,8 @@ async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     Ok(Outcome { pod, key: None })
 }
 
-/// Containers that a sandbox takes along: all of one that is gone, those that have not ended of one that has stopped.
+/// Containers that a sandbox takes along: all of one that is gone, those that have not ended of one
+/// that has stopped.
 fn taken_along(
     known: &ObservedPod,
     sandboxes: &[(SandboxId, Option<ObservedSandbox>)],
@@ -134,16 +150,29 @@ fn taken_along(
     let is_taken = |container: &&ObservedContainer| {
         sandboxes.iter().filter(|(id, _)| *id == container.sandbox).any(|(_, found)| match found {
             None => true,
-            Some(sandbox) => sandbox.state == SandboxState::NotReady && container.state.exit().is_none(),
+            Some(sandbox) => {
+                sandbox.state == SandboxState::NotReady && container.state.exit().is_none()
+            }
         })
     };
-    known.containers.iter().filter(is_taken).map(|found| (found.id.clone(), found.sandbox.clone())).collect()
+    known
+        .containers
+        .iter()
+        .filter(is_taken)
+        .map(|found| (found.id.clone(), found.sandbox.clone()))
+        .collect()
 }
 
 /// A container's status does not say which sandbox it lives in; a list does.
-async fn sandbox_of(runtime: &Runtime, id: ContainerId) -> Result<Option<(ContainerId, SandboxId)>, CriError> {
+async fn sandbox_of(
+    runtime: &Runtime,
+    id: ContainerId,
+) -> Result<Option<(ContainerId, SandboxId)>, CriError> {
     let filter = v1::ContainerFilter { id: id.as_str().to_owned(), ..Default::default() };
-    let found = runtime.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await?.containers;
+    let found = runtime
+        .list_containers(v1::ListContainersRequest { filter: Some(filter) })
+        .await?
+        .containers;
     let found = found.into_iter().find(|container| container.id == id.as_str());
     Ok(found.map(|container| (id, SandboxId::new(container.pod_sandbox_id))))
 }
@@ -153,10 +182,12 @@ async fn sandbox_statuses(
     ids: BTreeSet<SandboxId>,
 ) -> Result<Vec<(SandboxId, Option<ObservedSandbox>)>, CriError> {
     let ask = |id: SandboxId| async move {
-        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.as_str().to_owned(), verbose: false };
+        let request =
+            v1::PodSandboxStatusRequest { pod_sandbox_id: id.as_str().to_owned(), verbose: false };
         match runtime.pod_sandbox_status(request).await {
             Ok(answer) => {
-                let status = answer.status.ok_or_else(|| nothing("PodSandboxStatus", id.as_str()))?;
+                let status =
+                    answer.status.ok_or_else(|| nothing("PodSandboxStatus", id.as_str()))?;
                 Ok((id, Some(convert::sandbox(status))))
             }
             // Removed since it was listed.
@@ -172,10 +203,12 @@ async fn container_statuses(
     ids: BTreeMap<ContainerId, SandboxId>,
 ) -> Result<Vec<(ContainerId, Option<ObservedContainer>)>, CriError> {
     let ask = |(id, sandbox): (ContainerId, SandboxId)| async move {
-        let request = v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
+        let request =
+            v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
         match runtime.container_status(request).await {
             Ok(answer) => {
-                let status = answer.status.ok_or_else(|| nothing("ContainerStatus", id.as_str()))?;
+                let status =
+                    answer.status.ok_or_else(|| nothing("ContainerStatus", id.as_str()))?;
                 Ok((id, Some(with_message(status, sandbox).await)))
             }
             // Removed since it was listed.

@@ -1,7 +1,9 @@
-//! Reads the runtime's event stream and does nothing but mark pods: a runtime blocks its own calls while a subscriber's
-//! queue is full (principle 10). In: the stream. Out: the dirty set, and whether the stream is up.
+//! Reads the runtime's event stream and does nothing but mark pods: a runtime blocks its own calls
+//! while a subscriber's queue is full (principle 10). In: the stream. Out: the dirty set, and
+//! whether the stream is up.
 //!
-//! Opening may give no answer before the first event, so a stream that has not been refused for a second counts as up.
+//! Opening may give no answer before the first event, so a stream that has not been refused for a
+//! second counts as up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +81,8 @@ impl Reader {
 
     /// Opens the stream and reads it to its end.
     async fn follow(&mut self) -> End {
-        let version = self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await;
+        let version =
+            self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await;
         let Ok(version) = version else { return End::Lost };
         let identity = RuntimeIdentity {
             name: version.runtime_name,
@@ -87,7 +90,10 @@ impl Reader {
             api_version: version.runtime_api_version,
         };
         if !identity.has_event_stream() {
-            tracing::info!(runtime = identity.node_info(), "The runtime's event stream is not used");
+            tracing::info!(
+                runtime = identity.node_info(),
+                "The runtime's event stream is not used"
+            );
             return End::Useless;
         }
         self.distrusted.mark_unchanged();
@@ -127,13 +133,20 @@ impl Reader {
     fn note(&self, event: &v1::ContainerEventResponse) {
         let id = event.container_id.as_str();
         let named = event.pod_sandbox_status.as_ref();
-        let uid = named.and_then(|sandbox| sandbox.metadata.as_ref()).map(|metadata| metadata.uid.as_str());
+        let uid = named
+            .and_then(|sandbox| sandbox.metadata.as_ref())
+            .map(|metadata| metadata.uid.as_str());
         let uid = match uid.filter(|uid| !uid.is_empty()) {
             Some(uid) => PodUid::new(uid),
             None => match self.owner(id) {
                 Some(uid) => uid,
-                // Of something that is not known, or is gone already: a deletion of it changes nothing.
-                None if event.container_event_type() == v1::ContainerEventType::ContainerDeletedEvent => return,
+                // Of something that is not known, or is gone already: a deletion of it changes
+                // nothing.
+                None if event.container_event_type()
+                    == v1::ContainerEventType::ContainerDeletedEvent =>
+                {
+                    return;
+                }
                 None => return self.shared.dirty.mark_all(),
             },
         };
@@ -143,7 +156,9 @@ impl Reader {
             return;
         }
         let mut look = Look::default();
-        if sandbox_id == Some(id) || observation.pod.sandboxes.iter().any(|sandbox| sandbox.id.as_str() == id) {
+        if sandbox_id == Some(id)
+            || observation.pod.sandboxes.iter().any(|sandbox| sandbox.id.as_str() == id)
+        {
             look.sandbox(&SandboxId::new(id));
         } else {
             look.container(&ContainerId::new(id), sandbox_id.map(SandboxId::new).as_ref());
@@ -162,17 +177,24 @@ impl Reader {
     }
 }
 
-/// Whether an event tells nothing new. What a call of our own has just made will be read when the call ends.
+/// Whether an event tells nothing new. What a call of our own has just made will be read when the
+/// call ends.
 fn known_already(observation: &Observation, id: &str, kind: v1::ContainerEventType) -> bool {
     let ours = observation.in_flight > 0 || !observation.fresh;
     let container = observation.pod.containers.iter().find(|container| container.id.as_str() == id);
     let sandbox = observation.pod.sandboxes.iter().find(|sandbox| sandbox.id.as_str() == id);
     match kind {
-        v1::ContainerEventType::ContainerCreatedEvent => ours || container.is_some() || sandbox.is_some(),
-        v1::ContainerEventType::ContainerStartedEvent => match container.map(|container| &container.state) {
-            Some(ContainerState::Running { .. } | ContainerState::Exited(_)) => true,
-            Some(ContainerState::Created | ContainerState::Unknown) | None => ours || sandbox.is_some(),
-        },
+        v1::ContainerEventType::ContainerCreatedEvent => {
+            ours || container.is_some() || sandbox.is_some()
+        }
+        v1::ContainerEventType::ContainerStartedEvent => {
+            match container.map(|container| &container.state) {
+                Some(ContainerState::Running { .. } | ContainerState::Exited(_)) => true,
+                Some(ContainerState::Created | ContainerState::Unknown) | None => {
+                    ours || sandbox.is_some()
+                }
+            }
+        }
         v1::ContainerEventType::ContainerStoppedEvent => {
             container.is_some_and(|container| container.state.exit().is_some())
                 || sandbox.is_some_and(|sandbox| sandbox.state == SandboxState::NotReady)

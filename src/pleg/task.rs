@@ -1,7 +1,8 @@
 //! The one task that reads the runtime and publishes what it says.
 //!
-//! In: the dirty set, the event stream's state, its own timers. Out: each pod's `watch`. Pods are read side by side, each
-//! at most once at a time, so that a slow one delays nobody else; a relist only finds out whom to read.
+//! In: the dirty set, the event stream's state, its own timers. Out: each pod's `watch`. Pods are
+//! read side by side, each at most once at a time, so that a slow one delays nobody else; a relist
+//! only finds out whom to read.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -96,7 +97,12 @@ struct State {
 }
 
 impl PlegTask {
-    pub(super) fn new(runtime: Runtime, clock: Clock, observer: Observer, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        runtime: Runtime,
+        clock: Clock,
+        observer: Observer,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self { runtime, clock, observer, shared }
     }
 
@@ -142,7 +148,9 @@ impl PlegTask {
                 () = shared.dirty.marked() => state.take_marks(),
                 Some(done) = state.reads.join_next_with_id() => state.read_done(done),
                 Some(done) = state.relists.join_next() => state.relist_done(done),
-                Ok(()) = stream_up.changed() => state.stream_changed(*stream_up.borrow_and_update()),
+                Ok(()) = stream_up.changed() => {
+                    state.stream_changed(*stream_up.borrow_and_update());
+                }
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -200,7 +208,10 @@ impl State {
             Ok((id, outcome)) => (id, outcome),
             Err(error) => {
                 tracing::error!(%error, "Reading a pod from the runtime panicked");
-                (error.id(), Err(CriError::unusable_answer("ContainerStatus", "the reader panicked")))
+                (
+                    error.id(),
+                    Err(CriError::unusable_answer("ContainerStatus", "the reader panicked")),
+                )
             }
         };
         let Some(Reading { uid, look, stamp, began }) = self.reading.remove(&id) else { return };
@@ -299,7 +310,10 @@ impl State {
 
     fn start_relist(&mut self, now: Mono) {
         let pods = self.shared.pods.lock();
-        let stamps = pods.iter().map(|(uid, entry)| (uid.clone(), entry.observation.borrow().stamp())).collect();
+        let stamps = pods
+            .iter()
+            .map(|(uid, entry)| (uid.clone(), entry.observation.borrow().stamp()))
+            .collect();
         drop(pods);
         self.relisting = Some(Relisting { stamps, began: now });
         let runtime = self.runtime.clone();
@@ -343,16 +357,28 @@ impl State {
                 self.forget_if_unused(&uid);
                 continue;
             }
-            let busy = self.waiting.contains_key(&uid) || self.reading.values().any(|reading| reading.uid == uid);
+            let busy = self.waiting.contains_key(&uid)
+                || self.reading.values().any(|reading| reading.uid == uid);
             unannounced |= differs && observation.fresh && observation.in_flight == 0 && !busy;
             // A pod that nobody had heard of when the list was asked for has stood still since.
-            let stamp = stamps.get(&uid).copied().or_else(|| (observation.epoch == 0).then(|| observation.stamp()));
+            let stamp = stamps
+                .get(&uid)
+                .copied()
+                .or_else(|| (observation.epoch == 0).then(|| observation.stamp()));
             let usable = stamp.filter(|stamp| observation.counts(*stamp) && !busy);
-            self.enqueue(&uid, Look::whole(), usable.map(|stamp| (stamp, found.unwrap_or_default())));
+            self.enqueue(
+                &uid,
+                Look::whole(),
+                usable.map(|stamp| (stamp, found.unwrap_or_default())),
+            );
         }
         if !*self.shared.synced.borrow() && self.unsynced.is_none() {
-            let unsynced: HashSet<PodUid> =
-                self.waiting.keys().chain(self.reading.values().map(|reading| &reading.uid)).cloned().collect();
+            let unsynced: HashSet<PodUid> = self
+                .waiting
+                .keys()
+                .chain(self.reading.values().map(|reading| &reading.uid))
+                .cloned()
+                .collect();
             if unsynced.is_empty() {
                 self.shared.synced.send_replace(true);
             } else {
@@ -368,7 +394,9 @@ impl State {
         }
         self.suspicion = if unannounced { self.suspicion + 1 } else { 0 };
         if self.suspicion >= SUSPICIOUS {
-            tracing::warn!("The runtime's event stream misses events: listing every second for a while");
+            tracing::warn!(
+                "The runtime's event stream misses events: listing every second for a while"
+            );
             self.suspicion = 0;
             self.distrust.send_modify(|times| *times += 1);
         } else if unannounced {
@@ -378,7 +406,8 @@ impl State {
     }
 
     fn forget_if_unused(&mut self, uid: &PodUid) {
-        let busy = self.waiting.contains_key(uid) || self.reading.values().any(|reading| &reading.uid == uid);
+        let busy = self.waiting.contains_key(uid)
+            || self.reading.values().any(|reading| &reading.uid == uid);
         let mut pods = self.shared.pods.lock();
         if !busy && pods.get(uid).is_some_and(Entry::is_unused) {
             pods.remove(uid);

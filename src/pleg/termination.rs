@@ -1,6 +1,6 @@
 //! Reads termination messages of containers that have ended: from the file that is mounted at
-//! `terminationMessagePath`, else from the end of the log where the policy says so. Never follows a link and never blocks
-//! on a pipe: the file may lie in a volume that the pod writes.
+//! `terminationMessagePath`, else from the end of the log where the policy says so. Never follows a
+//! link and never blocks on a pipe: the file may lie in a volume that the pod writes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -27,7 +27,8 @@ pub(super) struct Source {
     pub(super) log: Option<String>,
 }
 
-/// Adds the termination message to what the runtime said. Blocks on files: run it on a blocking thread.
+/// Adds the termination message to what the runtime said. Blocks on files: run it on a blocking
+/// thread.
 pub(super) fn complete(exit: &mut Exit, source: &Source) {
     let message = read(source);
     if message.is_empty() {
@@ -57,7 +58,9 @@ fn read(source: &Source) -> String {
                  {path}: no such file or directory"
             ),
             Err(error) => {
-                format!("Error on reading termination message from logs: failed to open log file {path:?}: {error}")
+                format!(
+                    "Error on reading termination message from logs: failed to open log file {path:?}: {error}"
+                )
             }
         },
     }
@@ -80,9 +83,12 @@ fn tail(path: &Path, limit: u64) -> io::Result<(Vec<u8>, bool)> {
 
 /// The contents of the last lines of a CRI log. `cut`: the first line is not whole.
 fn log_tail(data: &[u8], cut: bool) -> String {
-    let lines: Vec<&[u8]> = data.split_inclusive(|byte| *byte == b'\n').skip(usize::from(cut)).collect();
+    let lines: Vec<&[u8]> =
+        data.split_inclusive(|byte| *byte == b'\n').skip(usize::from(cut)).collect();
     let mut kept: VecDeque<u8> = VecDeque::with_capacity(LOG_LIMIT);
-    for content in lines[lines.len().saturating_sub(LOG_LINES)..].iter().filter_map(|line| content(line)) {
+    for content in
+        lines[lines.len().saturating_sub(LOG_LINES)..].iter().filter_map(|line| content(line))
+    {
         kept.extend(content);
         let excess = kept.len().saturating_sub(LOG_LIMIT);
         kept.drain(..excess);
@@ -90,10 +96,12 @@ fn log_tail(data: &[u8], cut: bool) -> String {
     String::from_utf8_lossy(kept.make_contiguous()).into_owned()
 }
 
-/// What a line of a CRI log says: `TIME STREAM TAGS CONTENT`; a partial line has no end of line of its own.
+/// What a line of a CRI log says: `TIME STREAM TAGS CONTENT`; a partial line has no end of line of
+/// its own.
 fn content(line: &[u8]) -> Option<&[u8]> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (_time, stream, tags, content) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let (_time, stream, tags, content) =
+        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     if stream != b"stdout" && stream != b"stderr" {
         return None;
     }
@@ -124,10 +132,14 @@ mod tests {
     fn the_file_comes_first_and_is_limited() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
-        std::fs::write(path("log"), "2026-01-01T00:00:00Z stderr F from the log\n").expect("written");
+        std::fs::write(path("log"), "2026-01-01T00:00:00Z stderr F from the log\n")
+            .expect("written");
         std::fs::write(path("file"), "a".repeat(4095) + "bcd").expect("written");
         std::fs::write(path("empty"), "").expect("written");
-        let source = |file: &str, log: bool| Source { file: Some(path(file)), log: log.then(|| path("log")) };
+        let source = |file: &str, log: bool| Source {
+            file: Some(path(file)),
+            log: log.then(|| path("log")),
+        };
         let long = message(&source("file", true), "");
         assert_eq!((long.len(), &long[4093..]), (4096, "bcd"));
         assert_eq!(message(&source("empty", true), ""), "from the log\n");

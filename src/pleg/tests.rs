@@ -11,7 +11,9 @@ use super::{Handle, Mutation, Observation, pleg};
 use crate::clock::Clock;
 use crate::cri::fake::{Effect, FakeRuntime, Gate};
 use crate::cri::{Runtime, labels, v1};
-use crate::model::{ContainerId, ContainerState, ObservedPod, PodUid, SandboxId, SandboxState, Wall};
+use crate::model::{
+    ContainerId, ContainerState, ObservedPod, PodUid, SandboxId, SandboxState, Wall,
+};
 
 /// A node with a running pleg.
 struct Node {
@@ -71,14 +73,21 @@ fn create_request(uid: &str, sandbox: &SandboxId, name: &str) -> v1::CreateConta
 }
 
 impl Node {
-    /// What somebody else (another kubelet, an operator) does: no epoch, only events and relists tell of it.
+    /// What somebody else (another kubelet, an operator) does: no epoch, only events and relists
+    /// tell of it.
     async fn sandbox(&self, uid: &str) -> SandboxId {
-        let message = v1::RunPodSandboxRequest { config: Some(sandbox_config(uid)), ..Default::default() };
+        let message =
+            v1::RunPodSandboxRequest { config: Some(sandbox_config(uid)), ..Default::default() };
         self.runtime.run_pod_sandbox(message, ()).await.0.expect("a sandbox")
     }
 
     async fn container(&self, uid: &str, sandbox: &SandboxId, name: &str) -> ContainerId {
-        let id = self.runtime.create_container(create_request(uid, sandbox, name), ()).await.0.expect("a container");
+        let id = self
+            .runtime
+            .create_container(create_request(uid, sandbox, name), ())
+            .await
+            .0
+            .expect("a container");
         self.runtime.start_container(&id, ()).await.0.expect("started");
         id
     }
@@ -96,7 +105,8 @@ fn running(observation: &Observation) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_relist_finds_what_runs() {
-    let node = start(|fake| fake.script("ListContainers", None, 1, Effect::Delay(Duration::from_secs(1))));
+    let node =
+        start(|fake| fake.script("ListContainers", None, 1, Effect::Delay(Duration::from_secs(1))));
     let sandbox = node.sandbox("a").await;
     node.container("a", &sandbox, "web").await;
     let receiver = node.pleg.subscribe(&PodUid::new("b"));
@@ -125,7 +135,8 @@ async fn a_relist_that_began_before_a_create_does_not_hide_the_container() {
     node.pleg.relist();
     gate.reached().await;
     let mutation = node.pleg.begin(&uid);
-    let (id, mut mutation) = node.runtime.create_container(create_request("a", &sandbox, "web"), mutation).await;
+    let (id, mut mutation) =
+        node.runtime.create_container(create_request("a", &sandbox, "web"), mutation).await;
     let id = id.expect("created");
     mutation.touched_container(&id, &sandbox);
     mutation.end();
@@ -185,7 +196,10 @@ async fn a_long_stop_does_not_blind_the_pod() {
     node.fake.exit_container(&web, 3, "Error");
     let seen = node.until("a", |observation| running(observation) == 1).await;
     assert!(seen.fresh && !seen.quiet && seen.in_flight == 1);
-    assert!(node.clock.now().mono.0 < Duration::from_secs(20), "seen while the other one is being stopped");
+    assert!(
+        node.clock.now().mono.0 < Duration::from_secs(20),
+        "seen while the other one is being stopped"
+    );
     let seen = node.until("a", |observation| running(observation) == 0).await;
     assert!(seen.fresh && seen.quiet);
 }
@@ -196,15 +210,19 @@ async fn the_end_of_a_mutation_is_seen_at_once_and_cheaply() {
     node.pleg.synced().await;
     let uid = PodUid::new("a");
     let before = node.clock.now().mono;
-    let message = v1::RunPodSandboxRequest { config: Some(sandbox_config("a")), ..Default::default() };
-    let (sandbox, mut mutation) = node.runtime.run_pod_sandbox(message, node.pleg.begin(&uid)).await;
+    let message =
+        v1::RunPodSandboxRequest { config: Some(sandbox_config("a")), ..Default::default() };
+    let (sandbox, mut mutation) =
+        node.runtime.run_pod_sandbox(message, node.pleg.begin(&uid)).await;
     let sandbox = sandbox.expect("a sandbox");
     mutation.touched_sandbox(&sandbox);
     let seen = mutation.observed().await;
     assert_eq!(seen.pod.latest_sandbox().map(|found| &found.id), Some(&sandbox));
     node.fake.clear_calls();
-    let (id, mutation) =
-        node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid)).await;
+    let (id, mutation) = node
+        .runtime
+        .create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid))
+        .await;
     let id = id.expect("created");
     let (started, mut mutation) = node.runtime.start_container(&id, mutation).await;
     started.expect("started");
@@ -214,7 +232,11 @@ async fn the_end_of_a_mutation_is_seen_at_once_and_cheaply() {
     assert_eq!(node.clock.now().mono, before, "no timer was waited for");
     tokio::time::sleep(Duration::from_millis(50)).await;
     let calls: Vec<&str> = node.fake.calls().iter().map(|call| call.name).collect();
-    assert_eq!(calls, ["CreateContainer", "StartContainer", "ContainerStatus"], "events of our own cost nothing");
+    assert_eq!(
+        calls,
+        ["CreateContainer", "StartContainer", "ContainerStatus"],
+        "events of our own cost nothing"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +269,9 @@ async fn a_call_that_is_dropped_keeps_its_mutation() {
     let sandbox = node.sandbox("a").await;
     let gate = node.fake.hold_next("CreateContainer");
     {
-        let call = node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid));
+        let call = node
+            .runtime
+            .create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid));
         tokio::pin!(call);
         tokio::select! {
             _ = &mut call => panic!("it is held"),
@@ -339,7 +363,8 @@ async fn a_stream_that_misses_events_is_not_trusted() {
     node.until("a", |observation| running(observation) == 1).await;
     node.fake.exit_container(&first, 0, "Completed");
     node.until("a", |observation| running(observation) == 0).await;
-    // Twice in a row something was found that no event told of: from now on everything is listed every second.
+    // Twice in a row something was found that no event told of: from now on everything is listed
+    // every second.
     let before = node.clock.now().mono;
     node.container("a", &sandbox, "two").await;
     node.until("a", |observation| running(observation) == 1).await;
@@ -349,7 +374,12 @@ async fn a_stream_that_misses_events_is_not_trusted() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_hangs_hinders_no_other() {
     let node = start(|fake| {
-        fake.script("ContainerStatus", Some("hung"), usize::MAX, Effect::Delay(Duration::from_secs(3600)));
+        fake.script(
+            "ContainerStatus",
+            Some("hung"),
+            usize::MAX,
+            Effect::Delay(Duration::from_secs(3600)),
+        );
     });
     for pod in 0..10 {
         let uid = format!("hung-{pod}");
@@ -373,8 +403,10 @@ async fn a_failed_read_is_made_again() {
     let sandbox = node.sandbox("a").await;
     node.until("a", |observation| !observation.pod.is_empty()).await;
     node.fake.script("ContainerStatus", None, 3, Effect::Fail(Status::unavailable("restarting")));
-    let (id, mut mutation) =
-        node.runtime.create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid)).await;
+    let (id, mut mutation) = node
+        .runtime
+        .create_container(create_request("a", &sandbox, "web"), node.pleg.begin(&uid))
+        .await;
     let id = id.expect("created");
     mutation.touched_container(&id, &sandbox);
     let seen = mutation.observed().await;
@@ -384,17 +416,23 @@ async fn a_failed_read_is_made_again() {
 
 #[tokio::test(start_paused = true)]
 async fn health_speaks_as_upstream() {
-    let node = start(|fake| fake.script("ListContainers", None, usize::MAX, Effect::Fail(Status::unknown("no"))));
+    let node = start(|fake| {
+        fake.script("ListContainers", None, usize::MAX, Effect::Fail(Status::unknown("no")));
+    });
     let at = |seconds| crate::model::Mono(Duration::from_secs(seconds));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(node.pleg.healthy(at(3)), Err("PLEG is not healthy: pleg has yet to be successful".to_owned()));
+    assert_eq!(
+        node.pleg.healthy(at(3)),
+        Err("PLEG is not healthy: pleg has yet to be successful".to_owned())
+    );
     node.fake.clear_script();
     node.pleg.synced().await;
     let last = node.pleg.last_relist().expect("it has succeeded");
     assert_eq!(node.pleg.healthy(last.after(Duration::from_secs(180))), Ok(()));
     assert_eq!(
         node.pleg.healthy(last.after(Duration::from_millis(185_500))),
-        Err("PLEG is not healthy: pleg was last seen active 3m5.5s ago; threshold is 3m0s".to_owned())
+        Err("PLEG is not healthy: pleg was last seen active 3m5.5s ago; threshold is 3m0s"
+            .to_owned())
     );
 }
 
@@ -403,18 +441,21 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
 
 /// What the runtime has of a pod, in the form of [`seen`].
 fn truth(fake: &FakeRuntime, uid: &str) -> Vec<String> {
-    let of =
-        |labels: &std::collections::HashMap<String, String>| labels.get(labels::POD_UID).is_some_and(|own| own == uid);
+    let of = |labels: &std::collections::HashMap<String, String>| {
+        labels.get(labels::POD_UID).is_some_and(|own| own == uid)
+    };
     let sandboxes = fake.sandboxes().into_iter().filter(|sandbox| of(&sandbox.config.labels));
     let containers = fake.containers().into_iter().filter(|container| of(&container.config.labels));
-    let mut all: Vec<String> = sandboxes.map(|sandbox| format!("{} {}", sandbox.id, sandbox.ready)).collect();
+    let mut all: Vec<String> =
+        sandboxes.map(|sandbox| format!("{} {}", sandbox.id, sandbox.ready)).collect();
     all.extend(containers.map(|container| format!("{} {:?}", container.id, container.state)));
     all.sort();
     all
@@ -428,17 +469,23 @@ fn seen(observation: &Observation) -> Vec<String> {
         ContainerState::Unknown => v1::ContainerState::ContainerUnknown,
     };
     let sandboxes = observation.pod.sandboxes.iter();
-    let mut all: Vec<String> =
-        sandboxes.map(|sandbox| format!("{} {}", sandbox.id, sandbox.state == SandboxState::Ready)).collect();
+    let mut all: Vec<String> = sandboxes
+        .map(|sandbox| format!("{} {}", sandbox.id, sandbox.state == SandboxState::Ready))
+        .collect();
     all.extend(
-        observation.pod.containers.iter().map(|container| format!("{} {:?}", container.id, state(&container.state))),
+        observation
+            .pod
+            .containers
+            .iter()
+            .map(|container| format!("{} {:?}", container.id, state(&container.state))),
     );
     all.sort();
     all
 }
 
-/// One pod's life by chance, as its worker would live it: after each of its own calls it waits for a fresh observation,
-/// which must know what the call made or removed. Events get lost, calls are slow, containers end by themselves.
+/// One pod's life by chance, as its worker would live it: after each of its own calls it waits for
+/// a fresh observation, which must know what the call made or removed. Events get lost, calls are
+/// slow, containers end by themselves.
 async fn live(node: &Node, uid: &str, seed: u64) {
     let mut dice = Dice(seed);
     let id = PodUid::new(uid);
@@ -448,7 +495,11 @@ async fn live(node: &Node, uid: &str, seed: u64) {
         let known = receiver.borrow().pod.clone();
         let mutation = node.pleg.begin(&id);
         let (made, removed) = mutate(node, uid, &known, mutation, &mut dice).await;
-        let found = receiver.wait_for(|observation| observation.fresh).await.expect("the sender lives").clone();
+        let found = receiver
+            .wait_for(|observation| observation.fresh)
+            .await
+            .expect("the sender lives")
+            .clone();
         let lines = seen(&found).join(", ");
         assert!(made.is_none_or(|made| lines.contains(&made)), "seed {seed}: {lines}");
         assert!(removed.is_none_or(|removed| !lines.contains(&removed)), "seed {seed}: {lines}");
@@ -508,7 +559,11 @@ async fn mutate(
             if let Some(container) = known.containers.first() {
                 let container_id = container.id.to_string();
                 removed = Some(container_id.clone());
-                drop(node.runtime.remove_container(v1::RemoveContainerRequest { container_id }).await);
+                drop(
+                    node.runtime
+                        .remove_container(v1::RemoveContainerRequest { container_id })
+                        .await,
+                );
                 if named {
                     mutation.touched_container(&container.id, &container.sandbox);
                 }
@@ -523,8 +578,14 @@ async fn mutate(
 async fn whatever_happens_the_truth_is_seen_in_the_end() {
     for seed in 0..6 {
         let node = Arc::new(start(|fake| {
-            for call in ["ListContainers", "ListPodSandbox", "ContainerStatus", "PodSandboxStatus"] {
-                fake.script(call, None, 40, Effect::DelayAnswer(Duration::from_millis(30 + seed * 7)));
+            for call in ["ListContainers", "ListPodSandbox", "ContainerStatus", "PodSandboxStatus"]
+            {
+                fake.script(
+                    call,
+                    None,
+                    40,
+                    Effect::DelayAnswer(Duration::from_millis(30 + seed * 7)),
+                );
             }
             for call in ["ContainerStatus", "ListContainers", "CreateContainer"] {
                 fake.script(call, None, 2, Effect::Fail(Status::unavailable("by chance")));

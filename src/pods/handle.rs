@@ -80,7 +80,9 @@ impl PodsHandle {
     pub fn by_name(&self, namespace: &str, name: &str) -> Option<PodView> {
         let mut found: Vec<PodView> = self.views();
         found.retain(|view| &*view.key.namespace == namespace && &*view.key.name == name);
-        found.sort_by(|a, b| a.pod.metadata.creation_timestamp.cmp(&b.pod.metadata.creation_timestamp));
+        found.sort_by(|a, b| {
+            a.pod.metadata.creation_timestamp.cmp(&b.pod.metadata.creation_timestamp)
+        });
         let running = found.iter().rposition(|view| view.pod.metadata.deletion_timestamp.is_none());
         running.map_or_else(|| found.last().cloned(), |index| found.get(index).cloned())
     }

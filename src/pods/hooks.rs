@@ -1,7 +1,7 @@
 //! postStart and preStop: run by the executor as part of a start or a kill, never on their own.
 //!
-//! Nothing is retried. A hook that is not waited for any more ends when its future is dropped. What a hook wrote stays out
-//! of events, because it may hold secrets.
+//! Nothing is retried. A hook that is not waited for any more ends when its future is dropped. What
+//! a hook wrote stays out of events, because it may hold secrets.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::probes::check::Exec;
 use crate::probes::check::exec::combined;
 use crate::probes::check::http::{Get, fetch_any};
 
-use super::spec::pod_in_messages;
+use super::request::pod_in_messages;
 
 /// The container whose hook runs, and what hooks need.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,8 @@ pub enum PreStopEnd {
     OutOfTime,
 }
 
-/// Runs the commands of hooks. One that nobody waits for any more goes on until it or its container ends, as upstream: at
-/// the end of the grace it is the container that is killed.
+/// Runs the commands of hooks. One that nobody waits for any more goes on until it or its container
+/// ends, as upstream: at the end of the grace it is the container that is killed.
 #[derive(Clone, Debug)]
 pub struct HookCommands(pub Runtime);
 
@@ -73,15 +73,19 @@ impl Exec for HookCommands {
         let (runtime, id) = (self.0.clone(), id.clone());
         Box::pin(async move {
             let call = runtime.clone();
-            runtime.detach(async move { Runtime::exec_sync(&call, &id, command, timeout).await }).await
+            runtime
+                .detach(async move { Runtime::exec_sync(&call, &id, command, timeout).await })
+                .await
         })
     }
 }
 
-/// Runs the postStart hook, if there is one. It has no deadline: a container whose hook hangs does not start, and its
-/// readers see it as not running. A failure is recorded as an event. Cancel-safe: dropping the future ends the hook.
+/// Runs the postStart hook, if there is one. It has no deadline: a container whose hook hangs does
+/// not start, and its readers see it as not running. A failure is recorded as an event.
+/// Cancel-safe: dropping the future ends the hook.
 pub async fn post_start(target: HookTarget<'_>) -> Result<(), HookError> {
-    let Some(handler) = target.container.lifecycle.as_ref().and_then(|all| all.post_start.as_ref()) else {
+    let Some(handler) = target.container.lifecycle.as_ref().and_then(|all| all.post_start.as_ref())
+    else {
         return Ok(());
     };
     let ended = run(target, handler).await;
@@ -91,10 +95,11 @@ pub async fn post_start(target: HookTarget<'_>) -> Result<(), HookError> {
     ended
 }
 
-/// Runs the preStop hook, if there is one, until `deadline`. A failure is recorded as an event. Cancel-safe: dropping the
-/// future ends the hook.
+/// Runs the preStop hook, if there is one, until `deadline`. A failure is recorded as an event.
+/// Cancel-safe: dropping the future ends the hook.
 pub async fn pre_stop(target: HookTarget<'_>, clock: &Clock, deadline: Mono) -> PreStopEnd {
-    let Some(handler) = target.container.lifecycle.as_ref().and_then(|all| all.pre_stop.as_ref()) else {
+    let Some(handler) = target.container.lifecycle.as_ref().and_then(|all| all.pre_stop.as_ref())
+    else {
         return PreStopEnd::Done;
     };
     match tokio::time::timeout_at(clock.instant(deadline), run(target, handler)).await {
@@ -105,7 +110,10 @@ pub async fn pre_stop(target: HookTarget<'_>, clock: &Clock, deadline: Mono) -> 
             PreStopEnd::Failed(error)
         }
         Err(_) => {
-            tracing::info!(container = target.container.name, "A preStop hook did not end within the grace period");
+            tracing::info!(
+                container = target.container.name,
+                "A preStop hook did not end within the grace period"
+            );
             // Upstream's fails when the container is killed.
             record(target, reason::event::FAILED_PRE_STOP_HOOK, "PreStopHook failed");
             PreStopEnd::OutOfTime
@@ -119,7 +127,13 @@ fn record(target: HookTarget<'_>, reason: &str, message: &str) {
 }
 
 async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<(), HookError> {
-    let whose = || format!("for Container {:?} in Pod {:?}", target.container.name, pod_in_messages(target.pod));
+    let whose = || {
+        format!(
+            "for Container {:?} in Pod {:?}",
+            target.container.name,
+            pod_in_messages(target.pod)
+        )
+    };
     if let Some(action) = &handler.exec {
         let command = action.command.clone().unwrap_or_default();
         return exec(target, command.clone()).await.map_err(|(problem, output)| HookError {
@@ -144,9 +158,13 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
         tokio::time::sleep(Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0))).await;
         return Ok(());
     }
-    // `tcpSocket` has never been run; the API keeps it for old manifests, and upstream fails it as well.
-    let kind =
-        if handler.tcp_socket.is_some() { "tcpSocket is not supported for lifecycle hooks" } else { "it is empty" };
+    // `tcpSocket` has never been run; the API keeps it for old manifests, and upstream fails it as
+    // well.
+    let kind = if handler.tcp_socket.is_some() {
+        "tcpSocket is not supported for lifecycle hooks"
+    } else {
+        "it is empty"
+    };
     Err(HookError { message: format!("Cannot run handler: invalid handler: {kind}") })
 }
 
@@ -171,14 +189,18 @@ async fn http(target: HookTarget<'_>, action: &api::HTTPGetAction) -> Result<(),
     let pod_ip = match target.pod_ip {
         Some(ip) => ip,
         None if has_host => unspecified,
-        None => return Err("failed to find networking container: the pod has no address".to_owned()),
+        None => {
+            return Err("failed to find networking container: the pod has no address".to_owned());
+        }
     };
     let get = Get::new(action, target.container, pod_ip, "lifecycle")?;
     let host = get.authority();
     let Err(error) = fetch_any(&get).await else { return Ok(()) };
     // Before 1.25 the scheme was ignored, and hooks were written against that.
     if error.is_plain_http() && fetch_any(&get.without_tls()).await.is_ok() {
-        let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+        let message = format!(
+            "request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded"
+        );
         let reason = reason::event::LIFECYCLE_HTTP_FALLBACK;
         target.recorder.pod(target.pod, None, EventType::Warning, reason, message);
         return Ok(());
@@ -191,7 +213,7 @@ mod tests {
     use super::*;
     use crate::apiserver::events::Event;
     use crate::model::Wall;
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use crate::probes::testing::FakeExec;
     use serde_json::json;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -263,21 +285,29 @@ mod tests {
         let deadline = world.clock.now().mono.after(Duration::from_secs(30));
         assert_eq!(pre_stop(world.target(), &world.clock, deadline).await, PreStopEnd::OutOfTime);
         assert_eq!(world.clock.now().mono.0.as_secs(), 30);
-        assert_eq!(world.event().as_deref(), Some("spec.containers{c} FailedPreStopHook PreStopHook failed"));
+        assert_eq!(
+            world.event().as_deref(),
+            Some("spec.containers{c} FailedPreStopHook PreStopHook failed")
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn sleeps_and_refuses() {
-        let sleeping = world(&json!({"preStop": {"sleep": {"seconds": 5}}}), FakeExec::exiting(&[]));
+        let sleeping =
+            world(&json!({"preStop": {"sleep": {"seconds": 5}}}), FakeExec::exiting(&[]));
         let deadline = sleeping.clock.now().mono.after(Duration::from_secs(30));
         assert_eq!(pre_stop(sleeping.target(), &sleeping.clock, deadline).await, PreStopEnd::Done);
         assert_eq!(sleeping.clock.now().mono.0.as_secs(), 5);
 
-        let mut odd = world(&json!({"preStop": {"tcpSocket": {"port": 1}}}), FakeExec::exiting(&[]));
+        let mut odd =
+            world(&json!({"preStop": {"tcpSocket": {"port": 1}}}), FakeExec::exiting(&[]));
         let ended = pre_stop(odd.target(), &odd.clock, deadline).await;
         let PreStopEnd::Failed(error) = ended else { panic!("tcpSocket cannot be run") };
         assert!(error.message.starts_with("Cannot run handler: invalid handler"));
-        assert_eq!(odd.event().as_deref(), Some("spec.containers{c} FailedPreStopHook PreStopHook failed"));
+        assert_eq!(
+            odd.event().as_deref(),
+            Some("spec.containers{c} FailedPreStopHook PreStopHook failed")
+        );
 
         let none = world(&json!({}), FakeExec::exiting(&[]));
         assert_eq!(pre_stop(none.target(), &none.clock, deadline).await, PreStopEnd::Done);
@@ -295,7 +325,9 @@ mod tests {
                 let mut bytes = vec![0; 4096];
                 let read = stream.read(&mut bytes).await.expect("a request");
                 stream.write_all(answer.as_bytes()).await.expect("an answer");
-                send.send(String::from_utf8_lossy(&bytes[..read]).into_owned()).await.expect("the test listens");
+                send.send(String::from_utf8_lossy(&bytes[..read]).into_owned())
+                    .await
+                    .expect("the test listens");
             }
         });
         (port, asked, tasks)
@@ -304,7 +336,10 @@ mod tests {
     #[tokio::test]
     async fn any_answer_will_do_and_https_falls_back() {
         let (port, mut asked, _tasks) = serve("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").await;
-        let plain = world(&json!({"postStart": {"httpGet": {"path": "/hook", "port": port}}}), FakeExec::exiting(&[]));
+        let plain = world(
+            &json!({"postStart": {"httpGet": {"path": "/hook", "port": port}}}),
+            FakeExec::exiting(&[]),
+        );
         assert_eq!(post_start(plain.target()).await, Ok(()));
         let request = asked.recv().await.expect("asked");
         assert!(request.starts_with("GET /hook HTTP/1.1\r\n"), "{request}");
@@ -328,7 +363,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
         drop(listener);
-        let world = world(&json!({"postStart": {"httpGet": {"path": "/x", "port": port}}}), FakeExec::exiting(&[]));
+        let world = world(
+            &json!({"postStart": {"httpGet": {"path": "/x", "port": port}}}),
+            FakeExec::exiting(&[]),
+        );
         assert_eq!(
             post_start(world.target()).await.expect_err("nobody listens").message,
             format!(

@@ -7,8 +7,9 @@
 //!                         └─ admission           └─► status, probes, PodView
 //! ```
 //!
-//! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides, `spec` turns a pod into
-//! requests, `execute` carries out. Others reach pods by [`PodsHandle`] only.
+//! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides,
+//! `spec` turns a pod into requests, `execute` carries out. Others reach pods by [`PodsHandle`]
+//! only.
 
 pub mod dispatch;
 pub mod execute;
@@ -18,7 +19,7 @@ pub mod logs;
 pub mod orphan;
 pub mod plan;
 pub mod recorded;
-pub mod spec;
+pub mod request;
 pub mod user_namespaces;
 pub mod worker;
 

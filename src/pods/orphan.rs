@@ -1,7 +1,9 @@
-//! Pods that the runtime has and no source knows: rebuilt as far as is needed to stop them properly.
+//! Pods that the runtime has and no source knows: rebuilt as far as is needed to stop them
+//! properly.
 //!
-//! Upstream stops them with a grace of one second; the sandbox's annotations keep the pod's real grace period, and that
-//! is used here (the object may merely have been deleted while this process was away).
+//! Upstream stops them with a grace of one second; the sandbox's annotations keep the pod's real
+//! grace period, and that is used here (the object may merely have been deleted while this process
+//! was away).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +28,11 @@ pub struct RuntimePod {
 
 /// A pod object that names what the runtime has. It has no source and no API object.
 pub fn pod(runtime_pod: &RuntimePod) -> Arc<Pod> {
-    let containers =
-        runtime_pod.containers.iter().map(|name| Container { name: name.clone(), ..Container::default() }).collect();
+    let containers = runtime_pod
+        .containers
+        .iter()
+        .map(|name| Container { name: name.clone(), ..Container::default() })
+        .collect();
     Arc::new(Pod {
         metadata: ObjectMeta {
             name: Some(runtime_pod.key.name.to_string()),

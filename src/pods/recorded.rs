@@ -1,4 +1,5 @@
-//! What the API's last status of a pod says that the node may no longer know: read once, when the pod is adopted.
+//! What the API's last status of a pod says that the node may no longer know: read once, when the
+//! pod is adopted.
 
 use std::collections::BTreeMap;
 
@@ -44,14 +45,18 @@ pub fn remembered(status: Option<&PodStatus>, now: Wall) -> BTreeMap<String, Rem
             if never_started(status) {
                 // Made and never started: it counts for nothing, only those before it do.
                 let before = restart_count.checked_sub(1)?;
-                return Some((status.name.clone(), Remembered { restart_count: before, exit: None }));
+                return Some((
+                    status.name.clone(),
+                    Remembered { restart_count: before, exit: None },
+                ));
             }
             Some((status.name.clone(), Remembered { restart_count, exit: exit(status, now) }))
         })
         .collect()
 }
 
-/// Whether the container that a status names had been made and not been started: it waits, and is not the one that ended.
+/// Whether the container that a status names had been made and not been started: it waits, and is
+/// not the one that ended.
 fn never_started(status: &ContainerStatus) -> bool {
     let waits = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
     let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -90,14 +95,19 @@ pub fn probed(status: Option<&PodStatus>) -> BTreeMap<ContainerId, probes::Recor
     all(status)
         .filter_map(|status| {
             let (_, id) = status.container_id.as_deref()?.split_once("://")?;
-            let recorded = probes::Recorded { started: status.started.unwrap_or(false), ready: status.ready };
+            let recorded =
+                probes::Recorded { started: status.started.unwrap_or(false), ready: status.ready };
             Some((ContainerId::new(id), recorded))
         })
         .collect()
 }
 
 fn all(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
     lists.into_iter().flatten().flatten()
 }
 
@@ -128,7 +138,8 @@ mod tests {
         }))
         .expect("a status");
         let counts = remembered(Some(&status), jiff::Timestamp::UNIX_EPOCH);
-        let counts: Vec<_> = counts.iter().map(|(name, seen)| (name.as_str(), seen.restart_count)).collect();
+        let counts: Vec<_> =
+            counts.iter().map(|(name, seen)| (name.as_str(), seen.restart_count)).collect();
         assert_eq!(counts, [("app", 3), ("crashed", 2), ("init", 0), ("made-again", 1)]);
         assert_eq!(recorded(Some(&status)).init_done, ["init"]);
         assert_eq!(recorded(Some(&status)).terminal_phase, None);

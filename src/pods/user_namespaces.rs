@@ -1,8 +1,9 @@
 //! Which ids of the node each pod with a user namespace of its own (`hostUsers: false`) has.
 //!
-//! IdRanges never overlap. A pod's range is written to `pods/UID/userns`, in upstream's format, before anybody uses it,
-//! and read back at start, so that either kubelet goes on with what the other gave. Fed by the executor; the lock is held
-//! for look-ups only, never while a file is read or written.
+//! IdRanges never overlap. A pod's range is written to `pods/UID/userns`, in upstream's format,
+//! before anybody uses it, and read back at start, so that either kubelet goes on with what the
+//! other gave. Fed by the executor; the lock is held for look-ups only, never while a file is read
+//! or written.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,9 +14,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::spec::IdRange;
+use super::request::IdRange;
 use crate::linux::fs::{WriteOptions, write_atomic_with};
-use crate::linux::tree;
+use crate::linux::walk;
 use crate::model::PodUid;
 use crate::volumes::Paths;
 
@@ -34,10 +35,13 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Checks what was configured (`subuid`: the kubelet's subordinate ids, first and count; `None`: all but the lowest).
+    /// Checks what was configured (`subuid`: the kubelet's subordinate ids, first and count;
+    /// `None`: all but the lowest).
     pub fn new(per_pod: u32, subuid: Option<(u32, u32)>, max_pods: u32) -> Result<Self, String> {
         if per_pod == 0 || !per_pod.is_multiple_of(UNIT) {
-            return Err(format!("kubelet user namespace length {per_pod} is not a multiple of {UNIT}"));
+            return Err(format!(
+                "kubelet user namespace length {per_pod} is not a multiple of {UNIT}"
+            ));
         }
         let (first, count) = subuid.unwrap_or((per_pod, 0_u32.wrapping_sub(per_pod)));
         if !first.is_multiple_of(per_pod) {
@@ -45,18 +49,25 @@ impl Ids {
         }
         if first < per_pod {
             // Id 0 of the node in a container would be no protection at all.
-            return Err(format!("kubelet user assigned ID {first} must be greater or equal to {per_pod}"));
+            return Err(format!(
+                "kubelet user assigned ID {first} must be greater or equal to {per_pod}"
+            ));
         }
         if !count.is_multiple_of(per_pod) {
-            return Err(format!("kubelet user assigned IDs length {count} is not a multiple of {per_pod}"));
+            return Err(format!(
+                "kubelet user assigned IDs length {count} is not a multiple of {per_pod}"
+            ));
         }
         if count / per_pod < max_pods {
-            return Err(format!("kubelet user assigned IDs are not enough to support {max_pods} pods"));
+            return Err(format!(
+                "kubelet user assigned IDs are not enough to support {max_pods} pods"
+            ));
         }
         Ok(Self { first, count, per_pod })
     }
 
-    /// The first range after `after` that overlaps none of `used`, from the beginning again at the end.
+    /// The first range after `after` that overlaps none of `used`, from the beginning again at the
+    /// end.
     fn free(self, used: &BTreeMap<PodUid, IdRange>, after: u32) -> Option<IdRange> {
         let slots = self.count / self.per_pod;
         let from = after.wrapping_sub(self.first) / self.per_pod;
@@ -76,7 +87,9 @@ pub fn parse_subids(output: &str) -> Result<(u32, u32), String> {
     }
     let fields: Vec<_> = trimmed.split_whitespace().collect();
     let [_, _, first, count] = fields[..] else { return Err(format!("invalid line {output:?}")) };
-    let number = |text: &str| text.parse().map_err(|error| format!("error parsing line {output:?}: {error}"));
+    let number = |text: &str| {
+        text.parse().map_err(|error| format!("error parsing line {output:?}: {error}"))
+    };
     Ok((number(first)?, number(count)?))
 }
 
@@ -103,10 +116,15 @@ impl Mappings {
     }
 
     fn parse(text: &str) -> Result<IdRange, String> {
-        let mappings: Self = serde_json::from_str(text)
-            .map_err(|error| format!("user namespace: invalid user namespace mappings file: {error}"))?;
-        let invalid = |problem| Err(format!("user namespace: invalid user namespace configuration: {problem}"));
-        let [mapping] = mappings.uid_mappings[..] else { return invalid("no more than one mapping allowed.") };
+        let mappings: Self = serde_json::from_str(text).map_err(|error| {
+            format!("user namespace: invalid user namespace mappings file: {error}")
+        })?;
+        let invalid = |problem| {
+            Err(format!("user namespace: invalid user namespace configuration: {problem}"))
+        };
+        let [mapping] = mappings.uid_mappings[..] else {
+            return invalid("no more than one mapping allowed.");
+        };
         let [group_mapping] = mappings.gid_mappings[..] else {
             return invalid("GID and UID mappings should be identical.");
         };
@@ -140,14 +158,20 @@ impl UserNamespaces {
     ///
     /// A file that cannot be understood is left to its pod, which cannot start with it.
     pub fn new(ids: Ids, paths: Paths) -> Self {
-        let found = Self { ids, paths, state: Arc::new(Mutex::new(State { last: ids.first, ..State::default() })) };
-        let pods = tree::list(&found.paths.pods()).unwrap_or_default();
+        let found = Self {
+            ids,
+            paths,
+            state: Arc::new(Mutex::new(State { last: ids.first, ..State::default() })),
+        };
+        let pods = walk::list(&found.paths.pods()).unwrap_or_default();
         for (name, _) in pods {
             let uid = PodUid::from(name.to_string_lossy().into_owned());
             match found.read(&uid) {
                 Ok(Some(range)) => drop(found.state.lock().used.insert(uid, range)),
                 Ok(None) => {}
-                Err(error) => warn!(pod = %uid, error, "The ids of a pod's user namespace cannot be read"),
+                Err(error) => {
+                    warn!(pod = %uid, error, "The ids of a pod's user namespace cannot be read");
+                }
             }
         }
         found
@@ -176,7 +200,9 @@ impl UserNamespaces {
         let range = taken.ok_or_else(|| failed(none.to_owned()))?;
         let text = serde_json::to_string(&Mappings::of(range)).expect("numbers are JSON");
         // A reboot must not give the ids of files that the pod's volumes keep to another pod.
-        if let Err(error) = write_atomic_with(&self.file(uid), text, WriteOptions::mode(0o600).synced()) {
+        if let Err(error) =
+            write_atomic_with(&self.file(uid), text, WriteOptions::mode(0o600).synced())
+        {
             self.state.lock().used.remove(uid);
             return Err(failed(error.to_string()));
         }
@@ -262,7 +288,11 @@ mod tests {
             r#"{"uidMappings":[{"hostId":196608,"containerId":0,"length":65536}],"gidMappings":[{"hostId":196608,"containerId":0,"length":65536}]}"#
         );
         let again = UserNamespaces::new(three(), namespaces.paths.clone());
-        assert_eq!(again.of(&PodUid::from("b")), Some(IdRange { first: b, length: UNIT }), "read back after a restart");
+        assert_eq!(
+            again.of(&PodUid::from("b")),
+            Some(IdRange { first: b, length: UNIT }),
+            "read back after a restart"
+        );
         assert_eq!(first(&again, "c"), 131_072);
     }
 
@@ -274,7 +304,8 @@ mod tests {
         first(&namespaces, "c");
         assert_eq!(
             namespaces.ensure(&PodUid::from("d")),
-            Err("create user namespace: could not find an empty slot to allocate a user namespace".into())
+            Err("create user namespace: could not find an empty slot to allocate a user namespace"
+                .into())
         );
         namespaces.release(&PodUid::from("a"));
         assert!(!dir.path().join("pods/a/userns").exists());
@@ -287,7 +318,11 @@ mod tests {
     #[test]
     fn a_pod_without_a_directory_gets_none() {
         let (_dir, namespaces) = namespaces(three());
-        assert!(namespaces.ensure(&PodUid::from("e")).is_err_and(|error| error.starts_with("create user namespace: ")));
+        assert!(
+            namespaces
+                .ensure(&PodUid::from("e"))
+                .is_err_and(|error| error.starts_with("create user namespace: "))
+        );
         assert_eq!(namespaces.of(&PodUid::from("e")), None, "and its range is free");
     }
 
@@ -303,7 +338,9 @@ mod tests {
         let invalid = "user namespace: invalid user namespace configuration: ";
         let one = r#"{"hostId":65536,"containerId":0,"length":65536}"#;
         let other = r#"{"hostId":65536,"containerId":1,"length":65536}"#;
-        let file = |uids: &str, gids: &str| format!(r#"{{"uidMappings":[{uids}],"gidMappings":[{gids}]}}"#);
+        let file = |uids: &str, gids: &str| {
+            format!(r#"{{"uidMappings":[{uids}],"gidMappings":[{gids}]}}"#)
+        };
         check(&file("", ""), &format!("{invalid}no more than one mapping allowed."));
         check(&file(one, ""), &format!("{invalid}GID and UID mappings should be identical."));
         check(&file(one, other), &format!("{invalid}GID and UID mapping should be identical"));
@@ -324,7 +361,10 @@ mod tests {
     #[test]
     fn checks_what_is_configured() {
         let check = |per_pod, subuid, max_pods| Ids::new(per_pod, subuid, max_pods);
-        assert_eq!(check(UNIT, None, 110), Ok(Ids { first: UNIT, count: 4_294_901_760, per_pod: UNIT }));
+        assert_eq!(
+            check(UNIT, None, 110),
+            Ok(Ids { first: UNIT, count: 4_294_901_760, per_pod: UNIT })
+        );
         assert_eq!(
             check(UNIT, Some((65_536, 131_072)), 3),
             Err("kubelet user assigned IDs are not enough to support 3 pods".into())
@@ -333,7 +373,8 @@ mod tests {
         assert_eq!(check(UNIT, Some((0, 131_072)), 1), first);
         let odd = Err("kubelet user assigned ID 100000 is not a multiple of 65536".into());
         assert_eq!(check(UNIT, Some((100_000, 131_072)), 1), odd);
-        let length = Err("kubelet user assigned IDs length 65537 is not a multiple of 65536".into());
+        let length =
+            Err("kubelet user assigned IDs length 65537 is not a multiple of 65536".into());
         assert_eq!(check(UNIT, Some((65_536, 65_537)), 1), length);
         assert!(check(1000, None, 1).is_err());
     }
@@ -341,8 +382,14 @@ mod tests {
     #[test]
     fn parses_getsubids() {
         assert_eq!(parse_subids("0: kubelet 65536 2147483648\n"), Ok((65_536, 2_147_483_648)));
-        assert_eq!(parse_subids("0: kubelet 65536\n"), Err("invalid line \"0: kubelet 65536\\n\"".into()));
-        assert!(parse_subids("0: kubelet 1 2\n1: kubelet 3 4\n").is_err_and(|error| error.contains("only one line")));
+        assert_eq!(
+            parse_subids("0: kubelet 65536\n"),
+            Err("invalid line \"0: kubelet 65536\\n\"".into())
+        );
+        assert!(
+            parse_subids("0: kubelet 1 2\n1: kubelet 3 4\n")
+                .is_err_and(|error| error.contains("only one line"))
+        );
         assert!(parse_subids("0: kubelet -1 2").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! Probes of running containers: one task per pod that has probes, asleep until the next one is due.
+//! Probes of running containers: one task per pod that has probes, asleep until the next one is
+//! due.
 //!
 //! ```text
 //!  pods::worker ── running(targets), terminating() ──► task ── verdicts (watch) ──► planner, status
@@ -6,7 +7,8 @@
 //!                                                       └──► events, observer
 //! ```
 //!
-//! It never restarts anything: a verdict is an input of the planner. A verdict belongs to a container id and goes with it.
+//! It never restarts anything: a verdict is an input of the planner. A verdict belongs to a
+//! container id and goes with it.
 
 pub mod check;
 pub mod schedule;
@@ -69,18 +71,28 @@ pub struct ProbeTarget {
     pub kind: ContainerKind,
     /// Its id.
     pub id: ContainerId,
-    /// The pod's first address (the node's for a hostNetwork pod); while there is none, nothing is asked.
+    /// The pod's first address (the node's for a hostNetwork pod); while there is none, nothing is
+    /// asked.
     pub pod_ip: Option<IpAddr>,
     /// When it started.
     pub started_at: Wall,
-    /// What its status said when this process found it running; `None` for a container that this process started.
+    /// What its status said when this process found it running; `None` for a container that this
+    /// process started.
     pub recorded: Option<Recorded>,
 }
 
-/// Is told of every attempt that counts: for `prober_probe_total` and `prober_probe_duration_seconds`.
+/// Is told of every attempt that counts: for `prober_probe_total` and
+/// `prober_probe_duration_seconds`.
 pub trait ProbeObserver: Send + Sync {
     /// An attempt has ended.
-    fn attempted(&self, pod: &Pod, container: &str, kind: ProbeKind, result: Counted, took: Duration);
+    fn attempted(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: ProbeKind,
+        result: Counted,
+        took: Duration,
+    );
 
     /// The pod's probes have ended: its series can go.
     fn ended(&self, pod: &Pod);
@@ -154,7 +166,9 @@ pub(crate) mod testing {
     }
 
     impl FakeExec {
-        pub(crate) fn answering(answers: impl IntoIterator<Item = Result<ExecOutput, CriError>>) -> Self {
+        pub(crate) fn answering(
+            answers: impl IntoIterator<Item = Result<ExecOutput, CriError>>,
+        ) -> Self {
             Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
         }
 
@@ -173,7 +187,11 @@ pub(crate) mod testing {
     }
 
     fn output(exit_code: i32) -> ExecOutput {
-        ExecOutput { stdout: format!("exit {exit_code}").into_bytes(), stderr: Vec::new(), exit_code }
+        ExecOutput {
+            stdout: format!("exit {exit_code}").into_bytes(),
+            stderr: Vec::new(),
+            exit_code,
+        }
     }
 
     impl Exec for FakeExec {

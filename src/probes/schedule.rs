@@ -1,14 +1,16 @@
-//! When a probe is due. Pure; deterministic, so that a restart of the kubelet finds the same rhythm.
+//! When a probe is due. Pure; deterministic, so that a restart of the kubelet finds the same
+//! rhythm.
 //!
 //! ```text
 //!  container starts ── initialDelay ──► look ahead (readiness, startup: only success counts, silently)
 //!                                  └──► + phase ──► every period … first success ──► every period, at the phase
 //! ```
 //!
-//! Upstream's probes tick from a moment that has nothing to do with the container, so that its first probe comes between
-//! at once and one period after the initial delay. Here that offset is the probe's phase: a hash spreads the probes of a
-//! node over their period, so that a hundred of them do not fork at the same moment. A container that answers sooner is
-//! not made to wait for it: readiness and startup look once as soon as the delay is over.
+//! Upstream's probes tick from a moment that has nothing to do with the container, so that its
+//! first probe comes between at once and one period after the initial delay. Here that offset is
+//! the probe's phase: a hash spreads the probes of a node over their period, so that a hundred of
+//! them do not fork at the same moment. A container that answers sooner is not made to wait for it:
+//! readiness and startup look once as soon as the delay is over.
 
 use std::time::Duration;
 
@@ -39,18 +41,24 @@ pub struct Due {
 /// Where in its period a probe belongs: more than nothing, at most the whole period.
 pub fn phase(period: Duration, pod_uid: &str, container: &str, kind: ProbeKind) -> Duration {
     let parts = [pod_uid.as_bytes(), &[0], container.as_bytes(), &[kind as u8]];
-    let hash = parts
-        .iter()
-        .copied()
-        .flatten()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     // A tenth at least: the first counted probe leaves the container a moment to come up.
     let share = 100 + u32::try_from((hash >> 32) % 901).unwrap_or(0);
     period.saturating_mul(share) / 1000
 }
 
-/// The first probe of a container. `adopted`: it ran before this process; it is asked in its own time, not all at once.
-pub fn first(timing: &Timing, kind: ProbeKind, phase: Duration, started_at: Wall, adopted: bool, now: Now) -> Due {
+/// The first probe of a container. `adopted`: it ran before this process; it is asked in its own
+/// time, not all at once.
+pub fn first(
+    timing: &Timing,
+    kind: ProbeKind,
+    phase: Duration,
+    started_at: Wall,
+    adopted: bool,
+    now: Now,
+) -> Due {
     let allowed = now.mono.max(delay_over(timing, started_at, now));
     let ahead = !adopted && kind != ProbeKind::Liveness;
     Due { at: if ahead { allowed } else { allowed.after(phase) }, ahead }
@@ -66,14 +74,18 @@ pub fn next(timing: &Timing, began: Mono, now: Now) -> Due {
     Due { at: began.after(timing.period).max(now.mono), ahead: false }
 }
 
-/// The probe after the first success: at the probe's own place in its period, a quarter to five quarters of one later.
+/// The probe after the first success: at the probe's own place in its period, a quarter to five
+/// quarters of one later.
 pub fn settled(timing: &Timing, phase: Duration, began: Mono) -> Due {
     let period = timing.period.as_nanos().max(1);
     let into = began.0.as_nanos() % period;
     let wait = (phase.as_nanos() % period + period - into) % period;
     // Not on the heels of the one before.
     let wait = if wait * 4 < period { wait + period } else { wait };
-    Due { at: began.after(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))), ahead: false }
+    Due {
+        at: began.after(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))),
+        ahead: false,
+    }
 }
 
 /// When the initial delay is over; upstream counts whole seconds since the start.
@@ -97,7 +109,8 @@ mod tests {
     }
 
     fn at(seconds: u64) -> Now {
-        let wall = Wall::from_second(1_000_000 + i64::try_from(seconds).expect("small")).expect("a time");
+        let wall =
+            Wall::from_second(1_000_000 + i64::try_from(seconds).expect("small")).expect("a time");
         Now { mono: Mono(Duration::from_secs(seconds)), wall }
     }
 
@@ -130,21 +143,29 @@ mod tests {
             let due = settled(&timing(0, 10), Duration::from_secs(4), at(100 + began).mono);
             let wait = due.at.since(at(100 + began).mono);
             assert_eq!(due.at.0.as_secs() % 10, 4);
-            assert!(wait >= Duration::from_millis(2500) && wait <= Duration::from_millis(12_500), "{began}: {wait:?}");
+            assert!(
+                wait >= Duration::from_millis(2500) && wait <= Duration::from_millis(12_500),
+                "{began}: {wait:?}"
+            );
         }
     }
 
     #[test]
     fn phases_are_spread_and_stable() {
         let period = Duration::from_secs(10);
-        let phases: Vec<_> =
-            (0..200).map(|index| phase(period, &format!("uid-{index}"), "c", ProbeKind::Liveness)).collect();
+        let phases: Vec<_> = (0..200)
+            .map(|index| phase(period, &format!("uid-{index}"), "c", ProbeKind::Liveness))
+            .collect();
         assert_eq!(phases[0], phase(period, "uid-0", "c", ProbeKind::Liveness));
         assert_ne!(phases[0], phase(period, "uid-0", "c", ProbeKind::Readiness));
         assert!(phases.iter().all(|phase| *phase >= period / 10 && *phase <= period));
         for third in 0..3 {
-            let range = period / 10 + (period * 9 / 30) * third..period / 10 + (period * 9 / 30) * (third + 1);
-            assert!(phases.iter().filter(|phase| range.contains(*phase)).count() > 40, "third {third}");
+            let range = period / 10 + (period * 9 / 30) * third
+                ..period / 10 + (period * 9 / 30) * (third + 1);
+            assert!(
+                phases.iter().filter(|phase| range.contains(*phase)).count() > 40,
+                "third {third}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The task that probes one pod. Input: the running containers and whether the pod stops (`watch`). Output: verdicts
-//! (`watch`), events, the observer. It ends when its handle is dropped.
+//! The task that probes one pod. Input: the running containers and whether the pod stops (`watch`).
+//! Output: verdicts (`watch`), events, the observer. It ends when its handle is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +35,8 @@ struct Wanted {
 }
 
 impl PodProbes {
-    /// Starts the probes of a pod: none run before [`PodProbes::running`]. Needs a tokio runtime. A pod without probes
-    /// costs no task.
+    /// Starts the probes of a pod: none run before [`PodProbes::running`]. Needs a tokio runtime. A
+    /// pod without probes costs no task.
     pub fn start(deps: ProbeDeps, pod: Arc<Pod>) -> Self {
         let (wanted, inbox) = watch::channel(Wanted::default());
         let (outbox, verdicts) = watch::channel(Arc::default());
@@ -49,7 +49,8 @@ impl PodProbes {
         Self { wanted, verdicts, _task: task }
     }
 
-    /// The containers that run now, all of them; those that are missing are probed no more and lose their verdicts.
+    /// The containers that run now, all of them; those that are missing are probed no more and lose
+    /// their verdicts.
     pub fn running(&self, targets: Vec<ProbeTarget>) {
         self.wanted.send_if_modified(|wanted| {
             if *wanted.targets == targets {
@@ -60,7 +61,8 @@ impl PodProbes {
         });
     }
 
-    /// The pod stops: liveness and startup are asked no more, readiness goes on until its container ends.
+    /// The pod stops: liveness and startup are asked no more, readiness goes on until its container
+    /// ends.
     pub fn terminating(&self) {
         self.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.terminating, true));
     }
@@ -100,11 +102,17 @@ fn probers(pod: &Pod) -> Vec<Prober> {
             let Some(probe) = kind.of(container) else { continue };
             let seconds = |value: Option<i32>, default: u64| {
                 Duration::from_secs(
-                    value.and_then(|value| u64::try_from(value).ok()).filter(|n| *n > 0).unwrap_or(default),
+                    value
+                        .and_then(|value| u64::try_from(value).ok())
+                        .filter(|n| *n > 0)
+                        .unwrap_or(default),
                 )
             };
             let count = |value: Option<i32>, default: u32| {
-                value.and_then(|value| u32::try_from(value).ok()).filter(|count| *count > 0).unwrap_or(default)
+                value
+                    .and_then(|value| u32::try_from(value).ok())
+                    .filter(|count| *count > 0)
+                    .unwrap_or(default)
             };
             let period = seconds(probe.period_seconds, 10);
             all.push(Prober {
@@ -149,12 +157,17 @@ struct Done {
 
 type Attempts = FuturesUnordered<BoxFuture<'static, Done>>;
 
-async fn run(mut state: State, mut inbox: watch::Receiver<Wanted>, outbox: watch::Sender<Arc<ProbeVerdicts>>) {
+async fn run(
+    mut state: State,
+    mut inbox: watch::Receiver<Wanted>,
+    outbox: watch::Sender<Arc<ProbeVerdicts>>,
+) {
     let mut attempts = Attempts::new();
     loop {
         let next = state.next_due();
         let clock = state.deps.clock;
-        // Cancel-safe: `changed` and `next` lose nothing when another arm is taken, and sleeping is sleeping.
+        // Cancel-safe: `changed` and `next` lose nothing when another arm is taken, and sleeping is
+        // sleeping.
         tokio::select! {
             changed = inbox.changed() => match changed {
                 Ok(()) => {
@@ -190,11 +203,19 @@ impl State {
         for prober in &mut self.probers {
             let target = wanted.targets.iter().find(|target| target.container == prober.container);
             match (&mut prober.active, target) {
-                (Some(active), Some(target)) if active.target.id == target.id => active.target = target.clone(),
+                (Some(active), Some(target)) if active.target.id == target.id => {
+                    active.target = target.clone();
+                }
                 (_, Some(target)) => {
                     let verdict = Verdict::new(prober.kind, prober.thresholds, target.recorded);
                     let target = target.clone();
-                    prober.active = Some(Active { target, verdict, due: None, in_flight: false, settled: false });
+                    prober.active = Some(Active {
+                        target,
+                        verdict,
+                        due: None,
+                        in_flight: false,
+                        settled: false,
+                    });
                 }
                 (_, None) => prober.active = None,
             }
@@ -229,14 +250,25 @@ impl State {
             } else if active.due.is_none() && !active.in_flight {
                 let adopted = active.target.recorded.is_some();
                 let started_at = active.target.started_at;
-                active.due = Some(schedule::first(&prober.timing, prober.kind, prober.phase, started_at, adopted, now));
+                active.due = Some(schedule::first(
+                    &prober.timing,
+                    prober.kind,
+                    prober.phase,
+                    started_at,
+                    adopted,
+                    now,
+                ));
             }
         }
     }
 
     fn next_due(&self) -> Option<Mono> {
         let waiting = self.probers.iter().filter_map(|prober| prober.active.as_ref());
-        waiting.filter(|active| !active.in_flight).filter_map(|active| active.due).map(|due| due.at).min()
+        waiting
+            .filter(|active| !active.in_flight)
+            .filter_map(|active| active.due)
+            .map(|due| due.at)
+            .min()
     }
 
     /// Begins every attempt that is due.
@@ -244,9 +276,19 @@ impl State {
         let now = self.deps.clock.now().mono;
         for (index, prober) in self.probers.iter_mut().enumerate() {
             let Some(active) = &mut prober.active else { continue };
-            let Some(due) = active.due.filter(|due| due.at <= now && !active.in_flight) else { continue };
+            let Some(due) = active.due.filter(|due| due.at <= now && !active.in_flight) else {
+                continue;
+            };
             active.in_flight = true;
-            attempts.push(attempt(&self.deps, &self.pod, index, prober.kind, &active.target, due, prober.timing));
+            attempts.push(attempt(
+                &self.deps,
+                &self.pod,
+                index,
+                prober.kind,
+                &active.target,
+                due,
+                prober.timing,
+            ));
         }
     }
 
@@ -256,7 +298,10 @@ impl State {
         let Some(prober) = self.probers.get_mut(done.prober) else { return };
         let (kind, timing, phase) = (prober.kind, prober.timing, prober.phase);
         // An answer about a container that is gone.
-        let Some(active) = prober.active.as_mut().filter(|active| active.target.id == done.id) else { return };
+        let Some(active) = prober.active.as_mut().filter(|active| active.target.id == done.id)
+        else {
+            return;
+        };
         active.in_flight = false;
         if active.verdict.on_hold() {
             active.due = None;
@@ -277,7 +322,12 @@ impl State {
         let outcome = active.verdict.outcome();
         let (container, container_kind) = (active.target.container.clone(), active.target.kind);
         if was != outcome {
-            tracing::debug!(container, probe = kind.as_str(), ?outcome, "A probe changed its verdict");
+            tracing::debug!(
+                container,
+                probe = kind.as_str(),
+                ?outcome,
+                "A probe changed its verdict"
+            );
         }
         if attempt != Attempt::Nothing || !done.due.ahead {
             self.tell(done, kind, (container_kind, &container), late);
@@ -286,7 +336,13 @@ impl State {
     }
 
     /// Events and metrics, as upstream has them.
-    fn tell(&self, done: &Done, kind: ProbeKind, container: (crate::model::ContainerKind, &str), late: bool) {
+    fn tell(
+        &self,
+        done: &Done,
+        kind: ProbeKind,
+        container: (crate::model::ContainerKind, &str),
+        late: bool,
+    ) {
         let name = kind.as_str();
         let warn = |reason, message| {
             self.deps.recorder.pod(&self.pod, Some(container), EventType::Warning, reason, message);
@@ -311,7 +367,8 @@ impl State {
                 Counted::Failed
             }
             CheckResult::Error { state, problem } => {
-                let message = format!("{name} probe errored and resulted in {state} state: {problem}");
+                let message =
+                    format!("{name} probe errored and resulted in {state} state: {problem}");
                 warn(reason::event::UNHEALTHY, message);
                 return;
             }
@@ -324,7 +381,8 @@ impl State {
         let mut all = ProbeVerdicts::default();
         for prober in &self.probers {
             let Some(active) = &prober.active else { continue };
-            let of: &mut ContainerVerdict = all.containers.entry(active.target.id.clone()).or_default();
+            let of: &mut ContainerVerdict =
+                all.containers.entry(active.target.id.clone()).or_default();
             let outcome = active.verdict.outcome();
             match prober.kind {
                 ProbeKind::Liveness => of.liveness = outcome,
@@ -336,15 +394,17 @@ impl State {
     }
 }
 
-/// Whether this process was so late that a failure says nothing about the container: it began late, or its own timer for
-/// the end fired late.
+/// Whether this process was so late that a failure says nothing about the container: it began late,
+/// or its own timer for the end fired late.
 fn is_late(done: &Done, timing: &Timing) -> bool {
     /// Timers and scheduling are never exact.
     const SLACK: Duration = Duration::from_millis(500);
     let began_late = done.began.since(done.due.at);
     let ended_late = match &done.result {
         CheckResult::Failure(_) => done.ended.since(done.began),
-        CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. } => Duration::ZERO,
+        CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. } => {
+            Duration::ZERO
+        }
     };
     began_late > timing.timeout || (done.own_timer && ended_late > timing.timeout * 2 + SLACK)
 }
@@ -383,8 +443,17 @@ fn attempt(
             None => None,
         };
         let began = deps.clock.now().mono;
-        let result = check(probe, &container, &target.id, pod_ip, timing.timeout, &*deps.exec).await;
-        Done { prober, id, due, began, ended: deps.clock.now().mono, result, own_timer: probe.exec.is_none() }
+        let result =
+            check(probe, &container, &target.id, pod_ip, timing.timeout, &*deps.exec).await;
+        Done {
+            prober,
+            id,
+            due,
+            began,
+            ended: deps.clock.now().mono,
+            result,
+            own_timer: probe.exec.is_none(),
+        }
     })
 }
 
@@ -404,7 +473,14 @@ mod tests {
     struct Counts(Mutex<Vec<String>>);
 
     impl ProbeObserver for Counts {
-        fn attempted(&self, _: &Pod, container: &str, kind: ProbeKind, result: Counted, _: Duration) {
+        fn attempted(
+            &self,
+            _: &Pod,
+            container: &str,
+            kind: ProbeKind,
+            result: Counted,
+            _: Duration,
+        ) {
             self.0.lock().push(format!("{container} {} {}", kind.as_str(), result.as_str()));
         }
 
@@ -422,7 +498,8 @@ mod tests {
     }
 
     fn probe(extra: &serde_json::Value) -> serde_json::Value {
-        let mut probe = json!({"exec": {"command": ["ok"]}, "periodSeconds": 10, "failureThreshold": 2});
+        let mut probe =
+            json!({"exec": {"command": ["ok"]}, "periodSeconds": 10, "failureThreshold": 2});
         for (key, value) in extra.as_object().expect("an object") {
             probe[key] = value.clone();
         }
@@ -470,25 +547,32 @@ mod tests {
             self.probes.running(vec![self.target(id, None)]);
         }
 
-        /// Lets time pass and answers `startup readiness liveness` of a container, and how often was asked.
+        /// Lets time pass and answers `startup readiness liveness` of a container, and how often
+        /// was asked.
         async fn after(&self, id: &str, seconds: u64) -> String {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let verdicts = self.probes.verdicts();
             let verdicts = verdicts.borrow();
-            let Some(verdict) = verdicts.containers.get(&ContainerId::from(id)) else { return "none".into() };
+            let Some(verdict) = verdicts.containers.get(&ContainerId::from(id)) else {
+                return "none".into();
+            };
             let sign = |outcome: Option<ProbeOutcome>| match outcome {
                 None => '.',
                 Some(ProbeOutcome::Success) => '+',
                 Some(ProbeOutcome::Failure) => '-',
             };
-            let signs: String = [verdict.startup, verdict.readiness, verdict.liveness].map(sign).iter().collect();
+            let signs: String =
+                [verdict.startup, verdict.readiness, verdict.liveness].map(sign).iter().collect();
             format!("{signs} {}", self.exec.commands().len())
         }
 
         fn texts(&mut self) -> Vec<String> {
             let mut texts = Vec::new();
             while let Ok(event) = self.events.try_recv() {
-                texts.push(format!("{} {} {}", event.object.field_path, event.reason, event.message));
+                texts.push(format!(
+                    "{} {} {}",
+                    event.object.field_path, event.reason, event.message
+                ));
             }
             texts
         }
@@ -511,7 +595,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_look_ahead_that_fails_is_silent() {
-        let mut world = world(&json!({"readinessProbe": probe(&json!({"failureThreshold": 1}))}), &[1, 0]);
+        let mut world =
+            world(&json!({"readinessProbe": probe(&json!({"failureThreshold": 1}))}), &[1, 0]);
         world.run("a");
         assert_eq!(world.after("a", 11).await, ".+. 2");
         assert!(world.texts().is_empty());
@@ -550,7 +635,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_liveness_probe_waits_for_the_next_container() {
-        let mut world = world(&json!({"livenessProbe": probe(&json!({"initialDelaySeconds": 5}))}), &[1, 1]);
+        let mut world =
+            world(&json!({"livenessProbe": probe(&json!({"initialDelaySeconds": 5}))}), &[1, 1]);
         world.run("a");
         assert_eq!(world.after("a", 5).await, "... 0");
         assert_eq!(world.after("a", 100).await, "..- 2");
@@ -563,7 +649,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn adopted_containers_keep_their_state() {
-        let container = json!({"startupProbe": probe(&json!({})), "readinessProbe": probe(&json!({}))});
+        let container =
+            json!({"startupProbe": probe(&json!({})), "readinessProbe": probe(&json!({}))});
         let world = world(&container, &[0]);
         let recorded = Some(Recorded { started: true, ready: true });
         world.probes.running(vec![world.target("a", recorded)]);
@@ -574,8 +661,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn termination_stops_liveness_but_not_readiness() {
-        let container =
-            json!({"livenessProbe": probe(&json!({})), "readinessProbe": probe(&json!({"failureThreshold": 1}))});
+        let container = json!({"livenessProbe": probe(&json!({})), "readinessProbe": probe(&json!({"failureThreshold": 1}))});
         let world = world(&container, &[0, 1, 1, 1, 1]);
         world.run("a");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -613,7 +699,10 @@ mod tests {
         assert!(is_late(&done(1100, 10, true), &timing));
         assert!(is_late(&done(1100, 10, false), &timing));
         assert!(is_late(&done(0, 2600, true), &timing));
-        assert!(!is_late(&done(0, 60_000, false), &timing), "a command whose child holds its output ends late");
+        assert!(
+            !is_late(&done(0, 60_000, false), &timing),
+            "a command whose child holds its output ends late"
+        );
         let failed = CheckResult::Failure(String::new());
         assert_eq!(judge(&failed, false, false), Attempt::Failure);
         assert_eq!(judge(&failed, false, true), Attempt::Nothing);

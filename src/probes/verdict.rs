@@ -1,4 +1,5 @@
-//! What the attempts of one probe of one container add up to: thresholds, initial values, when to stop asking.
+//! What the attempts of one probe of one container add up to: thresholds, initial values, when to
+//! stop asking.
 //!
 //! Pure. One [`Verdict`] lives as long as its container; a new container gets a new one.
 
@@ -47,12 +48,15 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The state before the first attempt: not ready, not started. A container that has been adopted keeps what was
-    /// recorded about it, so that a restart of the kubelet changes no status.
+    /// The state before the first attempt: not ready, not started. A container that has been
+    /// adopted keeps what was recorded about it, so that a restart of the kubelet changes no
+    /// status.
     pub fn new(kind: ProbeKind, thresholds: Thresholds, recorded: Option<Recorded>) -> Self {
         let recorded = recorded.unwrap_or_default();
         let outcome = match kind {
-            ProbeKind::Readiness => Some(if recorded.ready { ProbeOutcome::Success } else { ProbeOutcome::Failure }),
+            ProbeKind::Readiness => {
+                Some(if recorded.ready { ProbeOutcome::Success } else { ProbeOutcome::Failure })
+            }
             ProbeKind::Startup => recorded.started.then_some(ProbeOutcome::Success),
             ProbeKind::Liveness => None,
         };
@@ -65,13 +69,14 @@ impl Verdict {
         self.outcome
     }
 
-    /// Whether there is nothing more to ask: startup is decided, or liveness has failed and the container is about to be
-    /// restarted.
+    /// Whether there is nothing more to ask: startup is decided, or liveness has failed and the
+    /// container is about to be restarted.
     pub fn on_hold(&self) -> bool {
         self.on_hold
     }
 
-    /// Takes in an attempt; answers whether the outcome was decided anew (which may be the same outcome).
+    /// Takes in an attempt; answers whether the outcome was decided anew (which may be the same
+    /// outcome).
     pub fn record(&mut self, attempt: Attempt) -> bool {
         let (outcome, threshold) = match attempt {
             Attempt::Nothing => return false,
@@ -109,7 +114,8 @@ mod tests {
     use super::*;
     use ProbeKind::{Liveness, Readiness, Startup};
 
-    /// `script`: `+` success, `-` failure, `?` nothing. `expected`: the outcome after each, `.` for none.
+    /// `script`: `+` success, `-` failure, `?` nothing. `expected`: the outcome after each, `.` for
+    /// none.
     #[track_caller]
     fn check(kind: ProbeKind, success: u32, failure: u32, script: &str, expected: &str) -> Verdict {
         let mut verdict = Verdict::new(kind, Thresholds { success, failure }, None);
@@ -157,7 +163,10 @@ mod tests {
         let mut readiness = Verdict::new(Readiness, thresholds, recorded);
         readiness.record(Attempt::Failure);
         assert_eq!(readiness.outcome(), Some(ProbeOutcome::Success));
-        assert_eq!(Verdict::new(Readiness, thresholds, None).outcome(), Some(ProbeOutcome::Failure));
+        assert_eq!(
+            Verdict::new(Readiness, thresholds, None).outcome(),
+            Some(ProbeOutcome::Failure)
+        );
     }
 
     #[test]

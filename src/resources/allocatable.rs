@@ -1,4 +1,5 @@
-//! What of a node is left for pods: capacity less what is reserved for daemons and kept back for eviction. Pure.
+//! What of a node is left for pods: capacity less what is reserved for daemons and kept back for
+//! eviction. Pure.
 
 use super::list::{Amounts, EPHEMERAL_STORAGE, HUGE_PAGES_PREFIX, MEMORY};
 use crate::model::quantity::Amount;
@@ -46,8 +47,14 @@ pub fn reserved(capacity: &Amounts, reservations: &Reservations) -> Amounts {
     let mut kept = Amounts::new();
     for name in capacity.keys() {
         let daemons = daemons(name, reservations);
-        let evicting = reservations.eviction_hard.iter().rev().find(|threshold| resource(threshold.signal) == name);
-        let total = daemons + evicting.map_or(Amount::ZERO, |threshold| amount(threshold.value, capacity.get(name)));
+        let evicting = reservations
+            .eviction_hard
+            .iter()
+            .rev()
+            .find(|threshold| resource(threshold.signal) == name);
+        let total = daemons
+            + evicting
+                .map_or(Amount::ZERO, |threshold| amount(threshold.value, capacity.get(name)));
         if !total.is_zero() {
             kept.insert(name.clone(), total);
         }
@@ -55,20 +62,24 @@ pub fn reserved(capacity: &Amounts, reservations: &Reservations) -> Amounts {
     kept
 }
 
-/// What the scheduler may give away: `status.allocatable`. Memory that is set aside as huge pages is no memory any more.
+/// What the scheduler may give away: `status.allocatable`. Memory that is set aside as huge pages
+/// is no memory any more.
 pub fn allocatable(capacity: &Amounts, reservations: &Reservations) -> Amounts {
     let kept = reserved(capacity, reservations);
     let mut left = less(capacity, |name| kept.get(name).copied().unwrap_or_default());
-    let huge: Amount =
-        left.iter().filter(|(name, _)| name.starts_with(HUGE_PAGES_PREFIX)).map(|(_, amount)| *amount).sum();
+    let huge: Amount = left
+        .iter()
+        .filter(|(name, _)| name.starts_with(HUGE_PAGES_PREFIX))
+        .map(|(_, amount)| *amount)
+        .sum();
     if let Some(memory) = left.get_mut(MEMORY) {
         *memory = at_least_nothing(*memory - huge);
     }
     left
 }
 
-/// What the cgroup of all pods is limited to: eviction must be able to see use above its threshold, so that is not taken
-/// off here.
+/// What the cgroup of all pods is limited to: eviction must be able to see use above its threshold,
+/// so that is not taken off here.
 pub fn enforced(capacity: &Amounts, reservations: &Reservations) -> Amounts {
     less(capacity, |name| daemons(name, reservations))
 }
@@ -124,12 +135,15 @@ fn at_least_nothing(amount: Amount) -> Amount {
 #[cfg(test)]
 mod tests {
     use super::{
-        Amount, Amounts, HardThreshold, Reservations, ReservingSignal, ThresholdValue, allocatable, enforced,
-        overcommitted,
+        Amount, Amounts, HardThreshold, Reservations, ReservingSignal, ThresholdValue, allocatable,
+        enforced, overcommitted,
     };
 
     fn list(items: &[(&str, &str)]) -> Amounts {
-        items.iter().map(|(name, text)| ((*name).to_owned(), Amount::parse(text).expect("a quantity"))).collect()
+        items
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), Amount::parse(text).expect("a quantity")))
+            .collect()
     }
 
     fn reservations(fraction: f32) -> Reservations {
@@ -141,14 +155,22 @@ mod tests {
                     signal: ReservingSignal::MemoryAvailable,
                     value: ThresholdValue::Amount(Amount::parse("100Mi").expect("a quantity")),
                 },
-                HardThreshold { signal: ReservingSignal::NodeFsAvailable, value: ThresholdValue::Fraction(fraction) },
+                HardThreshold {
+                    signal: ReservingSignal::NodeFsAvailable,
+                    value: ThresholdValue::Fraction(fraction),
+                },
             ],
         }
     }
 
     #[test]
     fn takes_off_what_is_reserved() {
-        let capacity = list(&[("cpu", "2"), ("memory", "4Gi"), ("ephemeral-storage", "10Gi"), ("pods", "110")]);
+        let capacity = list(&[
+            ("cpu", "2"),
+            ("memory", "4Gi"),
+            ("ephemeral-storage", "10Gi"),
+            ("pods", "110"),
+        ]);
         let left = allocatable(&capacity, &reservations(0.5));
         assert_eq!(left["cpu"].milli(), 1700);
         assert_eq!(left["memory"].units(), (3 << 30) - (100 << 20));
@@ -159,7 +181,8 @@ mod tests {
 
     #[test]
     fn huge_pages_are_no_memory() {
-        let capacity = list(&[("memory", "4Gi"), ("hugepages-2Mi", "1Gi"), ("hugepages-1Gi", "1Gi")]);
+        let capacity =
+            list(&[("memory", "4Gi"), ("hugepages-2Mi", "1Gi"), ("hugepages-1Gi", "1Gi")]);
         assert_eq!(allocatable(&capacity, &Reservations::default())["memory"].units(), 2 << 30);
     }
 
@@ -169,14 +192,20 @@ mod tests {
         assert_eq!(allocatable(&capacity, &reservations(0.1))["cpu"].milli(), 0);
         assert_eq!(
             overcommitted(&capacity, &reservations(0.1)),
-            ["Resource \"cpu\" has a reservation of 300m but capacity of 200m. Expected capacity >= reservation."]
+            [
+                "Resource \"cpu\" has a reservation of 300m but capacity of 200m. Expected capacity >= reservation."
+            ]
         );
     }
 
     #[test]
     fn a_fraction_is_of_single_precision() {
         let capacity = list(&[("ephemeral-storage", "1000000007")]);
-        let only_eviction = Reservations { system: Amounts::new(), kube: Amounts::new(), ..reservations(0.1) };
-        assert_eq!(allocatable(&capacity, &only_eviction)["ephemeral-storage"].units(), 1_000_000_007 - 100_000_002);
+        let only_eviction =
+            Reservations { system: Amounts::new(), kube: Amounts::new(), ..reservations(0.1) };
+        assert_eq!(
+            allocatable(&capacity, &only_eviction)["ephemeral-storage"].units(),
+            1_000_000_007 - 100_000_002
+        );
     }
 }

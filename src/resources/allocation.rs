@@ -1,5 +1,5 @@
-//! What a pod has been given of the node, as opposed to what its spec asks for now: the two differ while a resize in place
-//! has to wait. Pure.
+//! What a pod has been given of the node, as opposed to what its spec asks for now: the two differ
+//! while a resize in place has to wait. Pure.
 //!
 //! Fed by dispatch, which decides on resizes, and by the pods' tasks, which carry them out.
 
@@ -21,15 +21,20 @@ pub const RESIZE_PENDING: &str = "PodResizePending";
 /// What the pod's spec asks for.
 pub fn of(pod: &api::Pod) -> Allocation {
     let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
-    containers.map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default())).collect()
+    containers
+        .map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default()))
+        .collect()
 }
 
-/// What the pod had been given before this process: by its status where a resize waited, else by its spec.
+/// What the pod had been given before this process: by its status where a resize waited, else by
+/// its spec.
 pub fn recorded(pod: &api::Pod) -> Allocation {
     let mut allocation = of(pod);
     let Some(status) = &pod.status else { return allocation };
-    let waits = status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
-    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let waits =
+        status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
+    let statuses =
+        status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     for status in statuses.filter(|_| waits) {
         let given = status.resources.as_ref().zip(allocation.get_mut(&status.name));
         if let Some((given, own)) = given {
@@ -40,7 +45,8 @@ pub fn recorded(pod: &api::Pod) -> Allocation {
     allocation
 }
 
-/// The pod with what it has been given in the place of what it asks for; `None` where that is the same.
+/// The pod with what it has been given in the place of what it asks for; `None` where that is the
+/// same.
 pub fn apply(pod: &api::Pod, allocation: &Allocation) -> Option<api::Pod> {
     let differs = |container: &api::Container| {
         let own = container.resources.clone().unwrap_or_default();
@@ -90,8 +96,9 @@ impl Requirements {
         }
     }
 
-    /// What a container that was met running has, given what it should have: the same where the runtime says so, or says
-    /// nothing. The memory request is nowhere to be seen and counts as it should be.
+    /// What a container that was met running has, given what it should have: the same where the
+    /// runtime says so, or says nothing. The memory request is nowhere to be seen and counts as it
+    /// should be.
     pub fn adopted(wanted: Self, applied: Option<&AppliedResources>) -> Self {
         let Some(applied) = applied else { return wanted };
         let asked = if wanted.cpu_request == 0 { wanted.cpu_limit } else { wanted.cpu_request };
@@ -101,9 +108,11 @@ impl Requirements {
         {
             has.cpu_request = cpu::milli_of_shares(shares);
         }
-        if let (Some(quota), Some(period)) = (applied.cpu_quota, applied.cpu_period.filter(|period| *period > 0))
+        if let (Some(quota), Some(period)) =
+            (applied.cpu_quota, applied.cpu_period.filter(|period| *period > 0))
             && quota > 0
-            && u64::try_from(period).is_ok_and(|period| quota != cpu::quota(wanted.cpu_limit, period))
+            && u64::try_from(period)
+                .is_ok_and(|period| quota != cpu::quota(wanted.cpu_limit, period))
         {
             has.cpu_limit = cpu::milli_of_quota(quota, period);
         }
@@ -158,8 +167,7 @@ mod tests {
     fn what_waited_before_a_restart_still_waits() {
         let container = json!({"name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
             "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "64Mi"}}});
-        let waits =
-            json!({"conditions": [{"type": "PodResizePending", "status": "True"}], "containerStatuses": [container]});
+        let waits = json!({"conditions": [{"type": "PodResizePending", "status": "True"}], "containerStatuses": [container]});
         assert!(apply(&pod("2", &waits), &recorded(&pod("2", &waits))).is_some());
         let settled = json!({"containerStatuses": [container]});
         assert!(apply(&pod("2", &settled), &recorded(&pod("2", &settled))).is_none());
@@ -167,7 +175,12 @@ mod tests {
 
     #[test]
     fn what_runs_is_compared_with_what_the_runtime_says() {
-        let wanted = Requirements { cpu_request: 250, cpu_limit: 500, memory_request: 1, memory_limit: 64 << 20 };
+        let wanted = Requirements {
+            cpu_request: 250,
+            cpu_limit: 500,
+            memory_request: 1,
+            memory_limit: 64 << 20,
+        };
         let mut applied = AppliedResources {
             cpu_shares: Some(256),
             cpu_quota: Some(50_000),

@@ -1,8 +1,10 @@
-//! The cgroups of pods: made before a pod's first sandbox, removed after its last, and the tiers above them.
+//! The cgroups of pods: made before a pod's first sandbox, removed after its last, and the tiers
+//! above them.
 //!
-//! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per pod, calls come one
-//! at a time from the pod's own worker; the only shared memory is the last value written to the burstable tier. Nothing
-//! above `cgroupRoot` or beside `kubepods` is ever made, changed or removed.
+//! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per
+//! pod, calls come one at a time from the pod's own worker; the only shared memory is the last
+//! value written to the burstable tier. Nothing above `cgroupRoot` or beside `kubepods` is ever
+//! made, changed or removed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,14 +14,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use parking_lot::Mutex;
 
-use super::cgroup_tree::CgroupTree;
+use super::cgroup_names::CgroupTree;
 use super::cpu;
 use super::pod_config::{self, CgroupSettings, PodCgroupPolicy};
 use super::qos::{self, QosClass};
 use crate::linux::cgroup::{CgroupError, CgroupFs};
 use crate::model::PodUid;
 
-/// How long the processes of a finished pod may take to vanish after SIGKILL before its removal is reported as failed.
+/// How long the processes of a finished pod may take to vanish after SIGKILL before its removal is
+/// reported as failed.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 /// The first wait between two attempts at removal; doubled up to [`REMOVE_PAUSE_MAX`].
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
@@ -81,7 +84,9 @@ impl Backend for CgroupFs {
 #[derive(Debug, thiserror::Error)]
 pub enum PodCgroupError {
     /// The configured root is not there.
-    #[error("cgroupRoot {root:?} is not a usable cgroup; make it, or set cgroupRoot to one that exists")]
+    #[error(
+        "cgroupRoot {root:?} is not a usable cgroup; make it, or set cgroupRoot to one that exists"
+    )]
     Root {
         /// `cgroupRoot`
         root: String,
@@ -130,35 +135,53 @@ pub struct PodCgroups {
 struct Inner {
     backend: Box<dyn Backend>,
     config: Config,
-    /// The shares last written to the burstable tier. Locked while they are written, on a blocking thread.
+    /// The shares last written to the burstable tier. Locked while they are written, on a blocking
+    /// thread.
     burstable_shares: Mutex<Option<u64>>,
 }
 
 impl PodCgroups {
     /// A handle; nothing is made before [`Self::setup`].
     pub fn new(backend: impl Backend, config: Config) -> Self {
-        Self { inner: Arc::new(Inner { backend: Box::new(backend), config, burstable_shares: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                backend: Box::new(backend),
+                config,
+                burstable_shares: Mutex::default(),
+            }),
+        }
     }
 
-    /// Makes the cgroup of all pods and the QoS tiers, and brings them up to date where they exist. `node` is what all pods
-    /// may use together (`pod_config::node` of the enforced allocatable). Run it once, before the first pod.
+    /// Makes the cgroup of all pods and the QoS tiers, and brings them up to date where they exist.
+    /// `node` is what all pods may use together (`pod_config::node` of the enforced allocatable).
+    /// Run it once, before the first pod.
     ///
-    /// A limit that the kernel refuses because pods use more already is the caller's to try again with
-    /// [`Self::enforce_node`]: it is answered as `Ok(Some(error))`.
-    pub async fn setup(&self, node: CgroupSettings) -> Result<Option<PodCgroupError>, PodCgroupError> {
+    /// A limit that the kernel refuses because pods use more already is the caller's to try again
+    /// with [`Self::enforce_node`]: it is answered as `Ok(Some(error))`.
+    pub async fn setup(
+        &self,
+        node: CgroupSettings,
+    ) -> Result<Option<PodCgroupError>, PodCgroupError> {
         if !self.inner.config.tree.per_qos() {
             return Ok(None);
         }
         self.blocking(move |inner| {
             let tree = &inner.config.tree;
             let top = tree.top().path(tree.driver());
-            inner.backend.validate(&top).map_err(|source| PodCgroupError::Root { root: top.clone(), source })?;
+            inner
+                .backend
+                .validate(&top)
+                .map_err(|source| PodCgroupError::Root { root: top.clone(), source })?;
             let path = tree.node().path(tree.driver());
             inner.create(&path, &CgroupSettings::default())?;
-            let refused =
-                inner.backend.update(&path, &node).err().map(|source| PodCgroupError::Cgroup { path, source });
+            let refused = inner
+                .backend
+                .update(&path, &node)
+                .err()
+                .map(|source| PodCgroupError::Cgroup { path, source });
             for class in [QosClass::Burstable, QosClass::BestEffort] {
-                inner.create(&tree.tier(class).path(tree.driver()), &pod_config::tier(class, []))?;
+                inner
+                    .create(&tree.tier(class).path(tree.driver()), &pod_config::tier(class, []))?;
             }
             Ok(refused)
         })
@@ -174,8 +197,13 @@ impl PodCgroups {
         .await
     }
 
-    /// Sets what an existing cgroup outside the pods' own may use: `systemReservedCgroup`, `kubeReservedCgroup`.
-    pub async fn enforce_reserved(&self, path: String, settings: CgroupSettings) -> Result<(), PodCgroupError> {
+    /// Sets what an existing cgroup outside the pods' own may use: `systemReservedCgroup`,
+    /// `kubeReservedCgroup`.
+    pub async fn enforce_reserved(
+        &self,
+        path: String,
+        settings: CgroupSettings,
+    ) -> Result<(), PodCgroupError> {
         self.blocking(move |inner| {
             inner
                 .backend
@@ -186,8 +214,9 @@ impl PodCgroups {
         .await
     }
 
-    /// Has the pod's cgroup made unless it is there, and answers what CRI is told as the cgroup parent (empty when pods have
-    /// no cgroups of their own). Not cancelled half-way: a dropped call goes on to its end on its thread.
+    /// Has the pod's cgroup made unless it is there, and answers what CRI is told as the cgroup
+    /// parent (empty when pods have no cgroups of their own). Not cancelled half-way: a dropped
+    /// call goes on to its end on its thread.
     pub async fn ensure(&self, pod: &api::Pod) -> Result<String, PodCgroupError> {
         let parent = self.cgroup_parent(pod);
         if parent.is_empty() {
@@ -212,7 +241,8 @@ impl PodCgroups {
         }
         check_uid(pod.metadata.uid.as_deref().unwrap_or_default())?;
         let mut settings = pod_config::pod(pod, &self.inner.config.policy);
-        // A resize is about CPU and memory only, and a limit that is not asked for any more stays, as upstream.
+        // A resize is about CPU and memory only, and a limit that is not asked for any more stays,
+        // as upstream.
         settings.huge_pages = None;
         settings.pids = None;
         self.blocking(move |inner| inner.update(&path, &settings)).await
@@ -220,12 +250,18 @@ impl PodCgroups {
 
     /// What CRI is told as the pod's cgroup parent. Pure.
     pub fn cgroup_parent(&self, pod: &api::Pod) -> String {
-        self.inner.config.tree.cgroup_parent(qos::of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
+        self.inner
+            .config
+            .tree
+            .cgroup_parent(qos::of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
     }
 
-    /// Writes the burstable tier's shares anew when what its pods ask for together has changed. Call it with the pods that
-    /// may run, after one came or went.
-    pub async fn update_tiers<'a>(&self, pods: impl IntoIterator<Item = &'a api::Pod>) -> Result<(), PodCgroupError> {
+    /// Writes the burstable tier's shares anew when what its pods ask for together has changed.
+    /// Call it with the pods that may run, after one came or went.
+    pub async fn update_tiers<'a>(
+        &self,
+        pods: impl IntoIterator<Item = &'a api::Pod>,
+    ) -> Result<(), PodCgroupError> {
         if !self.inner.config.tree.per_qos() {
             return Ok(());
         }
@@ -243,8 +279,9 @@ impl PodCgroups {
         .await
     }
 
-    /// Kills what is left in the pod's cgroup and removes it, wherever it is. Tries again until the processes have gone, for
-    /// at most ten seconds. Removing what is not there is no error. Cancel-safe: call it again.
+    /// Kills what is left in the pod's cgroup and removes it, wherever it is. Tries again until the
+    /// processes have gone, for at most ten seconds. Removing what is not there is no error.
+    /// Cancel-safe: call it again.
     pub async fn remove(&self, uid: &PodUid) -> Result<(), PodCgroupError> {
         if !self.inner.config.tree.per_qos() {
             return Ok(());
@@ -257,15 +294,17 @@ impl PodCgroups {
         Ok(())
     }
 
-    /// Gives the pod's cgroup the least CPU there is: for one whose processes are left over while something else of it
-    /// cannot be removed yet.
+    /// Gives the pod's cgroup the least CPU there is: for one whose processes are left over while
+    /// something else of it cannot be removed yet.
     pub async fn throttle(&self, uid: &PodUid) -> Result<(), PodCgroupError> {
         check_uid(uid.as_str())?;
         let uid = uid.clone();
         self.blocking(move |inner| {
             let tree = &inner.config.tree;
-            let least = CgroupSettings { cpu_shares: Some(cpu::MIN_SHARES), ..CgroupSettings::default() };
-            for path in QosClass::ALL.map(|class| tree.pod(class, uid.as_str()).path(tree.driver())) {
+            let least =
+                CgroupSettings { cpu_shares: Some(cpu::MIN_SHARES), ..CgroupSettings::default() };
+            for path in QosClass::ALL.map(|class| tree.pod(class, uid.as_str()).path(tree.driver()))
+            {
                 if inner.backend.validate(&path).is_ok() {
                     inner.update(&path, &least)?;
                 }
@@ -275,7 +314,8 @@ impl PodCgroups {
         .await
     }
 
-    /// The pods that have a cgroup, in whichever hierarchy: what is not wanted any more is an orphan.
+    /// The pods that have a cgroup, in whichever hierarchy: what is not wanted any more is an
+    /// orphan.
     pub async fn list(&self) -> Result<Vec<PodUid>, PodCgroupError> {
         if !self.inner.config.tree.per_qos() {
             return Ok(Vec::new());
@@ -285,9 +325,13 @@ impl PodCgroups {
             let mut found = BTreeSet::new();
             for class in QosClass::ALL {
                 let path = tree.tier(class).path(tree.driver());
-                let children =
-                    inner.backend.children(&path).map_err(|source| PodCgroupError::Cgroup { path, source })?;
-                found.extend(children.iter().filter_map(|name| tree.pod_uid_of_dir(name)).map(PodUid::from));
+                let children = inner
+                    .backend
+                    .children(&path)
+                    .map_err(|source| PodCgroupError::Cgroup { path, source })?;
+                found.extend(
+                    children.iter().filter_map(|name| tree.pod_uid_of_dir(name)).map(PodUid::from),
+                );
             }
             Ok(found.into_iter().collect())
         })
@@ -299,7 +343,8 @@ impl PodCgroups {
         let mut waited = Duration::ZERO;
         loop {
             let target = path.clone();
-            // What was killed takes a moment to go: rmdir is tried all the same, it is what decides.
+            // What was killed takes a moment to go: rmdir is tried all the same, it is what
+            // decides.
             let outcome = self
                 .blocking(move |inner| {
                     let killed = inner.backend.kill(&target);
@@ -321,7 +366,9 @@ impl PodCgroups {
         work: impl FnOnce(&Inner) -> Result<T, PodCgroupError> + Send + 'static,
     ) -> Result<T, PodCgroupError> {
         let inner = Arc::clone(&self.inner);
-        crate::linux::blocking::spawn(move || work(&inner)).await.map_err(|_| PodCgroupError::Shutdown)?
+        crate::linux::blocking::spawn(move || work(&inner))
+            .await
+            .map_err(|_| PodCgroupError::Shutdown)?
     }
 }
 
@@ -334,7 +381,9 @@ impl Inner {
     }
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
-        self.backend.update(path, settings).map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
+        self.backend
+            .update(path, settings)
+            .map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
     }
 }
 
@@ -355,7 +404,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Backend, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy, PodCgroups,
+        Backend, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy,
+        PodCgroups,
     };
     use crate::model::PodUid;
     use crate::resources::CgroupDriver;
@@ -374,10 +424,19 @@ mod tests {
 
     impl Backend for Fake {
         fn validate(&self, path: &str) -> Result<(), CgroupError> {
-            if path == "/" || self.0.lock().cgroups.contains_key(path) { Ok(()) } else { Err(CgroupError::NotMounted) }
+            if path == "/" || self.0.lock().cgroups.contains_key(path) {
+                Ok(())
+            } else {
+                Err(CgroupError::NotMounted)
+            }
         }
 
-        fn create(&self, _top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+        fn create(
+            &self,
+            _top: &str,
+            path: &str,
+            settings: &CgroupSettings,
+        ) -> Result<(), CgroupError> {
             self.0.lock().cgroups.insert(path.to_owned(), settings.clone());
             Ok(())
         }
@@ -391,7 +450,10 @@ mod tests {
 
         fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
             let state = self.0.lock();
-            let below = state.cgroups.keys().filter_map(|other| other.strip_prefix(path)?.strip_prefix('/'));
+            let below = state
+                .cgroups
+                .keys()
+                .filter_map(|other| other.strip_prefix(path)?.strip_prefix('/'));
             Ok(below.filter(|name| !name.contains('/')).map(str::to_owned).collect())
         }
 
@@ -405,7 +467,10 @@ mod tests {
             let mut state = self.0.lock();
             if let Some(left) = state.linger.get_mut(path).filter(|left| **left > 0) {
                 *left -= 1;
-                return Err(CgroupError::Remove { path: path.into(), source: io::ErrorKind::ResourceBusy.into() });
+                return Err(CgroupError::Remove {
+                    path: path.into(),
+                    source: io::ErrorKind::ResourceBusy.into(),
+                });
             }
             state.cgroups.remove(path);
             Ok(())
@@ -430,13 +495,17 @@ mod tests {
         assert!(handle.setup(CgroupSettings::default()).await.expect("set up").is_none());
         let pod = pod("a-1", &json!({"requests": {"cpu": "1"}}));
         assert_eq!(handle.ensure(&pod).await.expect("made"), "/kubepods/burstable/poda-1");
-        fake.0
-            .lock()
-            .cgroups
-            .insert("/kubepods/burstable/poda-1".into(), CgroupSettings { pids: Some(9), ..CgroupSettings::default() });
+        fake.0.lock().cgroups.insert(
+            "/kubepods/burstable/poda-1".into(),
+            CgroupSettings { pids: Some(9), ..CgroupSettings::default() },
+        );
         handle.ensure(&pod).await.expect("there");
         let state = fake.0.lock();
-        assert_eq!(state.cgroups["/kubepods/burstable/poda-1"].pids, Some(9), "what exists is left alone");
+        assert_eq!(
+            state.cgroups["/kubepods/burstable/poda-1"].pids,
+            Some(9),
+            "what exists is left alone"
+        );
         assert!(state.cgroups.contains_key("/kubepods/besteffort"));
     }
 
@@ -472,7 +541,10 @@ mod tests {
         let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
         fake.0.lock().linger.insert("/kubepods/poda".into(), usize::MAX);
         let error = handle.remove(&PodUid::from("a")).await.expect_err("it never goes");
-        assert!(matches!(&error, PodCgroupError::Busy { path, .. } if path == "/kubepods/poda"), "{error:?}");
+        assert!(
+            matches!(&error, PodCgroupError::Busy { path, .. } if path == "/kubepods/poda"),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -480,19 +552,32 @@ mod tests {
         let fake = Fake::default();
         let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
         for uid in ["", "../x", "a/b", "a_b"] {
-            assert!(matches!(handle.remove(&PodUid::from(uid)).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
-            assert!(matches!(handle.ensure(&pod(uid, &json!({}))).await, Err(PodCgroupError::Uid { .. })), "{uid:?}");
+            assert!(
+                matches!(handle.remove(&PodUid::from(uid)).await, Err(PodCgroupError::Uid { .. })),
+                "{uid:?}"
+            );
+            assert!(
+                matches!(
+                    handle.ensure(&pod(uid, &json!({}))).await,
+                    Err(PodCgroupError::Uid { .. })
+                ),
+                "{uid:?}"
+            );
         }
         let tree = CgroupTree::new("/absent", CgroupDriver::Cgroupfs, true);
         let absent = PodCgroups::new(fake, Config { tree, policy: PodCgroupPolicy::default() });
-        assert!(matches!(absent.setup(CgroupSettings::default()).await, Err(PodCgroupError::Root { .. })));
+        assert!(matches!(
+            absent.setup(CgroupSettings::default()).await,
+            Err(PodCgroupError::Root { .. })
+        ));
     }
 
     #[tokio::test]
     async fn without_tiers_nothing_is_made() {
         let fake = Fake::default();
         let tree = CgroupTree::new("/", CgroupDriver::Cgroupfs, false);
-        let handle = PodCgroups::new(fake.clone(), Config { tree, policy: PodCgroupPolicy::default() });
+        let handle =
+            PodCgroups::new(fake.clone(), Config { tree, policy: PodCgroupPolicy::default() });
         handle.setup(CgroupSettings::default()).await.expect("nothing to do");
         assert_eq!(handle.ensure(&pod("a", &json!({}))).await.expect("nothing to do"), "");
         handle.remove(&PodUid::from("a")).await.expect("nothing to do");

@@ -54,11 +54,15 @@ pub fn milli_of_quota(quota: i64, period: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{QUOTA_PERIOD, milli_of_quota, milli_of_shares, quota, shares, shares_of_weight, weight};
+    use super::{
+        QUOTA_PERIOD, milli_of_quota, milli_of_shares, quota, shares, shares_of_weight, weight,
+    };
 
     #[test]
     fn shares_of_requests() {
-        for (milli, expected) in [(0, 2), (1, 2), (2, 2), (100, 102), (1000, 1024), (2500, 2560), (400_000, 262_144)] {
+        for (milli, expected) in
+            [(0, 2), (1, 2), (2, 2), (100, 102), (1000, 1024), (2500, 2560), (400_000, 262_144)]
+        {
             assert_eq!(shares(milli), expected, "{milli}");
         }
     }
@@ -80,7 +84,9 @@ mod tests {
 
     #[test]
     fn weights_of_shares() {
-        for (shares, expected) in [(2, 1), (102, 4), (1024, 39), (10_240, 391), (262_144, 10_000), (300_000, 10_000)] {
+        for (shares, expected) in
+            [(2, 1), (102, 4), (1024, 39), (10_240, 391), (262_144, 10_000), (300_000, 10_000)]
+        {
             assert_eq!(weight(shares), expected, "{shares}");
         }
         assert_eq!((shares_of_weight(1), shares_of_weight(10_000)), (2, 262_144));
@@ -92,6 +98,9 @@ mod tests {
             (milli_of_shares(102), milli_of_shares(1024), milli_of_shares(2), milli_of_shares(1)),
             (100, 1000, 2, 0)
         );
-        assert_eq!((milli_of_quota(20_000, 100_000), milli_of_quota(-1, 100_000), milli_of_quota(5, 0)), (200, 0, 0));
+        assert_eq!(
+            (milli_of_quota(20_000, 100_000), milli_of_quota(-1, 100_000), milli_of_quota(5, 0)),
+            (200, 0, 0)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Lists of resources: what a pod asks for and may use, summed as the scheduler sums it.
 //!
-//! Main containers add up, sidecars add up with them, an init container needs what the sidecars before it have plus its
-//! own; pod-level resources override; the overhead comes on top. Pure.
+//! Main containers add up, sidecars add up with them, an init container needs what the sidecars
+//! before it have plus its own; pod-level resources override; the overhead comes on top. Pure.
 
 use std::collections::BTreeMap;
 
@@ -39,14 +39,17 @@ pub enum Column {
     Limits,
 }
 
-/// Parses an API list. What is no quantity counts as nothing: the API server has validated pods, and a node must not
-/// stumble over one that got past it.
+/// Parses an API list. What is no quantity counts as nothing: the API server has validated pods,
+/// and a node must not stumble over one that got past it.
 pub fn amounts(list: Option<&Quantities>) -> Amounts {
     list.into_iter().flatten().map(|(name, text)| (name.clone(), parse(text))).collect()
 }
 
 /// One column of a `resources` block.
-pub fn column(resources: Option<&api::ResourceRequirements>, column: Column) -> Option<&Quantities> {
+pub fn column(
+    resources: Option<&api::ResourceRequirements>,
+    column: Column,
+) -> Option<&Quantities> {
     let resources = resources?;
     match column {
         Column::Requests => resources.requests.as_ref(),
@@ -56,7 +59,9 @@ pub fn column(resources: Option<&api::ResourceRequirements>, column: Column) -> 
 
 /// What one container asks for (or may use at most) of one resource; zero when it does not say.
 pub fn container_amount(container: &api::Container, which: Column, name: &str) -> Amount {
-    column(container.resources.as_ref(), which).and_then(|list| list.get(name)).map_or(Amount::ZERO, parse)
+    column(container.resources.as_ref(), which)
+        .and_then(|list| list.get(name))
+        .map_or(Amount::ZERO, parse)
 }
 
 /// What the pod asks for, with pod-level requests and the overhead.
@@ -72,7 +77,8 @@ pub fn pod_requests(pod: &api::Pod) -> Amounts {
     sum
 }
 
-/// What the pod may use at most, as far as it says so, with pod-level limits; the overhead is added to limits that exist.
+/// What the pod may use at most, as far as it says so, with pod-level limits; the overhead is added
+/// to limits that exist.
 pub fn pod_limits(pod: &api::Pod) -> Amounts {
     let mut sum = container_sum(pod, Column::Limits);
     let Some(spec) = &pod.spec else { return sum };
@@ -106,12 +112,13 @@ pub fn container_sum(pod: &api::Pod, which: Column) -> Amounts {
     sum
 }
 
-/// Whether every container declares a limit for the resource: init containers count with the sidecars before them, as
-/// upstream counts. An absent pod-level limit is not looked at here.
+/// Whether every container declares a limit for the resource: init containers count with the
+/// sidecars before them, as upstream counts. An absent pod-level limit is not looked at here.
 pub fn all_containers_limited(pod: &api::Pod, name: &str) -> bool {
     let limited = |list: &Amounts| list.get(name).is_some_and(|amount| !amount.is_zero());
-    let mut all =
-        pod::main_containers(pod).iter().all(|container| !container_amount(container, Column::Limits, name).is_zero());
+    let mut all = pod::main_containers(pod)
+        .iter()
+        .all(|container| !container_amount(container, Column::Limits, name).is_zero());
     for_each_init(pod, Column::Limits, |_, _, needed| all &= limited(needed));
     all
 }
@@ -144,7 +151,8 @@ pub fn huge_page_size(name: &str) -> Option<i64> {
     Some(Amount::parse(name.strip_prefix(HUGE_PAGES_PREFIX)?).ok()?.units())
 }
 
-/// Whether the resource is extended: a name with a domain of its own that no part of Kubernetes has claimed.
+/// Whether the resource is extended: a name with a domain of its own that no part of Kubernetes has
+/// claimed.
 pub fn is_extended(name: &str) -> bool {
     let native = !name.contains('/') || name.contains("kubernetes.io/");
     !native && !name.starts_with("requests.")
@@ -157,7 +165,8 @@ pub fn parse(text: &Quantity) -> Amount {
 
 /// The canonical text of an amount of bytes, in powers of 1024 where those divide it.
 pub fn binary_text(bytes: i64) -> String {
-    const STEPS: [(u32, &str); 6] = [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")];
+    const STEPS: [(u32, &str); 6] =
+        [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")];
     if bytes == 0 {
         return "0".to_owned();
     }
@@ -167,8 +176,13 @@ pub fn binary_text(bytes: i64) -> String {
     }
 }
 
-/// Calls `f` with each init container, its own list, and what it needs together with the sidecars before it.
-fn for_each_init(pod: &api::Pod, which: Column, mut f: impl FnMut(&api::Container, &Amounts, &Amounts)) {
+/// Calls `f` with each init container, its own list, and what it needs together with the sidecars
+/// before it.
+fn for_each_init(
+    pod: &api::Pod,
+    which: Column,
+    mut f: impl FnMut(&api::Container, &Amounts, &Amounts),
+) {
     let mut sidecars = Amounts::new();
     for container in pod::init_containers(pod) {
         let own = amounts(column(container.resources.as_ref(), which));
@@ -191,7 +205,9 @@ fn raise(peak: &mut Amounts, other: &Amounts) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Column, all_containers_limited, binary_text, is_extended, pod_limits, pod_requests};
+    use super::{
+        Column, all_containers_limited, binary_text, is_extended, pod_limits, pod_requests,
+    };
     use crate::resources::qos::tests::pod;
 
     #[track_caller]
@@ -276,7 +292,9 @@ mod tests {
 
     #[test]
     fn writes_bytes_in_powers_of_1024() {
-        for (bytes, text) in [(0, "0"), (1000, "1000"), (1024, "1Ki"), (1536, "1536"), (134_217_728, "128Mi")] {
+        for (bytes, text) in
+            [(0, "0"), (1000, "1000"), (1024, "1Ki"), (1536, "1536"), (134_217_728, "128Mi")]
+        {
             assert_eq!(binary_text(bytes), text);
         }
     }

@@ -22,8 +22,9 @@ const NODE_CRITICAL: &str = "system-node-critical";
 
 /// The score of `container` of `pod` on a node with `memory_capacity` bytes.
 ///
-/// A burstable container's score falls with its share of the node's memory. Where the pod as a whole asks for memory, what
-/// its containers do not ask for is spread over them. A sidecar is never killed before the smallest main container.
+/// A burstable container's score falls with its share of the node's memory. Where the pod as a
+/// whole asks for memory, what its containers do not ask for is spread over them. A sidecar is
+/// never killed before the smallest main container.
 pub fn score_adj(pod: &api::Pod, container: &api::Container, memory_capacity: i64) -> i32 {
     if is_node_critical(pod) {
         return GUARANTEED;
@@ -65,7 +66,9 @@ fn pod_level_share(pod: &api::Pod) -> i64 {
     if !list::has_pod_level_requests(pod) {
         return 0;
     }
-    let Some(whole) = list::pod_level(pod, Column::Requests).and_then(|list| list.get(MEMORY)).map(list::parse) else {
+    let Some(whole) =
+        list::pod_level(pod, Column::Requests).and_then(|list| list.get(MEMORY)).map(list::parse)
+    else {
         return 0;
     };
     if whole.is_zero() {
@@ -78,7 +81,8 @@ fn pod_level_share(pod: &api::Pod) -> i64 {
 }
 
 fn is_sidecar_of(pod: &api::Pod, container: &api::Container) -> bool {
-    pod::is_sidecar(container) && pod::init_containers(pod).iter().any(|init| init.name == container.name)
+    pod::is_sidecar(container)
+        && pod::init_containers(pod).iter().any(|init| init.name == container.name)
 }
 
 #[cfg(test)]
@@ -106,7 +110,11 @@ mod tests {
     fn classes_have_their_scores() {
         let full = json!({"cpu": "1", "memory": "1Gi"});
         check(json!({"containers": [{"name": "a"}]}), "a", 1000);
-        check(json!({"containers": [{"name": "a", "resources": {"requests": full, "limits": full}}]}), "a", -997);
+        check(
+            json!({"containers": [{"name": "a", "resources": {"requests": full, "limits": full}}]}),
+            "a",
+            -997,
+        );
         check(
             json!({"priorityClassName": "system-node-critical", "priority": 2_000_001_000, "containers": [{"name": "a"}]}),
             "a",
@@ -121,7 +129,11 @@ mod tests {
 
     #[test]
     fn a_burstable_score_falls_with_its_share() {
-        check(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}), "a", 999);
+        check(
+            json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}),
+            "a",
+            999,
+        );
         check(json!({"containers": [{"name": "a", "resources": memory("400000000")}]}), "a", 900);
         check(json!({"containers": [{"name": "a", "resources": memory("4000000000")}]}), "a", 3);
         check(json!({"containers": [{"name": "a", "resources": memory("9000000000")}]}), "a", 3);

@@ -26,13 +26,15 @@ impl Default for PodCgroupPolicy {
     }
 }
 
-/// A pod's cgroup: shares by its requests; limits only where every container has one or the pod as a whole has.
+/// A pod's cgroup: shares by its requests; limits only where every container has one or the pod as
+/// a whole has.
 pub fn pod(pod: &api::Pod, policy: &PodCgroupPolicy) -> CgroupSettings {
     let requests = list::pod_requests(pod);
     let limits = list::pod_limits(pod);
     let milli = |list: &Amounts| list.get(CPU).map(|amount| amount.milli()).unwrap_or_default();
     let shares = cpu::shares(milli(&requests));
-    let quota = if policy.enforce_cpu_limits { cpu::quota(milli(&limits), policy.cpu_period) } else { -1 };
+    let quota =
+        if policy.enforce_cpu_limits { cpu::quota(milli(&limits), policy.cpu_period) } else { -1 };
     let memory = limits.get(MEMORY).map(|amount| amount.units()).unwrap_or_default();
     let mut settings = CgroupSettings {
         huge_pages: Some(HugePages::Limits(huge_page_limits(&requests))),
@@ -59,23 +61,28 @@ pub fn pod(pod: &api::Pod, policy: &PodCgroupPolicy) -> CgroupSettings {
     settings
 }
 
-/// A QoS tier that holds these pods: burstable pods share what they ask for together, best-effort ones the least there is.
-/// Huge pages are not limited there.
+/// A QoS tier that holds these pods: burstable pods share what they ask for together, best-effort
+/// ones the least there is. Huge pages are not limited there.
 pub fn tier<'a>(class: QosClass, pods: impl IntoIterator<Item = &'a api::Pod>) -> CgroupSettings {
     let cpu_shares = match class {
         QosClass::Guaranteed => None,
         QosClass::BestEffort => Some(cpu::MIN_SHARES),
         QosClass::Burstable => {
             let burstable = pods.into_iter().filter(|pod| qos::of(pod) == QosClass::Burstable);
-            let milli = burstable.map(|pod| list::pod_requests(pod).get(CPU).map_or(0, |amount| amount.milli()));
+            let milli = burstable
+                .map(|pod| list::pod_requests(pod).get(CPU).map_or(0, |amount| amount.milli()));
             Some(cpu::shares(milli.fold(0, i64::saturating_add)))
         }
     };
-    CgroupSettings { cpu_shares, huge_pages: Some(HugePages::Unlimited), ..CgroupSettings::default() }
+    CgroupSettings {
+        cpu_shares,
+        huge_pages: Some(HugePages::Unlimited),
+        ..CgroupSettings::default()
+    }
 }
 
-/// The cgroup of all pods, or of the reserved daemons: what they may use together. `compressible_only` leaves out what
-/// cannot be given back (memory, processes, huge pages).
+/// The cgroup of all pods, or of the reserved daemons: what they may use together.
+/// `compressible_only` leaves out what cannot be given back (memory, processes, huge pages).
 pub fn node(amounts: &Amounts, compressible_only: bool) -> CgroupSettings {
     let mut settings = CgroupSettings {
         cpu_shares: amounts.get(CPU).map(|amount| cpu::shares(amount.milli())),
@@ -89,10 +96,12 @@ pub fn node(amounts: &Amounts, compressible_only: bool) -> CgroupSettings {
     settings
 }
 
-/// Whether the pod's use of the resource is limited as a whole: every container is, or the pod-level limit says so.
+/// Whether the pod's use of the resource is limited as a whole: every container is, or the
+/// pod-level limit says so.
 fn is_limited(pod: &api::Pod, name: &str) -> bool {
     let whole = |list: &Quantities| list.get(name).is_some_and(|text| !list::parse(text).is_zero());
-    list::all_containers_limited(pod, name) || list::pod_level(pod, Column::Limits).is_some_and(whole)
+    list::all_containers_limited(pod, name)
+        || list::pod_level(pod, Column::Limits).is_some_and(whole)
 }
 
 fn huge_page_limits(amounts: &Amounts) -> BTreeMap<i64, i64> {
@@ -123,7 +132,10 @@ mod tests {
     fn check(spec: Value, enforce_cpu_limits: bool, expected: Written) {
         let policy = PodCgroupPolicy { enforce_cpu_limits, ..PodCgroupPolicy::default() };
         let settings = pod(&make(spec), &policy);
-        assert_eq!((settings.cpu_shares, settings.cpu_quota, settings.cpu_period, settings.memory), expected);
+        assert_eq!(
+            (settings.cpu_shares, settings.cpu_quota, settings.cpu_period, settings.memory),
+            expected
+        );
     }
 
     fn container(requests: Value, limits: Value) -> Value {
@@ -136,15 +148,26 @@ mod tests {
         let double = json!({"cpu": "200m", "memory": "200Mi"});
         let none = json!({});
         let of = |list: Value| json!({"containers": list});
-        check(of(json!([container(none.clone(), none.clone())])), true, (Some(2), None, None, None));
-        check(of(json!([container(full.clone(), none.clone())])), true, (Some(102), None, None, None));
+        check(
+            of(json!([container(none.clone(), none.clone())])),
+            true,
+            (Some(2), None, None, None),
+        );
+        check(
+            of(json!([container(full.clone(), none.clone())])),
+            true,
+            (Some(102), None, None, None),
+        );
         check(
             of(json!([container(full.clone(), double.clone())])),
             true,
             (Some(102), Some(20_000), Some(100_000), Some(209_715_200)),
         );
         check(
-            of(json!([container(full.clone(), double.clone()), container(full.clone(), none.clone())])),
+            of(json!([
+                container(full.clone(), double.clone()),
+                container(full.clone(), none.clone())
+            ])),
             true,
             (Some(204), None, None, None),
         );
@@ -180,7 +203,8 @@ mod tests {
         let pod_object = make(
             json!({"containers": [container(json!({"hugepages-2Mi": "4Mi", "cpu": "1"}), json!({"hugepages-2Mi": "4Mi"}))]}),
         );
-        let settings = pod(&pod_object, &PodCgroupPolicy { pids_limit: 100, ..PodCgroupPolicy::default() });
+        let settings =
+            pod(&pod_object, &PodCgroupPolicy { pids_limit: 100, ..PodCgroupPolicy::default() });
         assert_eq!(settings.huge_pages, Some(HugePages::Limits([(2 << 20, 4 << 20)].into())));
         assert_eq!(settings.pids, Some(100));
     }
@@ -200,10 +224,14 @@ mod tests {
 
     #[test]
     fn the_nodes_cgroup_has_what_pods_may_use() {
-        let list = serde_json::from_value(json!({"cpu": "2", "memory": "1Gi", "pid": "1000"})).expect("a list");
+        let list = serde_json::from_value(json!({"cpu": "2", "memory": "1Gi", "pid": "1000"}))
+            .expect("a list");
         let all = node(&amounts(Some(&list)), false);
         assert_eq!((all.cpu_shares, all.memory, all.pids), (Some(2048), Some(1 << 30), Some(1000)));
         let some = node(&amounts(Some(&list)), true);
-        assert_eq!((some.cpu_shares, some.memory, some.pids, some.huge_pages), (Some(2048), None, None, None));
+        assert_eq!(
+            (some.cpu_shares, some.memory, some.pids, some.huge_pages),
+            (Some(2048), None, None, None)
+        );
     }
 }

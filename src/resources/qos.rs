@@ -108,7 +108,8 @@ pub(crate) mod tests {
     }
 
     fn containers(resources: &[Value]) -> Value {
-        let list: Vec<Value> = resources.iter().map(|r| json!({"name": "c", "resources": r})).collect();
+        let list: Vec<Value> =
+            resources.iter().map(|r| json!({"name": "c", "resources": r})).collect();
         json!({"containers": list})
     }
 
@@ -119,10 +120,16 @@ pub(crate) mod tests {
         check(containers(&[both(json!({"cpu": "0"}), json!({}))]), QosClass::BestEffort);
         check(containers(&[both(json!({"nvidia.com/gpu": "1"}), json!({}))]), QosClass::BestEffort);
         check(containers(&[both(full.clone(), full.clone())]), QosClass::Guaranteed);
-        check(containers(&[both(json!({"cpu": "1000m", "memory": "1024Mi"}), full.clone())]), QosClass::Guaranteed);
+        check(
+            containers(&[both(json!({"cpu": "1000m", "memory": "1024Mi"}), full.clone())]),
+            QosClass::Guaranteed,
+        );
         check(containers(&[both(full.clone(), full.clone()), json!({})]), QosClass::Burstable);
         check(containers(&[both(json!({"cpu": "1"}), json!({"cpu": "1"}))]), QosClass::Burstable);
-        check(containers(&[both(full.clone(), json!({"cpu": "2", "memory": "1Gi"}))]), QosClass::Burstable);
+        check(
+            containers(&[both(full.clone(), json!({"cpu": "2", "memory": "1Gi"}))]),
+            QosClass::Burstable,
+        );
         check(containers(&[both(json!({}), full)]), QosClass::Burstable);
     }
 
@@ -142,7 +149,10 @@ pub(crate) mod tests {
             json!({"containers": [{"name": "c"}], "resources": both(full.clone(), full.clone())}),
             QosClass::Guaranteed,
         );
-        check(json!({"containers": [{"name": "c"}], "resources": both(full, json!({}))}), QosClass::Burstable);
+        check(
+            json!({"containers": [{"name": "c"}], "resources": both(full, json!({}))}),
+            QosClass::Burstable,
+        );
         check(
             json!({"containers": [{"name": "c"}], "resources": both(json!({"cpu": "1"}), json!({"cpu": "1"}))}),
             QosClass::Burstable,
@@ -152,7 +162,10 @@ pub(crate) mod tests {
     #[test]
     fn a_recorded_class_is_kept() {
         let mut pod = pod(containers(&[json!({})]));
-        pod.status = Some(api::PodStatus { qos_class: Some("Burstable".into()), ..api::PodStatus::default() });
+        pod.status = Some(api::PodStatus {
+            qos_class: Some("Burstable".into()),
+            ..api::PodStatus::default()
+        });
         assert_eq!(of(&pod), QosClass::Burstable);
     }
 }

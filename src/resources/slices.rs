@@ -1,13 +1,14 @@
 //! The cgroups of pods as slices of systemd, for `cgroupDriver: systemd`.
 //!
-//! systemd makes, sets and removes a slice's cgroup; what it does not know of (hierarchies and controllers that it leaves
-//! alone, huge pages) is done in the file system besides, as by runc's library, which upstream's kubelet uses. Both get
-//! the same values, so neither undoes what the other wrote.
+//! systemd makes, sets and removes a slice's cgroup; what it does not know of (hierarchies and
+//! controllers that it leaves alone, huge pages) is done in the file system besides, as by runc's
+//! library, which upstream's kubelet uses. Both get the same values, so neither undoes what the
+//! other wrote.
 
 use std::collections::BTreeSet;
 
 use super::apply::Backend;
-use super::cgroup_tree::SLICE;
+use super::cgroup_names::SLICE;
 use super::pod_config::CgroupSettings;
 use crate::linux::cgroup::{CgroupError, CgroupFs, cpu_weight};
 use crate::linux::systemd::{Property, Systemd, SystemdError};
@@ -40,7 +41,9 @@ impl Backend for Slices {
 
     fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         if let Some(unit) = slice_of(path) {
-            self.systemd.start_slice(unit, &birth(unit, path, self.unified())).map_err(failed(unit))?;
+            self.systemd
+                .start_slice(unit, &birth(unit, path, self.unified()))
+                .map_err(failed(unit))?;
         }
         self.fs.create(top, path, &CgroupSettings::default())?;
         self.update(path, settings)
@@ -104,10 +107,13 @@ fn birth(unit: &str, path: &str, unified: bool) -> Vec<Property> {
     ]
 }
 
-/// Settings as systemd can hold them: a quota is rounded up to its steps, so that what is written beside it is the same.
+/// Settings as systemd can hold them: a quota is rounded up to its steps, so that what is written
+/// beside it is the same.
 fn rounded(settings: &CgroupSettings) -> CgroupSettings {
     let mut settings = settings.clone();
-    if let Some(quota) = settings.cpu_quota.and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0) {
+    if let Some(quota) =
+        settings.cpu_quota.and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0)
+    {
         let period = period_of(&settings);
         let per_second = per_second(quota, period);
         if !(quota.saturating_mul(1_000_000) / period).is_multiple_of(QUOTA_STEP) {
@@ -134,7 +140,11 @@ fn properties(settings: &CgroupSettings, unified: bool) -> Vec<Property> {
         found.push((name, u64::try_from(limit).unwrap_or(INFINITY).into()));
     }
     if let Some(shares) = settings.cpu_shares.filter(|shares| *shares != 0) {
-        found.push(if unified { ("CPUWeight", cpu_weight(shares).into()) } else { ("CPUShares", shares.into()) });
+        found.push(if unified {
+            ("CPUWeight", cpu_weight(shares).into())
+        } else {
+            ("CPUShares", shares.into())
+        });
     }
     if let Some(period) = settings.cpu_period.filter(|period| *period > 0) {
         found.push(("CPUQuotaPeriodUSec", period.into()));
@@ -146,7 +156,10 @@ fn properties(settings: &CgroupSettings, unified: bool) -> Vec<Property> {
         found.push(("CPUQuotaPerSecUSec", share.into()));
     }
     if let Some(limit) = settings.pids {
-        found.push(("TasksMax", u64::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(INFINITY).into()));
+        found.push((
+            "TasksMax",
+            u64::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(INFINITY).into(),
+        ));
     }
     if let Some(cpus) = settings.cpus.as_deref().and_then(bits) {
         found.push(("AllowedCPUs", cpus.into()));
@@ -154,14 +167,16 @@ fn properties(settings: &CgroupSettings, unified: bool) -> Vec<Property> {
     found
 }
 
-/// A list of CPUs (`0-3,5`) as systemd has it: a bit each, the first CPU in the lowest bit of the first byte.
+/// A list of CPUs (`0-3,5`) as systemd has it: a bit each, the first CPU in the lowest bit of the
+/// first byte.
 fn bits(list: &str) -> Option<Vec<u8>> {
     /// More than any kernel has.
     const MOST: usize = 1 << 16;
     let mut bits = Vec::new();
     for range in list.trim().split(',').filter(|range| !range.is_empty()) {
         let (lowest, highest) = range.split_once('-').unwrap_or((range, range));
-        let (lowest, highest): (usize, usize) = (lowest.trim().parse().ok()?, highest.trim().parse().ok()?);
+        let (lowest, highest): (usize, usize) =
+            (lowest.trim().parse().ok()?, highest.trim().parse().ok()?);
         for cpu in lowest..=highest.min(MOST) {
             if bits.len() <= cpu / 8 {
                 bits.resize(cpu / 8 + 1, 0);
@@ -191,7 +206,10 @@ mod tests {
     #[track_caller]
     fn shown(settings: &CgroupSettings, unified: bool) -> Vec<(&'static str, u64)> {
         let number = |value: Value<'static>| u64::try_from(value).expect("a number");
-        properties(&rounded(settings), unified).into_iter().map(|(name, value)| (name, number(value))).collect()
+        properties(&rounded(settings), unified)
+            .into_iter()
+            .map(|(name, value)| (name, number(value)))
+            .collect()
     }
 
     #[test]
@@ -204,24 +222,38 @@ mod tests {
             pids: Some(100),
             ..NONE
         };
-        let quota = [("CPUQuotaPeriodUSec", 100_000), ("CPUQuotaPerSecUSec", 500_000), ("TasksMax", 100)];
-        assert_eq!(shown(&settings, false), [&[("MemoryLimit", 1 << 20), ("CPUShares", 1024)][..], &quota].concat());
-        assert_eq!(shown(&settings, true), [&[("MemoryMax", 1 << 20), ("CPUWeight", 39)][..], &quota].concat());
+        let quota =
+            [("CPUQuotaPeriodUSec", 100_000), ("CPUQuotaPerSecUSec", 500_000), ("TasksMax", 100)];
+        assert_eq!(
+            shown(&settings, false),
+            [&[("MemoryLimit", 1 << 20), ("CPUShares", 1024)][..], &quota].concat()
+        );
+        assert_eq!(
+            shown(&settings, true),
+            [&[("MemoryMax", 1 << 20), ("CPUWeight", 39)][..], &quota].concat()
+        );
     }
 
     #[test]
     fn no_limit_is_infinity_and_what_is_not_set_is_left_alone() {
-        let settings = CgroupSettings { cpu_quota: Some(-1), memory: Some(-1), pids: Some(-1), ..NONE };
-        let wanted = [("MemoryMax", INFINITY), ("CPUQuotaPerSecUSec", INFINITY), ("TasksMax", INFINITY)];
+        let settings =
+            CgroupSettings { cpu_quota: Some(-1), memory: Some(-1), pids: Some(-1), ..NONE };
+        let wanted =
+            [("MemoryMax", INFINITY), ("CPUQuotaPerSecUSec", INFINITY), ("TasksMax", INFINITY)];
         assert_eq!(shown(&settings, true), wanted);
-        assert_eq!(shown(&CgroupSettings { cpu_quota: Some(0), memory: Some(0), ..NONE }, true), []);
+        assert_eq!(
+            shown(&CgroupSettings { cpu_quota: Some(0), memory: Some(0), ..NONE }, true),
+            []
+        );
         assert_eq!(shown(&NONE, false), []);
     }
 
     #[test]
     fn a_quota_is_rounded_up_to_whole_percents_in_both_places() {
-        let of =
-            |quota, period| rounded(&CgroupSettings { cpu_quota: Some(quota), cpu_period: period, ..NONE }).cpu_quota;
+        let of = |quota, period| {
+            rounded(&CgroupSettings { cpu_quota: Some(quota), cpu_period: period, ..NONE })
+                .cpu_quota
+        };
         assert_eq!(of(50_000, Some(100_000)), Some(50_000));
         assert_eq!(of(50_001, Some(100_000)), Some(51_000));
         assert_eq!(of(1_100, None), Some(2_000));
@@ -242,10 +274,16 @@ mod tests {
         let wants = |path: &str| {
             let unit = slice_of(path).expect("a slice").to_owned();
             let all = birth(&unit, path, true);
-            all.into_iter().find(|(name, _)| *name == "Wants").map(|(_, value)| value).expect("it wants")
+            all.into_iter()
+                .find(|(name, _)| *name == "Wants")
+                .map(|(_, value)| value)
+                .expect("it wants")
         };
         assert_eq!(wants("/kubepods.slice"), Value::from(vec!["-.slice".to_owned()]));
-        assert_eq!(wants("/kubepods.slice/kubepods-podx.slice"), Value::from(vec!["kubepods.slice".to_owned()]));
+        assert_eq!(
+            wants("/kubepods.slice/kubepods-podx.slice"),
+            Value::from(vec!["kubepods.slice".to_owned()])
+        );
         assert_eq!(slice_of("/system"), None);
         assert_eq!(slice_of("/"), None);
     }

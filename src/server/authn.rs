@@ -1,4 +1,5 @@
-//! Authentication of requests to the kubelet's API: client certificate, bearer token (TokenReview, cached), anonymous.
+//! Authentication of requests to the kubelet's API: client certificate, bearer token (TokenReview,
+//! cached), anonymous.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,9 +71,13 @@ impl Authenticator {
         Self { settings, client, clock, cache: Arc::default() }
     }
 
-    /// Who makes the request: by the verified certificate of the connection, else by bearer token, else anonymous.
-    /// `None`: nobody that is let in.
-    pub async fn authenticate(&self, certificate: Option<&[u8]>, headers: &HeaderMap) -> Option<User> {
+    /// Who makes the request: by the verified certificate of the connection, else by bearer token,
+    /// else anonymous. `None`: nobody that is let in.
+    pub async fn authenticate(
+        &self,
+        certificate: Option<&[u8]>,
+        headers: &HeaderMap,
+    ) -> Option<User> {
         if let Some(user) = certificate.and_then(certificate_user) {
             return Some(with_authenticated(user));
         }
@@ -103,14 +108,18 @@ impl Authenticator {
             ..TokenReview::default()
         };
         let parameters = PostParams::default();
-        let answer = match tokio::time::timeout(REVIEW_DEADLINE, api.create(&parameters, &review)).await {
+        let answer = match tokio::time::timeout(REVIEW_DEADLINE, api.create(&parameters, &review))
+            .await
+        {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 tracing::error!(error = %error, "Unable to authenticate the request due to an error");
                 return None;
             }
             Err(_) => {
-                tracing::error!("Unable to authenticate the request: the token review was not answered in time");
+                tracing::error!(
+                    "Unable to authenticate the request: the token review was not answered in time"
+                );
                 return None;
             }
         };
@@ -151,7 +160,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Name and groups of a client certificate: common name and organisations. The chain was verified by the handshake.
+/// Name and groups of a client certificate: common name and organisations. The chain was verified
+/// by the handshake.
 fn certificate_user(der: &[u8]) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
@@ -159,7 +169,11 @@ fn certificate_user(der: &[u8]) -> Option<User> {
     if name.is_empty() {
         return None;
     }
-    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     Some(User { name, groups, ..User::default() })
 }
 
@@ -196,9 +210,15 @@ mod tests {
 
     #[tokio::test]
     async fn where_no_token_is_reviewed_one_says_nothing() {
-        let user = authenticator(true).authenticate(None, &headers(Some("Bearer abc"))).await.expect("anonymous");
+        let user = authenticator(true)
+            .authenticate(None, &headers(Some("Bearer abc")))
+            .await
+            .expect("anonymous");
         assert_eq!(user.name, "system:anonymous");
-        assert_eq!(authenticator(false).authenticate(None, &headers(Some("Bearer abc"))).await, None);
+        assert_eq!(
+            authenticator(false).authenticate(None, &headers(Some("Bearer abc"))).await,
+            None
+        );
     }
 
     #[tokio::test]
@@ -209,7 +229,10 @@ mod tests {
         parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = parameters.self_signed(&key).expect("a certificate");
-        let user = authenticator(false).authenticate(Some(certificate.der()), &headers(None)).await.expect("a user");
+        let user = authenticator(false)
+            .authenticate(Some(certificate.der()), &headers(None))
+            .await
+            .expect("a user");
         assert_eq!(user.name, "kube-apiserver");
         assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
     }

@@ -1,5 +1,5 @@
-//! Authorisation of requests to the kubelet's API: which attributes a request has (pure), and asking the API server
-//! (SubjectAccessReview, cached) whether its user may.
+//! Authorisation of requests to the kubelet's API: which attributes a request has (pure), and
+//! asking the API server (SubjectAccessReview, cached) whether its user may.
 //!
 //! Fine-grained subresources (KEP-2862) are tried first, `nodes/proxy` last, as upstream does.
 
@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use kube::api::PostParams;
 use parking_lot::Mutex;
 
@@ -56,9 +58,12 @@ pub(super) fn attributes(method: &Method, path: &str) -> Attributes {
         _ => "",
     };
     let mut subresources = Vec::new();
-    for (prefix, subresource) in
-        [("/pods", "pods"), ("/healthz", "healthz"), ("/configz", "configz"), ("/runningpods", "pods")]
-    {
+    for (prefix, subresource) in [
+        ("/pods", "pods"),
+        ("/healthz", "healthz"),
+        ("/configz", "configz"),
+        ("/runningpods", "pods"),
+    ] {
         if is_below(path, prefix) {
             subresources.push(subresource);
             break;
@@ -207,7 +212,9 @@ impl Authorizer {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReviewError {
     /// There is no API server (standalone).
-    #[error("there is no API server to ask: set authorization.mode to AlwaysAllow or give --kubeconfig")]
+    #[error(
+        "there is no API server to ask: set authorization.mode to AlwaysAllow or give --kubeconfig"
+    )]
     NoClient,
     /// It took too long.
     #[error("the API server did not answer the review within {} s", REVIEW_DEADLINE.as_secs())]
@@ -224,7 +231,11 @@ mod tests {
     #[track_caller]
     fn check(method: &Method, path: &str, verb: &str, subresources: &[&str]) {
         let got = attributes(method, path);
-        assert_eq!((got.verb, got.subresources.as_slice()), (verb, subresources), "{method} {path}");
+        assert_eq!(
+            (got.verb, got.subresources.as_slice()),
+            (verb, subresources),
+            "{method} {path}"
+        );
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(user) = guard.authenticator.authenticate(certificate.as_deref(), request.headers()).await else {
+    let Some(user) =
+        guard.authenticator.authenticate(certificate.as_deref(), request.headers()).await
+    else {
         return text(StatusCode::UNAUTHORIZED, "Unauthorized");
     };
     let attributes = attributes(request.method(), request.uri().path());

@@ -13,12 +13,16 @@ use crate::telemetry::metrics::Registry;
 const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
 
 pub(super) fn routes() -> Router<State> {
-    Router::new().route("/healthz", get(all)).route("/healthz/", get(all)).route("/healthz/{check}", get(one))
+    Router::new()
+        .route("/healthz", get(all))
+        .route("/healthz/", get(all))
+        .route("/healthz/{check}", get(one))
 }
 
 async fn all(Shared(state): Shared<State>, uri: http::Uri) -> Response {
     let problem = state.unhealthy.borrow().clone();
-    let verbose = uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let verbose =
+        uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     if problem.is_none() && !verbose {
         return text(StatusCode::OK, "ok");
     }

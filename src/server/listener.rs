@@ -1,5 +1,5 @@
-//! Accepting connections: TLS for the kubelet's API, plain for healthz and the read-only port. Each connection is a
-//! task of the set that belongs to its listener; at shutdown it ends with it.
+//! Accepting connections: TLS for the kubelet's API, plain for healthz and the read-only port. Each
+//! connection is a task of the set that belongs to its listener; at shutdown it ends with it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,8 +49,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
 }
 
-/// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried again every five seconds:
-/// a kubelet without its health port still does its work, and whoever watches that port hears from the one who has it.
+/// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried
+/// again every five seconds: a kubelet without its health port still does its work, and whoever
+/// watches that port hears from the one who has it.
 pub async fn serve_when_free(address: SocketAddr, router: Router, shutdown: CancellationToken) {
     loop {
         match bind(address).await {
@@ -66,7 +67,12 @@ pub async fn serve_when_free(address: SocketAddr, router: Router, shutdown: Canc
 }
 
 /// Serves `router` until `shutdown`; with `tls`, every connection begins with a handshake.
-pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<TlsSource>>, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<TlsSource>>,
+    shutdown: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: `accept` and `join_next` lose nothing when dropped.
@@ -87,7 +93,12 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<TlsSou
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, tls: Option<Arc<TlsSource>>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    tls: Option<Arc<TlsSource>>,
+) {
     // Small answers must not wait for the peer's acknowledgement.
     drop(stream.set_nodelay(true));
     let Some(tls) = tls else {
@@ -96,8 +107,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, tls: Op
     let acceptor = TlsAcceptor::from(tls.current());
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
-            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let certificate = PeerCertificate(certificate.map(|certificate| certificate.as_ref().into()));
+            let certificate =
+                stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate =
+                PeerCertificate(certificate.map(|certificate| certificate.as_ref().into()));
             serve_connection(stream, certificate, router).await;
         }
         Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
@@ -114,7 +127,9 @@ where
         request.map(axum::body::Body::new)
     });
     let builder = auto::Builder::new(TokioExecutor::new());
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).await;
+    let served = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
     if let Err(error) = served {
         debug!(error = %error, "connection ended with an error");
     }
@@ -151,9 +166,13 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = other.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let task = TaskTracker::new().spawn(serve_when_free(address, Router::new(), shutdown.clone()));
+        let task =
+            TaskTracker::new().spawn(serve_when_free(address, Router::new(), shutdown.clone()));
         tokio::time::sleep(TAKEN / 2).await;
         shutdown.cancel();
-        tokio::time::timeout(Duration::from_millis(1), task).await.expect("at once").expect("it ends");
+        tokio::time::timeout(Duration::from_millis(1), task)
+            .await
+            .expect("at once")
+            .expect("it ends");
     }
 }

@@ -1,6 +1,7 @@
 //! Lines of a container's log in the CRI format, and what a request wants of them. Pure.
 //!
-//! A line is `<RFC 3339 nanos> <stdout|stderr> <tags> <content>`; the tag `P` marks a part of a longer line.
+//! A line is `<RFC 3339 nanos> <stdout|stderr> <tags> <content>`; the tag `P` marks a part of a
+//! longer line.
 
 use crate::model::{Now, Wall};
 
@@ -60,7 +61,9 @@ impl LogOptions {
                     }
                     since_seconds = Some(seconds);
                 }
-                "sinceTime" => options.since = Some(value.parse().map_err(|_| QueryError::Undecodable)?),
+                "sinceTime" => {
+                    options.since = Some(value.parse().map_err(|_| QueryError::Undecodable)?);
+                }
                 "stream" if value == "All" || value.is_empty() => {}
                 "stream" => return Err(QueryError::Stream),
                 _ => {}
@@ -69,7 +72,8 @@ impl LogOptions {
         if query.iter().any(|(name, value)| name == "tail" && value == "all") {
             tail = None;
         }
-        options.tail_lines = tail.map(|tail| u64::try_from(tail).map_err(|_| QueryError::Invalid)).transpose()?;
+        options.tail_lines =
+            tail.map(|tail| u64::try_from(tail).map_err(|_| QueryError::Invalid)).transpose()?;
         if let Some(seconds) = since_seconds {
             if options.since.is_some() {
                 return Err(QueryError::Invalid);
@@ -123,11 +127,13 @@ impl LineWriter {
         }
     }
 
-    /// Appends what is sent for `line` (with its newline) to `out`. A line that is not in the format is left out.
+    /// Appends what is sent for `line` (with its newline) to `out`. A line that is not in the
+    /// format is left out.
     pub(super) fn push(&mut self, line: &[u8], out: &mut Vec<u8>) -> More {
         let Some(parsed) = parse(line) else { return More::Wanted };
         if let Some(since) = self.since {
-            let time: Option<Wall> = std::str::from_utf8(parsed.time).ok().and_then(|time| time.parse().ok());
+            let time: Option<Wall> =
+                std::str::from_utf8(parsed.time).ok().and_then(|time| time.parse().ok());
             if time.is_none_or(|time| time < since) {
                 return More::Wanted;
             }
@@ -189,19 +195,25 @@ mod tests {
 
     #[test]
     fn queries_are_read_as_upstream_reads_them() {
-        let options =
-            LogOptions::from_query(&query(&[("follow", "true"), ("tail", "5"), ("sinceSeconds", "60")]), now())
-                .expect("a query");
+        let options = LogOptions::from_query(
+            &query(&[("follow", "true"), ("tail", "5"), ("sinceSeconds", "60")]),
+            now(),
+        )
+        .expect("a query");
         assert!(options.follow);
         assert_eq!(options.tail_lines, Some(5));
         assert_eq!(options.since, Some("2026-11-21T09:59:00Z".parse().expect("a time")));
-        let all = LogOptions::from_query(&query(&[("tailLines", "3"), ("tail", "all")]), now()).expect("a query");
+        let all = LogOptions::from_query(&query(&[("tailLines", "3"), ("tail", "all")]), now())
+            .expect("a query");
         assert_eq!(all.tail_lines, None, "tail=all wins");
         for (pairs, error) in [
             (query(&[("follow", "maybe")]), QueryError::Undecodable),
             (query(&[("tailLines", "-1")]), QueryError::Invalid),
             (query(&[("limitBytes", "0")]), QueryError::Invalid),
-            (query(&[("sinceSeconds", "5"), ("sinceTime", "2026-11-21T09:59:00Z")]), QueryError::Invalid),
+            (
+                query(&[("sinceSeconds", "5"), ("sinceTime", "2026-11-21T09:59:00Z")]),
+                QueryError::Invalid,
+            ),
             (query(&[("stream", "Stdout")]), QueryError::Stream),
         ] {
             assert_eq!(LogOptions::from_query(&pairs, now()), Err(error), "{pairs:?}");
@@ -223,7 +235,11 @@ mod tests {
 
     #[test]
     fn partial_lines_are_joined_and_get_one_timestamp() {
-        let lines = ["2026-11-21T09:00:00.1Z stdout P ab\n", "2026-11-21T09:00:00.2Z stdout F cd\n", "garbage\n"];
+        let lines = [
+            "2026-11-21T09:00:00.1Z stdout P ab\n",
+            "2026-11-21T09:00:00.2Z stdout F cd\n",
+            "garbage\n",
+        ];
         assert_eq!(written(&LogOptions::default(), &lines).0, "abcd\n");
         let stamped = LogOptions { timestamps: true, ..LogOptions::default() };
         assert_eq!(written(&stamped, &lines).0, "2026-11-21T09:00:00.1Z abcd\n");
@@ -231,9 +247,12 @@ mod tests {
 
     #[test]
     fn since_and_limit_cut() {
-        let lines = ["2026-11-21T09:00:00Z stdout F old\n", "2026-11-21T09:30:00Z stderr F fresh\n"];
-        let since =
-            LogOptions { since: Some("2026-11-21T09:10:00Z".parse().expect("a time")), ..LogOptions::default() };
+        let lines =
+            ["2026-11-21T09:00:00Z stdout F old\n", "2026-11-21T09:30:00Z stderr F fresh\n"];
+        let since = LogOptions {
+            since: Some("2026-11-21T09:10:00Z".parse().expect("a time")),
+            ..LogOptions::default()
+        };
         assert_eq!(written(&since, &lines).0, "fresh\n");
         let limited = LogOptions { limit_bytes: Some(6), ..LogOptions::default() };
         assert_eq!(written(&limited, &lines), ("old\nfr".to_owned(), More::Enough));

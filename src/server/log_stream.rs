@@ -1,5 +1,6 @@
-//! Reading one container's log file: from the asked-for line on, and, when following, until the container has ended,
-//! across rotation (the file is renamed and a new one of the same name appears).
+//! Reading one container's log file: from the asked-for line on, and, when following, until the
+//! container has ended, across rotation (the file is renamed and a new one of the same name
+//! appears).
 //!
 //! Nothing polls: the directory is watched. The reader holds one file and one buffer.
 
@@ -73,8 +74,9 @@ impl LogStream {
         Ok(Self { path: resolved, file, options })
     }
 
-    /// Sends the log to `out`, chunk by chunk, until its end or, when following, until `running` says that the container
-    /// has ended and all is sent, or until the receiver is gone. Cancel-safe.
+    /// Sends the log to `out`, chunk by chunk, until its end or, when following, until `running`
+    /// says that the container has ended and all is sent, or until the receiver is gone.
+    /// Cancel-safe.
     pub(super) async fn run(
         mut self,
         out: mpsc::Sender<Result<bytes::Bytes, io::Error>>,
@@ -93,11 +95,13 @@ impl LogStream {
     ) -> Result<(), LogError> {
         let mut writer = LineWriter::new(&self.options);
         let mut pending = Vec::new();
-        // The watch is set up before the first read, so that no write between reading and waiting is missed.
+        // The watch is set up before the first read, so that no write between reading and waiting
+        // is missed.
         let mut changes = if self.options.follow { Some(Changes::new(&self.path)?) } else { None };
         let mut ended = false;
         loop {
-            if self.drain(&mut pending, &mut writer, out).await? == More::Enough || out.is_closed() {
+            if self.drain(&mut pending, &mut writer, out).await? == More::Enough || out.is_closed()
+            {
                 return Ok(());
             }
             let Some(changes) = &mut changes else {
@@ -197,7 +201,8 @@ impl LogStream {
 }
 
 async fn wait_until_ended(running: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone: the pod has no task any more, so the container does not run.
+    // An error means that the sender is gone: the pod has no task any more, so the container does
+    // not run.
     drop(running.wait_for(|running| !running).await);
 }
 
@@ -232,7 +237,11 @@ impl Changes {
     /// The next change of this log. Cancel-safe.
     async fn next(&mut self) -> Result<Change, LogError> {
         loop {
-            let event = self.events.next().await.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof));
+            let event = self
+                .events
+                .next()
+                .await
+                .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof));
             let event = event.and_then(std::convert::identity).map_err(|source| LogError::Io {
                 step: "watch",
                 path: self.path.clone(),
@@ -286,7 +295,10 @@ mod tests {
         format!("2026-11-21T09:00:00Z stdout F line {number}\n")
     }
 
-    async fn collect(receiver: &mut mpsc::Receiver<Result<bytes::Bytes, io::Error>>, until: &str) -> String {
+    async fn collect(
+        receiver: &mut mpsc::Receiver<Result<bytes::Bytes, io::Error>>,
+        until: &str,
+    ) -> String {
         let mut text = String::new();
         while let Some(chunk) = receiver.recv().await {
             text.push_str(std::str::from_utf8(&chunk.expect("no error")).expect("text"));
@@ -308,7 +320,8 @@ mod tests {
             let stream = LogStream::open(&path, options).await.expect("opened");
             let (sender, mut receiver) = mpsc::channel(8);
             let (_running, watching) = watch::channel(false);
-            let (text, ()) = tokio::join!(collect(&mut receiver, "never"), stream.run(sender, watching));
+            let (text, ()) =
+                tokio::join!(collect(&mut receiver, "never"), stream.run(sender, watching));
             assert_eq!(text, expected);
         }
     }

@@ -49,13 +49,19 @@ async fn logs(
         return text(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist"));
     };
     if pod::find_container(&view.pod, &container).is_none() {
-        return text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {name:?}"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("container {container:?} not found in pod {name:?}"),
+        );
     }
     let id = match container_of_logs(&name, &view.status, &container, options.previous) {
         Ok(id) => id,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let request = crate::cri::v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
+    let request = crate::cri::v1::ContainerStatusRequest {
+        container_id: id.as_str().to_owned(),
+        verbose: false,
+    };
     let log_path = match state.cri.container_status(request).await {
         Ok(answer) => answer.status.map(|status| status.log_path).unwrap_or_default(),
         Err(error) => {
@@ -66,7 +72,10 @@ async fn logs(
         }
     };
     if log_path.is_empty() {
-        return text(StatusCode::BAD_REQUEST, format!("unable to retrieve container logs for containerd://{id}"));
+        return text(
+            StatusCode::BAD_REQUEST,
+            format!("unable to retrieve container logs for containerd://{id}"),
+        );
     }
     match LogStream::open(std::path::Path::new(&log_path), options).await {
         Ok(stream) => send(&state, &view, &id, stream),
@@ -82,7 +91,8 @@ fn send(state: &State, view: &PodView, id: &ContainerId, stream: LogStream) -> R
         let (pods, uid, id) = (state.pods.clone(), view.uid.clone(), id.clone());
         async move {
             if let Some(mut views) = pods.watch(&uid) {
-                // An error means that the pod's task has ended: the container does not run any more.
+                // An error means that the pod's task has ended: the container does not run any
+                // more.
                 drop(views.wait_for(|view| !runs(view, &id)).await);
             }
             running_sender.send_replace(false);
@@ -99,7 +109,8 @@ fn send(state: &State, view: &PodView, id: &ContainerId, stream: LogStream) -> R
     let chunks = ReceiverStream::new(receiver).map(Some);
     let driver = futures::stream::once(reading).map(|()| None);
     let body = futures::stream::select(chunks, driver).filter_map(futures::future::ready);
-    (StatusCode::OK, [(http::header::CONTENT_TYPE, "text/plain")], Body::from_stream(body)).into_response()
+    (StatusCode::OK, [(http::header::CONTENT_TYPE, "text/plain")], Body::from_stream(body))
+        .into_response()
 }
 
 fn runs(view: &PodView, id: &ContainerId) -> bool {
@@ -107,8 +118,17 @@ fn runs(view: &PodView, id: &ContainerId) -> bool {
 }
 
 /// Which container's log is meant, or upstream's text for why there is none.
-fn container_of_logs(pod_name: &str, status: &PodStatus, name: &str, previous: bool) -> Result<ContainerId, String> {
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+fn container_of_logs(
+    pod_name: &str,
+    status: &PodStatus,
+    name: &str,
+    previous: bool,
+) -> Result<ContainerId, String> {
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
     let found = lists.into_iter().flatten().flatten().find(|status| status.name == name);
     let Some(found) = found else {
         return Err(format!("container {name:?} in pod {pod_name:?} is not available"));
@@ -121,13 +141,15 @@ fn container_of_logs(pod_name: &str, status: &PodStatus, name: &str, previous: b
     let last = found.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let last_id = || id_of(last.and_then(|last| last.container_id.as_deref()));
     if previous {
-        return last_id()
-            .ok_or_else(|| format!("previous terminated container {name:?} in pod {pod_name:?} not found"));
+        return last_id().ok_or_else(|| {
+            format!("previous terminated container {name:?} in pod {pod_name:?} not found")
+        });
     }
     let state = found.state.clone().unwrap_or_default();
     if state.running.is_some() {
-        return id_of(found.container_id.as_deref())
-            .ok_or_else(|| format!("container {name:?} in pod {pod_name:?} is waiting to start - no logs yet"));
+        return id_of(found.container_id.as_deref()).ok_or_else(|| {
+            format!("container {name:?} in pod {pod_name:?} is waiting to start - no logs yet")
+        });
     }
     let terminated = || format!("container {name:?} in pod {pod_name:?} is terminated");
     if let Some(ended) = state.terminated {
@@ -139,10 +161,14 @@ fn container_of_logs(pod_name: &str, status: &PodStatus, name: &str, previous: b
     let why = state.waiting.and_then(|waiting| waiting.reason).unwrap_or_default();
     Err(match why.as_str() {
         reason::ERR_IMAGE_PULL => {
-            format!("container {name:?} in pod {pod_name:?} is waiting to start: image can't be pulled")
+            format!(
+                "container {name:?} in pod {pod_name:?} is waiting to start: image can't be pulled"
+            )
         }
         reason::IMAGE_PULL_BACK_OFF => {
-            format!("container {name:?} in pod {pod_name:?} is waiting to start: trying and failing to pull image")
+            format!(
+                "container {name:?} in pod {pod_name:?} is waiting to start: trying and failing to pull image"
+            )
         }
         why => format!("container {name:?} in pod {pod_name:?} is waiting to start: {why}"),
     })

@@ -1,8 +1,9 @@
-//! The kubelet's HTTPS API (10250), its read-only twin (10255) and the health port (10248): one file per endpoint
-//! family.
+//! The kubelet's HTTPS API (10250), its read-only twin (10255) and the health port (10248): one
+//! file per endpoint family.
 //!
-//! Fed by requests; reaches pods by `PodsHandle` and the runtime by the CRI client. Every request of the HTTPS port is
-//! authenticated and authorised before anything is read (`guard`). It never changes a pod.
+//! Fed by requests; reaches pods by `PodsHandle` and the runtime by the CRI client. Every request
+//! of the HTTPS port is authenticated and authorised before anything is read (`guard`). It never
+//! changes a pod.
 
 mod authn;
 mod authz;
@@ -55,14 +56,16 @@ pub struct State {
     pub unhealthy: watch::Receiver<Option<String>>,
     /// The clocks.
     pub clock: Clock,
-    /// Whether `/run`, `/exec`, `/attach`, `/portForward`, `/containerLogs`, `/runningpods` are served
-    /// (`enableDebuggingHandlers`).
+    /// Whether `/run`, `/exec`, `/attach`, `/portForward`, `/containerLogs`, `/runningpods` are
+    /// served (`enableDebuggingHandlers`).
     pub debugging_handlers: bool,
 }
 
 /// The HTTPS API: every route behind authentication and authorisation.
 pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Authorizer) -> Router {
-    let open = common_routes().route("/configz", get(pods::configz)).route("/debug/blocked", get(pods::blocked));
+    let open = common_routes()
+        .route("/configz", get(pods::configz))
+        .route("/debug/blocked", get(pods::blocked));
     let debugging = Router::new()
         .route("/runningpods/", get(pods::running))
         .merge(logs::routes())
@@ -71,9 +74,11 @@ pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Aut
     let debugging = if state.debugging_handlers {
         debugging
     } else {
-        debugging.layer(axum::middleware::from_fn(async |_: axum::extract::Request, _: axum::middleware::Next| {
-            text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.")
-        }))
+        debugging.layer(axum::middleware::from_fn(
+            async |_: axum::extract::Request, _: axum::middleware::Next| {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.")
+            },
+        ))
     };
     let guard = guard::Guard { authenticator, authorizer };
     open.merge(debugging)
@@ -106,7 +111,8 @@ async fn not_found() -> Response {
 
 /// A plain text answer.
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
-    (status, [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
+    (status, [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into())
+        .into_response()
 }
 
 /// A JSON answer.

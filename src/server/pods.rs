@@ -22,7 +22,8 @@ struct PodList<'a> {
 #[derive(Serialize)]
 struct Empty {}
 
-/// A pod with the status that its task last computed. It has no kind and version, as items of a list have none.
+/// A pod with the status that its task last computed. It has no kind and version, as items of a
+/// list have none.
 #[derive(Serialize)]
 struct Item<'a> {
     metadata: &'a ObjectMeta,
@@ -35,7 +36,11 @@ pub(super) async fn list(Shared(state): Shared<State>) -> Response {
     let views = state.pods.views();
     let items = views
         .iter()
-        .map(|view| Item { metadata: &view.pod.metadata, spec: &view.pod.spec, status: &view.status })
+        .map(|view| Item {
+            metadata: &view.pod.metadata,
+            spec: &view.pod.spec,
+            status: &view.status,
+        })
         .collect();
     write(&PodList { kind: "PodList", api_version: "v1", metadata: Empty {}, items })
 }
@@ -44,7 +49,10 @@ pub(super) async fn list(Shared(state): Shared<State>) -> Response {
 pub(super) async fn running(Shared(state): Shared<State>) -> Response {
     let pods: Vec<Pod> = state.pods.views().iter().filter_map(running_pod).collect();
     let status = k8s_openapi::api::core::v1::PodStatus::default();
-    let items = pods.iter().map(|pod| Item { metadata: &pod.metadata, spec: &pod.spec, status: &status }).collect();
+    let items = pods
+        .iter()
+        .map(|pod| Item { metadata: &pod.metadata, spec: &pod.spec, status: &status })
+        .collect();
     write(&PodList { kind: "PodList", api_version: "v1", metadata: Empty {}, items })
 }
 
@@ -60,8 +68,10 @@ fn running_pod(view: &PodView) -> Option<Pod> {
             ..Container::default()
         })
         .collect();
-    let sandbox =
-        view.observed.latest_sandbox().is_some_and(|sandbox| sandbox.state == crate::model::SandboxState::Ready);
+    let sandbox = view
+        .observed
+        .latest_sandbox()
+        .is_some_and(|sandbox| sandbox.state == crate::model::SandboxState::Ready);
     (sandbox || !containers.is_empty()).then(|| Pod {
         metadata: ObjectMeta {
             name: Some(view.key.name.to_string()),

@@ -18,15 +18,24 @@ pub(super) fn routes() -> Router<State> {
             post(
                 async |state: Shared<State>,
                        Path((namespace, pod, container)): Path<(String, String, String)>,
-                       query| { run(state, namespace, pod, None, container, query).await },
+                       query| {
+                    run(state, namespace, pod, None, container, query).await
+                },
             ),
         )
         .route(
             "/run/{namespace}/{pod}/{uid}/{container}",
             post(
                 async |state: Shared<State>,
-                       Path((namespace, pod, uid, container)): Path<(String, String, String, String)>,
-                       query| { run(state, namespace, pod, Some(uid), container, query).await },
+                       Path((namespace, pod, uid, container)): Path<(
+                    String,
+                    String,
+                    String,
+                    String,
+                )>,
+                       query| {
+                    run(state, namespace, pod, Some(uid), container, query).await
+                },
             ),
         )
 }
@@ -43,7 +52,11 @@ async fn run(
         Ok(id) => id,
         Err(refusal) => return refusal,
     };
-    let command = query.iter().find(|(name, _)| name == "cmd").map(|(_, value)| value.as_str()).unwrap_or_default();
+    let command = query
+        .iter()
+        .find(|(name, _)| name == "cmd")
+        .map(|(_, value)| value.as_str())
+        .unwrap_or_default();
     let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
     match state.cri.exec_sync(&id, command, Duration::ZERO).await {
         Ok(output) if output.exit_code == 0 => {
@@ -51,9 +64,10 @@ async fn run(
             all.extend_from_slice(&output.stderr);
             json(String::from_utf8_lossy(&all).into_owned())
         }
-        Ok(output) => {
-            text(StatusCode::INTERNAL_SERVER_ERROR, format!("command terminated with exit code {}", output.exit_code))
-        }
+        Ok(output) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("command terminated with exit code {}", output.exit_code),
+        ),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

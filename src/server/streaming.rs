@@ -1,5 +1,5 @@
-//! The routes of `/exec`, `/attach` and `/portForward`: finds the container or pod, asks the runtime for a streaming
-//! URL, and hands the connection to `streams`.
+//! The routes of `/exec`, `/attach` and `/portForward`: finds the container or pod, asks the
+//! runtime for a streaming URL, and hands the connection to `streams`.
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State as Shared};
@@ -26,15 +26,30 @@ pub(super) fn routes() -> Router<State> {
         .route("/portForward/{namespace}/{pod}/{uid}", get(forward_uid).post(forward_uid))
 }
 
-async fn exec(state: Shared<State>, Path((ns, pod, name)): Three, query: Pairs, request: Request) -> Response {
+async fn exec(
+    state: Shared<State>,
+    Path((ns, pod, name)): Three,
+    query: Pairs,
+    request: Request,
+) -> Response {
     run_stream(Kind::Exec, state, (&ns, &pod, None, &name), query, request).await
 }
 
-async fn exec_uid(state: Shared<State>, Path((ns, pod, uid, name)): Four, query: Pairs, request: Request) -> Response {
+async fn exec_uid(
+    state: Shared<State>,
+    Path((ns, pod, uid, name)): Four,
+    query: Pairs,
+    request: Request,
+) -> Response {
     run_stream(Kind::Exec, state, (&ns, &pod, Some(&uid), &name), query, request).await
 }
 
-async fn attach(state: Shared<State>, Path((ns, pod, name)): Three, query: Pairs, request: Request) -> Response {
+async fn attach(
+    state: Shared<State>,
+    Path((ns, pod, name)): Three,
+    query: Pairs,
+    request: Request,
+) -> Response {
     run_stream(Kind::Attach, state, (&ns, &pod, None, &name), query, request).await
 }
 
@@ -86,7 +101,12 @@ impl Streams {
         let asked = |name: &str| query.iter().any(|(key, value)| key == name && value == "1");
         let tty = asked("tty");
         // A terminal has one output.
-        let streams = Self { stdin: asked("input"), stdout: asked("output"), stderr: asked("error") && !tty, tty };
+        let streams = Self {
+            stdin: asked("input"),
+            stdout: asked("output"),
+            stderr: asked("error") && !tty,
+            tty,
+        };
         if streams.stdin || streams.stdout || streams.stderr {
             Ok(streams)
         } else {
@@ -114,7 +134,11 @@ async fn run_stream(
     let Streams { stdin, stdout, stderr, tty } = streams;
     let url = match kind {
         Kind::Exec => {
-            let cmd = query.into_iter().filter(|(key, _)| key == "command").map(|(_, value)| value).collect();
+            let cmd = query
+                .into_iter()
+                .filter(|(key, _)| key == "command")
+                .map(|(_, value)| value)
+                .collect();
             let request = v1::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr };
             state.cri.exec(request).await.map(|answer| answer.url)
         }
@@ -123,9 +147,12 @@ async fn run_stream(
             let tty = state
                 .pods
                 .by_name(namespace, name)
-                .and_then(|view| pod::find_container(&view.pod, container).and_then(|(_, spec)| spec.tty))
+                .and_then(|view| {
+                    pod::find_container(&view.pod, container).and_then(|(_, spec)| spec.tty)
+                })
                 .unwrap_or(false);
-            let request = v1::AttachRequest { container_id, stdin, tty, stdout, stderr: stderr && !tty };
+            let request =
+                v1::AttachRequest { container_id, stdin, tty, stdout, stderr: stderr && !tty };
             state.cri.attach(request).await.map(|answer| answer.url)
         }
     };
@@ -148,7 +175,12 @@ async fn port_forward(
         for part in value.split(',') {
             match part.parse::<u16>() {
                 Ok(port) if port > 0 => ports.push(i32::from(port)),
-                _ => return text(StatusCode::BAD_REQUEST, format!("unable to parse {part:?} as a port")),
+                _ => {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        format!("unable to parse {part:?} as a port"),
+                    );
+                }
             }
         }
     }
@@ -158,11 +190,16 @@ async fn port_forward(
     if uid.is_some_and(|uid| !uid.is_empty() && uid != view.uid.as_str()) {
         return text(StatusCode::NOT_FOUND, "pod not found");
     }
-    let sandbox = view.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
+    let sandbox =
+        view.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
     let Some(sandbox) = sandbox else {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to find sandboxID for pod {:?}", view.key));
+        return text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("failed to find sandboxID for pod {:?}", view.key),
+        );
     };
-    let message = v1::PortForwardRequest { pod_sandbox_id: sandbox.id.as_str().to_owned(), port: ports };
+    let message =
+        v1::PortForwardRequest { pod_sandbox_id: sandbox.id.as_str().to_owned(), port: ports };
     match state.cri.port_forward(message).await {
         Ok(answer) => pass_through(request, &answer.url).await,
         Err(error) => refused(&error),
@@ -182,10 +219,17 @@ pub(super) fn running_container(
         return Err(text(StatusCode::NOT_FOUND, "pod does not exist"));
     };
     let uid_fits = uid.is_none_or(|uid| uid.is_empty() || uid == view.uid.as_str());
-    let found = view.observed.containers.iter().find(|found| found.name == container && found.state.is_running());
+    let found = view
+        .observed
+        .containers
+        .iter()
+        .find(|found| found.name == container && found.state.is_running());
     match found {
         Some(found) if uid_fits => Ok(found.id.clone()),
-        _ => Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"))),
+        _ => Err(text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("container not found ({container:?})"),
+        )),
     }
 }
 

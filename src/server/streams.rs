@@ -1,5 +1,6 @@
-//! `/exec`, `/attach`, `/portForward`: the runtime answers a URL of its streaming server, and the client's upgraded
-//! connection is passed through to it, byte for byte (SPDY and WebSocket alike). Nothing is translated here.
+//! `/exec`, `/attach`, `/portForward`: the runtime answers a URL of its streaming server, and the
+//! client's upgraded connection is passed through to it, byte for byte (SPDY and WebSocket alike).
+//! Nothing is translated here.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -15,7 +16,8 @@ use super::text;
 /// How long the runtime's streaming server may take to accept and answer the upgrade.
 const UPGRADE: Duration = Duration::from_secs(30);
 
-/// Passes `request` to `url`, which the runtime answered. A request that is no upgrade is refused, as upstream does.
+/// Passes `request` to `url`, which the runtime answered. A request that is no upgrade is refused,
+/// as upstream does.
 pub(super) async fn pass_through(mut request: Request, url: &str) -> Response {
     if request.headers().get(header::UPGRADE).is_none() {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
@@ -23,7 +25,12 @@ pub(super) async fn pass_through(mut request: Request, url: &str) -> Response {
     let client = hyper::upgrade::on(&mut request);
     let backend = match tokio::time::timeout(UPGRADE, ask(request, url)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("error dialing backend: {error}")),
+        Ok(Err(error)) => {
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("error dialing backend: {error}"),
+            );
+        }
         Err(_) => {
             return text(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -71,14 +78,19 @@ enum BackendError {
     Http(hyper::Error),
 }
 
-async fn ask(request: Request, url: &str) -> Result<hyper::Response<hyper::body::Incoming>, BackendError> {
+async fn ask(
+    request: Request,
+    url: &str,
+) -> Result<hyper::Response<hyper::body::Incoming>, BackendError> {
     let url: Uri = url.parse().map_err(|_| BackendError::Url)?;
     let authority = url.authority().cloned().ok_or(BackendError::Url)?;
     let port = authority.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((authority.host(), port)).await.map_err(BackendError::Connect)?;
+    let stream =
+        TcpStream::connect((authority.host(), port)).await.map_err(BackendError::Connect)?;
     drop(stream.set_nodelay(true));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(BackendError::Http)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(BackendError::Http)?;
     #[expect(clippy::disallowed_methods, reason = "drives one connection; ends with it")]
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -93,5 +105,8 @@ async fn ask(request: Request, url: &str) -> Result<hyper::Response<hyper::body:
     parts.headers.insert(header::HOST, host);
     // The client's credentials are for us, not for the runtime.
     parts.headers.remove(header::AUTHORIZATION);
-    sender.send_request(hyper::Request::from_parts(parts, Body::empty())).await.map_err(BackendError::Http)
+    sender
+        .send_request(hyper::Request::from_parts(parts, Body::empty()))
+        .await
+        .map_err(BackendError::Http)
 }

@@ -1,5 +1,6 @@
-//! The serving certificate and the client CA of the kubelet's API: read from files, self-signed when there are none,
-//! read again when a file has changed (looked at when a connection arrives, so nothing watches or polls).
+//! The serving certificate and the client CA of the kubelet's API: read from files, self-signed
+//! when there are none, read again when a file has changed (looked at when a connection arrives, so
+//! nothing watches or polls).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,14 +85,17 @@ impl TlsSource {
         Ok(Self { settings, current: Mutex::new(Loaded { config, stamps }) })
     }
 
-    /// The configuration for a new connection. Files that have changed and cannot be used leave the old one in force.
+    /// The configuration for a new connection. Files that have changed and cannot be used leave the
+    /// old one in force.
     pub fn current(&self) -> Arc<ServerConfig> {
         let stamps = stamps(&self.settings);
         let mut current = self.current.lock();
         if current.stamps != stamps {
             match server_config(&self.settings) {
                 Ok(config) => {
-                    tracing::info!("serving certificate or client CA has changed and was read again");
+                    tracing::info!(
+                        "serving certificate or client CA has changed and was read again"
+                    );
                     *current = Loaded { config: Arc::new(config), stamps };
                 }
                 Err(error) => {
@@ -105,11 +109,14 @@ impl TlsSource {
 }
 
 fn stamps(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
-    let files = [Some(&settings.cert_file), Some(&settings.key_file), settings.client_ca_file.as_ref()];
+    let files =
+        [Some(&settings.cert_file), Some(&settings.key_file), settings.client_ca_file.as_ref()];
     files
         .into_iter()
         .flatten()
-        .map(|file| std::fs::metadata(file).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len()))))
+        .map(|file| {
+            std::fs::metadata(file).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())))
+        })
         .collect()
 }
 
@@ -121,8 +128,9 @@ fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     let versions: &[&rustls::SupportedProtocolVersion] =
         if settings.only_tls13 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
     let refused = |source| TlsError::Refused { path: settings.cert_file.clone(), source };
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(refused)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(refused)?;
     let builder = match &settings.client_ca_file {
         Some(file) => {
             let mut roots = rustls::RootCertStore::empty();
@@ -144,16 +152,22 @@ fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
 
 fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let content = || TlsError::Content { what, path: path.to_owned() };
-    let found: Vec<_> =
-        CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(|_| content())?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|_| content())?;
     if found.is_empty() { Err(content()) } else { Ok(found) }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::File { step: "read", path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| TlsError::File {
+        step: "read",
+        path: path.to_owned(),
+        source,
+    })
 }
 
-/// The self-signed pair `kubelet.crt`, `kubelet.key` in `cert_dir`, made when absent (upstream's names; valid a year).
+/// The self-signed pair `kubelet.crt`, `kubelet.key` in `cert_dir`, made when absent (upstream's
+/// names; valid a year).
 pub fn self_signed(
     cert_dir: &Path,
     host: &str,
@@ -168,11 +182,18 @@ pub fn self_signed(
     names.extend(addresses.iter().map(ToString::to_string));
     let mut parameters = rcgen::CertificateParams::new(names).map_err(TlsError::SelfSigned)?;
     parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters.distinguished_name.push(rcgen::DnType::CommonName, format!("{host}@{}", today.as_second()));
+    parameters
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, format!("{host}@{}", today.as_second()));
     parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let date = |offset: i64| {
-        let day = jiff::Timestamp::from_second(today.as_second() + offset).unwrap_or(today).to_string();
-        let mut parts = day.get(..10).unwrap_or("2026-01-01").split('-').map(|part| part.parse::<i32>().unwrap_or(1));
+        let day =
+            jiff::Timestamp::from_second(today.as_second() + offset).unwrap_or(today).to_string();
+        let mut parts = day
+            .get(..10)
+            .unwrap_or("2026-01-01")
+            .split('-')
+            .map(|part| part.parse::<i32>().unwrap_or(1));
         let (year, month, day) = (parts.next(), parts.next(), parts.next());
         let narrow = |part: Option<i32>| part.and_then(|part| u8::try_from(part).ok()).unwrap_or(1);
         rcgen::date_time_ymd(year.unwrap_or(2026), narrow(month), narrow(day))
@@ -186,7 +207,9 @@ pub fn self_signed(
         move |source| TlsError::File { step, path, source }
     };
     std::fs::create_dir_all(cert_dir).map_err(file("create", cert_dir))?;
-    write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644).map_err(file("write", &cert_file))?;
-    write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600).map_err(file("write", &key_file))?;
+    write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644)
+        .map_err(file("write", &cert_file))?;
+    write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600)
+        .map_err(file("write", &key_file))?;
     Ok((cert_file, key_file))
 }

@@ -1,7 +1,7 @@
 //! The API server's pods of this node: one watch, selected by `spec.nodeName`.
 //!
-//! Each object is made compact as soon as it is decoded. It starts when this node's object has been looked for once, so that
-//! pods are admitted with it; at once on a node that does not register.
+//! Each object is made compact as soon as it is decoded. It starts when this node's object has been
+//! looked for once, so that pods are admitted with it; at once on a node that does not register.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -71,7 +71,11 @@ fn apply(state: &mut SourceState, change: Change<Pod>, now: Wall) -> bool {
                 let uid = pod::uid(&pod);
                 let known = old.remove(&uid);
                 let pod = match known {
-                    Some(known) if known.metadata.resource_version == pod.metadata.resource_version => known,
+                    Some(known)
+                        if known.metadata.resource_version == pod.metadata.resource_version =>
+                    {
+                        known
+                    }
                     known => {
                         stamp(&mut pod, SourceKind::Api, known.as_deref(), now);
                         Arc::new(pod)

@@ -1,11 +1,13 @@
-//! Makes a decoded pod as small as it is. Decoding does not know how long a list will be and makes room as it goes: a
-//! quarter of a pod with volumes is room that nothing will ever be put in. Pure; changes nothing that can be seen.
+//! Makes a decoded pod as small as it is. Decoding does not know how long a list will be and makes
+//! room as it goes: a quarter of a pod with volumes is room that nothing will ever be put in. Pure;
+//! changes nothing that can be seen.
 
 use k8s_openapi::api::core::v1 as api;
 
 use crate::model::Pod;
 
-/// Drops managedFields (a fifth of an object, and nobody here reads them) and gives unused room back.
+/// Drops managedFields (a fifth of an object, and nobody here reads them) and gives unused room
+/// back.
 pub(super) fn compact(mut pod: Pod) -> Pod {
     pod.metadata.managed_fields = None;
     if let Some(spec) = &mut pod.spec {
@@ -17,7 +19,8 @@ pub(super) fn compact(mut pod: Pod) -> Pod {
         }
         shrink(&mut spec.init_containers);
         spec.containers.shrink_to_fit();
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten())
+        {
             compact_container(container);
         }
         shrink(&mut spec.tolerations);

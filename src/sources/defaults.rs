@@ -1,13 +1,14 @@
-//! The defaults that the API server would have applied: a static pod comes to the kubelet without them.
+//! The defaults that the API server would have applied: a static pod comes to the kubelet without
+//! them.
 //!
-//! Pure. core/v1's defaulting of the fields that a kubelet reads; of volume kinds that a kubelet without an API server
-//! cannot use only what changes the object's hash is left out.
+//! Pure. core/v1's defaulting of the fields that a kubelet reads; of volume kinds that a kubelet
+//! without an API server cannot use only what changes the object's hash is left out.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec,
-    Probe, ResourceRequirements, Volume,
+    Container, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, LifecycleHandler,
+    ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -45,7 +46,8 @@ fn spec(spec: &mut PodSpec) {
     fill(&mut spec.scheduler_name, "default-scheduler");
     spec.security_context.get_or_insert_default();
     spec.termination_grace_period_seconds.get_or_insert(30);
-    spec.service_account_name = spec.service_account_name.take().or_else(|| spec.service_account.clone());
+    spec.service_account_name =
+        spec.service_account_name.take().or_else(|| spec.service_account.clone());
     spec.service_account.clone_from(&spec.service_account_name);
 }
 
@@ -57,7 +59,11 @@ fn container(container: &mut Container) {
         fill(&mut port.protocol, "TCP");
     }
     container.env.iter_mut().flatten().for_each(env);
-    let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
+    let probes = [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ];
     for probe in probes.into_iter().flatten() {
         self::probe(probe);
     }
@@ -108,7 +114,8 @@ fn probe(probe: &mut Probe) {
 }
 
 fn lifecycle(lifecycle: &mut Lifecycle) {
-    let handlers: [Option<&mut LifecycleHandler>; 2] = [lifecycle.post_start.as_mut(), lifecycle.pre_stop.as_mut()];
+    let handlers: [Option<&mut LifecycleHandler>; 2] =
+        [lifecycle.post_start.as_mut(), lifecycle.pre_stop.as_mut()];
     for handler in handlers.into_iter().flatten() {
         if let Some(http) = &mut handler.http_get {
             self::http(http);
@@ -144,13 +151,23 @@ fn volume(volume: &mut Volume) {
     }
     if let Some(source) = &mut volume.downward_api {
         source.default_mode.get_or_insert(MODE);
-        source.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()).for_each(field_ref);
+        source
+            .items
+            .iter_mut()
+            .flatten()
+            .filter_map(|item| item.field_ref.as_mut())
+            .for_each(field_ref);
     }
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(MODE);
         for projection in source.sources.iter_mut().flatten() {
             if let Some(downward) = &mut projection.downward_api {
-                downward.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()).for_each(field_ref);
+                downward
+                    .items
+                    .iter_mut()
+                    .flatten()
+                    .filter_map(|item| item.field_ref.as_mut())
+                    .for_each(field_ref);
             }
             if let Some(token) = &mut projection.service_account_token {
                 token.expiration_seconds.get_or_insert(3600);
@@ -169,17 +186,24 @@ fn requests_from_limits(resources: Option<&mut ResourceRequirements>) {
     }
 }
 
-/// A pod-level limit without a pod-level request is the request, unless containers ask for that resource themselves: then
-/// the API server sums those up, which admission here does anyway.
+/// A pod-level limit without a pod-level request is the request, unless containers ask for that
+/// resource themselves: then the API server sums those up, which admission here does anyway.
 fn pod_requests(spec: &mut PodSpec) {
     let asks = |name: &str| {
         let asks_in = |resources: &Option<ResourceRequirements>| {
-            let requests: Option<&BTreeMap<String, Quantity>> = resources.as_ref().and_then(|r| r.requests.as_ref());
+            let requests: Option<&BTreeMap<String, Quantity>> =
+                resources.as_ref().and_then(|r| r.requests.as_ref());
             requests.is_some_and(|requests| requests.contains_key(name))
         };
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| asks_in(&c.resources))
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+            .any(|c| asks_in(&c.resources))
     };
-    let Some(limits) = spec.resources.as_ref().and_then(|resources| resources.limits.clone()) else { return };
+    let Some(limits) = spec.resources.as_ref().and_then(|resources| resources.limits.clone())
+    else {
+        return;
+    };
     let missing: Vec<_> = limits.into_iter().filter(|(name, _)| !asks(name)).collect();
     if let Some(resources) = &mut spec.resources {
         let requests = resources.requests.get_or_insert_default();
@@ -194,7 +218,8 @@ fn pull_policy(policy: &mut Option<String>, image: Option<&str>) {
     fill(policy, if latest { "Always" } else { "IfNotPresent" });
 }
 
-/// Whether an image reference means the tag `latest`: it says so, or it says neither tag nor digest.
+/// Whether an image reference means the tag `latest`: it says so, or it says neither tag nor
+/// digest.
 fn is_latest(image: &str) -> bool {
     if image.is_empty() || image.contains('@') {
         return false;
@@ -225,7 +250,8 @@ mod tests {
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "the tables read better")]
     fn check(spec: Value, pointer: &str, expected: Value) {
-        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": spec})).expect("a pod");
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": spec}))
+            .expect("a pod");
         apply(&mut pod);
         let value = serde_json::to_value(&pod).expect("JSON");
         assert_eq!(value.pointer(pointer).cloned().unwrap_or(Value::Null), expected, "{pointer}");
@@ -269,7 +295,11 @@ mod tests {
         check(with(probe.clone()), "/spec/containers/0/livenessProbe/periodSeconds", json!(10));
         check(with(probe.clone()), "/spec/containers/0/livenessProbe/timeoutSeconds", json!(5));
         check(with(probe), "/spec/containers/0/livenessProbe/httpGet/path", json!("/"));
-        check(with(json!({"ports": [{"containerPort": 1}]})), "/spec/containers/0/ports/0/protocol", json!("TCP"));
+        check(
+            with(json!({"ports": [{"containerPort": 1}]})),
+            "/spec/containers/0/ports/0/protocol",
+            json!("TCP"),
+        );
         let limits = json!({"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}});
         let expected = json!({"cpu": "500m", "memory": "1Gi"});
         check(with(limits), "/spec/containers/0/resources/requests", expected);

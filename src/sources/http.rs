@@ -1,6 +1,7 @@
 //! Static pods from a URL (`staticPodURL`): a Pod or a PodList, read every `httpCheckFrequency`.
 //!
-//! A failure keeps what was read last. Static pods from a URL get no toleration of their own, as upstream.
+//! A failure keeps what was read last. Static pods from a URL get no toleration of their own, as
+//! upstream.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +41,12 @@ pub struct Config {
 }
 
 /// Starts reading.
-pub fn start(config: Config, clock: Clock, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Source {
+pub fn start(
+    config: Config,
+    clock: Clock,
+    tasks: &mut JoinSet<()>,
+    cancel: CancellationToken,
+) -> Source {
     let (sender, state) = watch::channel(SourceState::default());
     tasks.spawn(async move {
         cancel.run_until_cancelled(run(config, clock, sender)).await;
@@ -52,10 +58,13 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     let mut said = String::new();
     loop {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
-        let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(|text| {
-            let origin = config.url.to_string();
-            static_pod::read(&text, Origin::Url(&origin), &config.node_name).map_err(|error| error.to_string())
-        });
+        let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(
+            |text| {
+                let origin = config.url.to_string();
+                static_pod::read(&text, Origin::Url(&origin), &config.node_name)
+                    .map_err(|error| error.to_string())
+            },
+        );
         match pods {
             Ok(pods) => {
                 said.clear();
@@ -88,15 +97,25 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
 
 async fn fetch(config: &Config) -> Result<String, String> {
     let tls = credentials::anonymous_tls().map_err(|error| error.to_string())?;
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions().build();
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_all_versions()
+        .build();
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let mut request = http::Request::get(config.url.clone()).body(Empty::new()).map_err(|error| error.to_string())?;
+    let mut request = http::Request::get(config.url.clone())
+        .body(Empty::new())
+        .map_err(|error| error.to_string())?;
     request.headers_mut().extend(config.headers.clone());
     let answer = client.request(request).await.map_err(|error| error.to_string())?;
     if answer.status() != http::StatusCode::OK {
         return Err(format!("the server answered {}", answer.status()));
     }
-    let body = Limited::new(answer.into_body(), MAX_SIZE).collect().await.map_err(|error| error.to_string())?;
-    let text = String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "the answer is not UTF-8".to_owned())?;
+    let body = Limited::new(answer.into_body(), MAX_SIZE)
+        .collect()
+        .await
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8(body.to_bytes().to_vec())
+        .map_err(|_| "the answer is not UTF-8".to_owned())?;
     if text.is_empty() { Err("the answer is empty".to_owned()) } else { Ok(text) }
 }

@@ -1,10 +1,11 @@
 //! Static pods from files: a directory of manifests, or one manifest.
 //!
-//! Read at start, whenever inotify tells of a change (a moment later, so that an editor's steps are one), and every
-//! `fileCheckFrequency` in any case. A bad file affects only its own pod: as long as the file is there, the last good
-//! version of it stays (upstream would stop the pod). Dot files and subdirectories are not read. A file that was deleted
-//! and is there again with the same text is a pod that was removed and is wanted anew: it is started again, as upstream
-//! does; one that was replaced by a rename is just read again.
+//! Read at start, whenever inotify tells of a change (a moment later, so that an editor's steps are
+//! one), and every `fileCheckFrequency` in any case. A bad file affects only its own pod: as long
+//! as the file is there, the last good version of it stays (upstream would stop the pod). Dot files
+//! and subdirectories are not read. A file that was deleted and is there again with the same text
+//! is a pod that was removed and is wanted anew: it is started again, as upstream does; one that
+//! was replaced by a rename is just read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -96,7 +97,8 @@ impl Task {
                     self.failed = None;
                     let is_same = |found: &Found| deleted.contains(&found.path) && self.has(found);
                     if found.iter().any(is_same) {
-                        let others = found.iter().filter(|found| !is_same(found)).cloned().collect();
+                        let others =
+                            found.iter().filter(|found| !is_same(found)).cloned().collect();
                         self.apply(others);
                         // So that whoever watches sees that they were gone.
                         tokio::time::sleep(SETTLE * 2).await;
@@ -135,7 +137,9 @@ impl Task {
     }
 
     fn note_deleted(&self, event: &inotify::EventOwned, deleted: &mut BTreeSet<PathBuf>) {
-        if let Some(name) = event.name.as_ref().filter(|_| event.mask.contains(inotify::EventMask::DELETE)) {
+        if let Some(name) =
+            event.name.as_ref().filter(|_| event.mask.contains(inotify::EventMask::DELETE))
+        {
             // The path is the directory, or the one manifest in it.
             deleted.insert(self.config.path.join(name));
             if self.config.path.file_name() == Some(name) {
@@ -146,12 +150,13 @@ impl Task {
 
     /// Whether a file is as it was last read.
     fn has(&self, found: &Found) -> bool {
-        let known = self.files.get(&found.path).filter(|file| file.pod.is_some() && file.problem.is_none());
+        let known =
+            self.files.get(&found.path).filter(|file| file.pod.is_some() && file.problem.is_none());
         known.is_some_and(|file| found.text.as_ref().is_ok_and(|text| *text == file.text))
     }
 
-    /// The whole directory cannot be read: what is known stays, and the source counts as read only if it merely does not
-    /// exist, as upstream has it.
+    /// The whole directory cannot be read: what is known stays, and the source counts as read only
+    /// if it merely does not exist, as upstream has it.
     fn fail(&mut self, problem: String) {
         if self.failed.as_ref() != Some(&problem) {
             tracing::error!(path = %self.config.path.display(), error = problem, "Cannot read the static pods");
@@ -166,7 +171,9 @@ impl Task {
         for Found { path, text } in found {
             let file = self.files.entry(path.clone()).or_default();
             let problem = match text {
-                Ok(text) if file.pod.is_some() && file.problem.is_none() && file.text == text => continue,
+                Ok(text) if file.pod.is_some() && file.problem.is_none() && file.text == text => {
+                    continue;
+                }
                 Ok(text) => file.read(text, &path, &self.config.node_name, now),
                 Err(problem) => Some(problem),
             };
@@ -174,8 +181,12 @@ impl Task {
                 && file.problem.as_ref() != Some(&problem)
             {
                 tracing::error!(path = %path.display(), error = problem, "A static pod's manifest cannot be used");
-                let kept = if file.pod.is_some() { "; its last good version keeps running" } else { "" };
-                let message = format!("Error validating static pod from file {}: {problem}{kept}", path.display());
+                let kept =
+                    if file.pod.is_some() { "; its last good version keeps running" } else { "" };
+                let message = format!(
+                    "Error validating static pod from file {}: {problem}{kept}",
+                    path.display()
+                );
                 let warning = reason::event::FAILED_VALIDATION;
                 self.recorder.node(&self.config.node_name, EventType::Warning, warning, message);
                 file.problem = Some(problem);
@@ -205,14 +216,16 @@ impl File {
         let pod = std::str::from_utf8(&text)
             .map_err(|_| "it is not UTF-8".to_owned())
             .and_then(|text| {
-                static_pod::read(text, Origin::File(&origin), node_name).map_err(|error| error.to_string())
+                static_pod::read(text, Origin::File(&origin), node_name)
+                    .map_err(|error| error.to_string())
             })
             .map(|mut pods| pods.pop());
         self.text = text;
         match pod {
             Ok(Some(mut pod)) => {
                 self.problem = None;
-                let same = self.pod.as_deref().is_some_and(|known| known.metadata.uid == pod.metadata.uid);
+                let same =
+                    self.pod.as_deref().is_some_and(|known| known.metadata.uid == pod.metadata.uid);
                 if !same {
                     stamp(&mut pod, SourceKind::File, None, now);
                     self.pod = Some(Arc::new(pod));
@@ -225,7 +238,8 @@ impl File {
     }
 }
 
-/// Watches the directory, or the directory of the file. None when that is impossible: then only the clock tells.
+/// Watches the directory, or the directory of the file. None when that is impossible: then only the
+/// clock tells.
 fn watch_files(path: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
     let directory = if path.is_dir() { path } else { path.parent()? };
     let inotify = Inotify::init().ok()?;
@@ -312,16 +326,21 @@ mod tests {
     fn world(path: &Path) -> World {
         let mut tasks = JoinSet::new();
         let (recorder, events) = Recorder::channel();
-        let config =
-            Config { path: path.to_owned(), check_frequency: Duration::from_millis(20), node_name: "n".to_owned() };
+        let config = Config {
+            path: path.to_owned(),
+            check_frequency: Duration::from_millis(20),
+            node_name: "n".to_owned(),
+        };
         let source = start(config, recorder, Clock::system(), &mut tasks, CancellationToken::new());
         World { _tasks: tasks, source, events }
     }
 
     impl World {
         async fn until(&mut self, expected: &[(&str, &str)]) {
-            let mut expected: Vec<(String, String)> =
-                expected.iter().map(|(name, image)| ((*name).to_owned(), (*image).to_owned())).collect();
+            let mut expected: Vec<(String, String)> = expected
+                .iter()
+                .map(|(name, image)| ((*name).to_owned(), (*image).to_owned()))
+                .collect();
             expected.sort();
             let wait = self.source.state.wait_for(|state| {
                 let mut pods: Vec<_> = state
@@ -335,7 +354,12 @@ mod tests {
                 pods.sort();
                 state.ready && pods == expected
             });
-            drop(tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time").expect("the task lives"));
+            drop(
+                tokio::time::timeout(Duration::from_secs(10), wait)
+                    .await
+                    .expect("in time")
+                    .expect("the task lives"),
+            );
         }
     }
 
@@ -362,19 +386,24 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
         for name in ["a", "b"] {
-            std::fs::write(path.join(format!("{name}.yaml")), manifest(name, "i:1")).expect("written");
+            std::fs::write(path.join(format!("{name}.yaml")), manifest(name, "i:1"))
+                .expect("written");
         }
         let mut world = world(path);
         world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
         let mut state = world.source.state.clone();
-        let gone = tokio::spawn(async move { drop(state.wait_for(|state| state.pods.len() == 1).await) });
+        let gone =
+            tokio::spawn(async move { drop(state.wait_for(|state| state.pods.len() == 1).await) });
         std::fs::write(path.join(".a.tmp"), manifest("a", "i:1")).expect("written");
         std::fs::rename(path.join(".a.tmp"), path.join("a.yaml")).expect("renamed");
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!gone.is_finished(), "replaced by the same text");
         std::fs::remove_file(path.join("b.yaml")).expect("removed");
         std::fs::write(path.join("b.yaml"), manifest("b", "i:1")).expect("written");
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("in time").expect("no panic");
+        tokio::time::timeout(Duration::from_secs(10), gone)
+            .await
+            .expect("in time")
+            .expect("no panic");
         world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
     }
 
@@ -385,13 +414,20 @@ mod tests {
         std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
         let mut world = world(path);
         world.until(&[("a-n", "i:1")]).await;
-        std::fs::write(path.join("a.yaml"), "kind: Pod\napiVersion: v1\nmetadata: {name: a}").expect("written");
+        std::fs::write(path.join("a.yaml"), "kind: Pod\napiVersion: v1\nmetadata: {name: a}")
+            .expect("written");
         std::fs::write(path.join("b.yaml"), manifest("b", "i:1")).expect("written");
         world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
-        let event = tokio::time::timeout(Duration::from_secs(10), world.events.recv()).await.expect("in time");
+        let event = tokio::time::timeout(Duration::from_secs(10), world.events.recv())
+            .await
+            .expect("in time");
         let event = event.expect("an event");
         assert_eq!(event.reason, "FailedValidation");
-        assert!(event.message.contains("a.yaml: invalid pod: [spec.containers: Required value]"), "{}", event.message);
+        assert!(
+            event.message.contains("a.yaml: invalid pod: [spec.containers: Required value]"),
+            "{}",
+            event.message
+        );
         std::fs::write(path.join("a.yaml"), manifest("a", "i:2")).expect("written");
         world.until(&[("a-n", "i:2"), ("b-n", "i:1")]).await;
     }

@@ -1,7 +1,8 @@
 //! Where pods come from: the API server's watch, static manifests in a directory, a URL.
 //!
-//! Each source is a task that publishes its complete present set on a `watch` channel (level, not edge) together with
-//! whether it has seen everything once. `desired` merges the sets. A source never decides what to do with a pod.
+//! Each source is a task that publishes its complete present set on a `watch` channel (level, not
+//! edge) together with whether it has seen everything once. `desired` merges the sets. A source
+//! never decides what to do with a pod.
 
 pub mod apiserver;
 mod compact;
@@ -60,8 +61,9 @@ pub struct Source {
     pub state: watch::Receiver<SourceState>,
 }
 
-/// Annotates a pod with its source and when this node first saw it: the moment that `known`, the same pod as it was
-/// before, carries, else `now`. Users see both annotations (downward API), as upstream's.
+/// Annotates a pod with its source and when this node first saw it: the moment that `known`, the
+/// same pod as it was before, carries, else `now`. Users see both annotations (downward API), as
+/// upstream's.
 fn stamp(pod: &mut Pod, kind: SourceKind, known: Option<&Pod>, now: Wall) {
     let seen = known
         .and_then(|known| pod::annotation(known, CONFIG_SEEN))

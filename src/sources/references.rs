@@ -1,4 +1,5 @@
-//! Which object of the API a pod refers to: a static pod may refer to none (`PreventStaticPodAPIReferences`).
+//! Which object of the API a pod refers to: a static pod may refer to none
+//! (`PreventStaticPodAPIReferences`).
 //!
 //! Pure. The answers are the words of upstream's refusal.
 
@@ -13,7 +14,8 @@ pub fn api_object(pod: &Pod) -> Option<&'static str> {
         return Some("serviceaccounts");
     }
     let volumes = spec.volumes.as_deref().unwrap_or_default();
-    let pull_secrets = spec.image_pull_secrets.iter().flatten().any(|secret| !secret.name.is_empty());
+    let pull_secrets =
+        spec.image_pull_secrets.iter().flatten().any(|secret| !secret.name.is_empty());
     if pull_secrets || environments(pod).any(uses_secret) || volumes.iter().any(volume_secret) {
         return Some("secrets");
     }
@@ -30,26 +32,39 @@ type Environment<'a> = (&'a [EnvVar], &'a [EnvFromSource]);
 
 fn environments(pod: &Pod) -> impl Iterator<Item = Environment<'_>> {
     fn of(container: &Container) -> Environment<'_> {
-        (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+        (
+            container.env.as_deref().unwrap_or_default(),
+            container.env_from.as_deref().unwrap_or_default(),
+        )
     }
     let ephemeral = pod::ephemeral_containers(pod).iter().map(|container| {
-        (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+        (
+            container.env.as_deref().unwrap_or_default(),
+            container.env_from.as_deref().unwrap_or_default(),
+        )
     });
     pod::init_containers(pod).iter().chain(pod::main_containers(pod)).map(of).chain(ephemeral)
 }
 
 fn uses_secret((env, env_from): Environment<'_>) -> bool {
     env_from.iter().any(|source| source.secret_ref.is_some())
-        || env.iter().filter_map(|variable| variable.value_from.as_ref()).any(|from| from.secret_key_ref.is_some())
+        || env
+            .iter()
+            .filter_map(|variable| variable.value_from.as_ref())
+            .any(|from| from.secret_key_ref.is_some())
 }
 
 fn uses_config_map((env, env_from): Environment<'_>) -> bool {
     env_from.iter().any(|source| source.config_map_ref.is_some())
-        || env.iter().filter_map(|variable| variable.value_from.as_ref()).any(|from| from.config_map_key_ref.is_some())
+        || env
+            .iter()
+            .filter_map(|variable| variable.value_from.as_ref())
+            .any(|from| from.config_map_key_ref.is_some())
 }
 
 fn volume_secret(volume: &Volume) -> bool {
-    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let projected =
+        volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     volume.secret.is_some()
         || volume.azure_file.is_some()
         || projected.into_iter().any(|source| source.secret.is_some())
@@ -64,7 +79,8 @@ fn volume_secret(volume: &Volume) -> bool {
 }
 
 fn volume_config_map(volume: &Volume) -> bool {
-    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let projected =
+        volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     volume.config_map.is_some() || projected.into_iter().any(|source| source.config_map.is_some())
 }
 
@@ -106,26 +122,37 @@ mod tests {
         if spec.get("containers").is_none() {
             spec["containers"] = json!([{"name": "c"}]);
         }
-        let pod = serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": spec})).expect("a pod");
+        let pod = serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": spec}))
+            .expect("a pod");
         assert_eq!(api_object(&pod), expected);
     }
 
     #[test]
     fn finds_references() {
-        check(json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}, {"name": "w", "emptyDir": {}}]}), None);
+        check(
+            json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}, {"name": "w", "emptyDir": {}}]}),
+            None,
+        );
         check(json!({"serviceAccountName": "a"}), Some("serviceaccounts"));
         check(json!({"imagePullSecrets": [{"name": "s"}]}), Some("secrets"));
         check(json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), Some("secrets"));
         check(json!({"volumes": [{"name": "v", "configMap": {"name": "s"}}]}), Some("configmaps"));
-        let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]);
+        let env =
+            json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]);
         check(json!({"containers": [{"name": "c", "env": env}]}), Some("configmaps"));
-        check(json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "m"}}]}]}), Some("secrets"));
+        check(
+            json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "m"}}]}]}),
+            Some("secrets"),
+        );
         check(
             json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "p"}}]}),
             Some("persistentvolumeclaims"),
         );
         let token = json!({"sources": [{"serviceAccountToken": {"path": "t"}}]});
-        check(json!({"volumes": [{"name": "v", "projected": token}]}), Some("serviceaccounts (via projected volumes)"));
+        check(
+            json!({"volumes": [{"name": "v", "projected": token}]}),
+            Some("serviceaccounts (via projected volumes)"),
+        );
         let downward = json!({"sources": [{"downwardAPI": {"items": []}}]});
         check(json!({"volumes": [{"name": "v", "projected": downward}]}), None);
     }

@@ -1,7 +1,8 @@
-//! From the text of a manifest to a static pod, as upstream makes it: decode, default, identify, validate.
+//! From the text of a manifest to a static pod, as upstream makes it: decode, default, identify,
+//! validate.
 //!
-//! Pure. The UID is a hash of the defaulted pod, this node's name and the file's path, so an edited file is another pod and
-//! the same file is the same pod after a restart.
+//! Pure. The UID is a hash of the defaulted pod, this node's name and the file's path, so an edited
+//! file is another pod and the same file is the same pod after a restart.
 
 use std::fmt::Write as _;
 
@@ -53,13 +54,15 @@ pub enum ManifestError {
 /// Reads the pods of a manifest: one Pod, or several in a PodList.
 pub fn read(text: &str, origin: Origin<'_>, node_name: &str) -> Result<Vec<Pod>, ManifestError> {
     let document = decode(text)?;
-    let field = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let field =
+        |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (field("kind"), field("apiVersion"));
     match (kind.as_str(), version.as_str(), origin) {
         ("Pod", "v1", _) => Ok(vec![read_pod(&document, origin, node_name)?]),
         // Upstream reads lists from URLs only.
         ("PodList" | "List", "v1", Origin::Url(_)) => {
-            let items = document.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let items =
+                document.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             items.iter().map(|item| read_pod(item, origin, node_name)).collect()
         }
         _ => Err(ManifestError::NotAPod { kind, version }),
@@ -96,12 +99,16 @@ fn first_document(text: &str) -> &str {
     text
 }
 
-/// Go reads `5.0` as an integer and takes numbers for quantities (`cpu: 2`); the types here do neither.
+/// Go reads `5.0` as an integer and takes numbers for quantities (`cpu: 2`); the types here do
+/// neither.
 fn normalise(value: &mut Value, quantity: bool) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
-                let quantities = matches!(name.as_str(), "limits" | "requests" | "overhead" | "sizeLimit" | "divisor");
+                let quantities = matches!(
+                    name.as_str(),
+                    "limits" | "requests" | "overhead" | "sizeLimit" | "divisor"
+                );
                 normalise(field, quantity || quantities);
             }
         }
@@ -109,7 +116,9 @@ fn normalise(value: &mut Value, quantity: bool) {
         Value::Number(number) => {
             let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 9e15);
             if quantity {
-                *value = Value::String(whole.map_or_else(|| number.to_string(), |whole| format!("{whole:.0}")));
+                *value = Value::String(
+                    whole.map_or_else(|| number.to_string(), |whole| format!("{whole:.0}")),
+                );
             } else if number.is_f64()
                 && let Some(whole) = whole
                 && let Ok(whole) = format!("{whole:.0}").parse::<i64>()
@@ -122,7 +131,8 @@ fn normalise(value: &mut Value, quantity: bool) {
 }
 
 fn read_pod(document: &Value, origin: Origin<'_>, node_name: &str) -> Result<Pod, ManifestError> {
-    let mut pod = pod_of(document).map_err(|error| ManifestError::Type(without_place(&error.to_string())))?;
+    let mut pod =
+        pod_of(document).map_err(|error| ManifestError::Type(without_place(&error.to_string())))?;
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
         return Err(ManifestError::Invalid(vec!["name is needed for the pod".to_owned()]));
     }
@@ -138,8 +148,8 @@ fn read_pod(document: &Value, origin: Origin<'_>, node_name: &str) -> Result<Pod
     }
 }
 
-/// By way of a text, as the API server's answers are read: the code that reads a pod from plain data would be one more
-/// large part of the program.
+/// By way of a text, as the API server's answers are read: the code that reads a pod from plain
+/// data would be one more large part of the program.
 fn pod_of(document: &Value) -> serde_json::Result<Pod> {
     serde_json::from_str(&serde_json::to_string(document)?)
 }
@@ -149,7 +159,8 @@ fn without_place(problem: &str) -> String {
     problem.rsplit_once(" at line ").map_or(problem, |(what, _)| what).to_owned()
 }
 
-/// Gives the pod its UID, its name on this node, its namespace, its hash, and for a file the toleration that keeps it here.
+/// Gives the pod its UID, its name on this node, its namespace, its hash, and for a file the
+/// toleration that keeps it here.
 fn identify(pod: &mut Pod, origin: Origin<'_>, node_name: &str) {
     let uid = match pod.metadata.uid.take().filter(|uid| !uid.is_empty()) {
         Some(uid) => uid,
@@ -205,7 +216,8 @@ mod tests {
         ports: [{containerPort: 2379}]\n    resources: {requests: {cpu: 2, memory: 1.5e3}}\n";
 
     fn one(text: &str) -> Result<Pod, ManifestError> {
-        read(text, Origin::File("/etc/kubernetes/manifests/etcd.yaml"), "Node-1").map(|mut pods| pods.remove(0))
+        read(text, Origin::File("/etc/kubernetes/manifests/etcd.yaml"), "Node-1")
+            .map(|mut pods| pods.remove(0))
     }
 
     #[test]
@@ -220,9 +232,16 @@ mod tests {
         assert_eq!(spec.node_name.as_deref(), Some("Node-1"));
         let tolerations = spec.tolerations.expect("a toleration");
         assert_eq!(tolerations[0].effect.as_deref(), Some("NoExecute"));
-        let requests = spec.containers[0].resources.as_ref().and_then(|r| r.requests.as_ref()).expect("requests");
+        let requests = spec.containers[0]
+            .resources
+            .as_ref()
+            .and_then(|r| r.requests.as_ref())
+            .expect("requests");
         assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("2", "1500"));
-        assert_eq!(spec.containers[0].ports.as_ref().map(|ports| ports[0].host_port), Some(Some(2379)));
+        assert_eq!(
+            spec.containers[0].ports.as_ref().map(|ports| ports[0].host_port),
+            Some(Some(2379))
+        );
     }
 
     #[test]
@@ -242,7 +261,10 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         refused("", "it is empty");
-        refused("kind: Deployment\napiVersion: apps/v1\n", "it is a Deployment of apps/v1, not a Pod of v1");
+        refused(
+            "kind: Deployment\napiVersion: apps/v1\n",
+            "it is a Deployment of apps/v1, not a Pod of v1",
+        );
         refused("kind: Pod\napiVersion: v1\n", "invalid pod: [name is needed for the pod]");
         refused(
             "kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: []}",
@@ -251,7 +273,10 @@ mod tests {
         let secret = MANIFEST.replace("  hostNetwork: true", "  serviceAccountName: admin");
         refused(&secret, "static pods may not reference serviceaccounts");
         assert!(matches!(one("a: [\n"), Err(ManifestError::Syntax(_))));
-        assert!(matches!(one("kind: Pod\napiVersion: v1\nmetadata: {name: 3}"), Err(ManifestError::Type(_))));
+        assert!(matches!(
+            one("kind: Pod\napiVersion: v1\nmetadata: {name: 3}"),
+            Err(ManifestError::Type(_))
+        ));
     }
 
     #[test]

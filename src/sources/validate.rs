@@ -1,11 +1,14 @@
 //! What the API server would have refused: a static pod comes to the kubelet unchecked.
 //!
-//! Pure. The checks of core/v1 that protect a kubelet from a manifest which cannot work, in the API's words: field path,
-//! kind of problem, value. Not every check of the API server is here: what the runtime refuses anyway, it refuses.
+//! Pure. The checks of core/v1 that protect a kubelet from a manifest which cannot work, in the
+//! API's words: field path, kind of problem, value. Not every check of the API server is here: what
+//! the runtime refuses anyway, it refuses.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, LifecycleHandler, PodSpec, Probe, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, LifecycleHandler, PodSpec, Probe, Volume,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -36,7 +39,10 @@ impl Problems {
         let Some(value) = value else { return };
         if !supported.contains(&value) {
             let list: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-            self.0.push(format!("{path}: Unsupported value: {value:?}: supported values: {}", list.join(", ")));
+            self.0.push(format!(
+                "{path}: Unsupported value: {value:?}: supported values: {}",
+                list.join(", ")
+            ));
         }
     }
 
@@ -70,16 +76,26 @@ fn spec(problems: &mut Problems, spec: &PodSpec) {
     problems.one_of("spec.restartPolicy", restart, &["Always", "Never", "OnFailure"]);
     let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
     problems.one_of("spec.dnsPolicy", spec.dns_policy.as_deref(), &dns);
-    problems.not_negative("spec.terminationGracePeriodSeconds", spec.termination_grace_period_seconds);
+    problems
+        .not_negative("spec.terminationGracePeriodSeconds", spec.termination_grace_period_seconds);
     if let Some(seconds) = spec.active_deadline_seconds.filter(|seconds| *seconds < 1) {
-        problems.invalid("spec.activeDeadlineSeconds", seconds, "must be between 1 and 2147483647, inclusive");
+        problems.invalid(
+            "spec.activeDeadlineSeconds",
+            seconds,
+            "must be between 1 and 2147483647, inclusive",
+        );
     }
     if spec.dns_policy.as_deref() == Some("None")
-        && spec.dns_config.as_ref().is_none_or(|config| config.nameservers.as_ref().is_none_or(Vec::is_empty))
+        && spec
+            .dns_config
+            .as_ref()
+            .is_none_or(|config| config.nameservers.as_ref().is_none_or(Vec::is_empty))
     {
         problems.required("spec.dnsConfig.nameservers");
     }
-    if let Some(hostname) = spec.hostname.as_deref().filter(|hostname| !hostname.is_empty() && !is_label(hostname)) {
+    if let Some(hostname) =
+        spec.hostname.as_deref().filter(|hostname| !hostname.is_empty() && !is_label(hostname))
+    {
         problems.invalid("spec.hostname", hostname, LABEL);
     }
     if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
@@ -133,9 +149,9 @@ fn volumes(problems: &mut Problems, volumes: &[Volume]) -> BTreeSet<String> {
         if !names.insert(volume.name.clone()) {
             problems.duplicate(&format!("{path}.name"), &volume.name);
         }
-        let sources = serde_json::to_value(volume)
-            .ok()
-            .and_then(|value| value.as_object().map(|fields| fields.keys().filter(|name| *name != "name").count()));
+        let sources = serde_json::to_value(volume).ok().and_then(|value| {
+            value.as_object().map(|fields| fields.keys().filter(|name| *name != "name").count())
+        });
         if sources.is_some_and(|count| count > 1) {
             problems.0.push(format!("{path}: Forbidden: may not specify more than 1 volume type"));
         }
@@ -144,10 +160,22 @@ fn volumes(problems: &mut Problems, volumes: &[Volume]) -> BTreeSet<String> {
                 problems.required(&format!("{path}.hostPath.path"));
             }
             if host_path.path.split('/').any(|part| part == "..") {
-                problems.invalid(&format!("{path}.hostPath.path"), &host_path.path, "must not contain '..'");
+                problems.invalid(
+                    &format!("{path}.hostPath.path"),
+                    &host_path.path,
+                    "must not contain '..'",
+                );
             }
-            let kinds =
-                ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+            let kinds = [
+                "",
+                "BlockDevice",
+                "CharDevice",
+                "Directory",
+                "DirectoryOrCreate",
+                "File",
+                "FileOrCreate",
+                "Socket",
+            ];
             problems.one_of(&format!("{path}.hostPath.type"), host_path.type_.as_deref(), &kinds);
         }
     }
@@ -173,10 +201,18 @@ fn container(
     if image.is_empty() {
         problems.required(&format!("{path}.image"));
     } else if image.trim() != image {
-        problems.invalid(&format!("{path}.image"), image, "must not have leading or trailing whitespace");
+        problems.invalid(
+            &format!("{path}.image"),
+            image,
+            "must not have leading or trailing whitespace",
+        );
     }
     let policies = ["Always", "IfNotPresent", "Never"];
-    problems.one_of(&format!("{path}.imagePullPolicy"), container.image_pull_policy.as_deref(), &policies);
+    problems.one_of(
+        &format!("{path}.imagePullPolicy"),
+        container.image_pull_policy.as_deref(),
+        &policies,
+    );
     let messages = ["FallbackToLogsOnError", "File"];
     let message_policy = container.termination_message_policy.as_deref();
     problems.one_of(&format!("{path}.terminationMessagePolicy"), message_policy, &messages);
@@ -193,7 +229,9 @@ fn container(
         }
     }
     if let Some(lifecycle) = &container.lifecycle {
-        for (field, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
+        for (field, handler) in
+            [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)]
+        {
             if let Some(handler) = handler {
                 self::handler(problems, &format!("{path}.lifecycle.{field}"), handler);
             }
@@ -227,7 +265,11 @@ fn ports(problems: &mut Problems, path: &str, ports: &[ContainerPort]) {
         if let Some(host_port) = port.host_port.filter(|port| *port != 0) {
             number(problems, &format!("{path}.hostPort"), host_port);
         }
-        problems.one_of(&format!("{path}.protocol"), port.protocol.as_deref(), &["SCTP", "TCP", "UDP"]);
+        problems.one_of(
+            &format!("{path}.protocol"),
+            port.protocol.as_deref(),
+            &["SCTP", "TCP", "UDP"],
+        );
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty())
             && !names.insert(name)
         {
@@ -251,7 +293,11 @@ fn host_port(
             "must match `containerPort` when `hostNetwork` is true",
         );
     }
-    let key = (host_port, port.protocol.clone().unwrap_or_default(), port.host_ip.clone().unwrap_or_default());
+    let key = (
+        host_port,
+        port.protocol.clone().unwrap_or_default(),
+        port.host_ip.clone().unwrap_or_default(),
+    );
     let text = format!("{}/{}/{host_port}", key.1, key.2);
     if !seen.insert(key) {
         problems.duplicate(&format!("{path}.hostPort"), &text);
@@ -263,13 +309,20 @@ fn env(problems: &mut Problems, path: &str, container: &Container) {
         let path = format!("{path}.env[{index}]");
         if variable.name.is_empty() {
             problems.required(&format!("{path}.name"));
-        } else if variable.name.contains('=') || !variable.name.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-            let why =
-                "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        } else if variable.name.contains('=')
+            || !variable.name.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+        {
+            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
             problems.invalid(&format!("{path}.name"), &variable.name, why);
         }
-        if variable.value_from.is_some() && variable.value.as_deref().is_some_and(|value| !value.is_empty()) {
-            problems.invalid(&format!("{path}.valueFrom"), "", "may not be specified when `value` is not empty");
+        if variable.value_from.is_some()
+            && variable.value.as_deref().is_some_and(|value| !value.is_empty())
+        {
+            problems.invalid(
+                &format!("{path}.valueFrom"),
+                "",
+                "may not be specified when `value` is not empty",
+            );
         }
     }
 }
@@ -297,12 +350,21 @@ fn mounts(problems: &mut Problems, path: &str, container: &Container, volumes: &
             problems.invalid(&format!("{path}.subPath"), sub_path, "must not contain '..'");
         }
         let modes = ["Bidirectional", "HostToContainer", "None"];
-        problems.one_of(&format!("{path}.mountPropagation"), mount.mount_propagation.as_deref(), &modes);
+        problems.one_of(
+            &format!("{path}.mountPropagation"),
+            mount.mount_propagation.as_deref(),
+            &modes,
+        );
     }
 }
 
 fn probe(problems: &mut Problems, path: &str, probe: &Probe, success_must_be_one: bool) {
-    let handlers = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.grpc.is_some()];
+    let handlers = [
+        probe.exec.is_some(),
+        probe.http_get.is_some(),
+        probe.tcp_socket.is_some(),
+        probe.grpc.is_some(),
+    ];
     count(problems, path, &handlers);
     for (field, value) in [
         ("initialDelaySeconds", probe.initial_delay_seconds),
@@ -314,7 +376,11 @@ fn probe(problems: &mut Problems, path: &str, probe: &Probe, success_must_be_one
         problems.not_negative(&format!("{path}.{field}"), value.map(i64::from));
     }
     if success_must_be_one && probe.success_threshold.is_some_and(|threshold| threshold != 1) {
-        problems.invalid(&format!("{path}.successThreshold"), probe.success_threshold.unwrap_or_default(), "must be 1");
+        problems.invalid(
+            &format!("{path}.successThreshold"),
+            probe.success_threshold.unwrap_or_default(),
+            "must be 1",
+        );
     }
     if let Some(exec) = &probe.exec
         && exec.command.as_ref().is_none_or(Vec::is_empty)
@@ -323,7 +389,11 @@ fn probe(problems: &mut Problems, path: &str, probe: &Probe, success_must_be_one
     }
     if let Some(http) = &probe.http_get {
         int_or_name(problems, &format!("{path}.httpGet.port"), &http.port);
-        problems.one_of(&format!("{path}.httpGet.scheme"), http.scheme.as_deref(), &["HTTP", "HTTPS"]);
+        problems.one_of(
+            &format!("{path}.httpGet.scheme"),
+            http.scheme.as_deref(),
+            &["HTTP", "HTTPS"],
+        );
     }
     if let Some(tcp) = &probe.tcp_socket {
         int_or_name(problems, &format!("{path}.tcpSocket.port"), &tcp.port);
@@ -334,8 +404,12 @@ fn probe(problems: &mut Problems, path: &str, probe: &Probe, success_must_be_one
 }
 
 fn handler(problems: &mut Problems, path: &str, handler: &LifecycleHandler) {
-    let handlers =
-        [handler.exec.is_some(), handler.http_get.is_some(), handler.tcp_socket.is_some(), handler.sleep.is_some()];
+    let handlers = [
+        handler.exec.is_some(),
+        handler.http_get.is_some(),
+        handler.tcp_socket.is_some(),
+        handler.sleep.is_some(),
+    ];
     count(problems, path, &handlers);
     if let Some(exec) = &handler.exec
         && exec.command.as_ref().is_none_or(Vec::is_empty)
@@ -351,7 +425,9 @@ fn count(problems: &mut Problems, path: &str, handlers: &[bool]) {
     match handlers.iter().filter(|present| **present).count() {
         0 => problems.0.push(format!("{path}: Required value: must specify a handler type")),
         1 => {}
-        _ => problems.0.push(format!("{path}: Forbidden: may not specify more than 1 handler type")),
+        _ => {
+            problems.0.push(format!("{path}: Forbidden: may not specify more than 1 handler type"));
+        }
     }
 }
 
@@ -451,7 +527,9 @@ mod tests {
         );
         container(
             json!({"ports": [{"containerPort": 0}]}),
-            &["spec.containers[0].ports[0].containerPort: Invalid value: 0: must be between 1 and 65535, inclusive"],
+            &[
+                "spec.containers[0].ports[0].containerPort: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ],
         );
         container(
             json!({"livenessProbe": {}}),

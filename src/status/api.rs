@@ -1,4 +1,5 @@
-//! The three calls that the writer makes, and what their failures mean. [`KubeStatusApi`] is the real thing.
+//! The three calls that the writer makes, and what their failures mean. [`KubeStatusApi`] is the
+//! real thing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -59,7 +60,11 @@ pub enum Failure {
 /// The API server, as far as the writer needs it. Every call ends within a deadline.
 pub trait StatusApi: Send + Sync + 'static {
     /// PATCHes the status; answers the object as it is then.
-    fn patch_status(&self, target: &Target, patch: &Value) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
+    fn patch_status(
+        &self,
+        target: &Target,
+        patch: &Value,
+    ) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
 
     /// Reads the object.
     fn get(&self, target: &Target) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
@@ -68,7 +73,8 @@ pub trait StatusApi: Send + Sync + 'static {
     fn delete(&self, target: &Target) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// How long one call may take. The transport notices dead connections sooner; this is for servers that are merely silent.
+/// How long one call may take. The transport notices dead connections sooner; this is for servers
+/// that are merely silent.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The API server by way of a client.
@@ -110,14 +116,20 @@ impl StatusApi for KubeStatusApi {
         let pods = self.pods(target);
         let params = DeleteParams {
             grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: Some(target.uid.clone()),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         in_time(target, pods.delete(&target.name, &params)).await.map(|_| ())
     }
 }
 
-async fn in_time<T>(target: &Target, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+async fn in_time<T>(
+    target: &Target,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Failure> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(answer) => answer.map_err(|error| classify(target, error)),
         Err(_) => Err(Failure::Unknown { target: target.clone(), source: None }),

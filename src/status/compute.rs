@@ -1,8 +1,9 @@
 //! The API status of a pod, from what is observed of it. Pure.
 //!
-//! Everything a user sees of a pod's state is decided here and in the files beside this one: the phase ([`super::phase`]),
-//! the conditions ([`super::conditions`]), the statuses of containers ([`super::containers`]), the resources
-//! ([`super::resources`]). A terminal phase is never left, and is never entered while anything of the pod could still run.
+//! Everything a user sees of a pod's state is decided here and in the files beside this one: the
+//! phase ([`super::phase`]), the conditions ([`super::conditions`]), the statuses of containers
+//! ([`super::containers`]), the resources ([`super::resources`]). A terminal phase is never left,
+//! and is never entered while anything of the pod could still run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,15 +14,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{conditions, containers, merge, phase, resources, terminated};
 use crate::model::observed::Remembered;
 use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, SandboxState, TerminationCause,
-    Waiting, pod,
+    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, SandboxState,
+    TerminationCause, Waiting, pod,
 };
 use crate::resources::qos;
 
 /// The reason of a pod that ran longer than `activeDeadlineSeconds`.
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// Its message.
-pub const DEADLINE_EXCEEDED_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
+pub const DEADLINE_EXCEEDED_MESSAGE: &str =
+    "Pod was active on the node longer than the specified deadline";
 /// What the status message of a rejected pod begins with.
 pub const REJECTED_PREFIX: &str = "Pod was rejected: ";
 
@@ -86,20 +88,25 @@ impl ResizeState {
                 generation: found.observed_generation,
             })
         };
-        Self { pending: find(conditions::RESIZE_PENDING), in_progress: find(conditions::RESIZE_IN_PROGRESS) }
+        Self {
+            pending: find(conditions::RESIZE_PENDING),
+            in_progress: find(conditions::RESIZE_IN_PROGRESS),
+        }
     }
 }
 
 /// What statuses need to know of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// The node's addresses, primary first; the second, if any, is of the other family. Empty: not known yet, or no API.
+    /// The node's addresses, primary first; the second, if any, is of the other family. Empty: not
+    /// known yet, or no API.
     pub host_ips: Vec<IpAddr>,
     /// Whether a pod's IPv6 address comes first: the node's configured address is IPv6.
     pub prefers_ipv6: bool,
     /// The runtime's name, e.g. `containerd`: the scheme of container ids.
     pub runtime: String,
-    /// The runtime handlers that can mount read-only recursively; the default handler is the empty text.
+    /// The runtime handlers that can mount read-only recursively; the default handler is the empty
+    /// text.
     pub recursive_read_only: BTreeSet<String>,
 }
 
@@ -107,7 +114,8 @@ pub struct NodeFacts {
 pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     let nothing = api::PodStatus::default();
     let recorded = input.recorded.or(input.pod.status.as_ref()).unwrap_or(&nothing);
-    let of_mirror = (input.previous.is_none() && pod::is_static(input.pod)).then(|| of_mirror(recorded));
+    let of_mirror =
+        (input.previous.is_none() && pod::is_static(input.pod)).then(|| of_mirror(recorded));
     let old = input.previous.or(of_mirror.as_ref()).unwrap_or(recorded);
     let mut status = match input.lifecycle.terminating().map(|terminating| &terminating.cause) {
         Some(TerminationCause::Rejected { reason, message }) if !is_terminal(recorded) => {
@@ -118,16 +126,23 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     };
     let generation = input.pod.metadata.generation.into_iter().chain(old.observed_generation).max();
     status.observed_generation = generation.filter(|generation| *generation != 0);
-    status.start_time = old.start_time.clone().or_else(|| recorded.start_time.clone()).or(Some(Time(input.now.wall)));
+    status.start_time = old
+        .start_time
+        .clone()
+        .or_else(|| recorded.start_time.clone())
+        .or(Some(Time(input.now.wall)));
     merge::normalize(input.pod, &mut status);
     status
 }
 
-/// What of a mirror's status counts when its static pod is adopted. Its containers are as the runtime says, as with
-/// upstream, whose static pods begin without a status: of those that ran, only what the probes had found is taken.
+/// What of a mirror's status counts when its static pod is adopted. Its containers are as the
+/// runtime says, as with upstream, whose static pods begin without a status: of those that ran,
+/// only what the probes had found is taken.
 pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
     let probed = |list: &Option<Vec<api::ContainerStatus>>| {
-        let ran = |status: &&api::ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        let ran = |status: &&api::ContainerStatus| {
+            status.state.as_ref().is_some_and(|state| state.running.is_some())
+        };
         let probed = |status: &api::ContainerStatus| api::ContainerStatus {
             name: status.name.clone(),
             container_id: status.container_id.clone(),
@@ -146,7 +161,12 @@ pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
 }
 
 /// A pod that admission refused: it has never had anything here.
-fn rejected(input: &ComputeInput<'_>, recorded: &api::PodStatus, reason: &str, message: &str) -> api::PodStatus {
+fn rejected(
+    input: &ComputeInput<'_>,
+    recorded: &api::PodStatus,
+    reason: &str,
+    message: &str,
+) -> api::PodStatus {
     api::PodStatus {
         phase: Some(phase::FAILED.into()),
         reason: Some(reason.to_owned()),
@@ -165,7 +185,11 @@ fn was_rejected(recorded: &api::PodStatus) -> bool {
         && recorded.container_statuses.as_ref().is_none_or(Vec::is_empty)
 }
 
-fn observed(input: &ComputeInput<'_>, recorded: &api::PodStatus, old: &api::PodStatus) -> api::PodStatus {
+fn observed(
+    input: &ComputeInput<'_>,
+    recorded: &api::PodStatus,
+    old: &api::PodStatus,
+) -> api::PodStatus {
     let group = containers::Groups::new(input, old);
     let mut status = api::PodStatus {
         container_statuses: Some(group.main()),
@@ -197,7 +221,8 @@ fn observed(input: &ComputeInput<'_>, recorded: &api::PodStatus, old: &api::PodS
 pub struct PhaseDecision {
     /// What the status says.
     pub reported: String,
-    /// What the containers' states amount to: runs ahead of `reported` while something of the pod could still run.
+    /// What the containers' states amount to: runs ahead of `reported` while something of the pod
+    /// could still run.
     pub natural: String,
     /// Whether the pod is over and nothing of it can run: disruption is told only then.
     pub over: bool,
@@ -214,7 +239,11 @@ fn decide_phase(
     let recorded = if pod::is_static(input.pod) { None } else { Some(recorded) };
     for known in recorded.into_iter().chain(input.previous) {
         if let Some(terminal) = known.phase.as_deref().filter(|phase| phase::is_terminal(phase)) {
-            return PhaseDecision { reported: terminal.to_owned(), natural: terminal.to_owned(), over };
+            return PhaseDecision {
+                reported: terminal.to_owned(),
+                natural: terminal.to_owned(),
+                over,
+            };
         }
     }
     let is_done = matches!(input.lifecycle, Lifecycle::Terminated(_));
@@ -223,7 +252,10 @@ fn decide_phase(
         phase::FAILED.clone_into(&mut natural);
     }
     let reported = if phase::is_terminal(&natural) && !over {
-        old.phase.clone().filter(|phase| !phase.is_empty()).unwrap_or_else(|| phase::PENDING.to_owned())
+        old.phase
+            .clone()
+            .filter(|phase| !phase.is_empty())
+            .unwrap_or_else(|| phase::PENDING.to_owned())
     } else {
         natural.clone()
     };
@@ -236,15 +268,23 @@ fn could_run(input: &ComputeInput<'_>) -> bool {
         Lifecycle::Syncing => true,
         Lifecycle::Terminated(_) => false,
         Lifecycle::Terminating(_) => {
-            let sandbox = input.observed.sandboxes.iter().any(|sandbox| sandbox.state == SandboxState::Ready);
-            sandbox || input.observed.containers.iter().any(|container| container.state.exit().is_none())
+            let sandbox =
+                input.observed.sandboxes.iter().any(|sandbox| sandbox.state == SandboxState::Ready);
+            sandbox
+                || input
+                    .observed
+                    .containers
+                    .iter()
+                    .any(|container| container.state.exit().is_none())
         }
     }
 }
 
-/// Whether a main container of the pod's present sandbox exists: then its init containers were done once.
+/// Whether a main container of the pod's present sandbox exists: then its init containers were done
+/// once.
 fn initialized(input: &ComputeInput<'_>) -> bool {
-    let sandbox = input.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
+    let sandbox =
+        input.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
     sandbox.is_some_and(|sandbox| {
         input.observed.containers.iter().any(|container| {
             container.sandbox == sandbox.id
@@ -286,24 +326,30 @@ fn reason_and_message(
     }
 }
 
-/// The node's addresses and the pod's: those of its sandbox while there is one, else the last known ones.
+/// The node's addresses and the pod's: those of its sandbox while there is one, else the last known
+/// ones.
 fn addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::PodStatus) {
     let hosts = &input.node.host_ips;
     if let Some(primary) = hosts.first() {
         status.host_ip = Some(primary.to_string());
-        status.host_ips = Some(hosts.iter().take(2).map(|ip| api::HostIP { ip: ip.to_string() }).collect());
+        status.host_ips =
+            Some(hosts.iter().take(2).map(|ip| api::HostIP { ip: ip.to_string() }).collect());
     } else {
         status.host_ip.clone_from(&old.host_ip);
         status.host_ips.clone_from(&old.host_ips);
     }
     let sandbox = input.observed.latest_sandbox();
     let ready = sandbox.filter(|sandbox| sandbox.state == SandboxState::Ready);
-    let mut ips = ordered(ready.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default(), input.node.prefers_ipv6);
+    let mut ips = ordered(
+        ready.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default(),
+        input.node.prefers_ipv6,
+    );
     if ips.is_empty() && pod::is_host_network(input.pod) {
         ips = hosts.iter().take(2).map(IpAddr::to_string).collect();
     }
     let running = |state: &ContainerState| state.is_running();
-    let lively = ready.is_some() || input.observed.containers.iter().any(|container| running(&container.state));
+    let lively = ready.is_some()
+        || input.observed.containers.iter().any(|container| running(&container.state));
     if ips.is_empty() && !lively {
         status.pod_ip.clone_from(&old.pod_ip);
         status.pod_ips.clone_from(&old.pod_ips);

@@ -1,4 +1,5 @@
-//! Tables of `compute`: a pod, what is observed of it and where it is in its life, against what users see.
+//! Tables of `compute`: a pod, what is observed of it and where it is in its life, against what
+//! users see.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use super::compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, comp
 use crate::model::observed::{AppliedResources, Exit, Remembered};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod,
-    ProbeVerdicts, SandboxState, Terminating, TerminationCause, Waiting, Wall,
+    ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod,
+    ObservedSandbox, Pod, ProbeVerdicts, SandboxState, Terminating, TerminationCause, Waiting,
+    Wall,
 };
 
 fn at(second: i64) -> Wall {
@@ -63,7 +65,8 @@ impl World {
     }
 
     fn stopped(mut self, containers: Vec<ObservedContainer>) -> Self {
-        self.observed = ObservedPod { sandboxes: vec![sandbox(SandboxState::NotReady)], containers };
+        self.observed =
+            ObservedPod { sandboxes: vec![sandbox(SandboxState::NotReady)], containers };
         self
     }
 
@@ -79,12 +82,20 @@ impl World {
     }
 
     fn terminating(mut self, cause: TerminationCause) -> Self {
-        self.lifecycle = Lifecycle::Terminating(Terminating { cause, since: now(), grace: Duration::from_secs(30) });
+        self.lifecycle = Lifecycle::Terminating(Terminating {
+            cause,
+            since: now(),
+            grace: Duration::from_secs(30),
+        });
         self
     }
 
     fn terminated(mut self, cause: TerminationCause) -> Self {
-        self.lifecycle = Lifecycle::Terminated(Terminating { cause, since: now(), grace: Duration::from_secs(30) });
+        self.lifecycle = Lifecycle::Terminated(Terminating {
+            cause,
+            since: now(),
+            grace: Duration::from_secs(30),
+        });
         self
     }
 
@@ -134,7 +145,11 @@ fn sandbox(state: SandboxState) -> ObservedSandbox {
         attempt: 0,
         state,
         created_at: at(0),
-        ips: if state == SandboxState::Ready { vec!["10.0.0.9".parse().expect("an address")] } else { vec![] },
+        ips: if state == SandboxState::Ready {
+            vec!["10.0.0.9".parse().expect("an address")]
+        } else {
+            vec![]
+        },
         host_network: false,
         runtime_handler: String::new(),
     }
@@ -178,7 +193,8 @@ fn exited(name: &str, id: &str, restart_count: u32, code: i32) -> ObservedContai
     container(name, id, restart_count, ContainerState::Exited(exit(code)))
 }
 
-/// `name state reason/exit code ready started restarts [last]` of each container, in the order of the status.
+/// `name state reason/exit code ready started restarts [last]` of each container, in the order of
+/// the status.
 fn brief(list: Option<&Vec<api::ContainerStatus>>) -> Vec<String> {
     let state = |state: Option<&api::ContainerState>| -> String {
         let Some(state) = state else { return "absent".into() };
@@ -186,7 +202,11 @@ fn brief(list: Option<&Vec<api::ContainerStatus>>) -> Vec<String> {
             return "running".into();
         }
         if let Some(end) = &state.terminated {
-            return format!("terminated {} {}", end.reason.as_deref().unwrap_or("-"), end.exit_code);
+            return format!(
+                "terminated {} {}",
+                end.reason.as_deref().unwrap_or("-"),
+                end.exit_code
+            );
         }
         match &state.waiting {
             Some(waiting) => format!("waiting {}", waiting.reason.as_deref().unwrap_or("-")),
@@ -220,7 +240,8 @@ fn check(world: World, phase: &str, containers: &[&str]) -> api::PodStatus {
     let status = world.settled();
     assert_eq!(status.phase.as_deref(), Some(phase));
     let init = brief(status.init_container_statuses.as_ref());
-    let all: Vec<String> = init.into_iter().chain(brief(status.container_statuses.as_ref())).collect();
+    let all: Vec<String> =
+        init.into_iter().chain(brief(status.container_statuses.as_ref())).collect();
     assert_eq!(all, containers);
     status
 }
@@ -276,20 +297,31 @@ fn a_pod_that_runs() {
 
 #[test]
 fn the_planner_says_why_containers_wait() {
-    let creating = "c: waiting CreateContainerConfigError, ready false, started false, restarts 0, last -";
-    let world = World::new(json!({})).waits("c", "CreateContainerConfigError", "configmap \"web\" not found");
+    let creating =
+        "c: waiting CreateContainerConfigError, ready false, started false, restarts 0, last -";
+    let world = World::new(json!({})).waits(
+        "c",
+        "CreateContainerConfigError",
+        "configmap \"web\" not found",
+    );
     let status = check(world, "Pending", &[creating]);
     let state = status.container_statuses.expect("statuses")[0].state.clone().expect("a state");
     let message = state.waiting.and_then(|waiting| waiting.message);
     assert_eq!(message.as_deref(), Some("configmap \"web\" not found"));
 
     let crashed = World::new(json!({})).runs(vec![exited("c", "id-1", 2, 1)]);
-    check(crashed, "Running", &["c: terminated Error 1, ready false, started false, restarts 2, last -"]);
+    check(
+        crashed,
+        "Running",
+        &["c: terminated Error 1, ready false, started false, restarts 2, last -"],
+    );
     let crashed = World::new(json!({})).runs(vec![exited("c", "id-1", 2, 1)]);
     check(
         crashed.waits("c", "CrashLoopBackOff", "back-off 20s"),
         "Running",
-        &["c: waiting CrashLoopBackOff, ready false, started false, restarts 2, last terminated Error 1"],
+        &[
+            "c: waiting CrashLoopBackOff, ready false, started false, restarts 2, last terminated Error 1",
+        ],
     );
     let crashed = World::new(json!({})).runs(vec![exited("c", "id-1", 2, 1)]);
     check(
@@ -297,7 +329,8 @@ fn the_planner_says_why_containers_wait() {
         "Running",
         &["c: terminated Error 1, ready false, started false, restarts 2, last -"],
     );
-    let finished = World::new(json!({"restartPolicy": "Never"})).runs(vec![exited("c", "id-1", 0, 1)]);
+    let finished =
+        World::new(json!({"restartPolicy": "Never"})).runs(vec![exited("c", "id-1", 0, 1)]);
     check(
         finished.waits("c", "CrashLoopBackOff", ""),
         "Pending",
@@ -305,13 +338,16 @@ fn the_planner_says_why_containers_wait() {
     );
 }
 
-/// The API server lets no container run again whose end it has been told and by its policy is final.
+/// The API server lets no container run again whose end it has been told and by its policy is
+/// final.
 #[test]
 fn the_end_of_one_that_is_replaced_is_not_told_before_its_successor_runs() {
     let was = &recorded(&json!({"running": {"startedAt": "2023-11-14T22:13:25Z"}}), &json!({}));
     let ended = || {
         let containers = vec![exited("c", "id-1", 1, 0)];
-        let mut world = World::new(json!({"restartPolicy": "OnFailure"})).runs(containers).recorded(was.clone());
+        let mut world = World::new(json!({"restartPolicy": "OnFailure"}))
+            .runs(containers)
+            .recorded(was.clone());
         world.replaced.insert("id-1".into());
         world
     };
@@ -319,12 +355,18 @@ fn the_end_of_one_that_is_replaced_is_not_told_before_its_successor_runs() {
     check(
         ended().waits("c", "ErrImagePull", "no"),
         "Running",
-        &["c: waiting ErrImagePull, ready false, started false, restarts 1, last terminated Completed 0"],
+        &[
+            "c: waiting ErrImagePull, ready false, started false, restarts 1, last terminated Completed 0",
+        ],
     );
     // The pod's phase follows once nothing of it could run.
     let mut over = ended();
     over.replaced.clear();
-    check(over, "Running", &["c: terminated Completed 0, ready false, started false, restarts 1, last -"]);
+    check(
+        over,
+        "Running",
+        &["c: terminated Completed 0, ready false, started false, restarts 1, last -"],
+    );
 }
 
 #[test]
@@ -337,17 +379,29 @@ fn the_container_before_gives_the_last_state() {
     );
     let mut removed = World::new(json!({})).runs(vec![now]);
     removed.remembered.insert("c".into(), Remembered { restart_count: 0, exit: Some(exit(3)) });
-    check(removed, "Running", &["c: running, ready true, started true, restarts 1, last terminated Error 3"]);
+    check(
+        removed,
+        "Running",
+        &["c: running, ready true, started true, restarts 1, last terminated Error 3"],
+    );
 }
 
-/// Killed between the creation and the start of a restart, the kubelet removes what it made and makes it anew: one restart.
+/// Killed between the creation and the start of a restart, the kubelet removes what it made and
+/// makes it anew: one restart.
 #[test]
 fn a_successor_that_never_started_is_not_counted() {
     let world = |old: Value| World::new(json!({})).recorded(old);
     let made = json!({"waiting": {"reason": "ContainerCreating"}});
     let removed = world(recorded(&made, &json!({}))).runs(vec![exited("c", "id-0", 0, 3)]);
-    check(removed, "Running", &["c: terminated Error 3, ready false, started false, restarts 1, last -"]);
-    let shown = recorded(&json!({"terminated": {"exitCode": 3}}), &json!({"containerID": "containerd://id-0"}));
+    check(
+        removed,
+        "Running",
+        &["c: terminated Error 3, ready false, started false, restarts 1, last -"],
+    );
+    let shown = recorded(
+        &json!({"terminated": {"exitCode": 3}}),
+        &json!({"containerID": "containerd://id-0"}),
+    );
     let again = container("c", "id-2", 1, ContainerState::Running { started_at: at(60) });
     check(
         world(shown).runs(vec![again, exited("c", "id-0", 0, 3)]),
@@ -359,13 +413,17 @@ fn a_successor_that_never_started_is_not_counted() {
 fn recorded(state: &Value, extra: &Value) -> Value {
     let mut status = json!({"name": "c", "image": "img", "imageID": "", "ready": true, "started": true, "restartCount": 1,
         "containerID": "containerd://id-1", "state": state, "lastState": {}});
-    status.as_object_mut().expect("an object").extend(extra.as_object().cloned().unwrap_or_default());
+    status
+        .as_object_mut()
+        .expect("an object")
+        .extend(extra.as_object().cloned().unwrap_or_default());
     json!({"phase": "Running", "containerStatuses": [status]})
 }
 
 #[test]
 fn a_container_that_nobody_can_find() {
-    let was_running = || World::new(json!({})).recorded(recorded(&json!({"running": {}}), &json!({})));
+    let was_running =
+        || World::new(json!({})).recorded(recorded(&json!({"running": {}}), &json!({})));
     check(
         was_running(),
         "Running",
@@ -375,8 +433,15 @@ fn a_container_that_nobody_can_find() {
     );
     let mut known = was_running();
     known.remembered.insert("c".into(), Remembered { restart_count: 1, exit: Some(exit(0)) });
-    check(known, "Running", &["c: terminated Completed 0, ready false, started false, restarts 1, last -"]);
-    let ended = recorded(&json!({"terminated": {"exitCode": 7, "reason": "Error"}}), &json!({"ready": false}));
+    check(
+        known,
+        "Running",
+        &["c: terminated Completed 0, ready false, started false, restarts 1, last -"],
+    );
+    let ended = recorded(
+        &json!({"terminated": {"exitCode": 7, "reason": "Error"}}),
+        &json!({"ready": false}),
+    );
     check(
         World::new(json!({})).recorded(ended),
         "Running",
@@ -387,11 +452,15 @@ fn a_container_that_nobody_can_find() {
 #[test]
 fn an_unknown_state_counts_as_an_end_once_it_ran() {
     let unknown = || vec![container("c", "id-1", 1, ContainerState::Unknown)];
-    let ran = World::new(json!({})).recorded(recorded(&json!({"running": {}}), &json!({}))).runs(unknown());
+    let ran = World::new(json!({}))
+        .recorded(recorded(&json!({"running": {}}), &json!({})))
+        .runs(unknown());
     let status = ran.compute();
     assert_eq!(
         brief(status.container_statuses.as_ref()),
-        ["c: terminated ContainerStatusUnknown 137, ready false, started false, restarts 2, last -"]
+        [
+            "c: terminated ContainerStatusUnknown 137, ready false, started false, restarts 2, last -"
+        ]
     );
     check(
         World::new(json!({})).runs(unknown()),
@@ -430,12 +499,27 @@ fn a_restart_of_the_node_agent_changes_no_readiness() {
         let mut container = running("c", "id-1");
         container.restart_count = 1;
         World::new(spec())
-            .recorded(recorded(&json!({"running": {}}), &json!({"ready": ready, "started": started})))
+            .recorded(recorded(
+                &json!({"running": {}}),
+                &json!({"ready": ready, "started": started}),
+            ))
             .runs(vec![container])
     };
-    check(adopted(true, true), "Running", &["c: running, ready true, started true, restarts 1, last -"]);
-    check(adopted(false, true), "Running", &["c: running, ready false, started true, restarts 1, last -"]);
-    check(adopted(false, false), "Running", &["c: running, ready false, started false, restarts 1, last -"]);
+    check(
+        adopted(true, true),
+        "Running",
+        &["c: running, ready true, started true, restarts 1, last -"],
+    );
+    check(
+        adopted(false, true),
+        "Running",
+        &["c: running, ready false, started true, restarts 1, last -"],
+    );
+    check(
+        adopted(false, false),
+        "Running",
+        &["c: running, ready false, started false, restarts 1, last -"],
+    );
     let mut first_verdict = adopted(true, true);
     first_verdict.probes = verdict(None, Some(ProbeOutcome::Failure));
     check(first_verdict, "Running", &["c: running, ready false, started true, restarts 1, last -"]);
@@ -447,12 +531,17 @@ fn a_restart_of_the_node_agent_changes_no_readiness() {
 #[test]
 fn init_containers_run_first() {
     let spec = || json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
-    let waiting =
-        |name: &str| format!("{name}: waiting PodInitializing, ready false, started false, restarts 0, last -");
+    let waiting = |name: &str| {
+        format!("{name}: waiting PodInitializing, ready false, started false, restarts 0, last -")
+    };
     let status = check(
         World::new(spec()).runs(vec![running("i", "id-i")]),
         "Pending",
-        &["i: running, ready false, started true, restarts 0, last -", &waiting("s"), &waiting("c")],
+        &[
+            "i: running, ready false, started true, restarts 0, last -",
+            &waiting("s"),
+            &waiting("c"),
+        ],
     );
     assert_eq!(conditions(&status)[1], "Initialized False ContainersNotInitialized");
     let message = status.conditions.expect("conditions")[1].message.clone();
@@ -466,7 +555,11 @@ fn init_containers_run_first() {
     );
     assert_eq!(conditions(&status)[1], "Initialized True -");
     check(
-        World::new(spec()).runs(vec![running("c", "id-c"), running("s", "id-s"), exited("i", "id-i", 0, 0)]),
+        World::new(spec()).runs(vec![
+            running("c", "id-c"),
+            running("s", "id-s"),
+            exited("i", "id-i", 0, 0),
+        ]),
         "Running",
         &[
             done,
@@ -488,9 +581,13 @@ fn init_containers_run_first() {
 
 #[test]
 fn a_failed_init_container_ends_a_pod_that_never_restarts() {
-    let world =
-        World::new(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}));
-    let status = world.stopped(vec![exited("i", "id-i", 0, 1)]).terminated(TerminationCause::Finished).settled();
+    let world = World::new(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}),
+    );
+    let status = world
+        .stopped(vec![exited("i", "id-i", 0, 1)])
+        .terminated(TerminationCause::Finished)
+        .settled();
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(
         brief(status.container_statuses.as_ref()),
@@ -507,10 +604,22 @@ fn the_end_is_told_when_nothing_can_run_any_more() {
     let world = || World::new(spec.clone()).recorded(recorded.clone());
     let status = check(world().runs(vec![finished()]), "Running", &[line]);
     assert_eq!(conditions(&status)[2], "Ready False PodCompleted");
-    check(world().runs(vec![finished()]).terminating(TerminationCause::Finished), "Running", &[line]);
-    let status = check(world().stopped(vec![finished()]).terminating(TerminationCause::Finished), "Succeeded", &[line]);
+    check(
+        world().runs(vec![finished()]).terminating(TerminationCause::Finished),
+        "Running",
+        &[line],
+    );
+    let status = check(
+        world().stopped(vec![finished()]).terminating(TerminationCause::Finished),
+        "Succeeded",
+        &[line],
+    );
     assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.9"), "the address is kept");
-    let status = check(world().stopped(vec![finished()]).terminated(TerminationCause::Finished), "Succeeded", &[line]);
+    let status = check(
+        world().stopped(vec![finished()]).terminated(TerminationCause::Finished),
+        "Succeeded",
+        &[line],
+    );
     assert_eq!(
         conditions(&status),
         [
@@ -529,9 +638,12 @@ fn a_deleted_pod_that_never_ran_has_failed() {
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(
         brief(status.container_statuses.as_ref()),
-        ["c: terminated ContainerStatusUnknown 137, ready false, started false, restarts 0, last -"]
+        [
+            "c: terminated ContainerStatusUnknown 137, ready false, started false, restarts 0, last -"
+        ]
     );
-    let with_init = json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]});
+    let with_init =
+        json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]});
     let status = World::new(with_init).terminated(TerminationCause::Deleted).settled();
     assert_eq!(
         brief(status.init_container_statuses.as_ref()),
@@ -548,7 +660,10 @@ fn a_deleted_pod_that_never_ran_has_failed() {
 
 #[test]
 fn an_evicted_pod_fails_even_if_it_ends_well() {
-    let evicted = || TerminationCause::Evicted { reason: "Evicted".into(), message: "The node was low".into() };
+    let evicted = || TerminationCause::Evicted {
+        reason: "Evicted".into(),
+        message: "The node was low".into(),
+    };
     let world = || World::new(json!({})).recorded(json!({"phase": "Running"}));
     let status = check(
         world().runs(vec![running("c", "id-1")]).terminating(evicted()),
@@ -575,7 +690,10 @@ fn a_pod_past_its_deadline() {
         .stopped(vec![exited("c", "id-1", 0, 0)])
         .terminated(TerminationCause::DeadlineExceeded)
         .settled();
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"))
+    );
     let message = "Pod was active on the node longer than the specified deadline";
     assert_eq!(status.message.as_deref(), Some(message));
     assert!(!conditions(&status).iter().any(|line| line.starts_with("DisruptionTarget")));
@@ -583,14 +701,18 @@ fn a_pod_past_its_deadline() {
 
 #[test]
 fn a_rejected_pod() {
-    let cause = TerminationCause::Rejected { reason: "OutOfcpu".into(), message: "too little".into() };
+    let cause =
+        TerminationCause::Rejected { reason: "OutOfcpu".into(), message: "too little".into() };
     let gate = json!({"type": "example.com/gate", "status": "True"});
     let scheduled = json!({"type": "PodScheduled", "status": "True"});
     let status = World::new(json!({}))
         .recorded(json!({"phase": "Pending", "conditions": [gate, scheduled]}))
         .terminated(cause)
         .settled();
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("OutOfcpu"))
+    );
     assert_eq!(status.message.as_deref(), Some("Pod was rejected: too little"));
     assert_eq!(conditions(&status), ["example.com/gate True -"]);
     assert!(status.container_statuses.is_none() && status.start_time.is_some());
@@ -600,10 +722,15 @@ fn a_rejected_pod() {
 fn nothing_is_added_to_a_rejection() {
     let recorded = json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Pod was rejected: too little",
         "qosClass": "Burstable", "startTime": "1970-01-01T00:00:00Z"});
-    let cause = TerminationCause::Rejected { reason: "OutOfcpu".into(), message: "too little".into() };
+    let cause =
+        TerminationCause::Rejected { reason: "OutOfcpu".into(), message: "too little".into() };
     for world in [World::new(json!({})), World::new(json!({})).terminated(cause)] {
         let status = world.recorded(recorded.clone()).settled();
-        assert!(status.container_statuses.is_none() && status.host_ip.is_none() && status.host_ips.is_none());
+        assert!(
+            status.container_statuses.is_none()
+                && status.host_ip.is_none()
+                && status.host_ips.is_none()
+        );
         assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
     }
 }
@@ -611,14 +738,19 @@ fn nothing_is_added_to_a_rejection() {
 #[test]
 fn a_terminal_phase_is_never_left() {
     let recorded = json!({"phase": "Failed", "reason": "Evicted", "message": "m"});
-    let status = World::new(json!({})).recorded(recorded).runs(vec![running("c", "id-1")]).settled();
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    let status =
+        World::new(json!({})).recorded(recorded).runs(vec![running("c", "id-1")]).settled();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("Evicted"))
+    );
     assert_eq!(conditions(&status)[2], "Ready False PodFailed");
 }
 
 #[test]
 fn a_static_pod_does_not_inherit_its_mirrors_end() {
-    let mut world = World::new(json!({})).runs(vec![running("c", "id-1")]).recorded(json!({"phase": "Failed"}));
+    let mut world =
+        World::new(json!({})).runs(vec![running("c", "id-1")]).recorded(json!({"phase": "Failed"}));
     let annotations = [("kubernetes.io/config.source".to_owned(), "file".to_owned())];
     world.pod.metadata.annotations = Some(annotations.into());
     assert_eq!(world.compute().phase.as_deref(), Some("Running"));
@@ -633,12 +765,18 @@ fn a_static_pods_containers_are_as_the_runtime_says() {
     mirror["initContainerStatuses"] = json!([{"name": "i", "image": "img", "imageID": "", "ready": true,
         "restartCount": 0, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]);
     let mut world = World::new(spec).runs(vec![running("c", "id-1")]).recorded(mirror);
-    let end = |status: api::PodStatus| status.init_container_statuses?.remove(0).state?.terminated?.message;
+    let end = |status: api::PodStatus| {
+        status.init_container_statuses?.remove(0).state?.terminated?.message
+    };
     assert_eq!(end(world.compute()), None, "what the API knows of an API pod stays");
     let annotations = [("kubernetes.io/config.source".to_owned(), "file".to_owned())];
     world.pod.metadata.annotations = Some(annotations.into());
     let main = brief(world.compute().container_statuses.as_ref());
-    assert_eq!(main, ["c: running, ready true, started true, restarts 0, last -"], "what the probes found stays");
+    assert_eq!(
+        main,
+        ["c: running, ready true, started true, restarts 0, last -"],
+        "what the probes found stays"
+    );
     assert_eq!(end(world.compute()).as_deref(), Some(super::containers::INIT_ASSUMED_DONE));
 }
 
@@ -647,7 +785,12 @@ fn readiness_gates() {
     let spec = || json!({"readinessGates": [{"conditionType": "a/b"}]});
     let ready = |world: World| {
         let status = world.runs(vec![running("c", "id-1")]).settled();
-        let own = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").cloned();
+        let own = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "Ready")
+            .cloned();
         let own = own.expect("a condition");
         (own.status, own.reason, own.message)
     };
@@ -683,8 +826,10 @@ fn transition_times_change_with_the_status_only() {
 
 #[test]
 fn addresses() {
-    let ips: Vec<std::net::IpAddr> =
-        ["fd00::1", "10.0.0.1", "10.0.0.2"].iter().map(|ip| ip.parse().expect("an address")).collect();
+    let ips: Vec<std::net::IpAddr> = ["fd00::1", "10.0.0.1", "10.0.0.2"]
+        .iter()
+        .map(|ip| ip.parse().expect("an address"))
+        .collect();
     assert_eq!(ordered(&ips, false), ["10.0.0.1", "fd00::1"]);
     assert_eq!(ordered(&ips, true), ["fd00::1", "10.0.0.1"]);
     let mut world = World::new(json!({"hostNetwork": true})).runs(vec![running("c", "id-1")]);
@@ -763,7 +908,10 @@ fn a_pod_that_is_started_again_in_place() {
             "c: waiting RestartingAllContainers, ready false, started false, restarts 2, last terminated RestartingAllContainers 137"
         ]
     );
-    assert_eq!(conditions(&second).last().map(String::as_str), Some("AllContainersRestarting False -"));
+    assert_eq!(
+        conditions(&second).last().map(String::as_str),
+        Some("AllContainersRestarting False -")
+    );
 }
 
 #[test]
@@ -779,18 +927,26 @@ fn an_init_container_that_will_run_again_with_all_counts_once() {
         let status = world.compute();
         let told = brief(status.init_container_statuses.as_ref()).concat();
         assert!(told.starts_with("i: waiting "), "{told}");
-        assert!(told.ends_with("restarts 1, last terminated RestartingAllContainers 137"), "{told}");
+        assert!(
+            told.ends_with("restarts 1, last terminated RestartingAllContainers 137"),
+            "{told}"
+        );
         world.previous = Some(status);
     }
 }
 
 #[test]
 fn a_resize_is_told_in_two_conditions() {
-    let said = |reason: &str| Some(ResizeCondition { reason: reason.into(), message: "m".into(), generation: Some(3) });
+    let said = |reason: &str| {
+        Some(ResizeCondition { reason: reason.into(), message: "m".into(), generation: Some(3) })
+    };
     let mut world = World::new(json!({})).runs(vec![running("c", "id-c")]);
     world.resize = ResizeState { pending: said("Deferred"), in_progress: said("") };
     let first = world.compute();
-    assert_eq!(conditions(&first)[..2], ["PodResizePending True Deferred", "PodResizeInProgress True -"]);
+    assert_eq!(
+        conditions(&first)[..2],
+        ["PodResizePending True Deferred", "PodResizeInProgress True -"]
+    );
     assert_eq!(ResizeState::recorded(Some(&first)), world.resize);
     world.resize = ResizeState::default();
     let second = World { previous: Some(first), ..world }.compute();

@@ -1,6 +1,7 @@
 //! The conditions of a pod. Pure.
 //!
-//! Ours are made anew each time, with the time of the last change carried over; those of others are left as they are.
+//! Ours are made anew each time, with the time of the last change carried over; those of others are
+//! left as they are.
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -53,7 +54,13 @@ pub fn is_ours(condition: &str) -> bool {
 
 /// The conditions that are not ours.
 pub fn foreign(status: &api::PodStatus) -> Vec<api::PodCondition> {
-    status.conditions.iter().flatten().filter(|condition| !is_ours(&condition.type_)).cloned().collect()
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| !is_ours(&condition.type_))
+        .cloned()
+        .collect()
 }
 
 /// What a condition says, before its times.
@@ -83,8 +90,15 @@ pub fn all(
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
     if !phase::is_terminal(&decision.natural) {
-        let of_resize = [(RESIZE_PENDING, &input.resize.pending), (RESIZE_IN_PROGRESS, &input.resize.in_progress)];
-        list.extend(of_resize.into_iter().filter_map(|(name, said)| Some(resize(input, old, name, said.as_ref()?))));
+        let of_resize = [
+            (RESIZE_PENDING, &input.resize.pending),
+            (RESIZE_IN_PROGRESS, &input.resize.in_progress),
+        ];
+        list.extend(
+            of_resize
+                .into_iter()
+                .filter_map(|(name, said)| Some(resize(input, old, name, said.as_ref()?))),
+        );
     }
     if let Some(disrupted) = disruption(input, old, decision) {
         list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
@@ -93,7 +107,9 @@ pub fn all(
     // Once the end is told, what was said of it stays: computing it again must not change a word.
     if is_terminal(old) && input.previous.is_some() {
         let kept = old.conditions.iter().flatten().filter(|condition| is_ours(&condition.type_));
-        list.extend(kept.filter(|c| c.type_ != RESIZE_PENDING && c.type_ != RESIZE_IN_PROGRESS).cloned());
+        list.extend(
+            kept.filter(|c| c.type_ != RESIZE_PENDING && c.type_ != RESIZE_IN_PROGRESS).cloned(),
+        );
         return list;
     }
     let ready = containers_ready(input.pod, status, &decision.natural);
@@ -114,10 +130,12 @@ pub fn all(
 
 /// Makes sure that a pod which is over is not said to be ready.
 pub fn unready(status: &mut api::PodStatus, now: Now) {
-    let reason = if status.phase.as_deref() == Some(phase::FAILED) { POD_FAILED } else { POD_COMPLETED };
+    let reason =
+        if status.phase.as_deref() == Some(phase::FAILED) { POD_FAILED } else { POD_COMPLETED };
     let conditions = status.conditions.iter_mut().flatten();
     let ready = [READY, CONTAINERS_READY];
-    let mut both: Vec<_> = conditions.filter(|condition| ready.contains(&condition.type_.as_str())).collect();
+    let mut both: Vec<_> =
+        conditions.filter(|condition| ready.contains(&condition.type_.as_str())).collect();
     if both.iter().any(|condition| condition.status == TRUE) {
         for condition in &mut both {
             if condition.status != FALSE {
@@ -138,11 +156,20 @@ const NOT_INITIALIZED: &str = "ContainersNotInitialized";
 const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
 const RESTART_ALL_STARTED: &str = "RestartAllContainersStarted";
 
-fn condition(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: Said) -> api::PodCondition {
+fn condition(
+    input: &ComputeInput<'_>,
+    old: &api::PodStatus,
+    name: &str,
+    said: Said,
+) -> api::PodCondition {
     let status = if said.is_true { TRUE } else { FALSE };
     let before = find(old, name).filter(|before| before.status == status);
     // Upstream leaves the generation off this one.
-    let generation = input.pod.metadata.generation.filter(|generation| *generation != 0 && name != ALL_RESTARTING);
+    let generation = input
+        .pod
+        .metadata
+        .generation
+        .filter(|generation| *generation != 0 && name != ALL_RESTARTING);
     api::PodCondition {
         type_: name.to_owned(),
         status: status.to_owned(),
@@ -157,7 +184,12 @@ fn condition(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: S
 }
 
 /// One of the conditions of a resize. It begins anew with each reason.
-fn resize(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: &ResizeCondition) -> api::PodCondition {
+fn resize(
+    input: &ComputeInput<'_>,
+    old: &api::PodStatus,
+    name: &str,
+    said: &ResizeCondition,
+) -> api::PodCondition {
     let reason = (!said.reason.is_empty()).then(|| said.reason.clone());
     let before = find(old, name).filter(|before| before.reason == reason);
     let now = Some(Time(input.now.wall));
@@ -167,7 +199,8 @@ fn resize(input: &ComputeInput<'_>, old: &api::PodStatus, name: &str, said: &Res
         reason,
         message: (!said.message.is_empty()).then(|| said.message.clone()),
         observed_generation: said.generation.filter(|generation| *generation != 0),
-        last_probe_time: before.map_or_else(|| now.clone(), |before| before.last_probe_time.clone()),
+        last_probe_time: before
+            .map_or_else(|| now.clone(), |before| before.last_probe_time.clone()),
         last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(now),
     }
 }
@@ -201,7 +234,10 @@ fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: &str) -> Sai
     if phase == phase::FAILED {
         return Said::no(POD_FAILED);
     }
-    match message(&[("containers with unknown status", &unknown), ("containers with unready status", &unready)]) {
+    match message(&[
+        ("containers with unknown status", &unknown),
+        ("containers with unready status", &unready),
+    ]) {
         Some(message) => Said { message, ..Said::no(NOT_READY) },
         None => Said::yes(),
     }
@@ -209,22 +245,33 @@ fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: &str) -> Sai
 
 fn pod_ready(pod: &api::Pod, conditions: &[api::PodCondition], containers: &Said) -> Said {
     if !containers.is_true {
-        return Said { is_true: false, reason: containers.reason, message: containers.message.clone() };
+        return Said {
+            is_true: false,
+            reason: containers.reason,
+            message: containers.message.clone(),
+        };
     }
     let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
     let closed: Vec<String> = gates
         .filter_map(|gate| {
             let name = &gate.condition_type;
             match conditions.iter().find(|condition| &condition.type_ == name) {
-                None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
-                Some(condition) if condition.status != TRUE => {
-                    Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", condition.status))
-                }
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {name:?} does not exist."
+                )),
+                Some(condition) if condition.status != TRUE => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
+                    condition.status
+                )),
                 Some(_) => None,
             }
         })
         .collect();
-    if closed.is_empty() { Said::yes() } else { Said { message: closed.join(", "), ..Said::no(GATES_NOT_READY) } }
+    if closed.is_empty() {
+        Said::yes()
+    } else {
+        Said { message: closed.join(", "), ..Said::no(GATES_NOT_READY) }
+    }
 }
 
 fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, phase: &str) -> Said {
@@ -239,7 +286,8 @@ fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, ph
             unknown.push(container.name.as_str());
             continue;
         };
-        let is_done = if pod::is_sidecar(container) { status.started == Some(true) } else { status.ready };
+        let is_done =
+            if pod::is_sidecar(container) { status.started == Some(true) } else { status.ready };
         if !is_done {
             incomplete.push(container.name.as_str());
         }
@@ -248,14 +296,22 @@ fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, ph
         return Said { is_true: true, ..Said::no(POD_COMPLETED) };
     }
     let begun = |status: &api::ContainerStatus| {
-        status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+        status
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
     if status.container_statuses.iter().flatten().any(begun) {
         return Said::yes();
     }
-    match message(&[("containers with unknown status", &unknown), ("containers with incomplete status", &incomplete)]) {
+    match message(&[
+        ("containers with unknown status", &unknown),
+        ("containers with incomplete status", &incomplete),
+    ]) {
         // What was initialised once stays so, even while the pod is started again in place.
-        Some(_) if find(old, INITIALIZED).is_some_and(|before| before.status == TRUE) => Said::yes(),
+        Some(_) if find(old, INITIALIZED).is_some_and(|before| before.status == TRUE) => {
+            Said::yes()
+        }
         Some(message) => Said { message, ..Said::no(NOT_INITIALIZED) },
         None => Said::yes(),
     }
@@ -273,13 +329,22 @@ fn all_restarting(input: &ComputeInput<'_>, old: &api::PodStatus, phase: &str) -
     if is_clean || !containers::is_restarting_all(input, old) {
         return Said::no("");
     }
-    Said { is_true: true, reason: RESTART_ALL_STARTED, message: "container exited with restart policy rule".to_owned() }
+    Said {
+        is_true: true,
+        reason: RESTART_ALL_STARTED,
+        message: "container exited with restart policy rule".to_owned(),
+    }
 }
 
 /// Whether the pod has the one sandbox that it needs, with a network.
 fn has_sandbox(input: &ComputeInput<'_>) -> bool {
     let Some(latest) = input.observed.latest_sandbox() else { return false };
-    let ready = input.observed.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready).count();
+    let ready = input
+        .observed
+        .sandboxes
+        .iter()
+        .filter(|sandbox| sandbox.state == SandboxState::Ready)
+        .count();
     let host_network = pod::is_host_network(input.pod);
     ready == 1
         && latest.state == SandboxState::Ready
@@ -288,12 +353,19 @@ fn has_sandbox(input: &ComputeInput<'_>) -> bool {
 }
 
 /// The node ends the pod: told only together with the terminal phase, once nothing of it can run.
-fn disruption(input: &ComputeInput<'_>, old: &api::PodStatus, decision: &PhaseDecision) -> Option<api::PodCondition> {
+fn disruption(
+    input: &ComputeInput<'_>,
+    old: &api::PodStatus,
+    decision: &PhaseDecision,
+) -> Option<api::PodCondition> {
     let before = find(old, DISRUPTION_TARGET);
-    let (Lifecycle::Terminating(stopping) | Lifecycle::Terminated(stopping)) = input.lifecycle else {
+    let (Lifecycle::Terminating(stopping) | Lifecycle::Terminated(stopping)) = input.lifecycle
+    else {
         return before.cloned();
     };
-    let TerminationCause::Evicted { reason, message } = &stopping.cause else { return before.cloned() };
+    let TerminationCause::Evicted { reason, message } = &stopping.cause else {
+        return before.cloned();
+    };
     if !decision.over || !phase::is_terminal(&decision.natural) || is_terminal(old) {
         return before.cloned();
     }
@@ -302,7 +374,9 @@ fn disruption(input: &ComputeInput<'_>, old: &api::PodStatus, decision: &PhaseDe
         "Terminated" => SHUTDOWN_MESSAGE,
         _ => message,
     };
-    let since = before.filter(|before| before.status == TRUE).and_then(|before| before.last_transition_time.clone());
+    let since = before
+        .filter(|before| before.status == TRUE)
+        .and_then(|before| before.last_transition_time.clone());
     Some(api::PodCondition {
         type_: DISRUPTION_TARGET.to_owned(),
         status: TRUE.to_owned(),
@@ -315,7 +389,13 @@ fn disruption(input: &ComputeInput<'_>, old: &api::PodStatus, decision: &PhaseDe
 }
 
 fn has_statuses(status: &api::PodStatus) -> bool {
-    status.init_container_statuses.iter().chain(&status.container_statuses).flatten().next().is_some()
+    status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten()
+        .next()
+        .is_some()
 }
 
 /// `LABEL: [a b], LABEL: [c]`, of the lists that are not empty.

@@ -1,8 +1,9 @@
 //! The statuses of a pod's containers. Pure.
 //!
-//! For each container of the spec: the newest one in the runtime gives its state, the one before gives the last state; where
-//! the runtime has none left, what was known before is carried on. What the runtime forgot is taken from what this process
-//! remembers; only where nobody knows does a container that was running become `ContainerStatusUnknown` with exit code 137.
+//! For each container of the spec: the newest one in the runtime gives its state, the one before
+//! gives the last state; where the runtime has none left, what was known before is carried on. What
+//! the runtime forgot is taken from what this process remembers; only where nobody knows does a
+//! container that was running become `ContainerStatusUnknown` with exit code 137.
 
 use std::borrow::Cow;
 
@@ -13,18 +14,21 @@ use super::compute::ComputeInput;
 use super::phase::RESTARTING_ALL;
 use super::{resources, restart};
 use crate::model::observed::Exit;
-use crate::model::reason::container::{COMPLETED, CONTAINER_CREATING, CONTAINER_STATUS_UNKNOWN, POD_INITIALIZING};
+use crate::model::reason::container::{
+    COMPLETED, CONTAINER_CREATING, CONTAINER_STATUS_UNKNOWN, POD_INITIALIZING,
+};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{ContainerState, ObservedContainer, Wall, pod};
 
 /// The exit code of a container of which nobody knows how it ended.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 137;
 /// The message of one that cannot be found at the pod's end.
-pub(super) const UNKNOWN_AT_END: &str = "The container could not be located when the pod was terminated";
+pub(super) const UNKNOWN_AT_END: &str =
+    "The container could not be located when the pod was terminated";
 /// The message of one that vanished.
-const UNKNOWN_VANISHED: &str =
-    "The container could not be located when the pod was deleted.  The container used to be Running";
-const RESTARTING_ALL_MESSAGE: &str = "The container is removed because RestartAllContainers in place";
+const UNKNOWN_VANISHED: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
+const RESTARTING_ALL_MESSAGE: &str =
+    "The container is removed because RestartAllContainers in place";
 pub(super) const INIT_ASSUMED_DONE: &str = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
 
 /// The three lists.
@@ -61,8 +65,15 @@ impl<'a> Groups<'a> {
 
     /// The ephemeral containers, by name.
     pub(super) fn ephemeral(&self) -> Vec<api::ContainerStatus> {
-        let specs = pod::ephemeral_containers(self.input.pod).iter().map(pod::ephemeral_as_container).map(Cow::Owned);
-        by_name(self.list(Group::Ephemeral, specs, self.old.ephemeral_container_statuses.as_deref()))
+        let specs = pod::ephemeral_containers(self.input.pod)
+            .iter()
+            .map(pod::ephemeral_as_container)
+            .map(Cow::Owned);
+        by_name(self.list(
+            Group::Ephemeral,
+            specs,
+            self.old.ephemeral_container_statuses.as_deref(),
+        ))
     }
 
     fn list<'c>(
@@ -81,8 +92,14 @@ impl<'a> Groups<'a> {
             .collect()
     }
 
-    fn one(&self, group: Group, spec: &api::Container, old: Option<&api::ContainerStatus>) -> api::ContainerStatus {
-        let mut own = self.input.observed.containers.iter().filter(|container| container.name == spec.name);
+    fn one(
+        &self,
+        group: Group,
+        spec: &api::Container,
+        old: Option<&api::ContainerStatus>,
+    ) -> api::ContainerStatus {
+        let mut own =
+            self.input.observed.containers.iter().filter(|container| container.name == spec.name);
         let newest = own.next();
         let mut status = match newest {
             Some(newest) => self.seen(spec, newest, own.next(), old),
@@ -110,9 +127,10 @@ impl<'a> Groups<'a> {
         if let Some(before) = before {
             status.last_state = self.convert(before, old).state;
             if before.restart_count < newest.restart_count {
-                // Both are there, so their own numbers are right: a successor that was removed before it had started must
-                // not be counted.
-                status.restart_count = count(newest.restart_count).max(old.map_or(0, |old| old.restart_count));
+                // Both are there, so their own numbers are right: a successor that was removed
+                // before it had started must not be counted.
+                status.restart_count =
+                    count(newest.restart_count).max(old.map_or(0, |old| old.restart_count));
             }
         } else if let Some(exit) = self.remembered_before(&spec.name, status.restart_count) {
             let known = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
@@ -120,26 +138,34 @@ impl<'a> Groups<'a> {
             let is_older = |time: &Time| time.0.as_second() < exit.finished_at.as_second();
             let newer = known.and_then(|known| known.finished_at.as_ref()).is_none_or(is_older);
             if newer {
-                let id =
-                    old.filter(|old| old.container_id != status.container_id).and_then(|old| old.container_id.clone());
+                let id = old
+                    .filter(|old| old.container_id != status.container_id)
+                    .and_then(|old| old.container_id.clone());
                 status.last_state = Some(terminated(exit, id));
             }
         }
-        status.volume_mounts = old.and_then(|old| old.volume_mounts.clone()).or_else(|| self.volume_mounts(spec));
-        status.resources = Some(resources::container(spec, newest, status.container_id.as_ref(), old));
+        status.volume_mounts =
+            old.and_then(|old| old.volume_mounts.clone()).or_else(|| self.volume_mounts(spec));
+        status.resources =
+            Some(resources::container(spec, newest, status.container_id.as_ref(), old));
         status.allocated_resources = resources::canonical(resources::requests(spec));
         status.user = newest.user.as_ref().map(|user| api::ContainerUser {
             linux: Some(api::LinuxContainerUser {
                 uid: user.uid,
                 gid: user.gid,
-                supplemental_groups: (!user.supplemental_groups.is_empty()).then(|| user.supplemental_groups.clone()),
+                supplemental_groups: (!user.supplemental_groups.is_empty())
+                    .then(|| user.supplemental_groups.clone()),
             }),
         });
         status
     }
 
     /// One container of the runtime as a status, with what has to be carried on from before.
-    fn convert(&self, container: &ObservedContainer, old: Option<&api::ContainerStatus>) -> api::ContainerStatus {
+    fn convert(
+        &self,
+        container: &ObservedContainer,
+        old: Option<&api::ContainerStatus>,
+    ) -> api::ContainerStatus {
         let id = self.scheme(container.id.as_str());
         let mut status = api::ContainerStatus {
             name: container.name.clone(),
@@ -154,25 +180,36 @@ impl<'a> Groups<'a> {
         if let Some(old) = old {
             status.restart_count = status.restart_count.max(old.restart_count);
             let replaced = old.container_id.as_deref() != Some(id.as_str());
-            let end = old_end.filter(|_| replaced).or_else(|| old.last_state.as_ref()?.terminated.as_ref());
-            status.last_state =
-                end.map(|end| api::ContainerState { terminated: Some(end.clone()), ..Default::default() });
+            let end = old_end
+                .filter(|_| replaced)
+                .or_else(|| old.last_state.as_ref()?.terminated.as_ref());
+            status.last_state = end.map(|end| api::ContainerState {
+                terminated: Some(end.clone()),
+                ..Default::default()
+            });
         }
         status.state = Some(match &container.state {
             ContainerState::Running { started_at } => {
                 let old_count = old.filter(|_| old_end.is_some()).map(|old| old.restart_count);
-                if let Some(old_count) = old_count.filter(|old_count| *old_count >= count(container.restart_count)) {
+                if let Some(old_count) =
+                    old_count.filter(|old_count| *old_count >= count(container.restart_count))
+                {
                     status.restart_count = old_count.saturating_add(1);
                 }
                 api::ContainerState {
-                    running: Some(api::ContainerStateRunning { started_at: Some(Time(*started_at)) }),
+                    running: Some(api::ContainerStateRunning {
+                        started_at: Some(Time(*started_at)),
+                    }),
                     ..Default::default()
                 }
             }
             ContainerState::Exited(exit) => terminated(exit, Some(id)),
             ContainerState::Unknown if old_state.is_some_and(|state| state.running.is_some()) => {
                 status.restart_count = old.map_or(0, |old| old.restart_count).saturating_add(1);
-                unknown_end(if self.restarting_all { RESTARTING_ALL } else { CONTAINER_STATUS_UNKNOWN }, UNKNOWN_AT_END)
+                unknown_end(
+                    if self.restarting_all { RESTARTING_ALL } else { CONTAINER_STATUS_UNKNOWN },
+                    UNKNOWN_AT_END,
+                )
             }
             // Between its creation and its start; upstream gives no reason for the moment.
             ContainerState::Created => waiting(Some(self.default_reason()), None),
@@ -182,9 +219,14 @@ impl<'a> Groups<'a> {
     }
 
     /// When the runtime has no container of that name.
-    fn unseen(&self, spec: &api::Container, old: Option<&api::ContainerStatus>) -> api::ContainerStatus {
+    fn unseen(
+        &self,
+        spec: &api::Container,
+        old: Option<&api::ContainerStatus>,
+    ) -> api::ContainerStatus {
         let old_state = old.and_then(|old| old.state.as_ref());
-        if let Some(old) = old.filter(|_| old_state.is_some_and(|state| state.terminated.is_some())) {
+        if let Some(old) = old.filter(|_| old_state.is_some_and(|state| state.terminated.is_some()))
+        {
             return if self.restarting_all { self.restarting(old.clone()) } else { old.clone() };
         }
         let mut status = api::ContainerStatus {
@@ -228,8 +270,8 @@ impl<'a> Groups<'a> {
         status
     }
 
-    /// An init container that will not run again keeps its end. One that the runtime has forgotten must have succeeded
-    /// when main containers exist.
+    /// An init container that will not run again keeps its end. One that the runtime has forgotten
+    /// must have succeeded when main containers exist.
     fn is_init_done(
         &self,
         group: Group,
@@ -244,8 +286,10 @@ impl<'a> Groups<'a> {
             return newest.state.exit().is_some_and(|exit| exit.exit_code == 0);
         }
         let is_waiting = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
-        // While all are started again it is gone because it will run again, though main containers are still there.
-        if pod::is_sidecar(spec) || !is_waiting || self.restarting_all || !self.has_main_container() {
+        // While all are started again it is gone because it will run again, though main containers
+        // are still there.
+        if pod::is_sidecar(spec) || !is_waiting || self.restarting_all || !self.has_main_container()
+        {
             return false;
         }
         status.state = Some(api::ContainerState {
@@ -259,8 +303,8 @@ impl<'a> Groups<'a> {
         true
     }
 
-    /// A container that is about to be started waits, for the planner's reason; its end moves to the last state. One that
-    /// merely has its turn next keeps showing its end.
+    /// A container that is about to be started waits, for the planner's reason; its end moves to
+    /// the last state. One that merely has its turn next keeps showing its end.
     fn say_why_it_waits(
         &self,
         spec: &api::Container,
@@ -272,8 +316,11 @@ impl<'a> Groups<'a> {
             return;
         }
         let state = status.state.clone().unwrap_or_default();
-        let is_default = why.reason == CONTAINER_CREATING || why.reason == POD_INITIALIZING || why.reason.is_empty();
-        let keeps = is_default && (state.terminated.is_some() || newest.is_some() || is_restarting(&state));
+        let is_default = why.reason == CONTAINER_CREATING
+            || why.reason == POD_INITIALIZING
+            || why.reason.is_empty();
+        let keeps =
+            is_default && (state.terminated.is_some() || newest.is_some() || is_restarting(&state));
         if keeps {
             return;
         }
@@ -283,8 +330,8 @@ impl<'a> Groups<'a> {
         status.state = Some(waiting(Some(&why.reason), Some(&why.message)));
     }
 
-    /// Whether a container that was stopped in order to be replaced goes on being shown as it was: by its policy its end
-    /// would be final, and the API server would refuse its successor.
+    /// Whether a container that was stopped in order to be replaced goes on being shown as it was:
+    /// by its policy its end would be final, and the API server would refuse its successor.
     fn end_is_not_told(
         &self,
         spec: &api::Container,
@@ -294,7 +341,10 @@ impl<'a> Groups<'a> {
     ) -> bool {
         let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
         let was_running = old.state.as_ref().is_some_and(|state| state.running.is_some());
-        let is_final = newest.state.exit().is_some_and(|e| !restart::restarts(self.input.pod, spec, e.exit_code));
+        let is_final = newest
+            .state
+            .exit()
+            .is_some_and(|e| !restart::restarts(self.input.pod, spec, e.exit_code));
         ended
             && was_running
             && is_final
@@ -303,7 +353,9 @@ impl<'a> Groups<'a> {
     }
 
     fn is_to_be_started(&self, spec: &api::Container, newest: Option<&ObservedContainer>) -> bool {
-        if self.input.pod.metadata.deletion_timestamp.is_some() || self.input.lifecycle.is_stopping() {
+        if self.input.pod.metadata.deletion_timestamp.is_some()
+            || self.input.lifecycle.is_stopping()
+        {
             return false;
         }
         match newest.map(|newest| &newest.state) {
@@ -316,8 +368,9 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// `started` and `ready`: by the probes' verdicts. Where there is none yet, a container that was said to be started and
-    /// ready stays so (a restart of this process changes nothing); one without a probe is.
+    /// `started` and `ready`: by the probes' verdicts. Where there is none yet, a container that
+    /// was said to be started and ready stays so (a restart of this process changes nothing); one
+    /// without a probe is.
     fn probe(
         &self,
         group: Group,
@@ -329,13 +382,18 @@ impl<'a> Groups<'a> {
             return;
         }
         let is_running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-        let same = old.filter(|old| old.container_id.is_some() && old.container_id == status.container_id);
+        let same =
+            old.filter(|old| old.container_id.is_some() && old.container_id == status.container_id);
         let newest = self.input.observed.latest(&spec.name);
         let none = ContainerVerdict::default();
-        let verdict = newest.and_then(|newest| self.input.probes.containers.get(&newest.id)).unwrap_or(&none);
+        let verdict =
+            newest.and_then(|newest| self.input.probes.containers.get(&newest.id)).unwrap_or(&none);
         let started = is_running
             && verdict.startup.map_or_else(
-                || spec.startup_probe.is_none() || same.is_some_and(|old| old.started == Some(true)),
+                || {
+                    spec.startup_probe.is_none()
+                        || same.is_some_and(|old| old.started == Some(true))
+                },
                 |outcome| outcome == ProbeOutcome::Success,
             );
         status.started = Some(started);
@@ -352,13 +410,19 @@ impl<'a> Groups<'a> {
     }
 
     fn default_reason(&self) -> &'static str {
-        if pod::init_containers(self.input.pod).is_empty() { CONTAINER_CREATING } else { POD_INITIALIZING }
+        if pod::init_containers(self.input.pod).is_empty() {
+            CONTAINER_CREATING
+        } else {
+            POD_INITIALIZING
+        }
     }
 
     fn has_main_container(&self) -> bool {
         pod::main_containers(self.input.pod).iter().any(|spec| {
             self.input.observed.latest(&spec.name).is_some_and(|newest| match newest.state {
-                ContainerState::Created | ContainerState::Running { .. } | ContainerState::Exited(_) => true,
+                ContainerState::Created
+                | ContainerState::Running { .. }
+                | ContainerState::Exited(_) => true,
                 ContainerState::Unknown => false,
             })
         })
@@ -371,17 +435,23 @@ impl<'a> Groups<'a> {
     }
 
     /// How the last container ended, if this process saw it and nothing newer is known.
-    fn remembered_end(&self, name: &str, old: Option<&api::ContainerStatus>) -> Option<(u32, &Exit)> {
+    fn remembered_end(
+        &self,
+        name: &str,
+        old: Option<&api::ContainerStatus>,
+    ) -> Option<(u32, &Exit)> {
         let known = self.input.remembered.get(name)?;
         let newest = old.is_none_or(|old| old.restart_count <= count(known.restart_count));
-        let told = old.and_then(|old| old.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+        let told =
+            old.and_then(|old| old.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
         let exit = known.exit.as_ref()?;
         let untold = told.is_none_or(|told| told.0.as_second() < exit.finished_at.as_second());
         (newest && untold).then_some((known.restart_count, exit))
     }
 
     fn volume_mounts(&self, spec: &api::Container) -> Option<Vec<api::VolumeMountStatus>> {
-        let handler = self.input.observed.latest_sandbox().map(|sandbox| sandbox.runtime_handler.as_str());
+        let handler =
+            self.input.observed.latest_sandbox().map(|sandbox| sandbox.runtime_handler.as_str());
         let supported = self.input.node.recursive_read_only.contains(handler.unwrap_or_default());
         let mounts = spec.volume_mounts.as_deref().filter(|mounts| !mounts.is_empty())?;
         let status = |mount: &api::VolumeMount| {
@@ -403,19 +473,26 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// Whether the pod is being started again in place: it was said to be, or a container ended in a way that asks for it.
+/// Whether the pod is being started again in place: it was said to be, or a container ended in a
+/// way that asks for it.
 pub(super) fn is_restarting_all(input: &ComputeInput<'_>, old: &api::PodStatus) -> bool {
     let mut conditions = old.conditions.iter().flatten();
-    if conditions.any(|condition| condition.type_ == "AllContainersRestarting" && condition.status == "True") {
+    if conditions
+        .any(|condition| condition.type_ == "AllContainersRestarting" && condition.status == "True")
+    {
         return true;
     }
     let told = |name: &str| {
-        let mut statuses = old.init_container_statuses.iter().chain(&old.container_statuses).flatten();
+        let mut statuses =
+            old.init_container_statuses.iter().chain(&old.container_statuses).flatten();
         let status = statuses.find(|status| status.name == name)?;
         Some(status.state.as_ref()?.terminated.as_ref()?.exit_code)
     };
     pod::init_containers(input.pod).iter().chain(pod::main_containers(input.pod)).any(|spec| {
-        let Some(exit) = input.observed.latest(&spec.name).and_then(|newest| newest.state.exit()) else { return false };
+        let Some(exit) = input.observed.latest(&spec.name).and_then(|newest| newest.state.exit())
+        else {
+            return false;
+        };
         restart::restarts_all(spec, exit.exit_code)
             || told(&spec.name).is_some_and(|exit_code| restart::restarts_all(spec, exit_code))
     })
@@ -435,7 +512,8 @@ pub(super) fn unknown_end(reason: &str, message: &str) -> api::ContainerState {
 }
 
 fn terminated(exit: &Exit, container_id: Option<String>) -> api::ContainerState {
-    // Of one that could not be started the runtime says zero, which upstream shows as the time it would be.
+    // Of one that could not be started the runtime says zero, which upstream shows as the time it
+    // would be.
     let never = (exit.reason != CONTAINER_STATUS_UNKNOWN).then_some(Wall::UNIX_EPOCH);
     api::ContainerState {
         terminated: Some(api::ContainerStateTerminated {
@@ -467,7 +545,8 @@ fn is_restarting(state: &api::ContainerState) -> bool {
 
 /// Whether a read-only mount is read-only with all that is mounted below it.
 fn is_recursive(mount: &api::VolumeMount, supported: bool) -> bool {
-    let propagates = mount.mount_propagation.as_deref().is_some_and(|propagation| propagation != "None");
+    let propagates =
+        mount.mount_propagation.as_deref().is_some_and(|propagation| propagation != "None");
     match mount.recursive_read_only.as_deref() {
         Some("IfPossible" | "Enabled") => supported && !propagates,
         _ => false,

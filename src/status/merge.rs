@@ -1,4 +1,5 @@
-//! What the API's status becomes: ours where it is ours to say, the API's where others say it. Pure.
+//! What the API's status becomes: ours where it is ours to say, the API's where others say it.
+//! Pure.
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,8 +11,8 @@ use crate::model::{Wall, pod};
 /// The bytes of termination messages that a pod's status may have, shared by its containers.
 const MESSAGE_BYTES: usize = 12 * 1024;
 
-/// Merges a computed status into the API's: conditions of others, claims, the nominated node and the resize are the API's; what
-/// is set once stays; a terminal phase is never left.
+/// Merges a computed status into the API's: conditions of others, claims, the nominated node and
+/// the resize are the API's; what is set once stays; a terminal phase is never left.
 pub fn merge(base: &api::PodStatus, computed: &api::PodStatus) -> api::PodStatus {
     let mut merged = computed.clone();
     merged.conditions = Some(conditions(base, computed));
@@ -19,7 +20,9 @@ pub fn merge(base: &api::PodStatus, computed: &api::PodStatus) -> api::PodStatus
     merged.resize.clone_from(&base.resize);
     merged.resource_claim_statuses.clone_from(&base.resource_claim_statuses);
     merged.extended_resource_claim_status.clone_from(&base.extended_resource_claim_status);
-    merged.node_allocatable_resource_claim_statuses.clone_from(&base.node_allocatable_resource_claim_statuses);
+    merged
+        .node_allocatable_resource_claim_statuses
+        .clone_from(&base.node_allocatable_resource_claim_statuses);
     merged.start_time = base.start_time.clone().or(merged.start_time);
     merged.qos_class = base.qos_class.clone().or(merged.qos_class);
     merged.observed_generation = base.observed_generation.max(merged.observed_generation);
@@ -51,19 +54,23 @@ fn conditions(base: &api::PodStatus, computed: &api::PodStatus) -> Vec<api::PodC
     list
 }
 
-/// Brings a status to the form that the API server gives back: whole seconds, messages within their share, states that are
-/// there even if empty.
+/// Brings a status to the form that the API server gives back: whole seconds, messages within their
+/// share, states that are there even if empty.
 pub fn normalize(pod: &api::Pod, status: &mut api::PodStatus) {
-    let containers =
-        pod::main_containers(pod).len() + pod::init_containers(pod).len() + pod::ephemeral_containers(pod).len();
+    let containers = pod::main_containers(pod).len()
+        + pod::init_containers(pod).len()
+        + pod::ephemeral_containers(pod).len();
     let limit = MESSAGE_BYTES / containers.max(1);
     for condition in status.conditions.iter_mut().flatten() {
         truncate(&mut condition.last_probe_time);
         truncate(&mut condition.last_transition_time);
     }
     truncate(&mut status.start_time);
-    let lists =
-        [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     for container in lists.into_iter().flatten().flatten() {
         for state in [&mut container.state, &mut container.last_state] {
             normalize_state(state.get_or_insert_default(), limit);
@@ -79,7 +86,8 @@ fn normalize_state(state: &mut api::ContainerState, limit: usize) {
         truncate(&mut terminated.started_at);
         truncate(&mut terminated.finished_at);
         if let Some(message) = &mut terminated.message {
-            let end = (0..=limit.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+            let end =
+                (0..=limit.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
             message.truncate(end.unwrap_or_default());
         }
     }
@@ -144,7 +152,8 @@ mod tests {
 
     #[test]
     fn disruption_is_told_at_the_end_only() {
-        let target = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"});
+        let target =
+            json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"});
         let others = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"});
         check(
             json!({"phase": "Running", "conditions": [others]}),
@@ -166,13 +175,17 @@ mod tests {
     #[test]
     fn messages_share_the_room() {
         let pod: api::Pod =
-            serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}})).expect("a pod");
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}))
+                .expect("a pod");
         let long = "é".repeat(6000);
-        let mut both = status(json!({"containerStatuses": [{"name": "a", "image": "", "imageID": "", "ready": false,
-            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "message": long}}}]}));
+        let mut both = status(
+            json!({"containerStatuses": [{"name": "a", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "message": long}}}]}),
+        );
         normalize(&pod, &mut both);
         let list = both.container_statuses.expect("statuses");
-        let end = list[0].state.as_ref().and_then(|state| state.terminated.as_ref()).expect("an end");
+        let end =
+            list[0].state.as_ref().and_then(|state| state.terminated.as_ref()).expect("an end");
         assert_eq!(end.message.as_ref().map(String::len), Some(6144));
         assert_eq!(list[0].last_state, Some(api::ContainerState::default()));
     }

@@ -5,8 +5,9 @@
 //!   worker ── Handle::set ──► Writer: merge with the API's object ─► patch ─► PATCH /status ─► Acked
 //! ```
 //!
-//! Everything but [`api`] and [`writer`] is pure. Status is a leaf: nobody reads it back but for two things, the API's last
-//! status at adoption and [`Acked`]. The writer never decides what a pod's state is.
+//! Everything but [`api`] and [`writer`] is pure. Status is a leaf: nobody reads it back but for
+//! two things, the API's last status at adoption and [`Acked`]. The writer never decides what a
+//! pod's state is.
 
 pub mod api;
 pub mod compute;

@@ -1,15 +1,20 @@
 //! The body of `PATCH …/status`: a strategic two-way merge patch between two statuses. Pure.
 //!
-//! Conditions, addresses and claims are lists that merge by a key: a changed element is sent with its key and what changed,
-//! a removed one as `$patch: delete`, and the order as `$setElementOrder`. Container statuses are replaced whole. The UID is
-//! always in the body, so that the server refuses a pod that was made anew under the same name.
+//! Conditions, addresses and claims are lists that merge by a key: a changed element is sent with
+//! its key and what changed, a removed one as `$patch: delete`, and the order as
+//! `$setElementOrder`. Container statuses are replaced whole. The UID is always in the body, so
+//! that the server refuses a pod that was made anew under the same name.
 
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Map, Value, json};
 
 /// The lists of a pod's status that merge, each with its key.
-const MERGED: [(&str, &str); 4] =
-    [("conditions", "type"), ("podIPs", "ip"), ("hostIPs", "ip"), ("resourceClaimStatuses", "name")];
+const MERGED: [(&str, &str); 4] = [
+    ("conditions", "type"),
+    ("podIPs", "ip"),
+    ("hostIPs", "ip"),
+    ("resourceClaimStatuses", "name"),
+];
 /// The key of lists whose order means something.
 const ORDERED: &str = "ip";
 
@@ -22,8 +27,11 @@ pub fn build(uid: &str, old: &api::PodStatus, new: &api::PodStatus) -> Option<Va
 fn object(status: &api::PodStatus) -> Map<String, Value> {
     let mut status = status.clone();
     // The API's objects may lack what ours always has: both are brought to one form.
-    let lists =
-        [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     for container in lists.into_iter().flatten().flatten() {
         container.state.get_or_insert_default();
         container.last_state.get_or_insert_default();
@@ -54,7 +62,8 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, is_status: bool) -> 
         match (old.get(name), value, key) {
             (Some(before), _, _) if before == value => {}
             (before, Value::Array(after), Some(key)) => {
-                let before = before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                let before =
+                    before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 diff_list(&mut changes, name, key, before, after);
             }
             (Some(Value::Object(before)), Value::Object(after), _) => {
@@ -80,15 +89,24 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, is_status: bool) -> 
     changes
 }
 
-fn diff_list(changes: &mut Map<String, Value>, name: &str, key: &str, old: &[Value], new: &[Value]) {
-    let find = |list: &[Value], value: &Value| list.iter().find(|other| other.get(key) == value.get(key)).cloned();
+fn diff_list(
+    changes: &mut Map<String, Value>,
+    name: &str,
+    key: &str,
+    old: &[Value],
+    new: &[Value],
+) {
+    let find = |list: &[Value], value: &Value| {
+        list.iter().find(|other| other.get(key) == value.get(key)).cloned()
+    };
     let only_key = |value: &Value| json!({key: value.get(key)});
     let mut list = Vec::new();
     for value in new {
         match find(old, value) {
             Some(before) if &before == value => {}
             Some(Value::Object(before)) => {
-                let mut inner = value.as_object().map(|after| diff(&before, after, false)).unwrap_or_default();
+                let mut inner =
+                    value.as_object().map(|after| diff(&before, after, false)).unwrap_or_default();
                 inner.extend(value.get(key).map(|own| (key.to_owned(), own.clone())));
                 list.push(Value::Object(inner));
             }
@@ -120,7 +138,10 @@ mod tests {
     fn check(old: Value, new: Value, expected: Option<Value>) {
         let parse = |value| serde_json::from_value(value).expect("a status");
         let patch = build("u-1", &parse(old), &parse(new));
-        assert_eq!(patch, expected.map(|status| json!({"metadata": {"uid": "u-1"}, "status": status})));
+        assert_eq!(
+            patch,
+            expected.map(|status| json!({"metadata": {"uid": "u-1"}, "status": status}))
+        );
     }
 
     fn container(name: &str, ready: bool) -> Value {
@@ -133,7 +154,11 @@ mod tests {
         check(json!({}), json!({"conditions": [], "message": ""}), None);
         let mut bare = container("a", true);
         bare.as_object_mut().expect("an object").remove("lastState");
-        check(json!({"containerStatuses": [bare]}), json!({"containerStatuses": [container("a", true)]}), None);
+        check(
+            json!({"containerStatuses": [bare]}),
+            json!({"containerStatuses": [container("a", true)]}),
+            None,
+        );
     }
 
     #[test]
@@ -182,7 +207,11 @@ mod tests {
             json!({"podIPs": [{"ip": "b"}, {"ip": "a"}]}),
             Some(json!({"$setElementOrder/podIPs": [{"ip": "b"}, {"ip": "a"}]})),
         );
-        check(json!({"podIPs": [{"ip": "a"}]}), json!({}), Some(json!({"podIPs": [{"$patch": "delete", "ip": "a"}]})));
+        check(
+            json!({"podIPs": [{"ip": "a"}]}),
+            json!({}),
+            Some(json!({"podIPs": [{"$patch": "delete", "ip": "a"}]})),
+        );
     }
 
     #[test]

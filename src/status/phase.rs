@@ -39,7 +39,9 @@ enum Stand<'a> {
 }
 
 fn stand<'a>(statuses: Option<&'a Vec<api::ContainerStatus>>, name: &str) -> Stand<'a> {
-    let Some(status) = statuses.into_iter().flatten().find(|status| status.name == name) else { return Stand::Missing };
+    let Some(status) = statuses.into_iter().flatten().find(|status| status.name == name) else {
+        return Stand::Missing;
+    };
     let Some(state) = &status.state else { return Stand::Nothing };
     if state.running.is_some() {
         return Stand::Running { started: status.started == Some(true) };
@@ -56,8 +58,13 @@ fn stand<'a>(statuses: Option<&'a Vec<api::ContainerStatus>>, name: &str) -> Sta
     }
 }
 
-fn is_restartable(pod: &api::Pod, container: &api::Container, end: &api::ContainerStateTerminated) -> bool {
-    end.reason.as_deref() == Some(RESTARTING_ALL) || restart::restarts(pod, container, end.exit_code)
+fn is_restartable(
+    pod: &api::Pod,
+    container: &api::Container,
+    end: &api::ContainerStateTerminated,
+) -> bool {
+    end.reason.as_deref() == Some(RESTARTING_ALL)
+        || restart::restarts(pod, container, end.exit_code)
 }
 
 #[derive(Default)]
@@ -70,9 +77,15 @@ struct Tally {
     succeeded: usize,
 }
 
-/// The phase. `is_over`: the pod's end has come, nothing is started again. `was_initialized`: a main container of its present
-/// sandbox exists, so restarting sidecars do not make it pending again.
-pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialized: bool) -> &'static str {
+/// The phase. `is_over`: the pod's end has come, nothing is started again. `was_initialized`: a
+/// main container of its present sandbox exists, so restarting sidecars do not make it pending
+/// again.
+pub fn of(
+    pod: &api::Pod,
+    status: &api::PodStatus,
+    is_over: bool,
+    was_initialized: bool,
+) -> &'static str {
     let mut pending_init = 0_usize;
     let mut pending_sidecars = 0_usize;
     let mut tally = Tally::default();
@@ -105,7 +118,9 @@ pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialize
                 }
             }
             Stand::Ended(_) => {}
-            Stand::Missing | Stand::Running { .. } | Stand::Waiting | Stand::Nothing => pending_init += 1,
+            Stand::Missing | Stand::Running { .. } | Stand::Waiting | Stand::Nothing => {
+                pending_init += 1;
+            }
         }
     }
     for container in pod::main_containers(pod) {
@@ -147,7 +162,9 @@ fn by_tally(pod: &api::Pod, tally: &Tally, is_over: bool) -> &'static str {
 /// A container that waits to be started again has not succeeded, whatever it ended with.
 fn ended_and_waiting(status: &api::PodStatus, name: &str) -> bool {
     let mut statuses = status.container_statuses.iter().flatten();
-    statuses.any(|status| status.name == name && status.state.as_ref().is_some_and(|state| state.waiting.is_some()))
+    statuses.any(|status| {
+        status.name == name && status.state.as_ref().is_some_and(|state| state.waiting.is_some())
+    })
 }
 
 #[cfg(test)]
@@ -293,7 +310,10 @@ mod tests {
         check(case("Never", vec![end("s", 0)], vec![end("a", 1), end("b", 0)]), FAILED);
         check(case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")]), PENDING);
         check(
-            Case { was_initialized: true, ..case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")]) },
+            Case {
+                was_initialized: true,
+                ..case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")])
+            },
             RUNNING,
         );
     }

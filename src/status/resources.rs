@@ -1,4 +1,5 @@
-//! The resources in a pod's status: what its containers and the pod as a whole have, as far as the runtime says. Pure.
+//! The resources in a pod's status: what its containers and the pod as a whole have, as far as the
+//! runtime says. Pure.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,8 @@ use crate::resources::cpu;
 use crate::resources::list::{self, CPU, Column, MEMORY, Quantities, binary_text};
 use crate::resources::pod_config::{self, PodCgroupPolicy};
 
-/// `resources` of a container's status. One that does not run has what its spec says; one that runs has what the runtime
-/// says, and where that is silent what was said of the same container before.
+/// `resources` of a container's status. One that does not run has what its spec says; one that runs
+/// has what the runtime says, and where that is silent what was said of the same container before.
 pub(super) fn container(
     spec: &api::Container,
     observed: &ObservedContainer,
@@ -26,11 +27,15 @@ pub(super) fn container(
     if !observed.state.is_running() {
         return resources;
     }
-    let same = old.filter(|old| old.container_id.as_ref() == id).and_then(|old| old.resources.as_ref());
+    let same =
+        old.filter(|old| old.container_id.as_ref() == id).and_then(|old| old.resources.as_ref());
     let applied = observed.resources.clone().unwrap_or_default();
     if let Some(limits) = &mut resources.limits {
         let before = same.and_then(|old| old.limits.as_ref());
-        let milli = applied.cpu_period.zip(applied.cpu_quota).map(|(period, quota)| cpu::milli_of_quota(quota, period));
+        let milli = applied
+            .cpu_period
+            .zip(applied.cpu_quota)
+            .map(|(period, quota)| cpu::milli_of_quota(quota, period));
         set_cpu(limits, milli, cpu::MIN_LIMIT_MILLI, before);
         match applied.memory_limit.filter(|limit| *limit > 0) {
             Some(limit) => set(limits, MEMORY, Amount::from_units(limit), binary_text(limit)),
@@ -50,7 +55,8 @@ pub(super) fn requests(spec: &api::Container) -> Option<Quantities> {
     spec.resources.as_ref()?.requests.clone()
 }
 
-/// A list as the API server writes it: a manifest on disk may say `1000m` for `1`, and that must not look like a change.
+/// A list as the API server writes it: a manifest on disk may say `1000m` for `1`, and that must
+/// not look like a change.
 pub(super) fn canonical(list: Option<Quantities>) -> Option<Quantities> {
     let list = list?;
     Some(list.into_iter().map(|(name, text)| (name, canonical_quantity(text))).collect())
@@ -59,15 +65,20 @@ pub(super) fn canonical(list: Option<Quantities>) -> Option<Quantities> {
 /// `resources` and `allocatedResources` of the pod as a whole.
 pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let requests = list::pod_requests(pod);
-    let text = |(name, amount): (&String, &Amount)| (name.clone(), Quantity(amount_text(pod, name, *amount)));
+    let text = |(name, amount): (&String, &Amount)| {
+        (name.clone(), Quantity(amount_text(pod, name, *amount)))
+    };
     let allocated: Quantities = requests.iter().map(text).collect();
-    let mut resources = pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
+    let mut resources =
+        pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
     if status.phase.as_deref() == Some(phase::RUNNING) {
         running(pod, &allocated, &mut resources);
     } else if matches!(status.phase.as_deref(), Some(phase::SUCCEEDED | phase::FAILED)) {
-        // Upstream reads what it has from its cgroup, which is gone; a request of memory has no place in one.
+        // Upstream reads what it has from its cgroup, which is gone; a request of memory has no
+        // place in one.
         let memory = allocated.iter().filter(|(name, _)| *name == MEMORY);
-        resources.requests = some_list(memory.map(|(name, amount)| (name.clone(), amount.clone())).collect());
+        resources.requests =
+            some_list(memory.map(|(name, amount)| (name.clone(), amount.clone())).collect());
         resources.limits = None;
     } else {
         let limits: Quantities = list::pod_limits(pod).iter().map(text).collect();
@@ -89,7 +100,8 @@ fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::Resource
         requests.entry(MEMORY.to_owned()).or_insert_with(|| memory.clone());
     }
     let period = config.cpu_period.and_then(|period| i64::try_from(period).ok());
-    let milli = config.cpu_quota.zip(period).map(|(quota, period)| cpu::milli_of_quota(quota, period));
+    let milli =
+        config.cpu_quota.zip(period).map(|(quota, period)| cpu::milli_of_quota(quota, period));
     set_cpu(&mut limits, milli, cpu::MIN_LIMIT_MILLI, None);
     if let Some(limit) = config.memory.filter(|limit| *limit > 0) {
         set(&mut limits, MEMORY, Amount::from_units(limit), binary_text(limit));
@@ -98,7 +110,8 @@ fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::Resource
     resources.limits = some_list(limits);
 }
 
-/// Sets the CPU. Where both the spec and the kernel are at the kernel's minimum, the spec's value stays: they mean the same.
+/// Sets the CPU. Where both the spec and the kernel are at the kernel's minimum, the spec's value
+/// stays: they mean the same.
 fn set_cpu(list: &mut Quantities, milli: Option<i64>, minimum: i64, before: Option<&Quantities>) {
     let Some(milli) = milli.filter(|milli| *milli > 0) else { return keep(list, CPU, before) };
     let own = list.get(CPU).map(list::parse).unwrap_or_default().milli();
@@ -124,16 +137,20 @@ fn keep(list: &mut Quantities, name: &str, before: Option<&Quantities>) {
 /// A sum in the spelling of what was summed: powers of 1024 if any part of it was written so.
 fn amount_text(pod: &api::Pod, name: &str, amount: Amount) -> String {
     let spec = pod.spec.as_ref();
-    let containers =
-        spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let containers = spec
+        .into_iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let own = containers.filter_map(|container| container.resources.as_ref());
     let whole = spec.and_then(|spec| spec.resources.as_ref());
-    let lists = own
-        .chain(whole)
-        .flat_map(|resources| [Column::Requests, Column::Limits].map(|c| list::column(Some(resources), c)));
+    let lists = own.chain(whole).flat_map(|resources| {
+        [Column::Requests, Column::Limits].map(|c| list::column(Some(resources), c))
+    });
     let overhead = spec.and_then(|spec| spec.overhead.as_ref());
-    let is_binary =
-        lists.chain([overhead]).flatten().filter_map(|list| list.get(name)).any(|Quantity(text)| text.ends_with('i'));
+    let is_binary = lists
+        .chain([overhead])
+        .flatten()
+        .filter_map(|list| list.get(name))
+        .any(|Quantity(text)| text.ends_with('i'));
     if is_binary && Amount::from_units(amount.units()) == amount {
         binary_text(amount.units())
     } else {
@@ -147,7 +164,11 @@ fn canonical_quantity(Quantity(text): Quantity) -> Quantity {
         return Quantity(text);
     }
     let is_whole = Amount::from_units(amount.units()) == amount;
-    Quantity(if text.ends_with('i') && is_whole { binary_text(amount.units()) } else { amount.to_string() })
+    Quantity(if text.ends_with('i') && is_whole {
+        binary_text(amount.units())
+    } else {
+        amount.to_string()
+    })
 }
 
 fn some_list(list: Quantities) -> Option<BTreeMap<String, Quantity>> {
@@ -169,7 +190,10 @@ mod tests {
             serde_json::from_value(json!({"phase": phase})).expect("a status");
         pod_level(&pod, &mut status);
         let written = serde_json::to_value(&status).expect("JSON");
-        assert_eq!((&written["resources"], &written["allocatedResources"]), (&resources, &allocated));
+        assert_eq!(
+            (&written["resources"], &written["allocatedResources"]),
+            (&resources, &allocated)
+        );
     }
 
     #[test]
@@ -202,11 +226,20 @@ mod tests {
 
     #[test]
     fn quantities_are_spelled_as_the_api_server_does() {
-        for (from, to) in
-            [("1000m", "1"), ("0.5Gi", "512Mi"), ("1024Mi", "1Gi"), ("1500m", "1500m"), ("1000", "1k"), ("1e3", "1e3")]
-        {
+        for (from, to) in [
+            ("1000m", "1"),
+            ("0.5Gi", "512Mi"),
+            ("1024Mi", "1Gi"),
+            ("1500m", "1500m"),
+            ("1000", "1k"),
+            ("1e3", "1e3"),
+        ] {
             let list = serde_json::from_value(json!({"x": from})).expect("a list");
-            assert_eq!(serde_json::to_value(canonical(Some(list))).expect("JSON"), json!({"x": to}), "{from}");
+            assert_eq!(
+                serde_json::to_value(canonical(Some(list))).expect("JSON"),
+                json!({"x": to}),
+                "{from}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Whether a container that has ended is started again: its own policy and rules, else the pod's. Pure.
+//! Whether a container that has ended is started again: its own policy and rules, else the pod's.
+//! Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -16,8 +17,12 @@ pub fn restarts(pod: &api::Pod, container: &api::Container, exit_code: i32) -> b
         "Never" => false,
         _ => true,
     };
-    let Some(own) = container.restart_policy.as_deref() else { return by_policy(pod::restart_policy(pod)) };
-    if matching_rule(container, exit_code).is_some_and(|rule| rule.action == RESTART || rule.action == RESTART_ALL) {
+    let Some(own) = container.restart_policy.as_deref() else {
+        return by_policy(pod::restart_policy(pod));
+    };
+    if matching_rule(container, exit_code)
+        .is_some_and(|rule| rule.action == RESTART || rule.action == RESTART_ALL)
+    {
         return true;
     }
     match own {
@@ -64,18 +69,25 @@ mod tests {
     #[track_caller]
     fn check(pod_policy: &str, container: Value, exit_code: i32, expected: bool) {
         let mut own = json!({"name": "c"});
-        own.as_object_mut().expect("an object").extend(container.as_object().expect("an object").clone());
-        let pod: Pod =
-            serde_json::from_value(json!({"spec": {"restartPolicy": pod_policy, "containers": [own]}})).expect("a pod");
+        own.as_object_mut()
+            .expect("an object")
+            .extend(container.as_object().expect("an object").clone());
+        let pod: Pod = serde_json::from_value(
+            json!({"spec": {"restartPolicy": pod_policy, "containers": [own]}}),
+        )
+        .expect("a pod");
         let container = &pod.spec.as_ref().expect("a spec").containers[0];
         assert_eq!(restarts(&pod, container, exit_code), expected);
     }
 
     #[test]
     fn by_the_pods_policy() {
-        for (policy, code, expected) in
-            [("Always", 0, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 1, false)]
-        {
+        for (policy, code, expected) in [
+            ("Always", 0, true),
+            ("OnFailure", 0, false),
+            ("OnFailure", 1, true),
+            ("Never", 1, false),
+        ] {
             check(policy, json!({}), code, expected);
         }
     }

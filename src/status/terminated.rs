@@ -6,15 +6,17 @@ use super::containers::{UNKNOWN_AT_END, unknown_end};
 use crate::model::pod;
 use crate::model::reason::container::CONTAINER_STATUS_UNKNOWN;
 
-/// Gives an end to containers that have none: to the main ones once the pod had been initialised, and to the init containers
-/// that were ever tried. Nobody knows how those ended, so it counts as failure.
+/// Gives an end to containers that have none: to the main ones once the pod had been initialised,
+/// and to the init containers that were ever tried. Nobody knows how those ended, so it counts as
+/// failure.
 pub(super) fn settle(pod: &api::Pod, old: &api::PodStatus, status: &mut api::PodStatus) {
     let was_initialized = was_initialized(pod, old) || was_initialized(pod, status);
     if was_initialized {
         end_all(status.container_statuses.iter_mut().flatten());
     }
     if let Some(init) = &mut status.init_container_statuses {
-        let tried = init.iter().rposition(|status| !is_waiting(status) || last_end(status).is_some());
+        let tried =
+            init.iter().rposition(|status| !is_waiting(status) || last_end(status).is_some());
         let count = tried.unwrap_or_default() + 1;
         end_all(init.iter_mut().take(count));
     }
@@ -35,8 +37,12 @@ fn was_initialized(pod: &api::Pod, status: &api::PodStatus) -> bool {
     if main.any(|status| last_end(status).is_some() || !is_waiting(status)) {
         return true;
     }
-    let Some(last) = status.init_container_statuses.as_ref().and_then(|list| list.last()) else { return false };
-    let Some(spec) = pod::init_containers(pod).iter().find(|spec| spec.name == last.name) else { return false };
+    let Some(last) = status.init_container_statuses.as_ref().and_then(|list| list.last()) else {
+        return false;
+    };
+    let Some(spec) = pod::init_containers(pod).iter().find(|spec| spec.name == last.name) else {
+        return false;
+    };
     if pod::is_sidecar(spec) {
         let is_running = last.state.as_ref().is_some_and(|state| state.running.is_some());
         return is_running && last.started == Some(true);

@@ -1,13 +1,15 @@
 //! The task that writes statuses to the API.
 //!
-//! In: [`Handle`]'s commands on one bounded queue. Out: requests through a [`StatusApi`], and [`Acked`] on a `watch` for each
-//! pod. The task owns the state of every pod and never waits for a request itself: each write is a job of its own, so a
-//! command never waits long and a hung server delays only what it hangs on.
+//! In: [`Handle`]'s commands on one bounded queue. Out: requests through a [`StatusApi`], and
+//! [`Acked`] on a `watch` for each pod. The task owns the state of every pod and never waits for a
+//! request itself: each write is a job of its own, so a command never waits long and a hung server
+//! delays only what it hangs on.
 //!
-//! Laws: never two writes of a pod in flight; never an older status after a newer one (a job takes the newest when it
-//! begins); no read before a write unless the last one's fate is unknown; what ends a pod or changes its readiness goes
-//! first, and so does a first status that tells of a failure; the rest waits for [`HOLD`], in case more follows. A failed
-//! write is tried again after a wait that grows from 50 ms to 10 s.
+//! Laws: never two writes of a pod in flight; never an older status after a newer one (a job takes
+//! the newest when it begins); no read before a write unless the last one's fate is unknown; what
+//! ends a pod or changes its readiness goes first, and so does a first status that tells of a
+//! failure; the rest waits for [`HOLD`], in case more follows. A failed write is tried again after
+//! a wait that grows from 50 ms to 10 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,24 +24,28 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Failure, StatusApi, Target};
 use super::compute::is_terminal;
 use super::{conditions, merge, patch};
-use crate::apiserver::reach::{Reach, Returns};
+use crate::apiserver::connectivity::{Connectivity, Reconnected};
 use crate::clock::Clock;
-use crate::model::{Mono, Pod, PodUid, Rush, pod};
+use crate::model::{Mono, Pod, PodUid, StartBacklog, pod};
 
 /// How many commands may wait for the task; it drains them at once, so this is for bursts only.
 const QUEUE: usize = 1024;
-/// How many writes may be in flight together: enough to hide a slow server, few enough not to be one of its problems.
+/// How many writes may be in flight together: enough to hide a slow server, few enough not to be
+/// one of its problems.
 const WRITERS: usize = 16;
 /// The first wait after a failure.
 const RETRY: Duration = Duration::from_millis(50);
 /// The longest wait after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How soon what somebody else has changed is looked at: two writers that disagree must not chase each other.
+/// How soon what somebody else has changed is looked at: two writers that disagree must not chase
+/// each other.
 const RECHECK: Duration = Duration::from_secs(1);
-/// How long a status waits that neither ends a pod nor changes its readiness: one that does follows most of the time, and
-/// what the API server would do meanwhile slows the start that the pod is in the middle of.
+/// How long a status waits that neither ends a pod nor changes its readiness: one that does follows
+/// most of the time, and what the API server would do meanwhile slows the start that the pod is in
+/// the middle of.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
-/// How long the first status of a pod may wait while pods wait for their start: it says that the pod does.
+/// How long the first status of a pod may wait while pods wait for their start: it says that the
+/// pod does.
 const FIRST_HOLD: Duration = Duration::from_secs(5);
 /// How long the last writes may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -51,8 +57,8 @@ pub struct StatusUpdate {
     pub pod: Arc<Pod>,
     /// The status, shared with whoever computed it.
     pub status: Arc<api::PodStatus>,
-    /// Whether the pod waits because something failed. The first status then waits for nothing: whoever sees the Warning
-    /// event of the failure finds the pod's conditions.
+    /// Whether the pod waits because something failed. The first status then waits for nothing:
+    /// whoever sees the Warning event of the failure finds the pod's conditions.
     pub is_failing: bool,
 }
 
@@ -63,12 +69,14 @@ pub struct Acked {
     pub version: u64,
     /// Whether the phase that it has is terminal.
     pub is_terminal: bool,
-    /// Whether the object is gone from the API (deleted by us or by others, or replaced by another of its name).
+    /// Whether the object is gone from the API (deleted by us or by others, or replaced by another
+    /// of its name).
     pub is_gone: bool,
 }
 
-/// How to reach the task. Cheap to clone. Every call waits only for room in the queue, and does nothing once the task has
-/// ended. Calls about one pod come from one place at a time: their order is the order of the writes.
+/// How to reach the task. Cheap to clone. Every call waits only for room in the queue, and does
+/// nothing once the task has ended. Calls about one pod come from one place at a time: their order
+/// is the order of the writes.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
@@ -85,12 +93,14 @@ enum Command {
 }
 
 impl Handle {
-    /// A handle without a writer, for a kubelet without an API server: nothing is written, nothing is accepted.
+    /// A handle without a writer, for a kubelet without an API server: nothing is written, nothing
+    /// is accepted.
     pub fn standalone() -> Self {
         Self { commands: mpsc::channel(1).0, versions: Arc::default() }
     }
 
-    /// Has a status written; answers its version, which [`Acked`] reaches once it is accepted. Only the newest is written.
+    /// Has a status written; answers its version, which [`Acked`] reaches once it is accepted. Only
+    /// the newest is written.
     pub async fn set(&self, uid: &PodUid, update: StatusUpdate) -> u64 {
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         self.send(Command::Set { uid: uid.clone(), version, update }).await;
@@ -109,8 +119,8 @@ impl Handle {
         answer.await.unwrap_or_else(|_| watch::channel(Acked::default()).1)
     }
 
-    /// Has the object deleted, after its newest status is accepted: the pod is finished. Objects that nobody has asked to
-    /// delete, and mirrors, are left alone.
+    /// Has the object deleted, after its newest status is accepted: the pod is finished. Objects
+    /// that nobody has asked to delete, and mirrors, are left alone.
     pub async fn delete(&self, uid: &PodUid, pod: Arc<Pod>) {
         self.send(Command::Delete { uid: uid.clone(), pod }).await;
     }
@@ -132,7 +142,7 @@ impl Handle {
 pub struct Writer<A> {
     api: Arc<A>,
     clock: Clock,
-    rush: Rush,
+    rush: StartBacklog,
     commands: mpsc::Receiver<Command>,
     entries: BTreeMap<PodUid, Entry>,
     /// What may begin now, most urgent first, then in the order of coming.
@@ -141,7 +151,7 @@ pub struct Writer<A> {
     waiting: BTreeSet<(Mono, PodUid)>,
     jobs: JoinSet<Outcome>,
     /// When the API server comes back, what failed is tried again soon.
-    returns: Returns,
+    returns: Reconnected,
     sequence: u64,
 }
 
@@ -192,7 +202,8 @@ struct Want {
     is_failing: bool,
 }
 
-/// The API's object as last known: what the watch shows, or the answer to our own write while the watch lags behind.
+/// The API's object as last known: what the watch shows, or the answer to our own write while the
+/// watch lags behind.
 #[derive(Clone, Debug)]
 enum Base {
     Watched(Arc<Pod>),
@@ -247,7 +258,8 @@ impl Base {
         }
     }
 
-    /// Whether the object may be deleted by us: somebody has asked for it, and it is nobody's image.
+    /// Whether the object may be deleted by us: somebody has asked for it, and it is nobody's
+    /// image.
     fn is_deletable(&self) -> bool {
         match self {
             Self::Watched(pod) => pod.metadata.deletion_timestamp.is_some() && !pod::is_mirror(pod),
@@ -284,7 +296,7 @@ enum End {
 
 impl<A: StatusApi> Writer<A> {
     /// The task and how to reach it. `reach` tells when the API server comes back.
-    pub fn new(api: A, clock: Clock, rush: Rush, reach: &Reach) -> (Handle, Self) {
+    pub fn new(api: A, clock: Clock, rush: StartBacklog, reach: &Connectivity) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let writer = Self {
             api: Arc::new(api),
@@ -305,7 +317,8 @@ impl<A: StatusApi> Writer<A> {
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
             self.begin_jobs();
-            // Every arm is cancel-safe: `recv`, `join_next` and timers lose nothing when another arm wins.
+            // Every arm is cancel-safe: `recv`, `join_next` and timers lose nothing when another
+            // arm wins.
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
@@ -323,7 +336,8 @@ impl<A: StatusApi> Writer<A> {
         self.drain().await;
     }
 
-    /// Writes what is left, for as long as [`DRAIN`]: the end of a pod that is not told now is told late.
+    /// Writes what is left, for as long as [`DRAIN`]: the end of a pod that is not told now is told
+    /// late.
     async fn drain(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command);
@@ -349,8 +363,10 @@ impl<A: StatusApi> Writer<A> {
                 self.learn(&uid, update.pod);
                 let now = self.clock.now().mono;
                 let entry = self.entry(&uid);
-                let unchanged = entry.want.as_ref().is_some_and(|want| want.status == update.status);
-                entry.want = Some(Want { version, status: update.status, is_failing: update.is_failing });
+                let unchanged =
+                    entry.want.as_ref().is_some_and(|want| want.status == update.status);
+                entry.want =
+                    Some(Want { version, status: update.status, is_failing: update.is_failing });
                 entry.since = entry.since.or(Some(now));
                 if unchanged && !entry.dirty && !entry.in_flight && entry.gone.is_none() {
                     entry.ack(Some(version));
@@ -437,8 +453,9 @@ impl<A: StatusApi> Writer<A> {
         entry
     }
 
-    /// Queues the pod: at `not_before`, else at once, or after [`HOLD`] if it may wait. One that waits after a failure keeps
-    /// waiting; one that waits to be looked at again does not when there is something new.
+    /// Queues the pod: at `not_before`, else at once, or after [`HOLD`] if it may wait. One that
+    /// waits after a failure keeps waiting; one that waits to be looked at again does not when
+    /// there is something new.
     fn queue(&mut self, uid: &PodUid, not_before: Option<Mono>) {
         let held = self.clock.now().mono.after(HOLD);
         let Some(entry) = self.entries.get_mut(uid) else { return };
@@ -453,7 +470,9 @@ impl<A: StatusApi> Writer<A> {
             (Some(due), _) => Slot::Waiting(due),
             (None, Slot::Ready(_, sequence)) => Slot::Ready(entry.lane(), sequence),
             (None, Slot::None) if entry.lane() == Lane::Other => Slot::Waiting(held),
-            (None, Slot::Waiting(due)) if entry.lane() == Lane::Other => Slot::Waiting(due.min(held)),
+            (None, Slot::Waiting(due)) if entry.lane() == Lane::Other => {
+                Slot::Waiting(due.min(held))
+            }
             (None, Slot::None | Slot::Waiting(_)) => {
                 self.sequence += 1;
                 Slot::Ready(entry.lane(), self.sequence)
@@ -527,7 +546,13 @@ impl<A: StatusApi> Writer<A> {
             let Some(base) = entry.base.clone() else { continue };
             entry.in_flight = true;
             entry.dirty = false;
-            let job = Job { uid, base, want: entry.want.clone(), doubt: entry.doubt, delete: entry.delete };
+            let job = Job {
+                uid,
+                base,
+                want: entry.want.clone(),
+                doubt: entry.doubt,
+                delete: entry.delete,
+            };
             let api = Arc::clone(&self.api);
             self.jobs.spawn(async move { job.perform(&*api).await });
         }
@@ -617,14 +642,21 @@ impl Entry {
     fn ack(&self, version: Option<u64>) {
         let is_over = self.base.as_ref().and_then(Base::status).is_some_and(is_terminal);
         self.acked.send_if_modified(|acked| {
-            let new = Acked { version: version.unwrap_or(acked.version), is_terminal: is_over, is_gone: false };
+            let new = Acked {
+                version: version.unwrap_or(acked.version),
+                is_terminal: is_over,
+                is_gone: false,
+            };
             std::mem::replace(acked, new) != new
         });
     }
 
-    /// Whether there is more important work for the API server: so far there is only to say that the pod waits.
+    /// Whether there is more important work for the API server: so far there is only to say that
+    /// the pod waits.
     fn may_wait(&self, now: Mono) -> bool {
-        self.is_first() && self.lane() == Lane::Other && self.since.is_some_and(|since| now < since.after(FIRST_HOLD))
+        self.is_first()
+            && self.lane() == Lane::Other
+            && self.since.is_some_and(|since| now < since.after(FIRST_HOLD))
     }
 
     /// Whether the API has no status of ours yet.
@@ -638,12 +670,15 @@ impl Entry {
         }
         let Some(want) = &self.want else { return Lane::Other };
         let has = self.base.as_ref().and_then(Base::status);
-        // Whoever has asked for a deletion waits for the last status of a pod that ended long ago, too.
-        let is_awaited = !has.is_some_and(is_terminal) || self.base.as_ref().is_some_and(Base::is_deletable);
+        // Whoever has asked for a deletion waits for the last status of a pod that ended long ago,
+        // too.
+        let is_awaited =
+            !has.is_some_and(is_terminal) || self.base.as_ref().is_some_and(Base::is_deletable);
         if is_terminal(&want.status) && is_awaited {
             return Lane::Terminal;
         }
-        let is_urgent = is_ready(Some(&want.status)) != is_ready(has) || (want.is_failing && self.is_first());
+        let is_urgent =
+            is_ready(Some(&want.status)) != is_ready(has) || (want.is_failing && self.is_first());
         if is_urgent { Lane::Readiness } else { Lane::Other }
     }
 }
@@ -670,7 +705,12 @@ impl Job {
     }
 
     /// Reads if it must, writes if there is something to write, deletes if it should.
-    async fn steps<A: StatusApi>(&mut self, api: &A, target: &Target, outcome: &mut Outcome) -> Result<End, Failure> {
+    async fn steps<A: StatusApi>(
+        &mut self,
+        api: &A,
+        target: &Target,
+        outcome: &mut Outcome,
+    ) -> Result<End, Failure> {
         if self.doubt {
             let pod = api.get(target).await?;
             if pod.metadata.uid.as_deref() != Some(&target.uid) {

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Failure, StatusApi, Target};
 use super::writer::HOLD;
 use super::{Acked, Handle, StatusUpdate, Writer};
-use crate::apiserver::reach::Reach;
+use crate::apiserver::connectivity::Connectivity;
 use crate::clock::Clock;
-use crate::model::{Pod, PodUid, Rush, Wall};
+use crate::model::{Pod, PodUid, StartBacklog, Wall};
 
 /// What a call does instead of succeeding.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,8 @@ enum Script {
     Refuse,
 }
 
-/// An API server in memory: objects by name, a log of calls, scripted failures, a delay for each call.
+/// An API server in memory: objects by name, a log of calls, scripted failures, a delay for each
+/// call.
 #[derive(Clone, Debug, Default)]
 struct Server(Arc<Mutex<State>>);
 
@@ -48,7 +49,11 @@ struct State {
 fn refusal(target: &Target, code: u16) -> Failure {
     let status = kube::core::Status::failure("scripted", "Scripted").with_code(code).boxed();
     let (target, source) = (target.clone(), kube::Error::Api(status));
-    if code == 409 { Failure::Conflict { target, source } } else { Failure::Refused { target, source } }
+    if code == 409 {
+        Failure::Conflict { target, source }
+    } else {
+        Failure::Refused { target, source }
+    }
 }
 
 impl Server {
@@ -97,7 +102,8 @@ impl Server {
     }
 }
 
-/// Lists of conditions merge, everything else is replaced: as much of a strategic merge as these tests need.
+/// Lists of conditions merge, everything else is replaced: as much of a strategic merge as these
+/// tests need.
 fn apply(status: &mut Value, patch: &Value) {
     let fields = status.as_object_mut().expect("an object");
     for (name, value) in patch.as_object().expect("an object") {
@@ -105,7 +111,11 @@ fn apply(status: &mut Value, patch: &Value) {
             continue;
         }
         if name == "conditions" {
-            let list = fields.entry("conditions").or_insert_with(|| json!([])).as_array_mut().expect("a list");
+            let list = fields
+                .entry("conditions")
+                .or_insert_with(|| json!([]))
+                .as_array_mut()
+                .expect("a list");
             for change in value.as_array().expect("a list") {
                 list.retain(|other| other["type"] != change["type"]);
                 if change.get("$patch").is_none() {
@@ -140,7 +150,8 @@ impl StatusApi for Server {
         if pod.metadata.uid.as_deref() != patch["metadata"]["uid"].as_str() {
             return Err(refusal(target, 409));
         }
-        let mut status = serde_json::to_value(pod.status.clone().unwrap_or_default()).expect("JSON");
+        let mut status =
+            serde_json::to_value(pod.status.clone().unwrap_or_default()).expect("JSON");
         apply(&mut status, &patch["status"]);
         pod.status = Some(serde_json::from_value(status).expect("a status"));
         pod.metadata.resource_version = Some(version);
@@ -153,7 +164,11 @@ impl StatusApi for Server {
     async fn get(&self, target: &Target) -> Result<Pod, Failure> {
         self.begin(target, format!("GET {}", target.name)).await;
         let state = self.0.lock();
-        state.pods.get(&target.name).cloned().ok_or_else(|| Failure::NotFound { target: target.clone() })
+        state
+            .pods
+            .get(&target.name)
+            .cloned()
+            .ok_or_else(|| Failure::NotFound { target: target.clone() })
     }
 
     async fn delete(&self, target: &Target) -> Result<(), Failure> {
@@ -165,7 +180,9 @@ impl StatusApi for Server {
         let mut state = self.0.lock();
         match state.pods.get(&target.name) {
             None => return Err(Failure::NotFound { target: target.clone() }),
-            Some(pod) if pod.metadata.uid.as_deref() != Some(&target.uid) => return Err(refusal(target, 409)),
+            Some(pod) if pod.metadata.uid.as_deref() != Some(&target.uid) => {
+                return Err(refusal(target, 409));
+            }
             Some(_) => state.pods.remove(&target.name),
         };
         if script.is_some() { Err(unknown()) } else { Ok(()) }
@@ -175,16 +192,16 @@ impl StatusApi for Server {
 struct World {
     server: Server,
     handle: Handle,
-    rush: Rush,
-    reach: Reach,
+    rush: StartBacklog,
+    reach: Connectivity,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
 
 impl World {
     fn new() -> Self {
-        let (server, rush) = (Server::default(), Rush::default());
-        let reach = Reach::default();
+        let (server, rush) = (Server::default(), StartBacklog::default());
+        let reach = Connectivity::default();
         let clock = Clock::starting_at(Wall::UNIX_EPOCH);
         let (handle, writer) = Writer::new(server.clone(), clock, rush.clone(), &reach);
         let cancel = CancellationToken::new();
@@ -195,7 +212,9 @@ impl World {
 
     async fn set(&self, pod: &Arc<Pod>, status: Value) -> u64 {
         let status = Arc::new(serde_json::from_value(status).expect("a status"));
-        self.handle.set(&uid_of(pod), StatusUpdate { pod: Arc::clone(pod), status, is_failing: false }).await
+        self.handle
+            .set(&uid_of(pod), StatusUpdate { pod: Arc::clone(pod), status, is_failing: false })
+            .await
     }
 
     async fn acked(&self, pod: &Pod) -> watch::Receiver<Acked> {
@@ -224,7 +243,8 @@ fn phase(phase: &str) -> Value {
 }
 
 fn deleting(mut pod: Pod) -> Arc<Pod> {
-    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Wall::UNIX_EPOCH));
+    pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Wall::UNIX_EPOCH));
     Arc::new(pod)
 }
 
@@ -331,7 +351,8 @@ async fn failures_are_tried_again_ever_more_slowly() {
     let version = world.set(&pod, phase("Running")).await;
     world.reached(&pod, version).await;
     let waited = tokio_now() - begun;
-    // 50 ms doubled eight times, then twice ten seconds: 12.75 + 10 + 10, less what the last doubling caps.
+    // 50 ms doubled eight times, then twice ten seconds: 12.75 + 10 + 10, less what the last
+    // doubling caps.
     assert!(waited > Duration::from_secs(30) && waited < Duration::from_secs(35), "{waited:?}");
     assert_eq!(world.server.log().len(), 11);
 }
@@ -400,7 +421,8 @@ async fn the_end_is_told_before_the_deletion() {
     let pod = deleting((*world.server.put("a", "u-a", phase("Running"))).clone());
     world.set(&pod, phase("Succeeded")).await;
     world.handle.delete(&uid_of(&pod), Arc::clone(&pod)).await;
-    // The object of the script has no deletion timestamp; the answer to the patch must not undo what the watch said.
+    // The object of the script has no deletion timestamp; the answer to the patch must not undo
+    // what the watch said.
     world.server.0.lock().pods.insert("a".into(), (*pod).clone());
     let mut acked = world.acked(&pod).await;
     acked.wait_for(|acked| acked.is_gone).await.expect("told");
@@ -425,7 +447,8 @@ async fn what_nobody_asked_to_delete_stays() {
     let pod = world.server.put("a", "u-a", phase("Succeeded"));
     world.handle.delete(&uid_of(&pod), Arc::clone(&pod)).await;
     let mut mirror = (*world.server.put("m", "u-m", phase("Failed"))).clone();
-    mirror.metadata.annotations = Some([("kubernetes.io/config.mirror".to_owned(), "hash".to_owned())].into());
+    mirror.metadata.annotations =
+        Some([("kubernetes.io/config.mirror".to_owned(), "hash".to_owned())].into());
     let mirror = deleting(mirror);
     world.handle.delete(&uid_of(&mirror), mirror).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -454,7 +477,10 @@ async fn ends_and_readiness_go_first() {
     world.set(&ended, phase("Succeeded")).await;
     world.handle.delete(&uid_of(&doomed), doomed).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(world.server.log(), ["DELETE doomed", "PATCH ended Succeeded", "PATCH ready Running", "PATCH other -"]);
+    assert_eq!(
+        world.server.log(),
+        ["DELETE doomed", "PATCH ended Succeeded", "PATCH ready Running", "PATCH other -"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -475,7 +501,8 @@ async fn what_others_overwrite_is_set_right() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.server.log(), ["PATCH a -"]);
     let status = world.server.watched("a").status.clone().expect("a status");
-    let told: Vec<_> = status.conditions.iter().flatten().map(|c| (c.type_.as_str(), c.status.as_str())).collect();
+    let told: Vec<_> =
+        status.conditions.iter().flatten().map(|c| (c.type_.as_str(), c.status.as_str())).collect();
     assert_eq!(told, [("x/y", "True"), ("Ready", "True")]);
 }
 
@@ -505,8 +532,13 @@ async fn a_mirror_that_was_made_anew_is_written_again() {
     let world = World::new();
     let first = world.server.put("m", "u-1", json!({}));
     let uid = PodUid::from("static-uid");
-    let status: Arc<api::PodStatus> = Arc::new(serde_json::from_value(phase("Running")).expect("a status"));
-    let update = |pod: &Arc<Pod>| StatusUpdate { pod: Arc::clone(pod), status: Arc::clone(&status), is_failing: false };
+    let status: Arc<api::PodStatus> =
+        Arc::new(serde_json::from_value(phase("Running")).expect("a status"));
+    let update = |pod: &Arc<Pod>| StatusUpdate {
+        pod: Arc::clone(pod),
+        status: Arc::clone(&status),
+        is_failing: false,
+    };
     let version = world.handle.set(&uid, update(&first)).await;
     let mut acked = world.handle.acked(&uid).await;
     acked.wait_for(|acked| acked.version == version).await.expect("told");
@@ -563,7 +595,8 @@ async fn what_nobody_waits_for_is_written_with_what_follows() {
     assert_eq!(world.server.log(), ["PATCH a Running"]);
     let ended = world.server.put("b", "u-b", phase("Succeeded"));
     let began = tokio::time::Instant::now();
-    let version = world.set(&deleting((*ended).clone()), json!({"phase": "Succeeded", "message": "m"})).await;
+    let version =
+        world.set(&deleting((*ended).clone()), json!({"phase": "Succeeded", "message": "m"})).await;
     world.reached(&ended, version).await;
     assert!(began.elapsed() < HOLD / 4, "somebody waits for the deletion");
     // What is held when the process ends is not lost.

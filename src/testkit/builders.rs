@@ -13,7 +13,8 @@ pub struct PodBuilder {
 }
 
 impl PodBuilder {
-    /// A pod in the namespace `default` with UID `uid-NAME`, restart policy `Always` and 30 s of grace.
+    /// A pod in the namespace `default` with UID `uid-NAME`, restart policy `Always` and 30 s of
+    /// grace.
     pub fn new(name: &str) -> Self {
         let mut pod = Pod::default();
         pod.metadata.name = Some(name.to_owned());
@@ -58,7 +59,11 @@ impl PodBuilder {
     /// Sets an annotation.
     #[must_use]
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
-        self.pod.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value.to_owned());
+        self.pod
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -94,12 +99,14 @@ impl PodBuilder {
 
 /// Adds an ephemeral container to a pod.
 pub fn add_ephemeral(pod: &mut Pod, name: &str) {
-    pod.spec.get_or_insert_default().ephemeral_containers.get_or_insert_default().push(api::EphemeralContainer {
-        name: name.to_owned(),
-        image: Some(format!("{name}:1")),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
-        ..api::EphemeralContainer::default()
-    });
+    pod.spec.get_or_insert_default().ephemeral_containers.get_or_insert_default().push(
+        api::EphemeralContainer {
+            name: name.to_owned(),
+            image: Some(format!("{name}:1")),
+            image_pull_policy: Some("IfNotPresent".to_owned()),
+            ..api::EphemeralContainer::default()
+        },
+    );
 }
 
 /// Marks a pod as deleted, as the API server does.
@@ -109,7 +116,8 @@ pub fn mark_deleted(pod: &mut Pod, now: Wall, grace_seconds: i64) {
     pod.metadata.deletion_grace_period_seconds = Some(grace_seconds);
 }
 
-/// Sets a container's CPU request (`cpu=250m`) or memory limit (`memory=64Mi`); false for anything else.
+/// Sets a container's CPU request (`cpu=250m`) or memory limit (`memory=64Mi`); false for anything
+/// else.
 pub fn set_resource(container: &mut api::Container, amount: &str) -> bool {
     let resources = container.resources.get_or_insert_default();
     let (list, name, text) = match amount.split_once('=') {
@@ -181,27 +189,31 @@ impl ContainerBuilder {
     /// Adds a restart rule: `action` when the exit code is `operator` (`In`, `NotIn`) of `codes`.
     #[must_use]
     pub fn restart_rule(mut self, action: &str, operator: &str, codes: &[i32]) -> Self {
-        self.container.restart_policy_rules.get_or_insert_default().push(api::ContainerRestartRule {
-            action: action.to_owned(),
-            exit_codes: Some(api::ContainerRestartRuleOnExitCodes {
-                operator: operator.to_owned(),
-                values: Some(codes.to_vec()),
-            }),
-        });
+        self.container.restart_policy_rules.get_or_insert_default().push(
+            api::ContainerRestartRule {
+                action: action.to_owned(),
+                exit_codes: Some(api::ContainerRestartRuleOnExitCodes {
+                    operator: operator.to_owned(),
+                    values: Some(codes.to_vec()),
+                }),
+            },
+        );
         self
     }
 
     /// Gives it a postStart hook.
     #[must_use]
     pub fn post_start(mut self) -> Self {
-        self.container.lifecycle.get_or_insert_default().post_start = Some(api::LifecycleHandler::default());
+        self.container.lifecycle.get_or_insert_default().post_start =
+            Some(api::LifecycleHandler::default());
         self
     }
 
     /// Gives it a preStop hook.
     #[must_use]
     pub fn pre_stop(mut self) -> Self {
-        self.container.lifecycle.get_or_insert_default().pre_stop = Some(api::LifecycleHandler::default());
+        self.container.lifecycle.get_or_insert_default().pre_stop =
+            Some(api::LifecycleHandler::default());
         self
     }
 

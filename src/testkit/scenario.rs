@@ -1,4 +1,5 @@
-//! Scenarios: a script of what happens to a pod, and the transcript of what the planner makes of it.
+//! Scenarios: a script of what happens to a pod, and the transcript of what the planner makes of
+//! it.
 //!
 //! ```text
 //! # crash-loop: the first restart is immediate, the second waits ten seconds
@@ -14,10 +15,11 @@
 //! …
 //! ```
 //!
-//! A block is commands, `----`, and the transcript up to the next empty line. At the end of a block every planned action
-//! succeeds at once and the pod is planned again until nothing happens any more, except for what the script holds
-//! (`hold KEY` … `done KEY`) or breaks (`breaks KEY REASON MESSAGE` … `heals KEY`). `advance 60s` lets time pass and wakes
-//! up when the plan says so; `step` plans once and lets nothing end. The commands are listed in `script`.
+//! A block is commands, `----`, and the transcript up to the next empty line. At the end of a block
+//! every planned action succeeds at once and the pod is planned again until nothing happens any
+//! more, except for what the script holds (`hold KEY` … `done KEY`) or breaks (`breaks KEY REASON
+//! MESSAGE` … `heals KEY`). `advance 60s` lets time pass and wakes up when the plan says so; `step`
+//! plans once and lets nothing end. The commands are listed in `script`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -48,7 +50,9 @@ pub fn replay(text: &str) -> Result<String, String> {
 fn play(script: &mut Script, commands: &str) -> Result<String, String> {
     let mut output = String::new();
     let mut stepped = false;
-    for line in commands.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in
+        commands.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         match script.command(line)? {
             Then::Continue => {}
             Then::Step => {
@@ -99,11 +103,13 @@ fn tell_round(output: &mut String, world: &World, round: &Round) {
         let _ = writeln!(output, "{at} => {}", transition_text(transition));
     }
     for event in &round.events {
-        let subject = event.container.as_deref().map(|name| format!(" {name}:")).unwrap_or_default();
+        let subject =
+            event.container.as_deref().map(|name| format!(" {name}:")).unwrap_or_default();
         let _ = writeln!(output, "{at} event {}{subject} {}", event.reason, event.message);
     }
     if !round.actions.is_empty() {
-        let actions: Vec<String> = round.actions.iter().map(|action| action_text(action, world)).collect();
+        let actions: Vec<String> =
+            round.actions.iter().map(|action| action_text(action, world)).collect();
         let _ = writeln!(output, "{at} {}", actions.join(", "));
     }
 }
@@ -128,18 +134,30 @@ fn tell_state(output: &mut String, world: &mut World) {
         format!("{} {state}", container.id)
     });
     let state: Vec<String> = sandboxes.chain(containers).collect();
-    let _ = writeln!(output, "state: {}", if state.is_empty() { "nothing".to_owned() } else { state.join("; ") });
+    let _ = writeln!(
+        output,
+        "state: {}",
+        if state.is_empty() { "nothing".to_owned() } else { state.join("; ") }
+    );
     if !world.in_flight.is_empty() {
         let keys: Vec<String> = world.in_flight.keys().map(key_text).collect();
         let _ = writeln!(output, "doing: {}", keys.join(" "));
     }
     for (name, waiting) in &plan.waiting {
-        let message = if waiting.message.is_empty() { String::new() } else { format!(": {}", waiting.message) };
+        let message = if waiting.message.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", waiting.message)
+        };
         let _ = writeln!(output, "waiting: {name} {}{message}", waiting.reason);
     }
     if let Some(blocked) = &plan.blocked {
-        let error = blocked.last_error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
-        let next = blocked.next_try.map(|next| format!(", next try {}", time_text(next))).unwrap_or_default();
+        let error =
+            blocked.last_error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+        let next = blocked
+            .next_try
+            .map(|next| format!(", next try {}", time_text(next)))
+            .unwrap_or_default();
         let _ = writeln!(output, "blocked: {} on {}{error}{next}", blocked.stage, blocked.on);
     }
     if let Some(wake) = plan.wake_at {
@@ -165,14 +183,18 @@ fn action_text(action: &Action, world: &World) -> String {
         Action::Prepare => "Prepare".into(),
         Action::MountVolumes => "MountVolumes".into(),
         Action::CreateSandbox { attempt } => format!("CreateSandbox({attempt})"),
-        Action::EnsureImage { container, silent: true } => format!("EnsureImage({container}, silent)"),
+        Action::EnsureImage { container, silent: true } => {
+            format!("EnsureImage({container}, silent)")
+        }
         Action::EnsureImage { container, silent: false } => format!("EnsureImage({container})"),
         Action::StartContainer { container, restart_count, sandbox, .. } => {
             format!("Start({container}#{restart_count} in {sandbox})")
         }
         Action::Resize { .. } => "Resize".into(),
         Action::PostStart { id, .. } => format!("PostStart({id})"),
-        Action::PreStop { id, deadline, .. } => format!("PreStop({id} within {})", within(deadline)),
+        Action::PreStop { id, deadline, .. } => {
+            format!("PreStop({id} within {})", within(deadline))
+        }
         Action::KillContainer { id, why, deadline, pre_stop, .. } => {
             let hook = if *pre_stop { ", preStop" } else { "" };
             format!("Kill({id} within {}, {}{hook})", within(deadline), why_text(why))

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::builders::{ContainerBuilder, PodBuilder, add_ephemeral, mark_deleted, set_resource};
 use super::world::World;
 use crate::model::waiting::ProbeOutcome;
-use crate::model::{ContainerId, ContainerState, SandboxId, SandboxState, TerminationCause, VolumesState};
+use crate::model::{
+    ContainerId, ContainerState, SandboxId, SandboxState, TerminationCause, VolumesState,
+};
 use crate::pods::plan::types::{Key, Transition};
 
 /// A scenario that is being played.
@@ -136,20 +138,28 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
         ("runtime-shows", [name, count, sandbox]) => {
             let started_at = world.now.wall;
             let sandbox = SandboxId::from(*sandbox);
-            world.add_container(name, number(count)?, &sandbox, ContainerState::Running { started_at });
+            world.add_container(
+                name,
+                number(count)?,
+                &sandbox,
+                ContainerState::Running { started_at },
+            );
             Ok(())
         }
         ("sandbox", [what]) => change_sandbox(world, what),
         ("probe", [name, verdicts @ ..]) => set_probes(world, name, verdicts),
         ("delete", options) => {
-            let grace = options.first().map_or(Ok(30), |grace| number(grace.trim_start_matches("grace=")))?;
+            let grace = options
+                .first()
+                .map_or(Ok(30), |grace| number(grace.trim_start_matches("grace=")))?;
             let now = world.now.wall;
             mark_deleted(&mut world.pod, now, grace);
             Ok(())
         }
         ("gone", kept @ ([] | [_])) => {
             world.inputs.gone_from_source = true;
-            let kept_for = kept.first().map(|time| duration(time.trim_start_matches("kept="))).transpose()?;
+            let kept_for =
+                kept.first().map(|time| duration(time.trim_start_matches("kept="))).transpose()?;
             world.inputs.removable_at = kept_for.map(|time| world.now.mono.after(time));
             Ok(())
         }
@@ -184,12 +194,14 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
         }
         ("volume", [name, "comes"]) => {
             let missing = vec![((*name).to_owned(), String::new())];
-            world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: true };
+            world.inputs.volumes =
+                VolumesState::Pending { missing, next_try: None, on_their_way: true };
             Ok(())
         }
         ("volume", [name, error @ ..]) => {
             let missing = vec![((*name).to_owned(), error.join(" "))];
-            world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: false };
+            world.inputs.volumes =
+                VolumesState::Pending { missing, next_try: None, on_their_way: false };
             Ok(())
         }
         ("tearing-down", error) => {
@@ -229,7 +241,12 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
     }
 }
 
-fn change_container(world: &mut World, verb: &str, name: &str, options: &[&str]) -> Result<(), String> {
+fn change_container(
+    world: &mut World,
+    verb: &str,
+    name: &str,
+    options: &[&str],
+) -> Result<(), String> {
     let id = latest(world, name)?;
     match verb {
         "exit" => {
@@ -246,7 +263,11 @@ fn change_container(world: &mut World, verb: &str, name: &str, options: &[&str])
         "killed" => world.exit(&id, 137, "OOMKilled"),
         _ => {
             if let Some(container) = world.container_mut(&id) {
-                container.state = if verb == "unknown" { ContainerState::Unknown } else { ContainerState::Created };
+                container.state = if verb == "unknown" {
+                    ContainerState::Unknown
+                } else {
+                    ContainerState::Created
+                };
             }
         }
     }
@@ -260,7 +281,8 @@ fn change_sandbox(world: &mut World, what: &str) -> Result<(), String> {
         "dies" => {
             sandbox.state = SandboxState::NotReady;
             let id = sandbox.id.clone();
-            let inside = world.observed.containers.iter().filter(|container| container.sandbox == id);
+            let inside =
+                world.observed.containers.iter().filter(|container| container.sandbox == id);
             let running = inside.filter(|container| container.state.is_running());
             for container in running.map(|container| container.id.clone()).collect::<Vec<_>>() {
                 world.exit(&container, 137, "Error");
@@ -309,7 +331,10 @@ fn edit_image(world: &mut World, name: &str, image: &str) -> Result<(), String> 
     Ok(())
 }
 
-fn set_resources(container: &mut k8s_openapi::api::core::v1::Container, amounts: &[&str]) -> Result<(), String> {
+fn set_resources(
+    container: &mut k8s_openapi::api::core::v1::Container,
+    amounts: &[&str],
+) -> Result<(), String> {
     for amount in amounts {
         if !set_resource(container, amount) {
             return Err(format!("{amount:?} is neither cpu=… nor memory=…"));
@@ -337,7 +362,10 @@ fn pod_options(mut builder: PodBuilder, options: &[&str]) -> Result<PodBuilder, 
     Ok(builder)
 }
 
-fn container_options(mut builder: ContainerBuilder, options: &[&str]) -> Result<ContainerBuilder, String> {
+fn container_options(
+    mut builder: ContainerBuilder,
+    options: &[&str],
+) -> Result<ContainerBuilder, String> {
     for option in options {
         builder = match option.split_once('=').unwrap_or((option, "")) {
             ("image", image) => builder.image(image),
@@ -353,8 +381,14 @@ fn container_options(mut builder: ContainerBuilder, options: &[&str]) -> Result<
             ("liveness", grace) => builder.liveness_probe(Some(number(grace)?)),
             ("rule", rule) => {
                 let mut parts = rule.split(':');
-                let (action, operator) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-                let codes = parts.next().unwrap_or_default().split(',').map(number).collect::<Result<Vec<i32>, _>>()?;
+                let (action, operator) =
+                    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                let codes = parts
+                    .next()
+                    .unwrap_or_default()
+                    .split(',')
+                    .map(number)
+                    .collect::<Result<Vec<i32>, _>>()?;
                 builder.restart_rule(action, operator, &codes)
             }
             (_, _) => return Err(format!("a container has no option {option:?}")),

@@ -1,5 +1,5 @@
-//! A world of one pod: what the runtime shows, what the worker would keep, and the effect of every action. It carries
-//! plans out as a worker does, at the moments that the test chooses.
+//! A world of one pod: what the runtime shows, what the worker would keep, and the effect of every
+//! action. It carries plans out as a worker does, at the moments that the test chooses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::model::observed::Exit;
 use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod, SandboxId,
-    SandboxState, Terminating, VolumesState, Wall, pod,
+    ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod,
+    ObservedSandbox, Pod, SandboxId, SandboxState, Terminating, VolumesState, Wall, pod,
 };
 use crate::pods::plan::plan;
 use crate::pods::plan::types::{
-    Action, Doing, Failure, HookState, ImageState, InFlight, Inputs, Key, Notice, Plan, PlanInput, Recorded,
-    Remembered, Transition,
+    Action, Doing, Failure, HookState, ImageState, InFlight, Inputs, Key, Notice, Plan, PlanInput,
+    Recorded, Remembered, Transition,
 };
 use crate::resources::allocation::requirements;
 
@@ -63,8 +63,10 @@ impl World {
     /// A world in which the pod has just arrived.
     pub fn new(pod: Pod) -> Self {
         let start = Wall::from_second(1_767_225_600).unwrap_or_default();
-        let inputs =
-            Inputs { recorded: Recorded { start_time: Some(start), ..Recorded::default() }, ..Inputs::default() };
+        let inputs = Inputs {
+            recorded: Recorded { start_time: Some(start), ..Recorded::default() },
+            ..Inputs::default()
+        };
         let inputs = Inputs { restart_all: true, ..inputs };
         let mut world = Self {
             pod,
@@ -116,12 +118,20 @@ impl World {
     pub fn transit(&mut self, transition: &Transition) -> bool {
         let next = match (transition, &self.lifecycle) {
             (Transition::Terminate { cause, grace }, Lifecycle::Syncing) => {
-                Lifecycle::Terminating(Terminating { cause: cause.clone(), since: self.now, grace: *grace })
+                Lifecycle::Terminating(Terminating {
+                    cause: cause.clone(),
+                    since: self.now,
+                    grace: *grace,
+                })
             }
-            (Transition::Shorten { grace }, Lifecycle::Terminating(before)) if *grace < before.grace => {
+            (Transition::Shorten { grace }, Lifecycle::Terminating(before))
+                if *grace < before.grace =>
+            {
                 Lifecycle::Terminating(Terminating { grace: *grace, ..before.clone() })
             }
-            (Transition::Terminated, Lifecycle::Terminating(before)) => Lifecycle::Terminated(before.clone()),
+            (Transition::Terminated, Lifecycle::Terminating(before)) => {
+                Lifecycle::Terminated(before.clone())
+            }
             (Transition::Finished, Lifecycle::Terminated(_)) if !self.finished => {
                 self.finished = true;
                 return true;
@@ -195,7 +205,9 @@ impl World {
                     Some(ImageState::Present { .. }) | None => self.now,
                 };
                 let retry_at = Some(self.now.mono.after(Duration::from_secs(10)));
-                self.inputs.images.insert(container, ImageState::Failed { reason, message, retry_at, since });
+                self.inputs
+                    .images
+                    .insert(container, ImageState::Failed { reason, message, retry_at, since });
             }
             Action::PostStart { id, .. } => {
                 self.inputs.post_start.insert(id, HookState::Failed { message });
@@ -219,7 +231,9 @@ impl World {
                 if let Key::Container(id) = &key {
                     self.inputs.killing.remove(id);
                 }
-                self.inputs.failures.insert(key.clone(), Failure { count, at: self.now, reason, message });
+                self.inputs
+                    .failures
+                    .insert(key.clone(), Failure { count, at: self.now, reason, message });
             }
         }
         true
@@ -232,7 +246,8 @@ impl World {
         self.now.wall = self.now.wall.saturating_add(by).unwrap_or(self.now.wall);
     }
 
-    /// The kubelet is restarted: what was in flight is lost, what was kept in memory only is forgotten.
+    /// The kubelet is restarted: what was in flight is lost, what was kept in memory only is
+    /// forgotten.
     pub fn restart_kubelet(&mut self) {
         let old = std::mem::take(&mut self.inputs);
         self.inputs = Inputs {
@@ -250,8 +265,10 @@ impl World {
             restart_all: old.restart_all,
             ..Inputs::default()
         };
-        let running = self.observed.containers.iter().filter(|container| container.state.is_running());
-        self.inputs.post_start = running.map(|container| (container.id.clone(), HookState::Done)).collect();
+        let running =
+            self.observed.containers.iter().filter(|container| container.state.is_running());
+        self.inputs.post_start =
+            running.map(|container| (container.id.clone(), HookState::Done)).collect();
         self.lifecycle = Lifecycle::Syncing;
         self.in_flight.clear();
         self.actions.clear();
@@ -279,7 +296,8 @@ impl World {
 
     /// Takes the hashes of the spec as they are now.
     pub fn expect_hashes(&mut self) {
-        let containers = pod::init_containers(&self.pod).iter().chain(pod::main_containers(&self.pod));
+        let containers =
+            pod::init_containers(&self.pod).iter().chain(pod::main_containers(&self.pod));
         let hash = |container: &k8s_openapi::api::core::v1::Container| {
             let image = container.image.as_deref().unwrap_or_default();
             (container.name.clone(), hash_of(image))
@@ -288,12 +306,20 @@ impl World {
     }
 
     /// Puts a container into the runtime, in front of its predecessors.
-    pub fn add_container(&mut self, name: &str, restart_count: u32, sandbox: &SandboxId, state: ContainerState) {
+    pub fn add_container(
+        &mut self,
+        name: &str,
+        restart_count: u32,
+        sandbox: &SandboxId,
+        state: ContainerState,
+    ) {
         let mut id = format!("{name}#{restart_count}");
         while self.observed.container(&ContainerId::from(id.as_str())).is_some() {
             id.push('+');
         }
-        let image = pod::find_container(&self.pod, name).and_then(|(_, spec)| spec.image.clone()).unwrap_or_default();
+        let image = pod::find_container(&self.pod, name)
+            .and_then(|(_, spec)| spec.image.clone())
+            .unwrap_or_default();
         self.observed.containers.insert(
             0,
             ObservedContainer {
@@ -318,7 +344,8 @@ impl World {
     fn new_events(&mut self, plan: &Plan) -> Vec<Notice> {
         let mut events = Vec::new();
         for notice in &plan.notices {
-            let subject = format!("{}/{}", notice.reason, notice.container.as_deref().unwrap_or_default());
+            let subject =
+                format!("{}/{}", notice.reason, notice.container.as_deref().unwrap_or_default());
             if self.notices.insert(subject, notice.dedup.clone()).as_ref() != Some(&notice.dedup) {
                 events.push(notice.clone());
             }
@@ -334,7 +361,9 @@ impl World {
             }
             Action::Resize { .. } => {
                 self.inputs.cgroup_given = requirements(&self.pod);
-                for container in self.observed.containers.iter().filter(|container| container.state.is_running()) {
+                for container in
+                    self.observed.containers.iter().filter(|container| container.state.is_running())
+                {
                     if let Some(given) = self.inputs.cgroup_given.get(&container.name) {
                         self.inputs.actuated.insert(container.id.clone(), *given);
                     }
@@ -353,7 +382,12 @@ impl World {
             }
             Action::StartContainer { container, restart_count, sandbox, .. } => {
                 let started_at = self.now.wall;
-                self.add_container(&container, restart_count, &sandbox, ContainerState::Running { started_at });
+                self.add_container(
+                    &container,
+                    restart_count,
+                    &sandbox,
+                    ContainerState::Running { started_at },
+                );
                 let given = requirements(&self.pod).remove(&container);
                 let id = self.observed.latest(&container).map(|container| container.id.clone());
                 self.inputs.actuated.extend(id.zip(given));
@@ -379,12 +413,18 @@ impl World {
                 }
             }
             Action::StopSandbox { id } => {
-                let inside: Vec<_> = self.observed.containers.iter().filter(|c| c.sandbox == id).collect();
-                let ids: Vec<_> = inside.into_iter().filter(|c| c.state.is_running()).map(|c| c.id.clone()).collect();
+                let inside: Vec<_> =
+                    self.observed.containers.iter().filter(|c| c.sandbox == id).collect();
+                let ids: Vec<_> = inside
+                    .into_iter()
+                    .filter(|c| c.state.is_running())
+                    .map(|c| c.id.clone())
+                    .collect();
                 for container in ids {
                     self.exit(&container, 137, "Error");
                 }
-                for sandbox in self.observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                for sandbox in self.observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id)
+                {
                     sandbox.state = SandboxState::NotReady;
                 }
                 self.inputs.stopped.insert(id);
@@ -420,7 +460,10 @@ impl World {
 
     /// The runtime forgets a container; the worker remembers its count and exit.
     pub fn remove_container(&mut self, id: &ContainerId) {
-        let Some(place) = self.observed.containers.iter().position(|container| &container.id == id) else { return };
+        let Some(place) = self.observed.containers.iter().position(|container| &container.id == id)
+        else {
+            return;
+        };
         let old = self.observed.containers.remove(place);
         // Only what has run is remembered.
         if old.state != ContainerState::Created {
@@ -458,6 +501,7 @@ pub fn exited(state: &ContainerState, now: Wall, exit_code: i32, reason: &str) -
 
 /// A stand-in for the hash of a container's definition (FNV-1a of the image); never zero.
 fn hash_of(image: &str) -> u64 {
-    image.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-        | 1
+    image.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    }) | 1
 }

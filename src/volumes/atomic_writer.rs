@@ -1,4 +1,5 @@
-//! Writes the files of a volume so that a reader sees either all old ones or all new ones, whatever happens meanwhile.
+//! Writes the files of a volume so that a reader sees either all old ones or all new ones, whatever
+//! happens meanwhile.
 //!
 //! ```text
 //!   VOLUME/config     -> ..data/config                        what containers see
@@ -10,9 +11,10 @@
 //!
 //!  1. The paths are checked; a bad one ends the write before anything is touched.
 //!  2. The present generation is found through `..data`.
-//!  3. It is compared with the payload: the same names, the same contents? Then 5 to 8 and 11 are left out.
-//!  4. What a killed write has left behind is removed: `..data_tmp`, generations that `..data` does not lead to. (Older
-//!     generations stay while a container is being started, see `keep_old`.)
+//!  3. It is compared with the payload: the same names, the same contents? Then 5 to 8 and 11 are
+//!     left out.
+//!  4. What a killed write has left behind is removed: `..data_tmp`, generations that `..data` does
+//!     not lead to. (Older generations stay while a container is being started, see `keep_old`.)
 //!  5. A new generation's directory is made.
 //!  6. The files are written into it, each with its mode and owner.
 //!  7. The volume is given to its group, if it has one.
@@ -21,9 +23,9 @@
 //! 10. Links for names that are no more are removed.
 //! 11. The generation before is removed, unless it must be kept.
 //!
-//! A write that is killed between any two steps leaves the old or the new files visible (during 9 and 10 a name that
-//! only one of them has may be missing, or lead nowhere), and the next write, with the same payload or another,
-//! finishes the work.
+//! A write that is killed between any two steps leaves the old or the new files visible (during 9
+//! and 10 a name that only one of them has may be missing, or lead nowhere), and the next write,
+//! with the same payload or another, finishes the work.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -35,7 +37,7 @@ use std::path::{Path, PathBuf};
 use super::error::SetUpError;
 use super::payload::{self, Payload};
 use crate::linux::fs::{WriteOptions, ensure_dir, fill};
-use crate::linux::{ownership, tree};
+use crate::linux::{ownership, walk};
 use crate::model::Wall;
 
 const DATA: &str = "..data";
@@ -52,14 +54,18 @@ pub struct Write<'a> {
     pub fs_group: Option<u32>,
     /// For the name of the generation.
     pub now: Wall,
-    /// Whether older generations stay, because a container that is being started may refer to them (subPath). Asked when
-    /// one is to be removed: whoever begins to start after the switch sees the new one only.
+    /// Whether older generations stay, because a container that is being started may refer to them
+    /// (subPath). Asked when one is to be removed: whoever begins to start after the switch sees
+    /// the new one only.
     pub keep_old: &'a dyn Fn() -> bool,
 }
 
 impl std::fmt::Debug for Write<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Write").field("dir", &self.dir).field("fs_group", &self.fs_group).finish_non_exhaustive()
+        f.debug_struct("Write")
+            .field("dir", &self.dir)
+            .field("fs_group", &self.fs_group)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,10 +83,11 @@ pub fn write(write: &Write<'_>, payload: Payload) -> Result<Written, SetUpError>
     write_stepwise(write, payload, &mut |_step| Ok(()))
 }
 
-/// Whether a volume that was found on disk is whole: it has a generation, and every name of it can be seen.
+/// Whether a volume that was found on disk is whole: it has a generation, and every name of it can
+/// be seen.
 pub fn is_complete(dir: &Path) -> bool {
     let Ok(Some(generation)) = current(dir) else { return false };
-    let Ok(entries) = tree::list(&dir.join(generation)) else { return false };
+    let Ok(entries) = walk::list(&dir.join(generation)) else { return false };
     entries.iter().all(|(name, _)| dir.join(name).symlink_metadata().is_ok())
 }
 
@@ -100,7 +107,8 @@ pub(crate) fn write_stepwise(
     let changed = !old.as_ref().is_some_and(|old| is_same(&dir.join(old), &payload));
     // 4
     before("remove leftovers").map_err(failed("interrupt"))?;
-    let mut kept_old = remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
+    let mut kept_old =
+        remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
     if changed {
         // 5
         before("make the generation").map_err(failed("interrupt"))?;
@@ -110,7 +118,11 @@ pub(crate) fn write_stepwise(
             before("write a file").map_err(failed("interrupt"))?;
             let target = dir.join(&name).join(path);
             if let Some(parent) = target.parent() {
-                DirBuilder::new().recursive(true).mode(0o777).create(parent).map_err(failed("make a directory in"))?;
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o777)
+                    .create(parent)
+                    .map_err(failed("make a directory in"))?;
             }
             let options = WriteOptions { mode: file.mode, uid: file.uid, gid: None, sync: false };
             fill(&target, &file.data, options).map_err(SetUpError::io("write", &target))?;
@@ -118,13 +130,15 @@ pub(crate) fn write_stepwise(
         // 7
         before("give to the group").map_err(failed("interrupt"))?;
         if let Some(gid) = write.fs_group {
-            ownership::give_small_tree_to_group(dir, gid, true).map_err(failed("give to its group"))?;
+            ownership::give_small_tree_to_group(dir, gid, true)
+                .map_err(failed("give to its group"))?;
         }
         // 8
         before("link the generation").map_err(failed("interrupt"))?;
         symlink(&name, dir.join(NEW_DATA)).map_err(failed("link the new files in"))?;
         before("switch").map_err(failed("interrupt"))?;
-        std::fs::rename(dir.join(NEW_DATA), dir.join(DATA)).map_err(failed("switch to the new files in"))?;
+        std::fs::rename(dir.join(NEW_DATA), dir.join(DATA))
+            .map_err(failed("switch to the new files in"))?;
     }
     // 9
     add_links(dir, &payload, before).map_err(failed("link the files in"))?;
@@ -139,7 +153,7 @@ pub(crate) fn write_stepwise(
         if (write.keep_old)() {
             kept_old = true;
         } else {
-            tree::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
+            walk::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
         }
     }
     Ok(Written { changed, kept_old })
@@ -149,7 +163,11 @@ pub(crate) fn write_stepwise(
 fn current(dir: &Path) -> io::Result<Option<OsString>> {
     match std::fs::read_link(dir.join(DATA)) {
         Ok(target) => Ok(Some(target.into_os_string()).filter(|name| is_generation(name))),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -157,7 +175,8 @@ fn current(dir: &Path) -> io::Result<Option<OsString>> {
 /// `..YYYY_MM_DD_hh_mm_ss.N`
 fn is_generation(name: &OsStr) -> bool {
     let Some(rest) = name.to_str().and_then(|name| name.strip_prefix("..")) else { return false };
-    rest.starts_with(|c: char| c.is_ascii_digit()) && rest.chars().all(|c| c.is_ascii_digit() || c == '_' || c == '.')
+    rest.starts_with(|c: char| c.is_ascii_digit())
+        && rest.chars().all(|c| c.is_ascii_digit() || c == '_' || c == '.')
 }
 
 fn is_same(generation: &Path, payload: &Payload) -> bool {
@@ -172,8 +191,12 @@ fn is_same(generation: &Path, payload: &Payload) -> bool {
         })
 }
 
-fn collect_files(base: &Path, relative: &mut PathBuf, files: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    for (name, is_dir) in tree::list(&base.join(&*relative))? {
+fn collect_files(
+    base: &Path,
+    relative: &mut PathBuf,
+    files: &mut BTreeSet<PathBuf>,
+) -> io::Result<()> {
+    for (name, is_dir) in walk::list(&base.join(&*relative))? {
         relative.push(name);
         if is_dir {
             collect_files(base, relative, files)?;
@@ -186,14 +209,18 @@ fn collect_files(base: &Path, relative: &mut PathBuf, files: &mut BTreeSet<PathB
 }
 
 /// Removes what a killed write left; says whether older generations were kept.
-fn remove_leftovers(dir: &Path, current: Option<&OsStr>, keep_old: &dyn Fn() -> bool) -> io::Result<bool> {
+fn remove_leftovers(
+    dir: &Path,
+    current: Option<&OsStr>,
+    keep_old: &dyn Fn() -> bool,
+) -> io::Result<bool> {
     let mut kept = false;
-    for (name, _) in tree::list(dir)? {
+    for (name, _) in walk::list(dir)? {
         let is_old = is_generation(&name) && Some(name.as_os_str()) != current;
         if is_old && keep_old() {
             kept = true;
         } else if is_old || name == NEW_DATA {
-            tree::remove_tree(&dir.join(name))?;
+            walk::remove_tree(&dir.join(name))?;
         }
     }
     Ok(kept)
@@ -221,11 +248,16 @@ fn visible(payload: &Payload) -> impl Iterator<Item = (&str, Option<u32>)> {
     payload.iter().map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid))
 }
 
-fn add_links(dir: &Path, payload: &Payload, before: &mut dyn FnMut(&'static str) -> io::Result<()>) -> io::Result<()> {
+fn add_links(
+    dir: &Path,
+    payload: &Payload,
+    before: &mut dyn FnMut(&'static str) -> io::Result<()>,
+) -> io::Result<()> {
     for (name, owner) in visible(payload) {
         before("add a link")?;
         let link = dir.join(name);
-        // Something else may be there: a directory made for a mount inside this volume. It stays, as upstream has it.
+        // Something else may be there: a directory made for a mount inside this volume. It stays,
+        // as upstream has it.
         if link.symlink_metadata().is_ok() {
             continue;
         }
@@ -243,7 +275,7 @@ fn remove_links(
     before: &mut dyn FnMut(&'static str) -> io::Result<()>,
 ) -> io::Result<()> {
     let wanted: BTreeSet<&OsStr> = visible(payload).map(|(name, _)| OsStr::new(name)).collect();
-    for (name, is_dir) in tree::list(dir)? {
+    for (name, is_dir) in walk::list(dir)? {
         let path = dir.join(&name);
         let ours = !is_dir
             && !wanted.contains(name.as_os_str())
@@ -292,22 +324,29 @@ mod tests {
     }
 
     fn walk(dir: &Path, prefix: &str, found: &mut Files) {
-        for entry in std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable")) {
+        for entry in std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable"))
+        {
             let name = entry.file_name().into_string().expect("text");
             if prefix.is_empty() && name.starts_with("..") {
                 continue;
             }
             let path = format!("{prefix}{name}");
             match std::fs::metadata(entry.path()) {
-                Ok(metadata) if metadata.is_dir() => walk(&entry.path(), &format!("{path}/"), found),
-                Ok(_) => drop(found.insert(path, std::fs::read_to_string(entry.path()).expect("text"))),
+                Ok(metadata) if metadata.is_dir() => {
+                    walk(&entry.path(), &format!("{path}/"), found);
+                }
+                Ok(_) => {
+                    drop(found.insert(path, std::fs::read_to_string(entry.path()).expect("text")));
+                }
                 Err(_) => {}
             }
         }
     }
 
     fn generations(dir: &Path) -> usize {
-        let names = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable").file_name());
+        let names = std::fs::read_dir(dir)
+            .expect("readable")
+            .map(|entry| entry.expect("readable").file_name());
         names.filter(|name| super::is_generation(name)).count()
     }
 
@@ -317,8 +356,14 @@ mod tests {
         let first = files(&[("a", "1"), ("dir/b", "2")]);
         assert!(write(&request(dir.path()), payload(&first)).expect("written").changed);
         assert_eq!(seen(dir.path()), first);
-        assert_eq!(std::fs::metadata(dir.path().join("a")).expect("it exists").mode() & 0o7777, 0o640);
-        assert_eq!(std::fs::read_link(dir.path().join("dir")).expect("a link"), Path::new("..data/dir"));
+        assert_eq!(
+            std::fs::metadata(dir.path().join("a")).expect("it exists").mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(
+            std::fs::read_link(dir.path().join("dir")).expect("a link"),
+            Path::new("..data/dir")
+        );
         let data = std::fs::read_link(dir.path().join("..data")).expect("a link");
         assert_eq!(data, Path::new("..1970_01_01_00_00_00.000000000"));
         assert!(!write(&request(dir.path()), payload(&first)).expect("written").changed);
@@ -358,7 +403,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         write(&request(dir.path()), payload(&files(&[("a", "1")]))).expect("written");
         let given = std::fs::read_link(dir.path().join("..data")).expect("a link");
-        // The container binds the present generation after the write has begun: when the old one is to be removed it is asked.
+        // The container binds the present generation after the write has begun: when the old one is
+        // to be removed it is asked.
         let starting = std::cell::Cell::new(false);
         let keep_old = || starting.get();
         let request = Write { keep_old: &keep_old, ..request(dir.path()) };
@@ -375,17 +421,24 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("nested")).expect("made");
         std::os::unix::fs::symlink("/etc", dir.path().join("foreign")).expect("linked");
-        write(&request(dir.path()), payload(&files(&[("nested", "1"), ("a", "1")]))).expect("written");
+        write(&request(dir.path()), payload(&files(&[("nested", "1"), ("a", "1")])))
+            .expect("written");
         write(&request(dir.path()), payload(&files(&[("b", "1")]))).expect("written");
         assert!(dir.path().join("nested").is_dir());
-        assert_eq!(std::fs::read_link(dir.path().join("foreign")).expect("a link"), Path::new("/etc"));
+        assert_eq!(
+            std::fs::read_link(dir.path().join("foreign")).expect("a link"),
+            Path::new("/etc")
+        );
     }
 
     #[test]
     fn bad_paths_touch_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         for path in ["../x", "/x", "..data", "a/../../x"] {
-            assert!(write(&request(dir.path()), payload(&files(&[(path, "x")]))).is_err(), "{path}");
+            assert!(
+                write(&request(dir.path()), payload(&files(&[(path, "x")]))).is_err(),
+                "{path}"
+            );
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
     }

@@ -1,4 +1,5 @@
-//! What the task knows of one pod: its volumes as the planner sees them, and the objects that they are made of.
+//! What the task knows of one pod: its volumes as the planner sees them, and the objects that they
+//! are made of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use super::source::{ObjectSource, Subscription};
 use crate::apiserver::objects::ObjectError;
 use crate::model::{Mono, Pod, PodUid, pod};
 
-/// How long an object may take to come before that is worth a word: nearly all do in milliseconds, some after a refusal
-/// or two, and each word is a status to be written on the pod's way to Ready.
+/// How long an object may take to come before that is worth a word: nearly all do in milliseconds,
+/// some after a refusal or two, and each word is a status to be written on the pod's way to Ready.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The certificates of the API server, which the controller manager puts into each namespace.
@@ -78,7 +79,9 @@ enum Seen {
 }
 
 impl Seen {
-    fn of<T: k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>>(
+    fn of<
+        T: k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>,
+    >(
         latest: Option<Result<Arc<T>, ObjectError>>,
     ) -> Self {
         match latest {
@@ -151,7 +154,15 @@ impl<O: ObjectSource> Entry<O> {
             volumes.push(volume(name.clone(), actual));
             let plugin = Some(plugin);
             let (spec_index, objects, shows_pod) = (None, Vec::new(), false);
-            metas.push(Meta { plugin, directory: name, claimed, spec_index, objects, shows_pod, may_be_sure: false });
+            metas.push(Meta {
+                plugin,
+                directory: name,
+                claimed,
+                spec_index,
+                objects,
+                shows_pod,
+                may_be_sure: false,
+            });
         }
         Self {
             uid,
@@ -171,7 +182,11 @@ impl<O: ObjectSource> Entry<O> {
     }
 
     /// Takes the pod's object: the first one, or a newer one. Answers the subscriptions to watch.
-    pub(super) fn claim(&mut self, pod: &Arc<Pod>, objects: &O) -> Vec<(ObjectRef, AnySubscription<O>)> {
+    pub(super) fn claim(
+        &mut self,
+        pod: &Arc<Pod>,
+        objects: &O,
+    ) -> Vec<(ObjectRef, AnySubscription<O>)> {
         self.goal = Goal::Present;
         match self.pod.replace(Arc::clone(pod)) {
             None => self.take_spec(pod),
@@ -195,14 +210,19 @@ impl<O: ObjectSource> Entry<O> {
 
     fn take_spec(&mut self, pod: &Pod) {
         let used = nested::used(pod);
-        let mut left: Vec<(Volume, Meta)> = self.volumes.drain(..).zip(self.metas.drain(..)).collect();
+        let mut left: Vec<(Volume, Meta)> =
+            self.volumes.drain(..).zip(self.metas.drain(..)).collect();
         let specs = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         for (index, spec) in specs.iter().enumerate() {
             let kind = Kind::of(spec);
             let plugin = kind.plugin().map(str::to_owned);
             let is_it = |volume: &Volume, meta: &Meta| match (kind, &meta.claimed) {
-                (Kind::Claim(_), claimed) => claimed.as_ref().is_some_and(|record| record.volume == spec.name),
-                (_, claimed) => claimed.is_none() && volume.name == spec.name && meta.plugin == plugin,
+                (Kind::Claim(_), claimed) => {
+                    claimed.as_ref().is_some_and(|record| record.volume == spec.name)
+                }
+                (_, claimed) => {
+                    claimed.is_none() && volume.name == spec.name && meta.plugin == plugin
+                }
             };
             let known = left.iter().position(|(volume, meta)| is_it(volume, meta));
             let (mut volume, before) = match known.map(|position| left.swap_remove(position)) {
@@ -210,8 +230,8 @@ impl<O: ObjectSource> Entry<O> {
                 None => (volume(spec.name.clone(), Actual::Absent), None),
             };
             volume.name.clone_from(&spec.name);
-            // What was found is shown at once and brought up to date as soon as its inputs are known. What a claim led to
-            // never changes.
+            // What was found is shown at once and brought up to date as soon as its inputs are
+            // known. What a claim led to never changes.
             volume.dirty = before.is_some() && !matches!(kind, Kind::Claim(_));
             volume.wanted = used.contains(spec.name.as_str());
             volume.care = match kind {
@@ -241,7 +261,15 @@ impl<O: ObjectSource> Entry<O> {
                 Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => false,
             };
             let spec_index = Some(index);
-            self.metas.push(Meta { plugin, directory, claimed, spec_index, objects, shows_pod, may_be_sure });
+            self.metas.push(Meta {
+                plugin,
+                directory,
+                claimed,
+                spec_index,
+                objects,
+                shows_pod,
+                may_be_sure,
+            });
         }
         for (volume, meta) in left {
             self.volumes.push(volume);
@@ -252,14 +280,20 @@ impl<O: ObjectSource> Entry<O> {
         self.hold();
     }
 
-    /// Holds back what was found of persistent volumes, for as long as a claim has not been read that may lead to it:
-    /// without a record (upstream's kubelet made it) nothing else tells.
+    /// Holds back what was found of persistent volumes, for as long as a claim has not been read
+    /// that may lead to it: without a record (upstream's kubelet made it) nothing else tells.
     fn hold(&mut self) {
-        let specs = self.pod.as_ref().and_then(|pod| pod.spec.as_ref()).and_then(|spec| spec.volumes.as_deref());
+        let specs = self
+            .pod
+            .as_ref()
+            .and_then(|pod| pod.spec.as_ref())
+            .and_then(|spec| spec.volumes.as_deref());
         let specs = specs.unwrap_or_default();
         let is_open = self.volumes.iter().zip(&self.metas).any(|(volume, meta)| {
             let spec = meta.spec_index.and_then(|index| specs.get(index));
-            volume.wanted && meta.claimed.is_none() && spec.is_some_and(|spec| matches!(Kind::of(spec), Kind::Claim(_)))
+            volume.wanted
+                && meta.claimed.is_none()
+                && spec.is_some_and(|spec| matches!(Kind::of(spec), Kind::Claim(_)))
         });
         for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
             let is_persistent = meta.plugin.as_deref() == Some(local::PLUGIN);
@@ -270,7 +304,8 @@ impl<O: ObjectSource> Entry<O> {
     /// A claim was found to be something. What was held back because it may be that is it.
     pub(super) fn claimed(&mut self, index: usize, record: Record) {
         for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
-            let is_same = meta.plugin.as_ref() == Some(&record.plugin) && meta.directory == record.directory;
+            let is_same =
+                meta.plugin.as_ref() == Some(&record.plugin) && meta.directory == record.directory;
             if meta.spec_index.is_none() && is_same {
                 volume.actual = Actual::Absent;
                 volume.held = false;
@@ -283,7 +318,8 @@ impl<O: ObjectSource> Entry<O> {
         self.hold();
     }
 
-    /// What the pod's claims have led to, as far as it is in place, by the volume's name in the pod.
+    /// What the pod's claims have led to, as far as it is in place, by the volume's name in the
+    /// pod.
     pub(super) fn in_place(&self) -> BTreeMap<String, Record> {
         let both = self.volumes.iter().zip(&self.metas);
         both.filter(|(volume, _)| volume.actual == Actual::Present)
@@ -298,7 +334,8 @@ impl<O: ObjectSource> Entry<O> {
             .filter_map(|(_, meta)| meta.claimed.as_ref().map(|record| record.directory.as_str()))
     }
 
-    /// A newer object: a pod's volumes never change, but what they show of the pod and who uses them may.
+    /// A newer object: a pod's volumes never change, but what they show of the pod and who uses
+    /// them may.
     fn follow_change(&mut self, before: &Pod, pod: &Pod) {
         let used = nested::used(pod);
         let shown = shown_fields(before) != shown_fields(pod);
@@ -369,19 +406,31 @@ impl<O: ObjectSource> Entry<O> {
                 let (ObjectRef::ConfigMap(name) | ObjectRef::Secret(name)) = object;
                 match self.objects.get(object).map(|watched| &watched.seen) {
                     None | Some(Seen::Nothing) => {
-                        let text = if is_late { format!("waiting for {kind} {name:?}") } else { String::new() };
+                        let text = if is_late {
+                            format!("waiting for {kind} {name:?}")
+                        } else {
+                            String::new()
+                        };
                         Some((text, false))
                     }
-                    Some(Seen::Failed(text)) => Some((if is_late { text.clone() } else { String::new() }, true)),
+                    Some(Seen::Failed(text)) => {
+                        Some((if is_late { text.clone() } else { String::new() }, true))
+                    }
                     Some(Seen::Object { .. } | Seen::Missing) => None,
                 }
             });
             match &waiting {
-                Some((_, true)) => drop(self.refused_since.entry(volume.name.clone()).or_insert(now)),
+                Some((_, true)) => {
+                    self.refused_since.entry(volume.name.clone()).or_insert(now);
+                }
                 Some((_, false)) | None => drop(self.refused_since.remove(&volume.name)),
             }
-            let is_there =
-                |object| matches!(self.objects.get(object).map(|watched| &watched.seen), Some(Seen::Object { .. }));
+            let is_there = |object| {
+                matches!(
+                    self.objects.get(object).map(|watched| &watched.seen),
+                    Some(Seen::Object { .. })
+                )
+            };
             volume.sure = meta.may_be_sure && meta.objects.iter().all(is_there);
             is_unanswered |= waiting.is_some();
             volume.inputs = waiting.map_or(Inputs::Known, |(text, _)| Inputs::Waiting(text));
@@ -435,8 +484,8 @@ fn volume(name: String, actual: Actual) -> Volume {
     }
 }
 
-/// Whether a projected volume asks for no key by name that its objects may lack. Those of the token's volume that every
-/// pod has (`kube-root-ca.crt`) are there.
+/// Whether a projected volume asks for no key by name that its objects may lack. Those of the
+/// token's volume that every pod has (`kube-root-ca.crt`) are there.
 fn projects_no_foreign_keys(source: &ProjectedVolumeSource) -> bool {
     source.sources.iter().flatten().all(|part| {
         part.secret.as_ref().is_none_or(|secret| secret.items.is_none())
@@ -448,20 +497,27 @@ fn projects_no_foreign_keys(source: &ProjectedVolumeSource) -> bool {
 fn sources(kind: Kind<'_>) -> (Vec<ObjectRef>, bool) {
     match kind {
         Kind::ConfigMap(source) => (vec![ObjectRef::ConfigMap(source.name.clone())], false),
-        Kind::Secret(source) => (vec![ObjectRef::Secret(source.secret_name.clone().unwrap_or_default())], false),
+        Kind::Secret(source) => {
+            (vec![ObjectRef::Secret(source.secret_name.clone().unwrap_or_default())], false)
+        }
         Kind::DownwardApi(_) => (Vec::new(), true),
         Kind::Projected(source) => {
             let mut objects = Vec::new();
             for part in source.sources.iter().flatten() {
-                objects.extend(part.config_map.as_ref().map(|part| ObjectRef::ConfigMap(part.name.clone())));
-                objects.extend(part.secret.as_ref().map(|part| ObjectRef::Secret(part.name.clone())));
+                objects.extend(
+                    part.config_map.as_ref().map(|part| ObjectRef::ConfigMap(part.name.clone())),
+                );
+                objects
+                    .extend(part.secret.as_ref().map(|part| ObjectRef::Secret(part.name.clone())));
             }
             let shows_pod = source.sources.iter().flatten().any(|part| part.downward_api.is_some());
             (objects, shows_pod)
         }
-        Kind::EmptyDir(_) | Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => {
-            (Vec::new(), false)
-        }
+        Kind::EmptyDir(_)
+        | Kind::HostPath(_)
+        | Kind::Claim(_)
+        | Kind::Image
+        | Kind::Unsupported(_) => (Vec::new(), false),
     }
 }
 

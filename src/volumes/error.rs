@@ -1,4 +1,5 @@
-//! Why a volume is not in place, or not gone. The texts end in upstream's events, so they are upstream's where it has one.
+//! Why a volume is not in place, or not gone. The texts end in upstream's events, so they are
+//! upstream's where it has one.
 
 use std::error::Error;
 use std::io;
@@ -66,7 +67,8 @@ impl SetUpError {
         move |source| Self::Io { step, path: path.to_owned(), source }
     }
 
-    /// One error, or several as one; `None` for none. Equal texts are told once, as upstream's aggregate does.
+    /// One error, or several as one; `None` for none. Equal texts are told once, as upstream's
+    /// aggregate does.
     pub(crate) fn aggregate(errors: Vec<Self>) -> Option<Self> {
         let mut distinct: Vec<Self> = Vec::new();
         for error in errors {
@@ -85,8 +87,8 @@ impl SetUpError {
         chain(self)
     }
 
-    /// The event for a volume of the pod that is called `name`: upstream names its step, and a persistent volume by its
-    /// own name. The blank before the colon is upstream's.
+    /// The event for a volume of the pod that is called `name`: upstream names its step, and a
+    /// persistent volume by its own name. The blank before the colon is upstream's.
     pub fn event(&self, name: &str) -> String {
         let (step, name) = match self {
             Self::Persistent { volume, step, .. } => (*step, volume.as_str()),
@@ -104,7 +106,8 @@ impl SetUpError {
     }
 }
 
-/// Why a volume, or a pod's directory, could not be removed. Everything else that could be removed is.
+/// Why a volume, or a pod's directory, could not be removed. Everything else that could be removed
+/// is.
 #[derive(Debug, thiserror::Error)]
 pub enum TearDownError {
     /// A file, directory or mount is in the way.
@@ -171,9 +174,10 @@ fn chain(error: &dyn Error) -> String {
 
 /// The kernel's reason as Go words it: `no such file or directory`.
 pub(crate) fn errno_text(error: &io::Error) -> String {
-    let text = error
-        .raw_os_error()
-        .map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_owned());
+    let text = error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |code| nix::errno::Errno::from_raw(code).desc().to_owned(),
+    );
     let mut letters = text.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }

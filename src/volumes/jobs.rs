@@ -1,4 +1,5 @@
-//! The work on one volume: its files gathered, then written on a blocking thread. No decisions about when or whether.
+//! The work on one volume: its files gathered, then written on a blocking thread. No decisions
+//! about when or whether.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -116,7 +117,10 @@ pub(super) struct SetUp {
 
 impl SetUp {
     /// Does it. Dropping the future leaves a blocking part running; it ends by itself.
-    pub(super) async fn run<M: Mounter, T: TokenSource>(self, tools: Tools<M, T>) -> Result<Done, SetUpError> {
+    pub(super) async fn run<M: Mounter, T: TokenSource>(
+        self,
+        tools: Tools<M, T>,
+    ) -> Result<Done, SetUpError> {
         let mut texts = Vec::new();
         let mut refresh_at: Option<Mono> = None;
         let mut bound = None;
@@ -124,11 +128,15 @@ impl SetUp {
             Some(Kind::Projected(source)) => {
                 for request in projected::token_requests(source, &self.pod) {
                     let token = tools.tokens.token(request).await?;
-                    refresh_at = Some(refresh_at.map_or(token.refresh_at, |known| known.min(token.refresh_at)));
+                    refresh_at = Some(
+                        refresh_at.map_or(token.refresh_at, |known| known.min(token.refresh_at)),
+                    );
                     texts.push(token.secret);
                 }
             }
-            Some(Kind::Claim(reference)) => bound = Some(self.resolve(reference, &*tools.claims).await?),
+            Some(Kind::Claim(reference)) => {
+                bound = Some(self.resolve(reference, &*tools.claims).await?);
+            }
             Some(
                 Kind::EmptyDir(_)
                 | Kind::HostPath(_)
@@ -161,7 +169,8 @@ impl SetUp {
                     fs_group: fs_group(&self.pod).map(|gid| (gid, only_on_mismatch(&self.pod))),
                     progress: &watched,
                 };
-                make_pod_dirs(&self.paths, local.uid).map_err(SetUpError::io("make", &self.paths.pod(local.uid)))?;
+                make_pod_dirs(&self.paths, local.uid)
+                    .map_err(SetUpError::io("make", &self.paths.pod(local.uid)))?;
                 local::set_up(&mounter, &local).map(Work::Claimed)
             }
             None => self.write(&mounter, &texts).map(|kept_old| Work::Written { kept_old }),
@@ -177,7 +186,13 @@ impl SetUp {
             Work::Claimed(local::Outcome { record, warning }) => {
                 if let Some(warning) = warning {
                     tracing::info!(pod = %pod::key(&pod), volume = name, warning, "A volume is shared");
-                    tools.recorder.pod(&pod, None, EventType::Warning, ALREADY_MOUNTED_VOLUME, warning);
+                    tools.recorder.pod(
+                        &pod,
+                        None,
+                        EventType::Warning,
+                        ALREADY_MOUNTED_VOLUME,
+                        warning,
+                    );
                 }
                 Ok(Done { refresh_at, kept_old: false, claimed: Some(record) })
             }
@@ -185,35 +200,45 @@ impl SetUp {
     }
 
     /// From the claim to its persistent volume.
-    async fn resolve(&self, reference: claim::Reference<'_>, claims: &dyn ClaimSource) -> Result<Bound, SetUpError> {
+    async fn resolve(
+        &self,
+        reference: claim::Reference<'_>,
+        claims: &dyn ClaimSource,
+    ) -> Result<Bound, SetUpError> {
         let Some(volume) = self.volume() else { return Err(SetUpError::Cancelled) };
         let namespace = pod::key(&self.pod).namespace;
         let name = claim::name(&self.pod, &volume.name, reference);
         let wrong = |problem: String| claim::processing(&namespace, &name, &problem);
         let claim = claims.claim(&namespace, &name).await;
-        let claim = claim.map_err(|error| wrong(format!("failed to fetch PVC from API server: {error}")))?;
+        let claim = claim
+            .map_err(|error| wrong(format!("failed to fetch PVC from API server: {error}")))?;
         let volume_name = claim::volume_of(&self.pod, reference, &claim)?;
         let found = claims.volume(&volume_name).await;
-        let found =
-            found.map_err(|error| wrong(format!("failed to fetch PV {volume_name} from API server: {error}")))?;
+        let found = found.map_err(|error| {
+            wrong(format!("failed to fetch PV {volume_name} from API server: {error}"))
+        })?;
         let bound = claim::bound(&self.pod, volume, reference, &claim, &found)?;
         if bound.affinity.is_some() {
             let node = claims.node().await;
-            let node = node.map_err(|error| bound.failed("MountVolume.NodeAffinity check", error.to_string()))?;
+            let node = node.map_err(|error| {
+                bound.failed("MountVolume.NodeAffinity check", error.to_string())
+            })?;
             bound.check_node(&node.name, &node.labels)?;
         }
         bound.check_use(self.used_elsewhere.contains(&bound.name))?;
         Ok(bound)
     }
 
-    /// Says how far a change of group is, as upstream does, and ends it when the pod goes away. Never returns.
+    /// Says how far a change of group is, as upstream does, and ends it when the pod goes away.
+    /// Never returns.
     fn watch<M, T>(
         &self,
         tools: &Tools<M, T>,
         bound: Option<&Bound>,
         progress: &Arc<Progress>,
     ) -> impl Future<Output = std::convert::Infallible> + Send + use<M, T> {
-        let (pod, cancel, progress) = (Arc::clone(&self.pod), self.cancel.clone(), Arc::clone(progress));
+        let (pod, cancel, progress) =
+            (Arc::clone(&self.pod), self.cancel.clone(), Arc::clone(progress));
         let (recorder, clock) = (tools.recorder.clone(), tools.clock);
         let name = bound.map(|bound| bound.name.as_str()).unwrap_or_default();
         let place = self.paths.plugin_volume(&pod::uid(&pod), local::PLUGIN, name);
@@ -242,7 +267,13 @@ impl SetUp {
                     format!("Setting volume ownership for {place}, processed {seen} files.")
                 };
                 is_first = false;
-                recorder.pod(&pod, None, EventType::Warning, VOLUME_PERMISSION_CHANGE_IN_PROGRESS, message);
+                recorder.pod(
+                    &pod,
+                    None,
+                    EventType::Warning,
+                    VOLUME_PERMISSION_CHANGE_IN_PROGRESS,
+                    message,
+                );
             }
         }
     }
@@ -260,9 +291,14 @@ impl SetUp {
         let Some(kind) = self.volume().map(Kind::of) else { return Ok(false) };
         let uid = pod::uid(&self.pod);
         if !is_component(self.name()) || !is_component(uid.as_str()) {
-            return Err(SetUpError::Payload(format!("{:?} is not the name of a directory", self.name())));
+            return Err(SetUpError::Payload(format!(
+                "{:?} is not the name of a directory",
+                self.name()
+            )));
         }
-        let dirs = || make_pod_dirs(&self.paths, &uid).map_err(SetUpError::io("make", &self.paths.pod(&uid)));
+        let dirs = || {
+            make_pod_dirs(&self.paths, &uid).map_err(SetUpError::io("make", &self.paths.pod(&uid)))
+        };
         match kind {
             Kind::HostPath(source) => host_path::set_up(source).map(|()| false),
             Kind::EmptyDir(source) => {
@@ -300,18 +336,32 @@ impl SetUp {
                 downward_api::payload(items, &self.pod, &self.allocatable, source.default_mode)
             }
             Kind::Projected(source) => {
-                let inputs = Inputs { pod: &self.pod, objects: &self.objects, tokens, allocatable: &self.allocatable };
+                let inputs = Inputs {
+                    pod: &self.pod,
+                    objects: &self.objects,
+                    tokens,
+                    allocatable: &self.allocatable,
+                };
                 projected::payload(source, &inputs)
             }
-            Kind::EmptyDir(_) | Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => {
-                Ok(Payload::new())
-            }
+            Kind::EmptyDir(_)
+            | Kind::HostPath(_)
+            | Kind::Claim(_)
+            | Kind::Image
+            | Kind::Unsupported(_) => Ok(Payload::new()),
         }
     }
 
-    fn write_payload<M: Mounter>(&self, mounter: &M, kind: Kind<'_>, payload: Payload) -> Result<bool, SetUpError> {
-        let place = self.place(kind.plugin().unwrap_or_default(), &format!("wrapped_{}", self.name()));
-        // On disk as upstream has it: what a ConfigMap holds is no secret, and its memory would be charged to nobody.
+    fn write_payload<M: Mounter>(
+        &self,
+        mounter: &M,
+        kind: Kind<'_>,
+        payload: Payload,
+    ) -> Result<bool, SetUpError> {
+        let place =
+            self.place(kind.plugin().unwrap_or_default(), &format!("wrapped_{}", self.name()));
+        // On disk as upstream has it: what a ConfigMap holds is no secret, and its memory would be
+        // charged to nobody.
         let medium = match kind {
             Kind::ConfigMap(_) => Medium::Disk,
             Kind::Secret(_)
@@ -321,14 +371,18 @@ impl SetUp {
             | Kind::HostPath(_)
             | Kind::Claim(_)
             | Kind::Image
-            | Kind::Unsupported(_) => Medium::Memory(empty_dir::memory_size(None, &self.pod, self.allocatable.memory)),
+            | Kind::Unsupported(_) => {
+                Medium::Memory(empty_dir::memory_size(None, &self.pod, self.allocatable.memory))
+            }
         };
         let fs_group = fs_group(&self.pod);
         self.note(kind.plugin().unwrap_or_default(), &medium)?;
         empty_dir::set_up(mounter, &place, &medium, fs_group)?;
         let inside = nested::mount_points(&self.pod, self.name()).map_err(SetUpError::Payload)?;
-        make_nested(&place, &inside).map_err(SetUpError::io("make the nested mount points in", &place.dir))?;
-        let write = Write { dir: &place.dir, fs_group, now: self.now, keep_old: &|| self.starting.now() };
+        make_nested(&place, &inside)
+            .map_err(SetUpError::io("make the nested mount points in", &place.dir))?;
+        let write =
+            Write { dir: &place.dir, fs_group, now: self.now, keep_old: &|| self.starting.now() };
         atomic_writer::write(&write, payload).map(|written| written.kept_old)
     }
 
@@ -349,7 +403,8 @@ impl SetUp {
     }
 }
 
-/// Whether a tree is given to the pod's group only if its root shows that it is not (`OnRootMismatch`).
+/// Whether a tree is given to the pod's group only if its root shows that it is not
+/// (`OnRootMismatch`).
 fn only_on_mismatch(pod: &Pod) -> bool {
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")

@@ -1,9 +1,10 @@
 //! The ledger: what this node made of each volume of a pod, written down before it is made.
 //!
-//! One small file per volume, `pods/UID/volume-ledger/VOLUME`, so that nothing is shared between jobs. Read after a
-//! restart (which persistent volume is behind a claim) and before anything is removed (whether what is there is what was
-//! made). A pod directory without one, of an older release or of upstream's kubelet, is judged by its layout. The pod's
-//! directory takes its ledger with it.
+//! One small file per volume, `pods/UID/volume-ledger/VOLUME`, so that nothing is shared between
+//! jobs. Read after a restart (which persistent volume is behind a claim) and before anything is
+//! removed (whether what is there is what was made). A pod directory without one, of an older
+//! release or of upstream's kubelet, is judged by its layout. The pod's directory takes its ledger
+//! with it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +18,7 @@ use super::mounter::Mounter;
 use super::paths::{Paths, is_component};
 use crate::linux::fs::{ensure_dir, write_atomic};
 use crate::linux::mount::FsKind;
-use crate::linux::tree;
+use crate::linux::walk;
 use crate::model::PodUid;
 
 /// The version of the format; another one is not read.
@@ -96,9 +97,14 @@ impl Record {
         match (&self.made, &self.claimed) {
             (Made::Nothing, Some(claimed)) => claimed.path.clone(),
             (Made::Device, _) => paths.plugin_device(uid, &self.plugin, &self.directory),
-            (Made::Directory | Made::Memory | Made::HugePages | Made::Bind { .. } | Made::Nothing, Some(_) | None) => {
-                paths.plugin_volume(uid, &self.plugin, &self.directory)
-            }
+            (
+                Made::Directory
+                | Made::Memory
+                | Made::HugePages
+                | Made::Bind { .. }
+                | Made::Nothing,
+                Some(_) | None,
+            ) => paths.plugin_volume(uid, &self.plugin, &self.directory),
         }
     }
 
@@ -111,9 +117,12 @@ impl Record {
         match &self.made {
             Made::Nothing => true,
             Made::Directory => path.is_dir(),
-            Made::Device => std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()),
+            Made::Device => {
+                std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink())
+            }
             Made::Memory | Made::HugePages | Made::Bind { .. } => {
-                mounter.is_mount_point(&path).unwrap_or(false) && self.foreign_mount(mounter, &path).is_none()
+                mounter.is_mount_point(&path).unwrap_or(false)
+                    && self.foreign_mount(mounter, &path).is_none()
             }
         }
     }
@@ -125,7 +134,9 @@ impl Record {
             Made::Memory => is_kind(FsKind::Tmpfs),
             Made::HugePages => is_kind(FsKind::HugeTlbFs),
             Made::Bind { device: 0, inode: 0 } => true,
-            Made::Bind { device, inode } => mounter.identity(path).is_ok_and(|found| found == (*device, *inode)),
+            Made::Bind { device, inode } => {
+                mounter.identity(path).is_ok_and(|found| found == (*device, *inode))
+            }
             Made::Directory | Made::Device | Made::Nothing => false,
         };
         (!is_own).then(|| FOREIGN_MOUNT.to_owned())
@@ -169,15 +180,17 @@ pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
     let record: Record = serde_json::from_slice(&text)
         .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "A record of a volume cannot be read"))
         .ok()?;
-    let is_sound = record.version == VERSION && record.volume == volume && is_component(&record.directory);
+    let is_sound =
+        record.version == VERSION && record.volume == volume && is_component(&record.directory);
     is_sound.then_some(record)
 }
 
-/// All records of a pod. What a killed write has left beside them (no volume's name begins with a dot) goes with the pod's
-/// directory. Blocks.
+/// All records of a pod. What a killed write has left beside them (no volume's name begins with a
+/// dot) goes with the pod's directory. Blocks.
 pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
-    let names = tree::list(&paths.ledger(uid)).unwrap_or_default();
-    let names = names.iter().filter_map(|(name, _)| name.to_str()).filter(|name| !name.starts_with('.'));
+    let names = walk::list(&paths.ledger(uid)).unwrap_or_default();
+    let names =
+        names.iter().filter_map(|(name, _)| name.to_str()).filter(|name| !name.starts_with('.'));
     names.filter_map(|name| read(paths, uid, name)).collect()
 }
 
@@ -185,7 +198,9 @@ pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
 pub fn of_directory(paths: &Paths, uid: &PodUid, plugin: &str, directory: &str) -> Option<Record> {
     let is_it = |record: &Record| record.plugin == plugin && record.directory == directory;
     // Nearly always they have the same name.
-    read(paths, uid, directory).filter(is_it).or_else(|| read_all(paths, uid).into_iter().find(is_it))
+    read(paths, uid, directory)
+        .filter(is_it)
+        .or_else(|| read_all(paths, uid).into_iter().find(is_it))
 }
 
 /// Takes a record out; missing is done. Blocks.
@@ -219,11 +234,15 @@ mod tests {
         let plain = Record::new("cache", "kubernetes.io/empty-dir", Made::Directory);
         let claimed = Claimed { path: "/mnt/x".into(), read_only: true, gid: Some(7), done: true };
         let made = Made::Bind { device: 3, inode: 4 };
-        let bound = Record::new("data", "kubernetes.io/local-volume", made).claimed("pv-1", claimed);
+        let bound =
+            Record::new("data", "kubernetes.io/local-volume", made).claimed("pv-1", claimed);
         write(&paths, &uid, &plain).expect("written");
         write(&paths, &uid, &bound).expect("written");
         assert_eq!(read_all(&paths, &uid), [plain.clone(), bound.clone()]);
-        assert_eq!(of_directory(&paths, &uid, "kubernetes.io/local-volume", "pv-1"), Some(bound.clone()));
+        assert_eq!(
+            of_directory(&paths, &uid, "kubernetes.io/local-volume", "pv-1"),
+            Some(bound.clone())
+        );
         assert_eq!(of_directory(&paths, &uid, "kubernetes.io/local-volume", "cache"), None);
         for nonsense in [
             "",
@@ -234,9 +253,15 @@ mod tests {
             write_atomic(&paths.ledger(&uid).join("bad"), nonsense, 0o600).expect("written");
             assert_eq!(read(&paths, &uid, "bad"), None, "{nonsense}");
         }
-        let left = serde_json::to_vec(&Record { volume: ".cut.7-1.tmp".to_owned(), ..plain.clone() }).expect("JSON");
+        let left =
+            serde_json::to_vec(&Record { volume: ".cut.7-1.tmp".to_owned(), ..plain.clone() })
+                .expect("JSON");
         write_atomic(&paths.ledger(&uid).join(".cut.7-1.tmp"), left, 0o600).expect("written");
-        assert_eq!(read_all(&paths, &uid), [plain.clone(), bound.clone()], "what a killed write left is no record");
+        assert_eq!(
+            read_all(&paths, &uid),
+            [plain.clone(), bound.clone()],
+            "what a killed write left is no record"
+        );
         forget(&paths, &uid, &bound).expect("forgotten");
         forget(&paths, &uid, &bound).expect("forgotten again");
         assert_eq!(read_all(&paths, &uid), [plain]);
@@ -253,7 +278,10 @@ mod tests {
         mounter.mount_tmpfs(&path, None).expect("mounted");
         assert!(memory.is_there(&mounter, &paths, &uid));
         let disk = Record { made: Made::Directory, ..memory };
-        assert_eq!(disk.foreign_mount(&mounter, &path).as_deref(), Some("something else is mounted there"));
+        assert_eq!(
+            disk.foreign_mount(&mounter, &path).as_deref(),
+            Some("something else is mounted there")
+        );
         let source = std::fs::File::open(dir.path()).expect("opened");
         mounter.bind(std::os::fd::AsFd::as_fd(&source), &path).expect("bound");
         let (device, inode) = super::identity(dir.path()).expect("it exists");

@@ -8,17 +8,18 @@
 //!                                              jobs: kinds, atomic_writer, mounter (blocking threads)
 //! ```
 //!
-//! One task owns the state. Nothing polls: a change of an object reaches the files of the volumes that use it, and of
-//! no others. The layout on disk is upstream's; after a restart what is there is read back from it, and nothing is
-//! removed before its pod is known to be gone. What a volume waits for is in its pod's [`VolumesState`].
+//! One task owns the state. Nothing polls: a change of an object reaches the files of the volumes
+//! that use it, and of no others. The layout on disk is upstream's; after a restart what is there
+//! is read back from it, and nothing is removed before its pod is known to be gone. What a volume
+//! waits for is in its pod's [`VolumesState`].
 //!
-//! A claim is read once on the way to its persistent volume, which is one of this node's: a local directory or device, or a
-//! hostPath. Before anything is made of a volume the pod's ledger says what; nothing is removed that neither the ledger
-//! nor the layout knows.
+//! A claim is read once on the way to its persistent volume, which is one of this node's: a local
+//! directory or device, or a hostPath. Before anything is made of a volume the pod's ledger says
+//! what; nothing is removed that neither the ledger nor the layout knows.
 //!
-//! Not supported: csi (inline or behind a claim), nfs, iscsi, fc, flexVolume, gitRepo and the kinds whose drivers left
-//! Kubernetes; file systems on local devices; clusterTrustBundle and podCertificate sources. Each is told in an event that
-//! names it.
+//! Not supported: csi (inline or behind a claim), nfs, iscsi, fc, flexVolume, gitRepo and the kinds
+//! whose drivers left Kubernetes; file systems on local devices; clusterTrustBundle and
+//! podCertificate sources. Each is told in an event that names it.
 
 pub mod atomic_writer;
 pub mod directories;
@@ -58,7 +59,8 @@ use kinds::Kind;
 use mounter::{KernelMounter, Mounter};
 use task::{Command, Task};
 
-/// How many commands may wait: each is a removal that somebody waits for, a sweep, or a pod whose containers have started.
+/// How many commands may wait: each is a removal that somebody waits for, a sweep, or a pod whose
+/// containers have started.
 const COMMANDS: usize = 256;
 
 /// What the volumes have to know of the node.
@@ -191,8 +193,12 @@ fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
     });
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let paths = Arc::new(config.paths);
-    let handle =
-        Handle { shared: Arc::clone(&shared), commands, paths: Arc::clone(&paths), mounter: KernelMounter::detect() };
+    let handle = Handle {
+        shared: Arc::clone(&shared),
+        commands,
+        paths: Arc::clone(&paths),
+        mounter: KernelMounter::detect(),
+    };
     let task = Task::new(task::Parts {
         shared,
         commands: receiver,
@@ -212,7 +218,8 @@ impl Handle {
         self.shared.state(uid).subscribe()
     }
 
-    /// Has a pod's volumes set up and kept so. Asked again with a newer object, what volumes show of the pod follows.
+    /// Has a pod's volumes set up and kept so. Asked again with a newer object, what volumes show
+    /// of the pod follows.
     pub fn ensure(&self, pod: Arc<Pod>) -> watch::Receiver<VolumesState> {
         let uid = pod::uid(&pod);
         let state = self.subscribe(&uid);
@@ -232,23 +239,24 @@ impl Handle {
         });
     }
 
-    /// Has a pod's volumes torn down; no container of it may run any more. The state becomes `Absent` when they are
-    /// gone. Tried again by itself.
+    /// Has a pod's volumes torn down; no container of it may run any more. The state becomes
+    /// `Absent` when they are gone. Tried again by itself.
     pub fn release(&self, uid: &PodUid) -> watch::Receiver<VolumesState> {
         let state = self.subscribe(uid);
         self.shared.wishes.send_modify(|wishes| drop(wishes.insert(uid.clone(), Wish::Gone)));
         state
     }
 
-    /// The pod is gone for good: nothing about it is kept. What is left on disk is for [`Handle::sweep`].
+    /// The pod is gone for good: nothing about it is kept. What is left on disk is for
+    /// [`Handle::sweep`].
     pub fn forget(&self, uid: &PodUid) {
         self.shared.states.lock().remove(uid);
         self.shared.claimed.lock().remove(uid);
         self.shared.wishes.send_if_modified(|wishes| wishes.remove(uid).is_some());
     }
 
-    /// Tears down what is left of a pod's volumes and removes its directory. Everything that can go goes; the error is
-    /// about the first thing that could not. Cancel-safe: the removal goes on.
+    /// Tears down what is left of a pod's volumes and removes its directory. Everything that can go
+    /// goes; the error is about the first thing that could not. Cancel-safe: the removal goes on.
     pub async fn remove_pod_dir(&self, uid: &PodUid) -> Result<(), TearDownError> {
         let (reply, answer) = oneshot::channel();
         let stopped = || TearDownError::Panicked("the volumes' task has ended".to_owned());
@@ -257,12 +265,15 @@ impl Handle {
         answer.await.unwrap_or_else(|_closed| Err(stopped()))
     }
 
-    /// Removes what is on disk of pods that are not `known` (to a source or to the runtime). To be called once every
-    /// source has answered. What cannot be removed is tried again by later sweeps, ever more rarely.
+    /// Removes what is on disk of pods that are not `known` (to a source or to the runtime). To be
+    /// called once every source has answered. What cannot be removed is tried again by later
+    /// sweeps, ever more rarely.
     pub fn sweep(&self, known: impl IntoIterator<Item = PodUid>) {
         let command = Command::Sweep { known: known.into_iter().collect() };
         if self.commands.try_send(command).is_err() {
-            tracing::debug!("The sweep of pods' directories is left to the next one: too much to do");
+            tracing::debug!(
+                "The sweep of pods' directories is left to the next one: too much to do"
+            );
         }
     }
 
@@ -271,14 +282,19 @@ impl Handle {
         self.shared.swept.subscribe()
     }
 
-    /// To be held while a container of the pod is created and started: files that it may have been given by subPath
-    /// are not removed meanwhile, even if they change.
+    /// To be held while a container of the pod is created and started: files that it may have been
+    /// given by subPath are not removed meanwhile, even if they change.
     pub fn starting(&self, uid: &PodUid) -> StartGuard {
         *self.shared.starting.lock().entry(uid.clone()).or_default() += 1;
-        StartGuard { uid: uid.clone(), shared: Arc::clone(&self.shared), commands: self.commands.clone() }
+        StartGuard {
+            uid: uid.clone(),
+            shared: Arc::clone(&self.shared),
+            commands: self.commands.clone(),
+        }
     }
 
-    /// Where a volume of a pod lies on the host; `None` for what the runtime mounts itself and what is not there.
+    /// Where a volume of a pod lies on the host; `None` for what the runtime mounts itself and what
+    /// is not there.
     pub fn place(&self, uid: &PodUid, volume: &Volume) -> Option<Placed> {
         let kind = Kind::of(volume);
         if let Kind::Claim(_) = kind {
@@ -305,7 +321,8 @@ impl Handle {
     pub fn groups(&self, uid: &PodUid) -> Vec<i64> {
         let claimed = self.shared.claimed.lock();
         let records = claimed.get(uid).into_iter().flat_map(BTreeMap::values);
-        let groups: BTreeSet<i64> = records.filter_map(|record| record.claimed.as_ref()?.gid).collect();
+        let groups: BTreeSet<i64> =
+            records.filter_map(|record| record.claimed.as_ref()?.gid).collect();
         groups.into_iter().collect()
     }
 
@@ -314,13 +331,19 @@ impl Handle {
         &self.paths
     }
 
-    /// Binds a subPath of a volume and answers where. Bound until the volume is torn down. Cancel-safe.
+    /// Binds a subPath of a volume and answers where. Bound until the volume is torn down.
+    /// Cancel-safe.
     pub async fn prepare_subpath(&self, request: SubPath) -> Result<PathBuf, SubPathError> {
         let (mounter, paths) = (self.mounter, Arc::clone(&self.paths));
         let (volume, container) = (request.volume.clone(), request.container.clone());
-        let work = crate::linux::blocking::spawn(move || subpath::prepare(&mounter, &paths, &request));
+        let work =
+            crate::linux::blocking::spawn(move || subpath::prepare(&mounter, &paths, &request));
         work.await.unwrap_or_else(|panicked| {
-            Err(SubPathError::Prepare { volume, container, source: std::io::Error::other(panicked) })
+            Err(SubPathError::Prepare {
+                volume,
+                container,
+                source: std::io::Error::other(panicked),
+            })
         })
     }
 }

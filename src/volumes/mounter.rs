@@ -57,7 +57,8 @@ impl Mounter for KernelMounter {
     }
 
     fn mount_tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()> {
-        let mut options: Vec<String> = size.map(|size| format!("size={size}")).into_iter().collect();
+        let mut options: Vec<String> =
+            size.map(|size| format!("size={size}")).into_iter().collect();
         if self.no_swap {
             options.push("noswap".to_owned());
         }
@@ -65,7 +66,13 @@ impl Mounter for KernelMounter {
     }
 
     fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()> {
-        mount::mount("nodev", target, "hugetlbfs", MsFlags::empty(), &format!("pagesize={page_size}"))
+        mount::mount(
+            "nodev",
+            target,
+            "hugetlbfs",
+            MsFlags::empty(),
+            &format!("pagesize={page_size}"),
+        )
     }
 
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
@@ -90,7 +97,9 @@ impl Mounter for KernelMounter {
 }
 
 fn can_stay_out_of_swap(release: &str, user_map: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let fields: Vec<&str> = user_map.split_whitespace().collect();
     version >= (6, 4) && fields == ["0", "0", "4294967295"]
@@ -163,7 +172,11 @@ pub mod fake {
         fn fs_kind(&self, path: &Path) -> io::Result<FsKind> {
             std::fs::symlink_metadata(path)?;
             let state = self.state.lock();
-            let mut above = state.mounts.iter().filter(|(target, _)| path.starts_with(target)).map(|(_, what)| what);
+            let mut above = state
+                .mounts
+                .iter()
+                .filter(|(target, _)| path.starts_with(target))
+                .map(|(_, what)| what);
             Ok(match above.next_back() {
                 Some(what) if what.starts_with("tmpfs") => FsKind::Tmpfs,
                 Some(what) if what.starts_with("hugetlbfs") => FsKind::HugeTlbFs,
@@ -190,15 +203,24 @@ pub mod fake {
         }
 
         fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
-            let bound =
-                self.state.lock().mounts.get(path).and_then(|what| what.strip_prefix("bind ").map(PathBuf::from));
+            let bound = self
+                .state
+                .lock()
+                .mounts
+                .get(path)
+                .and_then(|what| what.strip_prefix("bind ").map(PathBuf::from));
             crate::volumes::ledger::identity(bound.as_deref().unwrap_or(path))
         }
 
         fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
             let wanted = format!("bind {}", path.display());
             let state = self.state.lock();
-            Ok(state.mounts.iter().filter(|(_, what)| **what == wanted).map(|(target, _)| target.clone()).collect())
+            Ok(state
+                .mounts
+                .iter()
+                .filter(|(_, what)| **what == wanted)
+                .map(|(target, _)| target.clone())
+                .collect())
         }
 
         fn unmount(&self, target: &Path) -> io::Result<()> {
@@ -220,9 +242,13 @@ mod tests {
     #[test]
     fn knows_which_kernels_have_noswap() {
         let host = "         0          0 4294967295\n";
-        for (release, expected) in
-            [("6.4.0-1", true), ("6.18.44-fc", true), ("6.3.9", false), ("5.15", false), ("", false)]
-        {
+        for (release, expected) in [
+            ("6.4.0-1", true),
+            ("6.18.44-fc", true),
+            ("6.3.9", false),
+            ("5.15", false),
+            ("", false),
+        ] {
             assert_eq!(can_stay_out_of_swap(release, host), expected, "{release}");
         }
         assert!(!can_stay_out_of_swap("6.18", "0 100000 65536"), "in a user namespace");

@@ -53,8 +53,8 @@ impl Paths {
         self.pod(uid).join("volume-subpaths")
     }
 
-    /// `ROOT/pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`: where a subPath is bound to; `index` counts the
-    /// container's volumeMounts.
+    /// `ROOT/pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`: where a subPath is bound to; `index`
+    /// counts the container's volumeMounts.
     pub fn subpath(&self, uid: &PodUid, volume: &str, container: &str, index: usize) -> PathBuf {
         self.subpaths(uid).join(volume).join(container).join(index.to_string())
     }
@@ -104,14 +104,15 @@ impl Paths {
         self.volume_devices(uid).join(escape(plugin)).join(name)
     }
 
-    /// `ROOT/pods/UID/volume-ledger` (0750): ours alone; upstream's kubelet removes it with the pod.
+    /// `ROOT/pods/UID/volume-ledger` (0750): ours alone; upstream's kubelet removes it with the
+    /// pod.
     pub fn ledger(&self, uid: &PodUid) -> PathBuf {
         self.pod(uid).join(LEDGER)
     }
 
-    /// Where a volume lies on the host, for a container's mount: a hostPath's own path, else the volume's directory.
-    /// `None` for what the runtime mounts itself (an image volume), for a claim (which only its persistent volume knows)
-    /// and for kinds that are not supported.
+    /// Where a volume lies on the host, for a container's mount: a hostPath's own path, else the
+    /// volume's directory. `None` for what the runtime mounts itself (an image volume), for a claim
+    /// (which only its persistent volume knows) and for kinds that are not supported.
     pub fn volume(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
         match Kind::of(volume) {
             Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
@@ -124,8 +125,9 @@ impl Paths {
         }
     }
 
-    /// `ROOT/pods/UID/plugins/kubernetes.io~empty-dir/NAME`: holds the `ready` file of an emptyDir, or, with the name
-    /// `wrapped_NAME`, of the emptyDir that upstream wraps into a configMap, secret, downwardAPI or projected volume.
+    /// `ROOT/pods/UID/plugins/kubernetes.io~empty-dir/NAME`: holds the `ready` file of an emptyDir,
+    /// or, with the name `wrapped_NAME`, of the emptyDir that upstream wraps into a configMap,
+    /// secret, downwardAPI or projected volume.
     pub fn ready_dir(&self, uid: &PodUid, name: &str) -> PathBuf {
         self.pod_plugins(uid).join("kubernetes.io~empty-dir").join(name)
     }
@@ -143,7 +145,11 @@ pub fn unescape(directory: &str) -> String {
 
 /// Whether a name may be one component of a path that is built from it.
 pub fn is_component(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']) && Path::new(name).is_relative()
+    !name.is_empty()
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', '\0'])
+        && Path::new(name).is_relative()
 }
 
 #[cfg(test)]
@@ -167,9 +173,18 @@ mod tests {
         let base = "/var/lib/kubelet/pods/u1/volumes";
         check(r#"{"name":"v","emptyDir":{}}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
         check(r#"{"name":"v"}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
-        check(r#"{"name":"v","configMap":{"name":"c"}}"#, Some(&format!("{base}/kubernetes.io~configmap/v")));
-        check(r#"{"name":"v","secret":{"secretName":"c"}}"#, Some(&format!("{base}/kubernetes.io~secret/v")));
-        check(r#"{"name":"v","downwardAPI":{}}"#, Some(&format!("{base}/kubernetes.io~downward-api/v")));
+        check(
+            r#"{"name":"v","configMap":{"name":"c"}}"#,
+            Some(&format!("{base}/kubernetes.io~configmap/v")),
+        );
+        check(
+            r#"{"name":"v","secret":{"secretName":"c"}}"#,
+            Some(&format!("{base}/kubernetes.io~secret/v")),
+        );
+        check(
+            r#"{"name":"v","downwardAPI":{}}"#,
+            Some(&format!("{base}/kubernetes.io~downward-api/v")),
+        );
         check(r#"{"name":"v","projected":{}}"#, Some(&format!("{base}/kubernetes.io~projected/v")));
         check(r#"{"name":"v","hostPath":{"path":"/srv/x"}}"#, Some("/srv/x"));
         check(r#"{"name":"v","image":{"reference":"x"}}"#, None);
@@ -183,7 +198,10 @@ mod tests {
         let key = PodKey::new("ns", "web");
         assert_eq!(paths.pod_log(&key, &uid), Path::new("/l/ns_web_u1"));
         assert_eq!(paths.container_log(&key, &uid, "app"), Path::new("/l/ns_web_u1/app"));
-        assert_eq!(paths.subpath(&uid, "v", "app", 2), Path::new("/k/pods/u1/volume-subpaths/v/app/2"));
+        assert_eq!(
+            paths.subpath(&uid, "v", "app", 2),
+            Path::new("/k/pods/u1/volume-subpaths/v/app/2")
+        );
         assert_eq!(
             paths.ready_dir(&uid, "wrapped_v"),
             Path::new("/k/pods/u1/plugins/kubernetes.io~empty-dir/wrapped_v")

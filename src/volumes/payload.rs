@@ -63,8 +63,8 @@ pub fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
     own.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE) & 0o7777
 }
 
-/// Chooses the files of a ConfigMap or Secret: all keys, or those of `items`. `missing` words the error for a key that
-/// is not there, which `optional` forgives.
+/// Chooses the files of a ConfigMap or Secret: all keys, or those of `items`. `missing` words the
+/// error for a key that is not there, which `optional` forgives.
 pub fn select<'a>(
     items: Option<&[KeyToPath]>,
     keys: impl Iterator<Item = (&'a String, &'a [u8])> + Clone,
@@ -72,7 +72,11 @@ pub fn select<'a>(
     optional: bool,
     missing: impl Fn(&str) -> String,
 ) -> Result<Payload, SetUpError> {
-    let file = |data: &[u8], own: Option<i32>| File { data: data.to_vec(), mode: mode(own, default_mode), uid: None };
+    let file = |data: &[u8], own: Option<i32>| File {
+        data: data.to_vec(),
+        mode: mode(own, default_mode),
+        uid: None,
+    };
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(keys.map(|(key, data)| (key.clone(), file(data, None))).collect());
     };
@@ -91,11 +95,14 @@ pub fn select<'a>(
 
 /// Cleans and checks every path, by upstream's rules and texts.
 pub fn validated(payload: Payload) -> Result<Payload, SetUpError> {
-    payload.into_iter().map(|(path, file)| Ok((clean(&path).map_err(SetUpError::Payload)?, file))).collect()
+    payload
+        .into_iter()
+        .map(|(path, file)| Ok((clean(&path).map_err(SetUpError::Payload)?, file)))
+        .collect()
 }
 
-/// The path without `.`, doubled and trailing slashes; an error if it would leave the volume or its first name is
-/// reserved for the writer's own entries.
+/// The path without `.`, doubled and trailing slashes; an error if it would leave the volume or its
+/// first name is reserved for the writer's own entries.
 pub fn clean(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err(format!("invalid path: must not be empty: {path:?}"));
@@ -104,7 +111,9 @@ pub fn clean(path: &str) -> Result<String, String> {
         return Err(format!("invalid path: must be relative path: {path}"));
     }
     if path.len() > LONGEST_PATH {
-        return Err(format!("invalid path: must be less than or equal to {LONGEST_PATH} characters"));
+        return Err(format!(
+            "invalid path: must be less than or equal to {LONGEST_PATH} characters"
+        ));
     }
     if path.contains('\0') {
         return Err(format!("invalid path: must not contain a NUL character: {path:?}"));
@@ -113,13 +122,18 @@ pub fn clean(path: &str) -> Result<String, String> {
         return Err(format!("invalid path: must not contain '..': {path}"));
     }
     if path.split('/').any(|name| name.len() > LONGEST_NAME) {
-        return Err(format!("invalid path: filenames must be less than or equal to {LONGEST_NAME} characters"));
+        return Err(format!(
+            "invalid path: filenames must be less than or equal to {LONGEST_NAME} characters"
+        ));
     }
-    let clean: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    let clean: Vec<&str> =
+        path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
     match clean.first() {
         None => Err(format!("invalid path: must not be empty: {path:?}")),
         // Checked after cleaning: `./..data` would otherwise reach the writer's own link.
-        Some(first) if first.starts_with("..") => Err(format!("invalid path: must not start with '..': {path}")),
+        Some(first) if first.starts_with("..") => {
+            Err(format!("invalid path: must not start with '..': {path}"))
+        }
         Some(_) => Ok(clean.join("/")),
     }
 }
@@ -146,8 +160,14 @@ mod tests {
         check("a/../b", Err("invalid path: must not contain '..': a/../b"));
         check("..data", Err("invalid path: must not start with '..': ..data"));
         check("./..data/x", Err("invalid path: must not start with '..': ./..data/x"));
-        check(&"a".repeat(256), Err("invalid path: filenames must be less than or equal to 255 characters"));
-        check(&"a/".repeat(2049), Err("invalid path: must be less than or equal to 4096 characters"));
+        check(
+            &"a".repeat(256),
+            Err("invalid path: filenames must be less than or equal to 255 characters"),
+        );
+        check(
+            &"a/".repeat(2049),
+            Err("invalid path: must be less than or equal to 4096 characters"),
+        );
     }
 
     proptest! {

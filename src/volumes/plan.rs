@@ -37,8 +37,8 @@ pub struct Volume {
     pub name: String,
     /// Whether a container uses it.
     pub wanted: bool,
-    /// Whether it may turn out to be one that is wanted (a persistent volume found on disk whose claim has not been read
-    /// yet): it is left alone.
+    /// Whether it may turn out to be one that is wanted (a persistent volume found on disk whose
+    /// claim has not been read yet): it is left alone.
     pub held: bool,
     /// Who puts it in place.
     pub care: Care,
@@ -156,7 +156,12 @@ pub fn wait_after(count: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST_WAIT)
 }
 
-fn tear_down_unwanted(volumes: &[Volume], now: Mono, plan: &mut Plan, unwanted: impl Fn(&Volume) -> bool) {
+fn tear_down_unwanted(
+    volumes: &[Volume],
+    now: Mono,
+    plan: &mut Plan,
+    unwanted: impl Fn(&Volume) -> bool,
+) {
     for (index, volume) in volumes.iter().enumerate() {
         if !unwanted(volume) || volume.actual == Actual::Absent {
             continue;
@@ -172,8 +177,11 @@ fn set_up_wanted(volumes: &[Volume], now: Mono, plan: &mut Plan) {
         if !volume.wanted || volume.care != Care::Ours {
             continue;
         }
-        // One of the same name that is not wanted (another kind, found on disk) has to be gone first.
-        if volumes.iter().any(|other| !other.wanted && other.name == volume.name && other.actual != Actual::Absent) {
+        // One of the same name that is not wanted (another kind, found on disk) has to be gone
+        // first.
+        if volumes.iter().any(|other| {
+            !other.wanted && other.name == volume.name && other.actual != Actual::Absent
+        }) {
             continue;
         }
         let due = volume.refresh_at.is_some_and(|at| at <= now);
@@ -216,7 +224,8 @@ fn pending_or_ready(volumes: &[Volume], now: Mono) -> VolumesState {
     if missing.is_empty() {
         return VolumesState::Ready;
     }
-    let comes = |volume: &Volume| volume.care == Care::Ours && volume.sure && volume.problem.is_none();
+    let comes =
+        |volume: &Volume| volume.care == Care::Ours && volume.sure && volume.problem.is_none();
     let on_their_way = volumes.iter().filter(|volume| is_missing(volume)).all(comes);
     VolumesState::Pending { missing, next_try, on_their_way }
 }
@@ -254,12 +263,16 @@ fn leaving_or_absent(volumes: &[Volume], now: Mono) -> VolumesState {
     }
     let text = |volume: &Volume| match (&volume.problem, volume.doing) {
         (Some(problem), _) => Some(format!("volume {:?}: {}", volume.name, problem.text)),
-        (None, Some((_, since))) if now.since(since) >= SLOW => {
-            Some(format!("volume {:?}: the work on it has not ended after {} seconds", volume.name, SLOW.as_secs()))
-        }
+        (None, Some((_, since))) if now.since(since) >= SLOW => Some(format!(
+            "volume {:?}: the work on it has not ended after {} seconds",
+            volume.name,
+            SLOW.as_secs()
+        )),
         (None, _) => None,
     };
-    VolumesState::TearingDown { last_error: volumes.iter().filter(left).find_map(text).unwrap_or_default() }
+    VolumesState::TearingDown {
+        last_error: volumes.iter().filter(left).find_map(text).unwrap_or_default(),
+    }
 }
 
 fn earliest(first: Option<Mono>, second: Option<Mono>) -> Option<Mono> {
@@ -278,11 +291,12 @@ pub fn why_unprocessed(volume: &Volume) -> Option<&str> {
     }
 }
 
-/// Upstream's summary for a pod whose volumes are not there: `missing` are all of those, `unprocessed` those that
-/// nobody can put in place.
+/// Upstream's summary for a pod whose volumes are not there: `missing` are all of those,
+/// `unprocessed` those that nobody can put in place.
 pub fn summary(volumes: &[Volume], cause: &str) -> String {
     let names = |pick: &dyn Fn(&&Volume) -> bool| {
-        let mut names: Vec<&str> = volumes.iter().filter(pick).map(|volume| volume.name.as_str()).collect();
+        let mut names: Vec<&str> =
+            volumes.iter().filter(pick).map(|volume| volume.name.as_str()).collect();
         names.sort_unstable();
         names.join(" ")
     };
@@ -299,7 +313,9 @@ pub fn summary(volumes: &[Volume], cause: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Actual, Care, Doing, Goal, Inputs, Problem, Told, Volume, plan, summary, wait_after};
+    use super::{
+        Actual, Care, Doing, Goal, Inputs, Problem, Told, Volume, plan, summary, wait_after,
+    };
     use crate::model::{Mono, VolumesState};
 
     const NOW: Mono = Mono(Duration::from_secs(1000));
@@ -337,7 +353,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(goal: Goal, volumes: &[Volume], begin: &[(usize, Doing)], wake_at: Option<Mono>) -> VolumesState {
+    fn check(
+        goal: Goal,
+        volumes: &[Volume],
+        begin: &[(usize, Doing)],
+        wake_at: Option<Mono>,
+    ) -> VolumesState {
         let plan = plan(goal, volumes, NOW);
         assert_eq!((plan.begin.as_slice(), plan.wake_at), (begin, wake_at));
         plan.state
@@ -347,7 +368,9 @@ mod tests {
     fn sets_up_what_is_wanted_and_known() {
         let volumes = [
             volume("a", |_| {}),
-            volume("b", |volume| volume.inputs = Inputs::Waiting("waiting for configmap \"c\"".to_owned())),
+            volume("b", |volume| {
+                volume.inputs = Inputs::Waiting("waiting for configmap \"c\"".to_owned());
+            }),
             volume("c", |volume| volume.actual = Actual::Present),
             volume("d", |volume| volume.wanted = false),
             volume("e", |volume| volume.care = Care::Runtime),
@@ -361,8 +384,9 @@ mod tests {
 
     #[test]
     fn on_their_way_are_volumes_that_nothing_is_missing_for() {
-        let state =
-            |change: fn(&mut Volume)| plan(Goal::Present, &[volume("a", |_| {}), volume("b", change)], NOW).state;
+        let state = |change: fn(&mut Volume)| {
+            plan(Goal::Present, &[volume("a", |_| {}), volume("b", change)], NOW).state
+        };
         let comes = |state| matches!(state, VolumesState::Pending { on_their_way: true, .. });
         assert!(comes(state(|_| {})));
         assert!(comes(state(|volume| volume.actual = Actual::Present)));
@@ -376,7 +400,10 @@ mod tests {
         let failed = |retry_at| [volume("a", |volume| volume.problem = Some(problem(retry_at)))];
         let state = check(Goal::Present, &failed(Some(at(1010))), &[], Some(at(1010)));
         let missing = vec![("a".to_owned(), "no space".to_owned())];
-        assert_eq!(state, VolumesState::Pending { missing, next_try: Some(at(1010)), on_their_way: false });
+        assert_eq!(
+            state,
+            VolumesState::Pending { missing, next_try: Some(at(1010)), on_their_way: false }
+        );
         check(Goal::Present, &failed(Some(at(1000))), &[(0, Doing::SetUp)], None);
         check(Goal::Present, &failed(None), &[], None);
     }
@@ -390,9 +417,24 @@ mod tests {
             })]
         };
         let ready = [
-            check(Goal::Present, &present(|volume| volume.dirty = true), &[(0, Doing::SetUp)], None),
-            check(Goal::Present, &present(|volume| volume.refresh_at = Some(NOW)), &[(0, Doing::SetUp)], None),
-            check(Goal::Present, &present(|volume| volume.refresh_at = Some(at(1001))), &[], Some(at(1001))),
+            check(
+                Goal::Present,
+                &present(|volume| volume.dirty = true),
+                &[(0, Doing::SetUp)],
+                None,
+            ),
+            check(
+                Goal::Present,
+                &present(|volume| volume.refresh_at = Some(NOW)),
+                &[(0, Doing::SetUp)],
+                None,
+            ),
+            check(
+                Goal::Present,
+                &present(|volume| volume.refresh_at = Some(at(1001))),
+                &[],
+                Some(at(1001)),
+            ),
             check(Goal::Present, &present(|_| {}), &[], None),
         ];
         assert!(ready.iter().all(|state| *state == VolumesState::Ready));
@@ -424,7 +466,10 @@ mod tests {
         volumes[0].problem = Some(problem(Some(at(1001))));
         volumes[1].doing = None;
         let state = check(Goal::Gone, &volumes, &[], Some(at(1001)));
-        assert_eq!(state, VolumesState::TearingDown { last_error: "volume \"a\": no space".to_owned() });
+        assert_eq!(
+            state,
+            VolumesState::TearingDown { last_error: "volume \"a\": no space".to_owned() }
+        );
         volumes[0].actual = Actual::Absent;
         assert_eq!(check(Goal::Gone, &volumes, &[], None), VolumesState::Absent);
     }
@@ -452,7 +497,9 @@ mod tests {
             volume("z", |_| {}),
             volume("pvc", |volume| volume.care = Care::Nobody("not supported".to_owned())),
             volume("there", |volume| volume.actual = Actual::Present),
-            volume("claim", |volume| volume.problem = Some(Problem { event: Told::InSummary, ..problem(None) })),
+            volume("claim", |volume| {
+                volume.problem = Some(Problem { event: Told::InSummary, ..problem(None) });
+            }),
         ];
         assert_eq!(
             summary(&volumes, "not supported"),

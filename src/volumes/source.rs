@@ -1,5 +1,5 @@
-//! Where the content of volumes comes from: ConfigMaps and Secrets by subscription, tokens by request. Seams with the
-//! API server's caches as the real thing, and a fake for tests.
+//! Where the content of volumes comes from: ConfigMaps and Secrets by subscription, tokens by
+//! request. Seams with the API server's caches as the real thing, and a fake for tests.
 
 use std::sync::Arc;
 
@@ -27,14 +27,18 @@ pub trait ObjectSource: Send + Sync + 'static {
 pub trait Subscription<T>: Clone + Send + Sync + 'static {
     /// The present state; `None` while nothing is known.
     fn latest(&self) -> Option<Result<Arc<T>, ObjectError>>;
-    /// Waits for a change since the last call, or since the subscription was made. May return without one. Cancel-safe.
+    /// Waits for a change since the last call, or since the subscription was made. May return
+    /// without one. Cancel-safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// Service-account tokens.
 pub trait TokenSource: Clone + Send + Sync + 'static {
     /// The token, from a cache while it is fresh. Cancel-safe.
-    fn token(&self, request: tokens::Request) -> impl Future<Output = Result<tokens::Token, TokenError>> + Send;
+    fn token(
+        &self,
+        request: tokens::Request,
+    ) -> impl Future<Output = Result<tokens::Token, TokenError>> + Send;
     /// Forgets the tokens of a pod that is gone.
     fn forget(&self, pod: &PodUid);
 }
@@ -179,7 +183,9 @@ pub(crate) mod fake {
         pub(crate) fn set_config_map(&self, name: &str, version: u32, data: &[(&str, &str)]) {
             let mut object = ConfigMap::default();
             object.metadata.resource_version = Some(version.to_string());
-            object.data = Some(data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+            object.data = Some(
+                data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            );
             entry(&self.config_maps, name).send_replace(Some(Ok(Arc::new(object))));
         }
 
@@ -194,7 +200,10 @@ pub(crate) mod fake {
         }
     }
 
-    fn entry<T>(map: &Mutex<BTreeMap<String, watch::Sender<State<T>>>>, name: &str) -> watch::Sender<State<T>> {
+    fn entry<T>(
+        map: &Mutex<BTreeMap<String, watch::Sender<State<T>>>>,
+        name: &str,
+    ) -> watch::Sender<State<T>> {
         map.lock().entry(name.to_owned()).or_insert_with(|| watch::Sender::new(None)).clone()
     }
 
@@ -244,7 +253,11 @@ pub(crate) mod fake {
     impl Default for FakeTokens {
         fn default() -> Self {
             let error = TokenError { problem: "no token is scripted".to_owned() };
-            Self { answer: Arc::new(Mutex::new(Err(error))), asked: Arc::default(), forgotten: Arc::default() }
+            Self {
+                answer: Arc::new(Mutex::new(Err(error))),
+                asked: Arc::default(),
+                forgotten: Arc::default(),
+            }
         }
     }
 
@@ -270,12 +283,15 @@ pub(crate) mod fake {
         /// Binds a claim to a volume that is the directory `path`.
         pub(crate) fn bind(&self, claim: &str, volume: &str, path: &str) {
             let meta = serde_json::json!({"name": claim, "namespace": "ns", "uid": format!("uid-{claim}")});
-            let object =
-                serde_json::json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": "Bound"}});
-            self.claims.lock().insert(claim.to_owned(), serde_json::from_value(object).expect("a claim"));
+            let object = serde_json::json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": "Bound"}});
+            self.claims
+                .lock()
+                .insert(claim.to_owned(), serde_json::from_value(object).expect("a claim"));
             let spec = serde_json::json!({"claimRef": {"uid": format!("uid-{claim}")}, "local": {"path": path}});
             let object = serde_json::json!({"metadata": {"name": volume}, "spec": spec});
-            self.volumes.lock().insert(volume.to_owned(), serde_json::from_value(object).expect("a volume"));
+            self.volumes
+                .lock()
+                .insert(volume.to_owned(), serde_json::from_value(object).expect("a volume"));
         }
     }
 
@@ -290,7 +306,10 @@ pub(crate) mod fake {
             Box::pin(std::future::ready(found.ok_or_else(missing)))
         }
 
-        fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>> {
+        fn volume<'a>(
+            &'a self,
+            name: &'a str,
+        ) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>> {
             let found = self.volumes.lock().get(name).cloned();
             let missing = || ClaimError(format!("persistentvolumes {name:?} not found"));
             Box::pin(std::future::ready(found.ok_or_else(missing)))

@@ -1,7 +1,9 @@
-//! subPath mounts: a path inside a volume, bound to a place of the kubelet's own so that the container cannot swap it.
+//! subPath mounts: a path inside a volume, bound to a place of the kubelet's own so that the
+//! container cannot swap it.
 //!
-//! The path is opened beneath the volume without leaving it, and what was opened is what is bound (through
-//! /proc/self/fd). The targets are upstream's: `pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`.
+//! The path is opened beneath the volume without leaving it, and what was opened is what is bound
+//! (through /proc/self/fd). The targets are upstream's:
+//! `pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +16,7 @@ use super::mounter::Mounter;
 use super::paths::{Paths, is_component};
 use crate::linux::beneath::Root;
 use crate::linux::fs::{WriteOptions, fill};
-use crate::linux::tree;
+use crate::linux::walk;
 use crate::model::PodUid;
 
 /// One subPath of one container.
@@ -36,8 +38,8 @@ pub struct SubPath {
     pub index: usize,
 }
 
-/// Why there is no subPath. The texts are upstream's, which keeps what they could tell of the node's files to itself;
-/// the source says more and is for the log.
+/// Why there is no subPath. The texts are upstream's, which keeps what they could tell of the
+/// node's files to itself; the source says more and is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum SubPathError {
     /// It begins with a slash.
@@ -47,7 +49,9 @@ pub enum SubPathError {
     #[error("unable to provision SubPath `{0}`: must not contain '..'")]
     Climbs(String),
     /// It is not there and could not be made.
-    #[error("failed to create subPath directory for volumeMount {volume:?} of container {container:?}")]
+    #[error(
+        "failed to create subPath directory for volumeMount {volume:?} of container {container:?}"
+    )]
     Create {
         /// The volume.
         volume: String,
@@ -71,7 +75,11 @@ pub enum SubPathError {
 }
 
 /// Binds a subPath to its place, makes it first if it is missing, and answers the place. Blocks.
-pub fn prepare<M: Mounter>(mounter: &M, paths: &Paths, request: &SubPath) -> Result<PathBuf, SubPathError> {
+pub fn prepare<M: Mounter>(
+    mounter: &M,
+    paths: &Paths,
+    request: &SubPath,
+) -> Result<PathBuf, SubPathError> {
     let SubPath { uid, volume, directory, volume_path, sub_path, container, index } = request;
     if sub_path.starts_with('/') {
         return Err(SubPathError::Absolute(sub_path.clone()));
@@ -80,9 +88,13 @@ pub fn prepare<M: Mounter>(mounter: &M, paths: &Paths, request: &SubPath) -> Res
         return Err(SubPathError::Climbs(sub_path.clone()));
     }
     let (of_volume, of_container) = (volume.clone(), container.clone());
-    let failed = move |source| SubPathError::Prepare { volume: of_volume, container: of_container, source };
+    let failed =
+        move |source| SubPathError::Prepare { volume: of_volume, container: of_container, source };
     if !is_component(directory) || !is_component(container) {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "a name is not a file name")));
+        return Err(failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a name is not a file name",
+        )));
     }
     let relative = Path::new(sub_path);
     let root = Root::open(volume_path).map_err(failed.clone())?;
@@ -114,9 +126,9 @@ fn bind<M: Mounter>(mounter: &M, source: &OwnedFd, target: &Path) -> io::Result<
                 return Ok(());
             }
             mounter.unmount(target)?;
-            tree::remove_tree(target)?;
+            walk::remove_tree(target)?;
         }
-        Ok(false) => tree::remove_tree(target)?,
+        Ok(false) => walk::remove_tree(target)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -130,7 +142,7 @@ fn bind<M: Mounter>(mounter: &M, source: &OwnedFd, target: &Path) -> io::Result<
     }
     mounter.bind(source.as_fd(), target).inspect_err(|_| {
         // The empty target must not be taken for the subPath; the first error is the one to tell.
-        drop(tree::remove_tree(target));
+        drop(walk::remove_tree(target));
     })
 }
 
@@ -149,10 +161,14 @@ pub fn clean_up<M: Mounter>(
     for volume in volumes {
         for container in entries(&volume).map_err(TearDownError::io("read", &volume))? {
             for target in entries(&container).map_err(TearDownError::io("read", &container))? {
-                if mounter.is_mount_point(&target).map_err(TearDownError::io("look for a mount at", &target))? {
+                if mounter
+                    .is_mount_point(&target)
+                    .map_err(TearDownError::io("look for a mount at", &target))?
+                {
                     mounter.unmount(&target).map_err(TearDownError::io("unmount", &target))?;
                 }
-                // Only an empty file or directory was made there; anything else stays and is reported.
+                // Only an empty file or directory was made there; anything else stays and is
+                // reported.
                 remove_empty(&target).map_err(TearDownError::io("remove", &target))?;
             }
             remove_empty(&container).map_err(TearDownError::io("remove", &container))?;
@@ -162,13 +178,20 @@ pub fn clean_up<M: Mounter>(
     match std::fs::remove_dir(&base) {
         Ok(()) => Ok(()),
         // Other volumes' subPaths are still there.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(TearDownError::io("remove", &base)(error)),
     }
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    match tree::list(dir) {
+    match walk::list(dir) {
         Ok(entries) => Ok(entries.into_iter().map(|(name, _)| dir.join(name)).collect()),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -236,8 +259,8 @@ mod tests {
 
         /// What was bound, relative to the node's directory.
         fn bound(&self, sub_path: &str) -> Result<String, String> {
-            let target =
-                prepare(&self.mounter, &self.paths, &self.request(sub_path)).map_err(|error| error.to_string())?;
+            let target = prepare(&self.mounter, &self.paths, &self.request(sub_path))
+                .map_err(|error| error.to_string())?;
             assert_eq!(target, self.target());
             let what = self.mounter.mounts()[&target].clone();
             let from = what.strip_prefix("bind ").expect("a bind");
@@ -258,7 +281,8 @@ mod tests {
         check("inside", Ok("volume/sub"));
         check("new/deep", Ok("volume/new/deep"));
         let prepare = "failed to prepare subPath for volumeMount \"v\" of container \"app\"";
-        let create = "failed to create subPath directory for volumeMount \"v\" of container \"app\"";
+        let create =
+            "failed to create subPath directory for volumeMount \"v\" of container \"app\"";
         check("climbs", Err(prepare));
         check("absolute", Err(prepare));
         check("climbs/new", Err(create));
@@ -271,9 +295,13 @@ mod tests {
     fn a_missing_one_is_made_as_the_volume_is() {
         let node = node();
         let volume = node.dir.path().join("volume");
-        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o2775)).expect("changed");
+        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o2775))
+            .expect("changed");
         node.bound("new").expect("bound");
-        assert_eq!(std::fs::metadata(volume.join("new")).expect("it exists").mode() & 0o7777, 0o2775);
+        assert_eq!(
+            std::fs::metadata(volume.join("new")).expect("it exists").mode() & 0o7777,
+            0o2775
+        );
         assert!(node.target().is_dir());
         assert_eq!(node.bound("file").as_deref(), Ok("volume/file"), "a changed one is bound anew");
         assert!(node.target().is_file());

@@ -1,5 +1,5 @@
-//! When the API server bound a pod, when it accepted the status that first says Ready, and how much of the time between
-//! was the control plane's own: from its audit log.
+//! When the API server bound a pod, when it accepted the status that first says Ready, and how much
+//! of the time between was the control plane's own: from its audit log.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,8 +21,8 @@ pub(crate) struct Audit {
 pub(crate) struct Accepted {
     /// From bound to Ready accepted.
     pub(crate) since_bound: f64,
-    /// What no kubelet can change: from the request that made the pod until it was bound, and the write of Ready from
-    /// its arrival to its answer.
+    /// What no kubelet can change: from the request that made the pod until it was bound, and the
+    /// write of Ready from its arrival to its answer.
     pub(crate) control_plane: f64,
 }
 
@@ -46,14 +46,19 @@ impl Audit {
             }
             // The last line may be half written.
             let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
-            let accepted = event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
-            let moment = |key: &str| event[key].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+            let accepted = event["responseStatus"]["code"]
+                .as_u64()
+                .is_some_and(|code| (200..300).contains(&code));
+            let moment = |key: &str| {
+                event[key].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok())
+            };
             let (true, Some(came), Some(answered)) =
                 (accepted, moment("requestReceivedTimestamp"), moment("stageTimestamp"))
             else {
                 continue;
             };
-            // Who makes a pod with a generated name finds it in the answer only; the bench gives names.
+            // Who makes a pod with a generated name finds it in the answer only; the bench gives
+            // names.
             let Some(name) = event["objectRef"]["name"].as_str() else { continue };
             match (event["objectRef"]["subresource"].as_str(), event["verb"].as_str()) {
                 (None, Some("create")) => {
@@ -62,8 +67,12 @@ impl Audit {
                 (Some("binding"), Some("create")) => {
                     bound.insert(name.to_owned(), answered);
                 }
-                (Some("status"), Some("patch" | "update")) if says_ready(&event["requestObject"]) => {
-                    let (Some(made), Some(bound)) = (made.get(name), bound.get(name)) else { continue };
+                (Some("status"), Some("patch" | "update"))
+                    if says_ready(&event["requestObject"]) =>
+                {
+                    let (Some(made), Some(bound)) = (made.get(name), bound.get(name)) else {
+                        continue;
+                    };
                     out.entry(name.to_owned()).or_insert(Accepted {
                         since_bound: millis(*bound, answered),
                         control_plane: millis(*made, *bound) + millis(came, answered),
@@ -82,6 +91,7 @@ fn millis(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
 
 fn says_ready(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();
-    conditions
-        .is_some_and(|all| all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    conditions.is_some_and(|all| {
+        all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    })
 }

@@ -1,4 +1,5 @@
-//! A volume with a million files that a pod's `fsGroup` gets: a local PersistentVolume, its claim, and the pod.
+//! A volume with a million files that a pod's `fsGroup` gets: a local PersistentVolume, its claim,
+//! and the pod.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,9 @@ impl Million {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(bed.client.clone(), NAMESPACE);
         claims.patch(NAME, &force, &Patch::Apply(&claim)).await?;
         let until = Instant::now() + Duration::from_secs(60);
-        while claims.get(NAME).await?.status.and_then(|status| status.phase).as_deref() != Some("Bound") {
+        while claims.get(NAME).await?.status.and_then(|status| status.phase).as_deref()
+            != Some("Bound")
+        {
             anyhow::ensure!(Instant::now() < until, "claim {NAME} is not bound after 60 s");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -100,9 +103,15 @@ impl Million {
     /// The last file of all has the group: what was timed was done.
     fn check(&self) -> Result<()> {
         use std::os::unix::fs::MetadataExt as _;
-        let last = self.directory.join((FOLDERS - 1).to_string()).join((FILES_PER_FOLDER - 1).to_string());
+        let last =
+            self.directory.join((FOLDERS - 1).to_string()).join((FILES_PER_FOLDER - 1).to_string());
         let group = fs::metadata(&last)?.gid();
-        anyhow::ensure!(group == self.group, "{} belongs to group {group}, not {}", last.display(), self.group);
+        anyhow::ensure!(
+            group == self.group,
+            "{} belongs to group {group}, not {}",
+            last.display(),
+            self.group
+        );
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! The floor: what the runtime alone takes for the same pods. Nobody asks the API server, nobody writes a status.
+//! The floor: what the runtime alone takes for the same pods. Nobody asks the API server, nobody
+//! writes a status.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -82,7 +83,10 @@ impl Bare<'_> {
         let log_directory = self.node.path(&format!("{}/main", config.log_directory))?;
         fs::create_dir_all(log_directory)?;
         let began = Instant::now();
-        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: String::new(),
+        };
         let (sandbox, ()) = self.runtime.run_pod_sandbox(request, ()).await;
         let sandbox = sandbox?;
         let sandbox_took = began.elapsed();
@@ -103,7 +107,9 @@ impl Bare<'_> {
         let container_id = pod.container.as_str().to_owned();
         self.runtime.stop_container(v1::StopContainerRequest { container_id, timeout: 30 }).await?;
         let pod_sandbox_id = pod.sandbox.as_str().to_owned();
-        self.runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
+        self.runtime
+            .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() })
+            .await?;
         self.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await?;
         Ok(began.elapsed())
     }
@@ -113,7 +119,8 @@ impl Bare<'_> {
         let cgroup = self.node.cgroup()?;
         let security_context = v1::LinuxSandboxSecurityContext {
             namespace_options: Some(namespaces()),
-            // Every kubelet asks for that, whatever the containers get: the filter takes the runtime some 25 ms to make.
+            // Every kubelet asks for that, whatever the containers get: the filter takes the
+            // runtime some 25 ms to make.
             seccomp: Some(seccomp(v1::security_profile::ProfileType::RuntimeDefault)),
             ..Default::default()
         };
@@ -128,7 +135,10 @@ impl Bare<'_> {
             log_directory: format!("/var/log/pods/{NAMESPACE}_{name}_{uid}"),
             dns_config: Some(v1::DnsConfig {
                 servers: vec!["10.96.0.10".to_owned()],
-                searches: vec![format!("{NAMESPACE}.svc.cluster.local"), "svc.cluster.local".to_owned()],
+                searches: vec![
+                    format!("{NAMESPACE}.svc.cluster.local"),
+                    "svc.cluster.local".to_owned(),
+                ],
                 options: vec!["ndots:5".to_owned()],
             }),
             linux: Some(v1::LinuxPodSandboxConfig {
@@ -141,11 +151,13 @@ impl Bare<'_> {
         })
     }
 
-    /// The folders and files that a kubelet would have made, made beforehand: the floor is the runtime alone.
+    /// The folders and files that a kubelet would have made, made beforehand: the floor is the
+    /// runtime alone.
     fn mounts(&self, kind: Kind, uid: &str) -> Result<Vec<v1::Mount>> {
         let pod = format!("/var/lib/kubelet/pods/{uid}");
         let mut mounts = Vec::new();
-        for (file, inside) in [("etc-hosts", "/etc/hosts"), ("termination", "/dev/termination-log")] {
+        for (file, inside) in [("etc-hosts", "/etc/hosts"), ("termination", "/dev/termination-log")]
+        {
             fs::create_dir_all(self.node.path(&pod)?)?;
             fs::write(self.node.path(&format!("{pod}/{file}"))?, "127.0.0.1 localhost\n")?;
             mounts.push((format!("{pod}/{file}"), inside.to_owned(), false));
@@ -202,7 +214,13 @@ fn container(mounts: Vec<v1::Mount>) -> v1::ContainerConfig {
                     "/sys/firmware",
                     "/sys/devices/virtual/powercap",
                 ]),
-                readonly_paths: paths(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]),
+                readonly_paths: paths(&[
+                    "/proc/bus",
+                    "/proc/fs",
+                    "/proc/irq",
+                    "/proc/sys",
+                    "/proc/sysrq-trigger",
+                ]),
                 ..Default::default()
             }),
         }),
@@ -219,5 +237,10 @@ fn seccomp(profile: v1::security_profile::ProfileType) -> v1::SecurityProfile {
 }
 
 fn best_effort() -> v1::LinuxContainerResources {
-    v1::LinuxContainerResources { cpu_period: 100_000, cpu_shares: 2, oom_score_adj: 1000, ..Default::default() }
+    v1::LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_shares: 2,
+        oom_score_adj: 1000,
+        ..Default::default()
+    }
 }

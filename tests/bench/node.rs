@@ -33,7 +33,10 @@ impl Kubelet {
             None => text.to_owned(),
         };
         let name = text.split('=').next().unwrap_or(text).to_owned();
-        ensure!(text == "upstream" || Path::new(&program).is_file(), "kubelet {name:?}: {program} is no file");
+        ensure!(
+            text == "upstream" || Path::new(&program).is_file(),
+            "kubelet {name:?}: {program} is no file"
+        );
         Ok(Self { name, program })
     }
 }
@@ -52,13 +55,19 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn from_env() -> Result<Self> {
-        let text = std::env::var("RKUBELET_BENCH_ENV").context("start the bench with tests/bench/run")?;
-        let pair = |line: &str| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let text =
+            std::env::var("RKUBELET_BENCH_ENV").context("start the bench with tests/bench/run")?;
+        let pair = |line: &str| {
+            line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
+        };
         Ok(Self { env: text.lines().filter_map(pair).collect() })
     }
 
     fn value(&self, key: &str) -> Result<&str> {
-        self.env.get(key).map(String::as_str).with_context(|| format!("the cluster's env has no {key}"))
+        self.env
+            .get(key)
+            .map(String::as_str)
+            .with_context(|| format!("the cluster's env has no {key}"))
     }
 
     /// A path on the node, as the machine sees it.
@@ -96,7 +105,8 @@ impl Node {
         self.cluster(&["kubelet", "stop", NAME]).map(|_| ())
     }
 
-    /// Removes whatever pods are left in the runtime, so that nobody inherits the other's work. No kubelet may run.
+    /// Removes whatever pods are left in the runtime, so that nobody inherits the other's work. No
+    /// kubelet may run.
     pub(crate) async fn sweep(&self) -> Result<()> {
         let runtime = self.runtime()?;
         let mut last = None;
@@ -106,7 +116,8 @@ impl Node {
                 return Ok(());
             }
             for sandbox in left {
-                // What a kubelet had begun may still be going on in the runtime and refuse: the next pass has it.
+                // What a kubelet had begun may still be going on in the runtime and refuse: the
+                // next pass has it.
                 last = sweep_one(&runtime, sandbox.id).await.err().or(last);
             }
         }
@@ -115,7 +126,10 @@ impl Node {
 
     fn cluster(&self, args: &[&str]) -> Result<String> {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
-        let output = Command::new(program).args(["--name", self.value("CLUSTER_NAME")?]).args(args).output()?;
+        let output = Command::new(program)
+            .args(["--name", self.value("CLUSTER_NAME")?])
+            .args(args)
+            .output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "cluster {}: {}", args.join(" "), said.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -123,6 +137,8 @@ impl Node {
 }
 
 async fn sweep_one(runtime: &Runtime, pod_sandbox_id: String) -> Result<(), CriError> {
-    runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
+    runtime
+        .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() })
+        .await?;
     runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await.map(|_| ())
 }

@@ -140,9 +140,12 @@ impl Bed {
     /// The namespace with what its pods need, and the watch.
     pub(crate) async fn make(node: &Node) -> Result<Self> {
         let client = Client::try_default().await.context("the cluster's API server")?;
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        namespaces.patch(NAMESPACE, &PatchParams::apply("bench"), &Patch::Apply(&namespace)).await?;
+        namespaces
+            .patch(NAMESPACE, &PatchParams::apply("bench"), &Patch::Apply(&namespace))
+            .await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
         let until = Instant::now() + Duration::from_secs(30);
         while accounts.get_opt("default").await?.is_none() {
@@ -155,8 +158,7 @@ impl Bed {
         let board = Arc::new(Board::default());
         let bed = Self { client, pods: pods.clone(), board: Arc::clone(&board) };
         bed.set_value("first").await?;
-        let secret =
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {KEY: "hidden"}});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {KEY: "hidden"}});
         let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), NAMESPACE);
         secrets.patch(SECRET, &PatchParams::apply("bench").force(), &Patch::Apply(&secret)).await?;
         for pod in pods.list(&kube::api::ListParams::default()).await? {
@@ -166,7 +168,9 @@ impl Bed {
         node.sweep().await?;
         let started = watcher(pods, watcher::Config::default()).try_for_each(move |event| {
             match event {
-                watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => board.note(&pod, false),
+                watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
+                    board.note(&pod, false);
+                }
                 watcher::Event::Delete(pod) => board.note(&pod, true),
                 watcher::Event::Init | watcher::Event::InitDone => {}
             }
@@ -183,8 +187,7 @@ impl Bed {
     /// Writes the ConfigMap that pods with volumes have.
     pub(crate) async fn set_value(&self, value: &str) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let map =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG_MAP}, "data": {KEY: value}});
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG_MAP}, "data": {KEY: value}});
         maps.patch(CONFIG_MAP, &PatchParams::apply("bench").force(), &Patch::Apply(&map)).await?;
         Ok(())
     }
@@ -195,16 +198,27 @@ impl Bed {
     }
 
     /// The same with any pod and any patience.
-    pub(crate) async fn start_pod(&self, pod: &Pod, name: &str, patience: Duration) -> Result<Duration> {
+    pub(crate) async fn start_pod(
+        &self,
+        pod: &Pod,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Duration> {
         let began = Instant::now();
-        self.pods.create(&PostParams::default(), pod).await.with_context(|| format!("creating pod {name}"))?;
+        self.pods
+            .create(&PostParams::default(), pod)
+            .await
+            .with_context(|| format!("creating pod {name}"))?;
         Ok(self.board.when(name, "Ready", patience, |seen| seen.ready).await? - began)
     }
 
     /// Deletes a pod and waits until the API server has it no more: how long that took.
     pub(crate) async fn remove(&self, name: &str) -> Result<Duration> {
         let began = Instant::now();
-        self.pods.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting pod {name}"))?;
+        self.pods
+            .delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("deleting pod {name}"))?;
         let gone = self.board.when(name, "gone", PATIENCE, |seen| seen.gone).await?;
         self.board.pods.lock().remove(name);
         Ok(gone - began)
@@ -232,7 +246,9 @@ impl Bed {
 }
 
 /// All of them are polled, and so begin, before any of them goes on.
-async fn sorted(all: impl Iterator<Item = impl Future<Output = Result<Duration>>>) -> Result<Vec<Duration>> {
+async fn sorted(
+    all: impl Iterator<Item = impl Future<Output = Result<Duration>>>,
+) -> Result<Vec<Duration>> {
     let mut out = try_join_all(all).await?;
     out.sort();
     Ok(out)

@@ -1,4 +1,5 @@
-//! What a process costs, from `/proc`: memory, CPU time, and how often its threads went to sleep and were woken.
+//! What a process costs, from `/proc`: memory, CPU time, and how often its threads went to sleep
+//! and were woken.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -26,16 +27,24 @@ impl Counters {
     }
 }
 
-/// Watches a process that has nothing to do for `window`: CPU in percent of a core, wake-ups per second, and what memory
-/// it holds at the end, all as `PHASE.…`.
-pub(crate) async fn idle(pid: u32, window: Duration, phase: &str, samples: &mut Samples) -> Result<()> {
+/// Watches a process that has nothing to do for `window`: CPU in percent of a core, wake-ups per
+/// second, and what memory it holds at the end, all as `PHASE.…`.
+pub(crate) async fn idle(
+    pid: u32,
+    window: Duration,
+    phase: &str,
+    samples: &mut Samples,
+) -> Result<()> {
     let before = Counters::read(pid)?;
     tokio::time::sleep(window).await;
     let after = Counters::read(pid)?;
     let seconds = (after.at - before.at).as_secs_f64();
     samples.add(&format!("{phase}.cpu"), after.cpu_since(&before).as_secs_f64() * 100.0 / seconds);
     #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
-    samples.add(&format!("{phase}.wakeups"), after.wakeups.saturating_sub(before.wakeups) as f64 / seconds);
+    samples.add(
+        &format!("{phase}.wakeups"),
+        after.wakeups.saturating_sub(before.wakeups) as f64 / seconds,
+    );
     memory(pid, phase, samples)
 }
 
@@ -56,10 +65,12 @@ fn memory(pid: u32, phase: &str, samples: &mut Samples) -> Result<()> {
 /// User and system time; the kernel scales its ticks to the exact run time.
 fn cpu_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("the kubelet has ended: {path}"))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("the kubelet has ended: {path}"))?;
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
-    let ticks = ticks(11).zip(ticks(12)).map(|(user, system)| user + system).with_context(|| path)?;
+    let ticks =
+        ticks(11).zip(ticks(12)).map(|(user, system)| user + system).with_context(|| path)?;
     Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux
 }
 

@@ -11,7 +11,8 @@ use crate::Options;
 use crate::node::target_dir;
 use crate::samples::{FLOOR, Samples, median, percentile};
 
-/// What upstream does meanwhile and ours does not yet: work that its figures contain. Take a line out when ours does it.
+/// What upstream does meanwhile and ours does not yet: work that its figures contain. Take a line
+/// out when ours does it.
 const NOT_YET: [(&str, &str); 3] = [
     (
         "stats",
@@ -44,12 +45,17 @@ impl Target {
         let (text, met) = match self {
             Self::Shown => return String::new(),
             Self::Upstream => ("<= upstream".to_owned(), to_peer.map(|ratio| ratio <= 1.0)),
-            Self::Floor(limit) => (format!("<= {limit:.2}x bare"), to_floor.map(|ratio| ratio <= limit)),
-            Self::Ratio(limit) => (format!("<= {limit:.2}x upstream"), to_peer.map(|ratio| ratio <= limit)),
+            Self::Floor(limit) => {
+                (format!("<= {limit:.2}x bare"), to_floor.map(|ratio| ratio <= limit))
+            }
+            Self::Ratio(limit) => {
+                (format!("<= {limit:.2}x upstream"), to_peer.map(|ratio| ratio <= limit))
+            }
             Self::Absolute(limit) => (format!("<= {limit}"), Some(value <= limit)),
             Self::Last(limit) => (format!("p99 <= {limit}"), Some(last <= limit)),
         };
-        let worse = if to_peer.is_some_and(|ratio| ratio > 1.0) { ", WORSE THAN UPSTREAM" } else { "" };
+        let worse =
+            if to_peer.is_some_and(|ratio| ratio > 1.0) { ", WORSE THAN UPSTREAM" } else { "" };
         match met {
             Some(true) => format!("ok   {text}{worse}"),
             Some(false) => format!("MISS {text}{worse}"),
@@ -74,14 +80,26 @@ const fn row(key: &'static str, title: &'static str, unit: &'static str, target:
 /// In the order of the table. Targets: the figures to beat of the design.
 const ROWS: [Row; 30] = [
     row("single.ready", "one pod: created -> Ready", "ms", Target::Floor(1.10)),
-    Row { floor: "single.ready", ..row("single.accepted", "  bound -> Ready accepted", "ms", Target::Upstream) },
+    Row {
+        floor: "single.ready",
+        ..row("single.accepted", "  bound -> Ready accepted", "ms", Target::Upstream)
+    },
     row("single.control", "  create to bound and write of Ready", "ms", Target::Shown),
-    Row { floor: "single.ready", ..row("single.own", "  created -> Ready without these two", "ms", Target::Shown) },
+    Row {
+        floor: "single.ready",
+        ..row("single.own", "  created -> Ready without these two", "ms", Target::Shown)
+    },
     row("single.gone", "  deleted -> gone", "ms", Target::Ratio(0.4)),
     row("volumes.ready", "one with 5 volumes: created -> Ready", "ms", Target::Floor(1.15)),
-    Row { floor: "volumes.ready", ..row("volumes.accepted", "  bound -> Ready accepted", "ms", Target::Floor(1.15)) },
+    Row {
+        floor: "volumes.ready",
+        ..row("volumes.accepted", "  bound -> Ready accepted", "ms", Target::Floor(1.15))
+    },
     row("volumes.control", "  create to bound and write of Ready", "ms", Target::Shown),
-    Row { floor: "volumes.ready", ..row("volumes.own", "  created -> Ready without these two", "ms", Target::Shown) },
+    Row {
+        floor: "volumes.ready",
+        ..row("volumes.own", "  created -> Ready without these two", "ms", Target::Shown)
+    },
     row("volumes.gone", "  deleted -> gone", "ms", Target::Ratio(0.4)),
     row("burst.ready_half", "50 at once: half Ready", "ms", Target::Ratio(0.5)),
     row("burst.ready_all", "  all Ready", "ms", Target::Ratio(0.85)),
@@ -129,9 +147,17 @@ pub(crate) fn print(options: &Options, samples: &Samples) {
         let Some(line) = line(row, samples, peer, &subjects, &mut misses) else { continue };
         println!("{line}");
     }
-    println!("rounds: {}, load now {}; ratios are medians of the rounds' ratios", options.rounds, load());
-    let not_yet: Vec<String> = NOT_YET.iter().map(|(what, how)| format!("{what} ({how})")).collect();
-    println!("missed targets: {}", if misses.is_empty() { "none".to_owned() } else { misses.join("; ") });
+    println!(
+        "rounds: {}, load now {}; ratios are medians of the rounds' ratios",
+        options.rounds,
+        load()
+    );
+    let not_yet: Vec<String> =
+        NOT_YET.iter().map(|(what, how)| format!("{what} ({how})")).collect();
+    println!(
+        "missed targets: {}",
+        if misses.is_empty() { "none".to_owned() } else { misses.join("; ") }
+    );
     println!("upstream does meanwhile, ours not yet: {}", not_yet.join("; "));
 }
 
@@ -147,14 +173,17 @@ fn line(
         median(&all).zip(percentile(&all, 99))
     };
     let floor = figures(FLOOR, row.floor);
-    if peer.iter().chain(subjects).all(|who| figures(who, row.key).is_none()) && figures(FLOOR, row.key).is_none() {
+    if peer.iter().chain(subjects).all(|who| figures(who, row.key).is_none())
+        && figures(FLOOR, row.key).is_none()
+    {
         return None;
     }
     let mut line = vec![format!("{:<38}{:<12}", row.title, row.unit)];
     line.push(format!("{:>9}", floor.map_or("-".to_owned(), |(middle, _)| number(middle))));
     for who in peer.iter().chain(subjects) {
-        let cell = figures(who, row.key)
-            .map_or("-".to_owned(), |(middle, last)| format!("{} ({})", number(middle), number(last)));
+        let cell = figures(who, row.key).map_or("-".to_owned(), |(middle, last)| {
+            format!("{} ({})", number(middle), number(last))
+        });
         line.push(format!("{cell:>19}"));
     }
     let mut marks = Vec::new();
@@ -162,7 +191,10 @@ fn line(
         let to_peer = peer.and_then(|peer| samples.ratio(row.key, who, peer, row.key));
         let to_floor = samples.ratio(row.key, who, FLOOR, row.floor);
         for ratio in [to_peer, to_floor] {
-            line.push(format!("{:>19}", ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"))));
+            line.push(format!(
+                "{:>19}",
+                ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"))
+            ));
         }
         if let Some((value, last)) = figures(who, row.key) {
             let verdict = row.target.judge(value, last, to_peer, to_floor);
@@ -204,8 +236,10 @@ pub(crate) fn save(options: &Options, samples: &Samples) -> Result<PathBuf> {
             }
         }
         if !figures.is_empty() {
-            summary
-                .insert(row.key.to_owned(), json!({"title": row.title.trim(), "unit": row.unit, "figures": figures}));
+            summary.insert(
+                row.key.to_owned(),
+                json!({"title": row.title.trim(), "unit": row.unit, "figures": figures}),
+            );
         }
     }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

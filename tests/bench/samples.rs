@@ -1,4 +1,5 @@
-//! What was measured: figures by row, by who made them and in which round; medians, percentiles, ratios.
+//! What was measured: figures by row, by who made them and in which round; medians, percentiles,
+//! ratios.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,8 @@ impl Samples {
     /// All figures of a row, of all rounds, sorted.
     pub(crate) fn sorted(&self, row: &str, who: &str) -> Vec<f64> {
         let rounds = self.rows.get(row).and_then(|row| row.get(who));
-        let mut all: Vec<f64> = rounds.into_iter().flat_map(BTreeMap::values).flatten().copied().collect();
+        let mut all: Vec<f64> =
+            rounds.into_iter().flat_map(BTreeMap::values).flatten().copied().collect();
         all.sort_by(f64::total_cmp);
         all
     }

@@ -1,11 +1,16 @@
-//! The bench: ours and upstream's kubelet in turns on one node, and the bare CRI calls for the same pods as the floor.
+//! The bench: ours and upstream's kubelet in turns on one node, and the bare CRI calls for the same
+//! pods as the floor.
 //!
-//! `tests/bench/run` (or `make bench`) builds, brings a cluster up and runs this in its network. Each round measures the
-//! floor with no kubelet, then gives every kubelet a turn: single pods without and with volumes, fifty at once, idle
-//! with none and with 110 pods (`/metrics` scraped all the time), an edited ConfigMap; a volume of a million files only
-//! with `--only fsgroup`. The machine is shared, so only
-//! figures of one run are compared, and ratios are taken within a round. Samples, summary and machine go to a JSON file.
-#![allow(clippy::disallowed_methods, reason = "a bench reads the environment and the clock, and writes files")]
+//! `tests/bench/run` (or `make bench`) builds, brings a cluster up and runs this in its network.
+//! Each round measures the floor with no kubelet, then gives every kubelet a turn: single pods
+//! without and with volumes, fifty at once, idle with none and with 110 pods (`/metrics` scraped
+//! all the time), an edited ConfigMap; a volume of a million files only with `--only fsgroup`. The
+//! machine is shared, so only figures of one run are compared, and ratios are taken within a round.
+//! Samples, summary and machine go to a JSON file.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a bench reads the environment and the clock, and writes files"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a bench says goes there")]
 
 mod audit;
@@ -54,15 +59,17 @@ impl Options {
                 "--rounds" => rounds = Some(value()?.parse().context("--rounds wants a number")?),
                 "--only" => only = Some(value()?),
                 "--kubelets" => kubelets = value()?,
-                _ => bail!("unknown option {arg:?} (--quick, --rounds N, --only TEXT, --kubelets LIST)"),
+                _ => bail!(
+                    "unknown option {arg:?} (--quick, --rounds N, --only TEXT, --kubelets LIST)"
+                ),
             }
         }
         let kubelets = kubelets.split(',').map(Kubelet::parse).collect::<Result<_>>()?;
         Ok(Self { rounds: rounds.unwrap_or(if quick { 1 } else { 3 }), quick, only, kubelets })
     }
 
-    /// Whether a phase is wanted, by its name: single, volumes, burst, idle, full, edit; and fsgroup, but only when it is
-    /// asked for, since making its files takes a minute.
+    /// Whether a phase is wanted, by its name: single, volumes, burst, idle, full, edit; and
+    /// fsgroup, but only when it is asked for, since making its files takes a minute.
     fn wants(&self, phase: &str) -> bool {
         match self.only.as_deref() {
             None => phase != FSGROUP,
@@ -73,7 +80,8 @@ impl Options {
 
 fn main() -> ExitCode {
     let outcome = Options::parse(std::env::args().skip(1)).and_then(|options| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(Box::pin(bench(&options)))
     });
     match outcome {
@@ -90,7 +98,8 @@ async fn bench(options: &Options) -> Result<()> {
     let mut samples = Samples::default();
     node.stop_kubelet()?;
     let bed = Bed::make(&node).await?;
-    let mut million = if options.wants(FSGROUP) { Some(Million::make(&node, &bed).await?) } else { None };
+    let mut million =
+        if options.wants(FSGROUP) { Some(Million::make(&node, &bed).await?) } else { None };
     for round in 1..=options.rounds {
         samples.round = round;
         node.stop_kubelet()?;
@@ -104,7 +113,8 @@ async fn bench(options: &Options) -> Result<()> {
         for kubelet in order {
             eprintln!("round {round}: {} (load {})", kubelet.name, report::load());
             samples.who.clone_from(&kubelet.name);
-            let turn = turn::take(&node, &bed, kubelet, (options, million.as_mut()), &mut samples).await;
+            let turn =
+                turn::take(&node, &bed, kubelet, (options, million.as_mut()), &mut samples).await;
             turn.with_context(|| format!("round {round}, {}", kubelet.name))?;
         }
     }

@@ -1,4 +1,5 @@
-//! One kubelet's turn: starts it on the emptied node, measures every phase that is wanted, and stops it.
+//! One kubelet's turn: starts it on the emptied node, measures every phase that is wanted, and
+//! stops it.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ pub(crate) const BURST: usize = 50;
 const FULL: usize = 110;
 /// How often somebody asks for `/metrics`, and so also the unit of the idle windows.
 const SCRAPE: Duration = Duration::from_secs(15);
-/// How long a single pod runs before it is deleted. The first process of a container has no handler of signals at first
-/// and, as the first one of its namespace, is then spared by SIGTERM: it would be waited for until its grace is over.
+/// How long a single pod runs before it is deleted. The first process of a container has no handler
+/// of signals at first and, as the first one of its namespace, is then spared by SIGTERM: it would
+/// be waited for until its grace is over.
 pub(crate) const RUN: Duration = Duration::from_millis(500);
 /// How many of the full node's pods are looked at for an edited ConfigMap.
 const EDITED: usize = 100;
@@ -101,7 +103,8 @@ impl Turn<'_> {
             self.burst(samples).await.context("burst")?;
         }
         // An edit takes upstream more than a minute: not in the short run.
-        let edit = self.options.wants("edit") && (!self.options.quick || self.options.only.is_some());
+        let edit =
+            self.options.wants("edit") && (!self.options.quick || self.options.only.is_some());
         if edit || self.options.wants("full") {
             let names = self.names("full", FULL);
             self.bed.start_all(Kind::Volumes, &names).await?;
@@ -136,7 +139,9 @@ impl Turn<'_> {
         }
         let accepted = audit.accepted()?;
         for (name, ready) in names.iter().zip(ready) {
-            let took = accepted.get(name).with_context(|| format!("no Ready of {name} in the audit log"))?;
+            let took = accepted
+                .get(name)
+                .with_context(|| format!("no Ready of {name} in the audit log"))?;
             samples.add(&format!("{phase}.ready"), ready);
             samples.add(&format!("{phase}.accepted"), took.since_bound);
             samples.add(&format!("{phase}.control"), took.control_plane);
@@ -180,7 +185,11 @@ impl Turn<'_> {
         self.bed.set_value(&value).await?;
         while let Some(file) = files.first() {
             if began.elapsed() > EDIT_PATIENCE {
-                bail!("{} does not have the edit after {} s", file.display(), EDIT_PATIENCE.as_secs());
+                bail!(
+                    "{} does not have the edit after {} s",
+                    file.display(),
+                    EDIT_PATIENCE.as_secs()
+                );
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
             let before = files.len();
@@ -193,7 +202,8 @@ impl Turn<'_> {
     }
 }
 
-/// Asks for `/metrics` as a monitoring system does, through the API server, for it has the right to.
+/// Asks for `/metrics` as a monitoring system does, through the API server, for it has the right
+/// to.
 async fn scrape(bed: Bed) {
     let mut ticks = tokio::time::interval(SCRAPE);
     let path = format!("/api/v1/nodes/{}/proxy/metrics", node::NAME);

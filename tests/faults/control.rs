@@ -1,4 +1,5 @@
-//! The control sockets of the two proxies (see `tests/cluster/README.md`): rules, held calls, and what was recorded.
+//! The control sockets of the two proxies (see `tests/cluster/README.md`): rules, held calls, and
+//! what was recorded.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -79,7 +80,9 @@ impl Proxy {
             ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&text));
             anyhow::Ok(text)
         };
-        asked.await.with_context(|| format!("{method} {path} of the proxy at {}", self.socket.display()))
+        asked
+            .await
+            .with_context(|| format!("{method} {path} of the proxy at {}", self.socket.display()))
     }
 
     /// Puts these rules in force, and no others.
@@ -92,11 +95,13 @@ impl Proxy {
         Ok(serde_json::from_slice(&self.ask("GET", "/held", None).await?)?)
     }
 
-    /// Waits until calls of this many rules are held; returns the names of the rules, also if they are fewer in the end.
+    /// Waits until calls of this many rules are held; returns the names of the rules, also if they
+    /// are fewer in the end.
     pub(crate) async fn until_held(&self, rules: usize, patience: Duration) -> Result<Vec<String>> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut names: Vec<String> = self.held().await?.into_iter().map(|held| held.rule).collect();
+            let mut names: Vec<String> =
+                self.held().await?.into_iter().map(|held| held.rule).collect();
             names.sort();
             names.dedup();
             if names.len() >= rules || Instant::now() > deadline {

@@ -1,5 +1,6 @@
-//! What a node has that is not the pods': directories that pods are given (as hostPath, as local persistent volumes),
-//! with files and mounts of others in them. Made for a case, looked at after it, and taken away.
+//! What a node has that is not the pods': directories that pods are given (as hostPath, as local
+//! persistent volumes), with files and mounts of others in them. Made for a case, looked at after
+//! it, and taken away.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -11,8 +12,8 @@ pub(crate) fn dir(bed: &Bed, name: &str) -> String {
     format!("/var/lib/kubelet/{name}-of-{}", bed.name)
 }
 
-/// The directories of one case: `host`, for all pods, and one of each pod's name behind a claim of that name. `made` is
-/// one in which something is made for pods.
+/// The directories of one case: `host`, for all pods, and one of each pod's name behind a claim of
+/// that name. `made` is one in which something is made for pods.
 pub(crate) struct Foreign<'a> {
     bed: &'a Bed,
     /// Those which others use, too.
@@ -53,8 +54,11 @@ impl<'a> Foreign<'a> {
                 "resources": {"requests": {"storage": "1Gi"}},
             });
             let kind = "PersistentVolumeClaim";
-            bed.create(&json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": pod}, "spec": spec}).to_string())
-                .await?;
+            bed.create(
+                &json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": pod}, "spec": spec})
+                    .to_string(),
+            )
+            .await?;
         }
         for pod in self.pods {
             bed.until_kind("PersistentVolumeClaim", pod, &["status.phase=Bound"]).await?;
@@ -85,7 +89,8 @@ impl<'a> Foreign<'a> {
         for name in &self.used {
             let dir = self.bed.cluster.on_node(&dir(self.bed, name));
             for file in KEPT {
-                let content = std::fs::read_to_string(dir.join(file)).unwrap_or_else(|error| error.to_string());
+                let content = std::fs::read_to_string(dir.join(file))
+                    .unwrap_or_else(|error| error.to_string());
                 same(&format!("{file} of {name}"), content.as_str(), "kept")?;
             }
         }

@@ -16,8 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![case(five_pods_held_for_ever)]
 }
 
-const SLEEPER: &str =
-    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
+const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
 const PULLED: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: 'registry.invalid/none:1', imagePullPolicy: Always}]}";
 const PROBED: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000'], readinessProbe: {exec: {command: ['true']}, periodSeconds: 1}}]}";
 /// Which calls are held, and the pod that makes each.
@@ -119,8 +118,14 @@ async fn five_pods_held_for_ever(bed: Bed) -> Result<String> {
         let best = with.iter().map(of).fold(f64::INFINITY, f64::min);
         best <= quiet * 2.0 + SLACK
     };
-    ensure!(best(started.half, &|took| took.0.half) && best(started.all, &|took| took.0.all), "starts: {said}");
-    ensure!(best(stopped.half, &|took| took.1.half) && best(stopped.all, &|took| took.1.all), "stops: {said}");
+    ensure!(
+        best(started.half, &|took| took.0.half) && best(started.all, &|took| took.0.all),
+        "starts: {said}"
+    );
+    ensure!(
+        best(stopped.half, &|took| took.1.half) && best(stopped.all, &|took| took.1.all),
+        "stops: {said}"
+    );
     Ok(said)
 }
 
@@ -130,11 +135,17 @@ async fn burst(bed: &Bed, watched: &Watched, what: &str, count: usize) -> Result
     let patience = Duration::from_secs(120);
     let began = Instant::now();
     try_join_all(names.iter().map(|name| bed.pod(name, SLEEPER))).await?;
-    let ready = watched.all(&names, |pod| pod.ready, patience).await.with_context(|| format!("{what}: ready"))?;
+    let ready = watched
+        .all(&names, |pod| pod.ready, patience)
+        .await
+        .with_context(|| format!("{what}: ready"))?;
     let started = ready.iter().map(|at| at.duration_since(began).as_secs_f64()).collect();
     let began = Instant::now();
     try_join_all(names.iter().map(|name| bed.delete(name, None))).await?;
-    let gone = watched.all(&names, |pod| pod.gone, patience).await.with_context(|| format!("{what}: gone"))?;
+    let gone = watched
+        .all(&names, |pod| pod.gone, patience)
+        .await
+        .with_context(|| format!("{what}: gone"))?;
     let stopped = gone.iter().map(|at| at.duration_since(began).as_secs_f64()).collect();
     Ok((Took::of(started), Took::of(stopped)))
 }

@@ -1,8 +1,9 @@
 //! kill -9 of the kubelet before and after every mutating call of a pod's life.
 //!
-//! A first pod lives undisturbed and is recorded: its calls are the barriers. Then each phase of a life (start with an init
-//! container, restart, delete) is led to all of its barriers at once, one pod at each, the kubelet is killed there and
-//! started again, and each pod must come to the phase's end as if nothing had been.
+//! A first pod lives undisturbed and is recorded: its calls are the barriers. Then each phase of a
+//! life (start with an init container, restart, delete) is led to all of its barriers at once, one
+//! pod at each, the kubelet is killed there and started again, and each pod must come to the
+//! phase's end as if nothing had been.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,8 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// The calls that change something.
-pub(crate) const MUTATING: &str =
-    "RunPodSandbox|StopPodSandbox|RemovePodSandbox|CreateContainer|StartContainer|StopContainer|RemoveContainer";
+pub(crate) const MUTATING: &str = "RunPodSandbox|StopPodSandbox|RemovePodSandbox|CreateContainer|StartContainer|StopContainer|RemoveContainer";
 /// How long a barrier may take to be reached: upstream removes containers once a minute.
 const REACHED: Duration = Duration::from_secs(150);
 
@@ -88,7 +88,10 @@ async fn at_every_call_of_a_life(bed: Bed) -> Result<String> {
         cri.forget().await?;
         model.lead(phase).await?;
         model.reached(phase).await?;
-        barriers.push((phase, calls_of(&cri.recorded(MUTATING).await?, &format!("{}/model", bed.name))));
+        barriers.push((
+            phase,
+            calls_of(&cri.recorded(MUTATING).await?, &format!("{}/model", bed.name)),
+        ));
     }
     let most = barriers.iter().map(|(_, barriers)| barriers.len()).max().unwrap_or_default();
     let total: usize = barriers.iter().map(|(_, barriers)| barriers.len()).sum();
@@ -96,12 +99,18 @@ async fn at_every_call_of_a_life(bed: Bed) -> Result<String> {
     drop(model);
 
     cri.forget().await?;
-    let mut life = Life::begin(&bed, (0..most).map(|number| format!("p-{number}")).collect()).await?;
+    let mut life =
+        Life::begin(&bed, (0..most).map(|number| format!("p-{number}")).collect()).await?;
     for (phase, barriers) in &barriers {
-        life.killed_at(*phase, barriers).await.with_context(|| format!("{phase:?}, killed at {}", listed(barriers)))?;
+        life.killed_at(*phase, barriers)
+            .await
+            .with_context(|| format!("{phase:?}, killed at {}", listed(barriers)))?;
     }
     life.watched.faultless()?;
-    Ok(format!("{total} barriers: {}", barriers.iter().map(|(_, list)| listed(list)).collect::<Vec<_>>().join(" / ")))
+    Ok(format!(
+        "{total} barriers: {}",
+        barriers.iter().map(|(_, list)| listed(list)).collect::<Vec<_>>().join(" / ")
+    ))
 }
 
 /// What a pod shows that has come through the phase, unless it is gone then.
@@ -147,20 +156,28 @@ impl<'a> Life<'a> {
     async fn killed_at(&mut self, phase: Phase, barriers: &[Barrier]) -> Result<()> {
         let pods = self.pods.clone();
         let at = |pod: &str| format!("{}/{pod}", self.bed.name);
-        let rules: Vec<Value> = barriers.iter().zip(&pods).map(|(barrier, pod)| barrier.rule(&at(pod))).collect();
+        let rules: Vec<Value> =
+            barriers.iter().zip(&pods).map(|(barrier, pod)| barrier.rule(&at(pod))).collect();
         self.cri.rules(&rules).await?;
         self.lead(phase).await?;
-        let held: BTreeSet<String> = self.cri.until_held(barriers.len(), REACHED).await?.into_iter().collect();
-        let missed: Vec<String> =
-            barriers.iter().map(Barrier::to_string).filter(|barrier| !held.contains(barrier)).collect();
+        let held: BTreeSet<String> =
+            self.cri.until_held(barriers.len(), REACHED).await?.into_iter().collect();
+        let missed: Vec<String> = barriers
+            .iter()
+            .map(Barrier::to_string)
+            .filter(|barrier| !held.contains(barrier))
+            .collect();
         ensure!(missed.is_empty(), "barriers never reached: {}", some(&missed));
-        // A pod without a barrier must not be cut off in the middle of a call: a start that the runtime gave up counts.
+        // A pod without a barrier must not be cut off in the middle of a call: a start that the
+        // runtime gave up counts.
         if let Some(wants) = ready_after(phase) {
             let wants = ["cond[Ready]=True", wants];
-            try_join_all(pods.iter().skip(barriers.len()).map(|pod| self.bed.until(pod, &wants))).await?;
+            try_join_all(pods.iter().skip(barriers.len()).map(|pod| self.bed.until(pod, &wants)))
+                .await?;
         }
         kill_kubelet(self.bed)?;
-        // Before the barriers open the proxy must have seen it go: else a call held before the runtime would still be made.
+        // Before the barriers open the proxy must have seen it go: else a call held before the
+        // runtime would still be made.
         self.cri.until_none_held().await?;
         self.cri.rules(&[]).await?;
         kubelet(self.bed, "start").await?;
@@ -180,12 +197,19 @@ impl<'a> Life<'a> {
                 let mut pids = vec!["kill".to_owned(), "-KILL".to_owned()];
                 let tasks = self.bed.cluster.ctr(&["tasks", "list"]).await?;
                 for pod in &self.pods {
-                    let id = text(&self.bed.get("Pod", pod).await?, "c[main].containerID").replace("containerd://", "");
-                    let line = tasks.lines().find(|line| line.starts_with(&id)).context("no task of the container")?;
+                    let id = text(&self.bed.get("Pod", pod).await?, "c[main].containerID")
+                        .replace("containerd://", "");
+                    let line = tasks
+                        .lines()
+                        .find(|line| line.starts_with(&id))
+                        .context("no task of the container")?;
                     pids.push(line.split_whitespace().nth(1).unwrap_or_default().to_owned());
                 }
                 self.watched.killed(&self.pods);
-                self.bed.cluster.node_exec(&pids.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+                self.bed
+                    .cluster
+                    .node_exec(&pids.iter().map(String::as_str).collect::<Vec<_>>())
+                    .await?;
             }
             Phase::Delete => {
                 try_join_all(self.pods.iter().map(|pod| self.bed.delete(pod, None))).await?;
@@ -201,11 +225,20 @@ impl<'a> Life<'a> {
             return self.all_removed().await;
         };
         let restarts = usize::from(phase == Phase::Restart);
-        let wants = ["cond[Ready]=True", "c[main].state.running.startedAt=?*", "c[init].restartCount=0", wants];
+        let wants = [
+            "cond[Ready]=True",
+            "c[main].state.running.startedAt=?*",
+            "c[init].restartCount=0",
+            wants,
+        ];
         try_join_all(self.pods.iter().map(|pod| self.bed.until(pod, &wants))).await?;
         for pod in &self.pods {
             for (container, wanted) in [("init", 1), ("main", restarts + 1)] {
-                same(&format!("starts of {pod}/{container}"), self.starts(pod, container)?, wanted)?;
+                same(
+                    &format!("starts of {pod}/{container}"),
+                    self.starts(pod, container)?,
+                    wanted,
+                )?;
             }
         }
         self.once().await
@@ -214,7 +247,8 @@ impl<'a> Life<'a> {
     /// How often a container of a pod began, by its own account.
     fn starts(&self, pod: &str, container: &str) -> Result<usize> {
         let uid = self.uids.get(pod).context("a pod without a UID")?;
-        let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/d/{container}");
+        let path =
+            format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/d/{container}");
         let path = self.bed.cluster.on_node(&path);
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok(text.lines().count())
@@ -225,17 +259,23 @@ impl<'a> Life<'a> {
         let calls = self.cri.recorded("RunPodSandbox|CreateContainer|StartContainer").await?;
         let of = |method: &'static str| calls.iter().filter(move |call| call.method == method);
         let starts = of("StartContainer").filter(|call| call.done());
-        let started: BTreeSet<String> = starts.map(|call| text(&call.request, "container_id")).collect();
-        // One that was never started is removed and made anew under its number: nothing of it has run.
+        let started: BTreeSet<String> =
+            starts.map(|call| text(&call.request, "container_id")).collect();
+        // One that was never started is removed and made anew under its number: nothing of it has
+        // run.
         let counts = |call: &&Call| {
-            call.done() && (call.method == "RunPodSandbox" || started.contains(&text(&call.response, "container_id")))
+            call.done()
+                && (call.method == "RunPodSandbox"
+                    || started.contains(&text(&call.response, "container_id")))
         };
         let mut made: BTreeMap<String, usize> = BTreeMap::new();
         for call in of("RunPodSandbox").chain(of("CreateContainer")).filter(counts) {
             let attempt = text(&call.request, "config.metadata.attempt");
-            *made.entry(format!("{} {} attempt {attempt}", call.pod, call.what())).or_default() += 1;
+            *made.entry(format!("{} {} attempt {attempt}", call.pod, call.what())).or_default() +=
+                1;
         }
-        let twice: Vec<String> = made.into_iter().filter(|(_, times)| *times > 1).map(|(what, _)| what).collect();
+        let twice: Vec<String> =
+            made.into_iter().filter(|(_, times)| *times > 1).map(|(what, _)| what).collect();
         ensure!(twice.is_empty(), "made twice: {}", some(&twice));
         Ok(())
     }
@@ -244,7 +284,8 @@ impl<'a> Life<'a> {
     async fn all_removed(&self) -> Result<()> {
         let filter = format!("labels.\"io.kubernetes.pod.namespace\"=={}", self.bed.name);
         for _ in 0..180 {
-            if self.bed.cluster.ctr(&["containers", "list", "-q", &filter]).await?.trim().is_empty() {
+            if self.bed.cluster.ctr(&["containers", "list", "-q", &filter]).await?.trim().is_empty()
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

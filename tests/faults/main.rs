@@ -1,11 +1,16 @@
-//! Faults on demand: what must not happen to pods when the kubelet is killed at the worst moment, when calls hang, answers
-//! are lost, or the runtime or the API server goes away. On real parts, through the proxies of `tests/cluster`.
+//! Faults on demand: what must not happen to pods when the kubelet is killed at the worst moment,
+//! when calls hang, answers are lost, or the runtime or the API server goes away. On real parts,
+//! through the proxies of `tests/cluster`.
 //!
-//! `cargo test --test faults`, as root. `FOCUS=text` picks cases by name; `QUICK=1` runs the short forms and leaves the
-//! long cases out; `KUBELET=upstream` runs the same against upstream's kubelet. The results of both are kept in
-//! `target/faults`, and shown side by side after each run. `RKUBELET_BIN` names the program under test.
-//! `RKUBELET_CLUSTER=NAME` uses a cluster that is up (`--cri-proxy --api-proxy`, `maxPods: 250`).
-#![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
+//! `cargo test --test faults`, as root. `FOCUS=text` picks cases by name; `QUICK=1` runs the short
+//! forms and leaves the long cases out; `KUBELET=upstream` runs the same against upstream's
+//! kubelet. The results of both are kept in `target/faults`, and shown side by side after each run.
+//! `RKUBELET_BIN` names the program under test. `RKUBELET_CLUSTER=NAME` uses a cluster that is up
+//! (`--cri-proxy --api-proxy`, `maxPods: 250`).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads the environment and the clock, and writes files"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
 #[path = "../node/bed.rs"]
@@ -89,8 +94,8 @@ pub(crate) fn parameter(name: &str, default: usize) -> usize {
 
 /// The process of the kubelet.
 pub(crate) fn kubelet_pid(bed: &Bed) -> Result<i32> {
-    let file =
-        std::fs::read_to_string(bed.cluster.env("NODE_N1_KUBELET_PID_FILE")).context("the kubelet's pid file")?;
+    let file = std::fs::read_to_string(bed.cluster.env("NODE_N1_KUBELET_PID_FILE"))
+        .context("the kubelet's pid file")?;
     file.split_whitespace().next().unwrap_or_default().parse().context("the kubelet's pid")
 }
 
@@ -107,17 +112,28 @@ pub(crate) async fn kubelet(bed: &Bed, verb: &str) -> Result<()> {
 }
 
 fn focus() -> Vec<String> {
-    std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).chain(std::env::var("FOCUS")).collect()
+    std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .chain(std::env::var("FOCUS"))
+        .collect()
 }
 
 fn cases() -> Vec<Case> {
     let focus = focus();
-    [kills::cases(), held::cases(), writes::cases(), outages::cases(), volumes::cases(), storm::cases()]
-        .into_iter()
-        .flatten()
-        .filter(|case| !(quick() && case.long))
-        .filter(|case| focus.is_empty() || focus.iter().any(|text| case.name.contains(text.as_str())))
-        .collect()
+    [
+        kills::cases(),
+        held::cases(),
+        writes::cases(),
+        outages::cases(),
+        volumes::cases(),
+        storm::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|case| !(quick() && case.long))
+    .filter(|case| focus.is_empty() || focus.iter().any(|text| case.name.contains(text.as_str())))
+    .collect()
 }
 
 fn main() -> ExitCode {
@@ -147,9 +163,13 @@ fn main() -> ExitCode {
     if failed == 0 && !outcomes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Brings the cluster up, runs the cases one after the other, takes it down, and looks for leftovers.
+/// Brings the cluster up, runs the cases one after the other, takes it down, and looks for
+/// leftovers.
 fn run(kubelet: &str, outcomes: &mut Vec<Outcome>) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "not root: these cases make namespaces, mounts and cgroups");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "not root: these cases make namespaces, mounts and cgroups"
+    );
     if let Ok(name) = std::env::var("RKUBELET_CLUSTER") {
         return run_on_cluster(Cluster::attach(&name)?, outcomes);
     }
@@ -168,8 +188,9 @@ fn bring_up(name: &str, kubelet: &str) -> Result<Cluster> {
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("kubelet.yaml");
     std::fs::write(&config, KUBELET_CONFIG)?;
-    let binary = std::env::var("RKUBELET_BIN")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/rkubelet").to_owned());
+    let binary = std::env::var("RKUBELET_BIN").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/rkubelet").to_owned()
+    });
     let program = if kubelet == "ours" { &binary } else { kubelet };
     ensure!(
         kubelet != "ours" || Path::new(program).exists(),
@@ -184,9 +205,13 @@ fn run_on_cluster(cluster: Cluster, outcomes: &mut Vec<Outcome>) -> Result<()> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             cluster.enter_network()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
             let outcome = runtime.block_on(async {
-                let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+                let mut terminate =
+                    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
                 tokio::select! {
                     outcome = run_cases(&cluster, outcomes) => outcome,
                     _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -203,7 +228,11 @@ fn run_on_cluster(cluster: Cluster, outcomes: &mut Vec<Outcome>) -> Result<()> {
 async fn run_cases(cluster: &Arc<Cluster>, outcomes: &mut Vec<Outcome>) -> Result<()> {
     let client = bed::client(cluster).await.context("a client of the API server")?;
     for (number, case) in cases().into_iter().enumerate() {
-        let bed = Bed::at(cluster.clone(), client.clone(), &format!("fault-{number}-{}", std::process::id()));
+        let bed = Bed::at(
+            cluster.clone(),
+            client.clone(),
+            &format!("fault-{number}-{}", std::process::id()),
+        );
         let began = Instant::now();
         let outcome = run_case(&case, &bed).await;
         let outcome = Outcome::new(&case.name, began.elapsed(), outcome);
@@ -223,10 +252,14 @@ async fn run_case(case: &Case, bed: &Bed) -> Result<String> {
         proxy.forget().await?;
     }
     let outcome = tokio::time::timeout(CASE_LIMIT, (case.run)(bed.clone())).await;
-    let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
     if outcome.is_err() {
         let facts = bed.facts().await;
-        facts.lines().take(80).for_each(|line| println!("{}", line.chars().take(400).collect::<String>()));
+        facts
+            .lines()
+            .take(80)
+            .for_each(|line| println!("{}", line.chars().take(400).collect::<String>()));
     }
     cri.rules(&[]).await?;
     api.rules(&[]).await?;

@@ -24,8 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const SLEEPER: &str =
-    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
+const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
 const PROBED: &str = "
 terminationGracePeriodSeconds: 1
 containers:
@@ -36,7 +35,12 @@ containers:
 ";
 
 /// Pods that run, and which container and address each has.
-async fn running(bed: &Bed, what: &str, count: usize, spec: &str) -> Result<BTreeMap<String, [String; 3]>> {
+async fn running(
+    bed: &Bed,
+    what: &str,
+    count: usize,
+    spec: &str,
+) -> Result<BTreeMap<String, [String; 3]>> {
     let names: Vec<String> = (0..count).map(|number| format!("{what}-{number}")).collect();
     try_join_all(names.iter().map(|name| bed.pod(name, spec))).await?;
     let mut found = BTreeMap::new();
@@ -48,7 +52,8 @@ async fn running(bed: &Bed, what: &str, count: usize, spec: &str) -> Result<BTre
 }
 
 fn facts(pod: &Value) -> [String; 3] {
-    ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(pod, path))
+    ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"]
+        .map(|path| text(pod, path))
 }
 
 /// The pods are ready, and the same containers run as before.
@@ -83,7 +88,8 @@ async fn runtime_killed_and_started(bed: Bed) -> Result<String> {
     let back = Instant::now();
     for name in &starting {
         let pod = bed.until(name, &["cond[Ready]=True"]).await?;
-        // A container that the runtime had begun to start when it died has ended, for all that it says afterwards.
+        // A container that the runtime had begun to start when it died has ended, for all that it
+        // says afterwards.
         let restarts = text(&pod, "c[main].restartCount");
         ensure!(matches!(restarts.as_str(), "0" | "1"), "{name} was restarted {restarts} times");
     }
@@ -93,7 +99,10 @@ async fn runtime_killed_and_started(bed: Bed) -> Result<String> {
     let took = back.elapsed();
     unchanged(&bed, &before).await?;
     watched.faultless()?;
-    Ok(format!("10 running, 6 starting, 4 ending: all as they should {:.1} s after its return", took.as_secs_f64()))
+    Ok(format!(
+        "10 running, 6 starting, 4 ending: all as they should {:.1} s after its return",
+        took.as_secs_f64()
+    ))
 }
 
 async fn kubelet_stands_still(bed: Bed) -> Result<String> {
@@ -101,7 +110,10 @@ async fn kubelet_stands_still(bed: Bed) -> Result<String> {
     let plain = running(&bed, "plain", 5, SLEEPER).await?;
     let probed = running(&bed, "probed", 10, PROBED).await?;
     let dies = running(&bed, "dies", 1, SLEEPER).await?;
-    let id = dies.get("dies-0").map(|facts| facts[0].replace("containerd://", "")).context("the pod that dies")?;
+    let id = dies
+        .get("dies-0")
+        .map(|facts| facts[0].replace("containerd://", ""))
+        .context("the pod that dies")?;
     // Stopped with calls under way: probes of ten pods each second.
     kubelet(&bed, "pause").await?;
     bed.pod("new", SLEEPER).await?;
@@ -111,8 +123,15 @@ async fn kubelet_stands_still(bed: Bed) -> Result<String> {
     kubelet(&bed, "cont").await?;
     let back = Instant::now();
     bed.until("new", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
-    bed.until("dies-0", &["cond[Ready]=True", "c[main].restartCount=1", "c[main].lastState.terminated.exitCode=137"])
-        .await?;
+    bed.until(
+        "dies-0",
+        &[
+            "cond[Ready]=True",
+            "c[main].restartCount=1",
+            "c[main].lastState.terminated.exitCode=137",
+        ],
+    )
+    .await?;
     bed.until_gone("Pod", "plain-4").await?;
     let took = back.elapsed();
     // A probe that was late because nobody looked has not failed.
@@ -124,7 +143,8 @@ async fn kubelet_stands_still(bed: Bed) -> Result<String> {
     Ok(format!("{} s; {:.1} s later all was as it should", still.as_secs(), took.as_secs_f64()))
 }
 
-/// The kubelet's own calls all hang, its stream of events stays open: another client of the runtime must not notice.
+/// The kubelet's own calls all hang, its stream of events stays open: another client of the runtime
+/// must not notice.
 async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
     let count = parameter("CLIENT_CALLS", if quick() { 150 } else { 700 });
     let cri = Proxy::cri(&bed.cluster);
@@ -134,7 +154,11 @@ async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
         image_endpoint: None,
         request_timeout: Duration::from_secs(20),
     };
-    let client = Runtime::new(&settings, rkubelet::clock::Clock::system(), std::sync::Arc::new(|_, _, _| {}))?;
+    let client = Runtime::new(
+        &settings,
+        rkubelet::clock::Clock::system(),
+        std::sync::Arc::new(|_, _, _| {}),
+    )?;
     // A kubelet that works would remove a sandbox that is nobody's.
     kubelet(&bed, "stop").await?;
     let quiet = second_client(&client, "quiet", count).await?;
@@ -142,7 +166,9 @@ async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
     works(&bed, "before").await?;
     cri.rules(&[json!({"name": "all", "method": "[^G].*", "do": "hold"})]).await?;
     let until = Instant::now() + Duration::from_secs(3);
-    let stuck = second_client(&client, "stuck", count).await.context("while all calls of the kubelet hang")?;
+    let stuck = second_client(&client, "stuck", count)
+        .await
+        .context("while all calls of the kubelet hang")?;
     tokio::time::sleep_until(until.into()).await;
     let held = cri.held().await?.len();
     ensure!(held > 0, "no call of the kubelet was held");
@@ -173,7 +199,8 @@ async fn second_client(client: &Runtime, name: &str, count: usize) -> Result<Dur
         linux: Some(v1::LinuxPodSandboxConfig::default()),
         ..v1::PodSandboxConfig::default()
     };
-    let message = v1::RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
+    let message =
+        v1::RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let (made, ()) = client.run_pod_sandbox(message, ()).await;
     let id = made.context("RunPodSandbox")?;
     let began = Instant::now();
@@ -200,7 +227,9 @@ async fn second_client(client: &Runtime, name: &str, count: usize) -> Result<Dur
     }
     let took = began.elapsed();
     client.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id.to_string() }).await?;
-    client.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_string() }).await?;
+    client
+        .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_string() })
+        .await?;
     Ok(took)
 }
 
@@ -208,7 +237,10 @@ async fn api_server_away(bed: Bed) -> Result<String> {
     let away = Duration::from_secs(u64::try_from(parameter("AWAY_SECONDS", 300))?);
     let before = running(&bed, "run", 20, PROBED).await?;
     let dies = running(&bed, "dies", 1, SLEEPER).await?;
-    let id = dies.get("dies-0").map(|facts| facts[0].replace("containerd://", "")).context("the pod that dies")?;
+    let id = dies
+        .get("dies-0")
+        .map(|facts| facts[0].replace("containerd://", ""))
+        .context("the pod that dies")?;
     bed.cluster.run(&["apiserver", "kill"]).await?;
     let since = Instant::now();
     bed.cluster.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]).await?;
@@ -217,8 +249,15 @@ async fn api_server_away(bed: Bed) -> Result<String> {
     let there = bed.cluster.ctr(&["containers", "list", "-q", &filter]).await?;
     bed.cluster.run(&["apiserver", "start"]).await?;
     let back = Instant::now();
-    bed.until("dies-0", &["cond[Ready]=True", "c[main].restartCount=1", "c[main].lastState.terminated.exitCode=137"])
-        .await?;
+    bed.until(
+        "dies-0",
+        &[
+            "cond[Ready]=True",
+            "c[main].restartCount=1",
+            "c[main].lastState.terminated.exitCode=137",
+        ],
+    )
+    .await?;
     unchanged(&bed, &before).await?;
     let mut lost = Vec::new();
     for [id, _, _] in before.values() {
@@ -231,5 +270,9 @@ async fn api_server_away(bed: Bed) -> Result<String> {
     bed.until_kind("Node", "n1", &["cond[Ready]=True"]).await?;
     let took = back.elapsed();
     works(&bed, "after").await?;
-    Ok(format!("{} s; {:.1} s after its return all was as it should", away.as_secs(), took.as_secs_f64()))
+    Ok(format!(
+        "{} s; {:.1} s after its return all was as it should",
+        away.as_secs(),
+        took.as_secs_f64()
+    ))
 }

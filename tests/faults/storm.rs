@@ -1,6 +1,8 @@
-//! The storm: pods that must not notice, pods that come and go, and a kubelet that is killed again and again where it hurts.
+//! The storm: pods that must not notice, pods that come and go, and a kubelet that is killed again
+//! and again where it hurts.
 //!
-//! `STORM_PODS` that stay (60), `STORM_KILLS` (100), `STORM_RATE` pods made and deleted each second (5), `STORM_SEED` (1).
+//! `STORM_PODS` that stay (60), `STORM_KILLS` (100), `STORM_RATE` pods made and deleted each second
+//! (5), `STORM_SEED` (1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,7 +71,8 @@ async fn kills_while_pods_come_and_go(bed: Bed) -> Result<String> {
     )
     .await?;
     let names: Vec<String> = (0..pods).map(|number| format!("stays-{number}")).collect();
-    try_join_all(names.iter().map(|name| bed.labelled_pod(name, "{labels: {app: stays}}", STAYS))).await?;
+    try_join_all(names.iter().map(|name| bed.labelled_pod(name, "{labels: {app: stays}}", STAYS)))
+        .await?;
     let mut before = BTreeMap::new();
     for name in &names {
         let pod = bed.until(name, &["cond[Ready]=True"]).await?;
@@ -107,19 +110,19 @@ async fn kills_while_pods_come_and_go(bed: Bed) -> Result<String> {
     ))
 }
 
-/// Nothing of the pods that went is left. containerd itself may hold something back: a start that is cut off together with
-/// its client can leave a task that containerd takes for ended and then refuses to remove; only its restart helps. So where
-/// its log says so of a container that is left, it is restarted once, and everything must go then.
+/// Nothing of the pods that went is left. containerd itself may hold something back: a start that
+/// is cut off together with its client can leave a task that containerd takes for ended and then
+/// refuses to remove; only its restart helps. So where its log says so of a container that is left,
+/// it is restarted once, and everything must go then.
 async fn nothing_left(bed: &Bed, there: &Residue) -> Result<String> {
     let Err(left) = Residue::until_back(&bed.cluster, there, Duration::from_secs(90)).await else {
         return Ok(String::new());
     };
     let log = std::fs::read_to_string(format!("{}/containerd@n1.log", bed.cluster.env("LOG_DIR")))?;
     let refused = Residue::take(&bed.cluster).await?.beyond(there);
-    let refused = refused
-        .iter()
-        .filter_map(|line| line.strip_prefix("container "))
-        .filter(|id| log.lines().any(|line| line.contains(id) && line.contains("cannot delete running task")));
+    let refused = refused.iter().filter_map(|line| line.strip_prefix("container ")).filter(|id| {
+        log.lines().any(|line| line.contains(id) && line.contains("cannot delete running task"))
+    });
     let refused = refused.count();
     if refused == 0 {
         return Err(left);
@@ -132,7 +135,8 @@ async fn nothing_left(bed: &Bed, there: &Residue) -> Result<String> {
 }
 
 fn facts(pod: &serde_json::Value) -> [String; 3] {
-    ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(pod, path))
+    ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"]
+        .map(|path| text(pod, path))
 }
 
 /// What each pod got: sandboxes, containers, starts.
@@ -159,7 +163,8 @@ impl Made {
         }
     }
 
-    /// Fails if anything was done twice. A container that was never started may be made again: nothing of it has run.
+    /// Fails if anything was done twice. A container that was never started may be made again:
+    /// nothing of it has run.
     fn once(&self) -> Result<()> {
         let mut times = self.times.clone();
         for (what, _) in self.created.iter().filter(|(_, id)| self.started.contains(id)) {
@@ -170,15 +175,27 @@ impl Made {
             .filter(|(_, times)| **times > 1)
             .map(|(what, times)| format!("{what}: {times} times"))
             .collect();
-        ensure!(twice.is_empty(), "{} things were done more than once: {}", twice.len(), some(&twice));
+        ensure!(
+            twice.is_empty(),
+            "{} things were done more than once: {}",
+            twice.len(),
+            some(&twice)
+        );
         ensure!(!self.times.is_empty(), "nothing was done at all");
         Ok(())
     }
 }
 
 /// Makes pods at a steady rate and deletes each once it was ready; returns how many came and went.
-async fn come_and_go(bed: Bed, watched: Arc<Watched>, rate: usize, end: Arc<AtomicBool>) -> Result<usize> {
-    let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / f64::from(u32::try_from(rate.max(1))?)));
+async fn come_and_go(
+    bed: Bed,
+    watched: Arc<Watched>,
+    rate: usize,
+    end: Arc<AtomicBool>,
+) -> Result<usize> {
+    let mut tick = tokio::time::interval(Duration::from_secs_f64(
+        1.0 / f64::from(u32::try_from(rate.max(1))?),
+    ));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut living = tokio::task::JoinSet::new();
     let mut count = 0;
@@ -208,8 +225,15 @@ async fn come_and_go(bed: Bed, watched: Arc<Watched>, rate: usize, end: Arc<Atom
     Ok(count)
 }
 
-/// Each kill strikes while a call of a pod that comes or goes is at a barrier; returns how many found one.
-async fn kill_again_and_again(bed: &Bed, cri: &Proxy, made: &Mutex<Made>, kills: usize, seed: usize) -> Result<usize> {
+/// Each kill strikes while a call of a pod that comes or goes is at a barrier; returns how many
+/// found one.
+async fn kill_again_and_again(
+    bed: &Bed,
+    cri: &Proxy,
+    made: &Mutex<Made>,
+    kills: usize,
+    seed: usize,
+) -> Result<usize> {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed as u64);
     let mut at_barriers = 0;
     for kill in 0..kills {
@@ -224,7 +248,9 @@ async fn kill_again_and_again(bed: &Bed, cri: &Proxy, made: &Mutex<Made>, kills:
         kill_kubelet(bed)?;
         cri.until_none_held().await?;
         cri.rules(&[]).await?;
-        kubelet(bed, "start").await.with_context(|| format!("after kill {kill}, {when} {method} {nth}"))?;
+        kubelet(bed, "start")
+            .await
+            .with_context(|| format!("after kill {kill}, {when} {method} {nth}"))?;
         // Read while it is small.
         let calls = cri.recorded("RunPodSandbox|CreateContainer|StartContainer").await?;
         cri.forget().await?;
@@ -232,6 +258,9 @@ async fn kill_again_and_again(bed: &Bed, cri: &Proxy, made: &Mutex<Made>, kills:
         // It gets to work before the next one.
         tokio::time::sleep(Duration::from_millis(300 + 100 * u64::try_from(dice.below(12))?)).await;
     }
-    ensure!(at_barriers * 2 >= kills, "only {at_barriers} of {kills} kills found a call at their barrier");
+    ensure!(
+        at_barriers * 2 >= kills,
+        "only {at_barriers} of {kills} kills found a call at their barrier"
+    );
     Ok(at_barriers)
 }

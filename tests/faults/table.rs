@@ -1,4 +1,5 @@
-//! The results of a run, kept beside the build, and those of ours and of upstream's kubelet side by side.
+//! The results of a run, kept beside the build, and those of ours and of upstream's kubelet side by
+//! side.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,7 +37,8 @@ impl fmt::Display for Outcome {
 fn file(kubelet: &str) -> PathBuf {
     let name = if matches!(kubelet, "ours" | "upstream") { kubelet } else { "other" };
     let form = if crate::quick() { "-quick" } else { "" };
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/faults")).join(format!("{name}{form}.json"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/faults"))
+        .join(format!("{name}{form}.json"))
 }
 
 fn kept(kubelet: &str) -> BTreeMap<String, Outcome> {

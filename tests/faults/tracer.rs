@@ -1,9 +1,11 @@
-//! Stops a kubelet at its own system calls: those that change files or mounts of the pods that a case watches.
+//! Stops a kubelet at its own system calls: those that change files or mounts of the pods that a
+//! case watches.
 //!
-//! It attaches to all threads of the process and to the programs that it starts. At the entry of each call that changes
-//! something below a watched pod's directories it is counted, as a step of that pod; the thread that comes to the step
-//! at which the pod is to be caught is not let go on. With one pod caught at each step the kubelet is killed: none of
-//! these calls has been made, all before them have.
+//! It attaches to all threads of the process and to the programs that it starts. At the entry of
+//! each call that changes something below a watched pod's directories it is counted, as a step of
+//! that pod; the thread that comes to the step at which the pod is to be caught is not let go on.
+//! With one pod caught at each step the kubelet is killed: none of these calls has been made, all
+//! before them have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -127,7 +129,8 @@ impl State {
         let path = path.display().to_string();
         let found = self.marks.iter().find_map(|(mark, pod, name)| {
             let rest = path.split_once(mark.as_str())?.1;
-            (rest.is_empty() || rest.starts_with('/')).then(|| (format!("{name}{}", constant(rest)), pod.clone()))
+            (rest.is_empty() || rest.starts_with('/'))
+                .then(|| (format!("{name}{}", constant(rest)), pod.clone()))
         });
         let Some((place, pod)) = found else { return false };
         let what = format!("{call} {place}");
@@ -153,7 +156,10 @@ fn constant(path: &str) -> String {
             (r"fault-[0-9a-z-]+", "PV"),
             (r"/only-\d", "/only"),
         ];
-        parts.into_iter().filter_map(|(pattern, text)| Some((Regex::new(pattern).ok()?, text))).collect()
+        parts
+            .into_iter()
+            .filter_map(|(pattern, text)| Some((Regex::new(pattern).ok()?, text)))
+            .collect()
     });
     let path = path.trim_end_matches(" (deleted)").to_owned();
     PARTS.iter().fold(path, |path, (pattern, text)| pattern.replace_all(&path, *text).into_owned())
@@ -185,10 +191,14 @@ impl Tracer {
             return Ok(tracer);
         }
         let why = tracer.state.lock().error.clone();
-        bail!("the tracer could not attach to {pid}: {}", why.unwrap_or_else(|| "no answer".to_owned()))
+        bail!(
+            "the tracer could not attach to {pid}: {}",
+            why.unwrap_or_else(|| "no answer".to_owned())
+        )
     }
 
-    /// From now on the directory that paths with `mark` in them lead to is the pod's, and called so.
+    /// From now on the directory that paths with `mark` in them lead to is the pod's, and called
+    /// so.
     pub(crate) fn mark(&self, mark: &str, pod: &str, name: &'static str) {
         self.state.lock().marks.push((mark.to_owned(), pod.to_owned(), name));
     }
@@ -200,11 +210,17 @@ impl Tracer {
 
     /// The steps that the pod has come to, in their order.
     pub(crate) fn steps(&self, pod: &str) -> Vec<Step> {
-        self.state.lock().steps.iter().filter(|(of, _)| of == pod).map(|(_, step)| step.clone()).collect()
+        self.state
+            .lock()
+            .steps
+            .iter()
+            .filter(|(of, _)| of == pod)
+            .map(|(_, step)| step.clone())
+            .collect()
     }
 
-    /// Waits until all pods that are to be caught are; answers those that are, also if they are fewer in the end, when
-    /// nobody has come to any step for a while.
+    /// Waits until all pods that are to be caught are; answers those that are, also if they are
+    /// fewer in the end, when nobody has come to any step for a while.
     pub(crate) async fn until_caught(&self, patience: Duration) -> Result<BTreeSet<String>> {
         let deadline = Instant::now() + patience;
         loop {
@@ -214,7 +230,10 @@ impl Tracer {
                     bail!("the tracer has ended: {error}");
                 }
                 let is_quiet = state.last.is_some_and(|last| last.elapsed() > QUIET);
-                if state.caught.len() == state.barriers.len() || is_quiet || Instant::now() > deadline {
+                if state.caught.len() == state.barriers.len()
+                    || is_quiet
+                    || Instant::now() > deadline
+                {
                     return Ok(state.caught.clone());
                 }
             }
@@ -239,8 +258,8 @@ impl Drop for Tracer {
     }
 }
 
-/// Attaches, and lets all threads go on from stop to stop until the process has ended. What else was started by it goes
-/// on then.
+/// Attaches, and lets all threads go on from stop to stop until the process has ended. What else
+/// was started by it goes on then.
 fn follow(pid: Pid, state: &Mutex<State>, attached: &mpsc::Sender<()>) -> Result<()> {
     let mut waiting = seize(pid).context("attaching")?;
     loop {
@@ -250,7 +269,9 @@ fn follow(pid: Pid, state: &Mutex<State>, attached: &mpsc::Sender<()>) -> Result
             Err(error) => return Err(error).context("waiting for the process"),
         };
         let (thread, signal) = match status {
-            WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..) if ended == pid => return Ok(()),
+            WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..) if ended == pid => {
+                return Ok(());
+            }
             WaitStatus::PtraceSyscall(thread) => {
                 if let Some((call, path)) = entered(thread)
                     && state.lock().note(call, &path)
@@ -261,7 +282,10 @@ fn follow(pid: Pid, state: &Mutex<State>, attached: &mpsc::Sender<()>) -> Result
             }
             WaitStatus::PtraceEvent(thread, ..) => (thread, None),
             WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
-            WaitStatus::Exited(..) | WaitStatus::Signaled(..) | WaitStatus::Continued(_) | WaitStatus::StillAlive => {
+            WaitStatus::Exited(..)
+            | WaitStatus::Signaled(..)
+            | WaitStatus::Continued(_)
+            | WaitStatus::StillAlive => {
                 continue;
             }
         };
@@ -315,16 +339,21 @@ fn entered(thread: Pid) -> Option<(&'static str, PathBuf)> {
     let mut words = line.split_whitespace();
     let number: libc::c_long = words.next()?.parse().ok()?;
     let (_, call, place) = CALLS.iter().chain(OLD_CALLS).find(|(known, ..)| *known == number)?;
-    let arguments: Vec<u64> =
-        words.filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()).collect();
+    let arguments: Vec<u64> = words
+        .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+        .collect();
     let argument = |index: usize| arguments.get(index).copied();
     let creates = |flags: u64| flags & u64::from(libc::O_CREAT.unsigned_abs()) != 0;
     let (at, path, creates) = match *place {
         Place::Open(index) => return Some((*call, descriptor(thread, argument(index)?)?)),
         Place::Path(index) => (u64::MAX, argument(index)?, true),
-        Place::At(at, index) | Place::RemovedAt(at, index) => (argument(at)?, argument(index)?, true),
+        Place::At(at, index) | Place::RemovedAt(at, index) => {
+            (argument(at)?, argument(index)?, true)
+        }
         Place::Created(index) => (u64::MAX, argument(index)?, creates(argument(index + 1)?)),
-        Place::CreatedAt(at, index) => (argument(at)?, argument(index)?, creates(argument(index + 1)?)),
+        Place::CreatedAt(at, index) => {
+            (argument(at)?, argument(index)?, creates(argument(index + 1)?))
+        }
         Place::CreatedHow(at, index) => {
             let mut flags = [0; 8];
             memory(thread)?.read_exact_at(&mut flags, argument(index + 1)?).ok()?;

@@ -1,11 +1,12 @@
-//! kill -9 of the kubelet before every call that changes a file or a mount of a pod's volumes: while they are mounted,
-//! updated, unmounted.
+//! kill -9 of the kubelet before every call that changes a file or a mount of a pod's volumes:
+//! while they are mounted, updated, unmounted.
 //!
-//! A first pod with all kinds of volumes lives undisturbed under the tracer and tells the steps. Then rounds of pods go
-//! through the same phases, each pod caught at another step; the kubelet is killed there and started again. On disk
-//! no volume may ever show a mixture of old and new, and each phase must come to what it would have been. In the end
-//! nothing of the pods may be left, and nothing be touched that is not theirs (see `foreign`). `ROUNDS=n` takes an even
-//! share of the steps, `SHOW=1` prints them all.
+//! A first pod with all kinds of volumes lives undisturbed under the tracer and tells the steps.
+//! Then rounds of pods go through the same phases, each pod caught at another step; the kubelet is
+//! killed there and started again. On disk no volume may ever show a mixture of old and new, and
+//! each phase must come to what it would have been. In the end nothing of the pods may be left, and
+//! nothing be touched that is not theirs (see `foreign`). `ROUNDS=n` takes an even share of the
+//! steps, `SHOW=1` prints them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -79,7 +80,8 @@ containers:
 }
 
 /// What is shown in volumes: kind, name, and the field of its files.
-const OBJECTS: [(&str, &str, &str); 2] = [("ConfigMap", "settings", "data"), ("Secret", "keys", "stringData")];
+const OBJECTS: [(&str, &str, &str); 2] =
+    [("ConfigMap", "settings", "data"), ("Secret", "keys", "stringData")];
 /// The volumes that are written, with their plugins.
 const WRITTEN: [(&str, &str); 4] =
     [("settings", "configmap"), ("keys", "secret"), ("own", "downward-api"), ("all", "projected")];
@@ -87,7 +89,9 @@ const WRITTEN: [(&str, &str); 4] =
 /// The files of a volume in each version. One name comes and goes.
 fn files(volume: &str, version: usize) -> BTreeMap<String, String> {
     let names = match volume {
-        "settings" | "all" => vec!["one".to_owned(), "two".to_owned(), format!("only-{}", version % 2)],
+        "settings" | "all" => {
+            vec!["one".to_owned(), "two".to_owned(), format!("only-{}", version % 2)]
+        }
         "keys" => vec!["password".to_owned(), "user".to_owned()],
         _ => vec!["version".to_owned()],
     };
@@ -100,13 +104,17 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// A directory's files with their contents; links are followed. Names with two dots, and tokens, are left out.
+/// A directory's files with their contents; links are followed. Names with two dots, and tokens,
+/// are left out.
 fn seen(dir: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for name in names(dir)? {
         if !name.starts_with("..") && name != "token" {
             let content = std::fs::read_to_string(dir.join(&name));
-            found.insert(name.clone(), content.with_context(|| format!("{}/{name}", dir.display()))?);
+            found.insert(
+                name.clone(),
+                content.with_context(|| format!("{}/{name}", dir.display()))?,
+            );
         }
     }
     Ok(found)
@@ -121,7 +129,8 @@ enum Phase {
 
 const PHASES: [Phase; 3] = [Phase::Mount, Phase::Update, Phase::Unmount];
 
-/// What came of a phase: the steps of the first pod, and those at which a pod was to be caught but was not.
+/// What came of a phase: the steps of the first pod, and those at which a pod was to be caught but
+/// was not.
 struct Came {
     recorded: Vec<Step>,
     missed: Vec<Step>,
@@ -186,16 +195,19 @@ impl<'a> Matrix<'a> {
         let (mut killed, mut missed) = ([0; 3], [const { Vec::new() }; 3]);
         for round in 0..rounds {
             for (phase, steps) in PHASES.into_iter().zip(&steps) {
-                // Far from each other: two threads that all pods need are hardly held at the same time.
+                // Far from each other: two threads that all pods need are hardly held at the same
+                // time.
                 let stride = rounds.max(steps.len().div_ceil(pods.len()));
-                let of_round: Vec<Step> = steps.iter().skip(round).step_by(stride).cloned().collect();
+                let of_round: Vec<Step> =
+                    steps.iter().skip(round).step_by(stride).cloned().collect();
                 let left = self.phase(phase, pods, &of_round).await;
                 let left = left.with_context(|| format!("{phase:?} of round {round}"))?.missed;
                 killed[phase as usize] += of_round.len() - left.len();
                 missed[phase as usize].extend(left);
             }
         }
-        // Those that did not come, because somebody else was first or all was held up, have a second chance.
+        // Those that did not come, because somebody else was first or all was held up, have a
+        // second chance.
         while !quick() && missed.iter().any(|missed| !missed.is_empty()) {
             for (phase, missed) in PHASES.into_iter().zip(&mut missed) {
                 let again: Vec<Step> = missed.drain(..missed.len().min(SECOND_CHANCES)).collect();
@@ -205,16 +217,25 @@ impl<'a> Matrix<'a> {
             }
         }
         let total: usize = killed.iter().sum();
-        let nobody = |missed: String| if missed.is_empty() { missed } else { format!("; nobody came to {missed}") };
+        let nobody = |missed: String| {
+            if missed.is_empty() { missed } else { format!("; nobody came to {missed}") }
+        };
         let missed = nobody(some(&self.missed));
-        let said = format!("killed at {killed:?} of {counted:?} steps of mount, update and unmount{missed}");
-        ensure!(self.failures.is_empty(), "{} failures: {}; {said}", self.failures.len(), some(&self.failures));
+        let said = format!(
+            "killed at {killed:?} of {counted:?} steps of mount, update and unmount{missed}"
+        );
+        ensure!(
+            self.failures.is_empty(),
+            "{} failures: {}; {said}",
+            self.failures.len(),
+            some(&self.failures)
+        );
         ensure!(total >= 16 && self.missed.len() * 10 <= total, "too few steps: {said}");
         Ok(said)
     }
 
-    /// Leads the pods through a phase. Each of the first is caught at one of the steps, and when all are the kubelet is
-    /// killed and started again.
+    /// Leads the pods through a phase. Each of the first is caught at one of the steps, and when
+    /// all are the kubelet is killed and started again.
     async fn phase(&mut self, phase: Phase, pods: &[String], steps: &[Step]) -> Result<Came> {
         if phase == Phase::Mount {
             self.before = Residue::take(&self.bed.cluster).await?;
@@ -228,13 +249,15 @@ impl<'a> Matrix<'a> {
         let missed = pods.iter().zip(steps).filter(|(pod, _)| !caught.contains(*pod));
         let missed: Vec<Step> = missed.map(|(_, step)| step.clone()).collect();
         if missed.is_empty() {
-            // Who is not caught must not be cut off in the middle of a call to the runtime: that one would fail. (If
-            // some were not caught it is quiet.)
+            // Who is not caught must not be cut off in the middle of a call to the runtime: that
+            // one would fail. (If some were not caught it is quiet.)
             self.reached(phase, pods.iter().skip(steps.len()), steps).await;
         }
         let mut recorded = tracer.steps(&pods[0]);
-        // What is written for the pod's containers is no volume, and written by threads that all pods need.
-        recorded.retain(|step| !["pod/etc-hosts", "pod/containers"].iter().any(|dir| step.is_in(dir)));
+        // What is written for the pod's containers is no volume, and written by threads that all
+        // pods need.
+        recorded
+            .retain(|step| !["pod/etc-hosts", "pod/containers"].iter().any(|dir| step.is_in(dir)));
         if std::env::var("SHOW").is_ok() && self.mounts.is_empty() {
             for step in &recorded {
                 println!("{phase:?} {step}");
@@ -256,13 +279,15 @@ impl<'a> Matrix<'a> {
             let left = Residue::until_back(&self.bed.cluster, &self.before, REACHED).await;
             if let Err(error) = left.and_then(|()| self.foreign.is_kept()) {
                 let listed: Vec<String> = steps.iter().map(Step::to_string).collect();
-                self.failures.push(format!("{phase:?} before one of {}: {error:#}", listed.join(", ")));
+                self.failures
+                    .push(format!("{phase:?} before one of {}: {error:#}", listed.join(", ")));
             }
         }
         Ok(Came { recorded, missed })
     }
 
-    /// What is written for the pod lies below its directory, but for the directory of the node that is made for it.
+    /// What is written for the pod lies below its directory, but for the directory of the node that
+    /// is made for it.
     fn mark(&self, tracer: &Tracer, pod: &str, uid: &str) {
         tracer.mark(&format!("/pods/{uid}"), pod, "pod");
         tracer.mark(&format!("{}/{pod}", foreign::dir(self.bed, "made")), pod, "made");
@@ -277,7 +302,10 @@ impl<'a> Matrix<'a> {
                 let labels = format!("{{labels: {{version: v{}}}}}", self.version);
                 for pod in pods {
                     // Nobody starts it before the tracer knows it.
-                    let uid = text(&bed.labelled_pod(pod, &labels, &spec(bed, pod)).await?, "metadata.uid");
+                    let uid = text(
+                        &bed.labelled_pod(pod, &labels, &spec(bed, pod)).await?,
+                        "metadata.uid",
+                    );
                     self.mark(tracer, pod, &uid);
                     self.uids.insert(pod.clone(), uid);
                 }
@@ -287,21 +315,35 @@ impl<'a> Matrix<'a> {
             Phase::Update => {
                 self.version += 1;
                 for (kind, name, data) in OBJECTS {
-                    let mut change: BTreeMap<String, Value> =
-                        files(name, self.version - 1).into_keys().map(|name| (name, Value::Null)).collect();
-                    change.extend(files(name, self.version).into_iter().map(|(name, text)| (name, json!(text))));
+                    let mut change: BTreeMap<String, Value> = files(name, self.version - 1)
+                        .into_keys()
+                        .map(|name| (name, Value::Null))
+                        .collect();
+                    change.extend(
+                        files(name, self.version)
+                            .into_iter()
+                            .map(|(name, text)| (name, json!(text))),
+                    );
                     bed.patch(kind, name, json!({data: change})).await?;
                 }
-                let change = json!({"metadata": {"labels": {"version": format!("v{}", self.version)}}});
+                let change =
+                    json!({"metadata": {"labels": {"version": format!("v{}", self.version)}}});
                 try_join_all(pods.iter().map(|pod| bed.patch("Pod", pod, change.clone()))).await?;
             }
-            Phase::Unmount => drop(try_join_all(pods.iter().map(|pod| bed.delete(pod, None))).await?),
+            Phase::Unmount => {
+                drop(try_join_all(pods.iter().map(|pod| bed.delete(pod, None))).await?);
+            }
         }
         Ok(())
     }
 
     /// Waits until the pods are at the phase's end, and keeps what is wrong with them.
-    async fn reached<'p>(&mut self, phase: Phase, pods: impl Iterator<Item = &'p String>, steps: &[Step]) {
+    async fn reached<'p>(
+        &mut self,
+        phase: Phase,
+        pods: impl Iterator<Item = &'p String>,
+        steps: &[Step],
+    ) {
         let pods: Vec<&String> = pods.filter(|pod| !self.broken.contains(*pod)).collect();
         let outcomes = join_all(pods.iter().map(|pod| self.is_through(phase, pod))).await;
         for (pod, outcome) in pods.into_iter().zip(outcomes) {
@@ -321,7 +363,8 @@ impl<'a> Matrix<'a> {
         let shown = self.bed.until(pod, &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
         let id = text(&shown, "c[main].containerID").replace("containerd://", "");
         let tasks = self.bed.cluster.ctr(&["tasks", "list"]).await?;
-        let task = tasks.lines().find(|line| line.starts_with(&id)).context("no task of the container")?;
+        let task =
+            tasks.lines().find(|line| line.starts_with(&id)).context("no task of the container")?;
         let pid = task.split_whitespace().nth(1).unwrap_or_default();
         let root = self.bed.cluster.on_node(&format!("/proc/{pid}/root"));
         let deadline = Instant::now() + REACHED;
@@ -336,7 +379,8 @@ impl<'a> Matrix<'a> {
 
     /// The pod's container sees what it should, and nothing else is on the node's disk or mounted.
     fn is_right(&self, pod: &str, root: &Path) -> Result<()> {
-        let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
+        let read =
+            |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
         for (volume, _) in WRITTEN {
             same(volume, seen(&root.join(volume))?, files(volume, self.version))?;
             let mut odd = names(&self.place(pod, volume)?)?;
@@ -344,15 +388,31 @@ impl<'a> Matrix<'a> {
             ensure!(odd.len() == 1, "generations and leftovers of {volume}: {odd:?}");
         }
         ensure!(!read("all/token")?.is_empty(), "the token is empty");
-        for (path, wanted) in
-            [("disk/starts", "started\n"), ("memory/x", "x\n"), ("host/kept", "kept"), ("data/kept", "kept")]
-        {
+        for (path, wanted) in [
+            ("disk/starts", "started\n"),
+            ("memory/x", "x\n"),
+            ("host/kept", "kept"),
+            ("data/kept", "kept"),
+        ] {
             same(path, read(path)?.as_str(), wanted)?;
         }
         same("the file by its subPath", read("single")?, format!("v{}", self.began))?;
-        for path in ["disk", "memory", "keys/user", "settings/one", "own/version", "all/token", "data", "part", "deep"]
-        {
-            same(&format!("the group of {path}"), std::fs::metadata(root.join(path))?.gid(), GROUP)?;
+        for path in [
+            "disk",
+            "memory",
+            "keys/user",
+            "settings/one",
+            "own/version",
+            "all/token",
+            "data",
+            "part",
+            "deep",
+        ] {
+            same(
+                &format!("the group of {path}"),
+                std::fs::metadata(root.join(path))?.gid(),
+                GROUP,
+            )?;
         }
         ensure!(root.join("made").is_dir(), "made is no directory");
         if !self.mounts.is_empty() {
@@ -370,7 +430,10 @@ impl<'a> Matrix<'a> {
             }
             let shown = seen(&data)?;
             let versions = self.version.saturating_sub(1)..=self.version;
-            ensure!(versions.map(|version| files(volume, version)).any(|files| files == shown), "{volume}: {shown:?}");
+            ensure!(
+                versions.map(|version| files(volume, version)).any(|files| files == shown),
+                "{volume}: {shown:?}"
+            );
         }
         Ok(())
     }
@@ -378,7 +441,11 @@ impl<'a> Matrix<'a> {
     /// A written volume of the pod on the node.
     fn place(&self, pod: &str, volume: &str) -> Result<PathBuf> {
         let uid = self.uids.get(pod).context("a pod without a UID")?;
-        let plugin = WRITTEN.iter().find(|(name, _)| *name == volume).map(|(_, plugin)| plugin).context("no plugin")?;
+        let plugin = WRITTEN
+            .iter()
+            .find(|(name, _)| *name == volume)
+            .map(|(_, plugin)| plugin)
+            .context("no plugin")?;
         let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~{plugin}/{volume}");
         Ok(self.bed.cluster.on_node(&path))
     }
@@ -386,10 +453,15 @@ impl<'a> Matrix<'a> {
     /// What is mounted in the pod's directory, as often as it is.
     fn mounted(&self, pod: &str) -> Result<Vec<String>> {
         let uid = self.uids.get(pod).context("a pod without a UID")?;
-        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.bed.cluster.env("NODE_N1_PID")))?;
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)?.split_once(uid.as_str()));
-        let mut points: Vec<String> =
-            points.map(|(_, path)| path.replace(&format!("{}-{pod}", self.bed.name), "PV")).collect();
+        let mounts = std::fs::read_to_string(format!(
+            "/proc/{}/mountinfo",
+            self.bed.cluster.env("NODE_N1_PID")
+        ))?;
+        let points =
+            mounts.lines().filter_map(|line| line.split(' ').nth(4)?.split_once(uid.as_str()));
+        let mut points: Vec<String> = points
+            .map(|(_, path)| path.replace(&format!("{}-{pod}", self.bed.name), "PV"))
+            .collect();
         points.sort();
         Ok(points)
     }

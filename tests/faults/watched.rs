@@ -1,4 +1,5 @@
-//! Watches on the API opened before anything happens: when pods were ready and gone, and everything that must not be seen.
+//! Watches on the API opened before anything happens: when pods were ready and gone, and everything
+//! that must not be seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +95,9 @@ impl Watched {
                     Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
                         note(&mut seen.lock(), &as_value(&object), false);
                     }
-                    Ok(watcher::Event::Delete(object)) => note(&mut seen.lock(), &as_value(&object), true),
+                    Ok(watcher::Event::Delete(object)) => {
+                        note(&mut seen.lock(), &as_value(&object), true);
+                    }
                     Ok(watcher::Event::Init) | Err(_) => {}
                 }
             }
@@ -130,9 +133,18 @@ impl Watched {
                 return Ok(all);
             }
             if Instant::now() > deadline {
-                let missing = names.iter().zip(&seen).filter(|(_, seen)| seen.is_none()).map(|(name, _)| name.clone());
+                let missing = names
+                    .iter()
+                    .zip(&seen)
+                    .filter(|(_, seen)| seen.is_none())
+                    .map(|(name, _)| name.clone());
                 let missing: Vec<String> = missing.collect();
-                bail!("after {} s not so far: {} pods ({})", patience.as_secs(), missing.len(), some(&missing));
+                bail!(
+                    "after {} s not so far: {} pods ({})",
+                    patience.as_secs(),
+                    missing.len(),
+                    some(&missing)
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -141,7 +153,12 @@ impl Watched {
     /// Fails if anything was seen that must not be.
     pub(crate) fn faultless(&self) -> Result<()> {
         let faults = self.seen.lock().faults.clone();
-        ensure!(faults.is_empty(), "{} faults seen by the watches: {}", faults.len(), some(&faults));
+        ensure!(
+            faults.is_empty(),
+            "{} faults seen by the watches: {}",
+            faults.len(),
+            some(&faults)
+        );
         Ok(())
     }
 }
@@ -162,12 +179,17 @@ impl Seen {
         if pod.is_ready && !is_ready && pod.may_end > 0 {
             pod.may_end -= 1;
         } else if pod.is_ready && !is_ready && !pod.deleted {
-            self.faults.push(format!("{name} is not ready any more: {}", text(object, "status.conditions")));
+            self.faults.push(format!(
+                "{name} is not ready any more: {}",
+                text(object, "status.conditions")
+            ));
         }
         pod.is_ready = is_ready;
-        let phase = PHASES.iter().position(|phase| *phase == text(object, "phase")).unwrap_or_default();
+        let phase =
+            PHASES.iter().position(|phase| *phase == text(object, "phase")).unwrap_or_default();
         if phase < pod.phase {
-            self.faults.push(format!("{name} went from phase {} to {}", PHASES[pod.phase], PHASES[phase]));
+            self.faults
+                .push(format!("{name} went from phase {} to {}", PHASES[pod.phase], PHASES[phase]));
         }
         pod.phase = phase;
         for list in ["status.initContainerStatuses", "status.containerStatuses"] {
@@ -175,7 +197,9 @@ impl Seen {
                 let (container, restarts) = (text(status, "name"), number(status, "restartCount"));
                 let (before, ran) = pod.containers.entry(container.clone()).or_default();
                 if restarts < *before {
-                    self.faults.push(format!("{name}/{container}: restarts went from {before} to {restarts}"));
+                    self.faults.push(format!(
+                        "{name}/{container}: restarts went from {before} to {restarts}"
+                    ));
                 }
                 *before = restarts;
                 if at(status, "state.running").is_none() {
@@ -184,7 +208,8 @@ impl Seen {
                 // Only what ran counts: one that was never started is made anew under its number.
                 let now = (restarts, text(status, "containerID"));
                 if ran.as_ref().is_some_and(|ran| ran.0 == now.0 && ran.1 != now.1) {
-                    self.faults.push(format!("{name}/{container}: its id changed without a restart"));
+                    self.faults
+                        .push(format!("{name}/{container}: its id changed without a restart"));
                 }
                 *ran = Some(now);
             }
@@ -194,7 +219,8 @@ impl Seen {
     fn node(&mut self, object: &Value, gone: bool) {
         let ready = text(object, "cond[Ready]");
         if gone || ready != "True" {
-            self.faults.push(format!("node {}: Ready is \"{ready}\"", text(object, "metadata.name")));
+            self.faults
+                .push(format!("node {}: Ready is \"{ready}\"", text(object, "metadata.name")));
         }
     }
 
@@ -203,9 +229,18 @@ impl Seen {
         for endpoint in at(object, "endpoints").and_then(Value::as_array).into_iter().flatten() {
             let name = text(endpoint, "targetRef.name");
             let known = self.pods.get(&name).is_some_and(|pod| pod.ready.is_some() && !pod.deleted);
-            let since = self.pods.get(&name).and_then(|pod| pod.ready).map(|at| at.elapsed()).unwrap_or_default();
-            // The slice follows the pod: just after that one became ready an older slice may still come.
-            if known && since > Duration::from_secs(10) && text(endpoint, "conditions.ready") == "false" {
+            let since = self
+                .pods
+                .get(&name)
+                .and_then(|pod| pod.ready)
+                .map(|at| at.elapsed())
+                .unwrap_or_default();
+            // The slice follows the pod: just after that one became ready an older slice may still
+            // come.
+            if known
+                && since > Duration::from_secs(10)
+                && text(endpoint, "conditions.ready") == "false"
+            {
                 self.faults.push(format!("{name} is out of its Service"));
             }
         }

@@ -1,4 +1,5 @@
-//! What the kubelet writes to the API server when answers are lost and late, and when many watches are open.
+//! What the kubelet writes to the API server when answers are lost and late, and when many watches
+//! are open.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,8 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![case(replies_lost_and_late), case(write_beside_150_watches), case(stale_events)]
 }
 
-const SLEEPER: &str =
-    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
+const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '10000']}]}";
 /// Pods that are made and deleted at the same time.
 const SIDE_BY_SIDE: usize = 12;
 /// From the moment at which a container started until the API server had it.
@@ -52,7 +52,9 @@ async fn replies_lost_and_late(bed: Bed) -> Result<String> {
     let mut lags = lags(&starts, &writes)?;
     ensure!(lags.len() == count, "{} of {count} starts were written", lags.len());
     lags.sort();
-    let at = |share: usize| lags.get((lags.len() * share / 100).min(lags.len() - 1)).copied().unwrap_or_default();
+    let at = |share: usize| {
+        lags.get((lags.len() * share / 100).min(lags.len() - 1)).copied().unwrap_or_default()
+    };
     let said = format!(
         "{count} pods, {} writes, {lost} without an answer; lag p50 {:?}, p99 {:?}, max {:?}",
         writes.len(),
@@ -84,7 +86,10 @@ fn never_two_at_once(writes: &[Call]) -> Result<()> {
             if let [first, second] = pair
                 && second.start < first.end
             {
-                faults.push(format!("{pod}: {} began while {} was under way", second.method, first.method));
+                faults.push(format!(
+                    "{pod}: {} began while {} was under way",
+                    second.method, first.method
+                ));
             }
         }
     }
@@ -100,10 +105,11 @@ fn progress(write: &Call) -> Option<(i64, i64)> {
         .map(|rank| i64::try_from(rank).unwrap_or_default());
     let status = at(&write.request, "status.containerStatuses[main]");
     let state = status.map(|status| {
-        let rank = ["waiting", "running", "terminated"]
-            .iter()
-            .position(|state| at(status, "state").and_then(|s| s.get(state)).is_some_and(|s| !s.is_null()));
-        number(status, "restartCount") * 3 + i64::try_from(rank.unwrap_or_default()).unwrap_or_default()
+        let rank = ["waiting", "running", "terminated"].iter().position(|state| {
+            at(status, "state").and_then(|s| s.get(state)).is_some_and(|s| !s.is_null())
+        });
+        number(status, "restartCount") * 3
+            + i64::try_from(rank.unwrap_or_default()).unwrap_or_default()
     });
     (phase.is_some() || state.is_some()).then(|| (phase.unwrap_or(-1), state.unwrap_or(-1)))
 }
@@ -127,14 +133,18 @@ fn never_older_over_newer(writes: &[Call]) -> Result<()> {
 /// From each container's start to the end of the first write that says that it runs.
 fn lags(starts: &[Call], writes: &[Call]) -> Result<Vec<Duration>> {
     let mut first: BTreeMap<&str, i64> = BTreeMap::new();
-    let running = |write: &&Call| at(&write.request, "status.containerStatuses[main].state.running").is_some();
+    let running = |write: &&Call| {
+        at(&write.request, "status.containerStatuses[main].state.running").is_some()
+    };
     for write in writes.iter().filter(running) {
         first.entry(&write.pod).or_insert(write.end);
     }
     let started = starts.iter().filter(|start| start.container == "main" && start.done());
     started
         .filter_map(|start| Some((start, first.get(start.pod.as_str())?)))
-        .map(|(start, written)| Ok(Duration::from_nanos(u64::try_from((written - start.end).max(0))?)))
+        .map(|(start, written)| {
+            Ok(Duration::from_nanos(u64::try_from((written - start.end).max(0))?))
+        })
         .collect()
 }
 
@@ -152,10 +162,14 @@ async fn write_beside_150_watches(bed: Bed) -> Result<String> {
     }
     for pod in 0..3 {
         let volumes: Vec<Value> = (pod * 50..pod * 50 + 50)
-            .map(|number| json!({"name": format!("v{number}"), "configMap": {"name": name(number)}}))
+            .map(
+                |number| json!({"name": format!("v{number}"), "configMap": {"name": name(number)}}),
+            )
             .collect();
         let mounts: Vec<Value> = (pod * 50..pod * 50 + 50)
-            .map(|number| json!({"name": format!("v{number}"), "mountPath": format!("/v/{number}")}))
+            .map(
+                |number| json!({"name": format!("v{number}"), "mountPath": format!("/v/{number}")}),
+            )
             .collect();
         let spec = json!({"terminationGracePeriodSeconds": 1, "volumes": volumes, "containers": [
             {"name": "main", "image": "busybox", "command": ["sleep", "10000"], "volumeMounts": mounts}]});
@@ -173,16 +187,23 @@ async fn write_beside_150_watches(bed: Bed) -> Result<String> {
         bed.until(&pod, &["cond[Ready]=True"]).await?;
         worst = worst.max(recorded_lag(&cri, &api).await?);
     }
-    let watches = bed.kubectl(&["get", "--raw", "/metrics"]).await.map(|text| watches_of_configmaps(&text))?;
+    let watches = bed
+        .kubectl(&["get", "--raw", "/metrics"])
+        .await
+        .map(|text| watches_of_configmaps(&text))?;
     ensure!(worst <= LAG, "beside {watches} watches a status took {worst:?}");
     Ok(format!("{watches} watches on ConfigMaps at the API server, status lag at most {worst:?}"))
 }
 
-/// The lag of the only start. The watch may show a write before the proxy has put down that it was answered.
+/// The lag of the only start. The watch may show a write before the proxy has put down that it was
+/// answered.
 async fn recorded_lag(cri: &Proxy, api: &Proxy) -> Result<Duration> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        let lags = lags(&cri.recorded("StartContainer").await?, &api.recorded("patch pods/status").await?)?;
+        let lags = lags(
+            &cri.recorded("StartContainer").await?,
+            &api.recorded("patch pods/status").await?,
+        )?;
         if let Some(lag) = lags.first() {
             return Ok(*lag);
         }
@@ -194,7 +215,8 @@ async fn recorded_lag(cri: &Proxy, api: &Proxy) -> Result<Duration> {
 /// How many watches on ConfigMaps the API server has now.
 fn watches_of_configmaps(metrics: &str) -> u64 {
     let lines = metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests{"));
-    let watches = lines.filter(|line| line.contains("resource=\"configmaps\"") && line.contains("verb=\"WATCH\""));
+    let watches = lines
+        .filter(|line| line.contains("resource=\"configmaps\"") && line.contains("verb=\"WATCH\""));
     watches.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 

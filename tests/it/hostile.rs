@@ -1,5 +1,5 @@
-//! The laws for hostile input (`testkit::hostile`) on random input and on the seeds of the fuzz targets: what a fuzzer has
-//! found once is tried here for ever. `HOSTILE=N` tries more.
+//! The laws for hostile input (`testkit::hostile`) on random input and on the seeds of the fuzz
+//! targets: what a fuzzer has found once is tried here for ever. `HOSTILE=N` tries more.
 
 use std::path::Path;
 
@@ -11,7 +11,8 @@ const QUICK: u32 = 1024;
 const WITH_FILES: u32 = 256;
 
 fn cases(default: u32) -> ProptestConfig {
-    let cases = std::env::var("HOSTILE").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default);
+    let cases =
+        std::env::var("HOSTILE").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -1,7 +1,8 @@
-//! The planner's laws, tried on random pods, worlds and histories (architecture, "The planner's laws").
+//! The planner's laws, tried on random pods, worlds and histories (architecture, "The planner's
+//! laws").
 //!
-//! A history is a list of steps: planning, ends of actions, and whatever can happen to a pod on a node. Every plan on the
-//! way is checked; at the end the world heals and must come to rest.
+//! A history is a list of steps: planning, ends of actions, and whatever can happen to a pod on a
+//! node. Every plan on the way is checked; at the end the world heals and must come to rest.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rkubelet::model::waiting::ProbeOutcome;
 use rkubelet::model::{
-    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, SandboxId, SandboxState, TerminationCause,
-    VolumesState, pod,
+    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, SandboxId, SandboxState,
+    TerminationCause, VolumesState, pod,
 };
 use rkubelet::pods::plan::types::{Action, Doing, ImageState, Key, Plan, Transition};
 use rkubelet::testkit::builders::{add_ephemeral, mark_deleted};
@@ -36,33 +37,46 @@ fn pods() -> impl Strategy<Value = Pod> {
     let container = (any::<bool>(), any::<u8>());
     let policy = prop::sample::select(vec!["Always", "OnFailure", "Never"]);
     let inits = prop::collection::vec(container, 0..4);
-    (policy, inits, prop::collection::vec(container, 1..4), any::<u8>()).prop_map(|(policy, inits, mains, flags)| {
-        let mut builder = PodBuilder::new("random").restart_policy(policy).grace(i64::from(flags % 40));
-        if flags & 0x80 != 0 {
-            builder = builder.host_network();
-        }
-        if flags & 0x60 == 0x60 {
-            builder = builder.active_deadline(120);
-        }
-        for (place, (is_sidecar, flags)) in inits.into_iter().enumerate() {
-            let container = container_with(ContainerBuilder::new(&format!("init{place}")), flags, is_sidecar);
-            builder = if is_sidecar { builder.sidecar(container) } else { builder.init(container) };
-        }
-        for (place, (_, flags)) in mains.into_iter().enumerate() {
-            let container = container_with(ContainerBuilder::new(&format!("main{place}")), flags, true);
-            let container = match flags >> 5 {
-                0 => container.restart_policy("Never"),
-                1 => container.restart_policy("Never").restart_rule("Restart", "In", &[3]),
-                2 => container.restart_policy("OnFailure"),
-                _ => container,
-            };
-            builder = builder.container(container);
-        }
-        builder.build()
-    })
+    (policy, inits, prop::collection::vec(container, 1..4), any::<u8>()).prop_map(
+        |(policy, inits, mains, flags)| {
+            let mut builder =
+                PodBuilder::new("random").restart_policy(policy).grace(i64::from(flags % 40));
+            if flags & 0x80 != 0 {
+                builder = builder.host_network();
+            }
+            if flags & 0x60 == 0x60 {
+                builder = builder.active_deadline(120);
+            }
+            for (place, (is_sidecar, flags)) in inits.into_iter().enumerate() {
+                let container = container_with(
+                    ContainerBuilder::new(&format!("init{place}")),
+                    flags,
+                    is_sidecar,
+                );
+                builder =
+                    if is_sidecar { builder.sidecar(container) } else { builder.init(container) };
+            }
+            for (place, (_, flags)) in mains.into_iter().enumerate() {
+                let container =
+                    container_with(ContainerBuilder::new(&format!("main{place}")), flags, true);
+                let container = match flags >> 5 {
+                    0 => container.restart_policy("Never"),
+                    1 => container.restart_policy("Never").restart_rule("Restart", "In", &[3]),
+                    2 => container.restart_policy("OnFailure"),
+                    _ => container,
+                };
+                builder = builder.container(container);
+            }
+            builder.build()
+        },
+    )
 }
 
-fn container_with(mut container: ContainerBuilder, flags: u8, may_have_hooks: bool) -> ContainerBuilder {
+fn container_with(
+    mut container: ContainerBuilder,
+    flags: u8,
+    may_have_hooks: bool,
+) -> ContainerBuilder {
     if flags & 1 != 0 {
         container = container.pull_policy("Always");
     }
@@ -123,7 +137,8 @@ impl History {
             let plan = self.world.plan();
             self.check(&plan)?;
             let before = self.world.lifecycle.clone();
-            let moved = plan.transition.as_ref().is_some_and(|transition| self.world.transit(transition));
+            let moved =
+                plan.transition.as_ref().is_some_and(|transition| self.world.transit(transition));
             check_lifecycle(&before, &self.world.lifecycle)?;
             if !moved {
                 self.world.begin(&plan);
@@ -147,12 +162,17 @@ impl History {
 
     fn happen(&mut self, what: u8, which: u8, how: u8) {
         let world = &mut self.world;
-        let ids: Vec<ContainerId> = world.observed.containers.iter().map(|container| container.id.clone()).collect();
+        let ids: Vec<ContainerId> =
+            world.observed.containers.iter().map(|container| container.id.clone()).collect();
         let id = pick(&ids, which).cloned();
         let seconds = Duration::from_secs(u64::from(how));
         match (what, id) {
             (40..=43, Some(id)) => {
-                if world.observed.container(&id).is_some_and(|container| container.state.is_running()) {
+                if world
+                    .observed
+                    .container(&id)
+                    .is_some_and(|container| container.state.is_running())
+                {
                     world.exit(&id, [0, 0, 1, 3][usize::from(how % 4)], "");
                 }
             }
@@ -162,11 +182,13 @@ impl History {
             (48, Some(id)) if how < 60 => world.remove_container(&id),
             (49, _) if how < 80 => break_sandbox(world, how),
             (50, _) => {
-                world.inputs.network_not_ready = how.is_multiple_of(2).then(|| "no plugin".to_owned());
+                world.inputs.network_not_ready =
+                    how.is_multiple_of(2).then(|| "no plugin".to_owned());
             }
             (51, _) if world.inputs.volumes == VolumesState::Ready => {
                 let missing = vec![("data".to_owned(), "gone".to_owned())];
-                world.inputs.volumes = VolumesState::Pending { missing, next_try: None, on_their_way: false };
+                world.inputs.volumes =
+                    VolumesState::Pending { missing, next_try: None, on_their_way: false };
             }
             (52, _) if how < 40 => {
                 let now = world.now.wall;
@@ -175,8 +197,12 @@ impl History {
             (53, _) if how < 20 => world.inputs.gone_from_source = true,
             (54, _) => world.inputs.status_acked = how.is_multiple_of(2),
             (55, _) if how < 40 => {
-                let cause = TerminationCause::Evicted { reason: "Evicted".into(), message: String::new() };
-                world.transit(&Transition::Terminate { cause, grace: Duration::from_secs(u64::from(which % 20)) });
+                let cause =
+                    TerminationCause::Evicted { reason: "Evicted".into(), message: String::new() };
+                world.transit(&Transition::Terminate {
+                    cause,
+                    grace: Duration::from_secs(u64::from(which % 20)),
+                });
             }
             (56, _) if how < 60 => world.restart_kubelet(),
             (57, _) if how < 60 => change_image(world, which, how),
@@ -191,7 +217,12 @@ impl History {
         let Some(original) = self.world.observed.container(id).cloned() else { return };
         let started_at = self.world.now.wall;
         let running = ContainerState::Running { started_at };
-        self.world.add_container(&original.name, original.restart_count, &original.sandbox, running);
+        self.world.add_container(
+            &original.name,
+            original.restart_count,
+            &original.sandbox,
+            running,
+        );
     }
 
     /// Notes what has truly happened.
@@ -226,11 +257,18 @@ impl History {
             let key = action.key();
             prop_assert!(keys.insert(key.clone()), "one action per key: {:?}", action);
             match (action, world.in_flight.get(&key)) {
-                (Action::HurryKill { deadline, .. }, Some(Doing::Kill { deadline: running, .. })) => {
+                (
+                    Action::HurryKill { deadline, .. },
+                    Some(Doing::Kill { deadline: running, .. }),
+                ) => {
                     prop_assert!(deadline < running, "a stop is only ever hurried");
                 }
-                (Action::HurryKill { .. }, _) => prop_assert!(false, "nothing to hurry: {:?}", action),
-                (_, in_flight) => prop_assert!(in_flight.is_none(), "in flight already: {:?}", action),
+                (Action::HurryKill { .. }, _) => {
+                    prop_assert!(false, "nothing to hurry: {:?}", action);
+                }
+                (_, in_flight) => {
+                    prop_assert!(in_flight.is_none(), "in flight already: {:?}", action);
+                }
             }
             adds |= is_start(action);
             prop_assert_eq!(is_start(action), adds, "removal precedes addition: {:?}", action);
@@ -284,19 +322,37 @@ impl History {
         match action {
             Action::RemoveContainer { id, .. } => {
                 let container = world.observed.container(id);
-                prop_assert!(!container.as_ref().is_some_and(may_run), "stopped before removed: {:?}", action);
+                prop_assert!(
+                    !container.as_ref().is_some_and(may_run),
+                    "stopped before removed: {:?}",
+                    action
+                );
             }
             Action::StopSandbox { id } => {
-                let mut inside = world.observed.containers.iter().filter(|container| &container.sandbox == id);
-                prop_assert!(!inside.any(|container| may_run(&container)), "containers before sandbox: {:?}", action);
+                let mut inside =
+                    world.observed.containers.iter().filter(|container| &container.sandbox == id);
+                prop_assert!(
+                    !inside.any(|container| may_run(&container)),
+                    "containers before sandbox: {:?}",
+                    action
+                );
             }
             Action::RemoveSandbox { id } => {
-                let mut inside = world.observed.containers.iter().filter(|container| &container.sandbox == id);
+                let mut inside =
+                    world.observed.containers.iter().filter(|container| &container.sandbox == id);
                 prop_assert!(inside.next().is_none(), "emptied before removed: {:?}", action);
-                prop_assert!(world.inputs.stopped.contains(id), "stopped before removed: {:?}", action);
+                prop_assert!(
+                    world.inputs.stopped.contains(id),
+                    "stopped before removed: {:?}",
+                    action
+                );
             }
             Action::UnmountVolumes | Action::CleanUp => {
-                prop_assert!(!world.observed.containers.iter().any(|container| may_run(&container)), "{:?}", action);
+                prop_assert!(
+                    !world.observed.containers.iter().any(|container| may_run(&container)),
+                    "{:?}",
+                    action
+                );
             }
             Action::Prepare
             | Action::MountVolumes
@@ -315,14 +371,23 @@ impl History {
     fn check_start(&self, action: &Action) -> Result<(), TestCaseError> {
         let world = &self.world;
         if let Action::CreateSandbox { .. } = action {
-            let none_ready = world.observed.sandboxes.iter().all(|sandbox| sandbox.state == SandboxState::NotReady);
+            let none_ready = world
+                .observed
+                .sandboxes
+                .iter()
+                .all(|sandbox| sandbox.state == SandboxState::NotReady);
             prop_assert!(none_ready, "one ready sandbox at a time");
-            let come =
-                matches!(world.inputs.volumes, VolumesState::Ready | VolumesState::Pending { on_their_way: true, .. });
+            let come = matches!(
+                world.inputs.volumes,
+                VolumesState::Ready | VolumesState::Pending { on_their_way: true, .. }
+            );
             prop_assert!(world.inputs.prepared && come, "volumes are there or come");
         }
-        let Action::StartContainer { container, kind, restart_count, sandbox, .. } = action else { return Ok(()) };
-        let twins: Vec<_> = world.observed.containers.iter().filter(|twin| &twin.name == container).collect();
+        let Action::StartContainer { container, kind, restart_count, sandbox, .. } = action else {
+            return Ok(());
+        };
+        let twins: Vec<_> =
+            world.observed.containers.iter().filter(|twin| &twin.name == container).collect();
         for twin in &twins {
             let killed = world.inputs.killed.contains_key(&twin.id);
             let stopped = match twin.state {
@@ -333,16 +398,27 @@ impl History {
             prop_assert!(stopped, "two containers of one name never both run: {:?}", action);
             prop_assert!(twin.restart_count < *restart_count, "restart counts grow: {:?}", action);
         }
-        prop_assert!(world.inputs.prepared && world.inputs.volumes == VolumesState::Ready, "volumes come first");
+        prop_assert!(
+            world.inputs.prepared && world.inputs.volumes == VolumesState::Ready,
+            "volumes come first"
+        );
         let image = world.inputs.images.get(container);
         prop_assert!(matches!(image, Some(ImageState::Present { .. })), "the image comes first");
         let latest = world.observed.latest_sandbox();
-        prop_assert!(latest.is_some_and(|latest| &latest.id == sandbox && latest.state == SandboxState::Ready));
+        prop_assert!(
+            latest
+                .is_some_and(|latest| &latest.id == sandbox && latest.state == SandboxState::Ready)
+        );
         self.check_order(container, *kind, sandbox)
     }
 
     /// Init order: whatever stands before a container has come through in this sandbox.
-    fn check_order(&self, container: &str, kind: ContainerKind, sandbox: &SandboxId) -> Result<(), TestCaseError> {
+    fn check_order(
+        &self,
+        container: &str,
+        kind: ContainerKind,
+        sandbox: &SandboxId,
+    ) -> Result<(), TestCaseError> {
         if kind == ContainerKind::Ephemeral || self.initialized.contains(sandbox) {
             return Ok(());
         }
@@ -360,12 +436,21 @@ impl History {
         let world = &self.world;
         match &plan.transition {
             Some(Transition::Terminated) => {
-                let running = world.observed.containers.iter().any(|container| container.state.is_running());
-                let starting = world.in_flight.keys().any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
-                prop_assert!(!running && !starting, "terminated means that nothing runs or is about to");
+                let running =
+                    world.observed.containers.iter().any(|container| container.state.is_running());
+                let starting = world
+                    .in_flight
+                    .keys()
+                    .any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
+                prop_assert!(
+                    !running && !starting,
+                    "terminated means that nothing runs or is about to"
+                );
             }
             Some(Transition::Finished) => {
-                prop_assert!(!world.inputs.prepared && world.inputs.volumes == VolumesState::Absent);
+                prop_assert!(
+                    !world.inputs.prepared && world.inputs.volumes == VolumesState::Absent
+                );
                 prop_assert!(world.inputs.status_acked || world.inputs.gone_from_source);
             }
             Some(Transition::Terminate { .. } | Transition::Shorten { .. }) | None => {}
@@ -378,7 +463,10 @@ impl History {
         self.world.inputs.network_not_ready = None;
         self.world.inputs.probes.containers.clear();
         let lost_volumes = matches!(self.world.inputs.volumes, VolumesState::Pending { .. });
-        if lost_volumes && !self.world.in_flight.contains_key(&Key::Volumes) && !self.world.lifecycle.is_stopping() {
+        if lost_volumes
+            && !self.world.in_flight.contains_key(&Key::Volumes)
+            && !self.world.lifecycle.is_stopping()
+        {
             self.world.inputs.volumes = VolumesState::Ready;
         }
         for _ in 0..400 {
@@ -401,7 +489,9 @@ impl History {
                         return Err(TestCaseError::fail("it wakes up for nothing"));
                     }
                 }
-                None if self.world.lifecycle.is_stopping() && !self.world.inputs.gone_from_source => {
+                None if self.world.lifecycle.is_stopping()
+                    && !self.world.inputs.gone_from_source =>
+                {
                     self.world.inputs.status_acked = true;
                     self.world.inputs.gone_from_source = true;
                 }
@@ -438,21 +528,34 @@ impl History {
         let plan = world.plan();
         prop_assert!(plan.actions.is_empty() && world.in_flight.is_empty());
         if world.lifecycle.is_stopping() {
-            prop_assert!(world.finished, "a pod that stops is finished in the end: {:?}", plan.blocked);
+            prop_assert!(
+                world.finished,
+                "a pod that stops is finished in the end: {:?}",
+                plan.blocked
+            );
             prop_assert!(world.observed.is_empty(), "nothing is left: {:?}", world.observed);
             return Ok(());
         }
         prop_assert_eq!(&plan.blocked, &None, "a healthy pod waits for nothing");
         for container in pod::main_containers(&world.pod) {
-            let running = world.observed.latest(&container.name).is_some_and(|found| found.state.is_running());
-            let remembered = world.inputs.remembered.get(&container.name).and_then(|seen| seen.exit.as_ref());
+            let running = world
+                .observed
+                .latest(&container.name)
+                .is_some_and(|found| found.state.is_running());
+            let remembered =
+                world.inputs.remembered.get(&container.name).and_then(|seen| seen.exit.as_ref());
             let observed = world.observed.latest(&container.name).map(|found| found.state.exit());
             let exit = observed.unwrap_or(remembered);
-            let is_done = exit.is_some_and(|exit| !comes_back(&world.pod, container, exit.exit_code));
+            let is_done =
+                exit.is_some_and(|exit| !comes_back(&world.pod, container, exit.exit_code));
             prop_assert!(running || is_done, "{} neither runs nor is done", container.name);
         }
         for name in world.observed.containers.iter().map(|container| &container.name) {
-            let running = world.observed.containers.iter().filter(|c| &c.name == name && c.state.is_running());
+            let running = world
+                .observed
+                .containers
+                .iter()
+                .filter(|c| &c.name == name && c.state.is_running());
             prop_assert!(running.count() <= 1, "{} runs twice", name);
         }
         Ok(())
@@ -460,9 +563,16 @@ impl History {
 }
 
 /// Whether the policies ask for another start: the law in its shortest form.
-fn comes_back(pod: &Pod, container: &k8s_openapi::api::core::v1::Container, exit_code: i32) -> bool {
+fn comes_back(
+    pod: &Pod,
+    container: &k8s_openapi::api::core::v1::Container,
+    exit_code: i32,
+) -> bool {
     let by_rule = container.restart_policy_rules.iter().flatten().any(|rule| {
-        rule.exit_codes.as_ref().and_then(|codes| codes.values.as_ref()).is_some_and(|codes| codes.contains(&exit_code))
+        rule.exit_codes
+            .as_ref()
+            .and_then(|codes| codes.values.as_ref())
+            .is_some_and(|codes| codes.contains(&exit_code))
     });
     match container.restart_policy.as_deref().unwrap_or(pod::restart_policy(pod)) {
         "Always" => true,
@@ -510,7 +620,9 @@ fn pick<T>(among: &[T], which: u8) -> Option<&T> {
 }
 
 fn set_state(world: &mut World, id: &ContainerId, state: ContainerState) {
-    if let Some(container) = world.container_mut(id).filter(|container| container.state.is_running()) {
+    if let Some(container) =
+        world.container_mut(id).filter(|container| container.state.is_running())
+    {
         container.state = state;
     }
 }
@@ -538,7 +650,8 @@ fn break_sandbox(world: &mut World, how: u8) {
         _ => {
             sandbox.state = SandboxState::NotReady;
             let id = sandbox.id.clone();
-            let inside = world.observed.containers.iter().filter(|container| container.sandbox == id);
+            let inside =
+                world.observed.containers.iter().filter(|container| container.sandbox == id);
             let running = inside.filter(|container| container.state.is_running());
             for container in running.map(|container| container.id.clone()).collect::<Vec<_>>() {
                 world.exit(&container, 137, "Error");

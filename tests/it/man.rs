@@ -1,5 +1,5 @@
-//! The man page `systemd/rkubelet.8` is made from what `--help` says, so that neither forgets what the other has.
-//! `UPDATE=1` rewrites it.
+//! The man page `systemd/rkubelet.8` is made from what `--help` says, so that neither forgets what
+//! the other has. `UPDATE=1` rewrites it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -61,8 +61,8 @@ kubectl get \-\-raw /api/v1/nodes/NODE/proxy/debug/blocked
 .BR systemctl (1)
 "#;
 
-/// The page from the text of `--help`: headings stand at the margin and end with a colon, flags are indented by six, what
-/// they do by ten.
+/// The page from the text of `--help`: headings stand at the margin and end with a colon, flags are
+/// indented by six, what they do by ten.
 fn page(help: &str) -> String {
     let mut out = HEAD.to_owned();
     let mut in_usage = false;
@@ -110,6 +110,9 @@ fn the_man_page_is_what_help_says() {
         std::fs::write(&path, &made).expect("writable");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == made, "systemd/rkubelet.8 is stale: run `UPDATE=1 cargo test --test it man` and commit it");
+    assert!(
+        committed == made,
+        "systemd/rkubelet.8 is stale: run `UPDATE=1 cargo test --test it man` and commit it"
+    );
     assert!(made.contains(".B \\-\\-kubeconfig"), "the flags are missing");
 }

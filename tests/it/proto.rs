@@ -1,4 +1,5 @@
-//! Generated protobuf code must be what `proto/` says: generates it again in memory and compares. `UPDATE=1` rewrites.
+//! Generated protobuf code must be what `proto/` says: generates it again in memory and compares.
+//! `UPDATE=1` rewrites.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +7,18 @@ use std::path::{Path, PathBuf};
 fn check(source: &str, include: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().expect("a temporary directory");
-    let descriptors = protox::compile([root.join(source)], [root.join(include)]).expect("the proto file compiles");
+    let descriptors = protox::compile([root.join(source)], [root.join(include)])
+        .expect("the proto file compiles");
     tonic_prost_build::configure()
         .build_server(true)
         .build_client(true)
         .out_dir(out.path())
         .compile_fds(descriptors)
         .expect("code generation");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(out.path()).expect("readable").map(|entry| entry.expect("entry").path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(out.path())
+        .expect("readable")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "{source} generated nothing");
     for file in files {

@@ -1,4 +1,5 @@
-//! Plays every scenario under `tests/it/scenarios` and compares its transcripts; `UPDATE=1` rewrites them.
+//! Plays every scenario under `tests/it/scenarios` and compares its transcripts; `UPDATE=1`
+//! rewrites them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,10 @@ fn scenarios_play_as_written() {
             Ok(played) if played == written => {}
             Ok(played) if update => std::fs::write(&file, played).expect("a writable scenario"),
             Ok(played) => {
-                let _ = writeln!(problems, "{name}: the planner does something else now (UPDATE=1 rewrites):");
+                let _ = writeln!(
+                    problems,
+                    "{name}: the planner does something else now (UPDATE=1 rewrites):"
+                );
                 let differing = played.lines().zip(written.lines()).find(|(now, then)| now != then);
                 if let Some((now, then)) = differing {
                     let _ = writeln!(problems, "  written: {then}\n  played:  {now}");

@@ -1,4 +1,5 @@
-//! What a case works with: a namespace of its own, objects written as YAML, and waits that say what they missed.
+//! What a case works with: a namespace of its own, objects written as YAML, and waits that say what
+//! they missed.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -6,7 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams,
+    PostParams,
+};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -15,7 +19,8 @@ use tokio::process::Command;
 use crate::cluster::Cluster;
 use crate::look;
 
-/// How long a wait takes at most, unless the case says otherwise: generous, since the machine may be busy.
+/// How long a wait takes at most, unless the case says otherwise: generous, since the machine may
+/// be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 const IMAGES: [(&str, &str); 3] = [
@@ -38,7 +43,9 @@ pub(crate) struct Bed {
 /// A client of the API server as cluster-admin; the thread must be in the cluster's network.
 pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(cluster.env("KUBECONFIG"))?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+            .await?;
     config.proxy_url = None;
     Ok(Client::try_from(config)?)
 }
@@ -112,7 +119,11 @@ impl Bed {
 
     /// Makes the namespace, with what pods need of it.
     pub(crate) async fn prepare(&self) -> Result<()> {
-        self.create(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}", self.name)).await?;
+        self.create(&format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}",
+            self.name
+        ))
+        .await?;
         self.until_kind("ServiceAccount", "default", &[]).await?;
         self.until_kind("ConfigMap", "kube-root-ca.crt", &[]).await?;
         Ok(())
@@ -150,10 +161,16 @@ impl Bed {
     }
 
     /// Creates a pod whose metadata is `metadata` and its name, whose spec is `spec`.
-    pub(crate) async fn labelled_pod(&self, name: &str, metadata: &str, spec: &str) -> Result<Value> {
+    pub(crate) async fn labelled_pod(
+        &self,
+        name: &str,
+        metadata: &str,
+        spec: &str,
+    ) -> Result<Value> {
         let mut metadata = parse(metadata)?;
         metadata["name"] = json!(name);
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": parse(spec)?});
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": parse(spec)?});
         let object: DynamicObject = serde_json::from_value(pod)?;
         let made = self.api("Pod").create(&PostParams::default(), &object).await;
         Ok(as_value(&made.with_context(|| format!("creating pod {name}"))?))
@@ -175,7 +192,8 @@ impl Bed {
     pub(crate) async fn resize(&self, name: &str, container: &str, resources: &str) -> Result<()> {
         let resources: Value = serde_json::from_str(resources)?;
         let change = json!({"spec": {"containers": [{"name": container, "resources": resources}]}});
-        let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let pods: Api<k8s_openapi::api::core::v1::Pod> =
+            Api::namespaced(self.client.clone(), &self.name);
         let patch = Patch::Strategic(change);
         let done = pods.patch_subresource("resize", name, &PatchParams::default(), &patch).await;
         done.with_context(|| format!("resizing pod {name}"))?;
@@ -185,7 +203,10 @@ impl Bed {
     /// Asks for a pod's deletion, with its own grace period or with `seconds`.
     pub(crate) async fn delete(&self, name: &str, seconds: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
-        self.api("Pod").delete(name, &params).await.with_context(|| format!("deleting pod {name}"))?;
+        self.api("Pod")
+            .delete(name, &params)
+            .await
+            .with_context(|| format!("deleting pod {name}"))?;
         Ok(())
     }
 
@@ -207,7 +228,8 @@ impl Bed {
     pub(crate) async fn until_kind(&self, kind: &str, name: &str, wants: &[&str]) -> Result<Value> {
         let mut missing = vec!["it does not exist".to_owned()];
         let found = tokio::time::timeout(self.patience, async {
-            let mut versions = watcher::watch_object(self.api(kind), name).default_backoff().boxed();
+            let mut versions =
+                watcher::watch_object(self.api(kind), name).default_backoff().boxed();
             while let Some(version) = versions.next().await {
                 let Ok(Some(object)) = version else { continue };
                 let object = as_value(&object);
@@ -220,12 +242,15 @@ impl Bed {
         });
         match found.await {
             Ok(Some(object)) => Ok(object),
-            Ok(None) | Err(_) => bail!("{kind} {name}, after {} s: {}", self.patience.as_secs(), missing.join("; ")),
+            Ok(None) | Err(_) => {
+                bail!("{kind} {name}, after {} s: {}", self.patience.as_secs(), missing.join("; "))
+            }
         }
     }
 
-    /// Waits until the pod is Ready and the first process of each of `containers` has its handler for SIGTERM, without
-    /// which a first process never gets the signal: the pod would end as one that does not listen.
+    /// Waits until the pod is Ready and the first process of each of `containers` has its handler
+    /// for SIGTERM, without which a first process never gets the signal: the pod would end as one
+    /// that does not listen.
     pub(crate) async fn until_heeds_term(&self, name: &str, containers: &[&str]) -> Result<Value> {
         let pod = self.until(name, &["cond[Ready]=True"]).await?;
         for container in containers {
@@ -241,11 +266,17 @@ impl Bed {
         self.until_gone_from(kind, name, None).await
     }
 
-    /// Waits until the object with `uid` is gone. For one that comes back at once under its name: the first look may
-    /// already see its successor.
-    pub(crate) async fn until_gone_from(&self, kind: &str, name: &str, mut uid: Option<String>) -> Result<()> {
+    /// Waits until the object with `uid` is gone. For one that comes back at once under its name:
+    /// the first look may already see its successor.
+    pub(crate) async fn until_gone_from(
+        &self,
+        kind: &str,
+        name: &str,
+        mut uid: Option<String>,
+    ) -> Result<()> {
         let gone = tokio::time::timeout(self.patience, async {
-            let mut versions = watcher::watch_object(self.api(kind), name).default_backoff().boxed();
+            let mut versions =
+                watcher::watch_object(self.api(kind), name).default_backoff().boxed();
             while let Some(version) = versions.next().await {
                 match version {
                     Ok(Some(object)) if uid.is_none() => uid = object.metadata.uid,
@@ -255,13 +286,16 @@ impl Bed {
                 }
             }
         });
-        gone.await.map_err(|_| anyhow!("{kind} {name} is still there after {} s", self.patience.as_secs()))
+        gone.await.map_err(|_| {
+            anyhow!("{kind} {name} is still there after {} s", self.patience.as_secs())
+        })
     }
 
     /// Fails if the object does not keep showing `wants` for `seconds`: for what must not happen.
     pub(crate) async fn stays(&self, name: &str, seconds: u64, wants: &[&str]) -> Result<()> {
         let broken = tokio::time::timeout(Duration::from_secs(seconds), async {
-            let mut versions = watcher::watch_object(self.api("Pod"), name).default_backoff().boxed();
+            let mut versions =
+                watcher::watch_object(self.api("Pod"), name).default_backoff().boxed();
             while let Some(version) = versions.next().await {
                 let Ok(object) = version else { continue };
                 let object = object.as_ref().map(as_value).unwrap_or_default();
@@ -283,11 +317,13 @@ impl Bed {
         let mut seen = Vec::new();
         let found = tokio::time::timeout(self.patience, async {
             let about = watcher::Config::default().fields(&format!("involvedObject.name={name}"));
-            let mut events = watcher(self.api("Event"), about).default_backoff().applied_objects().boxed();
+            let mut events =
+                watcher(self.api("Event"), about).default_backoff().applied_objects().boxed();
             while let Some(event) = events.next().await {
                 let Ok(event) = event else { continue };
                 let event = as_value(&event);
-                let (has_reason, has_message) = (look::text(&event, "reason"), look::text(&event, "message"));
+                let (has_reason, has_message) =
+                    (look::text(&event, "reason"), look::text(&event, "message"));
                 if has_reason == reason && look::glob(message, &has_message) {
                     return Some(event);
                 }
@@ -308,26 +344,45 @@ impl Bed {
     /// All events about `name` that there are now, oldest first: `(reason, message)`.
     pub(crate) async fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
         let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
-        let mut list: Vec<Value> = self.api("Event").list(&about).await?.items.iter().map(as_value).collect();
+        let mut list: Vec<Value> =
+            self.api("Event").list(&about).await?.items.iter().map(as_value).collect();
         list.sort_by_key(|event| look::text(event, "metadata.creationTimestamp"));
-        Ok(list.iter().map(|event| (look::text(event, "reason"), look::text(event, "message"))).collect())
+        Ok(list
+            .iter()
+            .map(|event| (look::text(event, "reason"), look::text(event, "message")))
+            .collect())
     }
 
     /// What a container has written so far, through the API server.
     pub(crate) async fn logs(&self, pod: &str, container: &str) -> Result<String> {
-        self.logs_with(pod, LogParams { container: Some(container.to_owned()), ..LogParams::default() }).await
+        self.logs_with(
+            pod,
+            LogParams { container: Some(container.to_owned()), ..LogParams::default() },
+        )
+        .await
     }
 
     /// The same, with any parameters.
     pub(crate) async fn logs_with(&self, pod: &str, params: LogParams) -> Result<String> {
-        let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let pods: Api<k8s_openapi::api::core::v1::Pod> =
+            Api::namespaced(self.client.clone(), &self.name);
         pods.logs(pod, &params).await.with_context(|| format!("reading the logs of {pod}"))
     }
 
     /// Waits until the log of a container has a line that `pattern` describes.
-    pub(crate) async fn until_logged(&self, pod: &str, container: &str, pattern: &str) -> Result<()> {
-        let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(self.client.clone(), &self.name);
-        let params = LogParams { container: Some(container.to_owned()), follow: true, ..LogParams::default() };
+    pub(crate) async fn until_logged(
+        &self,
+        pod: &str,
+        container: &str,
+        pattern: &str,
+    ) -> Result<()> {
+        let pods: Api<k8s_openapi::api::core::v1::Pod> =
+            Api::namespaced(self.client.clone(), &self.name);
+        let params = LogParams {
+            container: Some(container.to_owned()),
+            follow: true,
+            ..LogParams::default()
+        };
         let mut seen = Vec::new();
         let found = tokio::time::timeout(self.patience, async {
             use futures::AsyncBufReadExt as _;
@@ -350,9 +405,15 @@ impl Bed {
         self.kubectl(&[&["exec", pod, "-c", container, "--"], argv].concat()).await
     }
 
-    /// Waits until a command in a container succeeds; its output. For what the container's own command does first: it
-    /// counts as started, and without a probe as ready, before its shell has read a line.
-    pub(crate) async fn until_exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
+    /// Waits until a command in a container succeeds; its output. For what the container's own
+    /// command does first: it counts as started, and without a probe as ready, before its shell has
+    /// read a line.
+    pub(crate) async fn until_exec(
+        &self,
+        pod: &str,
+        container: &str,
+        argv: &[&str],
+    ) -> Result<String> {
         let mut last = anyhow!("it has not ended once");
         let succeeded = async {
             loop {
@@ -364,15 +425,16 @@ impl Bed {
             }
         };
         let output = tokio::time::timeout(self.patience, succeeded).await;
-        output.map_err(|_| last.context(format!("still failing after {} s", self.patience.as_secs())))
+        output
+            .map_err(|_| last.context(format!("still failing after {} s", self.patience.as_secs())))
     }
 
     /// kubectl, in the case's namespace; its output.
     pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = self.kubectl_command(args).output();
-        let output = tokio::time::timeout(self.patience, output)
-            .await
-            .map_err(|_| anyhow!("kubectl {}: no end after {} s", args.join(" "), self.patience.as_secs()))??;
+        let output = tokio::time::timeout(self.patience, output).await.map_err(|_| {
+            anyhow!("kubectl {}: no end after {} s", args.join(" "), self.patience.as_secs())
+        })??;
         if !output.status.success() {
             bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -382,15 +444,24 @@ impl Bed {
     /// The command itself, for those who talk to it while it runs.
     pub(crate) fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.cluster.env("KUBECTL"));
-        command.args(["--namespace", &self.name]).args(args).env("KUBECONFIG", self.cluster.env("KUBECONFIG"));
+        command
+            .args(["--namespace", &self.name])
+            .args(args)
+            .env("KUBECONFIG", self.cluster.env("KUBECONFIG"));
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
-    /// What a reader of a failure needs: the pods, their events, the kubelet's last words about them.
+    /// What a reader of a failure needs: the pods, their events, the kubelet's last words about
+    /// them.
     pub(crate) async fn facts(&self) -> String {
         let mut facts = Vec::new();
-        let pods = self.api("Pod").list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+        let pods = self
+            .api("Pod")
+            .list(&ListParams::default())
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default();
         for pod in pods {
             let value = as_value(&pod);
             let deleted = look::text(&value, "metadata.deletionTimestamp");
@@ -422,7 +493,10 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(what: &str, seen: T, wanted: 
 
 /// Checks that `text` has a line that `pattern` describes.
 pub(crate) fn has_line(what: &str, text: &str, pattern: &str) -> Result<()> {
-    ensure!(text.lines().any(|line| look::glob(pattern, line)), "{what} has no line \"{pattern}\":\n{text}");
+    ensure!(
+        text.lines().any(|line| look::glob(pattern, line)),
+        "{what} has no line \"{pattern}\":\n{text}"
+    );
     Ok(())
 }
 

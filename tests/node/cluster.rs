@@ -1,4 +1,5 @@
-//! A cluster of `tests/cluster` for as long as a phase runs: brought up, driven, and taken down whatever happens.
+//! A cluster of `tests/cluster` for as long as a phase runs: brought up, driven, and taken down
+//! whatever happens.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ pub(crate) struct Cluster {
     env: BTreeMap<String, String>,
 }
 
-/// `cluster ARGS… --name NAME`, always outside of every cluster's network: the first thread of this program stays there.
+/// `cluster ARGS… --name NAME`, always outside of every cluster's network: the first thread of this
+/// program stays there.
 fn script(name: &str, args: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", std::process::id())).args(["--", SCRIPT]);
@@ -33,18 +35,28 @@ pub(crate) fn down(name: &str) -> Result<()> {
 
 /// What `name` left behind: empty after a good end.
 pub(crate) fn leaks(name: &str) -> Result<String> {
-    let output = script(name, &["leaks", name]).output().context("running tests/cluster/cluster leaks")?;
+    let output =
+        script(name, &["leaks", name]).output().context("running tests/cluster/cluster leaks")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl Cluster {
-    /// Brings the cluster up, with `more` options of `cluster up`; the script's own words are the error. `LATE_START`
-    /// in the environment is its option `--late-start`, `SYSTEMD=1` its option `--systemd`.
-    pub(crate) fn up(name: &str, kubelet: &str, containerd: &str, config: &Path, more: &[&str]) -> Result<Self> {
+    /// Brings the cluster up, with `more` options of `cluster up`; the script's own words are the
+    /// error. `LATE_START` in the environment is its option `--late-start`, `SYSTEMD=1` its option
+    /// `--systemd`.
+    pub(crate) fn up(
+        name: &str,
+        kubelet: &str,
+        containerd: &str,
+        config: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
         let config = config.to_str().context("a path that is no text")?;
         let late = std::env::var("LATE_START").unwrap_or_else(|_| "0".to_owned());
-        let args = ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
-        let systemd: &[&str] = if std::env::var("SYSTEMD").is_ok_and(|set| set == "1") { &["--systemd"] } else { &[] };
+        let args =
+            ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
+        let systemd: &[&str] =
+            if std::env::var("SYSTEMD").is_ok_and(|set| set == "1") { &["--systemd"] } else { &[] };
         let args = [&args[..], &["--late-start", &late], systemd].concat();
         let status = script(name, &[&args, more].concat())
             .stdout(Stdio::null())
@@ -62,7 +74,8 @@ impl Cluster {
     }
 
     fn read_env(&mut self) -> Result<()> {
-        let output = script(&self.name, &["env"]).output().context("running tests/cluster/cluster env")?;
+        let output =
+            script(&self.name, &["env"]).output().context("running tests/cluster/cluster env")?;
         self.env = String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter_map(|line| line.split_once('='))
@@ -82,8 +95,8 @@ impl Cluster {
         PathBuf::from(format!("{}{path}", self.env("NODE_N1_ROOT")))
     }
 
-    /// The folder of the cgroup `below` that of all pods, in the hierarchies of the machine: `burstable/podUID`, and with a
-    /// container's id behind it the container's.
+    /// The folder of the cgroup `below` that of all pods, in the hierarchies of the machine:
+    /// `burstable/podUID`, and with a container's id behind it the container's.
     pub(crate) fn pods_cgroup(&self, below: &str) -> String {
         let root = self.env("NODE_N1_CGROUP");
         if self.env("NODE_N1_CGROUP_DRIVER") == "cgroupfs" {
@@ -103,14 +116,18 @@ impl Cluster {
 
     /// Moves this thread, and those that it will start, into the network of the API server.
     pub(crate) fn enter_network(&self) -> Result<()> {
-        let file = std::fs::File::open(self.env("NETNS")).context("opening the cluster's network namespace")?;
+        let file = std::fs::File::open(self.env("NETNS"))
+            .context("opening the cluster's network namespace")?;
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
             .context("entering the cluster's network namespace")
     }
 
     /// A verb of the harness, such as `kubelet restart n1`; its output.
     pub(crate) async fn run(&self, args: &[&str]) -> Result<String> {
-        let output = Command::from(script(&self.name, args)).output().await.context("running tests/cluster/cluster")?;
+        let output = Command::from(script(&self.name, args))
+            .output()
+            .await
+            .context("running tests/cluster/cluster")?;
         if !output.status.success() {
             bail!("cluster {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -121,9 +138,12 @@ impl Cluster {
     pub(crate) async fn node_exec(&self, argv: &[&str]) -> Result<String> {
         let pid = self.env("NODE_N1_PID");
         let mut command = Command::new("nsenter");
-        command.args(["--target", pid, "--net", "--pid", "--mount", "--uts", "--ipc", "--"]).args(argv);
+        command
+            .args(["--target", pid, "--net", "--pid", "--mount", "--uts", "--ipc", "--"])
+            .args(argv);
         let output = command.stdin(Stdio::null()).output().await.context("running nsenter")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} on the node: {}", argv.join(" "), text.trim());
         Ok(text)
     }
@@ -133,15 +153,25 @@ impl Cluster {
         // `ctr` hands all that follows to another program: the name comes first.
         let mut command = Command::new(SCRIPT);
         command.args(["--name", &self.name, "ctr", "n1"]).args(args);
-        let output = command.stdin(Stdio::null()).output().await.context("running tests/cluster/cluster ctr")?;
-        ensure!(output.status.success(), "ctr {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .context("running tests/cluster/cluster ctr")?;
+        ensure!(
+            output.status.success(),
+            "ctr {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The last lines of the kubelet's log that mention `what`.
     pub(crate) fn kubelet_log(&self, what: &str, lines: usize) -> String {
         let log = std::fs::read_to_string(self.env("NODE_N1_KUBELET_LOG")).unwrap_or_default();
-        let mut found: Vec<&str> = log.lines().rev().filter(|line| line.contains(what)).take(lines).collect();
+        let mut found: Vec<&str> =
+            log.lines().rev().filter(|line| line.contains(what)).take(lines).collect();
         found.reverse();
         found.join("\n")
     }

@@ -1,9 +1,11 @@
 //! How a case says what it wants to see in an object: `path=pattern`, one string each.
 //!
-//! `status.podIP`, `status.containerStatuses[main].ready`, `metadata.annotations[kubernetes.io/config.mirror]`: brackets
-//! take a key, an index, or the element whose `name`, `type` or `ip` it is. Short forms: `phase`, `c[NAME]` (the status
-//! of that container, whichever list it is in), `cond[TYPE]` (a condition's status). In a pattern `*` stands for any
-//! text and `?` for any one character; an empty pattern means absent. `path>N` compares numbers.
+//! `status.podIP`, `status.containerStatuses[main].ready`,
+//! `metadata.annotations[kubernetes.io/config.mirror]`: brackets take a key, an index, or the
+//! element whose `name`, `type` or `ip` it is. Short forms: `phase`, `c[NAME]` (the status of that
+//! container, whichever list it is in), `cond[TYPE]` (a condition's status). In a pattern `*`
+//! stands for any text and `?` for any one character; an empty pattern means absent. `path>N`
+//! compares numbers.
 
 use serde_json::Value;
 
@@ -11,15 +13,20 @@ use serde_json::Value;
 pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     if let Some(rest) = path.strip_prefix("c[") {
         let (name, rest) = rest.split_once(']')?;
-        return ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"].iter().find_map(|list| {
-            let status = step(object.get("status")?.get(list)?, name)?;
-            at(status, rest.trim_start_matches('.'))
-        });
+        return ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
+            .iter()
+            .find_map(|list| {
+                let status = step(object.get("status")?.get(list)?, name)?;
+                at(status, rest.trim_start_matches('.'))
+            });
     }
     if let Some(rest) = path.strip_prefix("cond[") {
         let (kind, rest) = rest.split_once(']')?;
         let condition = step(object.get("status")?.get("conditions")?, kind)?;
-        return at(condition, if rest.is_empty() { "status" } else { rest.trim_start_matches('.') });
+        return at(
+            condition,
+            if rest.is_empty() { "status" } else { rest.trim_start_matches('.') },
+        );
     }
     if path == "phase" {
         return object.get("status")?.get("phase");
@@ -43,9 +50,13 @@ pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
 fn step<'a>(here: &'a Value, key: &str) -> Option<&'a Value> {
     match here {
         Value::Object(map) => map.get(key),
-        Value::Array(list) => key.parse::<usize>().ok().and_then(|index| list.get(index)).or_else(|| {
-            list.iter().find(|item| ["name", "type", "ip"].iter().any(|k| item.get(k).is_some_and(|v| v == key)))
-        }),
+        Value::Array(list) => {
+            key.parse::<usize>().ok().and_then(|index| list.get(index)).or_else(|| {
+                list.iter().find(|item| {
+                    ["name", "type", "ip"].iter().any(|k| item.get(k).is_some_and(|v| v == key))
+                })
+            })
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
@@ -66,7 +77,8 @@ pub(crate) fn number(object: &Value, path: &str) -> i64 {
 
 /// Whether all of `text` is what `pattern` describes.
 pub(crate) fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {
         if p < pattern.len() && pattern[p] == '*' {
@@ -103,6 +115,9 @@ fn unmet_one(object: &Value, want: &str) -> Option<String> {
         glob(pattern, &seen)
     };
     (!met).then(|| {
-        format!("{path} is \"{seen}\", wanted {}\"{pattern}\"", if want.as_bytes()[split] == b'>' { "> " } else { "" })
+        format!(
+            "{path} is \"{seen}\", wanted {}\"{pattern}\"",
+            if want.as_bytes()[split] == b'>' { "> " } else { "" }
+        )
     })
 }

@@ -1,13 +1,18 @@
 //! The node's cases: pods on real containerd, bound by a real control plane, through the kubelet.
 //!
-//! `cargo test --test node`, as root. `FOCUS=text` picks cases by name, `REPEAT=n` runs each so often;
-//! `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names the program under test
-//! (default: `target/release/rkubelet`). Nothing is ever skipped: a missing part fails the run. Cases run side by side,
-//! each in its own namespace; then those that disturb the node, one by one; then a smoke set on older containerds. To
-//! write cases: `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up. `LATE_START=2` shows the
-//! cases that take a container that has started for one whose command has done something: each command waits 2 s first.
-//! `SYSTEMD=1` gives nodes systemd as their init and as their cgroup driver.
-#![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
+//! `cargo test --test node`, as root. `FOCUS=text` picks cases by name, `REPEAT=n` runs each so
+//! often; `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names
+//! the program under test (default: `target/release/rkubelet`). Nothing is ever skipped: a missing
+//! part fails the run. Cases run side by side, each in its own namespace; then those that disturb
+//! the node, one by one; then a smoke set on older containerds. To write cases:
+//! `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up. `LATE_START=2`
+//! shows the cases that take a container that has started for one whose command has done something:
+//! each command waits 2 s first. `SYSTEMD=1` gives nodes systemd as their init and as their cgroup
+//! driver.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads the environment and the clock, and writes files"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
 mod bed;
@@ -110,7 +115,9 @@ fn phases(focus: &[String]) -> Vec<Phase> {
             .into_iter()
             .map(|case| Case { name: format!("{label}{}", case.name), ..case })
             .filter(|case| !(upstream && case.beyond))
-            .filter(|case| focus.is_empty() || focus.iter().any(|text| case.name.contains(text.as_str())))
+            .filter(|case| {
+                focus.is_empty() || focus.iter().any(|text| case.name.contains(text.as_str()))
+            })
             .collect();
         cases.sort_by_key(|case| !case.slow);
         // The name of a case's namespace does not follow from its own name, so twins do not meet.
@@ -145,10 +152,15 @@ fn phases(focus: &[String]) -> Vec<Phase> {
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    let focus: Vec<String> =
-        std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).chain(std::env::var("FOCUS")).collect();
+    let focus: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .chain(std::env::var("FOCUS"))
+        .collect();
     if std::env::args().any(|arg| arg == "--list") {
-        for case in phases(&focus).iter().flat_map(|phase| phase.together.iter().chain(&phase.alone)) {
+        for case in
+            phases(&focus).iter().flat_map(|phase| phase.together.iter().chain(&phase.alone))
+        {
             println!("{}: test", case.name);
         }
         return ExitCode::SUCCESS;
@@ -181,14 +193,21 @@ fn main() -> ExitCode {
 
 /// Which kubelet to run; fails when this machine or this user cannot run it.
 fn ready_to_run() -> Result<String> {
-    ensure!(nix::unistd::geteuid().is_root(), "not root: these cases make namespaces, mounts and cgroups");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "not root: these cases make namespaces, mounts and cgroups"
+    );
     let kubelet = std::env::var("KUBELET").unwrap_or_else(|_| "ours".to_owned());
     if kubelet != "ours" {
         return Ok(kubelet);
     }
-    let binary = std::env::var("RKUBELET_BIN")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/rkubelet").to_owned());
-    ensure!(Path::new(&binary).exists(), "{binary} does not exist: cargo build --release, or set RKUBELET_BIN");
+    let binary = std::env::var("RKUBELET_BIN").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/rkubelet").to_owned()
+    });
+    ensure!(
+        Path::new(&binary).exists(),
+        "{binary} does not exist: cargo build --release, or set RKUBELET_BIN"
+    );
     Ok(binary)
 }
 
@@ -198,7 +217,8 @@ fn run_phase(kubelet: &str, phase: Phase, tally: &mut Tally) -> Result<()> {
         return run_on_cluster(Cluster::attach(&name)?, phase, tally);
     }
     let name = format!("node-{}-{}", phase.label.replace('.', ""), std::process::id());
-    let outcome = bring_up(&name, kubelet, phase.containerd).and_then(|cluster| run_on_cluster(cluster, phase, tally));
+    let outcome = bring_up(&name, kubelet, phase.containerd)
+        .and_then(|cluster| run_on_cluster(cluster, phase, tally));
     let began = Instant::now();
     let left = cluster::down(&name).and_then(|()| cluster::leaks(&name)).and_then(|left| {
         ensure!(left.is_empty(), "after `cluster down`: {left}");
@@ -227,9 +247,13 @@ fn run_on_cluster(cluster: Cluster, phase: Phase, tally: &mut Tally) -> Result<(
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             cluster.enter_network()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
             let outcome = runtime.block_on(async {
-                let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+                let mut terminate =
+                    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
                 tokio::select! {
                     outcome = run_cases(&cluster, phase, tally) => outcome,
                     _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -247,7 +271,11 @@ async fn run_cases(cluster: &Arc<Cluster>, phase: Phase, tally: &mut Tally) -> R
     let client = bed::client(cluster).await.context("a client of the API server")?;
     let numbered = phase.together.into_iter().enumerate();
     let mut running = futures::stream::iter(numbered.map(|(number, case)| {
-        let bed = Bed::at(cluster.clone(), client.clone(), &format!("case-{number}-{}", std::process::id()));
+        let bed = Bed::at(
+            cluster.clone(),
+            client.clone(),
+            &format!("case-{number}-{}", std::process::id()),
+        );
         run_case(case, bed)
     }))
     .buffer_unordered(SIDE_BY_SIDE);
@@ -255,7 +283,11 @@ async fn run_cases(cluster: &Arc<Cluster>, phase: Phase, tally: &mut Tally) -> R
         tally.add(&name, took, outcome, &facts);
     }
     for (number, case) in phase.alone.into_iter().enumerate() {
-        let bed = Bed::at(cluster.clone(), client.clone(), &format!("alone-{number}-{}", std::process::id()));
+        let bed = Bed::at(
+            cluster.clone(),
+            client.clone(),
+            &format!("alone-{number}-{}", std::process::id()),
+        );
         let (name, took, outcome, facts) = run_case(case, bed).await;
         tally.add(&name, took, outcome, &facts);
     }
@@ -268,7 +300,8 @@ async fn run_case(case: Case, bed: Bed) -> (String, Duration, Result<()>, String
         bed.prepare().await.context("preparing the namespace")?;
         (case.run)(bed.clone()).await
     });
-    let outcome = outcome.await.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
+    let outcome =
+        outcome.await.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
     let took = began.elapsed();
     let facts = if outcome.is_err() { bed.facts().await } else { String::new() };
     let cleared = bed.clear().await.context("deleting the namespace");

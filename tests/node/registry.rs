@@ -1,4 +1,5 @@
-//! A registry of one small image in this process, reached from the node: so that pulls can be watched and delayed.
+//! A registry of one small image in this process, reached from the node: so that pulls can be
+//! watched and delayed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,10 +51,13 @@ impl Registry {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    Sha256::digest(bytes)
+        .iter()
+        .fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// The image: one file, `/pause`, which is also its command. `salt` makes it another image than anybody else's.
+/// The image: one file, `/pause`, which is also its command. `salt` makes it another image than
+/// anybody else's.
 fn image(salt: &str) -> Result<Content> {
     let layer = archive("pause", &std::fs::read(pause_binary()?)?);
     let config = json!({
@@ -86,9 +90,10 @@ fn image(salt: &str) -> Result<Content> {
 fn pause_binary() -> Result<std::path::PathBuf> {
     let cache = match std::env::var("XDG_CACHE_HOME") {
         Ok(folder) => folder.into(),
-        Err(_) => {
-            std::path::PathBuf::from(std::env::var("HOME").context("neither XDG_CACHE_HOME nor HOME")?).join(".cache")
-        }
+        Err(_) => std::path::PathBuf::from(
+            std::env::var("HOME").context("neither XDG_CACHE_HOME nor HOME")?,
+        )
+        .join(".cache"),
     };
     Ok(cache.join("rkubelet/pause/pause"))
 }
@@ -96,7 +101,8 @@ fn pause_binary() -> Result<std::path::PathBuf> {
 /// A tar archive of one program.
 fn archive(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
-    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, name);
     put(100, "0000755\0");
     put(108, "0000000\0");
@@ -124,7 +130,8 @@ async fn serve(stream: TcpStream, content: &Content) -> Option<()> {
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).await.ok()?;
-        known |= line.to_lowercase().starts_with("authorization: basic") && line.contains(&credentials);
+        known |=
+            line.to_lowercase().starts_with("authorization: basic") && line.contains(&credentials);
         if line.trim().is_empty() {
             break;
         }

@@ -1,7 +1,8 @@
-//! What a kubelet wrote to the API server about a pod: its statuses in their order and its deletion, from the audit log.
+//! What a kubelet wrote to the API server about a pod: its statuses in their order and its
+//! deletion, from the audit log.
 //!
-//! Of a status each field has a course: its values in the order in which they were written. The state of a container and a
-//! condition count as one value each.
+//! Of a status each field has a course: its values in the order in which they were written. The
+//! state of a container and a condition count as one value each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
@@ -28,7 +29,8 @@ pub(crate) struct Write {
 
 /// The writes about pods in namespaces that begin with `prefix`, from `offset` of the log on.
 pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
-    let mut file = std::fs::File::open(log).with_context(|| format!("opening {}", log.display()))?;
+    let mut file =
+        std::fs::File::open(log).with_context(|| format!("opening {}", log.display()))?;
     file.seek(SeekFrom::Start(offset))?;
     let mut writes = Vec::new();
     for line in BufReader::new(file).lines() {
@@ -38,10 +40,14 @@ pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> 
         }
         let Ok(mut event) = serde_json::from_str::<Value>(&line) else { continue };
         let verb = look::text(&event, "verb");
-        let accepted = event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
+        let accepted =
+            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
         let namespace = look::text(&event, "objectRef.namespace");
         let by_node = event["user"]["username"] == "system:node:n1";
-        if !accepted || !by_node || !namespace.starts_with(prefix) || matches!(verb.as_str(), "get" | "list" | "watch")
+        if !accepted
+            || !by_node
+            || !namespace.starts_with(prefix)
+            || matches!(verb.as_str(), "get" | "list" | "watch")
         {
             continue;
         }
@@ -87,7 +93,9 @@ fn put(recording: &mut Recording, place: &[&str], value: &Value) {
     let mut part = Recording::default();
     part.put_json(place, value);
     for (place, text) in part.leaves {
-        let bookkeeping = ["managedFields", "resourceVersion"].iter().any(|key| place.iter().any(|part| part == key));
+        let bookkeeping = ["managedFields", "resourceVersion"]
+            .iter()
+            .any(|key| place.iter().any(|part| part == key));
         if !bookkeeping {
             recording.leaves.insert(place.iter().map(|part| plain(part)).collect(), plain(&text));
         }
@@ -95,7 +103,11 @@ fn put(recording: &mut Recording, place: &[&str], value: &Value) {
 }
 
 /// Adds one status to the courses; what a status does not have is `-`.
-fn follow(courses: &mut BTreeMap<Vec<String>, Vec<String>>, leaves: &BTreeMap<Vec<String>, String>, before: usize) {
+fn follow(
+    courses: &mut BTreeMap<Vec<String>, Vec<String>>,
+    leaves: &BTreeMap<Vec<String>, String>,
+    before: usize,
+) {
     let places: BTreeSet<Vec<String>> = courses.keys().chain(leaves.keys()).cloned().collect();
     for place in places {
         let value = leaves.get(&place).map_or("-", String::as_str);
@@ -111,15 +123,20 @@ fn follow(courses: &mut BTreeMap<Vec<String>, Vec<String>>, leaves: &BTreeMap<Ve
 
 fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<String>, String>) {
     let last = place.last().map_or("", String::as_str);
-    let whole = matches!(last, "state" | "lastState") || place.first().is_some_and(|first| first == "conditions");
+    let whole = matches!(last, "state" | "lastState")
+        || place.first().is_some_and(|first| first == "conditions");
     let below = |key: String| place.iter().cloned().chain([key]).collect::<Vec<String>>();
     match value {
         Value::Array(items) if items.iter().all(|one| !one.is_object()) => {
             let texts: Vec<String> = items.iter().map(as_text).collect();
             leaves.insert(place.to_vec(), format!("{texts:?}"));
         }
-        Value::Object(_) if whole && place.len() > 1 => drop(leaves.insert(place.to_vec(), plain(&compact(value)))),
-        Value::Object(map) => map.iter().for_each(|(key, value)| status_leaves(&below(key.clone()), value, leaves)),
+        Value::Object(_) if whole && place.len() > 1 => {
+            drop(leaves.insert(place.to_vec(), plain(&compact(value))));
+        }
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| status_leaves(&below(key.clone()), value, leaves));
+        }
         Value::Array(items) => {
             for (index, value) in items.iter().enumerate() {
                 let key = ["name", "type"].iter().find_map(|key| value.get(key)?.as_str());
@@ -130,7 +147,10 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
         Value::Null => {}
         Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             let again = last == "restartCount" && value != 0;
-            leaves.insert(place.to_vec(), if again { "more".to_owned() } else { plain(&as_text(value)) });
+            leaves.insert(
+                place.to_vec(),
+                if again { "more".to_owned() } else { plain(&as_text(value)) },
+            );
         }
     }
 }

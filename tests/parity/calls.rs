@@ -1,8 +1,9 @@
-//! The CRI calls of a pod, from the recording of the harness's proxy: what was asked of each sandbox and container, and in
-//! which order.
+//! The CRI calls of a pod, from the recording of the harness's proxy: what was asked of each
+//! sandbox and container, and in which order.
 //!
-//! Reads (status, list, stats, versions) are left out: how often a kubelet looks is its own affair. A call that is repeated at
-//! once counts once, and a command that is executed again and again (a probe) counts where it was first.
+//! Reads (status, list, stats, versions) are left out: how often a kubelet looks is its own affair.
+//! A call that is repeated at once counts once, and a command that is executed again and again (a
+//! probe) counts where it was first.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +48,9 @@ pub(crate) struct Call {
 
 /// An answer of the proxy's control socket.
 pub(crate) async fn ask_proxy(socket: &str, verb: &str, path: &str) -> Result<String> {
-    let mut stream =
-        tokio::net::UnixStream::connect(socket).await.with_context(|| format!("the CRI proxy {socket}"))?;
+    let mut stream = tokio::net::UnixStream::connect(socket)
+        .await
+        .with_context(|| format!("the CRI proxy {socket}"))?;
     stream.write_all(format!("{verb} {path} HTTP/1.0\r\nHost: proxy\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -77,7 +79,8 @@ impl Recorder {
         let path = format!("/record?since={}&method={}", self.last, CHANGING.join("%7C"));
         let record = ask_proxy(&self.socket, "GET", &path).await?;
         for line in record.lines() {
-            let mut call: Value = serde_json::from_str(line).context("a line of the CRI recording")?;
+            let mut call: Value =
+                serde_json::from_str(line).context("a line of the CRI recording")?;
             let number = look::number(&call, "seq");
             if number <= self.last {
                 continue;
@@ -111,7 +114,12 @@ pub(crate) struct PodCalls {
 
 impl PodCalls {
     /// Gathers the calls about pod `name` and writes them below `pod` of the recording.
-    pub(crate) fn write(calls: &[Call], namespace: &str, name: &str, recording: &mut Recording) -> Self {
+    pub(crate) fn write(
+        calls: &[Call],
+        namespace: &str,
+        name: &str,
+        recording: &mut Recording,
+    ) -> Self {
         let mut pod = Self::default();
         for call in calls {
             let config = if call.method == "RunPodSandbox" { "config" } else { "sandbox_config" };
@@ -156,14 +164,20 @@ impl PodCalls {
                 put(recording, &[name, "cri", "pulls", &image, "image"], &call.request["image"]);
                 let has_auth = !call.request["auth"].is_null();
                 recording.put(&[name, "cri", "pulls", &image, "auth"], has_auth.to_string());
-                self.put_sandbox_config(&[name, "cri", "pulls", &image, "sandbox_config"], call, recording);
+                self.put_sandbox_config(
+                    &[name, "cri", "pulls", &image, "sandbox_config"],
+                    call,
+                    recording,
+                );
             }
             _ => self.add_by_id(call, name, recording),
         }
     }
 
     fn add_by_id(&mut self, call: &Call, name: &str, recording: &mut Recording) {
-        let id = ["container_id", "pod_sandbox_id"].iter().find_map(|key| call.request.get(key)?.as_str());
+        let id = ["container_id", "pod_sandbox_id"]
+            .iter()
+            .find_map(|key| call.request.get(key)?.as_str());
         let Some(unit) = id.and_then(|id| self.units.get(id)).cloned() else { return };
         if is_late(&unit) {
             return;
@@ -174,7 +188,8 @@ impl PodCalls {
                 self.note(&unit, format!("StopContainer({timeout})"));
             }
             "ExecSync" => {
-                let argv: Vec<String> = call.request["cmd"].as_array().into_iter().flatten().map(as_text).collect();
+                let argv: Vec<String> =
+                    call.request["cmd"].as_array().into_iter().flatten().map(as_text).collect();
                 let timeout = call.request.get("timeout").map_or_else(|| "0".to_owned(), as_text);
                 let step = plain(&format!("ExecSync({}; {timeout})", argv.join(" ")));
                 if !self.order.get(&unit).is_some_and(|order| order.contains(&step)) {
@@ -182,7 +197,11 @@ impl PodCalls {
                 }
             }
             "UpdateContainerResources" => {
-                put(recording, &[name, "cri", &unit, "UpdateContainerResources"], &call.request["linux"]);
+                put(
+                    recording,
+                    &[name, "cri", &unit, "UpdateContainerResources"],
+                    &call.request["linux"],
+                );
                 self.note(&unit, step(call));
             }
             method => {
@@ -240,10 +259,13 @@ fn attempt(config: &Value) -> String {
     config["metadata"].get("attempt").map_or_else(|| "0".to_owned(), as_text)
 }
 
-/// Variables have no order that upstream keeps; mounts have. The variables of the API server's own service are always the same.
+/// Variables have no order that upstream keeps; mounts have. The variables of the API server's own
+/// service are always the same.
 fn readable(config: &Value) -> Value {
     let mut config = config.clone();
-    let paths = |mounts: &Vec<Value>| mounts.iter().map(|mount| look::text(mount, "container_path")).collect();
+    let paths = |mounts: &Vec<Value>| {
+        mounts.iter().map(|mount| look::text(mount, "container_path")).collect()
+    };
     let order: Option<Vec<String>> = config["mounts"].as_array().map(paths);
     if let Some(order) = order {
         config["mounts_order"] = Value::String(order.join(" "));
@@ -251,7 +273,9 @@ fn readable(config: &Value) -> Value {
     let mut variables = serde_json::Map::new();
     for variable in config["envs"].as_array().into_iter().flatten() {
         let value = look::text(variable, "value");
-        let value = base64::engine::general_purpose::STANDARD.decode(&value).unwrap_or_else(|_| value.into());
+        let value = base64::engine::general_purpose::STANDARD
+            .decode(&value)
+            .unwrap_or_else(|_| value.into());
         let value = String::from_utf8_lossy(&value).into_owned();
         let mut name = look::text(variable, "key");
         while variables.contains_key(&name) {
@@ -260,7 +284,9 @@ fn readable(config: &Value) -> Value {
         variables.insert(name, Value::String(value));
     }
     let standard = |variables: &serde_json::Map<String, Value>| {
-        KUBERNETES.iter().all(|(name, value)| variables.get(*name).is_some_and(|seen| seen == value))
+        KUBERNETES
+            .iter()
+            .all(|(name, value)| variables.get(*name).is_some_and(|seen| seen == value))
     };
     if standard(&variables) {
         variables.retain(|name, _| !KUBERNETES.iter().any(|(known, _)| known == name));

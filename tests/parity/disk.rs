@@ -1,4 +1,5 @@
-//! What a kubelet keeps of a running pod on its node: files and mounts below the pod's directory, its logs, its cgroups.
+//! What a kubelet keeps of a running pod on its node: files and mounts below the pod's directory,
+//! its logs, its cgroups.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -20,7 +21,8 @@ const VALUES: [(&str, &[&str]); 3] = [
     ("pids", &["pids.max"]),
 ];
 
-/// The values of containers' cgroups in one line each, by container id: they are named later, when the ids are known.
+/// The values of containers' cgroups in one line each, by container id: they are named later, when
+/// the ids are known.
 pub(crate) type ById = BTreeMap<String, String>;
 
 /// Writes what there is of a pod; returns the values of its containers' cgroups by container id.
@@ -86,7 +88,11 @@ fn content(real: &Path, shown: &str) -> String {
     }
     let bytes = std::fs::read(real).unwrap_or_default();
     match String::from_utf8(bytes) {
-        Ok(text) if text.len() <= LONGEST || text.starts_with("-----BEGIN") || text.starts_with("eyJ") => {
+        Ok(text)
+            if text.len() <= LONGEST
+                || text.starts_with("-----BEGIN")
+                || text.starts_with("eyJ") =>
+        {
             format!(" {:?}", plain(&text))
         }
         Ok(text) => format!(" {} bytes", text.len()),
@@ -101,14 +107,17 @@ fn mounts_below(mountinfo: &str, folder: &str) -> Vec<(String, String)> {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let left: Vec<&str> = left.split(' ').collect();
         let right: Vec<&str> = right.splitn(3, ' ').collect();
-        let (Some(path), [kind, _, options]) = (left.get(4).and_then(|path| path.strip_prefix(folder)), &right[..])
+        let (Some(path), [kind, _, options]) =
+            (left.get(4).and_then(|path| path.strip_prefix(folder)), &right[..])
         else {
             continue;
         };
-        let shared: Vec<&str> = left[6..].iter().map(|word| word.split(':').next().unwrap_or_default()).collect();
+        let shared: Vec<&str> =
+            left[6..].iter().map(|word| word.split(':').next().unwrap_or_default()).collect();
         // What the machine's disk is mounted with is not the kubelet's.
         let options = if *kind == "tmpfs" { options } else { &"" };
-        mounts.push((path.to_owned(), format!("{kind} {} {options} {}", left[5], shared.join(" "))));
+        mounts
+            .push((path.to_owned(), format!("{kind} {} {options} {}", left[5], shared.join(" "))));
     }
     mounts
 }
@@ -116,7 +125,9 @@ fn mounts_below(mountinfo: &str, folder: &str) -> Vec<(String, String)> {
 /// The links by which log collectors find the pod's logs.
 fn links(cluster: &Cluster, namespace: &str, name: &str, recording: &mut Recording) {
     let prefix = format!("{name}_{namespace}_");
-    for entry in std::fs::read_dir(cluster.on_node("/var/log/containers")).into_iter().flatten().flatten() {
+    for entry in
+        std::fs::read_dir(cluster.on_node("/var/log/containers")).into_iter().flatten().flatten()
+    {
         let file = entry.file_name().to_string_lossy().into_owned();
         if file.starts_with(&prefix) {
             let target = std::fs::read_link(entry.path()).unwrap_or_default();
@@ -131,16 +142,24 @@ fn cgroups(cluster: &Cluster, name: &str, uid: &str, recording: &mut Recording) 
     let mut pod = String::new();
     for (hierarchy, values) in VALUES {
         for class in ["", "/burstable", "/besteffort"] {
-            let root = format!("/sys/fs/cgroup/{hierarchy}{}/kubepods{class}/pod{uid}", cluster.env("NODE_N1_CGROUP"));
+            let root = format!(
+                "/sys/fs/cgroup/{hierarchy}{}/kubepods{class}/pod{uid}",
+                cluster.env("NODE_N1_CGROUP")
+            );
             let root = Path::new(&root);
             if !root.exists() {
                 continue;
             }
-            recording.put(&[name, "cgroups", &format!("{hierarchy} parent")], format!("kubepods{class}"));
+            recording.put(
+                &[name, "cgroups", &format!("{hierarchy} parent")],
+                format!("kubepods{class}"),
+            );
             pod += &read_values(root, values);
             for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
-                    let known = containers.entry(entry.file_name().to_string_lossy().into_owned()).or_default();
+                    let known = containers
+                        .entry(entry.file_name().to_string_lossy().into_owned())
+                        .or_default();
                     *known += &read_values(&entry.path(), values);
                     if hierarchy == "memory" {
                         *known += &["oom_score_adj=", &oom_score(&entry.path()), " "].concat();
@@ -168,5 +187,8 @@ fn read_values(folder: &Path, values: &[&str]) -> String {
 fn oom_score(folder: &Path) -> String {
     let processes = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     let first = processes.lines().next().unwrap_or_default();
-    std::fs::read_to_string(format!("/proc/{first}/oom_score_adj")).unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string(format!("/proc/{first}/oom_score_adj"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

@@ -1,15 +1,22 @@
-//! Parity: the same manifests through upstream's kubelet and through ours, and what differs, field by field.
+//! Parity: the same manifests through upstream's kubelet and through ours, and what differs, field
+//! by field.
 //!
-//! `make parity`, as root, runs upstream's kubelet and then ours on one cluster and compares. `cargo test --test parity`
-//! runs ours alone and compares with the recordings of upstream that are kept in `goldens`. Options: `--both`, `--record`
-//! (upstream alone, adds to the goldens; with `--fresh` makes them anew), `--manifests DIR` (others; implies `--both`),
-//! `--keep DIR` (writes what was recorded), `FOCUS=text` or plain words pick cases by name.
+//! `make parity`, as root, runs upstream's kubelet and then ours on one cluster and compares.
+//! `cargo test --test parity` runs ours alone and compares with the recordings of upstream that are
+//! kept in `goldens`. Options: `--both`, `--record` (upstream alone, adds to the goldens; with
+//! `--fresh` makes them anew), `--manifests DIR` (others; implies `--both`), `--keep DIR` (writes
+//! what was recorded), `FOCUS=text` or plain words pick cases by name.
 //!
-//! What is recorded of each pod: the CRI requests of each sandbox and container in their order (by the harness's proxy),
-//! the statuses that the kubelet wrote (by the audit log), its events, the files and mounts below the pod's directory, and
-//! the values of its cgroups. Ids, times and addresses are replaced ([`names`]); how two recordings are compared, and what
-//! may be coalesced, stands in [`compare`]. Known differences are in `explained.txt`; one that no longer occurs fails.
-#![allow(clippy::disallowed_methods, reason = "a test reads the environment and the clock, and writes files")]
+//! What is recorded of each pod: the CRI requests of each sandbox and container in their order (by
+//! the harness's proxy), the statuses that the kubelet wrote (by the audit log), its events, the
+//! files and mounts below the pod's directory, and the values of its cgroups. Ids, times and
+//! addresses are replaced ([`names`]); how two recordings are compared, and what may be coalesced,
+//! stands in [`compare`]. Known differences are in `explained.txt`; one that no longer occurs
+//! fails.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads the environment and the clock, and writes files"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
 mod audit;
@@ -71,12 +78,18 @@ impl Options {
             let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
             match arg.as_str() {
                 "--both" => options.upstream = true,
-                "--record" => (options.record, options.upstream, options.ours) = (true, true, false),
+                "--record" => {
+                    (options.record, options.upstream, options.ours) = (true, true, false);
+                }
                 "--fresh" => options.fresh = true,
-                "--manifests" => (options.manifests, options.upstream) = (Some(value()?.into()), true),
+                "--manifests" => {
+                    (options.manifests, options.upstream) = (Some(value()?.into()), true);
+                }
                 "--keep" => options.keep = Some(value()?.into()),
                 "--nocapture" | "--list" => {}
-                word if word.starts_with('-') => bail!("unknown option {word:?}: see the first comment of main.rs"),
+                word if word.starts_with('-') => {
+                    bail!("unknown option {word:?}: see the first comment of main.rs")
+                }
                 word => options.focus.push(word.to_owned()),
             }
         }
@@ -87,7 +100,9 @@ impl Options {
     fn cases(&self) -> Result<Vec<Case>> {
         let folder = self.manifests.clone().unwrap_or_else(|| Path::new(HERE).join("manifests"));
         let mut cases = manifest::read_folder(&folder)?;
-        cases.retain(|case| self.focus.is_empty() || self.focus.iter().any(|text| case.name.contains(text.as_str())));
+        cases.retain(|case| {
+            self.focus.is_empty() || self.focus.iter().any(|text| case.name.contains(text.as_str()))
+        });
         ensure!(!cases.is_empty(), "no manifest in {} has such a name", folder.display());
         Ok(cases)
     }
@@ -107,7 +122,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut tally = Tally::default();
-    if let Err(error) = Options::parse(std::env::args().skip(1)).and_then(|options| run(&options, &mut tally)) {
+    if let Err(error) =
+        Options::parse(std::env::args().skip(1)).and_then(|options| run(&options, &mut tally))
+    {
         println!("FAIL the run itself: {error:#}");
         tally.failed.push("the run itself".to_owned());
     }
@@ -125,7 +142,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, tally: &mut Tally) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "not root: this makes namespaces, mounts and cgroups");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "not root: this makes namespaces, mounts and cgroups"
+    );
     compare::sees_differences()?;
     let cases = options.cases()?;
     if let Ok(name) = std::env::var("RKUBELET_CLUSTER") {
@@ -145,10 +165,21 @@ fn bring_up(name: &str) -> Result<Cluster> {
     let config = folder.path().join("kubelet.yaml");
     std::fs::write(&config, KUBELET_CONFIG)?;
     // The kubelets take turns on the node: which one it starts with does not matter.
-    Cluster::up(name, "upstream", "2.3", &config, &["--cri-proxy", "--audit-level", "RequestResponse"])
+    Cluster::up(
+        name,
+        "upstream",
+        "2.3",
+        &config,
+        &["--cri-proxy", "--audit-level", "RequestResponse"],
+    )
 }
 
-fn on_cluster(cluster: Cluster, options: &Options, cases: &[Case], tally: &mut Tally) -> Result<()> {
+fn on_cluster(
+    cluster: Cluster,
+    options: &Options,
+    cases: &[Case],
+    tally: &mut Tally,
+) -> Result<()> {
     let cluster = std::sync::Arc::new(cluster);
     let mut wanted = BTreeMap::new();
     if options.upstream {
@@ -157,10 +188,12 @@ fn on_cluster(cluster: Cluster, options: &Options, cases: &[Case], tally: &mut T
         if options.record {
             return record(options, &seen, tally);
         }
-        wanted = seen.into_iter().map(|(name, recording)| (name, recording.map(Golden::of))).collect();
+        wanted =
+            seen.into_iter().map(|(name, recording)| (name, recording.map(Golden::of))).collect();
     } else {
         for case in cases {
-            let read = Golden::read(&golden_file(&case.name)).with_context(|| format!("the golden of {}", case.name));
+            let read = Golden::read(&golden_file(&case.name))
+                .with_context(|| format!("the golden of {}", case.name));
             wanted.insert(case.name.clone(), read);
         }
     }
@@ -169,7 +202,8 @@ fn on_cluster(cluster: Cluster, options: &Options, cases: &[Case], tally: &mut T
     keep(options, "ours", &seen)?;
     let mut explained = Explained::read(&Path::new(HERE).join("explained.txt"))?;
     let first = Findings::of(&wanted, &seen, &mut explained, |_| true);
-    let doubtful: Vec<Case> = cases.iter().filter(|case| first.fails(&case.name)).cloned().collect();
+    let doubtful: Vec<Case> =
+        cases.iter().filter(|case| first.fails(&case.name)).cloned().collect();
     // The pace of a busy machine does not repeat itself; a difference does.
     let second = if doubtful.is_empty() {
         first.clone()
@@ -207,7 +241,8 @@ impl Findings {
                 (Err(error), _) | (_, Some(Err(error))) => Finding::Failed(format!("{error:#}")),
                 (Ok(golden), Some(Ok(ours))) => {
                     let found = compare::differences(golden, ours, &words);
-                    let (known, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| explained.covers(name, one));
+                    let (known, new): (Vec<_>, Vec<_>) =
+                        found.into_iter().partition(|one| explained.covers(name, one));
                     Finding::Compared { fields: golden.len(), explained: known.len(), new }
                 }
             };
@@ -256,7 +291,10 @@ fn record(options: &Options, seen: &Seen, tally: &mut Tally) -> Result<()> {
         if file.exists() && !options.fresh {
             let mut before = Golden::read(&file)?;
             let news = before.add(&recording);
-            println!("ok   {name}: {}", if news == 0 { "as before".to_owned() } else { format!("{news} fields vary") });
+            println!(
+                "ok   {name}: {}",
+                if news == 0 { "as before".to_owned() } else { format!("{news} fields vary") }
+            );
             golden = before;
         } else {
             println!("ok   {name}: {} fields", golden.len());
@@ -268,7 +306,13 @@ fn record(options: &Options, seen: &Seen, tally: &mut Tally) -> Result<()> {
 }
 
 /// A case fails if it differs at the same place twice, or does not run twice.
-fn judge(options: &Options, first: &Findings, second: &Findings, explained: &Explained, tally: &mut Tally) {
+fn judge(
+    options: &Options,
+    first: &Findings,
+    second: &Findings,
+    explained: &Explained,
+    tally: &mut Tally,
+) {
     let mut compared = 0;
     for (name, finding) in &first.0 {
         let again = second.0.get(name).unwrap_or(finding);
@@ -278,7 +322,11 @@ fn judge(options: &Options, first: &Findings, second: &Findings, explained: &Exp
         match (finding, again) {
             (Finding::Compared { fields, explained, new }, _) if new.is_empty() => {
                 tally.passed += 1;
-                let known = if *explained == 0 { String::new() } else { format!(", {explained} explained") };
+                let known = if *explained == 0 {
+                    String::new()
+                } else {
+                    format!(", {explained} explained")
+                };
                 println!("ok   {name}: {fields} fields{known}");
             }
             (_, Finding::Failed(error)) => {
@@ -290,7 +338,8 @@ fn judge(options: &Options, first: &Findings, second: &Findings, explained: &Exp
                 println!("ok   {name}, the second time; the first: {error}");
             }
             (Finding::Compared { new, fields, .. }, Finding::Compared { new: again, .. }) => {
-                let is_back = |one: &&Difference| again.iter().any(|other| other.place == one.place);
+                let is_back =
+                    |one: &&Difference| again.iter().any(|other| other.place == one.place);
                 let (back, once): (Vec<_>, Vec<_>) = new.iter().partition(is_back);
                 if back.is_empty() {
                     tally.passed += 1;
@@ -308,7 +357,11 @@ fn judge(options: &Options, first: &Findings, second: &Findings, explained: &Exp
             }
         }
     }
-    println!("\n{} cases, {compared} fields compared, {} differences not mended", first.0.len(), explained.unwanted());
+    println!(
+        "\n{} cases, {compared} fields compared, {} differences not mended",
+        first.0.len(),
+        explained.unwanted()
+    );
     // With a part of the cases only a part of the reasons can occur.
     if options.focus.is_empty() && options.manifests.is_none() {
         for line in explained.unused() {

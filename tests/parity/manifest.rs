@@ -1,10 +1,12 @@
 //! A case: one YAML file of objects, and between them what is to be done and waited for.
 //!
-//! Objects are made from top to bottom. A line `#: …` is a step at its place: `until POD WANT…` (see [`crate::look`]),
-//! `event POD REASON MESSAGE`, `patch KIND NAME JSON`, `delete POD [GRACE]`, `gone POD`, `wait SECONDS`, `look POD` (takes the
-//! files and cgroups now, not at the end), `kubectl ARGS…`, `node COMMAND…`, `static` (the next object is a manifest on the
-//! node's disk), `fails` (the API server refuses the next object). A file without a step waits until its pods have settled. Words
-//! are split at spaces, save between single quotes. At the end the pods are looked at, deleted, and waited for.
+//! Objects are made from top to bottom. A line `#: …` is a step at its place: `until POD WANT…`
+//! (see [`crate::look`]), `event POD REASON MESSAGE`, `patch KIND NAME JSON`, `delete POD [GRACE]`,
+//! `gone POD`, `wait SECONDS`, `look POD` (takes the files and cgroups now, not at the end),
+//! `kubectl ARGS…`, `node COMMAND…`, `static` (the next object is a manifest on the node's disk),
+//! `fails` (the API server refuses the next object). A file without a step waits until its pods
+//! have settled. Words are split at spaces, save between single quotes. At the end the pods are
+//! looked at, deleted, and waited for.
 
 use std::path::Path;
 
@@ -37,13 +39,18 @@ pub(crate) enum Step {
 /// The cases of a folder, by name.
 pub(crate) fn read_folder(folder: &Path) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
-        let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name that is no text")?.to_owned();
+        let name = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .context("a name that is no text")?
+            .to_owned();
         let text = std::fs::read_to_string(&path)?;
         let steps = parse(&text).with_context(|| format!("{}", path.display()))?;
         cases.push(Case { name, steps });
@@ -69,7 +76,10 @@ fn parse(text: &str) -> Result<Vec<Step>> {
             Some("static") => is_static = true,
             Some(step) => {
                 let step = parse_step(step)?;
-                waits |= matches!(step, Step::Until(..) | Step::Event(..) | Step::Gone(_) | Step::Wait(_));
+                waits |= matches!(
+                    step,
+                    Step::Until(..) | Step::Event(..) | Step::Gone(_) | Step::Wait(_)
+                );
                 steps.push(step);
             }
             None => {}
@@ -87,13 +97,19 @@ fn parse(text: &str) -> Result<Vec<Step>> {
 fn finish(object: &mut String, is_static: &mut bool, steps: &mut Vec<Step>) {
     let text = std::mem::take(object);
     if text.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-        steps.push(if std::mem::take(is_static) { Step::CreateStatic(text) } else { Step::Create(text) });
+        steps.push(if std::mem::take(is_static) {
+            Step::CreateStatic(text)
+        } else {
+            Step::Create(text)
+        });
     }
 }
 
 fn parse_step(step: &str) -> Result<Step> {
     let words = split(step);
-    let word = |index: usize| words.get(index).cloned().with_context(|| format!("\"{step}\" lacks a word"));
+    let word = |index: usize| {
+        words.get(index).cloned().with_context(|| format!("\"{step}\" lacks a word"))
+    };
     Ok(match word(0)?.as_str() {
         "until" => Step::Until(word(1)?, words[2..].to_vec()),
         "event" => Step::Event(word(1)?, word(2)?, word(3)?),

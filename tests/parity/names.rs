@@ -1,4 +1,5 @@
-//! Replaces in a text what differs between two runs of the same kubelet: ids, times, addresses, random names.
+//! Replaces in a text what differs between two runs of the same kubelet: ids, times, addresses,
+//! random names.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -29,7 +30,10 @@ const RULES: [(&str, &str); 18] = [
 ];
 
 static COMPILED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
-    RULES.iter().map(|(pattern, name)| (Regex::new(pattern).expect("a pattern of this file"), *name)).collect()
+    RULES
+        .iter()
+        .map(|(pattern, name)| (Regex::new(pattern).expect("a pattern of this file"), *name))
+        .collect()
 });
 
 /// What the node has: its memory and what pods may have of it, in KiB.
@@ -49,7 +53,8 @@ pub(crate) fn plain(text: &str) -> String {
             text = changed;
         }
     }
-    for (number, name) in NODE.get().into_iter().flatten().filter(|(number, _)| !number.is_empty()) {
+    for (number, name) in NODE.get().into_iter().flatten().filter(|(number, _)| !number.is_empty())
+    {
         text = text.replace(number.as_str(), name);
     }
     text

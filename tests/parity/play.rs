@@ -1,4 +1,5 @@
-//! Plays one case on the node: its steps, a look at its pods, their end. What is asked of other recorders comes later.
+//! Plays one case on the node: its steps, a look at its pods, their end. What is asked of other
+//! recorders comes later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,8 +27,8 @@ const REPEATED: [&str; 11] = [
     "DNSConfigForming", "FailedToRetrieveImagePullSecret", "DeadlineExceeded",
 ];
 
-/// Words of events that tell of a race within the kubelet: an object that its own cache does not know yet, a probe of a container
-/// that is just being stopped.
+/// Words of events that tell of a race within the kubelet: an object that its own cache does not
+/// know yet, a probe of a container that is just being stopped.
 const ACCIDENTAL: [&str; 2] = ["not registered", "errored and resulted in unknown state"];
 
 /// A case that has been played.
@@ -63,10 +64,12 @@ pub(crate) async fn play(bed: &Bed, case: &Case) -> Result<Played> {
 async fn quiet(bed: &Bed) -> Result<()> {
     let mut before = None;
     for _ in 0..6 {
-        // Longer than events of which nothing is wrong are held back while pods wait for their start.
+        // Longer than events of which nothing is wrong are held back while pods wait for their
+        // start.
         tokio::time::sleep(MOMENT * 4).await;
         let events = bed.api("Event").list(&ListParams::default()).await?.items;
-        let now = events.iter().map(|event| look::number(&as_value(event), "count").max(1)).sum::<i64>();
+        let now =
+            events.iter().map(|event| look::number(&as_value(event), "count").max(1)).sum::<i64>();
         if before == Some(now) {
             return Ok(());
         }
@@ -81,9 +84,16 @@ async fn pods_of(bed: &Bed, mirrors: bool) -> Result<Vec<String>> {
     Ok(pods.into_iter().filter_map(|pod| pod.metadata.name).collect())
 }
 
-async fn steps(bed: &Bed, case: &Case, played: &mut Played, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
+async fn steps(
+    bed: &Bed,
+    case: &Case,
+    played: &mut Played,
+    files: &mut Vec<std::path::PathBuf>,
+) -> Result<()> {
     for step in &case.steps {
-        one_step(bed, &case.name, step, played, files).await.with_context(|| format!("{step:?}"))?;
+        one_step(bed, &case.name, step, played, files)
+            .await
+            .with_context(|| format!("{step:?}"))?;
     }
     tokio::time::sleep(MOMENT).await;
     for name in pods_of(bed, true).await? {
@@ -113,7 +123,9 @@ async fn one_step(
             bed.until(pod, &wants).await?;
         }
         Step::Event(pod, reason, message) => drop(bed.event(pod, reason, message).await?),
-        Step::Patch(kind, name, json) => drop(bed.patch(kind, name, serde_json::from_str(json)?).await?),
+        Step::Patch(kind, name, json) => {
+            drop(bed.patch(kind, name, serde_json::from_str(json)?).await?);
+        }
         Step::Delete(pod, grace) => {
             if !played.pods.contains_key(pod) {
                 look_at(bed, pod, played).await?;
@@ -179,14 +191,16 @@ fn has_settled(pod: &Value) -> bool {
 async fn events(bed: &Bed, recording: &mut Recording) -> Result<()> {
     let list = bed.api("Event").list(&ListParams::default()).await?.items;
     let mut found: BTreeMap<Vec<String>, i64> = BTreeMap::new();
-    for event in list.iter().map(as_value).filter(|event| event["source"]["component"] == "kubelet") {
+    for event in list.iter().map(as_value).filter(|event| event["source"]["component"] == "kubelet")
+    {
         if ACCIDENTAL.iter().any(|words| look::text(&event, "message").contains(words)) {
             continue;
         }
         let about = look::text(&event, "involvedObject.name");
         let field = look::text(&event, "involvedObject.fieldPath");
         let what = ["type", "reason", "message"].map(|key| look::text(&event, key)).join(" ");
-        let by = ["source.host", "reportingComponent", "reportingInstance", "involvedObject.apiVersion"];
+        let by =
+            ["source.host", "reportingComponent", "reportingInstance", "involvedObject.apiVersion"];
         let by = by.map(|key| look::text(&event, key)).join(" ");
         let place = vec![about, "events".to_owned(), plain(format!("{field} {what}").trim()), by];
         *found.entry(place).or_default() += look::number(&event, "count").max(1);

@@ -1,7 +1,7 @@
 //! What a case left behind: a tree whose leaves are texts, and the golden of several such trees.
 //!
-//! On disk a golden is a JSON object of objects; a leaf is a text, or a list of all that upstream did when its own runs differ
-//! (null: it was absent).
+//! On disk a golden is a JSON object of objects; a leaf is a text, or a list of all that upstream
+//! did when its own runs differ (null: it was absent).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,7 +23,8 @@ impl Recording {
         self.leaves.insert(place.iter().map(|part| (*part).to_owned()).collect(), value.into());
     }
 
-    /// All leaves of a JSON value below `place`; a list's elements are named by what tells them apart.
+    /// All leaves of a JSON value below `place`; a list's elements are named by what tells them
+    /// apart.
     pub(crate) fn put_json(&mut self, place: &[&str], value: &Value) {
         let place: Place = place.iter().map(|part| (*part).to_owned()).collect();
         flatten(&place, value, &mut self.leaves);
@@ -44,9 +45,16 @@ fn flatten(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, String>) {
         }
         Value::Array(list) => {
             for (index, value) in list.iter().enumerate() {
-                let key = ["key", "container_path", "name", "type"].iter().find_map(|key| value.get(key)?.as_str());
-                let mut there = below(place, &key.map_or_else(|| index.to_string(), |key| format!("[{key}]")));
-                if leaves.range(there.clone()..).next().is_some_and(|(other, _)| other.starts_with(&there)) {
+                let key = ["key", "container_path", "name", "type"]
+                    .iter()
+                    .find_map(|key| value.get(key)?.as_str());
+                let mut there =
+                    below(place, &key.map_or_else(|| index.to_string(), |key| format!("[{key}]")));
+                if leaves
+                    .range(there.clone()..)
+                    .next()
+                    .is_some_and(|(other, _)| other.starts_with(&there))
+                {
                     there = below(place, &format!("[{}]#{index}", key.unwrap_or_default()));
                 }
                 if value.as_object().is_some_and(|map| map.values().all(is_scalar)) {
@@ -70,16 +78,15 @@ fn is_scalar(value: &Value) -> bool {
 pub(crate) fn compact(value: &Value) -> String {
     let Some(map) = value.as_object() else { return as_text(value) };
     let present = map.iter().filter(|(_, value)| !value.is_null());
-    let parts: Vec<String> =
-        present
-            .map(|(key, value)| {
-                if value.is_object() {
-                    format!("{key}({})", compact(value))
-                } else {
-                    format!("{key}={}", compact(value))
-                }
-            })
-            .collect();
+    let parts: Vec<String> = present
+        .map(|(key, value)| {
+            if value.is_object() {
+                format!("{key}({})", compact(value))
+            } else {
+                format!("{key}={}", compact(value))
+            }
+        })
+        .collect();
     parts.join(" ")
 }
 
@@ -102,7 +109,8 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn of(recording: Recording) -> Self {
-        let leaves = recording.leaves.into_iter().map(|(place, text)| (place, BTreeSet::from([Some(text)])));
+        let leaves =
+            recording.leaves.into_iter().map(|(place, text)| (place, BTreeSet::from([Some(text)])));
         Self { leaves: leaves.collect() }
     }
 
@@ -126,7 +134,8 @@ impl Golden {
     }
 
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         let mut golden = Self::default();
         gather(&Vec::new(), &serde_json::from_str(&text)?, &mut golden.leaves);
         Ok(golden)
@@ -139,14 +148,22 @@ impl Golden {
             let (last, folders) = place.split_last().context("a leaf at the root")?;
             for folder in folders {
                 let next = here.entry(folder.clone()).or_insert_with(|| json!({}));
-                here = next.as_object_mut().with_context(|| format!("{folder} is both a leaf and a folder"))?;
+                here = next
+                    .as_object_mut()
+                    .with_context(|| format!("{folder} is both a leaf and a folder"))?;
             }
             let known: Vec<&Option<String>> = known.iter().collect();
-            here.insert(last.clone(), if let [Some(only)] = known[..] { json!(only) } else { json!(known) });
+            here.insert(
+                last.clone(),
+                if let [Some(only)] = known[..] { json!(only) } else { json!(known) },
+            );
         }
         let mut out = Vec::new();
         let style = serde_json::ser::PrettyFormatter::with_indent(b" ");
-        serde::Serialize::serialize(&root, &mut serde_json::Serializer::with_formatter(&mut out, style))?;
+        serde::Serialize::serialize(
+            &root,
+            &mut serde_json::Serializer::with_formatter(&mut out, style),
+        )?;
         out.push(b'\n');
         std::fs::write(file, out).with_context(|| format!("writing {}", file.display()))
     }
@@ -154,7 +171,9 @@ impl Golden {
 
 fn gather(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, BTreeSet<Option<String>>>) {
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| gather(&below(place, key), value, leaves)),
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| gather(&below(place, key), value, leaves));
+        }
         Value::Array(list) => {
             let known = list.iter().map(|one| one.as_str().map(str::to_owned)).collect();
             leaves.insert(place.clone(), known);

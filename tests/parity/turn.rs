@@ -1,4 +1,5 @@
-//! One kubelet's turn on the node: it plays all cases, many at a time, and what the recorders saw is told apart by pod.
+//! One kubelet's turn on the node: it plays all cases, many at a time, and what the recorders saw
+//! is told apart by pod.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,9 +36,13 @@ pub(crate) fn take(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Res
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             cluster.enter_network()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
             let outcome = runtime.block_on(async {
-                let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+                let mut terminate =
+                    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
                 tokio::select! {
                     outcome = run(cluster, kubelet, cases) => outcome,
                     _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -59,9 +64,11 @@ async fn run(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Se
     ensure!(!proxy.is_empty(), "the cluster has no CRI proxy: cluster up --cri-proxy");
     node.until_kind("Node", "n1", &["cond[Ready]=True"]).await?;
     let seen = node.get("Node", "n1").await?;
-    let memory = ["capacity", "allocatable"].map(|list| look::text(&seen, &format!("status.{list}.memory")));
+    let memory =
+        ["capacity", "allocatable"].map(|list| look::text(&seen, &format!("status.{list}.memory")));
     names::know_node(&memory[0], &memory[1]);
-    // The condition may still be what the one before said: let this one see its services and say it itself.
+    // The condition may still be what the one before said: let this one see its services and say it
+    // itself.
     tokio::time::sleep(SETTLED).await;
     cleared(&node).await?;
     calls::ask_proxy(&proxy, "DELETE", "/record").await?;
@@ -109,7 +116,11 @@ async fn cleared(node: &Bed) -> Result<()> {
         if left.is_empty() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "namespaces of an earlier turn do not go: {}", left.join(" "));
+        ensure!(
+            Instant::now() < deadline,
+            "namespaces of an earlier turn do not go: {}",
+            left.join(" ")
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -119,7 +130,8 @@ async fn one(bed: &Bed, case: &Case) -> Result<Played> {
         bed.prepare().await.context("preparing the namespace")?;
         play::play(bed, case).await
     });
-    let outcome = outcome.await.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
+    let outcome =
+        outcome.await.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
     let outcome = match outcome {
         Ok(played) => Ok(played),
         Err(error) => Err(play::explain(bed, error).await),
@@ -145,7 +157,12 @@ async fn recorded(cluster: &Cluster, mut recorder: Recorder) -> Result<Vec<Call>
     }
 }
 
-fn put_together(namespace: &str, played: Played, calls: &[Call], writes: &[audit::Write]) -> Recording {
+fn put_together(
+    namespace: &str,
+    played: Played,
+    calls: &[Call],
+    writes: &[audit::Write],
+) -> Recording {
     let mut recording = played.recording;
     for (pod, cgroups) in played.pods {
         let known = PodCalls::write(calls, namespace, &pod, &mut recording);

@@ -1,7 +1,9 @@
-//! An API server in memory, for unit and simulation tests: objects of any kind by their path, watches, patches, faults.
+//! An API server in memory, for unit and simulation tests: objects of any kind by their path,
+//! watches, patches, faults.
 //!
-//! It speaks HTTP to a real `kube::Client`, so that what is tested is what runs. It knows of kinds only what tests need:
-//! graceful deletion of pods, tokens, resource versions, UIDs as preconditions. It checks no permissions.
+//! It speaks HTTP to a real `kube::Client`, so that what is tested is what runs. It knows of kinds
+//! only what tests need: graceful deletion of pods, tokens, resource versions, UIDs as
+//! preconditions. It checks no permissions.
 
 mod watches;
 mod witness;
@@ -100,7 +102,10 @@ pub struct FakeApi {
 impl std::fmt::Debug for FakeApi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let store = self.shared.store.lock();
-        f.debug_struct("FakeApi").field("version", &store.version).field("objects", &store.objects.len()).finish()
+        f.debug_struct("FakeApi")
+            .field("version", &store.version)
+            .field("objects", &store.objects.len())
+            .finish()
     }
 }
 
@@ -119,7 +124,8 @@ impl FakeApi {
     /// A client of it. Must be called within a tokio runtime.
     pub fn client(&self) -> kube::Client {
         let shared = Arc::clone(&self.shared);
-        let service = tower::service_fn(move |request: Request<Body>| handle(Arc::clone(&shared), request));
+        let service =
+            tower::service_fn(move |request: Request<Body>| handle(Arc::clone(&shared), request));
         kube::Client::new(service, "default")
     }
 
@@ -128,8 +134,9 @@ impl FakeApi {
         Clients::from_client(&self.client(), node_name)
     }
 
-    /// Puts an object there, as another client would: made when it is new, else replaced. `collection` is like
-    /// `api/v1/pods` or `apis/node.k8s.io/v1/runtimeclasses`. Answers the object as it is stored.
+    /// Puts an object there, as another client would: made when it is new, else replaced.
+    /// `collection` is like `api/v1/pods` or `apis/node.k8s.io/v1/runtimeclasses`. Answers the
+    /// object as it is stored.
     pub fn put(&self, collection: &str, mut object: Value) -> Value {
         let mut store = self.shared.store.lock();
         let key = key_of(collection, &object);
@@ -163,14 +170,23 @@ impl FakeApi {
     /// All objects of a collection.
     pub fn list(&self, collection: &str) -> Vec<Value> {
         let store = self.shared.store.lock();
-        store.objects.iter().filter(|(key, _)| key.0 == collection).map(|(_, object)| object.clone()).collect()
+        store
+            .objects
+            .iter()
+            .filter(|(key, _)| key.0 == collection)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Waits until `look` finds something in a collection. For tests under paused time.
     ///
     /// # Panics
     /// After an hour of the test's time.
-    pub async fn wait_for<T>(&self, collection: &str, mut look: impl FnMut(&[Value]) -> Option<T>) -> T {
+    pub async fn wait_for<T>(
+        &self,
+        collection: &str,
+        mut look: impl FnMut(&[Value]) -> Option<T>,
+    ) -> T {
         let mut changed = self.shared.changed.subscribe();
         let wait = async {
             loop {
@@ -228,7 +244,8 @@ impl FakeApi {
             subresource: None,
         };
         let mut store = self.shared.store.lock();
-        let phase = store.objects.get(&target.key()).map(|object| object["status"]["phase"].clone());
+        let phase =
+            store.objects.get(&target.key()).map(|object| object["status"]["phase"].clone());
         let is_over = phase.is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
         let options = if is_over { json!({"gracePeriodSeconds": 0}) } else { json!({}) };
         drop(delete(&mut store, &target, &options, &self.shared.clock()));
@@ -250,7 +267,8 @@ impl FakeApi {
         self.shared.store.lock().no_streaming = true;
     }
 
-    /// The next `times` requests of that method whose path contains `path` are answered with `code`.
+    /// The next `times` requests of that method whose path contains `path` are answered with
+    /// `code`.
     pub fn fail(&self, method: &str, path: &str, code: u16, times: u32) {
         let fault = Fault { method: method.to_owned(), path: path.to_owned(), code, times };
         self.shared.store.lock().faults.push(fault);
@@ -292,12 +310,19 @@ impl Store {
         let mut object = self.objects.remove(key)?;
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.log.push(Change { version: self.version, kind: "DELETED", key: key.clone(), object: object.clone() });
+        self.log.push(Change {
+            version: self.version,
+            kind: "DELETED",
+            key: key.clone(),
+            object: object.clone(),
+        });
         Some(object)
     }
 
     fn fault(&mut self, method: &Method, path: &str) -> Option<u16> {
-        let hit = |fault: &&mut Fault| fault.times > 0 && fault.method == method.as_str() && path.contains(&fault.path);
+        let hit = |fault: &&mut Fault| {
+            fault.times > 0 && fault.method == method.as_str() && path.contains(&fault.path)
+        };
         let fault = self.faults.iter_mut().find(hit)?;
         fault.times -= 1;
         Some(fault.code)
@@ -335,7 +360,11 @@ impl Target {
     }
 
     fn key(&self) -> Key {
-        (self.collection.clone(), self.namespace.clone().unwrap_or_default(), self.name.clone().unwrap_or_default())
+        (
+            self.collection.clone(),
+            self.namespace.clone().unwrap_or_default(),
+            self.name.clone().unwrap_or_default(),
+        )
     }
 }
 
@@ -360,7 +389,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Answer, t
     });
     let effect = witness.as_ref().and_then(|witness| witness.request(method, &path, &body));
     match effect {
-        Some(ApiEffect::Fail(code)) => return Ok(failure(code, "InternalError", "a fault of the test")),
+        Some(ApiEffect::Fail(code)) => {
+            return Ok(failure(code, "InternalError", "a fault of the test"));
+        }
         Some(ApiEffect::Break) => return Err("connection reset by peer".into()),
         Some(ApiEffect::Delay(wait)) => tokio::time::sleep(wait).await,
         Some(ApiEffect::LoseAnswer | ApiEffect::DelayAnswer(_)) | None => {}
@@ -376,7 +407,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Answer, t
             return Ok(failure(code, "InternalError", "a fault of the test"));
         }
     }
-    let Some(target) = Target::parse(&path) else { return Ok(failure(404, "NotFound", "no such path")) };
+    let Some(target) = Target::parse(&path) else {
+        return Ok(failure(404, "NotFound", "no such path"));
+    };
     if parts.method == Method::GET && query.get("watch").is_some_and(|watch| watch == "true") {
         return Ok(watch_answer(&shared, target, &query));
     }
@@ -409,7 +442,8 @@ fn serve(shared: &Shared, asked: Asked, query: &BTreeMap<String, String>) -> Ans
     let witness = shared.witness.lock().clone().filter(|_| method != Method::GET);
     if let Some(witness) = shared.witness.lock().as_ref().filter(|_| method == Method::GET) {
         let is_meant = |key: &Key| target.name.is_none() || *key == target.key();
-        let told = selected(&store, &target, query.get("fieldSelector")).filter(|(key, _)| is_meant(key));
+        let told =
+            selected(&store, &target, query.get("fieldSelector")).filter(|(key, _)| is_meant(key));
         let kind = if target.name.is_none() { "ADDED" } else { "READ" };
         told.for_each(|(_, object)| witness.told(kind, object));
     }
@@ -424,7 +458,9 @@ fn serve(shared: &Shared, asked: Asked, query: &BTreeMap<String, String>) -> Ans
         Method::DELETE => delete(&mut store, &target, &body, &shared.clock()),
         _ => failure(405, "MethodNotAllowed", "the fake does not know this method"),
     };
-    if let (Some(witness), Some(change)) = (&witness, store.log.last().filter(|change| change.version > before)) {
+    if let (Some(witness), Some(change)) =
+        (&witness, store.log.last().filter(|change| change.version > before))
+    {
         witness.written(method.as_str(), &path, &change.object);
     }
     notify(shared, &store);
@@ -438,7 +474,8 @@ fn read(store: &Store, target: &Target, query: &BTreeMap<String, String>) -> Ans
             None => not_found(target),
         };
     }
-    let items: Vec<&Value> = selected(store, target, query.get("fieldSelector")).map(|(_, object)| object).collect();
+    let items: Vec<&Value> =
+        selected(store, target, query.get("fieldSelector")).map(|(_, object)| object).collect();
     success(
         200,
         &json!({"kind": "List", "apiVersion": "v1", "items": items,
@@ -466,20 +503,32 @@ fn create(store: &mut Store, target: &Target, mut body: Value, clock: &Clock) ->
 fn token(body: &Value, clock: &Clock) -> Answer {
     use base64::Engine as _;
     let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
-    let claims = json!({"iat": clock.now().wall.as_second(), "exp": clock.now().wall.as_second() + seconds});
+    let claims =
+        json!({"iat": clock.now().wall.as_second(), "exp": clock.now().wall.as_second() + seconds});
     let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
     let mut answer = body.clone();
-    answer["status"] =
-        json!({"token": format!("header.{payload}.signature"), "expirationTimestamp": timestamp(clock, seconds)});
+    answer["status"] = json!({"token": format!("header.{payload}.signature"), "expirationTimestamp": timestamp(clock, seconds)});
     success(201, &answer)
 }
 
-fn patch(store: &mut Store, target: &Target, body: &Value, strategic: bool, clock: &Clock) -> Answer {
-    let Some(mut object) = store.objects.get(&target.key()).cloned() else { return not_found(target) };
+fn patch(
+    store: &mut Store,
+    target: &Target,
+    body: &Value,
+    strategic: bool,
+    clock: &Clock,
+) -> Answer {
+    let Some(mut object) = store.objects.get(&target.key()).cloned() else {
+        return not_found(target);
+    };
     for field in ["uid", "resourceVersion"] {
         let wanted = &body["metadata"][field];
         if !wanted.is_null() && *wanted != object["metadata"][field] {
-            return failure(409, "Conflict", &format!("the {field} in the precondition does not match"));
+            return failure(
+                409,
+                "Conflict",
+                &format!("the {field} in the precondition does not match"),
+            );
         }
     }
     merge(&mut object, body, strategic);
@@ -487,7 +536,9 @@ fn patch(store: &mut Store, target: &Target, body: &Value, strategic: bool, cloc
 }
 
 fn delete(store: &mut Store, target: &Target, options: &Value, clock: &Clock) -> Answer {
-    let Some(mut object) = store.objects.get(&target.key()).cloned() else { return not_found(target) };
+    let Some(mut object) = store.objects.get(&target.key()).cloned() else {
+        return not_found(target);
+    };
     let wanted = &options["preconditions"]["uid"];
     if !wanted.is_null() && *wanted != object["metadata"]["uid"] {
         return failure(409, "Conflict", "the UID in the precondition does not match");
@@ -544,7 +595,9 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
                 }
             }
             (Value::Object(_), _) => merge(&mut target[name], value, strategic),
-            (Value::Array(items), Some(key)) if strategic => merge_list(&mut target[name], items, key),
+            (Value::Array(items), Some(key)) if strategic => {
+                merge_list(&mut target[name], items, key);
+            }
             _ => target[name] = value.clone(),
         }
     }
@@ -552,7 +605,8 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
 
 fn merge_list(target: &mut Value, items: &[Value], key: &str) {
     let replace = items.iter().any(|item| item["$patch"] == "replace");
-    let mut list = if replace { Vec::new() } else { target.as_array().cloned().unwrap_or_default() };
+    let mut list =
+        if replace { Vec::new() } else { target.as_array().cloned().unwrap_or_default() };
     for item in items.iter().filter(|item| item["$patch"] != "replace") {
         let position = list.iter().position(|known| known[key] == item[key]);
         if item["$patch"] == "delete" {
@@ -595,13 +649,18 @@ fn success(code: u16, body: &Value) -> Answer {
 fn answer(code: u16, body: UnsyncBoxBody<Bytes, Infallible>) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     answer
 }
 
 fn timestamp(clock: &Clock, later: i64) -> String {
     let second = clock.now().wall.as_second().saturating_add(later);
-    jiff::Timestamp::from_second(second).unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    jiff::Timestamp::from_second(second)
+        .unwrap_or_default()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }
 
 /// Undoes percent-encoding.
@@ -657,15 +716,20 @@ mod tests {
             "status": {"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}}),
         );
         let api: Api<Pod> = Api::namespaced(fake.client(), "d");
-        let patch =
-            json!({"status": {"conditions": [{"type": "A", "status": "False"}, {"type": "B", "$patch": "delete"}]}});
-        let pod = api.patch_status("p", &PatchParams::default(), &Patch::Strategic(&patch)).await.expect("patched");
+        let patch = json!({"status": {"conditions": [{"type": "A", "status": "False"}, {"type": "B", "$patch": "delete"}]}});
+        let pod = api
+            .patch_status("p", &PatchParams::default(), &Patch::Strategic(&patch))
+            .await
+            .expect("patched");
         let conditions = pod.status.and_then(|status| status.conditions).expect("conditions");
         assert_eq!((conditions.len(), conditions[0].status.as_str()), (1, "False"));
         let stale = json!({"metadata": {"uid": "other"}});
         assert!(api.patch("p", &PatchParams::default(), &Patch::Merge(&stale)).await.is_err());
         api.delete("p", &DeleteParams::default()).await.expect("deleted");
-        assert!(fake.get("api/v1/pods", "d", "p").expect("it stops")["metadata"]["deletionTimestamp"].is_string());
+        assert!(
+            fake.get("api/v1/pods", "d", "p").expect("it stops")["metadata"]["deletionTimestamp"]
+                .is_string()
+        );
         api.delete("p", &DeleteParams::default().grace_period(0)).await.expect("deleted");
         assert_eq!(fake.get("api/v1/pods", "d", "p"), None);
     }
@@ -673,14 +737,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn objects_are_watched_once_for_all_who_use_them() {
         let fake = fake();
-        let cache =
-            objects::start(&fake.clients("n"), ChangeDetection::Watch, tokio_util::sync::CancellationToken::new());
+        let cache = objects::start(
+            &fake.clients("n"),
+            ChangeDetection::Watch,
+            tokio_util::sync::CancellationToken::new(),
+        );
         let mut first = cache.config_map("d", "web");
         let missing = first.get(Duration::from_secs(1)).await.expect_err("it is not there");
         assert_eq!(missing.to_string(), "configmap \"web\" not found");
         assert!(missing.is_not_found());
         let second = cache.config_map("d", "web");
-        fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v1"}}));
+        fake.put(
+            "api/v1/configmaps",
+            json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v1"}}),
+        );
         first.changed().await;
         let value = second.latest().expect("known").expect("found");
         assert_eq!(value.data.as_ref().map(|data| data["k"].as_str()), Some("v1"));
@@ -698,10 +768,15 @@ mod tests {
         let fake = fake();
         let map = |value: &str| json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": value}});
         fake.put("api/v1/configmaps", map("v1"));
-        let (node, view) = tokio::sync::watch::channel(crate::apiserver::nodes::NodeView::default());
+        let (node, view) =
+            tokio::sync::watch::channel(crate::apiserver::nodes::NodeView::default());
         let sync = Duration::from_secs(10);
         let detection = ChangeDetection::Cache { sync, node: view };
-        let cache = objects::start(&fake.clients("n"), detection, tokio_util::sync::CancellationToken::new());
+        let cache = objects::start(
+            &fake.clients("n"),
+            detection,
+            tokio_util::sync::CancellationToken::new(),
+        );
         let mut subscription = cache.config_map("d", "web");
         let value = |subscription: &objects::Subscription<ConfigMap>| {
             let object = subscription.latest().expect("known").expect("found");
@@ -714,8 +789,12 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!((value(&subscription).as_str(), fake.open_watches()), ("v2", 0));
         let mut own = k8s_openapi::api::core::v1::Node::default();
-        own.metadata.annotations = Some([("node.alpha.kubernetes.io/ttl".to_owned(), "0".to_owned())].into());
-        node.send_replace(crate::apiserver::nodes::NodeView { synced: true, node: Some(std::sync::Arc::new(own)) });
+        own.metadata.annotations =
+            Some([("node.alpha.kubernetes.io/ttl".to_owned(), "0".to_owned())].into());
+        node.send_replace(crate::apiserver::nodes::NodeView {
+            synced: true,
+            node: Some(std::sync::Arc::new(own)),
+        });
         tokio::time::sleep(Duration::from_secs(61)).await;
         fake.put("api/v1/configmaps", map("v3"));
         tokio::time::sleep(Duration::from_secs(11)).await;
@@ -729,9 +808,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_immutable_object_is_not_watched() {
         let fake = fake();
-        fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}, "immutable": true}));
-        let cache =
-            objects::start(&fake.clients("n"), ChangeDetection::Watch, tokio_util::sync::CancellationToken::new());
+        fake.put(
+            "api/v1/configmaps",
+            json!({"metadata": {"name": "web", "namespace": "d"}, "immutable": true}),
+        );
+        let cache = objects::start(
+            &fake.clients("n"),
+            ChangeDetection::Watch,
+            tokio_util::sync::CancellationToken::new(),
+        );
         let mut subscription = cache.config_map("d", "web");
         subscription.get(Duration::from_secs(1)).await.expect("found");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -744,13 +829,17 @@ mod tests {
         let fake = fake();
         fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}}));
         fake.fail("GET", "configmaps", 403, 3);
-        let cache =
-            objects::start(&fake.clients("n"), ChangeDetection::Watch, tokio_util::sync::CancellationToken::new());
+        let cache = objects::start(
+            &fake.clients("n"),
+            ChangeDetection::Watch,
+            tokio_util::sync::CancellationToken::new(),
+        );
         let value: Result<std::sync::Arc<ConfigMap>, _> =
             cache.config_map("d", "web").get(Duration::from_secs(60)).await;
         value.expect("the node authorizer has learnt of the pod");
         fake.fail("GET", "secrets", 403, 1000);
-        let error = cache.secret("d", "key").get(Duration::from_secs(5)).await.expect_err("forbidden");
+        let error =
+            cache.secret("d", "key").get(Duration::from_secs(5)).await.expect_err("forbidden");
         assert_eq!(error.to_string(), "failed to fetch secret d/key: a fault of the test");
     }
 
@@ -758,15 +847,24 @@ mod tests {
     async fn a_server_without_streaming_lists_works_too_and_outages_end() {
         let fake = fake();
         fake.refuse_streaming();
-        fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v1"}}));
-        let cache =
-            objects::start(&fake.clients("n"), ChangeDetection::Watch, tokio_util::sync::CancellationToken::new());
+        fake.put(
+            "api/v1/configmaps",
+            json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v1"}}),
+        );
+        let cache = objects::start(
+            &fake.clients("n"),
+            ChangeDetection::Watch,
+            tokio_util::sync::CancellationToken::new(),
+        );
         let mut subscription = cache.config_map("d", "web");
         subscription.get(Duration::from_secs(5)).await.expect("found");
         fake.set_down(true);
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(matches!(subscription.latest(), Some(Ok(_))), "the value survives the outage");
-        fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v2"}}));
+        fake.put(
+            "api/v1/configmaps",
+            json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v2"}}),
+        );
         fake.set_down(false);
         loop {
             subscription.changed().await;

@@ -1,4 +1,5 @@
-//! Watches of the API server in memory: the initial list, then every change, until they are dropped.
+//! Watches of the API server in memory: the initial list, then every change, until they are
+//! dropped.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -30,15 +31,24 @@ impl Drop for Watcher {
     }
 }
 
-pub(super) fn watch_answer(shared: &Arc<Shared>, target: Target, query: &BTreeMap<String, String>) -> Answer {
+pub(super) fn watch_answer(
+    shared: &Arc<Shared>,
+    target: Target,
+    query: &BTreeMap<String, String>,
+) -> Answer {
     let selector = query.get("fieldSelector").cloned();
     let streaming = query.get("sendInitialEvents").is_some_and(|value| value == "true");
     let mut store = shared.store.lock();
     if streaming && store.no_streaming {
-        return failure(422, "Invalid", "sendInitialEvents: Forbidden: the WatchList feature gate is not enabled");
+        return failure(
+            422,
+            "Invalid",
+            "sendInitialEvents: Forbidden: the WatchList feature gate is not enabled",
+        );
     }
     let mut ready = Vec::new();
-    let mut seen = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+    let mut seen =
+        query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
     if streaming {
         seen = store.version;
         ready.push(json!({"type": "BOOKMARK", "object": {"kind": "Any", "apiVersion": "v1", "metadata": {
@@ -61,7 +71,8 @@ pub(super) fn watch_answer(shared: &Arc<Shared>, target: Target, query: &BTreeMa
     store.open_watches += 1;
     let drops = store.drops;
     let changed = shared.changed.subscribe();
-    let watcher = Watcher { shared: Arc::clone(shared), target, selector, seen, drops, ready, changed };
+    let watcher =
+        Watcher { shared: Arc::clone(shared), target, selector, seen, drops, ready, changed };
     let frames = stream::unfold(watcher, |mut watcher| async move {
         loop {
             if let Some(event) = watcher.ready.pop() {
@@ -78,11 +89,18 @@ pub(super) fn watch_answer(shared: &Arc<Shared>, target: Target, query: &BTreeMa
                     let witness = watcher.shared.witness.lock().clone();
                     let from = store.log.partition_point(|change| change.version <= watcher.seen);
                     for change in &store.log[from..] {
-                        if matches(&change.key, &change.object, &watcher.target, watcher.selector.as_ref()) {
+                        if matches(
+                            &change.key,
+                            &change.object,
+                            &watcher.target,
+                            watcher.selector.as_ref(),
+                        ) {
                             if let Some(witness) = &witness {
                                 witness.told(change.kind, &change.object);
                             }
-                            watcher.ready.push(json!({"type": change.kind, "object": change.object}));
+                            watcher
+                                .ready
+                                .push(json!({"type": change.kind, "object": change.object}));
                         }
                     }
                     watcher.ready.reverse();

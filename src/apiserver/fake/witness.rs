@@ -20,13 +20,15 @@ pub enum ApiEffect {
     DelayAnswer(Duration),
 }
 
-/// Looks on. All but `request` and `ended` are called with the server's lock held: they must not call the server.
+/// Looks on. All but `request` and `ended` are called with the server's lock held: they must not
+/// call the server.
 pub trait ApiWitness: Send + Sync {
     /// A request has come.
     fn request(&self, method: &str, path: &str, body: &Value) -> Option<ApiEffect>;
     /// A write is about to be done to the object that was `before`.
     fn write(&self, method: &str, path: &str, body: &Value, before: Option<&Value>);
-    /// The object is like that now, because of a write. Not called for what tests put there themselves.
+    /// The object is like that now, because of a write. Not called for what tests put there
+    /// themselves.
     fn written(&self, method: &str, path: &str, object: &Value);
     /// An object is told to somebody who lists or watches, or (`READ`) who asks for this one alone.
     fn told(&self, kind: &str, object: &Value);

@@ -1,4 +1,5 @@
-//! The flags that shadow fields of the configuration file. All of them are deprecated: the file is where they belong.
+//! The flags that shadow fields of the configuration file. All of them are deprecated: the file is
+//! where they belong.
 
 use super::table::Group;
 use super::{Bind, FlagSpec};
@@ -21,7 +22,11 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Bool(|t| &mut t.config.enable_server),
                 "Serve the HTTPS API on --address and --port.",
             ),
-            field("address", Bind::Ip(|t| &mut t.config.address), "Address to serve on; 0.0.0.0 or :: for all."),
+            field(
+                "address",
+                Bind::Ip(|t| &mut t.config.address),
+                "Address to serve on; 0.0.0.0 or :: for all.",
+            ),
             field("port", Bind::Int32(|t| &mut t.config.port), "Port of the HTTPS API."),
             field(
                 "read-only-port",
@@ -128,7 +133,11 @@ pub(super) static FIELDS: &[Group] = &[
     (
         "Node and API server",
         &[
-            field("register-node", Bind::Bool(|t| &mut t.config.register_node), "Create the Node object."),
+            field(
+                "register-node",
+                Bind::Bool(|t| &mut t.config.register_node),
+                "Create the Node object.",
+            ),
             field(
                 "register-with-taints",
                 Bind::Taints(|t| &mut t.config.register_with_taints),
@@ -144,7 +153,11 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Int32(|t| &mut t.config.node_status_max_images),
                 "Number of images reported in the node's status; -1 means all.",
             ),
-            field("max-pods", Bind::Int32(|t| &mut t.config.max_pods), "Number of pods that the node takes."),
+            field(
+                "max-pods",
+                Bind::Int32(|t| &mut t.config.max_pods),
+                "Number of pods that the node takes.",
+            ),
             field(
                 "pods-per-core",
                 Bind::Int32(|t| &mut t.config.pods_per_core),
@@ -170,8 +183,16 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Int32(|t| &mut t.config.event_record_qps),
                 "Events created per second; 0 means no limit.",
             ),
-            field("event-burst", Bind::Int32(|t| &mut t.config.event_burst), "Events at once above --event-qps."),
-            field("feature-gates", Bind::BoolMap(|t| &mut t.config.feature_gates), "Feature gates to turn on or off."),
+            field(
+                "event-burst",
+                Bind::Int32(|t| &mut t.config.event_burst),
+                "Events at once above --event-qps.",
+            ),
+            field(
+                "feature-gates",
+                Bind::BoolMap(|t| &mut t.config.feature_gates),
+                "Feature gates to turn on or off.",
+            ),
         ],
     ),
     (
@@ -182,7 +203,11 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Text(|t| &mut t.config.static_pod_path),
                 "Directory of static pod files, or one such file. Names that begin with a dot are ignored.",
             ),
-            field("manifest-url", Bind::Text(|t| &mut t.config.static_pod_url), "URL of further static pods."),
+            field(
+                "manifest-url",
+                Bind::Text(|t| &mut t.config.static_pod_url),
+                "URL of further static pods.",
+            ),
             field(
                 "manifest-url-header",
                 Bind::MultiMap(|t| &mut t.config.static_pod_url_header),
@@ -343,19 +368,31 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Text(|t| &mut t.config.cgroup_driver),
                 "Who manages cgroups: cgroupfs or systemd. The runtime's answer wins.",
             ),
-            field("cgroup-root", Bind::Text(|t| &mut t.config.cgroup_root), "Cgroup below which pods are put."),
+            field(
+                "cgroup-root",
+                Bind::Text(|t| &mut t.config.cgroup_root),
+                "Cgroup below which pods are put.",
+            ),
             field(
                 "cgroups-per-qos",
                 Bind::Bool(|t| &mut t.config.cgroups_per_qos),
                 "Create a cgroup per QoS class and per pod.",
             ),
-            field("kubelet-cgroups", Bind::Text(|t| &mut t.config.kubelet_cgroups), "Cgroup to run the kubelet in."),
+            field(
+                "kubelet-cgroups",
+                Bind::Text(|t| &mut t.config.kubelet_cgroups),
+                "Cgroup to run the kubelet in.",
+            ),
             field(
                 "system-cgroups",
                 Bind::Text(|t| &mut t.config.system_cgroups),
                 "Cgroup for all other non-kernel processes.",
             ),
-            field("cpu-cfs-quota", Bind::Bool(|t| &mut t.config.cpu_cfs_quota), "Enforce CPU limits with CFS quotas."),
+            field(
+                "cpu-cfs-quota",
+                Bind::Bool(|t| &mut t.config.cpu_cfs_quota),
+                "Enforce CPU limits with CFS quotas.",
+            ),
             field(
                 "cpu-cfs-quota-period",
                 Bind::Duration(|t| &mut t.config.cpu_cfs_quota_period),
@@ -406,7 +443,11 @@ pub(super) static FIELDS: &[Group] = &[
                 Bind::Map(|t| &mut t.config.qos_reserved),
                 "Percentage of a resource that is reserved for the requests of a QoS class (only memory; alpha).",
             ),
-            field("fail-swap-on", Bind::Bool(|t| &mut t.config.fail_swap_on), "Refuse to start on a node with swap."),
+            field(
+                "fail-swap-on",
+                Bind::Bool(|t| &mut t.config.fail_swap_on),
+                "Refuse to start on a node with swap.",
+            ),
             field(
                 "protect-kernel-defaults",
                 Bind::Bool(|t| &mut t.config.protect_kernel_defaults),
@@ -497,7 +538,11 @@ pub(super) static FIELDS: &[Group] = &[
     (
         "Log",
         &[
-            field("logging-format", Bind::Text(|t| &mut t.config.logging.format), "Format of the log: text or json."),
+            field(
+                "logging-format",
+                Bind::Text(|t| &mut t.config.logging.format),
+                "Format of the log: text or json.",
+            ),
             field(
                 "log-text-split-stream",
                 Bind::Bool(|t| &mut t.config.logging.options.text.split_stream),

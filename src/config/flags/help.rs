@@ -103,7 +103,11 @@ mod tests {
         for spec in super::super::table::all_flags() {
             let lines = text.lines().filter(|line| {
                 line.strip_prefix("      --")
-                    .or_else(|| line.get(6..).filter(|_| line.starts_with("  -")).and_then(|l| l.strip_prefix("--")))
+                    .or_else(|| {
+                        line.get(6..)
+                            .filter(|_| line.starts_with("  -"))
+                            .and_then(|l| l.strip_prefix("--"))
+                    })
                     .and_then(|line| line.split([' ', '[']).next())
                     == Some(spec.name)
             });

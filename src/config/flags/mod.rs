@@ -1,9 +1,9 @@
-//! The command line: one table says which flags there are, where each puts its value, what it means and whether it is
-//! deprecated; parsing, `--help` and the documentation follow from it.
+//! The command line: one table says which flags there are, where each puts its value, what it means
+//! and whether it is deprecated; parsing, `--help` and the documentation follow from it.
 //!
-//! Parsing is our own because the contract is pflag's, not a common one: `_` is `-`, `-v4`, repeated maps add up, the
-//! command line is read twice (once to find the file, once over it), and the texts of errors are read by tools.
-//! Fed by `load` with argv; it reads nothing itself.
+//! Parsing is our own because the contract is pflag's, not a common one: `_` is `-`, `-v4`,
+//! repeated maps add up, the command line is read twice (once to find the file, once over it), and
+//! the texts of errors are read by tools. Fed by `load` with argv; it reads nothing itself.
 
 mod fields;
 mod help;
@@ -66,7 +66,8 @@ pub struct Flags {
     pub maximum_dead_containers: i32,
     /// `--experimental-mounter-path`.
     pub experimental_mounter_path: String,
-    /// `--experimental-allocatable-ignore-eviction`: do not subtract hard thresholds from allocatable.
+    /// `--experimental-allocatable-ignore-eviction`: do not subtract hard thresholds from
+    /// allocatable.
     pub experimental_allocatable_ignore_eviction: bool,
     /// What `--version` asks for.
     pub version: Version,

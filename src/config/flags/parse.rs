@@ -27,7 +27,9 @@ pub enum FlagError {
     #[error("failed to parse kubelet flag: bad flag syntax: {0}")]
     Syntax(String),
     /// Its value cannot be read.
-    #[error("failed to parse kubelet flag: invalid argument {value:?} for \"{flag}\" flag: {problem}")]
+    #[error(
+        "failed to parse kubelet flag: invalid argument {value:?} for \"{flag}\" flag: {problem}"
+    )]
     Invalid {
         /// The value.
         value: String,
@@ -53,13 +55,20 @@ pub(in crate::config) struct Parsed {
 }
 
 /// Reads `args` (without the program's name) over `config`.
-pub(in crate::config) fn parse(args: &[String], config: KubeletConfiguration) -> Result<Parsed, FlagError> {
+pub(in crate::config) fn parse(
+    args: &[String],
+    config: KubeletConfiguration,
+) -> Result<Parsed, FlagError> {
     let gates_of_the_file = config.feature_gates.clone();
-    let mut parser =
-        Parser { target: Target { flags: Flags::default(), config }, given: BTreeSet::new(), deprecated: Vec::new() };
+    let mut parser = Parser {
+        target: Target { flags: Flags::default(), config },
+        given: BTreeSet::new(),
+        deprecated: Vec::new(),
+    };
     parser.run(args)?;
     let Parser { target: Target { mut flags, mut config }, given, deprecated } = parser;
-    // Gates add up over files and flags; everything else that a flag gives replaces what the file says.
+    // Gates add up over files and flags; everything else that a flag gives replaces what the file
+    // says.
     for (name, value) in gates_of_the_file {
         config.feature_gates.entry(name).or_insert(value);
     }
@@ -107,20 +116,27 @@ impl Parser {
             Some((name, value)) => (name, Some(value)),
             None => (body, None),
         };
-        let spec = find(&name.replace('_', "-")).ok_or_else(|| FlagError::Unknown(name.to_owned()))?;
+        let spec =
+            find(&name.replace('_', "-")).ok_or_else(|| FlagError::Unknown(name.to_owned()))?;
         let value = match (value, spec.bind.value_if_bare()) {
             (Some(value), _) | (None, Some(value)) => value,
-            (None, None) => rest.next().ok_or_else(|| FlagError::NeedsArgument(format!("--{name}")))?,
+            (None, None) => {
+                rest.next().ok_or_else(|| FlagError::NeedsArgument(format!("--{name}")))?
+            }
         };
         self.set(spec, value)
     }
 
     /// A group of one-letter flags: `-v4`, `-v=4`, `-v 4`, `-h`.
-    fn short<'a>(&mut self, group: &str, rest: &mut impl Iterator<Item = &'a String>) -> Result<(), FlagError> {
+    fn short<'a>(
+        &mut self,
+        group: &str,
+        rest: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<(), FlagError> {
         let mut remaining = group;
         while let Some(letter) = remaining.chars().next() {
-            let spec =
-                find_short(letter).ok_or_else(|| FlagError::UnknownShort { letter, group: remaining.to_owned() })?;
+            let spec = find_short(letter)
+                .ok_or_else(|| FlagError::UnknownShort { letter, group: remaining.to_owned() })?;
             let tail = &remaining[letter.len_utf8()..];
             if let Some(value) = tail.strip_prefix('=') {
                 return self.set(spec, value);
@@ -133,7 +149,9 @@ impl Parser {
             if !tail.is_empty() {
                 return self.set(spec, tail);
             }
-            let value = rest.next().ok_or_else(|| FlagError::NeedsArgument(format!("'{letter}' in -{group}")))?;
+            let value = rest
+                .next()
+                .ok_or_else(|| FlagError::NeedsArgument(format!("'{letter}' in -{group}")))?;
             return self.set(spec, value);
         }
         Ok(())
@@ -143,7 +161,10 @@ impl Parser {
         let first = self.given.insert(spec.name);
         spec.bind.set(&mut self.target, value, first).map_err(|problem| FlagError::Invalid {
             value: value.to_owned(),
-            flag: spec.short.map_or_else(|| format!("--{}", spec.name), |short| format!("-{short}, --{}", spec.name)),
+            flag: spec.short.map_or_else(
+                || format!("--{}", spec.name),
+                |short| format!("-{short}, --{}", spec.name),
+            ),
             problem,
         })?;
         if let (true, Some(notice)) = (first, spec.deprecated) {
@@ -276,7 +297,10 @@ mod tests {
     fn notices_deprecated_flags_once() {
         let parsed = ok(&["--port=1", "--port=2", "--containerd=x", "--node-ip=::1"]);
         assert_eq!(parsed.deprecated.len(), 2);
-        assert!(parsed.deprecated[0].starts_with("Flag --port has been deprecated, This parameter should be set via"));
+        assert!(
+            parsed.deprecated[0]
+                .starts_with("Flag --port has been deprecated, This parameter should be set via")
+        );
         assert!(parsed.flags.was_given("node-ip") && !parsed.flags.was_given("config"));
     }
 
@@ -286,7 +310,8 @@ mod tests {
         file.feature_gates.insert("A".to_owned(), true);
         file.feature_gates.insert("B".to_owned(), true);
         let parsed = parse(&["--feature-gates=B=false,C=true".to_owned()], file).expect("flags");
-        let gates: Vec<(&str, bool)> = parsed.config.feature_gates.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        let gates: Vec<(&str, bool)> =
+            parsed.config.feature_gates.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         assert_eq!(gates, [("A", true), ("B", false), ("C", true)]);
     }
 

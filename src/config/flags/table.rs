@@ -1,9 +1,11 @@
-//! The table of flags: the kubelet's own, and the leftovers of cAdvisor. Those that shadow a field of the file are in
-//! `fields`. A new flag is a row here or there, and a row in `effects` if it is no field.
+//! The table of flags: the kubelet's own, and the leftovers of cAdvisor. Those that shadow a field
+//! of the file are in `fields`. A new flag is a row here or there, and a row in `effects` if it is
+//! no field.
 
 use super::{Bind, FlagSpec, Ignored, fields};
 
-const EVICTION_INSTEAD: &str = "Use --eviction-hard or --eviction-soft instead. Will be removed in a future version.";
+const EVICTION_INSTEAD: &str =
+    "Use --eviction-hard or --eviction-soft instead. Will be removed in a future version.";
 const CADVISOR: &str = "This is a cadvisor flag that was mistakenly registered with the Kubelet. \
                         Due to legacy concerns, it will follow the standard CLI deprecation timeline before being removed.";
 
@@ -18,7 +20,12 @@ const fn letter(short: char, name: &'static str, bind: Bind, help: &'static str)
     FlagSpec { name, short: Some(short), bind, deprecated: None, help }
 }
 
-const fn going(name: &'static str, bind: Bind, notice: &'static str, help: &'static str) -> FlagSpec {
+const fn going(
+    name: &'static str,
+    bind: Bind,
+    notice: &'static str,
+    help: &'static str,
+) -> FlagSpec {
     FlagSpec { name, short: None, bind, deprecated: Some(notice), help }
 }
 
@@ -32,7 +39,11 @@ pub(super) static OWN: &[Group] = &[
     (
         "Configuration",
         &[
-            own("config", Bind::Text(|t| &mut t.flags.config), "The KubeletConfiguration file. Flags win over it."),
+            own(
+                "config",
+                Bind::Text(|t| &mut t.flags.config),
+                "The KubeletConfiguration file. Flags win over it.",
+            ),
             own(
                 "config-dir",
                 Bind::Text(|t| &mut t.flags.config_dir),
@@ -59,7 +70,11 @@ pub(super) static OWN: &[Group] = &[
                 Bind::Text(|t| &mut t.flags.bootstrap_kubeconfig),
                 "How to request the first client certificate when --kubeconfig does not exist yet; it is then written.",
             ),
-            own("cert-dir", Bind::Text(|t| &mut t.flags.cert_dir), "Directory of the kubelet's certificates and keys."),
+            own(
+                "cert-dir",
+                Bind::Text(|t| &mut t.flags.cert_dir),
+                "Directory of the kubelet's certificates and keys.",
+            ),
         ],
     ),
     (
@@ -86,14 +101,26 @@ pub(super) static OWN: &[Group] = &[
                 Bind::Text(|t| &mut t.flags.cloud_provider),
                 "Empty, or 'external': a cloud controller completes the Node.",
             ),
-            own("provider-id", Bind::Text(|t| &mut t.config.provider_id), "Name of this node for the cloud provider."),
-            own("root-dir", Bind::Text(|t| &mut t.flags.root_dir), "Directory of the kubelet's state and of volumes."),
+            own(
+                "provider-id",
+                Bind::Text(|t| &mut t.config.provider_id),
+                "Name of this node for the cloud provider.",
+            ),
+            own(
+                "root-dir",
+                Bind::Text(|t| &mut t.flags.root_dir),
+                "Directory of the kubelet's state and of volumes.",
+            ),
             own(
                 "seccomp-default",
                 Bind::Bool(|t| &mut t.flags.seccomp_default),
                 "Use the runtime's default seccomp profile for pods that name none.",
             ),
-            own("fail-cgroupv1", Bind::Bool(|t| &mut t.config.fail_cgroup_v1), "Refuse to start on cgroup v1."),
+            own(
+                "fail-cgroupv1",
+                Bind::Bool(|t| &mut t.config.fail_cgroup_v1),
+                "Refuse to start on cgroup v1.",
+            ),
             own(
                 "runtime-cgroups",
                 Bind::Text(|t| &mut t.flags.runtime_cgroups),
@@ -230,7 +257,11 @@ pub(super) fn find_short(letter: char) -> Option<&'static FlagSpec> {
 /// The names of the flags that are no fields of the file, apart from the ignored ones.
 #[cfg(test)]
 pub(in crate::config) fn own_flags() -> impl Iterator<Item = &'static str> {
-    const FIELDS: [&str; 5] = ["provider-id", "fail-cgroupv1", "v", "vmodule", "log-flush-frequency"];
+    const FIELDS: [&str; 5] =
+        ["provider-id", "fail-cgroupv1", "v", "vmodule", "log-flush-frequency"];
     let groups = OWN.iter().chain([&GOING]);
-    groups.flat_map(|(_, flags)| flags.iter()).map(|spec| spec.name).filter(|name| !FIELDS.contains(name))
+    groups
+        .flat_map(|(_, flags)| flags.iter())
+        .map(|spec| spec.name)
+        .filter(|name| !FIELDS.contains(name))
 }

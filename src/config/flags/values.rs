@@ -1,4 +1,5 @@
-//! How the text of each kind of flag is read. The texts of problems are those of pflag, Go's strconv and upstream.
+//! How the text of each kind of flag is read. The texts of problems are those of pflag, Go's
+//! strconv and upstream.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,10 +15,12 @@ use crate::model::quantity::Amount;
 impl Bind {
     /// The value that a flag has when it stands without one; none if it needs one.
     pub(super) fn value_if_bare(&self) -> Option<&'static str> {
-        matches!(self, Self::Bool(_) | Self::Version(_) | Self::Ignored(Ignored::Bool, _)).then_some("true")
+        matches!(self, Self::Bool(_) | Self::Version(_) | Self::Ignored(Ignored::Bool, _))
+            .then_some("true")
     }
 
-    /// Reads `text` into its place. Maps and lists replace what is there the `first` time and add to it later.
+    /// Reads `text` into its place. Maps and lists replace what is there the `first` time and add
+    /// to it later.
     pub(super) fn set(&self, target: &mut Target, text: &str, first: bool) -> Result<(), String> {
         match self {
             Self::Bool(place) => *place(target) = parse_bool(text)?,
@@ -26,7 +29,9 @@ impl Bind {
             Self::Level(place) => *place(target) = parse_int(text)?,
             Self::Text(place) => text.clone_into(place(target)),
             Self::Ip(place) => set_ip(place(target), text)?,
-            Self::Duration(place) => *place(target) = GoDuration::parse(text).map_err(|error| error.to_string())?,
+            Self::Duration(place) => {
+                *place(target) = GoDuration::parse(text).map_err(|error| error.to_string())?;
+            }
             Self::Quantity(place) => {
                 Amount::parse(text).map_err(|error| error.to_string())?;
                 *place(target) = QuantityText(text.to_owned());
@@ -35,7 +40,8 @@ impl Bind {
             Self::Map(place) => add_pairs(fresh(place(target), first), text, '=')?,
             Self::LessMap(place) => add_pairs(fresh(place(target), first), text, '<')?,
             Self::Pair(place) => {
-                let (key, value) = text.split_once('=').ok_or("malformed pair, expect string=string")?;
+                let (key, value) =
+                    text.split_once('=').ok_or("malformed pair, expect string=string")?;
                 fresh(place(target), first).insert(key.trim().to_owned(), value.trim().to_owned());
             }
             Self::Labels(place) => add_labels(place(target), text),
@@ -71,7 +77,9 @@ impl Bind {
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) | Self::Ignored(Ignored::Bool, _) => "",
-            Self::Int32(_) | Self::Int64(_) | Self::Level(_) | Self::Ignored(Ignored::Int, _) => "<n>",
+            Self::Int32(_) | Self::Int64(_) | Self::Level(_) | Self::Ignored(Ignored::Int, _) => {
+                "<n>"
+            }
             Self::Text(_) | Self::Ignored(Ignored::Text, _) => "<text>",
             Self::Ip(_) => "<address>",
             Self::Duration(_) | Self::Ignored(Ignored::Duration, _) => "<duration>",
@@ -151,8 +159,10 @@ fn parse_int<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
     if body.is_empty() || !body.chars().all(|digit| digit.is_digit(radix)) {
         return Err(problem("invalid syntax"));
     }
-    let magnitude = i128::from_str_radix(&body, radix).map_err(|_| problem("value out of range"))?;
-    T::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| problem("value out of range"))
+    let magnitude =
+        i128::from_str_radix(&body, radix).map_err(|_| problem("value out of range"))?;
+    T::try_from(if negative { -magnitude } else { magnitude })
+        .map_err(|_| problem("value out of range"))
 }
 
 fn set_ip(place: &mut String, text: &str) -> Result<(), String> {
@@ -161,7 +171,11 @@ fn set_ip(place: &mut String, text: &str) -> Result<(), String> {
     }
     // Leading zeros are accepted, as they were before Go refused them.
     let plain: Vec<&str> = text.split('.').map(|part| part.trim_start_matches('0')).collect();
-    let plain = plain.iter().map(|part| if part.is_empty() { "0" } else { part }).collect::<Vec<_>>().join(".");
+    let plain = plain
+        .iter()
+        .map(|part| if part.is_empty() { "0" } else { part })
+        .collect::<Vec<_>>()
+        .join(".");
     if text.parse::<IpAddr>().is_err() && plain.parse::<IpAddr>().is_err() {
         return Err(format!("{text:?} is not a valid IP address"));
     }
@@ -169,7 +183,8 @@ fn set_ip(place: &mut String, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A line of comma-separated values; one that begins with a quote ends with one and may hold commas.
+/// A line of comma-separated values; one that begins with a quote ends with one and may hold
+/// commas.
 fn split_list(text: &str) -> Result<Vec<String>, String> {
     let mut values = Vec::new();
     let mut rest = text;
@@ -178,12 +193,15 @@ fn split_list(text: &str) -> Result<Vec<String>, String> {
     }
     loop {
         if let Some(quoted) = rest.strip_prefix('"') {
-            let (value, tail) = unquote(quoted).ok_or("parse error: extraneous or missing \" in quoted-field")?;
+            let (value, tail) =
+                unquote(quoted).ok_or("parse error: extraneous or missing \" in quoted-field")?;
             values.push(value);
             match tail.strip_prefix(',') {
                 Some(tail) => rest = tail,
                 None if tail.is_empty() => return Ok(values),
-                None => return Err("parse error: extraneous or missing \" in quoted-field".to_owned()),
+                None => {
+                    return Err("parse error: extraneous or missing \" in quoted-field".to_owned());
+                }
             }
         } else {
             let Some((value, tail)) = rest.split_once(',') else {
@@ -217,10 +235,15 @@ fn pairs(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').filter(|pair| !pair.is_empty())
 }
 
-fn add_pairs(map: &mut BTreeMap<String, String>, text: &str, separator: char) -> Result<(), String> {
+fn add_pairs(
+    map: &mut BTreeMap<String, String>,
+    text: &str,
+    separator: char,
+) -> Result<(), String> {
     for pair in pairs(text) {
-        let (key, value) =
-            pair.split_once(separator).ok_or_else(|| format!("malformed pair, expect string{separator}string"))?;
+        let (key, value) = pair
+            .split_once(separator)
+            .ok_or_else(|| format!("malformed pair, expect string{separator}string"))?;
         map.insert(key.trim().to_owned(), value.trim().to_owned());
     }
     Ok(())
@@ -237,7 +260,8 @@ fn add_bools(map: &mut BTreeMap<String, bool>, text: &str) -> Result<(), String>
     for pair in pairs(text) {
         let (key, value) = pair.split_once('=').ok_or("malformed pair, expect string=bool")?;
         let (key, value) = (key.trim(), value.trim());
-        let value = parse_bool(value).map_err(|error| format!("invalid value of {key}: {value}, err: {error}"))?;
+        let value = parse_bool(value)
+            .map_err(|error| format!("invalid value of {key}: {value}, err: {error}"))?;
         map.insert(key.to_owned(), value);
     }
     Ok(())
@@ -292,7 +316,12 @@ fn parse_taint(spec: &str) -> Result<Taint, String> {
     }
 }
 
-fn checked_taint(spec: &str, key: &str, value: Option<&str>, effect: &str) -> Result<Taint, String> {
+fn checked_taint(
+    spec: &str,
+    key: &str,
+    value: Option<&str>,
+    effect: &str,
+) -> Result<Taint, String> {
     let mut problems = value.map(labels::value_problems).unwrap_or_default();
     if problems.is_empty() {
         problems = labels::name_problems(key);
@@ -315,12 +344,15 @@ fn parse_reservation(text: &str) -> Result<MemoryReservation, String> {
         )
     };
     let [node, limits] = text.split(':').collect::<Vec<_>>()[..] else { return Err(format()) };
-    let numa_node =
-        node.parse().map_err(|_| format!("failed to convert the NUMA node ID, expected integer, got {node}"))?;
+    let numa_node = node
+        .parse()
+        .map_err(|_| format!("failed to convert the NUMA node ID, expected integer, got {node}"))?;
     let mut reservation = MemoryReservation { numa_node, limits: BTreeMap::new() };
     for limit in limits.split(',') {
         let [kind, quantity] = limit.split('=').collect::<Vec<_>>()[..] else {
-            return Err(format!("the reserved limit has incorrect value, expected type=quantity, got {limit}"));
+            return Err(format!(
+                "the reserved limit has incorrect value, expected type=quantity, got {limit}"
+            ));
         };
         if kind != "memory" && !kind.starts_with("hugepages-") {
             return Err(format!("memory type conversion error, unknown type: {kind:?}"));
@@ -338,7 +370,9 @@ fn parse_vmodule(text: &str) -> Result<Vec<VModule>, String> {
                 .split_once('=')
                 .filter(|(pattern, level)| !pattern.is_empty() && !level.is_empty())
                 .ok_or_else(|| format!("{item:?} does not have the pattern=N format"))?;
-            let verbosity = level.parse().map_err(|_| format!("parsing verbosity in {item:?}: invalid syntax"))?;
+            let verbosity = level
+                .parse()
+                .map_err(|_| format!("parsing verbosity in {item:?}: invalid syntax"))?;
             Ok(VModule { file_pattern: pattern.to_owned(), verbosity })
         })
         .collect()

@@ -1,4 +1,5 @@
-//! Durations as Go writes and reads them: `1m30s`, `100ms`, `-1.5h`. Nanoseconds in 64 bits, so about 292 years.
+//! Durations as Go writes and reads them: `1m30s`, `100ms`, `-1.5h`. Nanoseconds in 64 bits, so
+//! about 292 years.
 
 use std::fmt;
 use std::time::Duration;
@@ -74,9 +75,11 @@ impl GoDuration {
         }
         let mut total: i128 = 0;
         while !rest.is_empty() {
-            let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let number_end =
+                rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let (number, tail) = rest.split_at(number_end);
-            let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+            let unit_end =
+                tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_end);
             let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
             if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -90,9 +93,16 @@ impl GoDuration {
                 "s" => i128::from(NANOS_PER_SECOND),
                 "m" => 60 * i128::from(NANOS_PER_SECOND),
                 "h" => 3600 * i128::from(NANOS_PER_SECOND),
-                _ => return Err(DurationError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() }),
+                _ => {
+                    return Err(DurationError::UnknownUnit {
+                        unit: unit.to_owned(),
+                        text: text.to_owned(),
+                    });
+                }
             };
-            total = scaled(whole, fraction, scale).and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
+            total = scaled(whole, fraction, scale)
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(invalid)?;
             rest = tail;
         }
         let signed = if negative { -total } else { total };
@@ -108,7 +118,8 @@ fn scaled(whole: &str, fraction: &str, scale: i128) -> Option<i128> {
     let part = if kept.is_empty() {
         0
     } else {
-        kept.parse::<i128>().ok()?.checked_mul(scale)? / 10_i128.pow(u32::try_from(kept.len()).ok()?)
+        kept.parse::<i128>().ok()?.checked_mul(scale)?
+            / 10_i128.pow(u32::try_from(kept.len()).ok()?)
     };
     whole.checked_mul(scale)?.checked_add(part)
 }

@@ -1,7 +1,9 @@
-//! `KubeletConfiguration` v1beta1 as data: every field of the file, resolved (a default stands where nothing was said).
+//! `KubeletConfiguration` v1beta1 as data: every field of the file, resolved (a default stands
+//! where nothing was said).
 //!
-//! The names, types and the rules of what is written out are the API's, so that serialising it gives what `/configz`
-//! shows and what a drop-in file is merged onto. Fed by `decode`, `dropins` and `flags`; it reads nothing itself.
+//! The names, types and the rules of what is written out are the API's, so that serialising it
+//! gives what `/configz` shows and what a drop-in file is merged onto. Fed by `decode`, `dropins`
+//! and `flags`; it reads nothing itself.
 
 mod duration;
 mod parts;
@@ -13,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{DurationError, GoDuration};
 pub use parts::{
-    Anonymous, CrashLoopBackOff, FormatOptions, Headers, KubeletAuthentication, KubeletAuthorization,
-    LoggingConfiguration, MemoryReservation, MemorySwap, OutputRouting, QuantityText, ShutdownGracePeriodByPodPriority,
-    Tracing, UserNamespaces, VModule, WebhookAuthentication, WebhookAuthorization, X509,
+    Anonymous, CrashLoopBackOff, FormatOptions, Headers, KubeletAuthentication,
+    KubeletAuthorization, LoggingConfiguration, MemoryReservation, MemorySwap, OutputRouting,
+    QuantityText, ShutdownGracePeriodByPodPriority, Tracing, UserNamespaces, VModule,
+    WebhookAuthentication, WebhookAuthorization, X509,
 };
 
 /// The `apiVersion` of the file.
@@ -56,7 +59,8 @@ pub struct KubeletConfiguration {
     /// Port of the plain HTTP API without authentication; 0 turns it off.
     #[serde(skip_serializing_if = "is_zero")]
     pub read_only_port: i32,
-    /// Serving certificate, with intermediates after it. Without one a self-signed one is made in the cert directory.
+    /// Serving certificate, with intermediates after it. Without one a self-signed one is made in
+    /// the cert directory.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tls_cert_file: String,
     /// Private key of the serving certificate.
@@ -68,10 +72,12 @@ pub struct KubeletConfiguration {
     /// Key exchange groups of the server, by their numbers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tls_curve_preferences: Vec<i32>,
-    /// Lowest TLS version of the server: VersionTLS12 or VersionTLS13 (older ones are refused by the TLS library).
+    /// Lowest TLS version of the server: VersionTLS12 or VersionTLS13 (older ones are refused by
+    /// the TLS library).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tls_min_version: String,
-    /// Request a new client certificate from the API server when the present one is about to expire.
+    /// Request a new client certificate from the API server when the present one is about to
+    /// expire.
     #[serde(skip_serializing_if = "is_false")]
     pub rotate_certificates: bool,
     /// Request the serving certificate from the API server, and rotate it.
@@ -158,7 +164,8 @@ pub struct KubeletConfiguration {
     /// CPU manager policy: `none` or `static`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cpu_manager_policy: String,
-    /// Kill one process, not the whole container, when it is out of memory; unset means false on cgroup v2, true on v1.
+    /// Kill one process, not the whole container, when it is out of memory; unset means false on
+    /// cgroup v2, true on v1.
     #[serde(rename = "singleProcessOOMKill", skip_serializing_if = "Option::is_none")]
     pub single_process_oom_kill: Option<bool>,
     /// Options of the CPU manager policy.
@@ -178,7 +185,8 @@ pub struct KubeletConfiguration {
     /// Options of the topology manager policy.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub topology_manager_policy_options: BTreeMap<String, String>,
-    /// Percentage of a resource that is reserved for the requests of a QoS class (only memory; alpha).
+    /// Percentage of a resource that is reserved for the requests of a QoS class (only memory;
+    /// alpha).
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "parts::members")]
     pub qos_reserved: BTreeMap<String, String>,
     /// Deadline of runtime calls other than pull, logs, exec and attach.
@@ -295,7 +303,8 @@ pub struct KubeletConfiguration {
     /// Cgroup on which `kubeReserved` is enforced.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kube_reserved_cgroup: String,
-    /// Levels at which allocatable is enforced: none, pods, system-reserved, kube-reserved, or those -compressible.
+    /// Levels at which allocatable is enforced: none, pods, system-reserved, kube-reserved, or
+    /// those -compressible.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub enforce_node_allocatable: Vec<String>,
     /// Unsafe sysctls that pods may set; a trailing * matches a prefix.
@@ -332,7 +341,8 @@ pub struct KubeletConfiguration {
     pub enable_profiling_handler: bool,
     /// Serve /debug/flags/v.
     pub enable_debug_flags_handler: bool,
-    /// Use the runtime's default seccomp profile for pods that name none. The flag of this name is or-ed with it.
+    /// Use the runtime's default seccomp profile for pods that name none. The flag of this name is
+    /// or-ed with it.
     pub seccomp_default: bool,
     /// Share of its limit at which a container is throttled under MemoryQoS, above 0 to 1.
     pub memory_throttling_factor: f64,

@@ -1,4 +1,5 @@
-//! The parts of `KubeletConfiguration` that are objects themselves, each with the default that an empty one means.
+//! The parts of `KubeletConfiguration` that are objects themselves, each with the default that an
+//! empty one means.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,7 +46,8 @@ impl Default for WebhookAuthentication {
     }
 }
 
-/// Requests without a certificate or token: user `system:anonymous`, group `system:unauthenticated`.
+/// Requests without a certificate or token: user `system:anonymous`, group
+/// `system:unauthenticated`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Anonymous {
@@ -84,7 +86,10 @@ pub struct WebhookAuthorization {
 
 impl Default for WebhookAuthorization {
     fn default() -> Self {
-        Self { cache_authorized_ttl: GoDuration::from_secs(300), cache_unauthorized_ttl: GoDuration::from_secs(30) }
+        Self {
+            cache_authorized_ttl: GoDuration::from_secs(300),
+            cache_unauthorized_ttl: GoDuration::from_secs(30),
+        }
     }
 }
 
@@ -101,7 +106,8 @@ pub struct MemorySwap {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CrashLoopBackOff {
-    /// Longest pause between restarts, 1s to 300s. Set whenever the gate KubeletCrashLoopBackOffMax is on.
+    /// Longest pause between restarts, 1s to 300s. Set whenever the gate KubeletCrashLoopBackOffMax
+    /// is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_container_restart_period: Option<GoDuration>,
 }
@@ -215,7 +221,8 @@ impl Default for OutputRouting {
     }
 }
 
-/// Headers of HTTP requests. Their values may be credentials, so that only the names are shown by `Debug`.
+/// Headers of HTTP requests. Their values may be credentials, so that only the names are shown by
+/// `Debug`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headers(#[serde(deserialize_with = "members")] pub BTreeMap<String, Vec<String>>);
@@ -259,7 +266,9 @@ impl<'de> Deserialize<'de> for QuantityText {
             serde_json::Value::String(text) => text,
             serde_json::Value::Number(number) => number.to_string(),
             serde_json::Value::Null => "0".to_owned(),
-            other @ (serde_json::Value::Bool(_) | serde_json::Value::Array(_) | serde_json::Value::Object(_)) => {
+            other @ (serde_json::Value::Bool(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_)) => {
                 return Err(de::Error::custom(format!("{other} is not a quantity")));
             }
         };
@@ -269,7 +278,9 @@ impl<'de> Deserialize<'de> for QuantityText {
 }
 
 /// A duration's text, or a number of nanoseconds as older versions of the logging API wrote it.
-fn duration_or_nanoseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GoDuration, D::Error> {
+fn duration_or_nanoseconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<GoDuration, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {

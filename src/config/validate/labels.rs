@@ -1,4 +1,5 @@
-//! Names and values of labels and taints: what is valid, and which labels a node may give itself. Texts are upstream's.
+//! Names and values of labels and taints: what is valid, and which labels a node may give itself.
+//! Texts are upstream's.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,11 @@ pub(in crate::config) fn name_problems(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 problems.push("prefix part must be non-empty".to_owned());
             } else {
-                problems.extend(subdomain_problems(prefix).into_iter().map(|problem| format!("prefix part {problem}")));
+                problems.extend(
+                    subdomain_problems(prefix)
+                        .into_iter()
+                        .map(|problem| format!("prefix part {problem}")),
+                );
             }
             name
         }
@@ -69,15 +74,21 @@ pub(in crate::config) fn value_problems(text: &str) -> Vec<String> {
         problems.push(format!("must be no more than {LARGEST_NAME} bytes"));
     }
     if !text.is_empty() && !is_name(text) {
-        problems.push(format!("a valid label must be an empty string or {}", QUALIFIED_NAME.replacen("must ", "", 1)));
+        problems.push(format!(
+            "a valid label must be an empty string or {}",
+            QUALIFIED_NAME.replacen("must ", "", 1)
+        ));
     }
     problems
 }
 
 /// Checks `--node-labels`.
 pub(in crate::config) fn node_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
-    let foreign: Vec<&str> =
-        labels.keys().map(String::as_str).filter(|key| is_kubernetes(key) && !is_own(key)).collect();
+    let foreign: Vec<&str> = labels
+        .keys()
+        .map(String::as_str)
+        .filter(|key| is_kubernetes(key) && !is_own(key))
+        .collect();
     if !foreign.is_empty() {
         return Err(format!(
             "unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: [{}]\n--node-labels in the \
@@ -93,7 +104,11 @@ pub(in crate::config) fn node_labels(labels: &BTreeMap<String, String>) -> Resul
         .filter(|(_, problems)| !problems.is_empty())
         .map(|(text, problems)| format!("'{text}' - {}", problems.join(", ")))
         .collect();
-    if invalid.is_empty() { Ok(()) } else { Err(format!("invalid node labels: {}", invalid.join("; "))) }
+    if invalid.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("invalid node labels: {}", invalid.join("; ")))
+    }
 }
 
 fn namespace(key: &str) -> &str {
@@ -109,7 +124,8 @@ fn is_kubernetes(key: &str) -> bool {
 }
 
 fn is_own(key: &str) -> bool {
-    OWN_LABELS.contains(&key) || OWN_NAMESPACES.iter().any(|domain| is_within(namespace(key), domain))
+    OWN_LABELS.contains(&key)
+        || OWN_NAMESPACES.iter().any(|domain| is_within(namespace(key), domain))
 }
 
 fn is_name(text: &str) -> bool {
@@ -117,7 +133,9 @@ fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     edge(bytes.first())
         && edge(bytes.last())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn subdomain_problems(text: &str) -> Vec<String> {
@@ -126,7 +144,10 @@ fn subdomain_problems(text: &str) -> Vec<String> {
         problems.push(format!("must be no more than {LARGEST_PREFIX} bytes"));
     }
     let label = |label: &str| {
-        is_name(label) && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        is_name(label)
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     if !text.split('.').all(label) {
         problems.push(SUBDOMAIN.to_owned());
@@ -141,7 +162,12 @@ mod tests {
     #[track_caller]
     fn check(key: &str, value: &str, valid: bool) {
         let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        assert_eq!(node_labels(&labels).is_ok(), valid, "{key}={value}: {:?}", node_labels(&labels));
+        assert_eq!(
+            node_labels(&labels).is_ok(),
+            valid,
+            "{key}={value}: {:?}",
+            node_labels(&labels)
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Is this configuration possible? Every reason why not, with upstream's texts.
 //!
-//! Upstream checks in two places: when it validates, and when parts start (reservations, thresholds, TLS). Here all of
-//! it is looked at before anything starts. Pure: what the machine is like comes in as [`Host`].
+//! Upstream checks in two places: when it validates, and when parts start (reservations,
+//! thresholds, TLS). Here all of it is looked at before anything starts. Pure: what the machine is
+//! like comes in as [`Host`].
 
 pub(super) mod labels;
 mod policies;
@@ -15,7 +16,11 @@ use super::types::KubeletConfiguration;
 use super::{ConfigWarning, Host};
 
 /// Everything that makes `config` impossible, in upstream's order.
-pub(super) fn configuration(config: &KubeletConfiguration, gates: &FeatureGates, host: Host) -> Vec<String> {
+pub(super) fn configuration(
+    config: &KubeletConfiguration,
+    gates: &FeatureGates,
+    host: Host,
+) -> Vec<String> {
     let mut report = Report::default();
     ranges::check(config, gates, &mut report);
     policies::check(config, gates, host, &mut report);
@@ -30,8 +35,13 @@ pub(super) fn configuration(config: &KubeletConfiguration, gates: &FeatureGates,
 pub(super) fn doubtful(config: &KubeletConfiguration, gates: &FeatureGates) -> Vec<ConfigWarning> {
     let mut texts = Vec::new();
     let reserved = &config.kube_reserved_cgroup;
-    if !config.kubelet_cgroups.is_empty() && !reserved.is_empty() && !config.kubelet_cgroups.starts_with(reserved) {
-        texts.push("unsupported configuration: kubeletCgroups is not within kubeReservedCgroup".to_owned());
+    if !config.kubelet_cgroups.is_empty()
+        && !reserved.is_empty()
+        && !config.kubelet_cgroups.starts_with(reserved)
+    {
+        texts.push(
+            "unsupported configuration: kubeletCgroups is not within kubeReservedCgroup".to_owned(),
+        );
     }
     texts.extend(resources::doubtful_tls(config));
     texts.extend(policies::doubtful_log(config, gates));
@@ -94,20 +104,29 @@ mod tests {
             |c| c.node_lease_duration_seconds = 0,
             &["invalid configuration: nodeLeaseDurationSeconds must be greater than 0"],
         );
-        check(|c| c.port = 0, &["invalid configuration: port (--port) 0 must be between 1 and 65535, inclusive"]);
+        check(
+            |c| c.port = 0,
+            &["invalid configuration: port (--port) 0 must be between 1 and 65535, inclusive"],
+        );
         check(
             |c| c.image_gc_low_threshold_percent = 90,
-            &["invalid configuration: imageGCLowThresholdPercent (--image-gc-low-threshold) 90 must be less than \
-               imageGCHighThresholdPercent (--image-gc-high-threshold) 85"],
+            &[
+                "invalid configuration: imageGCLowThresholdPercent (--image-gc-low-threshold) 90 must be less than \
+               imageGCHighThresholdPercent (--image-gc-high-threshold) 85",
+            ],
         );
         check(
             |c| c.cpu_cfs_quota_period = seconds(2),
-            &["invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, \
-               inclusive"],
+            &[
+                "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, \
+               inclusive",
+            ],
         );
         check(
             |c| c.image_maximum_gc_age = seconds(60),
-            &["invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"],
+            &[
+                "invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s",
+            ],
         );
     }
 
@@ -115,12 +134,15 @@ mod tests {
     fn choices() {
         check(
             |c| c.topology_manager_policy = "best".into(),
-            &["invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: \
-               [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]"],
+            &[
+                "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: \
+               [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]",
+            ],
         );
         check(
             |c| {
-                c.enforce_node_allocatable = vec!["system-reserved".into(), "pods".into(), "pods".into(), "x".into()];
+                c.enforce_node_allocatable =
+                    vec!["system-reserved".into(), "pods".into(), "pods".into(), "x".into()];
             },
             &[
                 "invalid configuration: systemReservedCgroup (--system-reserved-cgroup) must be specified when \
@@ -135,8 +157,10 @@ mod tests {
         );
         check(
             |c| c.run_once = true,
-            &["invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be \
-               set"],
+            &[
+                "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be \
+               set",
+            ],
         );
     }
 
@@ -147,17 +171,24 @@ mod tests {
                 c.shutdown_grace_period = seconds(1);
                 c.shutdown_grace_period_critical_pods = seconds(2);
             },
-            &["invalid configuration: shutdownGracePeriodCriticalPods {2s} must be <= shutdownGracePeriod {1s}"],
+            &[
+                "invalid configuration: shutdownGracePeriodCriticalPods {2s} must be <= shutdownGracePeriod {1s}",
+            ],
         );
         check(
             |c| c.shutdown_grace_period = GoDuration::from_millis(500),
-            &["invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"],
+            &[
+                "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec",
+            ],
         );
     }
 
     #[test]
     fn reservations_and_thresholds() {
-        check(|c| drop(c.kube_reserved.insert("gpu".into(), "1".into())), &["cannot reserve \"gpu\" resource"]);
+        check(
+            |c| drop(c.kube_reserved.insert("gpu".into(), "1".into())),
+            &["cannot reserve \"gpu\" resource"],
+        );
         check(
             |c| drop(c.system_reserved.insert("cpu".into(), "-1".into())),
             &["resource quantity for \"cpu\" cannot be negative: -1"],
@@ -180,16 +211,24 @@ mod tests {
         );
         check(
             |c| c.reserved_system_cpus = "3-1".into(),
-            &["invalid configuration: unable to parse reservedSystemCPUs (--reserved-cpus) 3-1, error: invalid range \
-               \"3-1\" (3 > 1)"],
+            &[
+                "invalid configuration: unable to parse reservedSystemCPUs (--reserved-cpus) 3-1, error: invalid range \
+               \"3-1\" (3 > 1)",
+            ],
         );
     }
 
     #[test]
     fn tls_and_log() {
         check(|c| c.tls_min_version = "TLS9".into(), &["unknown tls version \"TLS9\""]);
-        check(|c| c.tls_cipher_suites = vec!["X".into()], &["Cipher suite X not supported or doesn't exist"]);
-        check(|c| c.logging.format = "xml".into(), &["logging.format: Invalid value: \"xml\": Unsupported log format"]);
+        check(
+            |c| c.tls_cipher_suites = vec!["X".into()],
+            &["Cipher suite X not supported or doesn't exist"],
+        );
+        check(
+            |c| c.logging.format = "xml".into(),
+            &["logging.format: Invalid value: \"xml\": Unsupported log format"],
+        );
         check(
             |c| c.pod_logs_dir = "logs/../x".into(),
             &[
@@ -204,6 +243,8 @@ mod tests {
         let config = defaults::flag_defaults();
         let problems = configuration(&config, &FeatureGates::default(), Host { cgroup_v2: false });
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].starts_with("kubelet is configured to not run on a host using cgroup v1."));
+        assert!(
+            problems[0].starts_with("kubelet is configured to not run on a host using cgroup v1.")
+        );
     }
 }

@@ -13,7 +13,12 @@ const USER_NAMESPACE_UNIT: i64 = 65_536;
 const LARGEST_SAMPLING_RATE: i32 = 1_000_000;
 const LARGEST_VERBOSITY: u32 = i32::MAX.unsigned_abs();
 
-pub(super) fn check(config: &KubeletConfiguration, gates: &FeatureGates, host: Host, report: &mut Report) {
+pub(super) fn check(
+    config: &KubeletConfiguration,
+    gates: &FeatureGates,
+    host: Host,
+    report: &mut Report,
+) {
     enforcement(config, report);
     report.require(matches!(config.hairpin_mode.as_str(), "none" | "hairpin-veth" | "promiscuous-bridge"), || {
         format!(
@@ -44,9 +49,14 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
     let levels = &c.enforce_node_allocatable;
     for name in ["system-reserved", "kube-reserved"] {
         let compressible = format!("{name}-compressible");
-        report.require(!(levels.iter().any(|l| l == name) && levels.contains(&compressible)), || {
-            format!("both {name:?} and {compressible:?} cannot be specified together in {FIELD}")
-        });
+        report.require(
+            !(levels.iter().any(|l| l == name) && levels.contains(&compressible)),
+            || {
+                format!(
+                    "both {name:?} and {compressible:?} cannot be specified together in {FIELD}"
+                )
+            },
+        );
     }
     for (index, level) in levels.iter().enumerate() {
         if levels[..index].contains(level) {
@@ -73,7 +83,9 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
             }
             "none" => {
                 report.require(levels.len() == 1, || {
-                    format!("{FIELD} may not contain additional enforcements when \"none\" is specified")
+                    format!(
+                        "{FIELD} may not contain additional enforcements when \"none\" is specified"
+                    )
                 });
                 continue;
             }
@@ -146,8 +158,9 @@ fn reserved_cpus(c: &KubeletConfiguration, report: &mut Report) {
 
 /// Checks a list of CPUs and ranges of them: `0-3,8`.
 fn cpu_list(text: &str) -> Result<(), String> {
-    let number =
-        |text: &str| text.parse::<u32>().map_err(|_| format!("strconv.Atoi: parsing {text:?}: invalid syntax"));
+    let number = |text: &str| {
+        text.parse::<u32>().map_err(|_| format!("strconv.Atoi: parsing {text:?}: invalid syntax"))
+    };
     for range in text.split(',') {
         match range.split_once('-') {
             None => drop(number(range)?),
@@ -175,7 +188,9 @@ fn reserved_memory(c: &KubeletConfiguration, report: &mut Report) {
             });
             let zero = Amount::parse(&quantity.0).is_ok_and(Amount::is_zero);
             report.require(!zero, || {
-                format!("reserved memory may not be zero for NUMA node {node} and resource {resource:?}")
+                format!(
+                    "reserved memory may not be zero for NUMA node {node} and resource {resource:?}"
+                )
             });
             let key = (node, resource.as_str());
             report.require(!seen.contains(&key), || {
@@ -215,10 +230,15 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
     let logging = &c.logging;
     if logging.flush_frequency <= GoDuration::ZERO {
         let frequency = logging.flush_frequency;
-        report.add(format!("logging.flushFrequency: Invalid value: \"{frequency}\": Must be greater than zero"));
+        report.add(format!(
+            "logging.flushFrequency: Invalid value: \"{frequency}\": Must be greater than zero"
+        ));
     }
     if !matches!(logging.format.as_str(), "text" | "json") {
-        report.add(format!("logging.format: Invalid value: {:?}: Unsupported log format", logging.format));
+        report.add(format!(
+            "logging.format: Invalid value: {:?}: Unsupported log format",
+            logging.format
+        ));
     }
     if logging.format == "json" && !gates.enabled(Gate::LOGGING_BETA_OPTIONS) {
         report.add("logging.format: Forbidden: Log format json is disabled, see LoggingBetaOptions feature".into());
@@ -242,9 +262,11 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
             report.add(too_verbose(&field, item.verbosity));
         }
     }
-    // A split stream without its gate is not refused upstream either: `doubtful_log` says that it is ignored.
+    // A split stream without its gate is not refused upstream either: `doubtful_log` says that it
+    // is ignored.
     for (name, options) in [("text", &logging.options.text), ("json", &logging.options.json)] {
-        let buffered = Amount::parse(&options.info_buffer_size.0).is_ok_and(|amount| !amount.is_zero());
+        let buffered =
+            Amount::parse(&options.info_buffer_size.0).is_ok_and(|amount| !amount.is_zero());
         if buffered && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS) {
             report.add(format!(
                 "logging.options.{name}.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled"
@@ -256,8 +278,10 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
 /// What was asked of the log and will not be so.
 pub(super) fn doubtful_log(c: &KubeletConfiguration, gates: &FeatureGates) -> Option<String> {
     let split = c.logging.options.text.split_stream || c.logging.options.json.split_stream;
-    (split && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS))
-        .then(|| "splitStream of logging.options is ignored without the feature gate LoggingAlphaOptions".to_owned())
+    (split && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS)).then(|| {
+        "splitStream of logging.options is ignored without the feature gate LoggingAlphaOptions"
+            .to_owned()
+    })
 }
 
 fn too_verbose(field: &str, level: u32) -> String {
@@ -276,7 +300,8 @@ fn tracing(c: &KubeletConfiguration, report: &mut Report) {
         }
     }
     if let Some(endpoint) = &tracing.endpoint {
-        let scheme = endpoint.split_once("//").map_or("dns", |(scheme, _)| scheme.trim_end_matches(':'));
+        let scheme =
+            endpoint.split_once("//").map_or("dns", |(scheme, _)| scheme.trim_end_matches(':'));
         if !matches!(scheme, "dns" | "unix" | "unix-abstract") {
             report.add(format!(
                 "tracing.endpoint: Invalid value: {endpoint:?}: unsupported scheme: {scheme}.  Options are none, dns, \
@@ -289,7 +314,9 @@ fn tracing(c: &KubeletConfiguration, report: &mut Report) {
 fn memory_qos(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
     let factor = c.memory_throttling_factor;
     report.require(factor > 0.0 && factor <= 1.0, || {
-        format!("memoryThrottlingFactor {factor} must be greater than 0 and less than or equal to 1.0")
+        format!(
+            "memoryThrottlingFactor {factor} must be greater than 0 and less than or equal to 1.0"
+        )
     });
     let policy = c.memory_reservation_policy.as_str();
     report.require(policy != "TieredReservation" || gates.enabled(Gate::MEMORY_QOS), || {
@@ -319,12 +346,18 @@ fn container_logs(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut R
     report.require(c.container_log_monitor_interval >= GoDuration::from_secs(3), || {
         "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s".into()
     });
-    report.require(c.container_log_max_files > 1, || "containerLogMaxFiles must be greater than 1".into());
+    report.require(c.container_log_max_files > 1, || {
+        "containerLogMaxFiles must be greater than 1".into()
+    });
     let dir = c.pod_logs_dir.as_str();
     report.require(!dir.is_empty(), || "podLogsDir was not specified".into());
-    report.require(Path::new(dir).is_absolute(), || format!("pod logs path {dir:?} must be absolute path"));
+    report.require(Path::new(dir).is_absolute(), || {
+        format!("pod logs path {dir:?} must be absolute path")
+    });
     report.require(is_clean(dir), || format!("pod logs path {dir:?} must be normalized"));
-    report.require(dir.is_ascii(), || format!("pod logs path {dir:?} mut contains ASCII characters only"));
+    report.require(dir.is_ascii(), || {
+        format!("pod logs path {dir:?} mut contains ASCII characters only")
+    });
 }
 
 /// Whether a path is its own shortest form.

@@ -24,14 +24,19 @@ fn is_port(port: i32) -> bool {
 }
 
 fn basics(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
-    report.require(c.node_lease_duration_seconds > 0, || "nodeLeaseDurationSeconds must be greater than 0".into());
+    report.require(c.node_lease_duration_seconds > 0, || {
+        "nodeLeaseDurationSeconds must be greater than 0".into()
+    });
     report.require(c.system_cgroups.is_empty() || !c.cgroup_root.is_empty(), || {
         "systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified".into()
     });
     not_negative(report, "eventBurst (--event-burst)", c.event_burst.into());
     not_negative(report, "eventRecordQPS (--event-qps)", c.event_record_qps.into());
     report.require(c.healthz_port == 0 || is_port(c.healthz_port), || {
-        format!("healthzPort (--healthz-port) {} must be between 1 and 65535, inclusive", c.healthz_port)
+        format!(
+            "healthzPort (--healthz-port) {} must be between 1 and 65535, inclusive",
+            c.healthz_port
+        )
     });
     let period = c.cpu_cfs_quota_period;
     if gates.enabled(Gate::CUSTOM_CPU_CFS_QUOTA_PERIOD) {
@@ -56,15 +61,21 @@ fn images(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
     const LOW: &str = "imageGCLowThresholdPercent (--image-gc-low-threshold)";
     let (high, low) = (c.image_gc_high_threshold_percent, c.image_gc_low_threshold_percent);
     for (name, value) in [(HIGH, high), (LOW, low)] {
-        report.require((0..=100).contains(&value), || format!("{name} {value} must be between 0 and 100, inclusive"));
+        report.require((0..=100).contains(&value), || {
+            format!("{name} {value} must be between 0 and 100, inclusive")
+        });
     }
     report.require(low < high, || format!("{LOW} {low} must be less than {HIGH} {high}"));
     let (youngest, oldest) = (c.image_minimum_gc_age, c.image_maximum_gc_age);
     report.require(oldest == GoDuration::ZERO || gates.enabled(Gate::IMAGE_MAXIMUM_GC_AGE), || {
         "ImageMaximumGCAge feature gate is required for Kubelet configuration option imageMaximumGCAge".into()
     });
-    report.require(youngest >= GoDuration::ZERO, || format!("imageMinimumGCAge {youngest} must not be negative"));
-    report.require(oldest >= GoDuration::ZERO, || format!("imageMaximumGCAge {oldest} must not be negative"));
+    report.require(youngest >= GoDuration::ZERO, || {
+        format!("imageMinimumGCAge {youngest} must not be negative")
+    });
+    report.require(oldest >= GoDuration::ZERO, || {
+        format!("imageMaximumGCAge {oldest} must not be negative")
+    });
     report.require(oldest <= GoDuration::ZERO || oldest > youngest, || {
         format!("imageMaximumGCAge {oldest} must be greater than imageMinimumGCAge {youngest}")
     });
@@ -75,22 +86,35 @@ fn limits(c: &KubeletConfiguration, report: &mut Report) {
         ("iptablesDropBit (--iptables-drop-bit)", c.iptables_drop_bit),
         ("iptablesMasqueradeBit (--iptables-masquerade-bit)", c.iptables_masquerade_bit),
     ] {
-        report.require((0..=31).contains(&bit), || format!("{name} {bit} must be between 0 and 31, inclusive"));
+        report.require((0..=31).contains(&bit), || {
+            format!("{name} {bit} must be between 0 and 31, inclusive")
+        });
     }
     not_negative(report, "kubeAPIBurst (--kube-api-burst)", c.kube_api_burst.into());
     not_negative(report, "kubeAPIQPS (--kube-api-qps)", c.kube_api_qps.into());
     report.require(c.node_status_max_images >= -1, || {
-        format!("nodeStatusMaxImages (--node-status-max-images) {} must be -1 or greater", c.node_status_max_images)
+        format!(
+            "nodeStatusMaxImages (--node-status-max-images) {} must be -1 or greater",
+            c.node_status_max_images
+        )
     });
     not_negative(report, "maxOpenFiles (--max-open-files)", c.max_open_files);
     not_negative(report, "maxPods (--max-pods)", c.max_pods.into());
     report.require((-1000..=1000).contains(&c.oom_score_adj), || {
-        format!("oomScoreAdj (--oom-score-adj) {} must be between -1000 and 1000, inclusive", c.oom_score_adj)
+        format!(
+            "oomScoreAdj (--oom-score-adj) {} must be between -1000 and 1000, inclusive",
+            c.oom_score_adj
+        )
     });
     not_negative(report, "podsPerCore (--pods-per-core)", c.pods_per_core.into());
-    report.require(is_port(c.port), || format!("port (--port) {} must be between 1 and 65535, inclusive", c.port));
+    report.require(is_port(c.port), || {
+        format!("port (--port) {} must be between 1 and 65535, inclusive", c.port)
+    });
     report.require(c.read_only_port == 0 || is_port(c.read_only_port), || {
-        format!("readOnlyPort (--read-only-port) {} must be between 0 and 65535, inclusive", c.read_only_port)
+        format!(
+            "readOnlyPort (--read-only-port) {} must be between 0 and 65535, inclusive",
+            c.read_only_port
+        )
     });
 }
 
@@ -98,16 +122,19 @@ fn pulls(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
     not_negative(report, "registryBurst (--registry-burst)", c.registry_burst.into());
     not_negative(report, "registryPullQPS (--registry-qps)", c.registry_pull_qps.into());
     if let Some(pulls) = c.max_parallel_image_pulls {
-        report.require(pulls >= 1, || format!("maxParallelImagePulls {pulls} must be a positive number"));
+        report.require(pulls >= 1, || {
+            format!("maxParallelImagePulls {pulls} must be a positive number")
+        });
         report.require(!c.serialize_image_pulls || pulls <= 1, || {
             "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set \
              to false"
                 .into()
         });
     }
-    report.require(!c.server_tls_bootstrap || gates.enabled(Gate::ROTATE_KUBELET_SERVER_CERTIFICATE), || {
-        "serverTLSBootstrap true requires feature gate RotateKubeletServerCertificate".into()
-    });
+    report.require(
+        !c.server_tls_bootstrap || gates.enabled(Gate::ROTATE_KUBELET_SERVER_CERTIFICATE),
+        || "serverTLSBootstrap true requires feature gate RotateKubeletServerCertificate".into(),
+    );
     report.require(!c.run_once, || {
         "runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set".into()
     });
@@ -151,8 +178,12 @@ fn shutdown(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report)
         report.require(critical <= whole, || {
             format!("shutdownGracePeriodCriticalPods {{{critical}}} must be <= shutdownGracePeriod {{{whole}}}")
         });
-        for (name, grace) in [("shutdownGracePeriod", whole), ("shutdownGracePeriodCriticalPods", critical)] {
-            report.require(is_grace(grace), || format!("{name} {{{grace}}} must be either zero or otherwise >= 1 sec"));
+        for (name, grace) in
+            [("shutdownGracePeriod", whole), ("shutdownGracePeriodCriticalPods", critical)]
+        {
+            report.require(is_grace(grace), || {
+                format!("{name} {{{grace}}} must be either zero or otherwise >= 1 sec")
+            });
         }
     } else {
         report.require(!any, || {
@@ -185,17 +216,21 @@ fn swap_and_back_off(c: &KubeletConfiguration, gates: &FeatureGates, report: &mu
             "memorySwap.swapBehavior cannot be set when NodeSwap feature flag is disabled".into()
         });
     }
-    match (gates.enabled(Gate::KUBELET_CRASH_LOOP_BACK_OFF_MAX), c.crash_loop_back_off.max_container_restart_period) {
+    let longest = c.crash_loop_back_off.max_container_restart_period;
+    match (gates.enabled(Gate::KUBELET_CRASH_LOOP_BACK_OFF_MAX), longest) {
         (true, None) => report.require(false, || {
             "FeatureGate KubeletCrashLoopBackOffMax is enabled, CrashLoopBackOff.MaxContainerRestartPeriod must be set"
                 .into()
         }),
-        (true, Some(longest)) => report.require((SECOND..=GoDuration::from_secs(300)).contains(&longest), || {
-            format!(
-                "CrashLoopBackOff.MaxContainerRestartPeriod (got: {} seconds) must be set between 1s and 300s",
-                longest.to_std().as_secs_f64()
-            )
-        }),
+        (true, Some(longest)) => {
+            let allowed = SECOND..=GoDuration::from_secs(300);
+            report.require(allowed.contains(&longest), || {
+                format!(
+                    "CrashLoopBackOff.MaxContainerRestartPeriod (got: {} seconds) must be set between 1s and 300s",
+                    longest.to_std().as_secs_f64()
+                )
+            });
+        }
         (false, Some(_)) => report.require(false, || {
             "FeatureGate KubeletCrashLoopBackOffMax not enabled, CrashLoopBackOff.MaxContainerRestartPeriod must not \
              be set"

@@ -69,10 +69,14 @@ fn reservations(reserved: &BTreeMap<String, String>, report: &mut Report) {
         }
         match Amount::parse(quantity) {
             Err(error) => {
-                report.add(format!("failed to parse quantity {quantity:?} for {resource:?} resource: {error}"));
+                report.add(format!(
+                    "failed to parse quantity {quantity:?} for {resource:?} resource: {error}"
+                ));
             }
             Ok(amount) if amount < Amount::ZERO => {
-                report.add(format!("resource quantity for {resource:?} cannot be negative: {quantity}"));
+                report.add(format!(
+                    "resource quantity for {resource:?} cannot be negative: {quantity}"
+                ));
             }
             Ok(_) => {}
         }
@@ -90,7 +94,9 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
         match GoDuration::parse(grace) {
             Err(error) => report.add(error.to_string()),
             Ok(grace) if grace < GoDuration::ZERO => {
-                report.add(format!("invalid eviction grace period specified: {grace}, must be a positive value"));
+                report.add(format!(
+                    "invalid eviction grace period specified: {grace}, must be a positive value"
+                ));
             }
             Ok(_) => {}
         }
@@ -101,7 +107,9 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
         }
         match percentage(value) {
             Some(Ok(share)) if share <= 0.0 => {
-                report.add(format!("eviction percentage minimum reclaim {signal} must be positive: {value}"));
+                report.add(format!(
+                    "eviction percentage minimum reclaim {signal} must be positive: {value}"
+                ));
             }
             Some(Ok(_)) => {}
             Some(Err(problem)) => report.add(problem),
@@ -116,7 +124,9 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
     }
     for signal in config.eviction_soft.keys() {
         if !config.eviction_soft_grace_period.contains_key(signal) {
-            report.add(format!("grace period must be specified for the soft eviction threshold {signal}"));
+            report.add(format!(
+                "grace period must be specified for the soft eviction threshold {signal}"
+            ));
         }
     }
 }
@@ -155,7 +165,11 @@ fn threshold(signal: &str, value: &str, report: &mut Report) {
 /// The number before a percent sign; nothing when there is no such sign.
 fn percentage(text: &str) -> Option<Result<f64, String>> {
     let number = text.strip_suffix('%')?;
-    Some(number.parse().map_err(|_| format!("strconv.ParseFloat: parsing {number:?}: invalid syntax")))
+    Some(
+        number
+            .parse()
+            .map_err(|_| format!("strconv.ParseFloat: parsing {number:?}: invalid syntax")),
+    )
 }
 
 fn tls(config: &KubeletConfiguration, report: &mut Report) {
@@ -170,7 +184,8 @@ fn tls(config: &KubeletConfiguration, report: &mut Report) {
     }
     let chosen = !config.tls_cipher_suites.is_empty();
     if chosen && !config.tls_cipher_suites.iter().any(|suite| SUITES.contains(&suite.as_str())) {
-        report.require(config.tls_cipher_suites.iter().any(|suite| !MISSING_SUITES.contains(&suite.as_str())), || {
+        let is_known = |suite: &String| !MISSING_SUITES.contains(&suite.as_str());
+        report.require(config.tls_cipher_suites.iter().any(is_known), || {
             "none of the suites of tlsCipherSuites (--tls-cipher-suites) is supported by the TLS library".into()
         });
     }
@@ -179,15 +194,23 @@ fn tls(config: &KubeletConfiguration, report: &mut Report) {
 /// What was asked of TLS and will not be so.
 pub(super) fn doubtful_tls(config: &KubeletConfiguration) -> Vec<String> {
     let mut texts = Vec::new();
-    for suite in config.tls_cipher_suites.iter().filter(|suite| MISSING_SUITES.contains(&suite.as_str())) {
-        texts.push(format!("the cipher suite {suite} is not offered: the TLS library has no such old suites"));
+    for suite in
+        config.tls_cipher_suites.iter().filter(|suite| MISSING_SUITES.contains(&suite.as_str()))
+    {
+        texts.push(format!(
+            "the cipher suite {suite} is not offered: the TLS library has no such old suites"
+        ));
     }
     let version = config.tls_min_version.as_str();
     if matches!(version, "VersionTLS10" | "VersionTLS11") {
-        texts.push(format!("tlsMinVersion {version} means VersionTLS12: the TLS library speaks nothing older"));
+        texts.push(format!(
+            "tlsMinVersion {version} means VersionTLS12: the TLS library speaks nothing older"
+        ));
     }
     if version == "VersionTLS13" && !config.tls_cipher_suites.is_empty() {
-        texts.push("TLS 1.3 cipher suites are not configurable: tlsCipherSuites is ignored".to_owned());
+        texts.push(
+            "TLS 1.3 cipher suites are not configurable: tlsCipherSuites is ignored".to_owned(),
+        );
     }
     texts
 }

@@ -1,9 +1,11 @@
-//! A container runtime in memory, for tests and simulations: sandboxes, containers, images, events, and failures that a
-//! script asks for. It answers as containerd does where callers can tell: names stay reserved while RunPodSandbox runs,
-//! a stopped sandbox stays listed, events come after the fact.
+//! A container runtime in memory, for tests and simulations: sandboxes, containers, images, events,
+//! and failures that a script asks for. It answers as containerd does where callers can tell: names
+//! stay reserved while RunPodSandbox runs, a stopped sandbox stays listed, events come after the
+//! fact.
 //!
-//! It is the generated server, so the real client talks to it: in this process ([`FakeRuntime::client`], works under
-//! tokio's paused time) or over a socket ([`FakeRuntime::listen`]).
+//! It is the generated server, so the real client talks to it: in this process
+//! ([`FakeRuntime::client`], works under tokio's paused time) or over a socket
+//! ([`FakeRuntime::listen`]).
 
 mod services;
 mod witness;
@@ -214,7 +216,10 @@ impl FakeRuntime {
     }
 
     /// What commands answer.
-    pub fn on_exec(&self, exec: impl Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync + 'static) {
+    pub fn on_exec(
+        &self,
+        exec: impl Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync + 'static,
+    ) {
         *self.inner.exec.lock() = Arc::new(exec);
     }
 
@@ -254,7 +259,11 @@ impl FakeRuntime {
 
     /// Puts an image into the registry.
     pub fn add_to_registry(&self, reference: &str, size: u64) {
-        self.inner.world.lock().registry.insert(reference.to_owned(), FakeImage::new(reference, size));
+        self.inner
+            .world
+            .lock()
+            .registry
+            .insert(reference.to_owned(), FakeImage::new(reference, size));
     }
 
     /// A running container ends.
@@ -276,7 +285,8 @@ impl FakeRuntime {
         self.inner.world.lock().stop_sandbox(id.as_str(), now);
     }
 
-    /// Makes containers of that name end by themselves so long after SIGTERM; `None`: never, only SIGKILL ends them.
+    /// Makes containers of that name end by themselves so long after SIGTERM; `None`: never, only
+    /// SIGKILL ends them.
     pub fn set_stop_time(&self, container: &str, wait: Option<Duration>) {
         self.inner.world.lock().stop_times.insert(container.to_owned(), wait);
     }
@@ -322,12 +332,16 @@ impl FakeRuntime {
     fn begin(&self, call: &'static str, target: &str, pod: &str) -> Option<Effect> {
         self.inner.calls.lock().push(Call { name: call, target: target.to_owned() });
         let witness = self.inner.witness.lock().clone();
-        if let Some(effect) = witness.and_then(|witness| witness.call(&Attempt { call, target, pod })) {
+        if let Some(effect) =
+            witness.and_then(|witness| witness.call(&Attempt { call, target, pod }))
+        {
             return Some(effect);
         }
         let mut rules = self.inner.rules.lock();
         let position = rules.iter().position(|rule| {
-            rule.call == call && rule.times > 0 && rule.target.as_deref().is_none_or(|wanted| wanted == target)
+            rule.call == call
+                && rule.times > 0
+                && rule.target.as_deref().is_none_or(|wanted| wanted == target)
         })?;
         let rule = &mut rules[position];
         rule.times -= 1;
@@ -362,7 +376,12 @@ impl FakeRuntime {
     }
 
     /// What the script has for before a call.
-    async fn before(&self, call: &'static str, target: &str, pod: &str) -> Result<Option<Effect>, Status> {
+    async fn before(
+        &self,
+        call: &'static str,
+        target: &str,
+        pod: &str,
+    ) -> Result<Option<Effect>, Status> {
         let effect = self.begin(call, target, pod);
         match &effect {
             Some(Effect::Fail(status)) => return Err(status.clone()),
@@ -374,7 +393,11 @@ impl FakeRuntime {
     }
 
     /// What the script has for after it.
-    async fn after<T>(&self, effect: Option<Effect>, answer: Result<T, Status>) -> Result<tonic::Response<T>, Status> {
+    async fn after<T>(
+        &self,
+        effect: Option<Effect>,
+        answer: Result<T, Status>,
+    ) -> Result<tonic::Response<T>, Status> {
         match effect {
             Some(Effect::FailAfter(status)) => return Err(status),
             Some(Effect::DelayAnswer(wait)) => tokio::time::sleep(wait).await,

@@ -63,7 +63,8 @@ fn is_listed_container(container: &FakeContainer, filter: &v1::ContainerFilter) 
         && matches(&filter.label_selector, &container.config.labels)
 }
 
-/// Gives a sandbox's name back when RunPodSandbox has made none, whoever still waits for its answer.
+/// Gives a sandbox's name back when RunPodSandbox has made none, whoever still waits for its
+/// answer.
 struct Reserved<'a> {
     fake: &'a FakeRuntime,
     name: String,
@@ -85,7 +86,10 @@ impl FakeRuntime {
         let world = self.inner.world.lock();
         let container = world.containers.get(id)?;
         let running = container.state == v1::ContainerState::ContainerRunning;
-        Some((world.stop_times.get(container.name()).copied().unwrap_or(Some(Duration::ZERO)), running))
+        Some((
+            world.stop_times.get(container.name()).copied().unwrap_or(Some(Duration::ZERO)),
+            running,
+        ))
     }
 
     fn no_such_container(id: &str) -> Status {
@@ -97,7 +101,12 @@ impl FakeRuntime {
     }
 
     fn container_name(&self, id: &str) -> String {
-        self.inner.world.lock().containers.get(id).map_or_else(|| id.to_owned(), |found| found.name().to_owned())
+        self.inner
+            .world
+            .lock()
+            .containers
+            .get(id)
+            .map_or_else(|| id.to_owned(), |found| found.name().to_owned())
     }
 }
 
@@ -148,35 +157,47 @@ impl RuntimeService for FakeRuntime {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.serve("Status", "", |world, _| {
-            let condition = |name: &str, status: bool, reason: &str, message: &str| v1::RuntimeCondition {
-                r#type: name.to_owned(),
-                status,
-                reason: if status { String::new() } else { reason.to_owned() },
-                message: if status { String::new() } else { message.to_owned() },
-            };
+            let condition =
+                |name: &str, status: bool, reason: &str, message: &str| v1::RuntimeCondition {
+                    r#type: name.to_owned(),
+                    status,
+                    reason: if status { String::new() } else { reason.to_owned() },
+                    message: if status { String::new() } else { message.to_owned() },
+                };
             let network = "Network plugin returns error: cni plugin not initialized";
             let conditions = vec![
                 condition("RuntimeReady", world.runtime_ready, "RuntimeNotReady", "starting"),
                 condition("NetworkReady", world.network_ready, "NetworkPluginNotReady", network),
             ];
-            Ok(v1::StatusResponse { status: Some(v1::RuntimeStatus { conditions }), ..Default::default() })
+            Ok(v1::StatusResponse {
+                status: Some(v1::RuntimeStatus { conditions }),
+                ..Default::default()
+            })
         })
         .await
     }
 
-    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        _: Request<v1::RuntimeConfigRequest>,
+    ) -> Answer<v1::RuntimeConfigResponse> {
         self.serve("RuntimeConfig", "", |_, _| {
-            let linux = v1::LinuxRuntimeConfiguration { cgroup_driver: v1::CgroupDriver::Cgroupfs.into() };
+            let linux =
+                v1::LinuxRuntimeConfiguration { cgroup_driver: v1::CgroupDriver::Cgroupfs.into() };
             Ok(v1::RuntimeConfigResponse { linux: Some(linux) })
         })
         .await
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Answer<v1::RunPodSandboxResponse> {
         let v1::RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
         let config = config.unwrap_or_default();
         let name = sandbox_name(&config);
-        let target = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        let target =
+            config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
         let pod = config.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
         let id = self.inner.world.lock().reserve(&name)?;
         let _reserved = Reserved { fake: self, name, id: id.clone() };
@@ -226,8 +247,12 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<v1::PodSandboxStatusResponse> {
         let id = request.into_inner().pod_sandbox_id;
         self.serve("PodSandboxStatus", &id, |world, _| match world.sandbox_status(&id) {
-            Some(status) => Ok(v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() }),
-            None => Err(Status::not_found(format!("an error occurred when try to find sandbox {id:?}: not found"))),
+            Some(status) => {
+                Ok(v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() })
+            }
+            None => Err(Status::not_found(format!(
+                "an error occurred when try to find sandbox {id:?}: not found"
+            ))),
         })
         .await
     }
@@ -238,7 +263,8 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<v1::ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
         self.serve("ListPodSandbox", "", |world, _| {
-            let found = world.sandboxes.values().filter(|sandbox| is_listed_sandbox(sandbox, &filter));
+            let found =
+                world.sandboxes.values().filter(|sandbox| is_listed_sandbox(sandbox, &filter));
             Ok(v1::ListPodSandboxResponse { items: found.map(listed_sandbox).collect() })
         })
         .await
@@ -249,7 +275,8 @@ impl RuntimeService for FakeRuntime {
         request: Request<v1::CreateContainerRequest>,
     ) -> Answer<v1::CreateContainerResponse> {
         let message = request.into_inner();
-        let metadata = message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
+        let metadata =
+            message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let pod = self.pod_of(&message.pod_sandbox_id);
         self.serve_for("CreateContainer", &metadata.name, &pod, |world, now| {
             if let Some(config) = &message.config {
@@ -260,7 +287,10 @@ impl RuntimeService for FakeRuntime {
         .await
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Answer<v1::StartContainerResponse> {
         let id = request.into_inner().container_id;
         let name = self.container_name(&id);
         let pod = self.pod_of(&id);
@@ -274,7 +304,10 @@ impl RuntimeService for FakeRuntime {
         .await
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Answer<v1::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Answer<v1::StopContainerResponse> {
         let v1::StopContainerRequest { container_id: id, timeout } = request.into_inner();
         let name = self.container_name(&id);
         let grace = Duration::from_secs(u64::try_from(timeout).unwrap_or_default());
@@ -315,10 +348,16 @@ impl RuntimeService for FakeRuntime {
         .await
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Answer<v1::ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
         self.serve("ListContainers", "", |world, _| {
-            let found = world.containers.values().filter(|container| is_listed_container(container, &filter));
+            let found = world
+                .containers
+                .values()
+                .filter(|container| is_listed_container(container, &filter));
             Ok(v1::ListContainersResponse { containers: found.map(listed_container).collect() })
         })
         .await
@@ -341,10 +380,12 @@ impl RuntimeService for FakeRuntime {
         &self,
         request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        let v1::UpdateContainerResourcesRequest { container_id: id, linux, .. } = request.into_inner();
+        let v1::UpdateContainerResourcesRequest { container_id: id, linux, .. } =
+            request.into_inner();
         let name = self.container_name(&id);
         self.serve("UpdateContainerResources", &name, |world, _| {
-            let container = world.containers.get_mut(&id).ok_or_else(|| Self::no_such_container(&id))?;
+            let container =
+                world.containers.get_mut(&id).ok_or_else(|| Self::no_such_container(&id))?;
             container.config.linux.get_or_insert_default().resources = linux;
             Ok(v1::UpdateContainerResourcesResponse {})
         })
@@ -359,13 +400,18 @@ impl RuntimeService for FakeRuntime {
         self.serve("ReopenContainerLog", &name, |_, _| Ok(v1::ReopenContainerLogResponse {})).await
     }
 
-    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
+    async fn exec_sync(
+        &self,
+        request: Request<v1::ExecSyncRequest>,
+    ) -> Answer<v1::ExecSyncResponse> {
         let message = request.into_inner();
         let name = self.container_name(&message.container_id);
         let exec = self.inner.exec.lock().clone();
         self.serve("ExecSync", &name, |world, _| {
             let container = world.containers.get(&message.container_id);
-            if container.is_none_or(|container| container.state != v1::ContainerState::ContainerRunning) {
+            if container
+                .is_none_or(|container| container.state != v1::ContainerState::ContainerRunning)
+            {
                 return Err(Self::no_such_container(&message.container_id));
             }
             Ok(exec(&message))
@@ -382,8 +428,14 @@ impl RuntimeService for FakeRuntime {
 
     type GetContainerEventsStream = Streamed<v1::ContainerEventResponse>;
 
-    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        let receiver = self.serve("GetContainerEvents", "", |world, _| Ok(world.subscribe())).await?.into_inner();
+    async fn get_container_events(
+        &self,
+        _: Request<v1::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        let receiver = self
+            .serve("GetContainerEvents", "", |world, _| Ok(world.subscribe()))
+            .await?
+            .into_inner();
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -398,13 +450,16 @@ impl RuntimeService for FakeRuntime {
         checkpoint_container: CheckpointContainerRequest -> CheckpointContainerResponse;
         list_metric_descriptors: ListMetricDescriptorsRequest -> ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics: ListPodSandboxMetricsRequest -> ListPodSandboxMetricsResponse;
-        update_pod_sandbox_resources: UpdatePodSandboxResourcesRequest -> UpdatePodSandboxResourcesResponse;
+        update_pod_sandbox_resources:
+            UpdatePodSandboxResourcesRequest -> UpdatePodSandboxResourcesResponse;
     }
     unknown_streams! {
-        stream_pod_sandboxes: StreamPodSandboxesRequest -> StreamPodSandboxesStream of StreamPodSandboxesResponse;
-        stream_containers: StreamContainersRequest -> StreamContainersStream of StreamContainersResponse;
-        stream_container_stats:
-            StreamContainerStatsRequest -> StreamContainerStatsStream of StreamContainerStatsResponse;
+        stream_pod_sandboxes:
+            StreamPodSandboxesRequest -> StreamPodSandboxesStream of StreamPodSandboxesResponse;
+        stream_containers:
+            StreamContainersRequest -> StreamContainersStream of StreamContainersResponse;
+        stream_container_stats: StreamContainerStatsRequest -> StreamContainerStatsStream
+            of StreamContainerStatsResponse;
         stream_pod_sandbox_stats: StreamPodSandboxStatsRequest -> StreamPodSandboxStatsStream
             of StreamPodSandboxStatsResponse;
         stream_pod_sandbox_metrics: StreamPodSandboxMetricsRequest -> StreamPodSandboxMetricsStream
@@ -418,14 +473,22 @@ fn reference(image: Option<&v1::ImageSpec>) -> String {
 
 #[tonic::async_trait]
 impl ImageService for FakeRuntime {
-    async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+    async fn list_images(
+        &self,
+        _: Request<v1::ListImagesRequest>,
+    ) -> Answer<v1::ListImagesResponse> {
         self.serve("ListImages", "", |world: &mut World, _| {
-            Ok(v1::ListImagesResponse { images: world.images.values().map(super::FakeImage::to_api).collect() })
+            Ok(v1::ListImagesResponse {
+                images: world.images.values().map(super::FakeImage::to_api).collect(),
+            })
         })
         .await
     }
 
-    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Answer<v1::ImageStatusResponse> {
         let image = reference(request.into_inner().image.as_ref());
         self.serve("ImageStatus", &image, |world, _| {
             let found = world.image(&image).map(super::FakeImage::to_api);
@@ -434,12 +497,21 @@ impl ImageService for FakeRuntime {
         .await
     }
 
-    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Answer<v1::PullImageResponse> {
         let image = reference(request.into_inner().image.as_ref());
-        self.serve("PullImage", &image, |world, _| Ok(v1::PullImageResponse { image_ref: world.pull(&image)? })).await
+        self.serve("PullImage", &image, |world, _| {
+            Ok(v1::PullImageResponse { image_ref: world.pull(&image)? })
+        })
+        .await
     }
 
-    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
         let image = reference(request.into_inner().image.as_ref());
         self.serve("RemoveImage", &image, |world, _| {
             world.images.retain(|reference, found| *reference != image && found.id != image);
@@ -448,7 +520,10 @@ impl ImageService for FakeRuntime {
         .await
     }
 
-    async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
+    async fn image_fs_info(
+        &self,
+        _: Request<v1::ImageFsInfoRequest>,
+    ) -> Answer<v1::ImageFsInfoResponse> {
         self.serve("ImageFsInfo", "", |_, _| Ok(v1::ImageFsInfoResponse::default())).await
     }
 

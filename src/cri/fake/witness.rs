@@ -1,4 +1,5 @@
-//! Who looks on: a simulation sees every call when it is made and every change before it happens, and may interfere.
+//! Who looks on: a simulation sees every call when it is made and every change before it happens,
+//! and may interfere.
 
 use std::collections::BTreeMap;
 

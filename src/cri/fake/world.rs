@@ -26,9 +26,9 @@ pub struct FakeImage {
 
 impl FakeImage {
     pub(super) fn new(reference: &str, size: u64) -> Self {
-        let hash = reference
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = reference.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
         Self { id: format!("sha256:{hash:064x}"), size, reference: reference.to_owned() }
     }
 
@@ -139,7 +139,8 @@ impl Default for World {
 
 /// `name_namespace_uid_attempt`, as containerd names sandboxes.
 pub(super) fn sandbox_name(config: &v1::PodSandboxConfig) -> String {
-    let v1::PodSandboxMetadata { name, uid, namespace, attempt } = config.metadata.clone().unwrap_or_default();
+    let v1::PodSandboxMetadata { name, uid, namespace, attempt } =
+        config.metadata.clone().unwrap_or_default();
     format!("{name}_{namespace}_{uid}_{attempt}")
 }
 
@@ -166,26 +167,45 @@ impl World {
         self.names.remove(name);
     }
 
-    pub(super) fn add_sandbox(&mut self, id: &str, config: v1::PodSandboxConfig, handler: String, now: i64) {
+    pub(super) fn add_sandbox(
+        &mut self,
+        id: &str,
+        config: v1::PodSandboxConfig,
+        handler: String,
+        now: i64,
+    ) {
         let options = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let options = options.and_then(|context| context.namespace_options.as_ref());
-        let host_network = options.is_some_and(|options| options.network() == v1::NamespaceMode::Node);
-        let ip =
-            if host_network { String::new() } else { format!("10.88.{}.{}", self.made / 250, 1 + self.made % 250) };
-        let sandbox = FakeSandbox { id: id.to_owned(), config, handler, ready: true, ip, created_at: now };
+        let host_network =
+            options.is_some_and(|options| options.network() == v1::NamespaceMode::Node);
+        let ip = if host_network {
+            String::new()
+        } else {
+            format!("10.88.{}.{}", self.made / 250, 1 + self.made % 250)
+        };
+        let sandbox =
+            FakeSandbox { id: id.to_owned(), config, handler, ready: true, ip, created_at: now };
         self.sandboxes.insert(id.to_owned(), sandbox);
         self.emit(id, v1::ContainerEventType::ContainerCreatedEvent, now);
         self.emit(id, v1::ContainerEventType::ContainerStartedEvent, now);
     }
 
-    pub(super) fn create(&mut self, message: v1::CreateContainerRequest, now: i64) -> Result<String, Status> {
+    pub(super) fn create(
+        &mut self,
+        message: v1::CreateContainerRequest,
+        now: i64,
+    ) -> Result<String, Status> {
         let v1::CreateContainerRequest { pod_sandbox_id, config, sandbox_config: _ } = message;
         let config = config.unwrap_or_default();
-        let Some(sandbox) = self.sandboxes.get(&pod_sandbox_id).filter(|sandbox| sandbox.ready) else {
-            return Err(Status::not_found(format!("failed to find sandbox id {pod_sandbox_id:?}: not found")));
+        let Some(sandbox) = self.sandboxes.get(&pod_sandbox_id).filter(|sandbox| sandbox.ready)
+        else {
+            return Err(Status::not_found(format!(
+                "failed to find sandbox id {pod_sandbox_id:?}: not found"
+            )));
         };
         let metadata = config.metadata.clone().unwrap_or_default();
-        let name = format!("{}_{}_{}", metadata.name, sandbox_name(&sandbox.config), metadata.attempt);
+        let name =
+            format!("{}_{}_{}", metadata.name, sandbox_name(&sandbox.config), metadata.attempt);
         let log_path = format!("{}/{}", sandbox.config.log_directory, config.log_path);
         let image = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         if self.image(image).is_none() {
@@ -193,7 +213,9 @@ impl World {
         }
         let id = self.reserve(&name).map_err(|status| {
             Status::unknown(
-                status.message().replace("failed to reserve sandbox name", "failed to reserve container name"),
+                status
+                    .message()
+                    .replace("failed to reserve sandbox name", "failed to reserve container name"),
             )
         })?;
         let container = FakeContainer {
@@ -216,10 +238,14 @@ impl World {
 
     pub(super) fn start(&mut self, id: &str, now: i64) -> Result<(), Status> {
         let Some(container) = self.containers.get_mut(id) else {
-            return Err(Status::not_found(format!("an error occurred when try to find container {id:?}: not found")));
+            return Err(Status::not_found(format!(
+                "an error occurred when try to find container {id:?}: not found"
+            )));
         };
         if container.state != v1::ContainerState::ContainerCreated {
-            return Err(Status::failed_precondition(format!("container {id:?} is not in created state")));
+            return Err(Status::failed_precondition(format!(
+                "container {id:?} is not in created state"
+            )));
         }
         container.state = v1::ContainerState::ContainerRunning;
         container.started_at = now;
@@ -256,7 +282,9 @@ impl World {
         for container in inside {
             self.exit(&container, 137, "Error", now);
         }
-        let Some(sandbox) = self.sandboxes.get_mut(id).filter(|sandbox| sandbox.ready) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(id).filter(|sandbox| sandbox.ready) else {
+            return;
+        };
         sandbox.ready = false;
         self.emit(id, v1::ContainerEventType::ContainerStoppedEvent, now);
     }
@@ -279,7 +307,9 @@ impl World {
     }
 
     pub(super) fn image(&self, reference: &str) -> Option<&FakeImage> {
-        self.images.get(reference).or_else(|| self.images.values().find(|image| image.id == reference))
+        self.images
+            .get(reference)
+            .or_else(|| self.images.values().find(|image| image.id == reference))
     }
 
     pub(super) fn add_image(&mut self, reference: &str, image: FakeImage) {
@@ -299,14 +329,18 @@ impl World {
 
     pub(super) fn sandbox_status(&self, id: &str) -> Option<v1::PodSandboxStatus> {
         let sandbox = self.sandboxes.get(id)?;
-        let options = sandbox.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let options =
+            sandbox.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let options = options.and_then(|context| context.namespace_options.clone());
         Some(v1::PodSandboxStatus {
             id: sandbox.id.clone(),
             metadata: sandbox.config.metadata.clone(),
             state: sandbox_state(sandbox).into(),
             created_at: sandbox.created_at,
-            network: Some(v1::PodSandboxNetworkStatus { ip: sandbox.ip.clone(), additional_ips: Vec::new() }),
+            network: Some(v1::PodSandboxNetworkStatus {
+                ip: sandbox.ip.clone(),
+                additional_ips: Vec::new(),
+            }),
             linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options }) }),
             labels: sandbox.config.labels.clone(),
             annotations: sandbox.config.annotations.clone(),
@@ -340,7 +374,9 @@ impl World {
     }
 
     /// Opens an event stream.
-    pub(super) fn subscribe(&mut self) -> mpsc::Receiver<Result<v1::ContainerEventResponse, Status>> {
+    pub(super) fn subscribe(
+        &mut self,
+    ) -> mpsc::Receiver<Result<v1::ContainerEventResponse, Status>> {
         let (sender, receiver) = mpsc::channel(SUBSCRIBER_QUEUE);
         self.subscribers.push(sender);
         receiver
@@ -350,14 +386,17 @@ impl World {
         if !self.events_on {
             return;
         }
-        let sandbox = self.containers.get(id).map_or(id, |container| container.sandbox.as_str()).to_owned();
+        let sandbox =
+            self.containers.get(id).map_or(id, |container| container.sandbox.as_str()).to_owned();
         let inside = self.containers.values().filter(|container| container.sandbox == sandbox);
         let event = v1::ContainerEventResponse {
             container_id: id.to_owned(),
             container_event_type: kind.into(),
             created_at: now,
             pod_sandbox_status: self.sandbox_status(&sandbox),
-            containers_statuses: inside.filter_map(|container| self.container_status(&container.id)).collect(),
+            containers_statuses: inside
+                .filter_map(|container| self.container_status(&container.id))
+                .collect(),
         };
         match self.witness.as_ref().map_or(Delivery::Once, |witness| witness.event()) {
             Delivery::Once => {}
@@ -392,11 +431,16 @@ impl World {
     /// The UID of the pod of a sandbox, or of a container.
     pub(super) fn pod_of(&self, id: &str) -> String {
         let sandbox = self.containers.get(id).map_or(id, |container| container.sandbox.as_str());
-        let metadata = self.sandboxes.get(sandbox).and_then(|sandbox| sandbox.config.metadata.as_ref());
+        let metadata =
+            self.sandboxes.get(sandbox).and_then(|sandbox| sandbox.config.metadata.as_ref());
         metadata.map(|metadata| metadata.uid.clone()).unwrap_or_default()
     }
 }
 
 pub(super) fn sandbox_state(sandbox: &FakeSandbox) -> v1::PodSandboxState {
-    if sandbox.ready { v1::PodSandboxState::SandboxReady } else { v1::PodSandboxState::SandboxNotready }
+    if sandbox.ready {
+        v1::PodSandboxState::SandboxReady
+    } else {
+        v1::PodSandboxState::SandboxNotready
+    }
 }

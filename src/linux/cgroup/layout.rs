@@ -8,7 +8,8 @@ use super::CgroupError;
 /// Where cgroup v2 is mounted when it is the only hierarchy.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
-/// Where it is mounted beside v1. It limits nothing there, but runtimes make each container's cgroup in it as well.
+/// Where it is mounted beside v1. It limits nothing there, but runtimes make each container's
+/// cgroup in it as well.
 pub(super) const HYBRID: &str = "/sys/fs/cgroup/unified";
 /// Its name among the hierarchies.
 const HYBRID_NAME: &str = "unified";
@@ -36,7 +37,8 @@ const V1_CONTROLLERS: [&str; 14] = [
 pub enum Layout {
     /// One hierarchy for all controllers.
     V2(PathBuf),
-    /// The mount point of each controller; several may share one. Hybrid mounts (v2 beside v1) count as this.
+    /// The mount point of each controller; several may share one. Hybrid mounts (v2 beside v1)
+    /// count as this.
     V1(BTreeMap<String, PathBuf>),
 }
 
@@ -71,8 +73,8 @@ impl Layout {
     /// Reads the layout of this machine. Blocks.
     pub fn detect() -> Result<Self, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
-        let text =
-            std::fs::read_to_string(path).map_err(|source| CgroupError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| CgroupError::Read { path: path.to_owned(), source })?;
         Self::parse(&text)
     }
 
@@ -144,7 +146,10 @@ mod tests {
         let layout = Layout::parse(text).expect("a layout");
         assert_eq!(layout.version(), 1);
         let Layout::V1(controllers) = &layout else { panic!("v1 expected") };
-        assert_eq!(controllers.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory", "systemd", "unified"]);
+        assert_eq!(
+            controllers.keys().collect::<Vec<_>>(),
+            ["cpu", "cpuacct", "memory", "systemd", "unified"]
+        );
         assert_eq!(controllers["memory"], PathBuf::from("/sys/fs/cgroup/memory"));
         assert_eq!(layout.mounts().len(), 4, "what runtimes make beside v1 has to go as well");
     }

@@ -1,19 +1,20 @@
 //! cgroupfs, v1 and v2: making, setting, killing and removing cgroups below a given root.
 //!
-//! Attribute files are written through cgroups-rs' controllers; directories, v2's `cgroup.subtree_control`, `cgroup.kill`
-//! and the two-valued `cpu.max` are ours, because the crate ties those to `/sys/fs/cgroup` of the machine it runs on. Every
-//! function blocks for as long as the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing
-//! here leaves the root that it was given.
+//! Attribute files are written through cgroups-rs' controllers; directories, v2's
+//! `cgroup.subtree_control`, `cgroup.kill` and the two-valued `cpu.max` are ours, because the crate
+//! ties those to `/sys/fs/cgroup` of the machine it runs on. Every function blocks for as long as
+//! the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing here
+//! leaves the root that it was given.
 
+mod fs;
 mod layout;
-mod tree;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
+pub use fs::{CgroupFs, cpu_weight};
 pub use layout::Layout;
-pub use tree::{CgroupFs, cpu_weight};
 
 use super::systemd::SystemdError;
 

@@ -1,9 +1,9 @@
-//! Which pods have a task. One task owns the table: it starts a worker for each pod that is new, tells workers what
-//! their source says, keeps one live generation per static pod name, and starts workers that only stop for what the
-//! runtime has and no source knows.
+//! Which pods have a task. One task owns the table: it starts a worker for each pod that is new,
+//! tells workers what their source says, keeps one live generation per static pod name, and starts
+//! workers that only stop for what the runtime has and no source knows.
 //!
-//! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's list of pods.
-//! Output: workers. It never talks to the runtime or the API server.
+//! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's
+//! list of pods. Output: workers. It never talks to the runtime or the API server.
 
 mod resize;
 
@@ -33,7 +33,8 @@ const PANIC_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause after panics.
 const PANIC_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// What dispatch needs to start a pod's task. Implemented by `pods::launch`, and by a fake in tests.
+/// What dispatch needs to start a pod's task. Implemented by `pods::launch`, and by a fake in
+/// tests.
 pub trait Launch: Send + 'static {
     /// Starts the task of a pod: a future that ends with the pod, and its view.
     fn launch(
@@ -42,13 +43,21 @@ pub trait Launch: Send + 'static {
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>);
-    /// Admission of a pod that is seen for the first time, or that asks for other resources: the pods that must make room
-    /// for it, or why the node does not take it so. `others` are the pods that count, without itself.
-    fn admit(&mut self, pod: &Arc<Pod>, others: &[Arc<Pod>], asks: Asks) -> Result<Vec<Preempt>, Rejected>;
-    /// Whether all sources have reported and the runtime has been read, so that what nobody knows may be stopped.
+    /// Admission of a pod that is seen for the first time, or that asks for other resources: the
+    /// pods that must make room for it, or why the node does not take it so. `others` are the pods
+    /// that count, without itself.
+    fn admit(
+        &mut self,
+        pod: &Arc<Pod>,
+        others: &[Arc<Pod>],
+        asks: Asks,
+    ) -> Result<Vec<Preempt>, Rejected>;
+    /// Whether all sources have reported and the runtime has been read, so that what nobody knows
+    /// may be stopped.
     fn may_sweep(&self) -> bool;
-    /// The pods that a source has now, among them those whose change has not been received yet: a change is queued
-    /// behind others, and what it is about must not be taken for an orphan meanwhile.
+    /// The pods that a source has now, among them those whose change has not been received yet: a
+    /// change is queued behind others, and what it is about must not be taken for an orphan
+    /// meanwhile.
     fn wanted(&self) -> BTreeSet<PodUid>;
     /// Pods that the runtime has.
     fn in_runtime(&self) -> Vec<orphan::RuntimePod>;
@@ -147,8 +156,13 @@ impl<L: Launch> Dispatch<L> {
         (dispatch, handle)
     }
 
-    /// Runs until shutdown. `sweep` changes when the sources or the runtime's list of pods have changed.
-    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut sweep: watch::Receiver<u64>) {
+    /// Runs until shutdown. `sweep` changes when the sources or the runtime's list of pods have
+    /// changed.
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut sweep: watch::Receiver<u64>,
+    ) {
         loop {
             let clock = self.clock;
             let next_repair = self.broken.values().chain(&self.next_resize).min().copied();
@@ -158,7 +172,8 @@ impl<L: Launch> Dispatch<L> {
                     None => std::future::pending().await,
                 }
             };
-            // Every arm is cancel-safe: `recv`, `changed` and `join_next` lose nothing when dropped.
+            // Every arm is cancel-safe: `recv`, `changed` and `join_next` lose nothing when
+            // dropped.
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 change = changes.recv() => match change {
@@ -198,7 +213,8 @@ impl<L: Launch> Dispatch<L> {
         let key = pod::key(&pod);
         if let Some(entry) = self.entries.get(&uid) {
             if entry.is_static && entry.directive.borrow().gone {
-                // The same file again, while the pod already stops: stopping is never taken back, so it starts anew.
+                // The same file again, while the pod already stops: stopping is never taken back,
+                // so it starts anew.
                 debug!(pod = %key, "static pod is back; it is started again when it has stopped");
                 self.queued.insert(key, pod);
                 return;
@@ -216,7 +232,10 @@ impl<L: Launch> Dispatch<L> {
         let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
         let start = given.clone().unwrap_or_else(|| pod.clone());
         let (lifecycle, room) = self.first_lifecycle(&start);
-        self.start(Directive { pod: start, gone: false, stop: None, resize: Resize::default(), room }, lifecycle);
+        self.start(
+            Directive { pod: start, gone: false, stop: None, resize: Resize::default(), room },
+            lifecycle,
+        );
         if given.is_some() {
             self.update(&uid, pod);
         }
@@ -230,7 +249,8 @@ impl<L: Launch> Dispatch<L> {
         let active: Vec<Arc<Pod>> = self.table.active_pods();
         match self.launch.admit(pod, &active, Asks::Entry) {
             Ok(preempt) => {
-                let room = preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
+                let room =
+                    preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
                 self.preempt(preempt);
                 (Lifecycle::Syncing, room)
             }
@@ -279,7 +299,10 @@ impl<L: Launch> Dispatch<L> {
         self.launch.active_changed(self.table.active_pods());
     }
 
-    fn joined(&mut self, joined: Result<(tokio::task::Id, (PodUid, Ended)), tokio::task::JoinError>) {
+    fn joined(
+        &mut self,
+        joined: Result<(tokio::task::Id, (PodUid, Ended)), tokio::task::JoinError>,
+    ) {
         match joined {
             Ok((id, (uid, ended))) => {
                 self.ids.remove(&id);
@@ -292,7 +315,9 @@ impl<L: Launch> Dispatch<L> {
                 let Some(uid) = self.ids.remove(&error.id()) else { return };
                 let Some(entry) = self.entries.get_mut(&uid) else { return };
                 entry.panics = entry.panics.saturating_add(1);
-                let pause = PANIC_PAUSE.saturating_mul(2_u32.saturating_pow(entry.panics - 1)).min(PANIC_PAUSE_MAX);
+                let pause = PANIC_PAUSE
+                    .saturating_mul(2_u32.saturating_pow(entry.panics - 1))
+                    .min(PANIC_PAUSE_MAX);
                 error!(%uid, pod = %entry.key, ?pause, "the pod's task panicked; it is started again after a pause");
                 self.broken.insert(uid, self.clock.now().mono.after(pause));
             }
@@ -313,7 +338,8 @@ impl<L: Launch> Dispatch<L> {
     /// Starts tasks again that had panicked and whose pause is over.
     fn repair(&mut self) {
         let now = self.clock.now().mono;
-        let due: Vec<PodUid> = self.broken.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
+        let due: Vec<PodUid> =
+            self.broken.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.broken.remove(&uid);
             if let Some(entry) = self.entries.get(&uid) {
@@ -327,7 +353,9 @@ impl<L: Launch> Dispatch<L> {
         match command {
             Command::Stop { uid, cause, grace } => {
                 if let Some(entry) = self.entries.get(&uid) {
-                    entry.directive.send_modify(|directive| directive.stop = Some(Stop { cause, grace }));
+                    entry
+                        .directive
+                        .send_modify(|directive| directive.stop = Some(Stop { cause, grace }));
                 }
             }
         }
@@ -351,7 +379,13 @@ impl<L: Launch> Dispatch<L> {
                 grace: runtime_pod.grace,
             });
             self.start(
-                Directive { pod, gone: true, stop: None, resize: Resize::default(), room: Vec::new() },
+                Directive {
+                    pod,
+                    gone: true,
+                    stop: None,
+                    resize: Resize::default(),
+                    room: Vec::new(),
+                },
                 lifecycle,
             );
         }

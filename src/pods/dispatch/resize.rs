@@ -1,5 +1,6 @@
-//! Resizes in place: whether a pod that asks for other resources gets them now. Until then its task sees it with what it
-//! has been given, and those who wait are looked at again when a pod has gone, and every now and then.
+//! Resizes in place: whether a pod that asks for other resources gets them now. Until then its task
+//! sees it with what it has been given, and those who wait are looked at again when a pod has gone,
+//! and every now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,8 @@ impl<L: Launch> Dispatch<L> {
 
     /// Whether the pod gets what it asks for: the pod that its task is to see, and what is told.
     fn decide(&mut self, uid: &PodUid, given: Pod, wanted: Arc<Pod>) -> (Arc<Pod>, Resize) {
-        let granted = self.entries.get(uid).and_then(|entry| entry.directive.borrow().resize.granted);
+        let granted =
+            self.entries.get(uid).and_then(|entry| entry.directive.borrow().resize.granted);
         let pod_level = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.resources.clone());
         let before = self.entries.get(uid).map(|entry| entry.directive.borrow().pod.clone());
         let decision = if before.is_some_and(|before| pod_level(&before) != pod_level(&wanted)) {
@@ -76,8 +78,11 @@ impl<L: Launch> Dispatch<L> {
     /// Looks again at those that wait.
     pub(super) fn retry_resizes(&mut self) {
         self.next_resize = None;
-        let waiting: Vec<(PodUid, Arc<Pod>)> =
-            self.entries.iter().filter_map(|(uid, entry)| Some((uid.clone(), entry.wanted.clone()?))).collect();
+        let waiting: Vec<(PodUid, Arc<Pod>)> = self
+            .entries
+            .iter()
+            .filter_map(|(uid, entry)| Some((uid.clone(), entry.wanted.clone()?)))
+            .collect();
         for (uid, wanted) in waiting {
             self.update(&uid, wanted);
         }

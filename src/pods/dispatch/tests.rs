@@ -70,13 +70,22 @@ impl Launch for Fake {
         (task, view)
     }
 
-    fn admit(&mut self, _pod: &Arc<Pod>, _others: &[Arc<Pod>], _asks: Asks) -> Result<Vec<Preempt>, Rejected> {
+    fn admit(
+        &mut self,
+        _pod: &Arc<Pod>,
+        _others: &[Arc<Pod>],
+        _asks: Asks,
+    ) -> Result<Vec<Preempt>, Rejected> {
         let world = self.0.lock();
         if world.refuse {
             return Err(Rejected { reason: "OutOfcpu".into(), message: "no".into() });
         }
         let why = Rejected { reason: "Preempting".into(), message: "out".into() };
-        let preempt = |uid: &PodUid| Preempt { uid: uid.clone(), why: why.clone(), grace: Duration::from_secs(1) };
+        let preempt = |uid: &PodUid| Preempt {
+            uid: uid.clone(),
+            why: why.clone(),
+            grace: Duration::from_secs(1),
+        };
         Ok(world.preempt.iter().map(preempt).collect())
     }
 
@@ -112,7 +121,8 @@ struct Bench {
 }
 
 fn bench(world: World) -> Bench {
-    let (fake, clock) = (Fake(Arc::new(Mutex::new(world))), Clock::starting_at(jiff::Timestamp::UNIX_EPOCH));
+    let (fake, clock) =
+        (Fake(Arc::new(Mutex::new(world))), Clock::starting_at(jiff::Timestamp::UNIX_EPOCH));
     let shutdown = CancellationToken::new();
     let (dispatch, handle) = Dispatch::new(fake.clone(), clock, shutdown.clone());
     let (changes, receiver) = mpsc::channel(64);
@@ -157,8 +167,7 @@ impl Bench {
 }
 
 fn api_pod(uid: &str) -> Arc<Pod> {
-    let value =
-        json!({"metadata": {"name": uid, "namespace": "d", "uid": uid}, "spec": {"containers": [{"name": "c"}]}});
+    let value = json!({"metadata": {"name": uid, "namespace": "d", "uid": uid}, "spec": {"containers": [{"name": "c"}]}});
     Arc::new(serde_json::from_value(value).expect("a pod"))
 }
 
@@ -190,7 +199,10 @@ async fn nothing_is_an_orphan_before_the_sources_are_ready() {
     bench.started(&["a", "left"]);
     assert!(bench.directive("left").gone, "it has no object that anybody could wait for");
     let world = bench.fake.0.lock();
-    assert!(matches!(&world.starts[1].1, Lifecycle::Terminating(ending) if ending.cause == TerminationCause::Removed));
+    assert!(matches!(
+        &world.starts[1].1,
+        Lifecycle::Terminating(ending) if ending.cause == TerminationCause::Removed
+    ));
     assert_eq!(world.swept.len(), 1);
 }
 
@@ -258,7 +270,11 @@ async fn a_task_that_panics_is_started_again_as_it_was() {
     let world = bench.fake.0.lock();
     assert_eq!(world.starts[0].1, world.starts[1].1, "a rejected pod stays rejected");
     drop(world);
-    assert_eq!(bench.directive("a").stop.map(|stop| stop.grace), Some(grace), "an order to stop is not lost");
+    assert_eq!(
+        bench.directive("a").stop.map(|stop| stop.grace),
+        Some(grace),
+        "an order to stop is not lost"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,7 +283,8 @@ async fn a_critical_pod_waits_for_those_that_make_room() {
     bench.upsert(&api_pod("a")).await;
     bench.fake.0.lock().preempt = vec!["a".into()];
     bench.upsert(&api_pod("critical")).await;
-    let room: Vec<_> = bench.directive("critical").room.iter().map(|view| view.borrow().uid.clone()).collect();
+    let room: Vec<_> =
+        bench.directive("critical").room.iter().map(|view| view.borrow().uid.clone()).collect();
     assert_eq!(room, ["a".into()]);
     assert!(bench.directive("a").stop.is_some());
 }
@@ -278,7 +295,8 @@ async fn a_resize_waits_until_there_is_room() {
         let mut pod = (*api_pod("a")).clone();
         pod.metadata.generation = Some(generation);
         let spec = pod.spec.as_mut().expect("a spec");
-        let resources = serde_json::from_value(json!({"requests": {"cpu": cpu}})).expect("resources");
+        let resources =
+            serde_json::from_value(json!({"requests": {"cpu": cpu}})).expect("resources");
         spec.containers[0].resources = Some(resources);
         Arc::new(pod)
     };
@@ -287,7 +305,10 @@ async fn a_resize_waits_until_there_is_room() {
     bench.fake.0.lock().refuse = true;
     bench.upsert(&sized("2", 2)).await;
     let directive = bench.directive("a");
-    assert_eq!(crate::resources::allocation::of(&directive.pod), crate::resources::allocation::of(&sized("1", 1)));
+    assert_eq!(
+        crate::resources::allocation::of(&directive.pod),
+        crate::resources::allocation::of(&sized("1", 1))
+    );
     assert_eq!(directive.pod.metadata.generation, Some(2), "all else is the newest");
     assert_eq!(
         directive.resize.pending.map(|pending| (pending.reason, pending.message)),
@@ -297,7 +318,10 @@ async fn a_resize_waits_until_there_is_room() {
     tokio::time::sleep(Duration::from_secs(11)).await;
     let directive = bench.directive("a");
     assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
-    assert_eq!(crate::resources::allocation::of(&directive.pod), crate::resources::allocation::of(&sized("2", 2)));
+    assert_eq!(
+        crate::resources::allocation::of(&directive.pod),
+        crate::resources::allocation::of(&sized("2", 2))
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,20 @@
-//! After the end: containers removed from the runtime with their logs, volumes released, directories and cgroup gone.
+//! After the end: containers removed from the runtime with their logs, volumes released,
+//! directories and cgroup gone.
 
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
 use super::super::plan::types::Key;
-use super::super::spec;
+use super::super::request;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, PodUid, pod};
 
 impl PodExecutor {
-    /// Removes a container that does not run, with its log (of one that is merely reset only the link: the log goes with the
-    /// directory of the pod).
+    /// Removes a container that does not run, with its log (of one that is merely reset only the
+    /// link: the log goes with the directory of the pod).
     pub(super) async fn remove_container(
         &self,
         key: Key,
@@ -29,7 +30,9 @@ impl PodExecutor {
         let removed = self.deps.cri.remove_container(request).await;
         mutation.end();
         let outcome = match removed {
-            Err(error) if !error.is_not_found() => Err(ActionError::new("RemoveContainerError", error.to_string())),
+            Err(error) if !error.is_not_found() => {
+                Err(ActionError::new("RemoveContainerError", error.to_string()))
+            }
             Ok(_) | Err(_) => {
                 if let Some(container) = context.observed.container(&id) {
                     if !reset {
@@ -43,18 +46,25 @@ impl PodExecutor {
         Completion { key, outcome, mutated: true }
     }
 
-    /// Removes what is left on the node: the cgroup, then the directories. Volumes are gone before (the plan's order).
+    /// Removes what is left on the node: the cgroup, then the directories. Volumes are gone before
+    /// (the plan's order).
     pub(super) async fn clean_up(&self, key: Key, context: Context) -> Completion {
         let outcome = self.remove_cgroup_and_directories(&context).await;
         Completion { key, outcome, mutated: false }
     }
 
-    async fn remove_cgroup_and_directories(&self, context: &Context) -> Result<Outcome, ActionError> {
+    async fn remove_cgroup_and_directories(
+        &self,
+        context: &Context,
+    ) -> Result<Outcome, ActionError> {
         if let Some(cgroups) = &self.deps.cgroups {
             cgroups.remove(&self.uid).await.map_err(|error| {
                 ActionError::new(
                     "CleanUp",
-                    format!("failed to delete the pod's cgroup: {}", crate::model::error_chain(&error)),
+                    format!(
+                        "failed to delete the pod's cgroup: {}",
+                        crate::model::error_chain(&error)
+                    ),
                 )
             })?;
         }
@@ -62,7 +72,10 @@ impl PodExecutor {
         self.deps.volumes.remove_pod_dir(&self.uid).await.map_err(|error| {
             ActionError::new(
                 "CleanUp",
-                format!("failed to delete the pod's directory: {}", crate::model::error_chain(&error)),
+                format!(
+                    "failed to delete the pod's directory: {}",
+                    crate::model::error_chain(&error)
+                ),
             )
         })?;
         if let Some(tokens) = &self.deps.tokens {
@@ -74,9 +87,9 @@ impl PodExecutor {
 
     /// Removes the pod's log directory, once nothing of the pod is left.
     pub(super) fn remove_log_directory(&self, pod: &crate::model::Pod) {
-        let directory = spec::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
-        // Its containers' links went with them, unless a process died between the removal in the runtime and its own. Before
-        // the directory: while that is there, somebody will look.
+        let directory = request::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
+        // Its containers' links went with them, unless a process died between the removal in the
+        // runtime and its own. Before the directory: while that is there, somebody will look.
         remove_links(&[PathBuf::from(&directory)], &self.deps.settings.container_logs_dir);
         if let Err(error) = std::fs::remove_dir_all(&directory)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -86,14 +99,18 @@ impl PodExecutor {
     }
 }
 
-/// Log directories of pods that nobody knows: a process that died between the last removal in the runtime and its own left
-/// them. Only what is there now: a pod that comes later has a directory that was not.
+/// Log directories of pods that nobody knows: a process that died between the last removal in the
+/// runtime and its own left them. Only what is there now: a pod that comes later has a directory
+/// that was not.
 pub fn unknown_logs(pod_logs: &Path, known: &[PodUid]) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(pod_logs) else { return Vec::new() };
     let unknown = entries.flatten().filter(|entry| {
         let name = entry.file_name();
         // NAMESPACE_NAME_UID: whatever else lies here is not ours.
-        let uid = name.to_str().filter(|name| name.matches('_').count() == 2).and_then(|name| name.rsplit('_').next());
+        let uid = name
+            .to_str()
+            .filter(|name| name.matches('_').count() == 2)
+            .and_then(|name| name.rsplit('_').next());
         uid.is_some_and(|uid| !known.iter().any(|known| known.as_str() == uid))
     });
     unknown.map(|entry| entry.path()).collect()
@@ -114,7 +131,8 @@ pub fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
 fn remove_links(directories: &[PathBuf], container_logs: &Path) {
     let Ok(links) = std::fs::read_dir(container_logs) else { return };
     for link in links.flatten().map(|entry| entry.path()) {
-        let leads_there = |target: PathBuf| directories.iter().any(|directory| target.starts_with(directory));
+        let leads_there =
+            |target: PathBuf| directories.iter().any(|directory| target.starts_with(directory));
         if std::fs::read_link(&link).is_ok_and(leads_there) {
             remove_file(&link);
         }
@@ -124,7 +142,9 @@ fn remove_links(directories: &[PathBuf], container_logs: &Path) {
 /// Removes a log and its rotated versions (`N.log`, `N.log.<time>`, `N.log.<time>.gz`).
 fn remove_logs(log_path: &str) {
     let path = Path::new(log_path);
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(directory), Some(name)) =
+        (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
         return;
     };
     let Ok(entries) = std::fs::read_dir(directory) else { return };
@@ -160,12 +180,14 @@ mod tests {
         }
         std::fs::create_dir(&links).expect("a directory");
         for (name, target) in [("a", "ns_known_u1"), ("b", "ns_unknown_u2"), ("c", "not-ours")] {
-            std::os::unix::fs::symlink(pods.join(target).join("main/0.log"), links.join(name)).expect("a link");
+            std::os::unix::fs::symlink(pods.join(target).join("main/0.log"), links.join(name))
+                .expect("a link");
         }
         remove_unknown_logs(&unknown_logs(&pods, &[PodUid::from("u1")]), &links);
         let left = |folder: &Path| {
             let entries = std::fs::read_dir(folder).expect("readable");
-            let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.expect("an entry").file_name()).collect();
             names.sort();
             names
         };

@@ -1,4 +1,5 @@
-//! Starting a container: fetch what its spec refers to, prepare files, create, start; and running its postStart hook.
+//! Starting a container: fetch what its spec refers to, prepare files, create, start; and running
+//! its postStart hook.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::super::plan::types::{HookState, Key};
-use super::super::{hooks, spec};
+use super::super::{hooks, request};
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::apiserver::objects::ObjectError;
@@ -58,19 +59,20 @@ fn standalone(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
     }
 }
 
-/// The users of images, by the image's id: what is asked of the runtime once need not be asked at every start.
+/// The users of images, by the image's id: what is asked of the runtime once need not be asked at
+/// every start.
 #[derive(Debug, Default)]
-pub struct ImageUsers(Mutex<BTreeMap<String, spec::ImageUser>>);
+pub struct ImageUsers(Mutex<BTreeMap<String, request::ImageUser>>);
 
 impl ImageUsers {
     /// How many are remembered; more images than that are rare, and being asked again does no harm.
     const MOST: usize = 256;
 
-    fn get(&self, id: &str) -> Option<spec::ImageUser> {
+    fn get(&self, id: &str) -> Option<request::ImageUser> {
         self.0.lock().get(id).cloned()
     }
 
-    fn remember(&self, id: &str, user: &spec::ImageUser) {
+    fn remember(&self, id: &str, user: &request::ImageUser) {
         let mut known = self.0.lock();
         if known.len() >= Self::MOST {
             known.clear();
@@ -84,7 +86,7 @@ impl ImageUsers {
 struct References {
     config_maps: BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
     secrets: BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    files: BTreeMap<(String, String), spec::EnvFile>,
+    files: BTreeMap<(String, String), request::EnvFile>,
 }
 
 /// Writes a file that containers which run already have mounted: it must stay the same file.
@@ -109,16 +111,20 @@ impl PodExecutor {
     /// Creates and starts a container.
     pub(super) async fn start(&self, key: Key, start: Start, context: Context) -> Completion {
         let Some((_, container)) = pod::find_container(&context.pod, &start.container) else {
-            let error = ActionError::internal(format!("container {} is not in the pod's spec", start.container));
+            let error = ActionError::internal(format!(
+                "container {} is not in the pod's spec",
+                start.container
+            ));
             return Completion { key, outcome: Err(error), mutated: false };
         };
-        // Files that it is given by subPath stay from before they are looked up until it has them, even if they change
-        // meanwhile: a removed one cannot be mounted.
+        // Files that it is given by subPath stay from before they are looked up until it has them,
+        // even if they change meanwhile: a removed one cannot be mounted.
         let guard = self.deps.volumes.starting(&self.uid);
         let kind = start.kind;
         self.deps.metrics.count(Count::Container(kind));
         let request = match self.request(&start, &container, &context).await {
-            // The pod has begun to stop meanwhile: what was waited for has been given up, nothing was created.
+            // The pod has begun to stop meanwhile: what was waited for has been given up, nothing
+            // was created.
             Ok(_) | Err(_) if context.stop.is_cancelled() => {
                 return Completion { key, outcome: Ok(Outcome::Done), mutated: false };
             }
@@ -132,7 +138,8 @@ impl PodExecutor {
                 return Completion { key, outcome: Err(error), mutated: false };
             }
         };
-        let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        let has_post_start =
+            container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
         let outcome = self.create_and_start(&start, request, has_post_start, &context).await;
         drop(guard);
         if let Err(error) = &outcome {
@@ -148,9 +155,13 @@ impl PodExecutor {
         has_post_start: bool,
         context: &Context,
     ) -> Result<Outcome, ActionError> {
-        let log_path = request.config.as_ref().map(|config| config.log_path.clone()).unwrap_or_default();
-        let log_directory =
-            request.sandbox_config.as_ref().map(|config| config.log_directory.clone()).unwrap_or_default();
+        let log_path =
+            request.config.as_ref().map(|config| config.log_path.clone()).unwrap_or_default();
+        let log_directory = request
+            .sandbox_config
+            .as_ref()
+            .map(|config| config.log_directory.clone())
+            .unwrap_or_default();
         if context.stop.is_cancelled() {
             return Ok(Outcome::Done);
         }
@@ -185,7 +196,11 @@ impl PodExecutor {
         if let Err(error) = started {
             let message = error.message.clone();
             // Ids differ each time: events that name them could not be counted as one.
-            self.start_failed(context, &start.container, &message.replace(id.as_str(), &start.container));
+            self.start_failed(
+                context,
+                &start.container,
+                &message.replace(id.as_str(), &start.container),
+            );
             return Err(ActionError::new(reason::RUN_CONTAINER_ERROR, message));
         }
         self.container_event(
@@ -201,7 +216,13 @@ impl PodExecutor {
 
     fn start_failed(&self, context: &Context, container: &str, message: &str) {
         debug!(container, message, "starting a container failed");
-        self.container_event(&context.pod, container, EventType::Warning, event::FAILED, format!("Error: {message}"));
+        self.container_event(
+            &context.pod,
+            container,
+            EventType::Warning,
+            event::FAILED,
+            format!("Error: {message}"),
+        );
     }
 
     /// Everything that the runtime needs to know.
@@ -211,16 +232,20 @@ impl PodExecutor {
         container: &api::Container,
         context: &Context,
     ) -> Result<v1::CreateContainerRequest, ActionError> {
-        let config_error = |error: spec::SpecError| ActionError::new(error.reason, error.message);
+        let config_error =
+            |error: request::SpecError| ActionError::new(error.reason, error.message);
         let refused = |problem| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, problem);
         let user_ids = self.user_ids(&context.pod).await.map_err(|error| refused(error.message))?;
         let cancelled = || ActionError::internal("the pod stops");
-        let fetch = async { tokio::join!(self.references(container, context), self.image_user(&start.image_ref)) };
-        let (references, image_user) = context.stop.run_until_cancelled(fetch).await.ok_or_else(cancelled)?;
+        let fetch = async {
+            tokio::join!(self.references(container, context), self.image_user(&start.image_ref))
+        };
+        let (references, image_user) =
+            context.stop.run_until_cancelled(fetch).await.ok_or_else(cancelled)?;
         let image_user = image_user?;
         let pod_ips = self.pod_ips(context);
         let services = self.services(&context.pod);
-        let env = spec::environment(&spec::EnvInput {
+        let env = request::environment(&request::EnvInput {
             pod: &context.pod,
             container,
             pod_ips: &self.preferred(&pod_ips),
@@ -232,8 +257,10 @@ impl PodExecutor {
             files: &references.files,
         })
         .map_err(config_error)?;
-        // Given up with the pod's stop: what was set aside stays the pod's own until it is forgotten.
-        let devices = context.stop.run_until_cancelled(self.deps.devices.allocate(&context.pod, container));
+        // Given up with the pod's stop: what was set aside stays the pod's own until it is
+        // forgotten.
+        let devices =
+            context.stop.run_until_cancelled(self.deps.devices.allocate(&context.pod, container));
         let devices = devices.await.ok_or_else(cancelled)?.map_err(refused)?;
         let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
         let volumes = sources.await.ok_or_else(cancelled)??;
@@ -242,7 +269,7 @@ impl PodExecutor {
         let etc_hosts = self.write_etc_hosts(container, context, &pod_ips)?;
         let termination_log = self.termination_log(container)?;
         let pid_target = Self::pid_target(&start.container, context)?;
-        let config = spec::container_config(&spec::ContainerInput {
+        let config = request::container_config(&request::ContainerInput {
             pod: &context.pod,
             container,
             restart_count: start.restart_count,
@@ -262,17 +289,14 @@ impl PodExecutor {
             settings: &self.deps.settings.spec,
         })
         .map_err(config_error)?;
-        // A container that is refused leaves its folder, but no file for a message that it will not write.
+        // A container that is refused leaves its folder, but no file for a message that it will not
+        // write.
         if let Some(path) = &termination_log {
             fill(Path::new(path), b"", WriteOptions::mode(0o666))
                 .map_err(|error| termination_log_failed(Path::new(path), &error))?;
         }
-        let attempt = context
-            .observed
-            .sandboxes
-            .iter()
-            .find(|sandbox| sandbox.id == start.sandbox)
-            .map_or(0, |sandbox| sandbox.attempt);
+        let sandbox = context.observed.sandboxes.iter().find(|found| found.id == start.sandbox);
+        let attempt = sandbox.map_or(0, |sandbox| sandbox.attempt);
         let sandbox_config = self.sandbox_request(context, attempt, user_ids)?.config;
         let log_directory = Path::new(&sandbox_config.log_directory).join(&container.name);
         crate::linux::fs::ensure_dir(&log_directory, 0o755).map_err(|error| {
@@ -295,11 +319,11 @@ impl PodExecutor {
         let namespace = pod::key(&context.pod).namespace;
         let mut references = References::default();
         let (mut maps, mut secrets) = (Vec::new(), Vec::new());
-        for reference in spec::references(&context.pod, container) {
+        for reference in request::references(&context.pod, container) {
             match reference {
-                spec::ObjectRef::ConfigMap { name, .. } => maps.push(name),
-                spec::ObjectRef::Secret { name, .. } => secrets.push(name),
-                spec::ObjectRef::File { volume, path } => {
+                request::ObjectRef::ConfigMap { name, .. } => maps.push(name),
+                request::ObjectRef::Secret { name, .. } => secrets.push(name),
+                request::ObjectRef::File { volume, path } => {
                     if let Some(file) = self.read_env_file(&context.pod, &volume, &path).await {
                         references.files.insert((volume, path), file);
                     }
@@ -327,7 +351,7 @@ impl PodExecutor {
     }
 
     /// The user that the image was built to run as: asked for once per image.
-    async fn image_user(&self, image_ref: &str) -> Result<spec::ImageUser, ActionError> {
+    async fn image_user(&self, image_ref: &str) -> Result<request::ImageUser, ActionError> {
         if let Some(known) = self.deps.image_users.get(image_ref) {
             return Ok(known);
         }
@@ -335,48 +359,47 @@ impl PodExecutor {
             image: Some(v1::ImageSpec { image: image_ref.to_owned(), ..v1::ImageSpec::default() }),
             verbose: false,
         };
-        let answer = self
-            .deps
-            .cri
-            .image_status(request)
-            .await
-            .map_err(|error| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string()))?;
+        let answer = self.deps.cri.image_status(request).await.map_err(|error| {
+            ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string())
+        })?;
         let image = answer.image.unwrap_or_default();
         let user = match image.uid {
-            Some(uid) => spec::ImageUser::Uid(uid.value),
-            None if image.username.is_empty() => spec::ImageUser::Uid(0),
-            None => spec::ImageUser::Name(image.username),
+            Some(uid) => request::ImageUser::Uid(uid.value),
+            None if image.username.is_empty() => request::ImageUser::Uid(0),
+            None => request::ImageUser::Name(image.username),
         };
-        // An id is made from the content, so it keeps its user; a name may be given to another image.
+        // An id is made from the content, so it keeps its user; a name may be given to another
+        // image.
         if image.id == image_ref {
             self.deps.image_users.remember(image_ref, &user);
         }
         Ok(user)
     }
 
-    /// Writes the managed `/etc/hosts`; `None` while the pod has no address, or where the container mounts its own (it is
-    /// then not mounted, as upstream).
+    /// Writes the managed `/etc/hosts`; `None` while the pod has no address, or where the container
+    /// mounts its own (it is then not mounted, as upstream).
     fn write_etc_hosts(
         &self,
         container: &api::Container,
         context: &Context,
         pod_ips: &[std::net::IpAddr],
     ) -> Result<Option<String>, ActionError> {
-        if spec::mounts_hosts_file(container) {
+        if request::mounts_hosts_file(container) {
             return Ok(None);
         }
         if pod_ips.is_empty() && !pod::is_host_network(&context.pod) {
             return Ok(None);
         }
-        let failed = |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);
+        let failed =
+            |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let text = if pod::is_host_network(&context.pod) {
             let node = std::fs::read_to_string("/etc/hosts")
                 .map_err(|error| failed(format!("open /etc/hosts: {}", go_text(&error))))?;
-            spec::node_hosts_file(&context.pod, &node)
+            request::node_hosts_file(&context.pod, &node)
         } else {
-            let name = spec::hostname(&context.pod, &self.deps.settings.spec.dns.cluster_domain)
+            let name = request::hostname(&context.pod, &self.deps.settings.spec.dns.cluster_domain)
                 .map_err(|error| failed(error.message))?;
-            spec::hosts_file(&context.pod, &name, pod_ips)
+            request::hosts_file(&context.pod, &name, pod_ips)
         };
         let path = self.pod_dir().join("etc-hosts");
         write_in_place(&path, &text)
@@ -401,8 +424,11 @@ impl PodExecutor {
 
     /// The container whose process namespace an ephemeral container joins.
     fn pid_target(name: &str, context: &Context) -> Result<Option<ContainerId>, ActionError> {
-        let ephemeral = pod::ephemeral_containers(&context.pod).iter().find(|container| container.name == name);
-        let target = ephemeral.and_then(|container| container.target_container_name.as_deref()).unwrap_or_default();
+        let ephemeral =
+            pod::ephemeral_containers(&context.pod).iter().find(|container| container.name == name);
+        let target = ephemeral
+            .and_then(|container| container.target_container_name.as_deref())
+            .unwrap_or_default();
         if target.is_empty() {
             return Ok(None);
         }
@@ -415,7 +441,8 @@ impl PodExecutor {
         }
     }
 
-    /// Links the log where node agents look for it: `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`.
+    /// Links the log where node agents look for it:
+    /// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`.
     fn link_log(&self, context: &Context, container: &str, id: &ContainerId, log: &Path) {
         let link = self.log_link(context, container, id);
         if !log.exists() {
@@ -446,8 +473,15 @@ impl PodExecutor {
         Completion { key, outcome: Ok(Outcome::Hook { id, state }), mutated: false }
     }
 
-    async fn run_post_start(&self, container: &str, id: &ContainerId, context: &Context) -> HookState {
-        let Some((kind, spec)) = pod::find_container(&context.pod, container) else { return HookState::Done };
+    async fn run_post_start(
+        &self,
+        container: &str,
+        id: &ContainerId,
+        context: &Context,
+    ) -> HookState {
+        let Some((kind, spec)) = pod::find_container(&context.pod, container) else {
+            return HookState::Done;
+        };
         let target = hooks::HookTarget {
             exec: &*self.deps.exec,
             recorder: &self.deps.recorder,
@@ -469,7 +503,7 @@ impl PodExecutor {
 
 #[cfg(test)]
 mod tests {
-    use super::{ImageUsers, spec::ImageUser};
+    use super::{ImageUsers, request::ImageUser};
 
     #[test]
     fn the_users_that_are_remembered_are_bounded() {

@@ -11,14 +11,22 @@ use crate::images;
 use crate::model::reason::event;
 use crate::model::{EventType, pod};
 
-/// How long a pull secret may take to arrive before the pull is tried without it (upstream reads its cache).
+/// How long a pull secret may take to arrive before the pull is tried without it (upstream reads
+/// its cache).
 const SECRET_DEADLINE: Duration = Duration::from_secs(10);
 
 impl PodExecutor {
     /// Has the image of a container ready.
-    pub(super) async fn ensure_image(&self, key: Key, container: String, silent: bool, context: Context) -> Completion {
+    pub(super) async fn ensure_image(
+        &self,
+        key: Key,
+        container: String,
+        silent: bool,
+        context: Context,
+    ) -> Completion {
         let Some((kind, spec)) = pod::find_container(&context.pod, &container) else {
-            let error = ActionError::internal(format!("container {container} is not in the pod's spec"));
+            let error =
+                ActionError::internal(format!("container {container} is not in the pod's spec"));
             return Completion { key, outcome: Err(error), mutated: false };
         };
         let secrets = self.pull_secrets(&context, silent).await;
@@ -42,21 +50,29 @@ impl PodExecutor {
                 debug!(container, %error, "silent pull failed; it is tried again in its turn");
                 Outcome::Warmed { container }
             }
-            (Ok(present), false) => {
-                Outcome::Image { container, state: ImageState::Present { image_ref: present.image_ref } }
-            }
+            (Ok(present), false) => Outcome::Image {
+                container,
+                state: ImageState::Present { image_ref: present.image_ref },
+            },
             (Err(error), false) => {
                 let images::ImageError { reason, message, retry_at } = error;
-                let state = ImageState::Failed { reason, message, retry_at, since: self.deps.clock.now() };
+                let state =
+                    ImageState::Failed { reason, message, retry_at, since: self.deps.clock.now() };
                 Outcome::Image { container, state }
             }
         };
         Completion { key, outcome: Ok(outcome), mutated: false }
     }
 
-    /// The pod's pull secrets; those that cannot be had are named in one event and left out, as upstream does.
-    pub(super) async fn pull_secrets(&self, context: &Context, silent: bool) -> Vec<images::PullSecret> {
-        let references = context.pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref());
+    /// The pod's pull secrets; those that cannot be had are named in one event and left out, as
+    /// upstream does.
+    pub(super) async fn pull_secrets(
+        &self,
+        context: &Context,
+        silent: bool,
+    ) -> Vec<images::PullSecret> {
+        let references =
+            context.pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref());
         let namespace = pod::key(&context.pod).namespace;
         let (mut found, mut failed) = (Vec::new(), Vec::new());
         for reference in references.unwrap_or_default() {

@@ -1,5 +1,5 @@
-//! Stopping a container: event, preStop within the deadline, StopContainer with what is left; all of it sooner when the
-//! deadline shrinks meanwhile.
+//! Stopping a container: event, preStop within the deadline, StopContainer with what is left; all
+//! of it sooner when the deadline shrinks meanwhile.
 
 use std::time::Duration;
 
@@ -44,7 +44,13 @@ impl PodExecutor {
             if let Some(grace) = restored.grace {
                 deadline = watch::channel(self.deps.clock.now().mono.after(grace)).1;
             }
-            self.run_pre_stop(&kill.id, (ContainerKind::Main, &restored.container), &context, &mut deadline).await;
+            self.run_pre_stop(
+                &kill.id,
+                (ContainerKind::Main, &restored.container),
+                &context,
+                &mut deadline,
+            )
+            .await;
         } else if kill.pre_stop {
             self.pre_stop(&kill.id, &kill.container, &context, &mut deadline).await;
         }
@@ -56,7 +62,9 @@ impl PodExecutor {
         mutation.end();
         let outcome = match stopped {
             Ok(()) => Ok(Outcome::Killed { id: kill.id, why: kill.why }),
-            Err(error) if error.is_not_found() => Ok(Outcome::Killed { id: kill.id, why: kill.why }),
+            Err(error) if error.is_not_found() => {
+                Ok(Outcome::Killed { id: kill.id, why: kill.why })
+            }
             Err(error) => {
                 warn!(container = kill.container, %error, "stopping a container failed");
                 self.pod_event(
@@ -115,13 +123,15 @@ impl PodExecutor {
             id,
             pod_ip: self.pod_ip(context),
         };
-        // The hook looks at one deadline, and says so when it has passed; a shorter one ends it from outside.
+        // The hook looks at one deadline, and says so when it has passed; a shorter one ends it
+        // from outside.
         let own = *deadline.borrow();
         let hook = hooks::pre_stop(target, &self.deps.clock, own);
         tokio::pin!(hook);
         loop {
             let until = *deadline.borrow_and_update();
-            // Cancel-safe: the hook is pinned outside, `changed` and `sleep_until` lose nothing when dropped.
+            // Cancel-safe: the hook is pinned outside, `changed` and `sleep_until` lose nothing
+            // when dropped.
             tokio::select! {
                 ended = &mut hook => {
                     debug!(container, ?ended, "preStop hook ended");
@@ -136,7 +146,8 @@ impl PodExecutor {
         }
     }
 
-    /// Asks the runtime to stop the container with what is left, and again each time the deadline shrinks.
+    /// Asks the runtime to stop the container with what is left, and again each time the deadline
+    /// shrinks.
     async fn stop_until_done(
         &self,
         id: &ContainerId,
@@ -147,8 +158,10 @@ impl PodExecutor {
             let until = *deadline.borrow_and_update();
             let left = until.since(self.deps.clock.now().mono).max(MINIMUM_GRACE);
             let timeout = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-            let request = v1::StopContainerRequest { container_id: id.as_str().to_owned(), timeout };
-            // Cancel-safe: dropping StopContainer leaves the stop signal sent; it is asked for again with less grace.
+            let request =
+                v1::StopContainerRequest { container_id: id.as_str().to_owned(), timeout };
+            // Cancel-safe: dropping StopContainer leaves the stop signal sent; it is asked for
+            // again with less grace.
             tokio::select! {
                 stopped = self.deps.cri.stop_container(request) => return stopped.map(|_| ()),
                 changed = deadline.changed(), if may_hurry => may_hurry = changed.is_ok(),

@@ -1,5 +1,6 @@
-//! Carrying out the planner's actions for one pod. No policy: what to do, in which order and when to try again was
-//! decided by the plan; here it is done, with a deadline on every external call, and reported.
+//! Carrying out the planner's actions for one pod. No policy: what to do, in which order and when
+//! to try again was decided by the plan; here it is done, with a deadline on every external call,
+//! and reported.
 //!
 //! [`Execute`] is the seam: the real [`PodExecutor`] and the worker's scripted fake.
 
@@ -30,21 +31,29 @@ pub use self::container::ImageUsers;
 pub use self::permits::SandboxPermits;
 pub use self::report::{Count, Deps, Metrics, PodExecutor, Settings};
 use super::plan::types::{Action, HookState, ImageState, Inputs, Key, KillReason, Notice};
-use crate::model::{Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, SandboxId, Waiting};
+use crate::model::{
+    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, SandboxId, Waiting,
+};
 use crate::resources::allocation::Requirements;
 use crate::status::{Acked, ResizeState};
 
 /// What carries out the actions of one pod.
 pub trait Execute: Send + Sync + 'static {
-    /// Carries out one action. Dropping the future cancels pulls, hooks and waits; what must not be dropped
-    /// (principle 9) goes on detached.
-    fn execute(&self, key: Key, action: Action, context: Context) -> impl Future<Output = Completion> + Send;
+    /// Carries out one action. Dropping the future cancels pulls, hooks and waits; what must not be
+    /// dropped (principle 9) goes on detached.
+    fn execute(
+        &self,
+        key: Key,
+        action: Action,
+        context: Context,
+    ) -> impl Future<Output = Completion> + Send;
     /// What the API server has accepted of the pod's status, now and from now on.
     fn acked(&self) -> impl Future<Output = watch::Receiver<Acked>> + Send;
-    /// Returns when something outside the feeds may have changed what is to be told (the mirror of a static pod).
-    /// Cancel-safe.
+    /// Returns when something outside the feeds may have changed what is to be told (the mirror of
+    /// a static pod). Cancel-safe.
     fn poked(&self) -> impl Future<Output = ()> + Send;
-    /// The pod is finished on this node: ask for the deletion of its API object if that was requested.
+    /// The pod is finished on this node: ask for the deletion of its API object if that was
+    /// requested.
     fn finished(&self, pod: &Arc<Pod>) -> impl Future<Output = ()> + Send;
     /// Whether other pods wait for their start or their stop: then what nobody waits for gives way.
     fn is_rush(&self) -> bool;
@@ -58,7 +67,8 @@ pub trait Execute: Send + Sync + 'static {
     fn blocked(&self, pod: &Arc<Pod>, blocked: &Blocked, now: Now);
     /// How long a wait must last to be reported.
     fn blocked_report_after(&self) -> Duration;
-    /// Computes the status, hands it to the writer if it has changed, and tells the probes what runs.
+    /// Computes the status, hands it to the writer if it has changed, and tells the probes what
+    /// runs.
     fn publish(&self, report: &Report<'_>) -> impl Future<Output = Published> + Send;
 }
 
@@ -78,7 +88,8 @@ pub struct Context {
     pub pod: Arc<Pod>,
     /// What the runtime said.
     pub observed: Arc<ObservedPod>,
-    /// Cancelled when the pod begins to stop: what only waits so far gives up then, and nothing more is begun.
+    /// Cancelled when the pod begins to stop: what only waits so far gives up then, and nothing
+    /// more is begun.
     pub stop: CancellationToken,
     /// What running containers have been given of CPU and memory.
     pub actuated: Arc<BTreeMap<ContainerId, Requirements>>,
@@ -118,7 +129,8 @@ pub struct Completion {
     pub key: Key,
     /// How it ended.
     pub outcome: Result<Outcome, ActionError>,
-    /// Whether the runtime was changed (or may have been): the key stays in flight until it has been read again.
+    /// Whether the runtime was changed (or may have been): the key stays in flight until it has
+    /// been read again.
     pub mutated: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Where a container's volumes are on the node, with `subPath` resolved without following links out of the volume.
+//! Where a container's volumes are on the node, with `subPath` resolved without following links out
+//! of the volume.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +11,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use tracing::warn;
 
-use super::super::spec::{self, EnvVar, VolumeSource};
+use super::super::request::{self, EnvVar, VolumeSource};
 use super::report::PodExecutor;
 use super::{ActionError, Context};
 use crate::images;
@@ -30,7 +31,8 @@ impl PodExecutor {
         container: &api::Container,
         context: &Context,
     ) -> Result<BTreeMap<String, VolumeSource>, ActionError> {
-        let volumes = context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let volumes =
+            context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let mut sources = BTreeMap::new();
         for volume in volumes {
             if let Some(image) = &volume.image {
@@ -52,14 +54,16 @@ impl PodExecutor {
         Ok(sources)
     }
 
-    /// Has an image ready that the runtime is to mount. Its failure is the container's, with the pull's reason.
+    /// Has an image ready that the runtime is to mount. Its failure is the container's, with the
+    /// pull's reason.
     async fn image_volume(
         &self,
         container: &api::Container,
         volume: &api::ImageVolumeSource,
         context: &Context,
     ) -> Result<VolumeSource, ActionError> {
-        let kind = pod::find_container(&context.pod, &container.name).map_or(ContainerKind::Main, |(kind, _)| kind);
+        let kind = pod::find_container(&context.pod, &container.name)
+            .map_or(ContainerKind::Main, |(kind, _)| kind);
         let image = volume.reference.clone().unwrap_or_default();
         let request = images::EnsureImage {
             pod: context.pod.clone(),
@@ -78,7 +82,9 @@ impl PodExecutor {
                 let runtime_handler = self.runtime_handler(&context.pod).unwrap_or_default();
                 Ok(VolumeSource::Image { image_ref: present.image_ref, image, runtime_handler })
             }
-            Err(images::ImageError { reason, message, .. }) => Err(ActionError::new(reason, message)),
+            Err(images::ImageError { reason, message, .. }) => {
+                Err(ActionError::new(reason, message))
+            }
         }
     }
 
@@ -92,10 +98,16 @@ impl PodExecutor {
     ) -> Result<BTreeMap<usize, String>, ActionError> {
         let mut prepared = BTreeMap::new();
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-            let wanted = spec::sub_path(mount, env).map_err(|error| ActionError::new(error.reason, error.message))?;
+            let wanted = request::sub_path(mount, env)
+                .map_err(|error| ActionError::new(error.reason, error.message))?;
             let Some(sub_path) = wanted else { continue };
             let Some(VolumeSource::Path { path, .. }) = volumes.get(&mount.name) else { continue };
-            let pod_volumes = context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+            let pod_volumes = context
+                .pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.volumes.as_deref())
+                .unwrap_or_default();
             let volume = pod_volumes.iter().find(|volume| volume.name == mount.name);
             let placed = volume.and_then(|volume| self.deps.volumes.place(&self.uid, volume));
             let request = SubPath {
@@ -121,9 +133,16 @@ impl PodExecutor {
         Ok(prepared)
     }
 
-    /// A file of variables in a volume, opened without following a link out of it; `None`: there is no such volume.
-    pub(super) async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<spec::EnvFile> {
-        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    /// A file of variables in a volume, opened without following a link out of it; `None`: there is
+    /// no such volume.
+    pub(super) async fn read_env_file(
+        &self,
+        pod: &Pod,
+        volume: &str,
+        path: &str,
+    ) -> Option<request::EnvFile> {
+        let volumes =
+            pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let found = volumes.iter().find(|candidate| candidate.name == volume)?;
         // One that no container mounts is not set up; upstream says that there is none, too.
         if !used(pod).contains(volume) {
@@ -132,7 +151,8 @@ impl PodExecutor {
         let root = self.deps.volumes.place(&self.uid, found)?.path;
         let full = root.join(path).to_string_lossy().into_owned();
         let relative = PathBuf::from(path);
-        // Whoever writes to the volume decides what is there: a slow disk must not hold up other pods.
+        // Whoever writes to the volume decides what is there: a slow disk must not hold up other
+        // pods.
         let read = crate::linux::blocking::spawn(move || read_beneath(&root, &relative)).await;
         let content = match read {
             Ok(Ok(content)) => Ok(content),
@@ -142,12 +162,12 @@ impl PodExecutor {
         if let Err(error) = &content {
             warn!(path = full, error, "Failed to parse env file");
         }
-        Some(spec::EnvFile { path: full, content })
+        Some(request::EnvFile { path: full, content })
     }
 }
 
-/// Reads a file below `root`; a link that leads out of it is an error, and so is what is no file (a pipe would never
-/// end) or too long.
+/// Reads a file below `root`; a link that leads out of it is an error, and so is what is no file (a
+/// pipe would never end) or too long.
 fn read_beneath(root: &Path, path: &Path) -> std::io::Result<String> {
     let refused = |problem| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
     let opened = File::from(Root::open(root)?.resolve(path)?);
@@ -158,7 +178,8 @@ fn read_beneath(root: &Path, path: &Path) -> std::io::Result<String> {
     if metadata.len() > LONGEST_ENV_FILE {
         return Err(refused("it is too long"));
     }
-    // What was resolved is a handle without rights; opening it anew by number cannot lead anywhere else.
+    // What was resolved is a handle without rights; opening it anew by number cannot lead anywhere
+    // else.
     let file = File::open(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
     let mut content = Vec::new();
     file.take(LONGEST_ENV_FILE).read_to_end(&mut content)?;

@@ -1,9 +1,10 @@
-//! How many pods the runtime is asked to start and to take down at a time (principle 7): a new sandbox waits while too
-//! much is being started, a container of a pod that has its sandbox never does; a sandbox is stopped when few others are.
-//! The limits order, they never block: a start that hangs counts for [`START_FOR`] only, a stop for [`STOP_FOR`].
+//! How many pods the runtime is asked to start and to take down at a time (principle 7): a new
+//! sandbox waits while too much is being started, a container of a pod that has its sandbox never
+//! does; a sandbox is stopped when few others are. The limits order, they never block: a start that
+//! hangs counts for [`START_FOR`] only, a stop for [`STOP_FOR`].
 //!
-//! Measured: of 50 pods created at once, half were up after 3.0 s when four were started at a time and after 5.1 s when
-//! all were, with the same end.
+//! Measured: of 50 pods created at once, half were up after 3.0 s when four were started at a time
+//! and after 5.1 s when all were, with the same end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::model::Rush;
+use crate::model::StartBacklog;
 
 /// How long one start may keep others waiting.
 const START_FOR: Duration = Duration::from_secs(2);
 
-/// How long one stop may. Short: it is nothing new for the runtime, and a network plugin that takes seconds for each pod
-/// takes them for many at once.
+/// How long one stop may. Short: it is nothing new for the runtime, and a network plugin that takes
+/// seconds for each pod takes them for many at once.
 const STOP_FOR: Duration = Duration::from_millis(300);
 
 /// Starts, and stops, per processor.
@@ -30,9 +31,10 @@ const PER_CORE: usize = 2;
 pub struct SandboxPermits {
     starts: Arc<Gate>,
     stops: Arc<Gate>,
-    rush: Rush,
-    /// Pods that wait for their stop: statuses and events do not give way to those, only removals do.
-    stopping: Rush,
+    rush: StartBacklog,
+    /// Pods that wait for their stop: statuses and events do not give way to those, only removals
+    /// do.
+    stopping: StartBacklog,
     tasks: TaskTracker,
 }
 
@@ -84,14 +86,14 @@ impl Gate {
 
 impl SandboxPermits {
     /// About two of each per core. Tells `rush` of the pods that wait for their start.
-    pub fn for_cores(cores: usize, rush: Rush) -> Self {
+    pub fn for_cores(cores: usize, rush: StartBacklog) -> Self {
         let limit = cores.max(1) * PER_CORE;
         let gate = |longest| Arc::new(Gate { limit, longest, state: Mutex::default() });
         Self {
             starts: gate(START_FOR),
             stops: gate(STOP_FOR),
             rush,
-            stopping: Rush::default(),
+            stopping: StartBacklog::default(),
             tasks: TaskTracker::new(),
         }
     }
@@ -106,18 +108,19 @@ impl SandboxPermits {
         self.tasks.spawn(work);
     }
 
-    /// Waits for the turn of a new sandbox. It ends with the returned guard, or after [`START_FOR`]. Cancel-safe.
+    /// Waits for the turn of a new sandbox. It ends with the returned guard, or after
+    /// [`START_FOR`]. Cancel-safe.
     pub async fn start(&self) -> Turn {
         self.acquire(&self.starts, &self.rush).await
     }
 
-    /// Waits for the turn of a sandbox that is stopped. It ends with the returned guard, or after [`STOP_FOR`].
-    /// Cancel-safe.
+    /// Waits for the turn of a sandbox that is stopped. It ends with the returned guard, or after
+    /// [`STOP_FOR`]. Cancel-safe.
     pub async fn stop(&self) -> Turn {
         self.acquire(&self.stops, &self.stopping).await
     }
 
-    async fn acquire(&self, gate: &Arc<Gate>, rush: &Rush) -> Turn {
+    async fn acquire(&self, gate: &Arc<Gate>, rush: &StartBacklog) -> Turn {
         let (sender, permit) = oneshot::channel();
         let _waits = rush.wait();
         gate.state.lock().waiting.push_back(sender);
@@ -174,14 +177,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hung_start_gives_its_permit_back() {
-        let permits = SandboxPermits::for_cores(1, Rush::default());
+        let permits = SandboxPermits::for_cores(1, StartBacklog::default());
         let first = permits.start().await;
         let _second = permits.start().await;
-        assert!(within(&permits, Duration::from_secs(1)).await.is_none(), "two are held: the third waits");
+        assert!(
+            within(&permits, Duration::from_secs(1)).await.is_none(),
+            "two are held: the third waits"
+        );
         drop(first);
-        let _third = within(&permits, Duration::from_millis(10))
-            .await
-            .expect("a permit that was given back is there at once, though one has given up waiting for it");
+        let _third = within(&permits, Duration::from_millis(10)).await.expect(
+            "a permit that was given back is there at once, though one has given up waiting for it",
+        );
         let _fourth = within(&permits, START_FOR + Duration::from_millis(10))
             .await
             .expect("a held permit comes back after its time");
@@ -189,7 +195,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stops_wait_for_stops_alone_and_not_for_long() {
-        let rush = Rush::default();
+        let rush = StartBacklog::default();
         let permits = SandboxPermits::for_cores(1, rush.clone());
         let _starts = [permits.start().await, permits.start().await];
         let _hung = [permits.stop().await, permits.stop().await];
@@ -201,14 +207,16 @@ mod tests {
         tokio::time::sleep(STOP_FOR / 2).await;
         assert!(permits.is_rush() && !third.is_finished(), "one waits");
         assert!(!rush.is_on(), "statuses and events are not held back for it");
-        let _third = tokio::time::timeout(STOP_FOR, third).await.expect("the first two take too long");
+        let _third =
+            tokio::time::timeout(STOP_FOR, third).await.expect("the first two take too long");
         assert!(!permits.is_rush());
     }
 
     #[tokio::test(start_paused = true)]
     async fn containers_do_not_wait_and_sandboxes_wait_for_them() {
-        let permits = SandboxPermits::for_cores(1, Rush::default());
-        let [first, second, third] = [permits.container(), permits.container(), permits.container()];
+        let permits = SandboxPermits::for_cores(1, StartBacklog::default());
+        let [first, second, third] =
+            [permits.container(), permits.container(), permits.container()];
         drop(first);
         assert!(within(&permits, Duration::from_secs(1)).await.is_none(), "two are still started");
         drop(second);

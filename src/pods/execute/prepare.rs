@@ -1,10 +1,11 @@
-//! Before the first sandbox: the pod's cgroup, its directories, and what its log directories still know.
+//! Before the first sandbox: the pod's cgroup, its directories, and what its log directories still
+//! know.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::plan::types::Key;
-use super::super::spec;
+use super::super::request;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::linux::fs::ensure_dir;
@@ -22,21 +23,33 @@ impl PodExecutor {
         if let Some(cgroups) = &self.deps.cgroups
             && let Err(error) = cgroups.ensure(&context.pod).await
         {
-            let message = format!("unable to ensure pod container exists: {}", crate::model::error_chain(&error));
-            self.pod_event(&context.pod, EventType::Warning, event::FAILED_CREATE_POD_CONTAINER, message.clone());
+            let message = format!(
+                "unable to ensure pod container exists: {}",
+                crate::model::error_chain(&error)
+            );
+            self.pod_event(
+                &context.pod,
+                EventType::Warning,
+                event::FAILED_CREATE_POD_CONTAINER,
+                message.clone(),
+            );
             return Err(ActionError::new(event::FAILED_CREATE_POD_CONTAINER, message));
         }
         let directories = self.pod_dir();
-        for directory in [directories.clone(), directories.join("volumes"), directories.join("plugins")] {
+        for directory in
+            [directories.clone(), directories.join("volumes"), directories.join("plugins")]
+        {
             ensure_dir(&directory, 0o750).map_err(|error| {
-                let message = format!("error making pod data directories: {}: {error}", directory.display());
+                let message =
+                    format!("error making pod data directories: {}: {error}", directory.display());
                 let reason = event::FAILED_TO_MAKE_POD_DATA_DIRECTORIES;
                 self.pod_event(&context.pod, EventType::Warning, reason, message.clone());
                 ActionError::new(reason, message)
             })?;
         }
-        let logs = spec::pod_log_directory(&context.pod, &self.deps.settings.spec.pod_logs_dir);
-        let names = pod::main_containers(&context.pod).iter().chain(pod::init_containers(&context.pod));
+        let logs = request::pod_log_directory(&context.pod, &self.deps.settings.spec.pod_logs_dir);
+        let names =
+            pod::main_containers(&context.pod).iter().chain(pod::init_containers(&context.pod));
         let logged_restarts: BTreeMap<String, u32> = names
             .filter_map(|container| {
                 let newest = newest_log(&Path::new(&logs).join(&container.name))?;

@@ -1,4 +1,5 @@
-//! The real executor of one pod: its dependencies, the dispatch of actions, events, and what is told after each step.
+//! The real executor of one pod: its dependencies, the dispatch of actions, events, and what is
+//! told after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,26 +14,29 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::super::plan::types::{Action, Key, Notice};
-use super::super::spec;
+use super::super::request;
 use super::super::user_namespaces::UserNamespaces;
 use super::container::{ImageUsers, Start};
 use super::kill::Kill;
-use super::{ActionError, Completion, Context, Execute, Outcome, Published, Report, SandboxPermits};
+use super::{
+    ActionError, Completion, Context, Execute, Outcome, Published, Report, SandboxPermits,
+};
 use crate::apiserver::events::Recorder;
 use crate::apiserver::{objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::cri::{Runtime, RuntimeCondition};
 use crate::model::reason::event;
 use crate::model::{
-    Blocked, ContainerId, ContainerKind, ContainerState, EventType, Now, ObservedContainer, ObservedPod, Pod, PodUid,
-    pod,
+    Blocked, ContainerId, ContainerKind, ContainerState, EventType, Now, ObservedContainer,
+    ObservedPod, Pod, PodUid, pod,
 };
 use crate::probes::{Exec, PodProbes, ProbeTarget, Recorded};
 use crate::resources::devices;
 use crate::status::{Acked, StatusUpdate};
 use crate::{desired, images, pleg, resources, status, volumes};
 
-/// How long a wait must last before it is reported as an event of our own (upstream reports none or a generic one).
+/// How long a wait must last before it is reported as an event of our own (upstream reports none or
+/// a generic one).
 const BLOCKED_REPORT_AFTER: Duration = Duration::from_secs(10);
 
 /// What every pod's executor shares.
@@ -100,7 +104,7 @@ pub struct Settings {
     /// Memory of the machine in bytes, for OOM scores.
     pub memory_capacity: i64,
     /// What shapes requests.
-    pub spec: spec::Settings,
+    pub spec: request::Settings,
 }
 
 /// What is counted of the starts.
@@ -194,12 +198,25 @@ impl Drop for PodExecutor {
 }
 
 impl PodExecutor {
-    /// The executor of a pod; `probes` is the pod's prober, `api_status` what the API says of it (of its mirror, for a
-    /// static pod).
-    pub fn new(deps: Arc<Deps>, pod: &Pod, api_status: Option<&PodStatus>, probes: PodProbes) -> Self {
+    /// The executor of a pod; `probes` is the pod's prober, `api_status` what the API says of it
+    /// (of its mirror, for a static pod).
+    pub fn new(
+        deps: Arc<Deps>,
+        pod: &Pod,
+        api_status: Option<&PodStatus>,
+        probes: PodProbes,
+    ) -> Self {
         let adopted = Mutex::new(super::super::recorded::probed(api_status));
         let is_static = pod::is_static(pod);
-        Self { deps, uid: pod::uid(pod), is_static, probes, adopted, sent: Mutex::default(), warned: Mutex::default() }
+        Self {
+            deps,
+            uid: pod::uid(pod),
+            is_static,
+            probes,
+            adopted,
+            sent: Mutex::default(),
+            warned: Mutex::default(),
+        }
     }
 
     /// The same for a static pod whose mirror was seen only later, before its task begins.
@@ -212,11 +229,24 @@ impl PodExecutor {
         self.deps.settings.paths.pod(&self.uid)
     }
 
-    pub(super) fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &str, message: impl Into<String>) {
+    pub(super) fn pod_event(
+        &self,
+        pod: &Pod,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.deps.recorder.pod(pod, None, event_type, reason, message);
     }
 
-    pub(super) fn container_event(&self, pod: &Pod, container: &str, kind: EventType, reason: &str, message: String) {
+    pub(super) fn container_event(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: EventType,
+        reason: &str,
+        message: String,
+    ) {
         let found = pod::find_container(pod, container).map(|(kind, _)| (kind, container));
         self.deps.recorder.pod(pod, found, kind, reason, message);
     }
@@ -229,7 +259,8 @@ impl PodExecutor {
         context.observed.latest_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     }
 
-    /// The first address of the node's family, then the first of the other: what the pod is told of its addresses.
+    /// The first address of the node's family, then the first of the other: what the pod is told of
+    /// its addresses.
     pub(super) fn preferred(&self, ips: &[IpAddr]) -> Vec<IpAddr> {
         let prefers_ipv6 = self.deps.settings.node_ips.first().is_some_and(IpAddr::is_ipv6);
         let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
@@ -247,7 +278,10 @@ impl PodExecutor {
     /// The services of the pod's namespace and `default`; `None` while they have never been read.
     pub(super) fn services(&self, pod: &Pod) -> Option<Vec<Arc<services::Service>>> {
         let namespace = pod::key(pod).namespace;
-        self.deps.services.synced().then(|| self.deps.services.in_namespaces(&["default", &namespace]))
+        self.deps
+            .services
+            .synced()
+            .then(|| self.deps.services.in_namespaces(&["default", &namespace]))
     }
 
     /// The runtime handler of the pod's RuntimeClass.
@@ -263,14 +297,18 @@ impl PodExecutor {
     pub(super) fn recursive_read_only(&self, pod: &Pod) -> bool {
         let handler = self.runtime_handler(pod).unwrap_or_default();
         let condition = self.deps.condition.borrow();
-        condition.handlers.iter().any(|known| known.name == handler && known.recursive_read_only_mounts)
+        condition
+            .handlers
+            .iter()
+            .any(|known| known.name == handler && known.recursive_read_only_mounts)
     }
 
     /// The facts that statuses need of the node.
     fn node_facts(&self) -> status::NodeFacts {
         let condition = self.deps.condition.borrow();
         let identity = condition.identity.as_ref();
-        let handlers = condition.handlers.iter().filter(|handler| handler.recursive_read_only_mounts);
+        let handlers =
+            condition.handlers.iter().filter(|handler| handler.recursive_read_only_mounts);
         status::NodeFacts {
             host_ips: self.deps.settings.node_ips.clone(),
             prefers_ipv6: self.deps.settings.node_ips.first().is_some_and(IpAddr::is_ipv6),
@@ -281,7 +319,8 @@ impl PodExecutor {
 
     /// The status that follows from what is known now.
     fn compute_status(&self, report: &Report<'_>, previous: Option<&PodStatus>) -> PodStatus {
-        let mirror = if pod::is_static(report.pod) { self.deps.desired.mirror_of(&self.uid) } else { None };
+        let mirror =
+            if pod::is_static(report.pod) { self.deps.desired.mirror_of(&self.uid) } else { None };
         let starting = without_starting(report);
         status::compute(&status::ComputeInput {
             pod: report.pod,
@@ -299,7 +338,8 @@ impl PodExecutor {
         })
     }
 
-    /// The API's object of this pod: for a static pod its mirror. `None`: there is none to write a status to.
+    /// The API's object of this pod: for a static pod its mirror. `None`: there is none to write a
+    /// status to.
     fn api_object(&self, pod: &Arc<Pod>) -> Option<Arc<Pod>> {
         if self.is_static {
             return self.deps.desired.mirror_of(&self.uid);
@@ -331,7 +371,9 @@ impl PodExecutor {
         let mut targets = Vec::new();
         for container in &report.observed.containers {
             let ContainerState::Running { started_at } = container.state else { continue };
-            let Some((kind, _)) = pod::find_container(report.pod, &container.name) else { continue };
+            let Some((kind, _)) = pod::find_container(report.pod, &container.name) else {
+                continue;
+            };
             if is_starting(report, container) {
                 continue;
             }
@@ -348,17 +390,21 @@ impl PodExecutor {
     }
 }
 
-/// Whether a container runs and its postStart hook has not ended: until then nobody is told that it runs and no probe
-/// looks at it, as upstream, where the pod's worker waits for the hook.
+/// Whether a container runs and its postStart hook has not ended: until then nobody is told that it
+/// runs and no probe looks at it, as upstream, where the pod's worker waits for the hook.
 fn is_starting(report: &Report<'_>, container: &ObservedContainer) -> bool {
     let hooked = || {
-        pod::find_container(report.pod, &container.name)
-            .is_some_and(|(_, spec)| spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some()))
+        pod::find_container(report.pod, &container.name).is_some_and(|(_, spec)| {
+            spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
+        })
     };
-    container.state.is_running() && !report.inputs.post_start.contains_key(&container.id) && hooked()
+    container.state.is_running()
+        && !report.inputs.post_start.contains_key(&container.id)
+        && hooked()
 }
 
-/// What runs, with the containers whose postStart hook has not ended as merely created; `None` when there are none.
+/// What runs, with the containers whose postStart hook has not ended as merely created; `None` when
+/// there are none.
 fn without_starting(report: &Report<'_>) -> Option<ObservedPod> {
     if report.lifecycle.is_stopping() {
         return None;
@@ -387,12 +433,21 @@ impl Execute for PodExecutor {
                 Completion { key, outcome: Ok(Outcome::Done), mutated: false }
             }
             Action::CreateSandbox { attempt } => self.create_sandbox(key, attempt, context).await,
-            Action::EnsureImage { container, silent } => self.ensure_image(key, container, silent, context).await,
+            Action::EnsureImage { container, silent } => {
+                self.ensure_image(key, container, silent, context).await
+            }
             Action::StartContainer { container, kind, restart_count, sandbox, image_ref } => {
-                self.start(key, Start { container, kind, restart_count, sandbox, image_ref }, context).await
+                self.start(
+                    key,
+                    Start { container, kind, restart_count, sandbox, image_ref },
+                    context,
+                )
+                .await
             }
             Action::Resize { sandbox } => self.resize(key, sandbox, context).await,
-            Action::PostStart { container, id } => self.post_start(key, container, id, context).await,
+            Action::PostStart { container, id } => {
+                self.post_start(key, container, id, context).await
+            }
             Action::PreStop { container, id, deadline } => {
                 self.pre_stop_ahead(key, id, container, deadline, context).await
             }
@@ -400,8 +455,12 @@ impl Execute for PodExecutor {
                 self.kill(key, Kill { id, container, why, deadline, pre_stop }, context).await
             }
             // The worker hurries the kill that runs; it never comes here.
-            Action::HurryKill { .. } => Completion { key, outcome: Ok(Outcome::Done), mutated: false },
-            Action::RemoveContainer { id, reset } => self.remove_container(key, id, reset, context).await,
+            Action::HurryKill { .. } => {
+                Completion { key, outcome: Ok(Outcome::Done), mutated: false }
+            }
+            Action::RemoveContainer { id, reset } => {
+                self.remove_container(key, id, reset, context).await
+            }
             Action::StopSandbox { id } => self.stop_sandbox(key, id, context).await,
             Action::RemoveSandbox { id } => self.remove_sandbox(key, id).await,
             Action::CleanUp => self.clean_up(key, context).await,
@@ -450,7 +509,13 @@ impl Execute for PodExecutor {
     fn notice(&self, pod: &Arc<Pod>, notice: &Notice) {
         match &notice.container {
             Some(container) => {
-                self.container_event(pod, container, notice.event_type, notice.reason, notice.message.clone());
+                self.container_event(
+                    pod,
+                    container,
+                    notice.event_type,
+                    notice.reason,
+                    notice.message.clone(),
+                );
             }
             None => self.pod_event(pod, notice.event_type, notice.reason, notice.message.clone()),
         }
@@ -458,8 +523,13 @@ impl Execute for PodExecutor {
 
     fn blocked(&self, pod: &Arc<Pod>, blocked: &Blocked, now: Now) {
         let seconds = now.mono.since(blocked.since.mono).as_secs();
-        let error = blocked.last_error.as_ref().map(|error| format!("; last error: {error}")).unwrap_or_default();
-        let message = format!("waiting for {} for {seconds} s: {}{error}", blocked.stage, blocked.on);
+        let error = blocked
+            .last_error
+            .as_ref()
+            .map(|error| format!("; last error: {error}"))
+            .unwrap_or_default();
+        let message =
+            format!("waiting for {} for {seconds} s: {}{error}", blocked.stage, blocked.on);
         self.pod_event(pod, EventType::Warning, event::POD_BLOCKED, message);
     }
 
@@ -475,9 +545,11 @@ impl Execute for PodExecutor {
             let mut sent = self.sent.lock();
             let status = self.compute_status(report, sent.status.as_deref());
             let unchanged = sent.status.as_deref() == Some(&status);
-            let status = sent.status.take().filter(|_| unchanged).unwrap_or_else(|| Arc::new(status));
+            let status =
+                sent.status.take().filter(|_| unchanged).unwrap_or_else(|| Arc::new(status));
             sent.status = Some(status.clone());
-            // Another object (a mirror that was made anew) has to be told even what has not changed.
+            // Another object (a mirror that was made anew) has to be told even what has not
+            // changed.
             let uid = object.as_ref().map(|object| pod::uid(object));
             let is_news = !unchanged || sent.told != uid || (is_failing && !sent.is_failing);
             (sent.told, sent.is_failing) = (uid, is_failing);

@@ -1,12 +1,13 @@
-//! Giving a running pod other resources: its cgroup first where that grows, then its containers, those that shrink first,
-//! then its cgroup where that shrinks. Doing it again changes nothing, so a failure half-way is simply repeated.
+//! Giving a running pod other resources: its cgroup first where that grows, then its containers,
+//! those that shrink first, then its cgroup where that shrinks. Doing it again changes nothing, so
+//! a failure half-way is simply repeated.
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tracing::{debug, info};
 
 use super::super::plan::types::Key;
-use super::super::spec;
+use super::super::request;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
@@ -24,13 +25,19 @@ struct Change {
 
 impl Change {
     fn shrinks(&self) -> bool {
-        self.wants.memory_limit < self.has.memory_limit || self.wants.cpu_request < self.has.cpu_request
+        self.wants.memory_limit < self.has.memory_limit
+            || self.wants.cpu_request < self.has.cpu_request
     }
 }
 
 impl PodExecutor {
     /// Carries out a resize.
-    pub(super) async fn resize(&self, key: Key, sandbox: SandboxId, context: Context) -> Completion {
+    pub(super) async fn resize(
+        &self,
+        key: Key,
+        sandbox: SandboxId,
+        context: Context,
+    ) -> Completion {
         let mut mutation = self.deps.pleg.begin(&self.uid);
         let changes = changes(&context);
         // Their states stay the same: without a word they would not be asked again.
@@ -39,7 +46,8 @@ impl PodExecutor {
         }
         let done = self.resize_in_order(&sandbox, changes, &context).await;
         mutation.end();
-        let outcome = done.map(|containers| Outcome::Resized { containers, pod: requirements(&context.pod) });
+        let outcome =
+            done.map(|containers| Outcome::Resized { containers, pod: requirements(&context.pod) });
         Completion { key, outcome, mutated: true }
     }
 
@@ -57,14 +65,19 @@ impl PodExecutor {
         changes.sort_by_key(|change| !change.shrinks());
         for change in &changes {
             let oom = self.oom_score_adj(&context.pod, &change.spec);
-            let linux = spec::linux_resources(&context.pod, &change.spec, oom, &self.deps.settings.spec)
-                .map_err(|error| failed(error.message))?;
+            let linux =
+                request::linux_resources(&context.pod, &change.spec, oom, &self.deps.settings.spec)
+                    .map_err(|error| failed(error.message))?;
             let request = v1::UpdateContainerResourcesRequest {
                 container_id: change.id.as_str().to_owned(),
                 linux: Some(linux),
                 ..v1::UpdateContainerResourcesRequest::default()
             };
-            self.deps.cri.update_container_resources(request).await.map_err(|error| failed(error.to_string()))?;
+            self.deps
+                .cri
+                .update_container_resources(request)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             info!(container = change.spec.name, wants = ?change.wants, "resized");
         }
         self.set_cgroup(&context.pod).await.map_err(failed)?;
@@ -82,26 +95,38 @@ impl PodExecutor {
             let name = &change.spec.name;
             let request = v1::ContainerStatsRequest { container_id: change.id.as_str().to_owned() };
             let stats = self.deps.cri.container_stats(request).await;
-            let usage = stats.ok().and_then(|answer| answer.stats?.memory?.usage_bytes).map(|usage| usage.value);
+            let usage = stats
+                .ok()
+                .and_then(|answer| answer.stats?.memory?.usage_bytes)
+                .map(|usage| usage.value);
             match usage {
                 None => refused.push(format!("missing container {name:?} memory usage")),
-                Some(usage) if usage >= u64::try_from(limit).unwrap_or(u64::MAX) => refused.push(format!(
-                    "attempting to set container {name:?} memory limit ({limit}) below current usage ({usage})"
-                )),
+                Some(usage) if usage >= u64::try_from(limit).unwrap_or(u64::MAX) => {
+                    refused.push(format!(
+                        "attempting to set container {name:?} memory limit ({limit}) below current usage ({usage})"
+                    ));
+                }
                 Some(_) => {}
             }
         }
         match refused.as_slice() {
             [] => Ok(()),
-            [one] => Err(ActionError::new("Error", format!("cannot decrease memory limits: {one}"))),
-            several => {
-                Err(ActionError::new("Error", format!("cannot decrease memory limits: [{}]", several.join(", "))))
+            [one] => {
+                Err(ActionError::new("Error", format!("cannot decrease memory limits: {one}")))
             }
+            several => Err(ActionError::new(
+                "Error",
+                format!("cannot decrease memory limits: [{}]", several.join(", ")),
+            )),
         }
     }
 
     /// Runtimes whose sandbox is a machine of its own have to know; others do not know the call.
-    async fn tell_sandbox(&self, sandbox: &SandboxId, context: &Context) -> Result<(), ActionError> {
+    async fn tell_sandbox(
+        &self,
+        sandbox: &SandboxId,
+        context: &Context,
+    ) -> Result<(), ActionError> {
         let user_ids = self.user_ids(&context.pod).await?;
         let linux = self.sandbox_request(context, 0, user_ids)?.config.linux.unwrap_or_default();
         let request = v1::UpdatePodSandboxResourcesRequest {
@@ -142,13 +167,17 @@ fn changes(context: &Context) -> Vec<Change> {
     context.observed.containers.iter().filter_map(change).collect()
 }
 
-/// The pod with the larger of what its containers have and what they are given: its cgroup must hold both meanwhile.
+/// The pod with the larger of what its containers have and what they are given: its cgroup must
+/// hold both meanwhile.
 fn widest(pod: &Pod, context: &Context) -> Pod {
     let mut widest = pod.clone();
     let Some(spec) = &mut widest.spec else { return widest };
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        let running = context.observed.latest(&container.name).filter(|latest| latest.state.is_running());
-        let Some(has) = running.and_then(|latest| context.actuated.get(&latest.id)) else { continue };
+        let running =
+            context.observed.latest(&container.name).filter(|latest| latest.state.is_running());
+        let Some(has) = running.and_then(|latest| context.actuated.get(&latest.id)) else {
+            continue;
+        };
         let both = has.widest(Requirements::of(container));
         let own = container.resources.get_or_insert_default();
         let set = |list: &mut Option<Quantities>, name: &str, amount: i64, unit: &str| {

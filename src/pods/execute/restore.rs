@@ -1,5 +1,6 @@
-//! What a container's annotations still say of it when nobody has its pod's spec any more: its grace period and its
-//! preStop hook. Either kubelet writes them at creation, so this works for containers of both.
+//! What a container's annotations still say of it when nobody has its pod's spec any more: its
+//! grace period and its preStop hook. Either kubelet writes them at creation, so this works for
+//! containers of both.
 
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ pub(super) struct Restored {
 }
 
 impl PodExecutor {
-    /// Reads what is left of a container's spec; `None` where the pod is known (only an orphan has neither a version nor
-    /// a source) or the runtime does not say.
+    /// Reads what is left of a container's spec; `None` where the pod is known (only an orphan has
+    /// neither a version nor a source) or the runtime does not say.
     pub(super) async fn restore(&self, id: &ContainerId, name: &str, of: &Pod) -> Option<Restored> {
         if of.metadata.resource_version.is_some() || pod::is_static(of) {
             return None;
         }
-        let request = v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
+        let request =
+            v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
         match self.deps.cri.container_status(request).await {
             Ok(answer) => answer.status.map(|status| restored(name, &status.annotations)),
             Err(error) => {
@@ -38,16 +40,22 @@ impl PodExecutor {
 }
 
 fn restored(name: &str, annotations: &std::collections::HashMap<String, String>) -> Restored {
-    let seconds = |label: &str| annotations.get(label).and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let seconds = |label: &str| {
+        annotations.get(label).and_then(|text| text.parse().ok()).map(Duration::from_secs)
+    };
     let pre_stop = annotations
         .get(labels::CONTAINER_PRE_STOP_HANDLER)
         .and_then(|text| serde_json::from_str::<api::LifecycleHandler>(text).ok());
     Restored {
-        grace: seconds(labels::POD_DELETION_GRACE_PERIOD).or_else(|| seconds(labels::POD_TERMINATION_GRACE_PERIOD)),
+        grace: seconds(labels::POD_DELETION_GRACE_PERIOD)
+            .or_else(|| seconds(labels::POD_TERMINATION_GRACE_PERIOD)),
         container: api::Container {
             name: name.to_owned(),
-            ports: annotations.get(labels::CONTAINER_PORTS).and_then(|text| serde_json::from_str(text).ok()),
-            lifecycle: pre_stop.map(|hook| api::Lifecycle { pre_stop: Some(hook), ..api::Lifecycle::default() }),
+            ports: annotations
+                .get(labels::CONTAINER_PORTS)
+                .and_then(|text| serde_json::from_str(text).ok()),
+            lifecycle: pre_stop
+                .map(|hook| api::Lifecycle { pre_stop: Some(hook), ..api::Lifecycle::default() }),
             ..api::Container::default()
         },
     }
@@ -67,12 +75,19 @@ mod tests {
             (labels::CONTAINER_PRE_STOP_HANDLER, r#"{"exec":{"command":["sleep","1"]}}"#),
             (labels::CONTAINER_PORTS, r#"[{"name":"web","containerPort":80}]"#),
         ];
-        let annotations = annotations.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let annotations = annotations
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
         let restored = restored("app", &annotations);
         assert_eq!(restored.grace, Some(Duration::from_secs(90)));
         assert_eq!(restored.container.ports.expect("ports")[0].container_port, 80);
-        let hook = restored.container.lifecycle.and_then(|lifecycle| lifecycle.pre_stop).expect("a hook");
-        assert_eq!(hook.exec.and_then(|exec| exec.command), Some(vec!["sleep".to_owned(), "1".to_owned()]));
+        let hook =
+            restored.container.lifecycle.and_then(|lifecycle| lifecycle.pre_stop).expect("a hook");
+        assert_eq!(
+            hook.exec.and_then(|exec| exec.command),
+            Some(vec!["sleep".to_owned(), "1".to_owned()])
+        );
     }
 
     #[test]

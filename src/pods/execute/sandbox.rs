@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::super::plan::types::Key;
-use super::super::spec;
+use super::super::request;
 use super::report::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::clock::Clock;
@@ -15,7 +15,8 @@ use crate::linux::fs::go_text;
 use crate::model::reason::event;
 use crate::model::{EventType, SandboxId, pod};
 
-/// How long a reserved name is waited for: the runtime still makes or undoes an earlier attempt (principle 9).
+/// How long a reserved name is waited for: the runtime still makes or undoes an earlier attempt
+/// (principle 9).
 const RESERVED_FOR: Duration = Duration::from_secs(60);
 
 /// How often a reserved name is tried.
@@ -23,14 +24,19 @@ const RESERVED_EVERY: Duration = Duration::from_millis(500);
 
 impl PodExecutor {
     /// Makes a sandbox.
-    pub(super) async fn create_sandbox(&self, key: Key, attempt: u32, context: Context) -> Completion {
+    pub(super) async fn create_sandbox(
+        &self,
+        key: Key,
+        attempt: u32,
+        context: Context,
+    ) -> Completion {
         let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
         self.deps.metrics.count(Count::Pod { own_users });
         let prepared = self.user_ids(&context.pod).await.and_then(|user_ids| {
             let request = self.sandbox_request(&context, attempt, user_ids)?;
             Ok((request, self.runtime_handler(&context.pod)?))
         });
-        let (spec::SandboxRequest { config, warnings }, handler) = match prepared {
+        let (request::SandboxRequest { config, warnings }, handler) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.sandbox_failed(&context, &error.message);
@@ -41,7 +47,11 @@ impl PodExecutor {
         if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
             let message = format!("mkdir {}: {}", config.log_directory, go_text(&error));
             self.sandbox_failed(&context, &message);
-            return Completion { key, outcome: Err(ActionError::new("CreatePodSandbox", message)), mutated: false };
+            return Completion {
+                key,
+                outcome: Err(ActionError::new("CreatePodSandbox", message)),
+                mutated: false,
+            };
         }
         let turn = if pod::is_critical(&context.pod) || pod::is_host_network(&context.pod) {
             None
@@ -53,8 +63,14 @@ impl PodExecutor {
         }
         let mutation = self.deps.pleg.begin(&self.uid);
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
-        let (made, mut mutation) =
-            run_until_name_is_free(&self.deps.cri, self.deps.clock, request, mutation, &context.stop).await;
+        let (made, mut mutation) = run_until_name_is_free(
+            &self.deps.cri,
+            self.deps.clock,
+            request,
+            mutation,
+            &context.stop,
+        )
+        .await;
         drop(turn);
         if let Ok(id) = &made {
             mutation.touched_sandbox(id);
@@ -67,7 +83,8 @@ impl PodExecutor {
             }
             Err(error) => {
                 let message = format!("{error}");
-                // A pod that is being deleted while its sandbox is made has no failure to report (upstream agrees).
+                // A pod that is being deleted while its sandbox is made has no failure to report
+                // (upstream agrees).
                 if !context.stop.is_cancelled() {
                     self.sandbox_failed(&context, &message);
                 }
@@ -77,9 +94,9 @@ impl PodExecutor {
         Completion { key, outcome, mutated: true }
     }
 
-    /// Tells what of the request is not as the pod wishes, once for each generation of the pod: upstream repeats it at
-    /// every look at the pod.
-    fn warn_once(&self, context: &Context, warnings: Vec<spec::Warning>) {
+    /// Tells what of the request is not as the pod wishes, once for each generation of the pod:
+    /// upstream repeats it at every look at the pod.
+    fn warn_once(&self, context: &Context, warnings: Vec<request::Warning>) {
         let dns_cut = warnings.iter().any(|warning| warning.reason == event::DNS_CONFIG_FORMING);
         let generation = context.pod.metadata.generation.unwrap_or_default();
         let was_cut = {
@@ -99,33 +116,49 @@ impl PodExecutor {
                 continue;
             }
             match warning.target {
-                spec::WarningTarget::Pod => {
-                    self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
+                request::WarningTarget::Pod => {
+                    self.pod_event(
+                        &context.pod,
+                        EventType::Warning,
+                        warning.reason,
+                        warning.message,
+                    );
                 }
-                spec::WarningTarget::Node => {
+                request::WarningTarget::Node => {
                     let node = &self.deps.settings.node_name;
-                    self.deps.recorder.node(node, EventType::Warning, warning.reason, warning.message);
+                    self.deps.recorder.node(
+                        node,
+                        EventType::Warning,
+                        warning.reason,
+                        warning.message,
+                    );
                 }
             }
         }
     }
 
-    /// The request for a sandbox and what to tell about it. Reads the node's `resolv.conf`, which may change any time.
+    /// The request for a sandbox and what to tell about it. Reads the node's `resolv.conf`, which
+    /// may change any time.
     pub(super) fn sandbox_request(
         &self,
         context: &Context,
         attempt: u32,
-        user_ids: Option<spec::IdRange>,
-    ) -> Result<spec::SandboxRequest, ActionError> {
+        user_ids: Option<request::IdRange>,
+    ) -> Result<request::SandboxRequest, ActionError> {
         let pod = &context.pod;
         let resolv_conf = self.resolv_conf()?;
-        let cgroup_parent = self.deps.cgroups.as_ref().map(|cgroups| cgroups.cgroup_parent(pod)).unwrap_or_default();
-        spec::sandbox_config(&spec::SandboxInput {
+        let cgroup_parent = self
+            .deps
+            .cgroups
+            .as_ref()
+            .map(|cgroups| cgroups.cgroup_parent(pod))
+            .unwrap_or_default();
+        request::sandbox_config(&request::SandboxInput {
             pod,
             attempt,
             cgroup_parent: &cgroup_parent,
             resolv_conf: &resolv_conf,
-            totals: spec::PodTotals::of(pod),
+            totals: request::PodTotals::of(pod),
             extra_groups: &self.deps.volumes.groups(&self.uid),
             user_ids,
             settings: &self.deps.settings.spec,
@@ -133,15 +166,15 @@ impl PodExecutor {
         .map_err(|error| ActionError::new(error.reason, error.message))
     }
 
-    fn resolv_conf(&self) -> Result<spec::ResolvConf, ActionError> {
+    fn resolv_conf(&self) -> Result<request::ResolvConf, ActionError> {
         let path = &self.deps.settings.resolv_conf;
         if path.as_os_str().is_empty() {
-            return Ok(spec::ResolvConf::default());
+            return Ok(request::ResolvConf::default());
         }
         let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
         let text = std::fs::read_to_string(path)
             .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
-        spec::ResolvConf::parse(&text).map_err(failed)
+        request::ResolvConf::parse(&text).map_err(failed)
     }
 
     fn sandbox_failed(&self, context: &Context, message: &str) {
@@ -157,7 +190,12 @@ impl PodExecutor {
     }
 
     /// Stops a sandbox: whatever is left in it is killed, its network is torn down.
-    pub(super) async fn stop_sandbox(&self, key: Key, id: SandboxId, context: Context) -> Completion {
+    pub(super) async fn stop_sandbox(
+        &self,
+        key: Key,
+        id: SandboxId,
+        context: Context,
+    ) -> Completion {
         let turn = self.deps.permits.stop().await;
         let mut mutation = self.deps.pleg.begin(&self.uid);
         mutation.touched_sandbox(&id);
@@ -200,8 +238,8 @@ impl PodExecutor {
     }
 }
 
-/// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries again until the pod
-/// stops.
+/// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries
+/// again until the pod stops.
 async fn run_until_name_is_free<K: Send + 'static>(
     cri: &Runtime,
     clock: Clock,
@@ -240,16 +278,21 @@ mod tests {
     async fn a_pod_that_stops_waits_for_no_name() {
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
         let fake = FakeRuntime::new(clock);
-        let reserved =
-            tonic::Status::unknown("failed to reserve sandbox name \"p\": name \"p\" is reserved for \"1f\"");
+        let reserved = tonic::Status::unknown(
+            "failed to reserve sandbox name \"p\": name \"p\" is reserved for \"1f\"",
+        );
         fake.script("RunPodSandbox", None, 1000, Effect::Fail(reserved));
         let stop = CancellationToken::new();
         let (cri, request) = (fake.client(), v1::RunPodSandboxRequest::default());
         let run = run_until_name_is_free(&cri, clock, request, (), &stop);
         tokio::pin!(run);
-        tokio::time::timeout(Duration::from_secs(30), &mut run).await.expect_err("the name stays reserved");
+        tokio::time::timeout(Duration::from_secs(30), &mut run)
+            .await
+            .expect_err("the name stays reserved");
         stop.cancel();
-        let (made, ()) = tokio::time::timeout(Duration::from_millis(600), run).await.expect("it gives up at once");
+        let (made, ()) = tokio::time::timeout(Duration::from_millis(600), run)
+            .await
+            .expect("it gives up at once");
         assert!(made.expect_err("there is no sandbox").is_name_reserved());
     }
 }

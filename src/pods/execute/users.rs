@@ -1,7 +1,7 @@
-//! The ids of a pod with a user namespace of its own (`hostUsers: false`): given before its sandbox is made, kept until
-//! its directory is removed.
+//! The ids of a pod with a user namespace of its own (`hostUsers: false`): given before its sandbox
+//! is made, kept until its directory is removed.
 
-use super::super::spec;
+use super::super::request;
 use super::report::PodExecutor;
 use super::{ActionError, Context};
 use crate::cri::v1;
@@ -13,7 +13,9 @@ fn refusal(handler: &str, supports: Option<bool>, knows_handlers: bool) -> Optio
     let problem = if handler.is_empty() {
         "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned()
     } else {
-        format!("can't set `spec.hostUsers: false`, RuntimeClass handler {handler:?} does not support user namespaces")
+        format!(
+            "can't set `spec.hostUsers: false`, RuntimeClass handler {handler:?} does not support user namespaces"
+        )
     };
     match supports {
         Some(true) => None,
@@ -24,8 +26,12 @@ fn refusal(handler: &str, supports: Option<bool>, knows_handlers: bool) -> Optio
 }
 
 impl PodExecutor {
-    /// The ids of the pod's users, given to it now if it has none; `None` where it shares the node's.
-    pub(super) async fn user_ids(&self, pod: &Pod) -> Result<Option<spec::IdRange>, ActionError> {
+    /// The ids of the pod's users, given to it now if it has none; `None` where it shares the
+    /// node's.
+    pub(super) async fn user_ids(
+        &self,
+        pod: &Pod,
+    ) -> Result<Option<request::IdRange>, ActionError> {
         let failed = |problem| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
         if pod.spec.as_ref().and_then(|spec| spec.host_users) != Some(false) {
             return Ok(None);
@@ -34,7 +40,11 @@ impl PodExecutor {
         let refused = {
             let condition = self.deps.condition.borrow();
             let known = condition.handlers.iter().find(|known| known.name == handler);
-            refusal(&handler, known.map(|known| known.user_namespaces), !condition.handlers.is_empty())
+            refusal(
+                &handler,
+                known.map(|known| known.user_namespaces),
+                !condition.handlers.is_empty(),
+            )
         };
         if let Some(problem) = refused {
             return Err(failed(problem));
@@ -54,8 +64,8 @@ impl PodExecutor {
         crate::linux::blocking::spawn(move || namespaces.release(&uid)).await.ok();
     }
 
-    /// The sandbox as a pull is told of it: the runtime reads the pod's identity and annotations there. A pull may be
-    /// ahead of the sandbox, so nothing is given to the pod for it.
+    /// The sandbox as a pull is told of it: the runtime reads the pod's identity and annotations
+    /// there. A pull may be ahead of the sandbox, so nothing is given to the pod for it.
     pub(super) fn sandbox_for_pull(&self, context: &Context) -> Option<v1::PodSandboxConfig> {
         let user_ids = self.deps.user_namespaces.of(&self.uid);
         self.sandbox_request(context, 0, user_ids).ok().map(|request| request.config)

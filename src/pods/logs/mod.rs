@@ -1,8 +1,9 @@
-//! Container logs that have become too long are rotated: the runtime is given a new file, older ones are packed, the oldest
-//! removed.
+//! Container logs that have become too long are rotated: the runtime is given a new file, older
+//! ones are packed, the oldest removed.
 //!
-//! In: the pods' views, for what runs and where it logs. Out: files beside the log, and ReopenContainerLog. The sizes are
-//! looked at every `containerLogMonitorInterval`; nothing tells of them otherwise.
+//! In: the pods' views, for what runs and where it logs. Out: files beside the log, and
+//! ReopenContainerLog. The sizes are looked at every `containerLogMonitorInterval`; nothing tells
+//! of them otherwise.
 
 pub mod plan;
 
@@ -82,7 +83,9 @@ impl Rotator {
         });
         let Ok(sizes) = sizes.await else { return };
         futures::stream::iter(sizes.into_iter().filter(|(size, _)| *size != Size::Fine))
-            .for_each_concurrent(self.policy.workers.max(1), async |(size, log)| self.care(size, log).await)
+            .for_each_concurrent(self.policy.workers.max(1), async |(size, log)| {
+                self.care(size, log).await;
+            })
             .await;
     }
 
@@ -92,7 +95,10 @@ impl Rotator {
         let containers = views.iter().flat_map(|view| &view.observed.containers);
         containers
             .filter(|container| container.state.is_running() && !container.log_path.is_empty())
-            .map(|container| Log { id: container.id.clone(), path: PathBuf::from(&container.log_path) })
+            .map(|container| Log {
+                id: container.id.clone(),
+                path: PathBuf::from(&container.log_path),
+            })
             .collect()
     }
 
@@ -114,7 +120,8 @@ impl Rotator {
         let prepared = crate::linux::blocking::spawn(move || prepare(&path, max_files));
         prepared.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let rotated = rotated(&log.path, self.clock.now().wall);
-        let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| error.to_string());
+        let rename =
+            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| error.to_string());
         rename(&log.path, &rotated)?;
         if let Err(error) = self.reopen(&log.id).await {
             // Back again: the container writes to it still, and the next look tries anew.
@@ -150,7 +157,9 @@ fn rotated(path: &Path, now: Wall) -> PathBuf {
 
 /// Removes and packs what was rotated before.
 fn prepare(path: &Path, max_files: usize) -> io::Result<()> {
-    let (Some(directory), Some(log)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(directory), Some(log)) =
+        (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
         return Ok(());
     };
     let mut names = Vec::new();
@@ -184,7 +193,12 @@ fn pack(path: &Path) -> io::Result<()> {
 fn pack_into(path: &Path, unfinished: &Path) -> io::Result<()> {
     let mut log = File::open(path)?;
     let mode = log.metadata()?.permissions().mode();
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(unfinished)?;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(unfinished)?;
     let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::default());
     io::copy(&mut log, &mut packer)?;
     packer.finish().map(drop)
@@ -202,8 +216,11 @@ mod tests {
     fn what_was_rotated_before_is_packed_and_the_oldest_goes() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("0.log");
-        for (name, text) in [("0.log", "new"), ("0.log.20260102-000000", "line\n"), ("0.log.20260101-000000.gz", "old")]
-        {
+        for (name, text) in [
+            ("0.log", "new"),
+            ("0.log.20260102-000000", "line\n"),
+            ("0.log.20260101-000000.gz", "old"),
+        ] {
             std::fs::write(directory.path().join(name), text).expect("written");
         }
         prepare(&path, 3).expect("prepared");
@@ -213,7 +230,8 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["0.log", "0.log.20260102-000000.gz"]);
-        let packed = std::fs::File::open(directory.path().join("0.log.20260102-000000.gz")).expect("opened");
+        let packed =
+            std::fs::File::open(directory.path().join("0.log.20260102-000000.gz")).expect("opened");
         let mut text = String::new();
         flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("unpacked");
         assert_eq!(text, "line\n");

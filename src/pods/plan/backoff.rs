@@ -1,8 +1,10 @@
-//! How long to wait before the same thing is tried again: the crash back-off of containers, and the cadence of retries.
+//! How long to wait before the same thing is tried again: the crash back-off of containers, and the
+//! cadence of retries.
 //!
-//! The crash back-off is upstream's (`flowcontrol.Backoff` as the kubelet sets it up): the first restart is immediate and
-//! arms 10 s, each further one doubles that up to the maximum; it counts from the moment the container ended, and is
-//! forgotten when a container ended more than ten minutes after it was last raised. No jitter.
+//! The crash back-off is upstream's (`flowcontrol.Backoff` as the kubelet sets it up): the first
+//! restart is immediate and arms 10 s, each further one doubles that up to the maximum; it counts
+//! from the moment the container ended, and is forgotten when a container ended more than ten
+//! minutes after it was last raised. No jitter.
 
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use crate::model::Mono;
 const INITIAL: Duration = Duration::from_secs(10);
 /// The longest wait where the configuration does not say.
 const DEFAULT_MAX: Duration = Duration::from_secs(300);
-/// A container that ended this long after its back-off was raised starts afresh (upstream: 600 s whatever the maximum).
+/// A container that ended this long after its back-off was raised starts afresh (upstream: 600 s
+/// whatever the maximum).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// The longest wait between two tries of an action that fails; upstream tries every 10 to 15 s.
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -39,9 +42,17 @@ pub(super) fn held_until(entry: Option<&Backoff>, ended: Mono, now: Mono) -> Opt
 }
 
 /// The back-off after the start with `restart_count` of a container that ended at `ended`.
-pub(super) fn raised(entry: Option<&Backoff>, ended: Mono, now: Mono, restart_count: u32, max: Duration) -> Backoff {
+pub(super) fn raised(
+    entry: Option<&Backoff>,
+    ended: Mono,
+    now: Mono,
+    restart_count: u32,
+    max: Duration,
+) -> Backoff {
     let wait = match entry {
-        Some(entry) if ended.since(entry.updated) <= FORGOTTEN_AFTER => entry.wait.saturating_mul(2).min(max),
+        Some(entry) if ended.since(entry.updated) <= FORGOTTEN_AFTER => {
+            entry.wait.saturating_mul(2).min(max)
+        }
         Some(_) | None => initial(max),
     };
     Backoff { wait, updated: now, restart_count }
@@ -62,7 +73,9 @@ pub(super) fn go_text(duration: Duration) -> String {
         nanos => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
     };
     match (hours, minutes) {
-        (0, 0) if total == 0 && !duration.is_zero() => format!("{}ms", duration.as_secs_f64() * 1000.0),
+        (0, 0) if total == 0 && !duration.is_zero() => {
+            format!("{}ms", duration.as_secs_f64() * 1000.0)
+        }
         (0, 0) => format!("{seconds}{fraction}s"),
         (0, _) => format!("{minutes}m{seconds}{fraction}s"),
         (_, _) => format!("{hours}h{minutes}m{seconds}{fraction}s"),
@@ -109,7 +122,10 @@ mod tests {
 
     #[test]
     fn retries_never_slower_than_every_ten_seconds() {
-        assert_eq!([1, 2, 3, 4, 5, 100].map(|count| retry_after(count).as_secs()), [1, 2, 4, 8, 10, 10]);
+        assert_eq!(
+            [1, 2, 3, 4, 5, 100].map(|count| retry_after(count).as_secs()),
+            [1, 2, 4, 8, 10, 10]
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The plan while it is made: the input, what it says of each container, and the rules that every action obeys (one per
-//! key, nothing while its last failure is too fresh).
+//! The plan while it is made: the input, what it says of each container, and the rules that every
+//! action obeys (one per key, nothing while its last failure is too fresh).
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use super::spec::Spec;
 use super::types::{Action, Doing, Failure, Inputs, Key, Notice, Plan, PlanInput};
 use crate::model::observed::Exit;
 use crate::model::{
-    Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod, Pod,
-    SandboxId, Waiting, Wall, pod,
+    Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
+    ObservedPod, Pod, SandboxId, Waiting, Wall, pod,
 };
 
 /// A plan in the making.
@@ -45,7 +45,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The finished plan: removal before addition, and a reason for every container that has not come up.
+    /// The finished plan: removal before addition, and a reason for every container that has not
+    /// come up.
     pub(super) fn into_plan(mut self) -> Plan {
         self.explain_the_rest();
         self.plan.resizing = self.is_resizing();
@@ -109,7 +110,8 @@ impl<'a> Draft<'a> {
         (next > self.now.mono).then_some((failure, next))
     }
 
-    /// Plans `action` unless its key is busy or its last failure is too fresh. Returns whether it was planned.
+    /// Plans `action` unless its key is busy or its last failure is too fresh. Returns whether it
+    /// was planned.
     pub(super) fn attempt(&mut self, action: Action) -> bool {
         let key = action.key();
         if self.is_busy(&key) {
@@ -130,7 +132,8 @@ impl<'a> Draft<'a> {
     /// Plans again at `moment`, if that lies ahead.
     pub(super) fn wake(&mut self, moment: Mono) {
         if moment > self.now.mono {
-            self.plan.wake_at = Some(self.plan.wake_at.map_or(moment, |earlier| earlier.min(moment)));
+            self.plan.wake_at =
+                Some(self.plan.wake_at.map_or(moment, |earlier| earlier.min(moment)));
         }
     }
 
@@ -144,7 +147,13 @@ impl<'a> Draft<'a> {
         let failure = self.inputs.failures.get(key);
         let since = self.busy_since(key).or(failure.map(|failure| failure.at)).unwrap_or(self.now);
         let next_try = self.held_by_failure(key).map(|(_, next)| next);
-        self.block(Blocked { stage, on, since, last_error: failure.map(|failure| failure.message.clone()), next_try });
+        self.block(Blocked {
+            stage,
+            on,
+            since,
+            last_error: failure.map(|failure| failure.message.clone()),
+            next_try,
+        });
     }
 
     /// Says why a container does not run; a later reason replaces an earlier one.
@@ -182,7 +191,8 @@ impl<'a> Draft<'a> {
         Now { mono: self.mono_of(wall), wall }
     }
 
-    /// Whether a container may still run: it does, or its state is unknown and it has not been stopped.
+    /// Whether a container may still run: it does, or its state is unknown and it has not been
+    /// stopped.
     pub(super) fn may_run(&self, container: &ObservedContainer) -> bool {
         match container.state {
             ContainerState::Running { .. } => true,
@@ -193,7 +203,8 @@ impl<'a> Draft<'a> {
 
     /// Whether a container is being stopped, or is to be by this plan.
     pub(super) fn is_being_killed(&self, id: &ContainerId) -> bool {
-        self.kills.contains(id) || matches!(self.doing(&Key::Container(id.clone())), Some(Doing::Kill { .. }))
+        self.kills.contains(id)
+            || matches!(self.doing(&Key::Container(id.clone())), Some(Doing::Kill { .. }))
     }
 
     /// Whether any container of that name may run or is being stopped.
@@ -203,7 +214,11 @@ impl<'a> Draft<'a> {
     }
 
     /// The newest container of that name, if it lives in `sandbox`.
-    pub(super) fn latest_in(&self, name: &str, sandbox: &SandboxId) -> Option<&'a ObservedContainer> {
+    pub(super) fn latest_in(
+        &self,
+        name: &str,
+        sandbox: &SandboxId,
+    ) -> Option<&'a ObservedContainer> {
         self.observed.latest(name).filter(|container| &container.sandbox == sandbox)
     }
 
@@ -217,7 +232,8 @@ impl<'a> Draft<'a> {
 
     /// Whether a container of that name has ever been made, as far as is known.
     pub(super) fn was_created(&self, name: &str) -> bool {
-        self.observed.latest(name).is_some() || self.inputs.remembered.get(name).is_some_and(|seen| seen.exit.is_some())
+        self.observed.latest(name).is_some()
+            || self.inputs.remembered.get(name).is_some_and(|seen| seen.exit.is_some())
     }
 
     /// The restart count of the next start.
@@ -228,9 +244,12 @@ impl<'a> Draft<'a> {
         counts.chain(remembered).max().map_or(0, |count| count.saturating_add(1))
     }
 
-    /// Whether the container should be started (again); false while it runs and for one that is done for good.
+    /// Whether the container should be started (again); false while it runs and for one that is
+    /// done for good.
     pub(super) fn wants_start(&self, spec: &Spec<'_>) -> bool {
-        if self.inputs.restart_all && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code)) {
+        if self.inputs.restart_all
+            && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code))
+        {
             return true;
         }
         let policy = self.restart_policy();
@@ -238,15 +257,18 @@ impl<'a> Draft<'a> {
             return match (spec.kind, self.inputs.remembered.get(spec.name)) {
                 (ContainerKind::Ephemeral, seen) => seen.is_none(),
                 (ContainerKind::Sidecar, _) | (_, None) => true,
-                (_, Some(seen)) => {
-                    seen.exit.as_ref().is_none_or(|exit| restart::by_policy(spec, policy, exit.exit_code))
-                }
+                (_, Some(seen)) => seen
+                    .exit
+                    .as_ref()
+                    .is_none_or(|exit| restart::by_policy(spec, policy, exit.exit_code)),
             };
         };
         match (&latest.state, spec.kind) {
             // Ephemeral containers are never started twice.
             (_, ContainerKind::Ephemeral) | (ContainerState::Running { .. }, _) => false,
-            (ContainerState::Created, _) | (ContainerState::Exited(_), ContainerKind::Sidecar) => true,
+            (ContainerState::Created, _) | (ContainerState::Exited(_), ContainerKind::Sidecar) => {
+                true
+            }
             (ContainerState::Unknown, _) => self.inputs.killed.contains_key(&latest.id),
             (ContainerState::Exited(exit), _) => {
                 let killed = self.inputs.killed.get(&latest.id);
@@ -260,17 +282,28 @@ impl<'a> Draft<'a> {
     pub(super) fn note_replaced(&mut self) {
         let policy = self.restart_policy();
         let stopped = |container: &&ObservedContainer| {
-            let why = self.inputs.killing.get(&container.id).or_else(|| self.inputs.killed.get(&container.id));
+            let why = self
+                .inputs
+                .killing
+                .get(&container.id)
+                .or_else(|| self.inputs.killed.get(&container.id));
             let spec = self.specs.iter().find(|spec| spec.name == container.name);
             why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(spec, policy, why))
         };
-        self.plan.replaced =
-            self.observed.containers.iter().filter(stopped).map(|stopped| stopped.id.clone()).collect();
+        self.plan.replaced = self
+            .observed
+            .containers
+            .iter()
+            .filter(stopped)
+            .map(|stopped| stopped.id.clone())
+            .collect();
     }
 
     /// Whether the container has ended and will not be started again.
     pub(super) fn is_done(&self, spec: &Spec<'_>) -> bool {
-        self.last_exit(spec.name).is_some() && !self.name_is_taken(spec.name) && !self.wants_start(spec)
+        self.last_exit(spec.name).is_some()
+            && !self.name_is_taken(spec.name)
+            && !self.wants_start(spec)
     }
 
     /// Whether a sandbox still holds a container.

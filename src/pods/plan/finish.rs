@@ -1,4 +1,5 @@
-//! A pod that has stopped: volumes, directories and cgroup, the final status, and the removal of what is left.
+//! A pod that has stopped: volumes, directories and cgroup, the final status, and the removal of
+//! what is left.
 
 use super::draft::Draft;
 use super::types::{Action, Key, KillReason, Transition};
@@ -66,14 +67,21 @@ impl Draft<'_> {
         false
     }
 
-    /// Whether nothing is left to be told or removed. The worker ends when, beyond that, the object is gone.
+    /// Whether nothing is left to be told or removed. The worker ends when, beyond that, the object
+    /// is gone.
     fn is_told(&mut self) -> bool {
         if self.inputs.gone_from_source {
             return self.observed.is_empty();
         }
         if !self.inputs.status_acked {
             let on = "the API server to accept its final status".into();
-            self.block(Blocked { stage: "status", on, since: self.now, last_error: None, next_try: None });
+            self.block(Blocked {
+                stage: "status",
+                on,
+                since: self.now,
+                last_error: None,
+                next_try: None,
+            });
         }
         self.inputs.status_acked
     }

@@ -1,5 +1,5 @@
-//! Initialization: init containers in order, each ended before the next begins; sidecars in between, each started before
-//! the next begins, then kept running.
+//! Initialization: init containers in order, each ended before the next begins; sidecars in
+//! between, each started before the next begins, then kept running.
 
 use super::draft::Draft;
 use super::restart;
@@ -10,9 +10,10 @@ use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, Sa
 impl Draft<'_> {
     /// Carries initialization on in `sandbox`; true once main containers may start.
     ///
-    /// Progress is read off the newest init container that this sandbox has seen (upstream reads it the same way): those
-    /// before it were through, whether or not the runtime still has them. A main container in this sandbox means that
-    /// initialization was over; its sidecars are kept running, and nothing waits for them any more.
+    /// Progress is read off the newest init container that this sandbox has seen (upstream reads it
+    /// the same way): those before it were through, whether or not the runtime still has them. A
+    /// main container in this sandbox means that initialization was over; its sidecars are kept
+    /// running, and nothing waits for them any more.
     pub(super) fn initialize(&mut self, sandbox: &SandboxId) -> bool {
         let specs: Vec<_> = self
             .specs
@@ -20,11 +21,14 @@ impl Draft<'_> {
             .filter(|spec| matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar))
             .copied()
             .collect();
-        let mains_began = self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox));
+        let mains_began =
+            self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox));
         if mains_began {
             let is_ending = self.is_ending();
             for spec in specs.iter().filter(|spec| spec.kind == ContainerKind::Sidecar) {
-                let runs = self.latest_in(spec.name, sandbox).is_some_and(|container| container.state.is_running());
+                let runs = self
+                    .latest_in(spec.name, sandbox)
+                    .is_some_and(|container| container.state.is_running());
                 if runs || !is_ending {
                     self.keep_running(spec, sandbox);
                 }
@@ -57,8 +61,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether no main container will run any more: each is done for good, or is being stopped and stays so. A sidecar
-    /// that has ended is then not started again (upstream starts nothing while it stops a container).
+    /// Whether no main container will run any more: each is done for good, or is being stopped and
+    /// stays so. A sidecar that has ended is then not started again (upstream starts nothing while
+    /// it stops a container).
     fn is_ending(&self) -> bool {
         self.is_ending_but_for(None)
     }
@@ -67,7 +72,10 @@ impl Draft<'_> {
     pub(super) fn is_ending_but_for(&self, except: Option<&str>) -> bool {
         let policy = self.restart_policy();
         let stays_stopped = |spec: &Spec<'_>| {
-            let why = self.observed.latest(spec.name).and_then(|latest| self.inputs.killing.get(&latest.id));
+            let why = self
+                .observed
+                .latest(spec.name)
+                .and_then(|latest| self.inputs.killing.get(&latest.id));
             why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
         };
         self.of_kind(ContainerKind::Main)
@@ -76,14 +84,16 @@ impl Draft<'_> {
             .all(|spec| stays_stopped(spec) || self.is_done(spec))
     }
 
-    /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as done.
+    /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as
+    /// done.
     fn has_begun(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
         self.latest_in(spec.name, sandbox).is_some()
             || self.doing(&Key::Start(spec.name.to_owned())).is_some()
             || self.is_recorded_done(spec, sandbox)
     }
 
-    /// Whether the API knew the init container as done when this process adopted the pod with this sandbox.
+    /// Whether the API knew the init container as done when this process adopted the pod with this
+    /// sandbox.
     fn is_recorded_done(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
         let recorded = &self.inputs.recorded;
         spec.kind == ContainerKind::Init
@@ -94,8 +104,12 @@ impl Draft<'_> {
     /// Carries the newest init container on; true when the next may begin.
     fn is_through(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
         match spec.kind {
-            ContainerKind::Sidecar => self.keep_running(spec, sandbox) && self.is_started(spec, sandbox),
-            ContainerKind::Init | ContainerKind::Main | ContainerKind::Ephemeral => self.is_init_through(spec, sandbox),
+            ContainerKind::Sidecar => {
+                self.keep_running(spec, sandbox) && self.is_started(spec, sandbox)
+            }
+            ContainerKind::Init | ContainerKind::Main | ContainerKind::Ephemeral => {
+                self.is_init_through(spec, sandbox)
+            }
         }
     }
 
@@ -144,7 +158,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether a running sidecar counts as started: its postStart hook has ended and its startup probe has succeeded.
+    /// Whether a running sidecar counts as started: its postStart hook has ended and its startup
+    /// probe has succeeded.
     fn is_started(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
         let Some(container) = self.latest_in(spec.name, sandbox) else { return false };
         if self.hook_is_pending(spec, container) {
@@ -156,7 +171,9 @@ impl Draft<'_> {
         if !started {
             let since = match &container.state {
                 ContainerState::Running { started_at } => self.at_wall(*started_at),
-                ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => self.now,
+                ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => {
+                    self.now
+                }
             };
             let on = format!("the startup probe of sidecar {}", quoted(spec.name));
             self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });

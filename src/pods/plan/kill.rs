@@ -1,4 +1,5 @@
-//! How one container is stopped: its deadline, whether its preStop hook runs, and what the event says.
+//! How one container is stopped: its deadline, whether its preStop hook runs, and what the event
+//! says.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::model::{ContainerId, ContainerKind, ContainerState, Mono, ObservedCon
 /// `minimumGracePeriodInSeconds`).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
-/// The text of the `Killing` event, upstream's: why a container is stopped and whether it comes back.
+/// The text of the `Killing` event, upstream's: why a container is stopped and whether it comes
+/// back.
 pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
     let specs = Spec::all(pod);
     let spec = specs.iter().find(|spec| spec.name == container);
@@ -26,20 +28,29 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
         KillReason::RestartAll => return "killing".into(),
         KillReason::Resize => return format!("Container {container} resize requires restart"),
         KillReason::PostStart { .. } => return "FailedPostStartHook".into(),
-        KillReason::Unknown => return format!("{subject} is in \"unknown\" state, try killing it before restart"),
+        KillReason::Unknown => {
+            return format!("{subject} is in \"unknown\" state, try killing it before restart");
+        }
         KillReason::DefinitionChanged => "definition changed",
         KillReason::Liveness => "failed liveness probe",
         KillReason::Startup => "failed startup probe",
     };
     // Upstream announces the restart of main containers only.
-    let restarts = is_main && spec.is_none_or(|spec| restart::after_kill(spec, pod::restart_policy(pod), why));
+    let restarts =
+        is_main && spec.is_none_or(|spec| restart::after_kill(spec, pod::restart_policy(pod), why));
     let outlook = if restarts { ", will be restarted" } else { "" };
     format!("{subject} {container} {cause}{outlook}")
 }
 
 impl Draft<'_> {
-    /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its own grace from now.
-    pub(super) fn kill(&mut self, container: &ObservedContainer, why: KillReason, deadline: Option<Mono>) {
+    /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its
+    /// own grace from now.
+    pub(super) fn kill(
+        &mut self,
+        container: &ObservedContainer,
+        why: KillReason,
+        deadline: Option<Mono>,
+    ) {
         let spec = self.spec(&container.name);
         let key = Key::Container(container.id.clone());
         let grace = self.own_grace(spec.as_ref(), &why);
@@ -65,18 +76,21 @@ impl Draft<'_> {
         seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
     }
 
-    /// The grace of the whole pod: what its deletion says, else the spec; at least a second (upstream's pod workers).
+    /// The grace of the whole pod: what its deletion says, else the spec; at least a second
+    /// (upstream's pod workers).
     ///
-    /// An object of the API that is gone while its containers run was deleted by force: a graceful deletion ends only when
-    /// this node has said that they have stopped. The update that says so may never be seen, the removal overtakes it.
-    /// A pod that was rebuilt from the runtime has no version: its own grace counts.
+    /// An object of the API that is gone while its containers run was deleted by force: a graceful
+    /// deletion ends only when this node has said that they have stopped. The update that says so
+    /// may never be seen, the removal overtakes it. A pod that was rebuilt from the runtime has no
+    /// version: its own grace counts.
     pub(super) fn pod_grace(&self) -> Duration {
         let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
         if self.inputs.gone_from_source && from_api {
             return Duration::from_secs(1);
         }
         let deletion = self.pod.metadata.deletion_grace_period_seconds;
-        seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod))).max(Duration::from_secs(1))
+        seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
+            .max(Duration::from_secs(1))
     }
 
     /// `deadline`, or a little later where that leaves a container no time at all.
@@ -111,12 +125,20 @@ mod tests {
         for (container, why, text) in [
             ("app", KillReason::PodStopping, "Stopping container app"),
             ("app", KillReason::SandboxChanged, "Stopping container app"),
-            ("app", KillReason::DefinitionChanged, "Container app definition changed, will be restarted"),
+            (
+                "app",
+                KillReason::DefinitionChanged,
+                "Container app definition changed, will be restarted",
+            ),
             ("app", KillReason::Liveness, "Container app failed liveness probe, will be restarted"),
             ("once", KillReason::Liveness, "Container once failed liveness probe"),
             ("app", KillReason::Startup, "Container app failed startup probe, will be restarted"),
             ("mesh", KillReason::Startup, "Init container mesh failed startup probe"),
-            ("mesh", KillReason::Unknown, "Init container is in \"unknown\" state, try killing it before restart"),
+            (
+                "mesh",
+                KillReason::Unknown,
+                "Init container is in \"unknown\" state, try killing it before restart",
+            ),
             ("app", KillReason::PostStart { message: "x".into() }, "FailedPostStartHook"),
         ] {
             assert_eq!(kill_message(&pod, container, &why), text);

@@ -1,5 +1,5 @@
-//! A resize in place (KEP-1287): running containers are given other amounts of CPU and memory without a restart, unless
-//! their resize policy asks for one. The pod's cgroup goes with them.
+//! A resize in place (KEP-1287): running containers are given other amounts of CPU and memory
+//! without a restart, unless their resize policy asks for one. The pod's cgroup goes with them.
 
 use super::draft::Draft;
 use super::spec::Spec;
@@ -7,8 +7,8 @@ use super::types::{Action, Key};
 use crate::model::{ContainerState, ObservedContainer, SandboxId};
 
 impl Draft<'_> {
-    /// Brings the running containers and the pod's cgroup to what the pod has been given. A container that is about to be
-    /// replaced gets it with its next start.
+    /// Brings the running containers and the pod's cgroup to what the pod has been given. A
+    /// container that is about to be replaced gets it with its next start.
     pub(super) fn resize(&mut self, sandbox: &SandboxId) {
         if !self.is_resizing() {
             return;
@@ -21,9 +21,9 @@ impl Draft<'_> {
     pub(super) fn is_resizing(&self) -> bool {
         self.is_cgroup_resizing()
             || self.specs.iter().any(|spec| {
-                self.observed
-                    .latest(spec.name)
-                    .is_some_and(|container| container.state.is_running() && self.is_resized(spec, container))
+                self.observed.latest(spec.name).is_some_and(|container| {
+                    container.state.is_running() && self.is_resized(spec, container)
+                })
             })
     }
 
@@ -42,12 +42,17 @@ impl Draft<'_> {
     }
 
     /// Whether a running container has to be started anew to be given what its spec says.
-    pub(super) fn needs_restart_for_resize(&self, spec: &Spec<'_>, container: &ObservedContainer) -> bool {
+    pub(super) fn needs_restart_for_resize(
+        &self,
+        spec: &Spec<'_>,
+        container: &ObservedContainer,
+    ) -> bool {
         let ContainerState::Running { .. } = container.state else { return false };
         let Some(has) = self.inputs.actuated.get(&container.id) else { return false };
         let wants = spec.requirements;
         let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
-        let memory = (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
+        let memory =
+            (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
         (cpu && spec.restarts_for("cpu")) || (memory && spec.restarts_for("memory"))
     }
 }

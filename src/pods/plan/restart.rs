@@ -1,4 +1,5 @@
-//! Whether a container that has ended is started again: the pod's policy, the container's own, and its rules (KEP-5307).
+//! Whether a container that has ended is started again: the pod's policy, the container's own, and
+//! its rules (KEP-5307).
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -11,7 +12,10 @@ use crate::model::reason::container::OOM_KILLED;
 pub(super) const RESTART_ALL: &str = "RestartAllContainers";
 
 /// The first of a container's rules that an exit with `exit_code` matches.
-pub(super) fn matching_rule<'a>(spec: &Spec<'a>, exit_code: i32) -> Option<&'a api::ContainerRestartRule> {
+pub(super) fn matching_rule<'a>(
+    spec: &Spec<'a>,
+    exit_code: i32,
+) -> Option<&'a api::ContainerRestartRule> {
     spec.restart_rules.iter().find(|rule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
@@ -24,8 +28,8 @@ pub(super) fn matching_rule<'a>(spec: &Spec<'a>, exit_code: i32) -> Option<&'a a
     })
 }
 
-/// Whether the policies ask for another start after an exit with `exit_code`: the first rule that matches, else the
-/// container's policy, else the pod's.
+/// Whether the policies ask for another start after an exit with `exit_code`: the first rule that
+/// matches, else the container's policy, else the pod's.
 pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bool {
     let rule = matching_rule(spec, exit_code);
     // Rules count only beside a policy of the container's own; the API server asks for both.
@@ -53,15 +57,19 @@ pub(super) fn after_kill(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) ->
         KillReason::DefinitionChanged | KillReason::Unknown | KillReason::Resize => true,
         KillReason::Liveness | KillReason::Startup => effective(spec, pod_policy) != "Never",
         KillReason::SandboxChanged => pod_policy != "Never",
-        KillReason::PodStopping | KillReason::PostStart { .. } | KillReason::NotWanted | KillReason::RestartAll => {
-            false
-        }
+        KillReason::PodStopping
+        | KillReason::PostStart { .. }
+        | KillReason::NotWanted
+        | KillReason::RestartAll => false,
     }
 }
 
-/// Whether a container that is being killed for `why` is not started again, whatever its exit code will be.
+/// Whether a container that is being killed for `why` is not started again, whatever its exit code
+/// will be.
 pub(super) fn stays_stopped(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) -> bool {
-    effective(spec, pod_policy) == "Never" && spec.restart_rules.is_empty() && !after_kill(spec, pod_policy, why)
+    effective(spec, pod_policy) == "Never"
+        && spec.restart_rules.is_empty()
+        && !after_kill(spec, pod_policy, why)
 }
 
 /// Whether an init container has failed: an OOM kill counts even where the exit code is zero.
@@ -83,10 +91,16 @@ mod tests {
         .expect("a pod");
         let specs = Spec::all(&pod);
         for code in restarts {
-            assert!(by_policy(&specs[0], pod_policy, *code), "{pod_policy}{container}: {code} restarts");
+            assert!(
+                by_policy(&specs[0], pod_policy, *code),
+                "{pod_policy}{container}: {code} restarts"
+            );
         }
         for code in stays {
-            assert!(!by_policy(&specs[0], pod_policy, *code), "{pod_policy}{container}: {code} stays");
+            assert!(
+                !by_policy(&specs[0], pod_policy, *code),
+                "{pod_policy}{container}: {code} stays"
+            );
         }
     }
 

@@ -1,9 +1,9 @@
-//! All of a pod started again in its sandbox, because a container has ended in a way that a rule of its own says so for
-//! (`RestartAllContainers`, KEP-5532): everything is stopped and removed, whoever asked for it last, and the pod then
-//! begins as if it were new.
+//! All of a pod started again in its sandbox, because a container has ended in a way that a rule of
+//! its own says so for (`RestartAllContainers`, KEP-5532): everything is stopped and removed,
+//! whoever asked for it last, and the pod then begins as if it were new.
 //!
-//! The container that asked is what says that this is going on. It is removed when nothing else is left, so that a process
-//! that ends in between leaves enough behind for the next one to go on.
+//! The container that asked is what says that this is going on. It is removed when nothing else is
+//! left, so that a process that ends in between leaves enough behind for the next one to go on.
 
 use super::draft::Draft;
 use super::spec::quoted;
@@ -11,7 +11,8 @@ use super::types::{Action, Key, KillReason};
 use crate::model::{ContainerKind, ObservedContainer};
 
 impl<'a> Draft<'a> {
-    /// Stops and removes everything if a container's end asks for it; false when there is nothing of the kind to do.
+    /// Stops and removes everything if a container's end asks for it; false when there is nothing
+    /// of the kind to do.
     pub(super) fn restart_all(&mut self) -> bool {
         if !self.is_restarting_all() {
             return false;
@@ -32,7 +33,8 @@ impl<'a> Draft<'a> {
             mains.into_iter().chain(inits).partition(|container| self.has_asked(container));
         for container in if victims.is_empty() { sources } else { victims } {
             self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: true });
-            let on = format!("{} to be removed, before all are started again", quoted(&container.name));
+            let on =
+                format!("{} to be removed, before all are started again", quoted(&container.name));
             self.block_on("restart", on, &Key::Container(container.id.clone()));
         }
         true
@@ -40,16 +42,17 @@ impl<'a> Draft<'a> {
 
     fn is_restarting_all(&self) -> bool {
         self.inputs.restart_all
-            && self
-                .specs
-                .iter()
-                .any(|spec| self.observed.latest(spec.name).is_some_and(|container| self.has_asked(container)))
+            && self.specs.iter().any(|spec| {
+                self.observed.latest(spec.name).is_some_and(|container| self.has_asked(container))
+            })
     }
 
     /// Whether a container has ended in a way that has the whole pod started again.
     fn has_asked(&self, container: &ObservedContainer) -> bool {
         let exit = container.state.exit();
-        exit.is_some_and(|exit| self.spec(&container.name).is_some_and(|spec| spec.restarts_all(exit.exit_code)))
+        exit.is_some_and(|exit| {
+            self.spec(&container.name).is_some_and(|spec| spec.restarts_all(exit.exit_code))
+        })
     }
 
     /// Stops those that may run, without grace as upstream; false when none does.

@@ -4,7 +4,9 @@ use super::draft::Draft;
 use super::restart;
 use super::types::{Action, Key, KillReason, Notice};
 use crate::model::reason::event;
-use crate::model::{Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, VolumesState, pod};
+use crate::model::{
+    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, VolumesState, pod,
+};
 
 /// What is to be done about the sandbox.
 #[derive(Debug)]
@@ -19,11 +21,18 @@ pub(super) enum Verdict<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Judges the newest sandbox as upstream's `PodSandboxChanged` does: it must be the only one that is ready, in the
-    /// right network, and have an address.
+    /// Judges the newest sandbox as upstream's `PodSandboxChanged` does: it must be the only one
+    /// that is ready, in the right network, and have an address.
     pub(super) fn sandbox_verdict(&self) -> Verdict<'a> {
-        let Some(latest) = self.observed.latest_sandbox() else { return Verdict::Replace { attempt: 0 } };
-        let ready = self.observed.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready).count();
+        let Some(latest) = self.observed.latest_sandbox() else {
+            return Verdict::Replace { attempt: 0 };
+        };
+        let ready = self
+            .observed
+            .sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.state == SandboxState::Ready)
+            .count();
         let host_network = pod::is_host_network(self.pod);
         let good = latest.state == SandboxState::Ready
             && ready == 1
@@ -32,13 +41,18 @@ impl<'a> Draft<'a> {
             // One that is being stopped, or has been, only looks ready.
             && !self.is_busy(&Key::Sandbox(latest.id.clone()))
             && !self.inputs.stopped.contains(&latest.id);
-        if good { Verdict::Keep(latest) } else { Verdict::Replace { attempt: latest.attempt.saturating_add(1) } }
+        if good {
+            Verdict::Keep(latest)
+        } else {
+            Verdict::Replace { attempt: latest.attempt.saturating_add(1) }
+        }
     }
 
     /// Whether a sandbox that is needed may be made.
     ///
-    /// A pod that is never restarted gets no second one after a main container was created or initialization has
-    /// failed; no pod gets one when none of its main containers is to be started any more.
+    /// A pod that is never restarted gets no second one after a main container was created or
+    /// initialization has failed; no pod gets one when none of its main containers is to be started
+    /// any more.
     pub(super) fn may_make_sandbox(&self) -> bool {
         let mains = self.of_kind(ContainerKind::Main);
         let began = mains.iter().any(|spec| self.was_created(spec.name));
@@ -52,9 +66,9 @@ impl<'a> Draft<'a> {
 
     /// Whether an init container has failed for good.
     pub(super) fn init_has_failed(&self) -> bool {
-        self.of_kind(ContainerKind::Init)
-            .iter()
-            .any(|spec| self.last_exit(spec.name).is_some_and(restart::init_failed) && self.is_done(spec))
+        self.of_kind(ContainerKind::Init).iter().any(|spec| {
+            self.last_exit(spec.name).is_some_and(restart::init_failed) && self.is_done(spec)
+        })
     }
 
     /// Stops everything that runs, then the old sandboxes, then makes a new one.
@@ -75,7 +89,9 @@ impl<'a> Draft<'a> {
             return;
         }
         self.purge_init_containers();
-        if let Some(text) = self.inputs.network_not_ready.as_deref().filter(|_| !pod::is_host_network(self.pod)) {
+        if let Some(text) =
+            self.inputs.network_not_ready.as_deref().filter(|_| !pod::is_host_network(self.pod))
+        {
             self.block_on_network(text);
             return;
         }
@@ -99,31 +115,45 @@ impl<'a> Draft<'a> {
             Some(diagnosis) => format!("{message}; {diagnosis}"),
             None => message,
         };
-        self.block(Blocked { stage: "network", on, since: self.now, last_error: None, next_try: None });
+        self.block(Blocked {
+            stage: "network",
+            on,
+            since: self.now,
+            last_error: None,
+            next_try: None,
+        });
     }
 
     /// Removes the init containers of old sandboxes: they run again in the new one.
     fn purge_init_containers(&mut self) {
         for container in &self.observed.containers {
             let kind = self.spec(&container.name).map(|spec| spec.kind);
-            if matches!(kind, Some(ContainerKind::Init | ContainerKind::Sidecar)) && !self.may_run(container) {
+            if matches!(kind, Some(ContainerKind::Init | ContainerKind::Sidecar))
+                && !self.may_run(container)
+            {
                 self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: false });
             }
         }
     }
 
-    /// Stops every sandbox that has not been. True when all have: nothing is in flight for any of them.
+    /// Stops every sandbox that has not been. True when all have: nothing is in flight for any of
+    /// them.
     pub(super) fn stop_sandboxes(&mut self, stage: &'static str) -> bool {
         let mut all = true;
         for sandbox in &self.observed.sandboxes {
             let key = Key::Sandbox(sandbox.id.clone());
-            let stopped = self.inputs.stopped.contains(&sandbox.id) && sandbox.state == SandboxState::NotReady;
+            let stopped = self.inputs.stopped.contains(&sandbox.id)
+                && sandbox.state == SandboxState::NotReady;
             if stopped && self.doing(&key).is_none() {
                 continue;
             }
             all = false;
             self.attempt(Action::StopSandbox { id: sandbox.id.clone() });
-            self.block_on(stage, "the old pod sandbox to stop and release its network".into(), &key);
+            self.block_on(
+                stage,
+                "the old pod sandbox to stop and release its network".into(),
+                &key,
+            );
         }
         all
     }
@@ -138,20 +168,30 @@ impl<'a> Draft<'a> {
             VolumesState::Absent => {
                 self.attempt(Action::MountVolumes);
             }
-            // The volume subsystem tries again by itself; an action that failed as a whole has to be repeated.
+            // The volume subsystem tries again by itself; an action that failed as a whole has to
+            // be repeated.
             VolumesState::Pending { .. } if asked_before => {
                 self.attempt(Action::MountVolumes);
             }
-            VolumesState::Pending { .. } | VolumesState::Ready | VolumesState::TearingDown { .. } => {}
+            VolumesState::Pending { .. }
+            | VolumesState::Ready
+            | VolumesState::TearingDown { .. } => {}
         }
     }
 
-    /// Whether cgroup, directories and volumes are there; says what is missing when not. A sandbox does not wait for
-    /// volumes that are on their way (upstream's does): they take about as long, and only containers need them.
+    /// Whether cgroup, directories and volumes are there; says what is missing when not. A sandbox
+    /// does not wait for volumes that are on their way (upstream's does): they take about as long,
+    /// and only containers need them.
     pub(super) fn foundation_is_laid(&mut self, for_sandbox: bool) -> bool {
         if !self.inputs.room.is_empty() {
             let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
-            self.block(Blocked { stage: "admission", on, since: self.now, last_error: None, next_try: None });
+            self.block(Blocked {
+                stage: "admission",
+                on,
+                since: self.now,
+                last_error: None,
+                next_try: None,
+            });
             return false;
         }
         if !self.inputs.prepared {
@@ -160,7 +200,11 @@ impl<'a> Draft<'a> {
         }
         if self.is_cgroup_resizing() {
             // What starts now has the new resources, and its cgroup must hold them.
-            self.block_on("resize", "the pod's cgroup to be given other resources".into(), &Key::Resize);
+            self.block_on(
+                "resize",
+                "the pod's cgroup to be given other resources".into(),
+                &Key::Resize,
+            );
             return false;
         }
         match &self.inputs.volumes {
@@ -171,19 +215,34 @@ impl<'a> Draft<'a> {
             }
             VolumesState::Pending { on_their_way: true, .. } if for_sandbox => true,
             VolumesState::Pending { missing, next_try, .. } => {
-                let failing = missing.iter().find(|(_, error)| !error.is_empty()).or(missing.first());
+                let failing =
+                    missing.iter().find(|(_, error)| !error.is_empty()).or(missing.first());
                 let (on, last_error) = match failing {
-                    Some((name, error)) => (format!("volume \"{name}\""), (!error.is_empty()).then(|| error.clone())),
+                    Some((name, error)) => {
+                        (format!("volume \"{name}\""), (!error.is_empty()).then(|| error.clone()))
+                    }
                     None => ("its volumes to be set up".into(), None),
                 };
                 let since = self.busy_since(&Key::Volumes).unwrap_or(self.now);
-                self.block(Blocked { stage: "volumes", on, since, last_error, next_try: *next_try });
+                self.block(Blocked {
+                    stage: "volumes",
+                    on,
+                    since,
+                    last_error,
+                    next_try: *next_try,
+                });
                 false
             }
             VolumesState::TearingDown { last_error } => {
                 let last_error = (!last_error.is_empty()).then(|| last_error.clone());
                 let on = "its volumes, which are still being torn down".into();
-                self.block(Blocked { stage: "volumes", on, since: self.now, last_error, next_try: None });
+                self.block(Blocked {
+                    stage: "volumes",
+                    on,
+                    since: self.now,
+                    last_error,
+                    next_try: None,
+                });
                 false
             }
         }

@@ -1,4 +1,5 @@
-//! One container of the pod's spec as the planner reads it: borrowed, of any kind, with defaults applied.
+//! One container of the pod's spec as the planner reads it: borrowed, of any kind, with defaults
+//! applied.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -60,13 +61,20 @@ impl<'a> Spec<'a> {
         }
     }
 
-    /// Every container of the pod: init containers and sidecars, main ones, ephemeral ones, each in spec order.
+    /// Every container of the pod: init containers and sidecars, main ones, ephemeral ones, each in
+    /// spec order.
     pub(super) fn all(pod: &'a Pod) -> Vec<Self> {
         let init = pod::init_containers(pod).iter().map(|container| {
-            let kind = if pod::is_sidecar(container) { ContainerKind::Sidecar } else { ContainerKind::Init };
+            let kind = if pod::is_sidecar(container) {
+                ContainerKind::Sidecar
+            } else {
+                ContainerKind::Init
+            };
             Self::new(container, kind)
         });
-        let main = pod::main_containers(pod).iter().map(|container| Self::new(container, ContainerKind::Main));
+        let main = pod::main_containers(pod)
+            .iter()
+            .map(|container| Self::new(container, ContainerKind::Main));
         init.chain(main).chain(pod::ephemeral_containers(pod).iter().map(Self::ephemeral)).collect()
     }
 
@@ -76,9 +84,11 @@ impl<'a> Spec<'a> {
         policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
     }
 
-    /// Whether an exit with `exit_code` has the whole pod started again: the first rule that matches says so.
+    /// Whether an exit with `exit_code` has the whole pod started again: the first rule that
+    /// matches says so.
     pub(super) fn restarts_all(&self, exit_code: i32) -> bool {
-        restart::matching_rule(self, exit_code).is_some_and(|rule| rule.action == restart::RESTART_ALL)
+        restart::matching_rule(self, exit_code)
+            .is_some_and(|rule| rule.action == restart::RESTART_ALL)
     }
 
     /// Whether it has a postStart hook.
@@ -113,10 +123,11 @@ impl<'a> Spec<'a> {
         probe.and_then(|probe| probe.termination_grace_period_seconds)
     }
 
-    /// Whether an image that is there already is used as it is, so that it may be pulled before its turn.
+    /// Whether an image that is there already is used as it is, so that it may be pulled before its
+    /// turn.
     ///
-    /// The API server writes the policy down; without it (static pods) an image tagged `latest`, or not at all, is
-    /// always pulled.
+    /// The API server writes the policy down; without it (static pods) an image tagged `latest`, or
+    /// not at all, is always pulled.
     pub(super) fn may_pull_ahead(&self) -> bool {
         if let Some(policy) = self.pull_policy {
             return policy == "IfNotPresent";

@@ -1,4 +1,5 @@
-//! The start of one container, from the wish to the action: back-off, the last failure, the image, its turn.
+//! The start of one container, from the wish to the action: back-off, the last failure, the image,
+//! its turn.
 
 use std::time::Duration;
 
@@ -23,12 +24,22 @@ pub(super) enum Progress {
 }
 
 impl Draft<'_> {
-    /// Brings up a container that should be started in `sandbox`. With `its_turn` false only says why it waits.
-    pub(super) fn start(&mut self, spec: &Spec<'_>, sandbox: &SandboxId, its_turn: bool) -> Progress {
+    /// Brings up a container that should be started in `sandbox`. With `its_turn` false only says
+    /// why it waits.
+    pub(super) fn start(
+        &mut self,
+        spec: &Spec<'_>,
+        sandbox: &SandboxId,
+        its_turn: bool,
+    ) -> Progress {
         let key = Key::Start(spec.name.to_owned());
         if self.is_busy(&key) {
             self.keep_telling(spec);
-            self.block_on("start", format!("{} to be created and started", quoted(spec.name)), &key);
+            self.block_on(
+                "start",
+                format!("{} to be created and started", quoted(spec.name)),
+                &key,
+            );
             return Progress::Coming;
         }
         if self.name_is_taken(spec.name) {
@@ -46,7 +57,11 @@ impl Draft<'_> {
         if let Some((failure, next)) = self.held_by_failure(&key) {
             self.wake(next);
             self.wait(spec.name, &failure.reason, failure.message.clone());
-            self.block_on("create", format!("{} to be created and started", quoted(spec.name)), &key);
+            self.block_on(
+                "create",
+                format!("{} to be created and started", quoted(spec.name)),
+                &key,
+            );
             return Progress::Held;
         }
         if !its_turn {
@@ -58,8 +73,9 @@ impl Draft<'_> {
         self.start_with_image(spec, sandbox)
     }
 
-    /// Removes a container that was made and never started: whoever made it died before, or the answer was lost. The one
-    /// made in its place has its number, since nothing was restarted; upstream counts it. True while it is in the way.
+    /// Removes a container that was made and never started: whoever made it died before, or the
+    /// answer was lost. The one made in its place has its number, since nothing was restarted;
+    /// upstream counts it. True while it is in the way.
     fn clears_never_started(&mut self, spec: &Spec<'_>) -> bool {
         let Some(latest) = self.observed.latest(spec.name) else { return false };
         let key = Key::Container(latest.id.clone());
@@ -76,31 +92,44 @@ impl Draft<'_> {
         let key = Key::Image(spec.name.to_owned());
         let on = format!("image \"{}\" of {}", spec.image, quoted(spec.name));
         match self.inputs.images.get(spec.name) {
-            Some(ImageState::Present { image_ref }) => self.start_now(spec, sandbox, image_ref.clone()),
+            Some(ImageState::Present { image_ref }) => {
+                self.start_now(spec, sandbox, image_ref.clone())
+            }
             Some(ImageState::Failed { message, retry_at, since, .. }) => {
                 if retry_at.is_some_and(|at| at <= self.now.mono) {
-                    self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: false });
+                    self.attempt(Action::EnsureImage {
+                        container: spec.name.to_owned(),
+                        silent: false,
+                    });
                 } else if let Some(at) = retry_at {
                     self.wake(*at);
                 }
                 let last_error = Some(message.clone());
-                self.block(Blocked { stage: "image", on, since: *since, last_error, next_try: *retry_at });
+                self.block(Blocked {
+                    stage: "image",
+                    on,
+                    since: *since,
+                    last_error,
+                    next_try: *retry_at,
+                });
                 Progress::Held
             }
             None => {
                 if let Some(Doing::Busy { silent: true, since }) = self.doing(&key) {
                     self.tell_pull_ahead(spec, since.mono.after(PULL_TOLD_AFTER));
                 }
-                let held = !self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: false })
-                    && self.doing(&key).is_none();
+                let held = !self.attempt(Action::EnsureImage {
+                    container: spec.name.to_owned(),
+                    silent: false,
+                }) && self.doing(&key).is_none();
                 self.block_on("image", on, &key);
                 if held { Progress::Held } else { Progress::Coming }
             }
         }
     }
 
-    /// An image is pulled ahead and its turn has come: users are told as if the pull began here. Not before `due`: most of
-    /// the time it is only found that the image is there.
+    /// An image is pulled ahead and its turn has come: users are told as if the pull began here.
+    /// Not before `due`: most of the time it is only found that the image is there.
     fn tell_pull_ahead(&mut self, spec: &Spec<'_>, due: Mono) {
         if self.now.mono < due {
             self.wake(due);
@@ -135,7 +164,10 @@ impl Draft<'_> {
 
     /// The crash back-off's entry, unless it is about another definition of the container.
     fn entry(&self, name: &str) -> Option<&Backoff> {
-        let changed = self.observed.latest(name).is_some_and(|container| self.definition_changed(name, container.hash));
+        let changed = self
+            .observed
+            .latest(name)
+            .is_some_and(|container| self.definition_changed(name, container.hash));
         self.inputs.backoff.get(name).filter(|_| !changed)
     }
 
@@ -147,7 +179,8 @@ impl Draft<'_> {
     /// Until when a container that has crashed is held back.
     fn crash_hold(&self, spec: &Spec<'_>) -> Option<Mono> {
         let entry = self.entry(spec.name)?;
-        // The start that this entry was raised for has been tried already; its failures have a cadence of their own.
+        // The start that this entry was raised for has been tried already; its failures have a
+        // cadence of their own.
         if entry.restart_count >= self.next_restart_count(spec.name) {
             return None;
         }
@@ -167,8 +200,9 @@ impl Draft<'_> {
 
     /// The end that the crash back-off counts from; `None` where there was no crash.
     ///
-    /// One that was stopped in order to be replaced has not crashed. One that a probe killed is restarted at once as
-    /// long as it ran longer than the back-off: upstream decides before the kill, when it only knows of the end before.
+    /// One that was stopped in order to be replaced has not crashed. One that a probe killed is
+    /// restarted at once as long as it ran longer than the back-off: upstream decides before the
+    /// kill, when it only knows of the end before.
     fn counted_from(&self, spec: &Spec<'_>) -> Option<Mono> {
         let own = self.ended_at(spec)?;
         let Some(latest) = self.observed.latest(spec.name) else {
@@ -193,11 +227,14 @@ impl Draft<'_> {
         }
     }
 
-    /// When the newest container of that name ended. A runtime that lost the time gets the time of creation.
+    /// When the newest container of that name ended. A runtime that lost the time gets the time of
+    /// creation.
     fn ended_at(&self, spec: &Spec<'_>) -> Option<Mono> {
         let exit = self.last_exit(spec.name)?;
         let created = self.observed.latest(spec.name).map(|container| container.created_at);
-        Some(self.mono_of(created.map_or(exit.finished_at, |created| exit.finished_at.max(created))))
+        Some(
+            self.mono_of(created.map_or(exit.finished_at, |created| exit.finished_at.max(created))),
+        )
     }
 
     /// When the container before the newest one of that name ended.
@@ -205,7 +242,11 @@ impl Draft<'_> {
         let mut ended = self.observed.containers.iter().filter(|container| container.name == name);
         let latest = ended.next()?;
         let observed: Option<&Exit> = ended.find_map(|container| container.state.exit());
-        let remembered = self.inputs.remembered.get(name).filter(|seen| seen.restart_count < latest.restart_count);
+        let remembered = self
+            .inputs
+            .remembered
+            .get(name)
+            .filter(|seen| seen.restart_count < latest.restart_count);
         let exit = observed.or_else(|| remembered?.exit.as_ref())?;
         Some(self.mono_of(exit.finished_at))
     }
@@ -219,14 +260,20 @@ impl Draft<'_> {
             container: Some(spec.name.to_owned()),
             event_type: EventType::Warning,
             reason: event::BACK_OFF,
-            message: format!("Back-off restarting failed container {} in pod {}", spec.name, self.pod_text()),
+            message: format!(
+                "Back-off restarting failed container {} in pod {}",
+                spec.name,
+                self.pod_text()
+            ),
         });
         let exit = self.last_exit(spec.name);
         self.block(Blocked {
             stage: "start",
             on: format!("the back-off before {} is started again", quoted(spec.name)),
             since: exit.map_or(self.now, |exit| self.at_wall(exit.finished_at)),
-            last_error: exit.map(|exit| format!("it ended with exit code {} ({})", exit.exit_code, exit.reason)),
+            last_error: exit.map(|exit| {
+                format!("it ended with exit code {} ({})", exit.exit_code, exit.reason)
+            }),
             next_try: Some(until),
         });
     }
@@ -236,10 +283,12 @@ impl Draft<'_> {
         format!("back-off {wait} restarting failed container={} pod={}", spec.name, self.pod_text())
     }
 
-    /// What a container's status says while it is brought up: its last trouble, until it runs. Upstream's reason cache
-    /// does the same; without it the status would change twice within one start.
+    /// What a container's status says while it is brought up: its last trouble, until it runs.
+    /// Upstream's reason cache does the same; without it the status would change twice within one
+    /// start.
     fn keep_telling(&mut self, spec: &Spec<'_>) {
-        if let Some(ImageState::Failed { reason, message, .. }) = self.inputs.images.get(spec.name) {
+        if let Some(ImageState::Failed { reason, message, .. }) = self.inputs.images.get(spec.name)
+        {
             self.wait(spec.name, reason, message.clone());
             return;
         }
@@ -254,7 +303,8 @@ impl Draft<'_> {
         }
         let is_raised_for_this = entry.restart_count >= self.next_restart_count(spec.name);
         let served = match (is_raised_for_this, self.counted_from(spec)) {
-            // Raised when the start began: what was served is the step before. The first restart is immediate.
+            // Raised when the start began: what was served is the step before. The first restart is
+            // immediate.
             (true, _) if entry.wait > backoff::initial(max) => {
                 if entry.wait >= max {
                     max
@@ -262,7 +312,9 @@ impl Draft<'_> {
                     entry.wait / 2
                 }
             }
-            (false, Some(ended)) if backoff::held_until(Some(entry), ended, ended).is_some() => entry.wait,
+            (false, Some(ended)) if backoff::held_until(Some(entry), ended, ended).is_some() => {
+                entry.wait
+            }
             (_, _) => return,
         };
         self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, served));

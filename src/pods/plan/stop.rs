@@ -1,13 +1,13 @@
-//! A pod that must stop: main containers first and in parallel, sidecars after them in reverse order, all within one
-//! deadline, then the sandboxes.
+//! A pod that must stop: main containers first and in parallel, sidecars after them in reverse
+//! order, all within one deadline, then the sandboxes.
 
 use super::draft::Draft;
 use super::types::{Action, Doing, Key, KillReason, Transition};
 use crate::model::{ContainerKind, Mono, ObservedContainer, Terminating};
 
 impl Draft<'_> {
-    /// Plans for a pod that must stop. Nothing is created or started any more; what is being created is waited for,
-    /// since it cannot be called back (principle 9), and stopped then.
+    /// Plans for a pod that must stop. Nothing is created or started any more; what is being
+    /// created is waited for, since it cannot be called back (principle 9), and stopped then.
     pub(super) fn stop(&mut self, terminating: &Terminating) {
         if let Some(shorter) = self.shortened(terminating) {
             self.plan.transition = Some(shorter);
@@ -29,8 +29,8 @@ impl Draft<'_> {
         (grace < terminating.grace).then_some(Transition::Shorten { grace })
     }
 
-    /// Stops every container that may run; true once none does. Without a `deadline` (the sandbox is replaced) the pod's
-    /// own grace counts from the first kill.
+    /// Stops every container that may run; true once none does. Without a `deadline` (the sandbox
+    /// is replaced) the pod's own grace counts from the first kill.
     pub(super) fn stop_containers(&mut self, deadline: Option<Mono>, why: &KillReason) -> bool {
         let shared = deadline.or_else(|| self.kill_deadlines().max());
         let running: Vec<&ObservedContainer> = self
@@ -64,7 +64,9 @@ impl Draft<'_> {
             (Some(Doing::Kill { deadline: running, .. }), Some(deadline)) => {
                 let deadline = self.at_least(deadline);
                 if *running > deadline {
-                    self.plan.actions.push(Action::HurryKill { id: container.id.clone(), deadline });
+                    self.plan
+                        .actions
+                        .push(Action::HurryKill { id: container.id.clone(), deadline });
                 }
             }
             (Some(_), _) => {}
@@ -72,16 +74,20 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether it is a container's turn to stop. Sidecars come after all main containers, the last one first; when time
-    /// is up, everybody goes.
+    /// Whether it is a container's turn to stop. Sidecars come after all main containers, the last
+    /// one first; when time is up, everybody goes.
     fn may_go(
         &mut self,
         container: &ObservedContainer,
         running: &[&ObservedContainer],
         deadline: Option<Mono>,
     ) -> bool {
-        let Some(position) = self.specs.iter().position(|spec| spec.name == container.name) else { return true };
-        if self.specs[position].kind != ContainerKind::Sidecar || self.is_being_killed(&container.id) {
+        let Some(position) = self.specs.iter().position(|spec| spec.name == container.name) else {
+            return true;
+        };
+        if self.specs[position].kind != ContainerKind::Sidecar
+            || self.is_being_killed(&container.id)
+        {
             return true;
         }
         if deadline.is_some_and(|deadline| deadline <= self.now.mono) {
@@ -111,8 +117,15 @@ impl Draft<'_> {
         let has_hook = self.spec(&container.name).is_some_and(|spec| spec.has_pre_stop());
         let grace = self.own_grace(None, &KillReason::PodStopping);
         let deadline = deadline.unwrap_or_else(|| self.now.mono.after(grace));
-        if has_hook && container.state.is_running() && !self.inputs.pre_stopped.contains(&container.id) {
-            self.attempt(Action::PreStop { container: container.name.clone(), id: container.id.clone(), deadline });
+        if has_hook
+            && container.state.is_running()
+            && !self.inputs.pre_stopped.contains(&container.id)
+        {
+            self.attempt(Action::PreStop {
+                container: container.name.clone(),
+                id: container.id.clone(),
+                deadline,
+            });
         }
     }
 }

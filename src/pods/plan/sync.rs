@@ -1,5 +1,5 @@
-//! A pod that should run: what makes it stop, its running containers, its main and ephemeral containers, and the images
-//! that are pulled ahead.
+//! A pod that should run: what makes it stop, its running containers, its main and ephemeral
+//! containers, and the images that are pulled ahead.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::start::Progress;
 use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
-    ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer, ObservedSandbox, SandboxId,
-    TerminationCause, pod,
+    ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
+    ObservedSandbox, SandboxId, TerminationCause, pod,
 };
 
 impl Draft<'_> {
@@ -73,15 +73,17 @@ impl Draft<'_> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
         let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let started = self.inputs.recorded.start_time?;
-        // The whole allowance is measured from here, so that a start before this process counts too.
+        // The whole allowance is measured from here, so that a start before this process counts
+        // too.
         let remaining = allowed.saturating_sub(self.now.elapsed_since(started));
         Some(self.now.mono.after(remaining))
     }
 
-    /// Whether the pod's work is over: every main container is done for good, initialization has failed for good, or
-    /// its sandbox is gone and it may not have another.
+    /// Whether the pod's work is over: every main container is done for good, initialization has
+    /// failed for good, or its sandbox is gone and it may not have another.
     fn is_finished(&self) -> bool {
-        let starting = self.keys_in_flight().any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
+        let starting =
+            self.keys_in_flight().any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
         let mains = self.of_kind(ContainerKind::Main);
         if mains.is_empty() || starting {
             return false;
@@ -107,14 +109,17 @@ impl Draft<'_> {
         self.resize(&sandbox.id);
     }
 
-    /// Stops containers that run in another sandbox, and those behind a newer one of their name: whatever has become of
-    /// that one, its predecessor was given up when it was made.
+    /// Stops containers that run in another sandbox, and those behind a newer one of their name:
+    /// whatever has become of that one, its predecessor was given up when it was made.
     fn stop_strays(&mut self, sandbox: &SandboxId) {
         for container in &self.observed.containers {
             if !self.may_run(container) {
                 continue;
             }
-            let is_newest = self.observed.latest(&container.name).is_some_and(|newest| newest.id == container.id);
+            let is_newest = self
+                .observed
+                .latest(&container.name)
+                .is_some_and(|newest| newest.id == container.id);
             if !is_newest {
                 self.kill(container, KillReason::NotWanted, None);
             } else if &container.sandbox != sandbox {
@@ -123,14 +128,17 @@ impl Draft<'_> {
         }
     }
 
-    /// Keeps the main containers running and starts those that do not, in order: one that is on its way holds the next.
+    /// Keeps the main containers running and starts those that do not, in order: one that is on its
+    /// way holds the next.
     fn run_mains(&mut self, sandbox: &SandboxId) {
         let mut its_turn = true;
         for spec in self.of_kind(ContainerKind::Main) {
             match self.latest_in(spec.name, sandbox) {
                 Some(container) if container.state.is_running() => {
                     self.look_after(&spec, container);
-                    if self.hook_is_pending(&spec, container) && !self.is_being_killed(&container.id) {
+                    if self.hook_is_pending(&spec, container)
+                        && !self.is_being_killed(&container.id)
+                    {
                         its_turn = false;
                     }
                 }
@@ -138,7 +146,9 @@ impl Draft<'_> {
                     if let Some(container) = latest {
                         self.stop_unknown(container);
                     }
-                    if self.wants_start(&spec) && self.start(&spec, sandbox, its_turn) == Progress::Coming {
+                    if self.wants_start(&spec)
+                        && self.start(&spec, sandbox, its_turn) == Progress::Coming
+                    {
                         if !its_turn {
                             self.block_on_turn(&spec);
                         }
@@ -180,7 +190,10 @@ impl Draft<'_> {
             KillReason::Resize
         } else {
             if self.hook_is_pending(spec, container) {
-                self.attempt(Action::PostStart { container: spec.name.to_owned(), id: container.id.clone() });
+                self.attempt(Action::PostStart {
+                    container: spec.name.to_owned(),
+                    id: container.id.clone(),
+                });
             }
             return;
         };
@@ -188,7 +201,8 @@ impl Draft<'_> {
         self.kill(container, why, None);
     }
 
-    /// Whether a probe's kill leaves no main container that runs or will run: upstream then stops the pod, and says so.
+    /// Whether a probe's kill leaves no main container that runs or will run: upstream then stops
+    /// the pod, and says so.
     fn ends_the_pod(&self, spec: &Spec<'_>, why: &KillReason) -> bool {
         spec.kind == ContainerKind::Main
             && matches!(why, KillReason::Liveness | KillReason::Startup)
@@ -211,17 +225,23 @@ impl Draft<'_> {
     fn block_on_turn(&mut self, spec: &Spec<'_>) {
         let pending = self.of_kind(ContainerKind::Main).into_iter().find_map(|before| {
             let container = self.observed.latest(before.name)?;
-            (container.state.is_running() && self.hook_is_pending(&before, container)).then_some((before, container))
+            (container.state.is_running() && self.hook_is_pending(&before, container))
+                .then_some((before, container))
         });
         if let Some((before, container)) = pending {
-            let on = format!("the postStart hook of {}, before {}", quoted(before.name), quoted(spec.name));
+            let on = format!(
+                "the postStart hook of {}, before {}",
+                quoted(before.name),
+                quoted(spec.name)
+            );
             self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
         }
     }
 
     /// Pulls what will be needed for containers whose turn has not come, without a word.
     ///
-    /// Only where a present image would be used as it is: otherwise the pull in turn would come on top.
+    /// Only where a present image would be used as it is: otherwise the pull in turn would come on
+    /// top.
     fn pull_ahead(&mut self) {
         if !self.inputs.prepared {
             return;
@@ -237,12 +257,19 @@ impl Draft<'_> {
             if over || !is_new || self.doing(&Key::Start(spec.name.to_owned())).is_some() {
                 continue;
             }
-            let known = self.inputs.images.contains_key(spec.name) || self.inputs.warmed.contains(spec.name);
+            let known = self.inputs.images.contains_key(spec.name)
+                || self.inputs.warmed.contains(spec.name);
             // Several containers often share an image: one pull serves them all.
             let is_first = images.insert(spec.image);
             let failed = [key.clone(), Key::Start(spec.name.to_owned())];
-            let is_quiet = !self.is_busy(&key) && !failed.iter().any(|key| self.inputs.failures.contains_key(key));
-            if is_first && is_quiet && !known && spec.kind != ContainerKind::Ephemeral && spec.may_pull_ahead() {
+            let is_quiet = !self.is_busy(&key)
+                && !failed.iter().any(|key| self.inputs.failures.contains_key(key));
+            if is_first
+                && is_quiet
+                && !known
+                && spec.kind != ContainerKind::Ephemeral
+                && spec.may_pull_ahead()
+            {
                 self.attempt(Action::EnsureImage { container: spec.name.to_owned(), silent: true });
             }
         }

@@ -1,15 +1,16 @@
 //! What the planner reads and what it answers: its inputs, the actions in flight, the plan.
 //!
-//! The worker (`pods::worker`) fills [`Inputs`] and [`InFlight`], the planner answers a [`Plan`], the executor carries
-//! actions out and reports back to the worker, which plans again. Nothing here does anything.
+//! The worker (`pods::worker`) fills [`Inputs`] and [`InFlight`], the planner answers a [`Plan`],
+//! the executor carries actions out and reports back to the worker, which plans again. Nothing here
+//! does anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use crate::model::observed::Remembered;
 use crate::model::{
-    Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod, ProbeVerdicts, SandboxId,
-    TerminationCause, VolumesState, Waiting, Wall,
+    Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod,
+    ProbeVerdicts, SandboxId, TerminationCause, VolumesState, Waiting, Wall,
 };
 use crate::resources::allocation::Requirements;
 
@@ -33,13 +34,14 @@ pub struct PlanInput<'a> {
 /// What the other subsystems say about one pod.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// Why no new sandbox may be made on this node (network or runtime not ready), upstream's text; `None`: it may.
+    /// Why no new sandbox may be made on this node (network or runtime not ready), upstream's text;
+    /// `None`: it may.
     pub network_not_ready: Option<String>,
-    /// What the node itself says of a network that is not ready: what is wrong with its configuration. For those who read
-    /// what the pod waits for; `None`: nothing was found.
+    /// What the node itself says of a network that is not ready: what is wrong with its
+    /// configuration. For those who read what the pod waits for; `None`: nothing was found.
     pub network_diagnosis: Option<String>,
-    /// What each running container has been given, as far as this process knows: it is given what the spec says when that
-    /// differs.
+    /// What each running container has been given, as far as this process knows: it is given what
+    /// the spec says when that differs.
     pub actuated: BTreeMap<ContainerId, Requirements>,
     /// What the pod's cgroup was made for, by container.
     pub cgroup_given: BTreeMap<String, Requirements>,
@@ -47,16 +49,17 @@ pub struct Inputs {
     pub room: Vec<String>,
     /// Whether the pod's cgroup and directories exist.
     pub prepared: bool,
-    /// Whether directories of the pod were there when this process met it: they have to go even if the pod stops before
-    /// it is prepared anew.
+    /// Whether directories of the pod were there when this process met it: they have to go even if
+    /// the pod stops before it is prepared anew.
     pub left_behind: bool,
     /// Whether the restart rule `RestartAllContainers` is carried out (the feature gate
     /// `RestartAllContainersOnContainerExits`); the container's own policy decides otherwise.
     pub restart_all: bool,
     /// The pod's volumes.
     pub volumes: VolumesState,
-    /// What is known of the image of each container's next start: the answer to an [`Action::EnsureImage`] that was not
-    /// silent. Cleared by the worker when that start has begun.
+    /// What is known of the image of each container's next start: the answer to an
+    /// [`Action::EnsureImage`] that was not silent. Cleared by the worker when that start has
+    /// begun.
     pub images: BTreeMap<String, ImageState>,
     /// Verdicts of the probes.
     pub probes: ProbeVerdicts,
@@ -64,20 +67,23 @@ pub struct Inputs {
     pub post_start: BTreeMap<ContainerId, HookState>,
     /// The last failure of each key that has failed since it last succeeded.
     pub failures: BTreeMap<Key, Failure>,
-    /// `spec.containers[].image` and name hashed as `io.kubernetes.container.hash` is, by container name: a running
-    /// container whose own hash differs is replaced. A name without an entry, or a container without a hash, is kept.
+    /// `spec.containers[].image` and name hashed as `io.kubernetes.container.hash` is, by container
+    /// name: a running container whose own hash differs is replaced. A name without an entry, or a
+    /// container without a hash, is kept.
     pub expected_hash: BTreeMap<String, u64>,
-    /// Containers that this process has stopped (put in when the kill has succeeded), and why. One that was stopped in
-    /// order to be replaced is started again whatever its exit code; one whose state stays unknown counts as stopped.
+    /// Containers that this process has stopped (put in when the kill has succeeded), and why. One
+    /// that was stopped in order to be replaced is started again whatever its exit code; one whose
+    /// state stays unknown counts as stopped.
     pub killed: BTreeMap<ContainerId, KillReason>,
     /// Containers that are being stopped (from the kill's begin to its end), and why.
     pub killing: BTreeMap<ContainerId, KillReason>,
     /// Containers whose preStop hook has been run (successfully or not) by [`Action::PreStop`].
     pub pre_stopped: BTreeSet<ContainerId>,
-    /// Sandboxes that this process has stopped with success: those that merely are not ready may still hold an address.
+    /// Sandboxes that this process has stopped with success: those that merely are not ready may
+    /// still hold an address.
     pub stopped: BTreeSet<SandboxId>,
-    /// Containers whose silent pull has ended, whatever its result: it is not tried again before the next start.
-    /// Cleared together with `images`.
+    /// Containers whose silent pull has ended, whatever its result: it is not tried again before
+    /// the next start. Cleared together with `images`.
     pub warmed: BTreeSet<String>,
     /// Crash back-off by container name.
     pub backoff: BTreeMap<String, Backoff>,
@@ -85,11 +91,13 @@ pub struct Inputs {
     pub max_backoff: Duration,
     /// What the API had recorded when this process adopted the pod.
     pub recorded: Recorded,
-    /// Restart counts and exits of containers that this process has seen end and that are already removed.
+    /// Restart counts and exits of containers that this process has seen end and that are already
+    /// removed.
     pub remembered: BTreeMap<String, Remembered>,
     /// Whether the final status has been accepted by the API server (or there is none to tell).
     pub status_acked: bool,
-    /// Whether the object is gone from its source (deleted from the API, file removed): what is left may be removed.
+    /// Whether the object is gone from its source (deleted from the API, file removed): what is
+    /// left may be removed.
     pub gone_from_source: bool,
     /// When what is left of a pod whose object is gone may be removed; `None`: at once.
     pub removable_at: Option<Mono>,
@@ -104,7 +112,8 @@ pub struct Recorded {
     pub init_done: Vec<String>,
     /// When the first of those was started, in whole seconds.
     pub init_began: Option<Wall>,
-    /// The newest sandbox at adoption, if `init_done` can have happened in it: counts only while it is the pod's sandbox.
+    /// The newest sandbox at adoption, if `init_done` can have happened in it: counts only while it
+    /// is the pod's sandbox.
     pub sandbox: Option<SandboxId>,
     /// When the pod was first acknowledged: `status.startTime`.
     pub start_time: Option<Wall>,
@@ -120,7 +129,8 @@ pub enum ImageState {
     },
     /// It cannot be had at present; the image subsystem has said when to try again.
     Failed {
-        /// The waiting reason: `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`, `InvalidImageName`, …
+        /// The waiting reason: `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`,
+        /// `InvalidImageName`, …
         reason: String,
         /// The waiting message.
         message: String,
@@ -143,8 +153,8 @@ pub enum HookState {
     },
 }
 
-/// The crash back-off of one container name: 10 s, doubled at each restart up to the maximum, forgotten after ten minutes
-/// without a crash. See [`super::backoff`].
+/// The crash back-off of one container name: 10 s, doubled at each restart up to the maximum,
+/// forgotten after ten minutes without a crash. See [`super::backoff`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The current wait.
@@ -220,7 +230,8 @@ pub enum Doing {
 /// The planner's answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// In order; each is carried out as a task of its own, so order matters only for reading and for events.
+    /// In order; each is carried out as a task of its own, so order matters only for reading and
+    /// for events.
     pub actions: Vec<Action>,
     /// A change of lifecycle that has become due; the worker applies it and plans again.
     pub transition: Option<Transition>,
@@ -230,10 +241,12 @@ pub struct Plan {
     pub blocked: Option<Blocked>,
     /// For each container that does not run: why.
     pub waiting: BTreeMap<String, Waiting>,
-    /// Events that follow from the state; the worker emits one when its `dedup` key is new or has changed.
+    /// Events that follow from the state; the worker emits one when its `dedup` key is new or has
+    /// changed.
     pub notices: Vec<Notice>,
-    /// Containers that are or were stopped in order to be replaced, whatever their exit code. Their end is not told
-    /// before their successor runs: the API server lets no container that is over for good by its policy run again.
+    /// Containers that are or were stopped in order to be replaced, whatever their exit code. Their
+    /// end is not told before their successor runs: the API server lets no container that is over
+    /// for good by its policy run again.
     pub replaced: BTreeSet<ContainerId>,
     /// Whether anything of the pod has other resources than it was given.
     pub resizing: bool,
@@ -258,9 +271,9 @@ pub enum Transition {
     },
     /// Everything has stopped.
     Terminated,
-    /// Everything is cleaned up and the final status is accepted: the worker asks for the deletion of the API object
-    /// if it has a deletion timestamp, and ends when the object is gone and the runtime has nothing of it any more.
-    /// Planned again and again while that holds; applied once.
+    /// Everything is cleaned up and the final status is accepted: the worker asks for the deletion
+    /// of the API object if it has a deletion timestamp, and ends when the object is gone and the
+    /// runtime has nothing of it any more. Planned again and again while that holds; applied once.
     Finished,
 }
 
@@ -323,8 +336,8 @@ pub enum Action {
         /// Its id.
         id: ContainerId,
     },
-    /// Run the preStop hook of a sidecar at once, while the main containers stop (upstream does not wait with it for
-    /// the sidecar's turn). Its end, good or bad, goes to `Inputs::pre_stopped`.
+    /// Run the preStop hook of a sidecar at once, while the main containers stop (upstream does not
+    /// wait with it for the sidecar's turn). Its end, good or bad, goes to `Inputs::pre_stopped`.
     PreStop {
         /// The container's name.
         container: String,
@@ -357,8 +370,8 @@ pub enum Action {
     RemoveContainer {
         /// Its id.
         id: ContainerId,
-        /// Whether it makes way for a start of the whole pod from the beginning: its log stays then, and nothing of it
-        /// counts any more but the number of its starts.
+        /// Whether it makes way for a start of the whole pod from the beginning: its log stays
+        /// then, and nothing of it counts any more but the number of its starts.
         reset: bool,
     },
     /// Stop a sandbox: network torn down.
@@ -416,9 +429,9 @@ impl Action {
             Self::StartContainer { container, .. } => Key::Start(container.clone()),
             Self::PostStart { id, .. } => Key::PostStart(id.clone()),
             Self::PreStop { id, .. } => Key::PreStop(id.clone()),
-            Self::KillContainer { id, .. } | Self::HurryKill { id, .. } | Self::RemoveContainer { id, .. } => {
-                Key::Container(id.clone())
-            }
+            Self::KillContainer { id, .. }
+            | Self::HurryKill { id, .. }
+            | Self::RemoveContainer { id, .. } => Key::Container(id.clone()),
             Self::StopSandbox { id } | Self::RemoveSandbox { id } => Key::Sandbox(id.clone()),
             Self::Resize { .. } => Key::Resize,
             Self::CleanUp => Key::CleanUp,

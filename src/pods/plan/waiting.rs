@@ -1,18 +1,24 @@
-//! What users read while a container does not run: upstream's reasons and texts, with the cause where there is one.
+//! What users read while a container does not run: upstream's reasons and texts, with the cause
+//! where there is one.
 
 use super::draft::Draft;
 use crate::model::reason::container::{CONTAINER_CREATING, POD_INITIALIZING};
 use crate::model::{ContainerState, Lifecycle, pod};
 
 impl Draft<'_> {
-    /// Gives every container that has not come up yet, and has no reason so far, upstream's default one. Where the whole
-    /// pod waits for something that has gone wrong the message says so (upstream leaves it empty).
+    /// Gives every container that has not come up yet, and has no reason so far, upstream's default
+    /// one. Where the whole pod waits for something that has gone wrong the message says so
+    /// (upstream leaves it empty).
     pub(super) fn explain_the_rest(&mut self) {
         if self.inputs.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
             // It was all over before this process saw it: what the API has recorded stands.
             return;
         }
-        let reason = if pod::init_containers(self.pod).is_empty() { CONTAINER_CREATING } else { POD_INITIALIZING };
+        let reason = if pod::init_containers(self.pod).is_empty() {
+            CONTAINER_CREATING
+        } else {
+            POD_INITIALIZING
+        };
         let message = self.pod_wide_obstacle();
         for spec in self.specs.clone() {
             if self.plan.waiting.contains_key(spec.name) || !self.has_not_come_up(spec.name) {
@@ -29,7 +35,8 @@ impl Draft<'_> {
         }
         let recorded = &self.inputs.recorded;
         let same_sandbox = recorded.sandbox.is_some()
-            && recorded.sandbox.as_ref() == self.observed.latest_sandbox().map(|sandbox| &sandbox.id);
+            && recorded.sandbox.as_ref()
+                == self.observed.latest_sandbox().map(|sandbox| &sandbox.id);
         let done_before = same_sandbox && recorded.init_done.iter().any(|done| done == name);
         !done_before && !self.was_created(name)
     }
@@ -41,7 +48,9 @@ impl Draft<'_> {
         }
         let Some(blocked) = &self.plan.blocked else { return String::new() };
         match (blocked.stage, &blocked.last_error) {
-            ("cgroup" | "volumes" | "sandbox", Some(error)) => format!("waiting for {}: {error}", blocked.on),
+            ("cgroup" | "volumes" | "sandbox", Some(error)) => {
+                format!("waiting for {}: {error}", blocked.on)
+            }
             ("network", _) => blocked.on.clone(),
             ("admission", _) => format!("waiting for {}", blocked.on),
             (_, _) => String::new(),

@@ -1,11 +1,14 @@
-//! One pod's task: it observes, plans, has actions executed, and tells status, probes and volumes what follows.
+//! One pod's task: it observes, plans, has actions executed, and tells status, probes and volumes
+//! what follows.
 //!
-//! Input: directives, observation of the runtime, volume state, probe verdicts, node conditions and the
-//! acknowledgement of the status (all on `watch`, latest value wins), completions of its own actions. Output: actions to
-//! the executor, statuses to the writer, the set of running containers to the probes, a [`PodView`] for readers.
+//! Input: directives, observation of the runtime, volume state, probe verdicts, node conditions and
+//! the acknowledgement of the status (all on `watch`, latest value wins), completions of its own
+//! actions. Output: actions to the executor, statuses to the writer, the set of running containers
+//! to the probes, a [`PodView`] for readers.
 //!
-//! It owns every piece of state about the pod that is not on disk or in the runtime. It never decides what to do (that
-//! is `plan`), never talks to the runtime itself (that is `execute`), and is never blocked: each action is a task.
+//! It owns every piece of state about the pod that is not on disk or in the runtime. It never
+//! decides what to do (that is `plan`), never talks to the runtime itself (that is `execute`), and
+//! is never blocked: each action is a task.
 
 mod resize;
 mod settle;
@@ -26,17 +29,19 @@ pub use self::view::{PodView, ViewState};
 use super::execute::{ActionError, Completion, Context, Execute, Outcome};
 use super::plan::plan;
 use super::plan::types::{
-    Action, Doing, Failure, HookState, InFlight, Inputs, Key, Plan, PlanInput, Recorded, Remembered, Transition,
+    Action, Doing, Failure, HookState, InFlight, Inputs, Key, Plan, PlanInput, Recorded,
+    Remembered, Transition,
 };
 use crate::clock::Clock;
 use crate::model::{
-    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating, TerminationCause, pod,
+    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating,
+    TerminationCause, pod,
 };
 use crate::resources::allocation::{Requirements, requirements};
 use crate::status::{Acked, ResizeState};
 
-/// How often one step may change the lifecycle before it must return to the loop. A plan has at most three transitions
-/// ahead of it; more is a loop in the planner.
+/// How often one step may change the lifecycle before it must return to the loop. A plan has at
+/// most three transitions ahead of it; more is a loop in the planner.
 const TRANSITIONS_PER_STEP: usize = 6;
 
 /// What a pod's task is told: the latest value wins, nothing queues (principle 3).
@@ -54,7 +59,8 @@ pub struct Directive {
     pub room: Vec<watch::Receiver<PodView>>,
 }
 
-/// What was decided about a change of a pod's resources. The pod that its task is told of shows what it has been given.
+/// What was decided about a change of a pod's resources. The pod that its task is told of shows
+/// what it has been given.
 #[derive(Clone, Debug, Default)]
 pub struct Resize {
     /// The generation of the object that was granted last.
@@ -139,7 +145,8 @@ pub struct Worker<E> {
     granted: Option<i64>,
     /// What containers that are being started are given.
     starting: BTreeMap<String, Requirements>,
-    /// Containers that were removed so that the pod begins anew, until the runtime has been read without them.
+    /// Containers that were removed so that the pod begins anew, until the runtime has been read
+    /// without them.
     reset: BTreeSet<ContainerId>,
     notices: BTreeMap<String, String>,
     blocked_event: Option<(String, Mono)>,
@@ -166,9 +173,13 @@ pub struct Worker<E> {
 }
 
 impl<E: Execute> Worker<E> {
-    /// A worker, and the view that others read it by. Boxed, as is each of its steps: what a pod's task is while it waits
-    /// stays small.
-    pub fn new(start: Start, executor: Arc<E>, clock: Clock) -> (Box<Self>, watch::Receiver<PodView>) {
+    /// A worker, and the view that others read it by. Boxed, as is each of its steps: what a pod's
+    /// task is while it waits stays small.
+    pub fn new(
+        start: Start,
+        executor: Arc<E>,
+        clock: Clock,
+    ) -> (Box<Self>, watch::Receiver<PodView>) {
         let (view, reader) = watch::channel(PodView::new(&start.pod, &start.lifecycle));
         let worker = Box::new(Self {
             uid: pod::uid(&start.pod),
@@ -209,11 +220,13 @@ impl<E: Execute> Worker<E> {
         self.inputs.recorded = recorded;
     }
 
-    /// Runs until the pod is gone from the node, or the process ends (containers are then left as they are).
+    /// Runs until the pod is gone from the node, or the process ends (containers are then left as
+    /// they are).
     pub async fn run(mut self: Box<Self>, mut feeds: Feeds) -> Ended {
         let span = tracing::info_span!("pod", pod = %pod::key(&self.pod), uid = %self.uid);
         async move {
-            // Nothing is planned before the runtime has been read once: adoption needs to know what runs.
+            // Nothing is planned before the runtime has been read once: adoption needs to know what
+            // runs.
             if !self.wait_until_observed(&mut feeds).await {
                 return Ended::Shutdown;
             }
@@ -251,7 +264,12 @@ impl<E: Execute> Worker<E> {
     }
 
     /// Waits for anything that could change the plan. False: the process ends.
-    async fn wait(&mut self, feeds: &mut Feeds, acked: &mut watch::Receiver<Acked>, wake: Option<Mono>) -> bool {
+    async fn wait(
+        &mut self,
+        feeds: &mut Feeds,
+        acked: &mut watch::Receiver<Acked>,
+        wake: Option<Mono>,
+    ) -> bool {
         let (clock, executor) = (self.clock, self.executor.clone());
         let sleep = async {
             match wake {
@@ -259,7 +277,8 @@ impl<E: Execute> Worker<E> {
                 None => std::future::pending().await,
             }
         };
-        // Every arm is cancel-safe: `watch::changed` and `JoinSet::join_next` lose nothing when dropped.
+        // Every arm is cancel-safe: `watch::changed` and `JoinSet::join_next` lose nothing when
+        // dropped.
         tokio::select! {
             () = self.shutdown.cancelled() => return false,
             changed = feeds.directive.changed() => return changed.is_ok(),
@@ -280,20 +299,27 @@ impl<E: Execute> Worker<E> {
         true
     }
 
-    /// One step: read the inputs, plan, apply, tell. Returns when to wake up even if nothing happens.
-    async fn step(&mut self, feeds: &mut Feeds, acked: &mut watch::Receiver<Acked>) -> Option<Mono> {
+    /// One step: read the inputs, plan, apply, tell. Returns when to wake up even if nothing
+    /// happens.
+    async fn step(
+        &mut self,
+        feeds: &mut Feeds,
+        acked: &mut watch::Receiver<Acked>,
+    ) -> Option<Mono> {
         let now = self.clock.now();
         self.read(feeds);
         self.give_way(now.mono);
         let accepted = *acked.borrow_and_update();
-        self.inputs.status_acked = self.sent.is_none_or(|sent| accepted.version >= sent || accepted.is_gone);
+        self.inputs.status_acked =
+            self.sent.is_none_or(|sent| accepted.version >= sent || accepted.is_gone);
         if std::mem::take(&mut self.is_updated) {
             self.executor.updated(&self.pod, self.lifecycle.is_stopping()).await;
         }
         let mut plan = self.plan(now);
         for _ in 0..TRANSITIONS_PER_STEP {
             let Some(transition) = plan.transition.take() else { break };
-            // What is to be told goes with the plan that says it: the next one looks at another lifecycle.
+            // What is to be told goes with the plan that says it: the next one looks at another
+            // lifecycle.
             self.notify(&plan);
             if !self.transit(transition, now) {
                 break;
@@ -345,7 +371,8 @@ impl<E: Execute> Worker<E> {
         self.inputs.volumes.clone_from(&feeds.volumes.borrow_and_update());
         self.inputs.probes = (**feeds.verdicts.borrow_and_update()).clone();
         let problem = feeds.network_not_ready.borrow_and_update().clone();
-        let (message, diagnosis) = problem.map_or((None, None), |problem| (Some(problem.message), problem.diagnosis));
+        let (message, diagnosis) =
+            problem.map_or((None, None), |problem| (Some(problem.message), problem.diagnosis));
         (self.inputs.network_not_ready, self.inputs.network_diagnosis) = (message, diagnosis);
         self.make_room();
     }
@@ -356,7 +383,8 @@ impl<E: Execute> Worker<E> {
             let has_stopped = view.borrow_and_update().state == ViewState::Terminated;
             !has_stopped && view.has_changed().is_ok()
         });
-        self.inputs.room = self.room.iter().map(|view| format!("pod {}", view.borrow().key)).collect();
+        self.inputs.room =
+            self.room.iter().map(|view| format!("pod {}", view.borrow().key)).collect();
     }
 
     /// Applies a change of lifecycle, one way only; says whether it changed anything.
@@ -382,9 +410,9 @@ impl<E: Execute> Worker<E> {
         true
     }
 
-    /// Cancels what may be cancelled once the pod stops: pulls, hooks and waits (principle 9). Creates and starts that
-    /// the runtime has been asked for run on, detached, to their own deadline; those that wait for a turn, a name or an
-    /// object give up.
+    /// Cancels what may be cancelled once the pod stops: pulls, hooks and waits (principle 9).
+    /// Creates and starts that the runtime has been asked for run on, detached, to their own
+    /// deadline; those that wait for a turn, a name or an object give up.
     fn cancel_starts(&mut self) {
         self.stop.cancel();
         for (key, abort) in &self.aborts {
@@ -420,12 +448,15 @@ impl<E: Execute> Worker<E> {
                 self.kills.insert(id.clone(), sender);
                 (Doing::Kill { since: now, deadline: *deadline }, Some(receiver))
             }
-            Action::EnsureImage { silent, .. } => (Doing::Busy { since: now, silent: *silent }, None),
+            Action::EnsureImage { silent, .. } => {
+                (Doing::Busy { since: now, silent: *silent }, None)
+            }
             Action::StartContainer { container, .. } => {
                 // The image was looked up for this start only.
                 self.inputs.images.remove(container);
                 self.inputs.warmed.remove(container);
-                let given = pod::find_container(&self.pod, container).map(|(_, spec)| Requirements::of(&spec));
+                let given = pod::find_container(&self.pod, container)
+                    .map(|(_, spec)| Requirements::of(&spec));
                 self.starting.extend(given.map(|given| (container.clone(), given)));
                 (Doing::Busy { since: now, silent: false }, None)
             }
@@ -459,19 +490,27 @@ impl<E: Execute> Worker<E> {
         self.aborts.insert(key, abort);
     }
 
-    /// An action's task has ended: with a completion, cancelled, or by a panic (which then blocks this pod only).
+    /// An action's task has ended: with a completion, cancelled, or by a panic (which then blocks
+    /// this pod only).
     fn joined(&mut self, joined: Result<(tokio::task::Id, Completion), tokio::task::JoinError>) {
         match joined {
             Ok((_, completion)) => self.complete(completion),
             Err(error) => {
-                let key = self.aborts.iter().find(|(_, abort)| abort.id() == error.id()).map(|(key, _)| key.clone());
+                let key = self
+                    .aborts
+                    .iter()
+                    .find(|(_, abort)| abort.id() == error.id())
+                    .map(|(key, _)| key.clone());
                 let Some(key) = key else { return };
                 self.aborts.remove(&key);
                 if error.is_panic() {
                     // Whatever it had done by then has to be read first.
                     self.settling.add(key.clone());
                     warn!(?key, "an action panicked; it is tried again with back-off");
-                    self.fail(key, ActionError::internal("an internal error; see the log of the kubelet"));
+                    self.fail(
+                        key,
+                        ActionError::internal("an internal error; see the log of the kubelet"),
+                    );
                 } else {
                     // What may be cancelled changes nothing in the runtime.
                     self.in_flight.remove(&key);
@@ -510,10 +549,14 @@ impl<E: Execute> Worker<E> {
             Outcome::Prepared { logged_restarts } => {
                 self.inputs.prepared = true;
                 self.inputs.cgroup_given = requirements(&self.pod);
-                // The runtime may have lost its containers (reboot); their logs still count (upstream does the same).
+                // The runtime may have lost its containers (reboot); their logs still count
+                // (upstream does the same).
                 for (container, restart_count) in logged_restarts {
                     if self.observed.latest(&container).is_none() {
-                        self.inputs.remembered.entry(container).or_insert(Remembered { restart_count, exit: None });
+                        self.inputs
+                            .remembered
+                            .entry(container)
+                            .or_insert(Remembered { restart_count, exit: None });
                     }
                 }
             }
@@ -565,12 +608,21 @@ impl<E: Execute> Worker<E> {
             self.kills.remove(id);
             self.inputs.killing.remove(id);
         }
-        let count = self.inputs.failures.get(&key).map_or(1, |failure| failure.count.saturating_add(1));
+        let count =
+            self.inputs.failures.get(&key).map_or(1, |failure| failure.count.saturating_add(1));
         // Each of the first few, then ever fewer: what is refused for ever must not fill the log.
         if count.is_power_of_two() {
-            warn!(?key, reason = error.reason, err = error.message, count, "an action failed; it is tried again");
+            warn!(
+                ?key,
+                reason = error.reason,
+                err = error.message,
+                count,
+                "an action failed; it is tried again"
+            );
         }
-        self.inputs.failures.insert(key, Failure { count, at: now, reason: error.reason, message: error.message });
+        self.inputs
+            .failures
+            .insert(key, Failure { count, at: now, reason: error.reason, message: error.message });
     }
 
     /// Whether nothing is left to do, ever.
@@ -582,8 +634,8 @@ impl<E: Execute> Worker<E> {
             && self.tasks.is_empty()
     }
 
-    /// Reports what the pod waits for: one deduplicated event per cause, after it has lasted. Returns when the next
-    /// report is due.
+    /// Reports what the pod waits for: one deduplicated event per cause, after it has lasted.
+    /// Returns when the next report is due.
     fn report_blocked(&mut self, blocked: Option<&Blocked>, now: Now) -> Option<Mono> {
         let Some(blocked) = blocked.filter(|blocked| !self.is_told_otherwise(blocked)) else {
             self.blocked_event = None;
@@ -616,16 +668,18 @@ impl<E: Execute> Worker<E> {
         }
     }
 
-    /// Whether users learn of a wait anyway: by the event of what has failed, or by the status (init containers, crash
-    /// back-off).
+    /// Whether users learn of a wait anyway: by the event of what has failed, or by the status
+    /// (init containers, crash back-off).
     fn is_told_otherwise(&self, blocked: &Blocked) -> bool {
-        !self.lifecycle.is_stopping() && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
+        !self.lifecycle.is_stopping()
+            && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
     }
 
     /// Emits the notices that are new or have changed.
     fn notify(&mut self, plan: &Plan) {
         for notice in &plan.notices {
-            let subject = format!("{}/{}", notice.reason, notice.container.as_deref().unwrap_or_default());
+            let subject =
+                format!("{}/{}", notice.reason, notice.container.as_deref().unwrap_or_default());
             if self.notices.get(&subject) == Some(&notice.dedup) {
                 continue;
             }
@@ -644,8 +698,8 @@ pub enum Ended {
     Shutdown,
 }
 
-/// The next change of a feed. A feed whose sender is gone has said all that it will ever say (a pod without probes has no
-/// prober): it never changes again. Cancel-safe.
+/// The next change of a feed. A feed whose sender is gone has said all that it will ever say (a pod
+/// without probes has no prober): it never changes again. Cancel-safe.
 async fn news<T>(feed: &mut watch::Receiver<T>) {
     if feed.changed().await.is_err() {
         std::future::pending::<()>().await;

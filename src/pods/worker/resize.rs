@@ -30,8 +30,14 @@ impl<E: Execute> Worker<E> {
         let told = |condition: &Option<ResizeCondition>| {
             condition.as_ref().map(|condition| (condition.reason.clone(), condition.generation))
         };
-        if let Some(waits) = resize.pending.as_ref().filter(|_| told(&pending) != told(&self.resize.pending)) {
-            let reason = if waits.reason == "Infeasible" { event::RESIZE_INFEASIBLE } else { event::RESIZE_DEFERRED };
+        if let Some(waits) =
+            resize.pending.as_ref().filter(|_| told(&pending) != told(&self.resize.pending))
+        {
+            let reason = if waits.reason == "Infeasible" {
+                event::RESIZE_INFEASIBLE
+            } else {
+                event::RESIZE_DEFERRED
+            };
             let text = text(&format!("Pod resize {}", waits.reason), &waits.wanted, &waits.message);
             self.tell_resize(EventType::Warning, reason, text);
         }
@@ -39,9 +45,15 @@ impl<E: Execute> Worker<E> {
         if resize.granted.is_some() && self.granted != resize.granted {
             self.granted = resize.granted;
             self.inputs.failures.remove(&Key::Resize);
-            self.resize.in_progress =
-                Some(ResizeCondition { generation: generation(&self.pod), ..ResizeCondition::default() });
-            self.tell_resize(EventType::Normal, event::RESIZE_STARTED, text("Pod resize started", &self.pod, ""));
+            self.resize.in_progress = Some(ResizeCondition {
+                generation: generation(&self.pod),
+                ..ResizeCondition::default()
+            });
+            self.tell_resize(
+                EventType::Normal,
+                event::RESIZE_STARTED,
+                text("Pod resize started", &self.pod, ""),
+            );
         }
     }
 
@@ -123,7 +135,13 @@ mod tests {
             {"name": "c", "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "250m"}}}]}}))
         .expect("a pod");
         let resources = r#"{"containers":[{"name":"c","resources":{"limits":{"memory":"64Mi"},"requests":{"cpu":"250m"}}}],"generation":2"#;
-        assert_eq!(text("Pod resize started", &pod, ""), format!("Pod resize started: {resources}}}"));
-        assert_eq!(text("Pod resize error", &pod, "no"), format!("Pod resize error: {resources},\"error\":\"no\"}}"));
+        assert_eq!(
+            text("Pod resize started", &pod, ""),
+            format!("Pod resize started: {resources}}}")
+        );
+        assert_eq!(
+            text("Pod resize error", &pod, "no"),
+            format!("Pod resize error: {resources},\"error\":\"no\"}}")
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Completed mutations whose effect has not been read yet: they stay in flight until an observation arrives that knows
-//! of every mutation that has ended, so that the planner never acts on a picture from before its own last action
-//! (principle 4).
+//! Completed mutations whose effect has not been read yet: they stay in flight until an observation
+//! arrives that knows of every mutation that has ended, so that the planner never acts on a picture
+//! from before its own last action (principle 4).
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,8 @@ mod tests {
         let since = Now { mono: Mono(Duration::ZERO), wall: jiff::Timestamp::UNIX_EPOCH };
         let (ended, running) = (Key::Start("app".into()), Key::NewSandbox);
         let doing = Doing::Busy { since, silent: false };
-        let mut in_flight = InFlight::from([(ended.clone(), doing.clone()), (running.clone(), doing)]);
+        let mut in_flight =
+            InFlight::from([(ended.clone(), doing.clone()), (running.clone(), doing)]);
         let mut settling = Settling::default();
         settling.add(ended);
         settling.settle(&mut in_flight);

@@ -1,5 +1,5 @@
-//! The worker's memory: commands taken in, adoption of what already runs, what stays known of removed containers, and
-//! what is told to status, probes and readers after each step.
+//! The worker's memory: commands taken in, adoption of what already runs, what stays known of
+//! removed containers, and what is told to status, probes and readers after each step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use super::super::execute::{Execute, Published, Report};
 use super::super::plan::types::{HookState, Key, Plan, Remembered, Transition};
 use super::super::recorded;
-use super::super::spec::container_hash;
+use super::super::request::container_hash;
 use super::{Directive, PodView, Stop, ViewState, Worker};
 use crate::model::{ContainerState, Lifecycle, Mono, Now, Pod, pod};
 use crate::resources::allocation::{Requirements, requirements};
 
-/// How long what is left of a deleted pod stays. Whoever deletes a pod often makes another one, and the runtime would
-/// remove the old one at the expense of the new one's start; nobody waits for the removal. A manifest's pod goes at once:
-/// its successor has the same names.
+/// How long what is left of a deleted pod stays. Whoever deletes a pod often makes another one, and
+/// the runtime would remove the old one at the expense of the new one's start; nobody waits for the
+/// removal. A manifest's pod goes at once: its successor has the same names.
 const GIVE_WAY: Duration = Duration::from_millis(500);
 
-/// How long it may stay while other pods wait for their start or stop. Short: a kubelet that is killed again and again
-/// begins to count anew each time, and what it leaves slows the runtime.
+/// How long it may stay while other pods wait for their start or stop. Short: a kubelet that is
+/// killed again and again begins to count anew each time, and what it leaves slows the runtime.
 const GIVE_WAY_AT_MOST: Duration = Duration::from_secs(2);
 
 impl<E: Execute> Worker<E> {
@@ -52,7 +52,8 @@ impl<E: Execute> Worker<E> {
         }
     }
 
-    /// A map that was filled once keeps the room of eleven entries; most are empty while the pod runs.
+    /// A map that was filled once keeps the room of eleven entries; most are empty while the pod
+    /// runs.
     pub(super) fn give_room_back(&mut self) {
         fn empty<K, V>(map: &mut BTreeMap<K, V>) {
             if map.is_empty() {
@@ -83,8 +84,9 @@ impl<E: Execute> Worker<E> {
         }
     }
 
-    /// Takes in a newer object. A container whose image has changed starts afresh: its failures and back-off belong to
-    /// the old image (upstream's back-off key contains the hash of image and name).
+    /// Takes in a newer object. A container whose image has changed starts afresh: its failures and
+    /// back-off belong to the old image (upstream's back-off key contains the hash of image and
+    /// name).
     fn update(&mut self, newer: Arc<Pod>) {
         for container in all_containers(&newer) {
             let name = &container.0;
@@ -97,7 +99,9 @@ impl<E: Execute> Worker<E> {
                 self.inputs.failures.remove(&Key::Image(name.clone()));
             }
         }
-        if newer.metadata.deletion_timestamp.is_some() && self.pod.metadata.deletion_timestamp.is_none() {
+        if newer.metadata.deletion_timestamp.is_some()
+            && self.pod.metadata.deletion_timestamp.is_none()
+        {
             // A pod may have finished long before somebody asks for its deletion.
             self.is_announced = false;
         }
@@ -109,12 +113,13 @@ impl<E: Execute> Worker<E> {
         self.is_updated = true;
     }
 
-    /// Takes over what runs already (the process was restarted): running containers are kept, their postStart hooks are
-    /// not run again, ended ones keep their counts.
+    /// Takes over what runs already (the process was restarted): running containers are kept, their
+    /// postStart hooks are not run again, ended ones keep their counts.
     pub(super) fn adopt(&mut self) {
         self.expect_hashes();
         self.adopt_resize();
-        // The first `read` has not happened yet, so nothing observed is held: adopt on the first step's observation.
+        // The first `read` has not happened yet, so nothing observed is held: adopt on the first
+        // step's observation.
         self.adopting = true;
     }
 
@@ -123,15 +128,20 @@ impl<E: Execute> Worker<E> {
         if !std::mem::take(&mut self.adopting) {
             return;
         }
-        // What was done in an earlier sandbox has to be done again in this one (a process that ended in between).
+        // What was done in an earlier sandbox has to be done again in this one (a process that
+        // ended in between).
         let began = self.inputs.recorded.init_began;
-        let latest = self.observed.latest_sandbox().filter(|sandbox| recorded::is_of(began, sandbox));
+        let latest =
+            self.observed.latest_sandbox().filter(|sandbox| recorded::is_of(began, sandbox));
         self.inputs.recorded.sandbox = latest.map(|sandbox| sandbox.id.clone());
         for container in &self.observed.containers {
             if container.state.is_running() {
                 self.inputs.post_start.insert(container.id.clone(), HookState::Done);
                 if let Some((_, spec)) = pod::find_container(&self.pod, &container.name) {
-                    let has = Requirements::adopted(Requirements::of(&spec), container.resources.as_ref());
+                    let has = Requirements::adopted(
+                        Requirements::of(&spec),
+                        container.resources.as_ref(),
+                    );
                     self.inputs.actuated.insert(container.id.clone(), has);
                 }
             }
@@ -140,13 +150,16 @@ impl<E: Execute> Worker<E> {
 
     fn expect_hashes(&mut self) {
         let mut hashes = BTreeMap::new();
-        for container in pod::main_containers(&self.pod).iter().chain(pod::init_containers(&self.pod)) {
+        for container in
+            pod::main_containers(&self.pod).iter().chain(pod::init_containers(&self.pod))
+        {
             hashes.insert(container.name.clone(), container_hash(container));
         }
         self.inputs.expected_hash = hashes;
     }
 
-    /// Keeps count and exit of containers that the runtime no longer has, and drops what was about them.
+    /// Keeps count and exit of containers that the runtime no longer has, and drops what was about
+    /// them.
     pub(super) fn forget_removed(&mut self, before: &crate::model::ObservedPod) {
         for old in &before.containers {
             if self.observed.container(&old.id).is_some() {
@@ -178,9 +191,9 @@ impl<E: Execute> Worker<E> {
                 remembered.exit = Some(match &old.state {
                     ContainerState::Exited(exit) => exit.clone(),
                     // Nobody has seen how it ended; upstream says the same.
-                    ContainerState::Created | ContainerState::Running { .. } | ContainerState::Unknown => {
-                        recorded::unknown_exit(self.clock.now().wall)
-                    }
+                    ContainerState::Created
+                    | ContainerState::Running { .. }
+                    | ContainerState::Unknown => recorded::unknown_exit(self.clock.now().wall),
                 });
             }
         }
@@ -201,7 +214,8 @@ impl<E: Execute> Worker<E> {
             now,
         };
         let Published { status, version } = self.executor.publish(&report).await;
-        // What has just been sent is not accepted yet; the acknowledgement is a feed and plans again.
+        // What has just been sent is not accepted yet; the acknowledgement is a feed and plans
+        // again.
         if self.inputs.recorded.start_time.is_none() {
             self.inputs.recorded.start_time = status.start_time.as_ref().map(|time| time.0);
         }

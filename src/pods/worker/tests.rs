@@ -1,4 +1,5 @@
-//! The laws of a pod's task, with an executor whose actions end when the test says so, and as it says.
+//! The laws of a pod's task, with an executor whose actions end when the test says so, and as it
+//! says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,8 @@ use super::super::plan::types::{Action, Inputs, Key, Notice};
 use super::{Directive, Ended, Feeds, Resize, Start, Worker};
 use crate::clock::Clock;
 use crate::model::{
-    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, VolumesState, Wall,
+    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState,
+    VolumesState, Wall,
 };
 use crate::pleg::Observation;
 use crate::status::Acked;
@@ -170,7 +172,10 @@ fn pod(change: &Value) -> Arc<Pod> {
 }
 
 fn prepared() -> End {
-    End::Done { outcome: Outcome::Prepared { logged_restarts: std::collections::BTreeMap::default() }, mutated: false }
+    End::Done {
+        outcome: Outcome::Prepared { logged_restarts: std::collections::BTreeMap::default() },
+        mutated: false,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +236,10 @@ async fn a_wait_is_reported_once_after_it_has_lasted() {
 async fn what_waits_is_told_when_the_pod_stops() {
     let bench = bench(&pod(&json!({})));
     bench.end(&Key::Prepare, prepared()).await;
-    assert!(bench.begun(&Key::NewSandbox) == 1 && bench.fake.stops.lock().iter().all(|stop| !stop.is_cancelled()));
+    assert!(
+        bench.begun(&Key::NewSandbox) == 1
+            && bench.fake.stops.lock().iter().all(|stop| !stop.is_cancelled())
+    );
     let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
     bench.directive.send_modify(|directive| directive.pod = pod(&deleted));
     bench.settle().await;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodStatus;
 
-use crate::model::{Blocked, Lifecycle, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
+use crate::model::{
+    Blocked, Lifecycle, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause, pod,
+};
 
 /// A pod as its task sees it.
 #[derive(Clone, Debug)]
@@ -40,7 +42,11 @@ impl PodView {
     /// The view before the first step.
     pub(in crate::pods) fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
         let mut status = pod.status.clone().unwrap_or_default();
-        if let Lifecycle::Terminating(Terminating { cause: TerminationCause::Rejected { .. }, .. }) = lifecycle {
+        if let Lifecycle::Terminating(Terminating {
+            cause: TerminationCause::Rejected { .. },
+            ..
+        }) = lifecycle
+        {
             // It is not taken: it must not count even before its task has said so.
             status.phase = Some("Failed".to_owned());
         }

@@ -68,7 +68,8 @@ pub(crate) fn combined(output: &ExecOutput) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The command with those variables expanded that are written in the spec: a probe has no other environment at hand.
+/// The command with those variables expanded that are written in the spec: a probe has no other
+/// environment at hand.
 fn static_command(command: &[String], container: &api::Container) -> Vec<String> {
     let value = |name: &str| {
         let var = container.env.iter().flatten().rev().find(|var| var.name == name)?;
@@ -91,15 +92,24 @@ mod tests {
 
     async fn check(answer: Result<ExecOutput, CriError>, expected: &CheckResult) {
         let exec = FakeExec::answering([answer]);
-        let action = api::ExecAction { command: Some(vec!["cat".into(), "$(A)".into(), "$(C)".into()]) };
-        let found = super::check(&exec, &ContainerId::from("id"), &action, &container(), Duration::from_secs(1)).await;
+        let action =
+            api::ExecAction { command: Some(vec!["cat".into(), "$(A)".into(), "$(C)".into()]) };
+        let found = super::check(
+            &exec,
+            &ContainerId::from("id"),
+            &action,
+            &container(),
+            Duration::from_secs(1),
+        )
+        .await;
         assert_eq!(&found, expected);
         assert_eq!(exec.commands(), [vec!["cat".to_owned(), "one".to_owned(), "$(C)".to_owned()]]);
     }
 
     #[tokio::test]
     async fn judges_by_exit_code_and_time() {
-        let output = |exit_code| ExecOutput { stdout: b"out ".to_vec(), stderr: b"err".to_vec(), exit_code };
+        let output =
+            |exit_code| ExecOutput { stdout: b"out ".to_vec(), stderr: b"err".to_vec(), exit_code };
         check(Ok(output(0)), &CheckResult::Success).await;
         check(Ok(output(1)), &CheckResult::Failure("out err".into())).await;
         check(

@@ -17,7 +17,8 @@ use super::{CheckResult, go_duration, host_port, tcp};
 /// How soon a connection that was refused is tried again.
 const DIAL_AGAIN: Duration = Duration::from_millis(200);
 
-/// Asks the health service at `ip:port` about `service`. Whatever goes wrong is the container's failure.
+/// Asks the health service at `ip:port` about `service`. Whatever goes wrong is the container's
+/// failure.
 pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duration) -> CheckResult {
     let host = ip.to_string();
     let address = host_port(&host, port);
@@ -27,15 +28,24 @@ pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duratio
     match tokio::time::timeout(timeout, attempt).await {
         Ok(Ok(())) => CheckResult::Success,
         Ok(Err(problem)) => CheckResult::Failure(problem),
-        Err(_) if connected => CheckResult::Failure(format!("timeout: health rpc did not complete within {limit}")),
+        Err(_) if connected => {
+            CheckResult::Failure(format!("timeout: health rpc did not complete within {limit}"))
+        }
         Err(_) => CheckResult::Failure(format!(
             "timeout: failed to connect service {address:?} within {limit}: context deadline exceeded"
         )),
     }
 }
 
-async fn ask(host: &str, port: u16, address: &str, service: &str, connected: &mut bool) -> Result<(), String> {
-    let refused = |problem: &str| format!("error: failed to connect service at {address:?}: {problem}");
+async fn ask(
+    host: &str,
+    port: u16,
+    address: &str,
+    service: &str,
+    connected: &mut bool,
+) -> Result<(), String> {
+    let refused =
+        |problem: &str| format!("error: failed to connect service at {address:?}: {problem}");
     // As grpc-go does when it is told to block: a refusal is tried again until the time is over.
     let stream = loop {
         match tcp::dial(host, port).await {
@@ -49,9 +59,14 @@ async fn ask(host: &str, port: u16, address: &str, service: &str, connected: &mu
     // The connector is asked once: the channel lives for one call.
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: Uri| {
-        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("the connection was lost")))
+        std::future::ready(
+            stream.take().ok_or_else(|| std::io::Error::other("the connection was lost")),
+        )
     });
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| refused(&error.to_string()))?;
+    let channel = endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| refused(&error.to_string()))?;
     *connected = true;
     let request = HealthCheckRequest { service: service.to_owned() };
     let answer = HealthClient::new(channel).check(request).await.map_err(|status| {
@@ -85,7 +100,10 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-            tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await
+            tonic::transport::Server::builder()
+                .add_service(server)
+                .serve_with_incoming(incoming)
+                .await
         });
         check(address.ip(), address.port(), service, Duration::from_secs(10)).await
     }
@@ -98,7 +116,11 @@ mod tests {
             CheckResult::Failure("service unhealthy (responded with \"NOT_SERVING\")".into())
         );
         let CheckResult::Failure(problem) = ask_about("nope").await else { panic!("it must fail") };
-        assert!(problem.starts_with("error: health rpc probe failed: rpc error: code = NotFound desc = "), "{problem}");
+        assert!(
+            problem
+                .starts_with("error: health rpc probe failed: rpc error: code = NotFound desc = "),
+            "{problem}"
+        );
     }
 
     #[tokio::test]
@@ -107,8 +129,9 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         drop(listener);
         let result = check(address.ip(), address.port(), "", Duration::from_millis(300)).await;
-        let expected =
-            format!("timeout: failed to connect service \"{address}\" within 300ms: context deadline exceeded");
+        let expected = format!(
+            "timeout: failed to connect service \"{address}\" within 300ms: context deadline exceeded"
+        );
         assert_eq!(result, CheckResult::Failure(expected));
     }
 }

@@ -1,11 +1,13 @@
-//! HTTP GET as upstream's probes and hooks make it: no proxy, no verification of certificates, one connection per request,
-//! redirects followed on the same host only.
+//! HTTP GET as upstream's probes and hooks make it: no proxy, no verification of certificates, one
+//! connection per request, redirects followed on the same host only.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -39,7 +41,8 @@ impl fmt::Debug for Get {
 }
 
 impl Get {
-    /// Reads an action. `purpose` is `probe` or `lifecycle`, for the user agent. The error is for people.
+    /// Reads an action. `purpose` is `probe` or `lifecycle`, for the user agent. The error is for
+    /// people.
     pub fn new(
         action: &api::HTTPGetAction,
         container: &api::Container,
@@ -51,8 +54,9 @@ impl Get {
         for header in action.http_headers.iter().flatten() {
             let name = HeaderName::from_bytes(header.name.as_bytes())
                 .map_err(|_| format!("net/http: invalid header field name {:?}", header.name))?;
-            let value = HeaderValue::from_str(&header.value)
-                .map_err(|_| format!("net/http: invalid header field value for {:?}", header.name))?;
+            let value = HeaderValue::from_str(&header.value).map_err(|_| {
+                format!("net/http: invalid header field value for {:?}", header.name)
+            })?;
             headers.append(name, value);
         }
         let agent = format!("kube-{purpose}/1.36");
@@ -100,15 +104,20 @@ impl Get {
         format!("{scheme}://{}{}", self.authority(), self.target)
     }
 
-    /// Where a redirect leads: `Ok(None)` when it is to be left alone, because it says nothing or leaves the host.
+    /// Where a redirect leads: `Ok(None)` when it is to be left alone, because it says nothing or
+    /// leaves the host.
     fn redirected(&self, response: &Response<Incoming>) -> Result<Option<Self>, GetError> {
         let followed = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-        let Some(location) = response.headers().get(LOCATION).filter(|_| followed) else { return Ok(None) };
+        let Some(location) = response.headers().get(LOCATION).filter(|_| followed) else {
+            return Ok(None);
+        };
         let broken = || GetError::other(&self.url(), "failed to parse Location header");
         let location = location.to_str().map_err(|_| broken())?;
         let mut next = self.clone();
         let absolute = match location.split_once("://") {
-            Some((scheme, rest)) if matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") => {
+            Some((scheme, rest))
+                if matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") =>
+            {
                 next.https = scheme.eq_ignore_ascii_case("https");
                 Some(rest)
             }
@@ -138,7 +147,8 @@ impl Get {
     }
 }
 
-/// What goes into the request line: the path and query with everything encoded that may not stand there.
+/// What goes into the request line: the path and query with everything encoded that may not stand
+/// there.
 fn target(path: &str) -> String {
     let path = path.split('#').next().unwrap_or_default();
     let mut out = String::with_capacity(path.len() + 1);
@@ -147,7 +157,9 @@ fn target(path: &str) -> String {
     }
     for byte in path.bytes() {
         match byte {
-            b'!' | b'#'..=b';' | b'=' | b'?'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~' => out.push(char::from(byte)),
+            b'!' | b'#'..=b';' | b'=' | b'?'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~' => {
+                out.push(char::from(byte));
+            }
             _ => {
                 use fmt::Write as _;
                 write!(out, "%{byte:02X}").expect("a String takes everything");
@@ -229,21 +241,28 @@ enum Answer {
 
 async fn request(get: &Get, have_headers: &mut bool) -> Result<Answer, GetError> {
     let url = get.url();
-    let stream = tcp::dial(&get.host, get.port).await.map_err(|error| GetError::other(&url, error.0))?;
+    let stream =
+        tcp::dial(&get.host, get.port).await.map_err(|error| GetError::other(&url, error.0))?;
     if !get.https {
         return exchange(get, stream, false, have_headers).await;
     }
     let stream = tls::connect(stream, &get.host).await.map_err(|failure| match failure {
-        tls::TlsError::PlainHttp => {
-            GetError { plain_http: true, ..GetError::other(&url, "http: server gave HTTP response to HTTPS client") }
-        }
+        tls::TlsError::PlainHttp => GetError {
+            plain_http: true,
+            ..GetError::other(&url, "http: server gave HTTP response to HTTPS client")
+        },
         tls::TlsError::Other(problem) => GetError::other(&url, problem),
     })?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     exchange(get, stream, http2, have_headers).await
 }
 
-async fn exchange<S>(get: &Get, stream: S, http2: bool, have_headers: &mut bool) -> Result<Answer, GetError>
+async fn exchange<S>(
+    get: &Get,
+    stream: S,
+    http2: bool,
+    have_headers: &mut bool,
+) -> Result<Answer, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -252,12 +271,17 @@ where
     let io = TokioIo::new(stream);
     if http2 {
         let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(failed)?;
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                .await
+                .map_err(failed)?;
         let call = async { sender.send_request(message(get, true)?).await.map_err(failed) };
         return drive(get, call, connection, have_headers).await;
     }
-    let (mut sender, connection) =
-        hyper::client::conn::http1::Builder::new().title_case_headers(true).handshake(io).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .title_case_headers(true)
+        .handshake(io)
+        .await
+        .map_err(failed)?;
     let call = async { sender.send_request(message(get, false)?).await.map_err(failed) };
     drive(get, call, connection, have_headers).await
 }
@@ -276,9 +300,10 @@ async fn drive(
         }
         *have_headers = true;
         let status = response.status();
-        let body = read(response.into_body())
-            .await
-            .map_err(|error| GetError { in_body: true, ..GetError::other(&get.url(), body_text(&error)) })?;
+        let body = read(response.into_body()).await.map_err(|error| GetError {
+            in_body: true,
+            ..GetError::other(&get.url(), body_text(&error))
+        })?;
         Ok(Answer::Final(status, body))
     };
     tokio::pin!(answer, connection);
@@ -299,12 +324,14 @@ fn message(get: &Get, http2: bool) -> Result<Request<Empty<Bytes>>, GetError> {
     let builder = if http2 {
         Request::get(format!("https://{host}{}", get.target)).version(http::Version::HTTP_2)
     } else {
-        let host = HeaderValue::from_str(&host).map_err(|error| GetError::other(&url, error.to_string()))?;
+        let host = HeaderValue::from_str(&host)
+            .map_err(|error| GetError::other(&url, error.to_string()))?;
         headers.insert(HOST, host);
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         Request::get(get.target.as_str())
     };
-    let mut request = builder.body(Empty::new()).map_err(|error| GetError::other(&url, error.to_string()))?;
+    let mut request =
+        builder.body(Empty::new()).map_err(|error| GetError::other(&url, error.to_string()))?;
     *request.headers_mut() = headers;
     Ok(request)
 }
@@ -335,14 +362,18 @@ fn hyper_text(error: &hyper::Error) -> String {
         return "EOF".into();
     }
     if error.is_parse() {
-        return format!("net/http: HTTP/1.x transport connection broken: malformed HTTP response ({error})");
+        return format!(
+            "net/http: HTTP/1.x transport connection broken: malformed HTTP response ({error})"
+        );
     }
     error.to_string()
 }
 
 fn body_text(error: &hyper::Error) -> String {
     match io_error(error) {
-        Some(io) if io.kind() != std::io::ErrorKind::UnexpectedEof => format!("read: {}", os_text(io)),
+        Some(io) if io.kind() != std::io::ErrorKind::UnexpectedEof => {
+            format!("read: {}", os_text(io))
+        }
         Some(_) | None => "unexpected EOF".into(),
     }
 }
@@ -366,7 +397,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
-    /// A server that answers each connection with the answer for its path and keeps what it was asked.
+    /// A server that answers each connection with the answer for its path and keeps what it was
+    /// asked.
     struct Server {
         address: SocketAddr,
         asked: tokio::sync::mpsc::Receiver<String>,
@@ -415,8 +447,11 @@ mod tests {
     async fn probe(answers: &'static [(&'static str, &'static str)], path: &str) -> CheckResult {
         let server = serve(answers).await;
         match check(&get(server.address, serde_json::json!({"path": path})), LONG).await {
-            CheckResult::Failure(text) => CheckResult::Failure(text.replace(&server.address.to_string(), "ADDRESS")),
-            other @ (CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. }) => other,
+            CheckResult::Failure(text) => {
+                CheckResult::Failure(text.replace(&server.address.to_string(), "ADDRESS"))
+            }
+            other
+            @ (CheckResult::Success | CheckResult::Warning(_) | CheckResult::Error { .. }) => other,
         }
     }
 
@@ -451,27 +486,38 @@ mod tests {
         let nowhere = &[("/", "HTTP/1.1 302 F\r\n\r\n")];
         assert_eq!(probe(nowhere, "/").await, probe_warning(""));
         let circle = &[("/loop", "HTTP/1.1 302 F\r\nLocation: /loop\r\n\r\n")];
-        assert_eq!(probe(circle, "/loop").await, failure("Get \"/loop\": stopped after 10 redirects"));
+        assert_eq!(
+            probe(circle, "/loop").await,
+            failure("Get \"/loop\": stopped after 10 redirects")
+        );
     }
 
     #[tokio::test]
     async fn says_what_went_wrong() {
         let closed = probe(&[("/", "")], "/").await;
         assert_eq!(closed, failure("Get \"http://ADDRESS/\": EOF"));
-        let CheckResult::Failure(text) = probe(&[("*", "garbage\r\n\r\n")], "/").await else { panic!("it must fail") };
+        let CheckResult::Failure(text) = probe(&[("*", "garbage\r\n\r\n")], "/").await else {
+            panic!("it must fail")
+        };
         assert!(text.contains("malformed HTTP response"), "{text}");
         let short = probe(&[("/", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")], "/").await;
-        assert_eq!(short, CheckResult::Error { state: "failure", problem: "unexpected EOF".into() });
+        assert_eq!(
+            short,
+            CheckResult::Error { state: "failure", problem: "unexpected EOF".into() }
+        );
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
-        let silent = check(&get(address, serde_json::json!({"path": "/x"})), Duration::from_millis(20)).await;
+        let silent =
+            check(&get(address, serde_json::json!({"path": "/x"})), Duration::from_millis(20))
+                .await;
         let expected = format!(
             "Get \"http://{address}/x\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         );
         assert_eq!(silent, failure(&expected));
         drop(listener);
         let refused = check(&get(address, serde_json::json!({})), LONG).await;
-        let expected = format!("Get \"http://{address}/\": dial tcp {address}: connect: connection refused");
+        let expected =
+            format!("Get \"http://{address}/\": dial tcp {address}: connect: connection refused");
         assert_eq!(refused, failure(&expected));
     }
 
@@ -487,7 +533,14 @@ mod tests {
         let host = format!("Host: {}", server.address);
         assert_eq!(
             lines,
-            ["Accept: */*", "Connection: close", &host, "User-Agent: kube-probe/1.36", "X-A: 1", "X-A: 2"]
+            [
+                "Accept: */*",
+                "Connection: close",
+                &host,
+                "User-Agent: kube-probe/1.36",
+                "X-A: 1",
+                "X-A: 2"
+            ]
         );
 
         let action = serde_json::json!({"httpHeaders": [
@@ -500,10 +553,12 @@ mod tests {
         assert_eq!(lines, ["Connection: close", "Host: me", "User-Agent: own"]);
     }
 
-    /// A TLS server with a certificate that nobody knows; answers over the protocol that was agreed on.
+    /// A TLS server with a certificate that nobody knows; answers over the protocol that was agreed
+    /// on.
     async fn serve_tls(protocol: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
         use rustls::pki_types::PrivateKeyDer;
-        let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()]).expect("a certificate");
+        let pair =
+            rcgen::generate_simple_self_signed(["nobody".to_owned()]).expect("a certificate");
         let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("a key");
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -521,7 +576,8 @@ mod tests {
             while let Ok((stream, _)) = listener.accept().await {
                 let stream = acceptor.accept(stream).await.expect("TLS");
                 let answer = hyper::service::service_fn(|request: Request<Incoming>| async move {
-                    let ok = request.uri().path() == "/healthz" && request.headers()[USER_AGENT] == "kube-probe/1.36";
+                    let ok = request.uri().path() == "/healthz"
+                        && request.headers()[USER_AGENT] == "kube-probe/1.36";
                     let status = if ok { StatusCode::OK } else { StatusCode::BAD_REQUEST };
                     Response::builder().status(status).body(Empty::<Bytes>::new())
                 });
@@ -550,7 +606,10 @@ mod tests {
         let get = get(server.address, serde_json::json!({"scheme": "HTTPS"}));
         let error = fetch_any(&get).await.expect_err("no TLS there");
         assert!(error.is_plain_http());
-        let expected = format!("Get \"https://{}/\": http: server gave HTTP response to HTTPS client", server.address);
+        let expected = format!(
+            "Get \"https://{}/\": http: server gave HTTP response to HTTPS client",
+            server.address
+        );
         assert_eq!(error.to_string(), expected);
     }
 
@@ -559,11 +618,16 @@ mod tests {
         let action = |name: &str, value: &str| {
             let headers = serde_json::json!([{"name": name, "value": value}]);
             let action =
-                serde_json::from_value(serde_json::json!({"port": 80, "httpHeaders": headers})).expect("action");
-            Get::new(&action, &api::Container::default(), "::1".parse().expect("ip"), "probe").map(|get| get.url())
+                serde_json::from_value(serde_json::json!({"port": 80, "httpHeaders": headers}))
+                    .expect("action");
+            Get::new(&action, &api::Container::default(), "::1".parse().expect("ip"), "probe")
+                .map(|get| get.url())
         };
         assert_eq!(action("X Y", "1"), Err("net/http: invalid header field name \"X Y\"".into()));
-        assert_eq!(action("Xy", "a\nb"), Err("net/http: invalid header field value for \"Xy\"".into()));
+        assert_eq!(
+            action("Xy", "a\nb"),
+            Err("net/http: invalid header field value for \"Xy\"".into())
+        );
         assert_eq!(action("Xy", "a"), Ok("http://[::1]:80/".into()));
     }
 }

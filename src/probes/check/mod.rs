@@ -1,4 +1,5 @@
-//! One attempt of a probe: what to do is read from the spec, done, and judged. No thresholds, no schedule, no events.
+//! One attempt of a probe: what to do is read from the spec, done, and judged. No thresholds, no
+//! schedule, no events.
 
 pub mod exec;
 pub mod grpc;
@@ -58,7 +59,10 @@ pub async fn check(
         let result = once(probe, container, id, pod_ip, timeout, exec).await;
         match &result {
             CheckResult::Error { .. } if tries < TRIES => tries += 1,
-            CheckResult::Success | CheckResult::Warning(_) | CheckResult::Failure(_) | CheckResult::Error { .. } => {
+            CheckResult::Success
+            | CheckResult::Warning(_)
+            | CheckResult::Failure(_)
+            | CheckResult::Error { .. } => {
                 return result;
             }
         }
@@ -111,10 +115,13 @@ pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
+            let named =
+                container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
             match named {
                 Some(port) => port.container_port,
-                None => name.parse().map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?,
+                None => name
+                    .parse()
+                    .map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?,
             }
         }
     };
@@ -147,20 +154,32 @@ mod tests {
 
     #[test]
     fn resolves_ports() {
-        let container: api::Container =
-            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}))
-                .expect("a container");
+        let container: api::Container = serde_json::from_value(
+            serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}),
+        )
+        .expect("a container");
         let number = |text: &str| port(&IntOrString::String(text.to_owned()), &container);
         assert_eq!(number("web"), Ok(8080));
         assert_eq!(number("81"), Ok(81));
-        assert_eq!(number("nope"), Err("strconv.Atoi: parsing \"nope\": invalid syntax".to_owned()));
-        assert_eq!(port(&IntOrString::Int(70_000), &container), Err("invalid port number: 70000".to_owned()));
-        assert_eq!(port(&IntOrString::Int(0), &container), Err("invalid port number: 0".to_owned()));
+        assert_eq!(
+            number("nope"),
+            Err("strconv.Atoi: parsing \"nope\": invalid syntax".to_owned())
+        );
+        assert_eq!(
+            port(&IntOrString::Int(70_000), &container),
+            Err("invalid port number: 70000".to_owned())
+        );
+        assert_eq!(
+            port(&IntOrString::Int(0), &container),
+            Err("invalid port number: 0".to_owned())
+        );
     }
 
     #[test]
     fn writes_durations_as_go_does() {
-        for (millis, text) in [(1000, "1s"), (90_000, "1m30s"), (3_600_000, "1h0m0s"), (500, "500ms")] {
+        for (millis, text) in
+            [(1000, "1s"), (90_000, "1m30s"), (3_600_000, "1h0m0s"), (500, "500ms")]
+        {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
         }
     }

@@ -24,11 +24,13 @@ pub(super) struct DialError(pub(super) String);
 
 /// Connects to the first address of the host that answers.
 ///
-/// The socket lingers as the kernel has it. Upstream sets one second, which makes `close` wait: that would block
-/// everything else on this thread while a container does not acknowledge.
+/// The socket lingers as the kernel has it. Upstream sets one second, which makes `close` wait:
+/// that would block everything else on this thread while a container does not acknowledge.
 pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let found: io::Result<Vec<SocketAddr>> = tokio::net::lookup_host((host, port)).await.map(Iterator::collect);
-    let addresses = found.map_err(|_| DialError(format!("dial tcp: lookup {host}: no such host")))?;
+    let found: io::Result<Vec<SocketAddr>> =
+        tokio::net::lookup_host((host, port)).await.map(Iterator::collect);
+    let addresses =
+        found.map_err(|_| DialError(format!("dial tcp: lookup {host}: no such host")))?;
     let mut first = None;
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -38,7 +40,9 @@ pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> 
                 return Ok(stream);
             }
             Err(error) => {
-                first.get_or_insert_with(|| format!("dial tcp {address}: connect: {}", os_text(&error)));
+                first.get_or_insert_with(|| {
+                    format!("dial tcp {address}: connect: {}", os_text(&error))
+                });
             }
         }
     }
@@ -51,7 +55,10 @@ pub(super) fn os_text(error: &io::Error) -> String {
         Some(number) => {
             let text = Errno::from_raw(number).desc();
             let mut chars = text.chars();
-            chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+            chars
+                .next()
+                .map(|first| first.to_lowercase().chain(chars).collect())
+                .unwrap_or_default()
         }
         None => error.to_string(),
     }

@@ -34,8 +34,12 @@ pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<S
     match connector.connect(name, stream).into_fallible().await {
         Ok(stream) => Ok(stream),
         Err((_, stream)) if stream.first == b"HTTP/" => Err(TlsError::PlainHttp),
-        Err((error, _)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(TlsError::Other("EOF".to_owned())),
-        Err((error, _)) if error.raw_os_error().is_some() => Err(TlsError::Other(format!("read: {}", os_text(&error)))),
+        Err((error, _)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(TlsError::Other("EOF".to_owned()))
+        }
+        Err((error, _)) if error.raw_os_error().is_some() => {
+            Err(TlsError::Other(format!("read: {}", os_text(&error))))
+        }
         Err((error, _)) => Err(TlsError::Other(format!("tls: {error}"))),
     }
 }
@@ -81,7 +85,11 @@ impl AsyncRead for Sniffed {
 }
 
 impl AsyncWrite for Sniffed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

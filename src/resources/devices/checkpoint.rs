@@ -1,5 +1,5 @@
-//! `kubelet_internal_checkpoint`: which container has which device, in upstream's format with upstream's checksum, so that
-//! either kubelet can take over. Pure: text in, text out.
+//! `kubelet_internal_checkpoint`: which container has which device, in upstream's format with
+//! upstream's checksum, so that either kubelet can take over. Pure: text in, text out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -73,7 +73,10 @@ pub enum CheckpointError {
 }
 
 /// The file's text.
-pub fn encode(pods: &BTreeMap<PodUid, PodAllocations>, registered: &BTreeMap<String, Vec<String>>) -> String {
+pub fn encode(
+    pods: &BTreeMap<PodUid, PodAllocations>,
+    registered: &BTreeMap<String, Vec<String>>,
+) -> String {
     let mut entries = Vec::new();
     for (uid, containers) in pods {
         for (container, resources) in containers {
@@ -91,7 +94,10 @@ pub fn encode(pods: &BTreeMap<PodUid, PodAllocations>, registered: &BTreeMap<Str
     }
     let data = Data {
         pod_device_entries: (!entries.is_empty()).then_some(entries),
-        registered_devices: registered.iter().map(|(name, ids)| (name.clone(), Some(ids.clone()))).collect(),
+        registered_devices: registered
+            .iter()
+            .map(|(name, ids)| (name.clone(), Some(ids.clone())))
+            .collect(),
     };
     let checksum = fnv32a(&data.dump());
     serde_json::to_string(&File { data, checksum }).expect("maps with text keys are JSON")
@@ -108,12 +114,14 @@ pub fn decode(text: &str) -> Result<Checkpoint, CheckpointError> {
     for entry in file.data.pod_device_entries.into_iter().flatten() {
         let bytes = BASE64.decode(&entry.alloc_resp).unwrap_or_default();
         let Ok(response) = ContainerAllocateResponse::decode(bytes.as_slice()) else { continue };
-        let allocation = Allocation { devices: entry.device_ids.devices(), response: Some(response) };
+        let allocation =
+            Allocation { devices: entry.device_ids.devices(), response: Some(response) };
         let pod = pods.entry(PodUid::new(entry.pod_uid)).or_default();
         pod.entry(entry.container_name).or_default().insert(entry.resource_name, allocation);
     }
     let registered = file.data.registered_devices;
-    let registered = registered.into_iter().map(|(name, ids)| (name, ids.unwrap_or_default())).collect();
+    let registered =
+        registered.into_iter().map(|(name, ids)| (name, ids.unwrap_or_default())).collect();
     Ok(Checkpoint { pods, registered })
 }
 
@@ -144,7 +152,9 @@ impl Nodes {
 impl Data {
     /// The content as Go's dump of it prints it: upstream's checksum is made from that text.
     fn dump(&self) -> String {
-        let mut out = String::from("(checkpoint.checkpointData){PodDeviceEntries:([]checkpoint.PodDevicesEntry)");
+        let mut out = String::from(
+            "(checkpoint.checkpointData){PodDeviceEntries:([]checkpoint.PodDevicesEntry)",
+        );
         match &self.pod_device_entries {
             None => out.push_str("<nil>"),
             Some(entries) => bracketed(&mut out, entries, |out, entry| entry.dump(out)),
@@ -166,10 +176,17 @@ impl Entry {
     fn dump(&self, out: &mut String) {
         let (uid, container, resource) = (&self.pod_uid, &self.container_name, &self.resource_name);
         // Writing to a string does not fail.
-        let _ = write!(out, "{{PodUID:(string){uid} ContainerName:(string){container} ResourceName:(string){resource}");
+        let _ = write!(
+            out,
+            "{{PodUID:(string){uid} ContainerName:(string){container} ResourceName:(string){resource}"
+        );
         out.push_str(" DeviceIDs:(checkpoint.DevicesPerNUMA)map");
-        let mut nodes: Vec<(i64, &Vec<String>)> =
-            self.device_ids.0.iter().map(|(node, ids)| (node.parse().unwrap_or(NO_NODE), ids)).collect();
+        let mut nodes: Vec<(i64, &Vec<String>)> = self
+            .device_ids
+            .0
+            .iter()
+            .map(|(node, ids)| (node.parse().unwrap_or(NO_NODE), ids))
+            .collect();
         nodes.sort_by_key(|(node, _)| *node);
         bracketed(out, nodes, |out, (node, ids)| {
             let _ = write!(out, "{node}:");
@@ -184,7 +201,11 @@ impl Entry {
     }
 }
 
-fn bracketed<T>(out: &mut String, items: impl IntoIterator<Item = T>, mut print: impl FnMut(&mut String, T)) {
+fn bracketed<T>(
+    out: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut print: impl FnMut(&mut String, T),
+) {
     out.push('[');
     for (index, item) in items.into_iter().enumerate() {
         if index > 0 {
@@ -215,13 +236,18 @@ mod tests {
         let file: File = serde_json::from_str(UPSTREAM).expect("a checkpoint");
         assert_eq!(fnv32a(&file.data.dump()), file.checksum);
         assert_eq!(serde_json::to_string(&file).expect("JSON"), UPSTREAM);
-        assert!(matches!(decode(&UPSTREAM.replace("dev3", "dev4")), Err(CheckpointError::Checksum { .. })));
+        assert!(matches!(
+            decode(&UPSTREAM.replace("dev3", "dev4")),
+            Err(CheckpointError::Checksum { .. })
+        ));
     }
 
     #[test]
     fn reads_what_it_wrote() {
-        let response =
-            ContainerAllocateResponse { envs: [("A".to_owned(), "b".to_owned())].into(), ..Default::default() };
+        let response = ContainerAllocateResponse {
+            envs: [("A".to_owned(), "b".to_owned())].into(),
+            ..Default::default()
+        };
         let devices = [("d1".to_owned(), vec![]), ("d2".to_owned(), vec![0, 1])].into();
         let given = Allocation { devices, response: Some(response) };
         let asked = Allocation { devices: [("d3".to_owned(), vec![])].into(), response: None };
@@ -235,6 +261,9 @@ mod tests {
         assert_eq!(read.registered, registered);
         assert_eq!(read.pods.len(), 1, "what no plugin has answered is not kept");
         assert_eq!(read.pods[&PodUid::new("u")], pods[&PodUid::new("u")]);
-        assert_eq!(decode(&encode(&BTreeMap::new(), &BTreeMap::new())).expect("empty"), Checkpoint::default());
+        assert_eq!(
+            decode(&encode(&BTreeMap::new(), &BTreeMap::new())).expect("empty"),
+            Checkpoint::default()
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The devices of every resource, and who has them. Pure: time is an argument.
 //!
-//! A plugin that goes leaves its devices as unhealthy ones; after [`GRACE`] the resource counts as zero. What containers
-//! have they keep, until their pod is over.
+//! A plugin that goes leaves its devices as unhealthy ones; after [`GRACE`] the resource counts as
+//! zero. What containers have they keep, until their pod is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -81,7 +81,8 @@ impl Inventory {
         pods: BTreeMap<PodUid, PodAllocations>,
         now: Mono,
     ) -> Self {
-        let absent = |name| (name, Resource { plugin: Plugin::Stopped(now), devices: BTreeMap::new() });
+        let absent =
+            |name| (name, Resource { plugin: Plugin::Stopped(now), devices: BTreeMap::new() });
         Self { resources: resources.into_iter().map(absent).collect(), pods }
     }
 
@@ -94,14 +95,18 @@ impl Inventory {
 
     /// A plugin's list; one that a later plugin has replaced is not heard.
     pub fn listed(&mut self, resource: &str, generation: u64, devices: BTreeMap<String, Device>) {
-        if let Some(known) = self.resources.get_mut(resource).filter(|r| r.plugin == Plugin::Connected(generation)) {
+        if let Some(known) =
+            self.resources.get_mut(resource).filter(|r| r.plugin == Plugin::Connected(generation))
+        {
             known.devices = devices;
         }
     }
 
     /// A plugin has gone.
     pub fn disconnected(&mut self, resource: &str, generation: u64, now: Mono) {
-        if let Some(known) = self.resources.get_mut(resource).filter(|r| r.plugin == Plugin::Connected(generation)) {
+        if let Some(known) =
+            self.resources.get_mut(resource).filter(|r| r.plugin == Plugin::Connected(generation))
+        {
             known.plugin = Plugin::Stopped(now);
             known.devices.values_mut().for_each(|device| device.healthy = false);
         }
@@ -123,8 +128,8 @@ impl Inventory {
         next
     }
 
-    /// Capacity and allocatable. A resource that is known once is told for ever, as zero in the end: what is left out
-    /// would stay in the Node's status.
+    /// Capacity and allocatable. A resource that is known once is told for ever, as zero in the
+    /// end: what is left out would stay in the Node's status.
     pub fn figures(&self) -> Figures {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let figure = |known: &Resource| {
@@ -148,13 +153,18 @@ impl Inventory {
             }
             return Ok(Need::Has(own.devices.keys().cloned().collect()));
         }
-        let Some(known) = self.resources.get(resource).filter(|known| known.plugin != Plugin::Forgotten) else {
+        let Some(known) =
+            self.resources.get(resource).filter(|known| known.plugin != Plugin::Forgotten)
+        else {
             return Ok(Need::None);
         };
-        let healthy = known.devices.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id.clone());
+        let healthy =
+            known.devices.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id.clone());
         let healthy: BTreeSet<String> = healthy.collect();
         if healthy.is_empty() {
-            return Err(format!("no healthy devices present; cannot allocate unhealthy devices {resource}"));
+            return Err(format!(
+                "no healthy devices present; cannot allocate unhealthy devices {resource}"
+            ));
         }
         let (reusable, kept) = self.of_pod(request, resource);
         let taken = self.taken_by_others(&request.uid, resource);
@@ -170,8 +180,8 @@ impl Inventory {
         Ok(Need::Some { available, first })
     }
 
-    /// Sets devices aside for the container: of what is free those of its init containers, then those that the plugin
-    /// prefers, then any.
+    /// Sets devices aside for the container: of what is free those of its init containers, then
+    /// those that the plugin prefers, then any.
     pub fn reserve(
         &mut self,
         request: &Request,
@@ -192,7 +202,9 @@ impl Inventory {
             }
         }
         let known = self.resources.get(resource);
-        let nodes = |id: &String| known.and_then(|known| known.devices.get(id)).map_or(Vec::new(), |d| d.nodes.clone());
+        let nodes = |id: &String| {
+            known.and_then(|known| known.devices.get(id)).map_or(Vec::new(), |d| d.nodes.clone())
+        };
         let devices = chosen.iter().map(|id| (id.clone(), nodes(id))).collect();
         let pod = self.pods.entry(request.uid.clone()).or_default();
         let allocation = Allocation { devices, response: None };
@@ -201,8 +213,15 @@ impl Inventory {
     }
 
     /// The plugin has answered for what was set aside; `None`: it refused.
-    pub fn answered(&mut self, request: &Request, resource: &str, response: Option<ContainerAllocateResponse>) {
-        let Some(container) = self.pods.get_mut(&request.uid).and_then(|pod| pod.get_mut(&request.container)) else {
+    pub fn answered(
+        &mut self,
+        request: &Request,
+        resource: &str,
+        response: Option<ContainerAllocateResponse>,
+    ) {
+        let Some(container) =
+            self.pods.get_mut(&request.uid).and_then(|pod| pod.get_mut(&request.container))
+        else {
             return;
         };
         match response {
@@ -221,7 +240,9 @@ impl Inventory {
     pub fn options(&self, request: &Request) -> DeviceOptions {
         let mut options = DeviceOptions::default();
         let container = self.pods.get(&request.uid).and_then(|pod| pod.get(&request.container));
-        for response in container.into_iter().flat_map(BTreeMap::values).filter_map(|own| own.response.as_ref()) {
+        for response in
+            container.into_iter().flat_map(BTreeMap::values).filter_map(|own| own.response.as_ref())
+        {
             // Of two that say something of the same name or path the first counts.
             for (name, value) in &response.envs {
                 options.envs.entry(name.clone()).or_insert_with(|| value.clone());
@@ -251,7 +272,8 @@ impl Inventory {
         self.pods.remove(uid).is_some()
     }
 
-    /// What is worth keeping: allocations that plugins have answered, and the healthy devices of each resource.
+    /// What is worth keeping: allocations that plugins have answered, and the healthy devices of
+    /// each resource.
     pub fn allocations(&self) -> &BTreeMap<PodUid, PodAllocations> {
         &self.pods
     }
@@ -259,7 +281,12 @@ impl Inventory {
     /// The healthy devices of each resource that counts.
     pub fn registered(&self) -> BTreeMap<String, Vec<String>> {
         let healthy = |known: &Resource| {
-            known.devices.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id.clone()).collect()
+            known
+                .devices
+                .iter()
+                .filter(|(_, device)| device.healthy)
+                .map(|(id, _)| id.clone())
+                .collect()
         };
         let counts = self.resources.iter().filter(|(_, known)| known.plugin != Plugin::Forgotten);
         counts.map(|(name, known)| (name.clone(), healthy(known))).collect()
@@ -269,10 +296,12 @@ impl Inventory {
         self.pods.get(uid)?.get(container)?.get(resource)
     }
 
-    /// What containers of the pod have that are over by the time this one runs, and what the others keep.
+    /// What containers of the pod have that are over by the time this one runs, and what the others
+    /// keep.
     fn of_pod(&self, request: &Request, resource: &str) -> (BTreeSet<String>, BTreeSet<String>) {
         let of = |containers: &[String]| -> BTreeSet<String> {
-            let allocations = containers.iter().filter_map(|name| self.allocation(&request.uid, name, resource));
+            let allocations =
+                containers.iter().filter_map(|name| self.allocation(&request.uid, name, resource));
             allocations.flat_map(|allocation| allocation.devices.keys().cloned()).collect()
         };
         let kept = of(&request.others);
@@ -280,7 +309,8 @@ impl Inventory {
     }
 
     fn taken_by_others(&self, uid: &PodUid, resource: &str) -> BTreeSet<String> {
-        let others = self.pods.iter().filter(|(other, _)| *other != uid).flat_map(|(_, pod)| pod.values());
+        let others =
+            self.pods.iter().filter(|(other, _)| *other != uid).flat_map(|(_, pod)| pod.values());
         let allocations = others.filter_map(|container| container.get(resource));
         allocations.flat_map(|allocation| allocation.devices.keys().cloned()).collect()
     }
@@ -295,7 +325,11 @@ mod tests {
     }
 
     fn devices(ids: &[(&str, bool)]) -> BTreeMap<String, Device> {
-        ids.iter().map(|(id, healthy)| ((*id).to_owned(), Device { healthy: *healthy, nodes: Vec::new() })).collect()
+        ids.iter()
+            .map(|(id, healthy)| {
+                ((*id).to_owned(), Device { healthy: *healthy, nodes: Vec::new() })
+            })
+            .collect()
     }
 
     fn request(uid: &str, container: &str, count: usize) -> Request {
@@ -304,12 +338,19 @@ mod tests {
             container: container.to_owned(),
             wanted: [("a/b".to_owned(), count)].into(),
             reusable: vec!["init".to_owned()],
-            others: ["main", "side"].iter().filter(|name| **name != container).map(|&name| name.to_owned()).collect(),
+            others: ["main", "side"]
+                .iter()
+                .filter(|name| **name != container)
+                .map(|&name| name.to_owned())
+                .collect(),
         }
     }
 
     fn ids(chosen: Result<BTreeSet<String>, String>) -> String {
-        chosen.map_or_else(|problem| problem, |chosen| chosen.into_iter().collect::<Vec<_>>().join(" "))
+        chosen.map_or_else(
+            |problem| problem,
+            |chosen| chosen.into_iter().collect::<Vec<_>>().join(" "),
+        )
     }
 
     fn take(inventory: &mut Inventory, request: &Request) -> String {
@@ -321,7 +362,8 @@ mod tests {
     #[test]
     fn counts_a_plugin_through_its_life() {
         let mut inventory = Inventory::default();
-        let check = |inventory: &Inventory, figures| assert_eq!(inventory.figures()["a/b"], figures);
+        let check =
+            |inventory: &Inventory, figures| assert_eq!(inventory.figures()["a/b"], figures);
         inventory.connected("a/b", 1);
         check(&inventory, (0, 0));
         inventory.listed("a/b", 1, devices(&[("x", true), ("y", false)]));
@@ -355,7 +397,11 @@ mod tests {
         assert!(inventory.forget(&PodUid::new("p")));
         assert_eq!(take(&mut inventory, &request("r", "main", 1)), "1");
         inventory.disconnected("a/b", 1, at(1));
-        assert_eq!(take(&mut inventory, &request("r", "main", 1)), "1", "kept when it becomes unhealthy");
+        assert_eq!(
+            take(&mut inventory, &request("r", "main", 1)),
+            "1",
+            "kept when it becomes unhealthy"
+        );
         let refused = take(&mut inventory, &request("s", "main", 1));
         assert_eq!(refused, "no healthy devices present; cannot allocate unhealthy devices a/b");
     }
@@ -368,7 +414,11 @@ mod tests {
         assert_eq!(take(&mut inventory, &request("q", "main", 1)), "1");
         assert_eq!(take(&mut inventory, &request("p", "init", 1)), "2");
         assert_eq!(take(&mut inventory, &request("p", "side", 1)), "2");
-        assert_eq!(take(&mut inventory, &request("p", "main", 1)), "3", "a sidecar keeps what it has");
+        assert_eq!(
+            take(&mut inventory, &request("p", "main", 1)),
+            "3",
+            "a sidecar keeps what it has"
+        );
     }
 
     #[test]
@@ -376,9 +426,18 @@ mod tests {
         let mut inventory = Inventory::default();
         inventory.connected("a/b", 1);
         inventory.listed("a/b", 1, devices(&[("1", true), ("2", true)]));
-        let chosen = inventory.reserve(&request("p", "main", 1), "a/b", 1, &["2".to_owned(), "9".to_owned()].into());
+        let chosen = inventory.reserve(
+            &request("p", "main", 1),
+            "a/b",
+            1,
+            &["2".to_owned(), "9".to_owned()].into(),
+        );
         assert_eq!(ids(chosen), "2");
         inventory.answered(&request("p", "main", 1), "a/b", None);
-        assert_eq!(take(&mut inventory, &request("p", "main", 1)), "1", "after a refusal nothing is set aside");
+        assert_eq!(
+            take(&mut inventory, &request("p", "main", 1)),
+            "1",
+            "after a refusal nothing is set aside"
+        );
     }
 }

@@ -5,9 +5,10 @@
 //!  pods' workers ── allocate ───────► task ── Allocate, PreStartContainer ──► what the container gets
 //! ```
 //!
-//! Fed by the plugins, on sockets in `device-plugins` below the kubelet's directory, and by containers that are about to start.
-//! [`inventory`] decides, `task` owns its state, `checkpoint` keeps it in upstream's file. Whether a pod fits is decided
-//! elsewhere, from the figures in the Node's status.
+//! Fed by the plugins, on sockets in `device-plugins` below the kubelet's directory, and by
+//! containers that are about to start. [`inventory`] decides, `task` owns its state, `checkpoint`
+//! keeps it in upstream's file. Whether a pod fits is decided elsewhere, from the figures in the
+//! Node's status.
 
 pub mod checkpoint;
 pub mod inventory;
@@ -82,8 +83,11 @@ pub struct Request {
 impl Request {
     /// What the container asks for; `None`: nothing that a plugin could offer.
     fn new(pod: &Pod, container: &api::Container) -> Option<Self> {
-        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref())?;
-        let amount = |text: &str| Amount::parse(text).map_or(0, |amount| usize::try_from(amount.units()).unwrap_or(0));
+        let limits =
+            container.resources.as_ref().and_then(|resources| resources.limits.as_ref())?;
+        let amount = |text: &str| {
+            Amount::parse(text).map_or(0, |amount| usize::try_from(amount.units()).unwrap_or(0))
+        };
         let wanted: BTreeMap<String, usize> = limits
             .iter()
             .filter(|(name, _)| list::is_extended(name))
@@ -95,14 +99,21 @@ impl Request {
         }
         let over = |candidate: &&api::Container| !pod::is_sidecar(candidate);
         let name = |container: &api::Container| container.name.clone();
-        let reusable: Vec<String> = pod::init_containers(pod).iter().filter(over).map(name).collect();
+        let reusable: Vec<String> =
+            pod::init_containers(pod).iter().filter(over).map(name).collect();
         let others = pod::init_containers(pod)
             .iter()
             .chain(pod::main_containers(pod))
             .map(name)
             .filter(|other| *other != container.name && !reusable.contains(other))
             .collect();
-        Some(Self { uid: pod::uid(pod), container: container.name.clone(), wanted, reusable, others })
+        Some(Self {
+            uid: pod::uid(pod),
+            container: container.name.clone(),
+            wanted,
+            reusable,
+            others,
+        })
     }
 }
 
@@ -114,15 +125,21 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Gives the container its devices, the same ones each time that it starts. Cancel-safe: what was set aside for it
-    /// stays its own until the pod is forgotten.
-    pub async fn allocate(&self, pod: &Pod, container: &api::Container) -> Result<DeviceOptions, String> {
-        let Some(request) = Request::new(pod, container) else { return Ok(DeviceOptions::default()) };
+    /// Gives the container its devices, the same ones each time that it starts. Cancel-safe: what
+    /// was set aside for it stays its own until the pod is forgotten.
+    pub async fn allocate(
+        &self,
+        pod: &Pod,
+        container: &api::Container,
+    ) -> Result<DeviceOptions, String> {
+        let Some(request) = Request::new(pod, container) else {
+            return Ok(DeviceOptions::default());
+        };
         plugin::allocate(self, request).await
     }
 
-    /// The pod is over: its devices are free. Bounded by the task, which empties its queue without waiting for anything
-    /// else; dropped before its end, the pod keeps its devices.
+    /// The pod is over: its devices are free. Bounded by the task, which empties its queue without
+    /// waiting for anything else; dropped before its end, the pod keeps its devices.
     pub async fn forget(&self, uid: &PodUid) {
         // The task is gone only when the kubelet ends.
         self.commands.send(task::Command::Forget(uid.clone())).await.ok();
@@ -133,7 +150,10 @@ impl Handle {
         self.figures.clone()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> task::Command) -> Result<T, String> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
+    ) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| "the kubelet is ending".to_owned();
         self.commands.send(command(reply)).await.map_err(|_| "the kubelet is ending".to_owned())?;
@@ -141,8 +161,14 @@ impl Handle {
     }
 }
 
-/// Starts the registration server and the task. Without the folder there are no plugins: the problem is logged.
-pub fn start(folder: PathBuf, clock: Clock, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Handle {
+/// Starts the registration server and the task. Without the folder there are no plugins: the
+/// problem is logged.
+pub fn start(
+    folder: PathBuf,
+    clock: Clock,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Handle {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
     let handle = Handle { commands, figures: published };

@@ -1,5 +1,5 @@
-//! Calls to a device plugin: taking it on, following its list, asking it for a container's devices. Every call but the
-//! list has a deadline.
+//! Calls to a device plugin: taking it on, following its list, asking it for a container's devices.
+//! Every call but the list has a deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,11 @@ use super::v1beta1::device_plugin_client::DevicePluginClient;
 use super::v1beta1::{self, DevicePluginOptions};
 use super::{DeviceOptions, Handle, Request};
 
-/// How long a plugin may take to accept the connection and to say its options; upstream's limit of the first.
+/// How long a plugin may take to accept the connection and to say its options; upstream's limit of
+/// the first.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long it may take to prepare devices. Upstream limits only the call before each start, with the same time.
+/// How long it may take to prepare devices. Upstream limits only the call before each start, with
+/// the same time.
 const PREPARE: Duration = Duration::from_secs(30);
 
 /// A plugin that has been taken on. Cheap to clone.
@@ -28,7 +30,8 @@ pub(super) struct Connection {
     options: DevicePluginOptions,
 }
 
-/// Connects to the plugin's socket and asks what it wants to be called for. The error is for the plugin.
+/// Connects to the plugin's socket and asks what it wants to be called for. The error is for the
+/// plugin.
 pub(super) async fn connect(socket: &Path) -> Result<Connection, String> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: http::Uri| {
@@ -47,7 +50,12 @@ pub(super) async fn connect(socket: &Path) -> Result<Connection, String> {
 }
 
 /// Tells the task each list of the plugin, and its end.
-pub(super) async fn follow(mut connection: Connection, resource: String, generation: u64, events: mpsc::Sender<Event>) {
+pub(super) async fn follow(
+    mut connection: Connection,
+    resource: String,
+    generation: u64,
+    events: mpsc::Sender<Event>,
+) {
     if let Ok(lists) = connection.client.list_and_watch(v1beta1::Empty {}).await {
         let mut lists = lists.into_inner();
         while let Ok(Some(list)) = lists.message().await {
@@ -65,21 +73,33 @@ pub(super) async fn follow(mut connection: Connection, resource: String, generat
 }
 
 fn device(device: v1beta1::Device) -> (String, Device) {
-    let nodes = device.topology.into_iter().flat_map(|topology| topology.nodes).map(|node| node.id).collect();
+    let nodes = device
+        .topology
+        .into_iter()
+        .flat_map(|topology| topology.nodes)
+        .map(|node| node.id)
+        .collect();
     (device.id, Device { healthy: device.health == "Healthy", nodes })
 }
 
 /// Gets a container its devices, resource by resource.
 pub(super) async fn allocate(handle: &Handle, request: Request) -> Result<DeviceOptions, String> {
     for (resource, &count) in &request.wanted {
-        let ask = |reply| Command::Need { request: request.clone(), resource: resource.clone(), count, reply };
+        let ask = |reply| Command::Need {
+            request: request.clone(),
+            resource: resource.clone(),
+            count,
+            reply,
+        };
         let (need, connection) = handle.ask(ask).await??;
         let devices = match need {
             Need::None => continue,
             Need::Has(devices) => devices,
             Need::Some { available, first } => {
                 let Some(mut plugin) = connection.clone() else {
-                    return Err(format!("endpoint not found in cache for a registered resource: {resource}"));
+                    return Err(format!(
+                        "endpoint not found in cache for a registered resource: {resource}"
+                    ));
                 };
                 let preferred = plugin.preferred(&available, &first, count).await?;
                 let ask = |reply| Command::Reserve {
@@ -95,8 +115,12 @@ pub(super) async fn allocate(handle: &Handle, request: Request) -> Result<Device
                     Ok(response) => (Some(response), None),
                     Err(problem) => (None, Some(problem)),
                 };
-                let ask =
-                    |reply| Command::Answered { request: request.clone(), resource: resource.clone(), response, reply };
+                let ask = |reply| Command::Answered {
+                    request: request.clone(),
+                    resource: resource.clone(),
+                    response,
+                    reply,
+                };
                 handle.ask(ask).await?;
                 if let Some(problem) = problem {
                     return Err(problem);
@@ -112,7 +136,8 @@ pub(super) async fn allocate(handle: &Handle, request: Request) -> Result<Device
 }
 
 impl Connection {
-    /// Which of the available devices the plugin would choose; nothing if it does not want to be asked or has no choice.
+    /// Which of the available devices the plugin would choose; nothing if it does not want to be
+    /// asked or has no choice.
     async fn preferred(
         &mut self,
         available: &BTreeSet<String>,
@@ -131,12 +156,17 @@ impl Connection {
         };
         let answer = bounded(PREPARE, self.client.get_preferred_allocation(request))
             .await
-            .map_err(|problem| format!("device plugin GetPreferredAllocation rpc failed with err: {problem}"))?;
+            .map_err(|problem| {
+                format!("device plugin GetPreferredAllocation rpc failed with err: {problem}")
+            })?;
         let first = answer.into_inner().container_responses.into_iter().next();
         Ok(first.into_iter().flat_map(|answer| answer.device_i_ds).collect())
     }
 
-    async fn allocate(&mut self, devices: &BTreeSet<String>) -> Result<v1beta1::ContainerAllocateResponse, String> {
+    async fn allocate(
+        &mut self,
+        devices: &BTreeSet<String>,
+    ) -> Result<v1beta1::ContainerAllocateResponse, String> {
         let request = v1beta1::AllocateRequest {
             container_requests: vec![v1beta1::ContainerAllocateRequest {
                 devices_ids: devices.iter().cloned().collect(),
@@ -151,14 +181,20 @@ impl Connection {
         if !self.options.pre_start_required {
             return Ok(());
         }
-        let request = v1beta1::PreStartContainerRequest { devices_ids: devices.iter().cloned().collect() };
+        let request =
+            v1beta1::PreStartContainerRequest { devices_ids: devices.iter().cloned().collect() };
         let answer = bounded(PREPARE, self.client.pre_start_container(request)).await;
-        answer.map(drop).map_err(|problem| format!("device plugin PreStartContainer rpc failed with err: {problem}"))
+        answer.map(drop).map_err(|problem| {
+            format!("device plugin PreStartContainer rpc failed with err: {problem}")
+        })
     }
 }
 
 /// A call with a deadline; the error as a Go client prints it.
-async fn bounded<T, E: Into<Failure>>(limit: Duration, call: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+async fn bounded<T, E: Into<Failure>>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(|error| error.into().0),
         Err(_) => Err("context deadline exceeded".to_owned()),
@@ -175,7 +211,10 @@ impl From<tonic::Status> for Failure {
 
 impl From<tonic::transport::Error> for Failure {
     fn from(error: tonic::transport::Error) -> Self {
-        Self(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+        Self(
+            std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        )
     }
 }
 

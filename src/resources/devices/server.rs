@@ -32,13 +32,15 @@ pub(super) async fn serve(folder: PathBuf, handle: Handle) {
         Some((accepted, listener))
     });
     let service = RegistrationServer::new(Registrar { folder, handle });
-    if let Err(error) = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await {
+    if let Err(error) =
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
+    {
         warn!(%error, "the registration of device plugins has ended");
     }
 }
 
-/// Opens the socket, after those of plugins that registered with a kubelet before this one are gone: their disappearance
-/// tells plugins to register again.
+/// Opens the socket, after those of plugins that registered with a kubelet before this one are
+/// gone: their disappearance tells plugins to register again.
 fn listen(folder: &Path) -> io::Result<UnixListener> {
     ensure_dir(folder, 0o750)?;
     for entry in std::fs::read_dir(folder)? {
@@ -75,7 +77,10 @@ impl Registrar {
 
 #[tonic::async_trait]
 impl Registration for Registrar {
-    async fn register(&self, request: tonic::Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+    async fn register(
+        &self,
+        request: tonic::Request<RegisterRequest>,
+    ) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         let resource = &request.resource_name;
         match self.take_on(&request).await {

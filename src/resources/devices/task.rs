@@ -1,7 +1,8 @@
-//! The task that owns the inventory: hears plugins and pods, tells the figures, keeps the checkpoint.
+//! The task that owns the inventory: hears plugins and pods, tells the figures, keeps the
+//! checkpoint.
 //!
-//! In: commands of the handle, events of the plugins that it follows. Out: replies, figures, the file. It never waits for a
-//! plugin.
+//! In: commands of the handle, events of the plugins that it follows. Out: replies, figures, the
+//! file. It never waits for a plugin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -103,19 +104,33 @@ impl Task {
         }
     }
 
-    fn command(&mut self, command: Command, events: &mpsc::Sender<Event>, followers: &mut JoinSet<()>) {
+    fn command(
+        &mut self,
+        command: Command,
+        events: &mpsc::Sender<Event>,
+        followers: &mut JoinSet<()>,
+    ) {
         // Whoever asked and no longer waits needs no answer.
         match command {
             Command::Connected { resource, connection, reply } => {
                 self.generation += 1;
                 self.inventory.connected(&resource, self.generation);
                 self.plugins.insert(resource.clone(), (self.generation, connection.clone()));
-                followers.spawn(plugin::follow(connection, resource, self.generation, events.clone()));
+                followers.spawn(plugin::follow(
+                    connection,
+                    resource,
+                    self.generation,
+                    events.clone(),
+                ));
                 reply.send(()).ok();
             }
             Command::Need { request, resource, count, reply } => {
                 let plugin = self.plugins.get(&resource).map(|(_, connection)| connection.clone());
-                reply.send(self.inventory.need(&request, &resource, count).map(|need| (need, plugin))).ok();
+                reply
+                    .send(
+                        self.inventory.need(&request, &resource, count).map(|need| (need, plugin)),
+                    )
+                    .ok();
             }
             Command::Reserve { request, resource, count, preferred, reply } => {
                 reply.send(self.inventory.reserve(&request, &resource, count, &preferred)).ok();
@@ -181,7 +196,9 @@ fn restore(file: &Path, clock: Clock) -> Inventory {
         }
     };
     match checkpoint::decode(&text) {
-        Ok(known) => Inventory::restored(known.registered.into_keys(), known.pods, clock.now().mono),
+        Ok(known) => {
+            Inventory::restored(known.registered.into_keys(), known.pods, clock.now().mono)
+        }
         Err(error) => {
             warn!(file = %file.display(), %error, "what devices containers have is not used");
             Inventory::default()

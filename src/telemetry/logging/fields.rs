@@ -31,7 +31,9 @@ impl Fields {
 
     /// Takes the event's sentence out.
     pub(super) fn take_message(&mut self) -> String {
-        let Some(index) = self.0.iter().position(|(name, _)| *name == "message") else { return String::new() };
+        let Some(index) = self.0.iter().position(|(name, _)| *name == "message") else {
+            return String::new();
+        };
         match self.0.remove(index).1 {
             Value::Bare(text) | Value::Text(text) => text,
         }

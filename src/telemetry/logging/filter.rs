@@ -55,7 +55,8 @@ impl Filter {
         let target = metadata.target();
         let level = *metadata.level();
         if is_within(target, OWN) {
-            return level <= own_level(verbosity.max(self.of_file(metadata.file().unwrap_or_default())));
+            return level
+                <= own_level(verbosity.max(self.of_file(metadata.file().unwrap_or_default())));
         }
         // kube reports every failed connection as an error, although we retry and say so ourselves.
         if is_within(target, "kube_client") && verbosity < DECISIONS {

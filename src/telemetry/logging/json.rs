@@ -1,4 +1,5 @@
-//! Upstream's JSON format: `{"ts":…,"caller":"pods/worker.rs:12","msg":"Sentence","v":0,"key":"value"}`.
+//! Upstream's JSON format:
+//! `{"ts":…,"caller":"pods/worker.rs:12","msg":"Sentence","v":0,"key":"value"}`.
 
 use serde_json::{Map, Number};
 use tracing::Level;
@@ -12,7 +13,8 @@ pub(super) fn line(line: &Line<'_>) -> String {
     let micros = line.now.as_microsecond();
     #[expect(clippy::cast_precision_loss, reason = "microseconds of this century are exact")]
     let millis = micros as f64 / 1000.0;
-    object.insert("ts".into(), Number::from_f64(millis).map_or(0.into(), serde_json::Value::Number));
+    object
+        .insert("ts".into(), Number::from_f64(millis).map_or(0.into(), serde_json::Value::Number));
     object.insert("caller".into(), format!("{}:{}", two_parts(line.file), line.line).into());
     object.insert("msg".into(), line.message.into());
     let verbosity = match line.level {

@@ -1,8 +1,9 @@
-//! The log: klog's text format or upstream's JSON, a level filter that can be changed while running, and panics.
+//! The log: klog's text format or upstream's JSON, a level filter that can be changed while
+//! running, and panics.
 //!
-//! `-v` maps onto tracing's levels: below 4 INFO, from 4 DEBUG (decisions), from 6 TRACE (loops). `--vmodule` raises
-//! single source files. Libraries are one step quieter than our own code. Times are in UTC. Lines are written with one
-//! call each and never held back.
+//! `-v` maps onto tracing's levels: below 4 INFO, from 4 DEBUG (decisions), from 6 TRACE (loops).
+//! `--vmodule` raises single source files. Libraries are one step quieter than our own code. Times
+//! are in UTC. Lines are written with one call each and never held back.
 
 mod fields;
 mod filter;
@@ -56,12 +57,15 @@ pub fn init(config: LogConfig) -> Result<LogHandle, AlreadySetUp> {
         if config.split_stream { Box::new(std::io::stdout()) } else { Box::new(std::io::stderr()) };
     let output = Output { info: Mutex::new(quiet), error: Mutex::new(Box::new(std::io::stderr())) };
     let (layer, handle) = LogLayer::new(config, output);
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).map_err(|_| AlreadySetUp)?;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+        .map_err(|_| AlreadySetUp)?;
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+        let text = text
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no text");
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(location, error = text, %backtrace, "Panicked");
     }));
@@ -124,7 +128,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         Some(self.filter.most())
     }
 
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+    fn on_new_span(
+        &self,
+        attributes: &span::Attributes<'_>,
+        id: &span::Id,
+        context: Context<'_, S>,
+    ) {
         let Some(span) = context.span(id) else { return };
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -143,7 +152,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         event.record(&mut own);
         let message = own.take_message();
         let mut of_spans: Vec<Fields> = Vec::new();
-        for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
+        for span in context
+            .event_scope(event)
+            .into_iter()
+            .flat_map(tracing_subscriber::registry::Scope::from_root)
+        {
             of_spans.extend(span.extensions().get::<Fields>().cloned());
         }
         let all: Vec<&Fields> = of_spans.iter().chain([&own]).collect();
@@ -187,9 +200,14 @@ mod tests {
     /// What `log` writes to the two streams.
     fn logged(config: LogConfig, log: impl FnOnce(&LogHandle)) -> (String, String) {
         let (info, error) = (Sink::default(), Sink::default());
-        let output = Output { info: Mutex::new(Box::new(info.clone())), error: Mutex::new(Box::new(error.clone())) };
+        let output = Output {
+            info: Mutex::new(Box::new(info.clone())),
+            error: Mutex::new(Box::new(error.clone())),
+        };
         let (layer, handle) = LogLayer::new(config, output);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || log(&handle));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            log(&handle);
+        });
         let text = |sink: &Sink| String::from_utf8(sink.0.lock().clone()).expect("UTF-8");
         (text(&info), text(&error))
     }
@@ -207,7 +225,10 @@ mod tests {
         let (header, rest) = info.split_once("] ").expect("a header");
         assert!(header.starts_with('I') && header.contains(" mod.rs:"), "{header}");
         assert_eq!(header.split_once(' ').map(|(date, _)| date.len()), Some(5), "{header}");
-        assert_eq!(rest, "\"Pod \\\"started\\\"\" pod=\"default/web\" uid=\"u1\" count=3 ok=true name=\"a\\\"b\"\n");
+        assert_eq!(
+            rest,
+            "\"Pod \\\"started\\\"\" pod=\"default/web\" uid=\"u1\" count=3 ok=true name=\"a\\\"b\"\n"
+        );
         let (header, rest) = error.split_once("] ").expect("a header");
         assert!(header.starts_with('W'), "{header}");
         assert_eq!(rest, "\"Careful\" pod=\"default/web\" uid=\"u1\" text=<\n\ttwo\n\tlines\n >\n");
@@ -222,9 +243,15 @@ mod tests {
             tracing::error!(error = &source as &dyn std::error::Error, pod = "a/b", "Failed");
         });
         let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
-        assert_eq!((&info["msg"], &info["v"], &info["count"]), (&"Decided".into(), &4.into(), &3.into()));
+        assert_eq!(
+            (&info["msg"], &info["v"], &info["count"]),
+            (&"Decided".into(), &4.into(), &3.into())
+        );
         assert!(info["ts"].as_f64().is_some_and(|ts| ts > 1e12), "{info}");
-        assert!(info["caller"].as_str().is_some_and(|caller| caller.starts_with("logging/mod.rs:")), "{info}");
+        assert!(
+            info["caller"].as_str().is_some_and(|caller| caller.starts_with("logging/mod.rs:")),
+            "{info}"
+        );
         let error: serde_json::Value = serde_json::from_str(&error).expect("JSON");
         assert_eq!((&error["err"], &error["pod"]), (&"it broke".into(), &"a/b".into()));
         assert!(error.get("v").is_none());

@@ -31,7 +31,9 @@ pub(super) fn line(line: &Line<'_>, pid: u32) -> String {
     );
     for (index, fields) in line.fields.iter().enumerate() {
         let inner = &line.fields[index + 1..];
-        for (name, value) in fields.iter().filter(|(name, _)| !inner.iter().any(|fields| fields.has(name))) {
+        for (name, value) in
+            fields.iter().filter(|(name, _)| !inner.iter().any(|fields| fields.has(name)))
+        {
             field(&mut text, name, value);
         }
     }

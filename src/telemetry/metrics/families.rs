@@ -186,7 +186,11 @@ struct CoreInner<M> {
 }
 
 impl<M> Core<M> {
-    pub(super) fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Self {
         let limit = AtomicUsize::new(SERIES_PER_FAMILY);
         Self(Arc::new(CoreInner { name, help, labels, series: RwLock::default(), limit }))
     }
@@ -211,10 +215,17 @@ impl<M: Metric> Family<M> {
         self
     }
 
-    /// The metric with these values of the labels, made at zero if there is none. Beyond the bound it is not shown.
+    /// The metric with these values of the labels, made at zero if there is none. Beyond the bound
+    /// it is not shown.
     pub fn with(&self, values: &[&str]) -> M {
         let core = &self.core.0;
-        debug_assert_eq!(values.len(), core.labels.len(), "{} has the labels {:?}", core.name, core.labels);
+        debug_assert_eq!(
+            values.len(),
+            core.labels.len(),
+            "{} has the labels {:?}",
+            core.name,
+            core.labels
+        );
         let key: Labels = values.iter().map(|value| Box::from(*value)).collect();
         if let Some(metric) = core.series.read().get(&key) {
             return metric.clone();
@@ -285,7 +296,8 @@ fn histograms(core: &CoreInner<Histogram>, out: &mut Collected) {
         let values = texts(labels);
         let inner = &histogram.0;
         let mut total = 0;
-        for (bound, count) in inner.bounds.iter().copied().chain([f64::INFINITY]).zip(&inner.counts) {
+        for (bound, count) in inner.bounds.iter().copied().chain([f64::INFINITY]).zip(&inner.counts)
+        {
             total += count.load(Ordering::Relaxed);
             family.sample("_bucket", core.labels, &values, Some(bound), total as f64);
         }

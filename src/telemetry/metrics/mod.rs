@@ -1,9 +1,10 @@
 //! The registry of metrics and its text format 0.0.4: what Prometheus scrapes from `/metrics`.
 //!
-//! Our own because no library writes the names that dashboards know: they append `_total`, or write OpenMetrics only.
-//! A [`Registry`] and every metric are cheap to clone; writing to a metric is one atomic operation. Series are bounded
-//! per family: what exceeds the bound is counted but not shown, so that a bug in a label cannot eat the memory. Values
-//! that are only known when somebody asks are written by a callback ([`Registry::on_collect`]).
+//! Our own because no library writes the names that dashboards know: they append `_total`, or write
+//! OpenMetrics only. A [`Registry`] and every metric are cheap to clone; writing to a metric is one
+//! atomic operation. Series are bounded per family: what exceeds the bound is counted but not
+//! shown, so that a bug in a label cannot eat the memory. Values that are only known when somebody
+//! asks are written by a callback ([`Registry::on_collect`]).
 
 mod families;
 mod process;
@@ -24,7 +25,8 @@ use families::{AnyFamily, Core};
 const SERIES_PER_FAMILY: usize = 2000;
 
 /// Upper bounds in seconds that Prometheus' libraries use when nothing else is said.
-pub const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const DEFAULT_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 type Callback = Box<dyn Fn(&mut Collected) + Send + Sync>;
 
@@ -40,7 +42,9 @@ struct Inner {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("families", &self.0.families.read().len()).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("families", &self.0.families.read().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,11 +60,18 @@ impl Registry {
     }
 
     /// Numbers that only grow, by labels.
-    pub fn counters(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family<Counter> {
+    pub fn counters(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<Counter> {
         let core = self.family(name, || AnyFamily::Counter(Core::new(name, help, labels)));
         match core {
             AnyFamily::Counter(core) => Family::new(core, &[]),
-            AnyFamily::Gauge(_) | AnyFamily::Histogram(..) => Family::new(mismatch(name, help, labels), &[]),
+            AnyFamily::Gauge(_) | AnyFamily::Histogram(..) => {
+                Family::new(mismatch(name, help, labels), &[])
+            }
         }
     }
 
@@ -70,16 +81,28 @@ impl Registry {
     }
 
     /// Numbers that go up and down, by labels.
-    pub fn gauges(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family<Gauge> {
+    pub fn gauges(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<Gauge> {
         let core = self.family(name, || AnyFamily::Gauge(Core::new(name, help, labels)));
         match core {
             AnyFamily::Gauge(core) => Family::new(core, &[]),
-            AnyFamily::Counter(_) | AnyFamily::Histogram(..) => Family::new(mismatch(name, help, labels), &[]),
+            AnyFamily::Counter(_) | AnyFamily::Histogram(..) => {
+                Family::new(mismatch(name, help, labels), &[])
+            }
         }
     }
 
     /// How often values fell below each of `buckets` (ascending upper bounds, without infinity).
-    pub fn histogram(&self, name: &'static str, help: &'static str, buckets: &'static [f64]) -> Histogram {
+    pub fn histogram(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        buckets: &'static [f64],
+    ) -> Histogram {
         self.histograms(name, help, &[], buckets).with(&[])
     }
 
@@ -92,14 +115,18 @@ impl Registry {
         buckets: &'static [f64],
     ) -> Family<Histogram> {
         debug_assert!(buckets.is_sorted_by(|a, b| a < b), "{name}: buckets must ascend");
-        let core = self.family(name, || AnyFamily::Histogram(Core::new(name, help, labels), buckets));
+        let core =
+            self.family(name, || AnyFamily::Histogram(Core::new(name, help, labels), buckets));
         match core {
             AnyFamily::Histogram(core, buckets) => Family::new(core, buckets),
-            AnyFamily::Counter(_) | AnyFamily::Gauge(_) => Family::new(mismatch(name, help, labels), buckets),
+            AnyFamily::Counter(_) | AnyFamily::Gauge(_) => {
+                Family::new(mismatch(name, help, labels), buckets)
+            }
         }
     }
 
-    /// Runs `callback` at every scrape; what it writes is shown in its place by name. It must not block.
+    /// Runs `callback` at every scrape; what it writes is shown in its place by name. It must not
+    /// block.
     pub fn on_collect(&self, callback: impl Fn(&mut Collected) + Send + Sync + 'static) {
         self.0.callbacks.write().push(Box::new(callback));
     }
@@ -116,14 +143,16 @@ impl Registry {
         collected.into_text()
     }
 
-    /// The family of this name, made by `make` if there is none. Registering twice gives the same one.
+    /// The family of this name, made by `make` if there is none. Registering twice gives the same
+    /// one.
     fn family(&self, name: &'static str, make: impl FnOnce() -> AnyFamily) -> AnyFamily {
         debug_assert!(is_name(name), "{name} is no name of a metric");
         self.0.families.write().entry(name).or_insert_with(make).clone()
     }
 }
 
-/// A family that is not shown, for a name that is already something else: a bug, which must not end the process.
+/// A family that is not shown, for a name that is already something else: a bug, which must not end
+/// the process.
 fn mismatch<M>(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Core<M> {
     debug_assert!(false, "{name} is registered as two kinds of metric");
     tracing::error!(metric = name, "A metric is registered as two kinds; the second is not shown");
@@ -132,7 +161,10 @@ fn mismatch<M>(name: &'static str, help: &'static str, labels: &'static [&'stati
 
 fn is_name(name: &str) -> bool {
     name.bytes().enumerate().all(|(index, byte)| {
-        byte.is_ascii_alphabetic() || byte == b'_' || byte == b':' || (index > 0 && byte.is_ascii_digit())
+        byte.is_ascii_alphabetic()
+            || byte == b'_'
+            || byte == b':'
+            || (index > 0 && byte.is_ascii_digit())
     }) && !name.is_empty()
 }
 
@@ -143,7 +175,8 @@ mod tests {
     #[test]
     fn writes_each_kind_sorted_by_name() {
         let registry = Registry::new();
-        let operations = registry.counters("b_total", "Operations.\nBy \\ type.", &["type", "verb"]);
+        let operations =
+            registry.counters("b_total", "Operations.\nBy \\ type.", &["type", "verb"]);
         operations.with(&["pull", "a\"b"]).inc();
         operations.with(&["exec", "x"]).add(2.5);
         registry.gauge("c", "Level.").set(-1.0);
@@ -151,7 +184,8 @@ mod tests {
         seconds.observe(0.1);
         seconds.observe(0.5);
         seconds.observe(7.0);
-        registry.on_collect(|out| out.family("b", "Asked.", Kind::Gauge, &["id"], &[(&["1"], 1e6)]));
+        registry
+            .on_collect(|out| out.family("b", "Asked.", Kind::Gauge, &["id"], &[(&["1"], 1e6)]));
         assert_eq!(
             registry.encode(),
             "# HELP a_seconds Duration.\n\
@@ -229,7 +263,10 @@ mod tests {
                 .unwrap_or_else(|| panic!("{name} in {text}"));
             assert!(value >= 0.0 && (name.contains("cpu") || value > 0.0), "{name} {value}");
         }
-        assert!(text.contains("kubernetes_feature_enabled{name=\"MemoryQoS\",stage=\"ALPHA\"} 0\n"), "{text}");
+        assert!(
+            text.contains("kubernetes_feature_enabled{name=\"MemoryQoS\",stage=\"ALPHA\"} 0\n"),
+            "{text}"
+        );
         assert!(text.contains("git_version=\"v1.36.3\""), "{text}");
     }
 }

@@ -31,13 +31,30 @@ pub fn register_process(registry: &Registry) {
 
 #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
 fn collect(process: &Process, out: &mut Collected) {
-    let mut show = |name: &str, help: &str, kind: Kind, value: f64| out.family(name, help, kind, &[], &[(&[], value)]);
+    let mut show = |name: &str, help: &str, kind: Kind, value: f64| {
+        out.family(name, help, kind, &[], &[(&[], value)]);
+    };
     if let Ok(stat) = process.stat() {
         let ticks = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
-        show("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", Kind::Counter, ticks);
+        show(
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+            Kind::Counter,
+            ticks,
+        );
         let resident = stat.rss_bytes().get() as f64;
-        show("process_resident_memory_bytes", "Resident memory size in bytes.", Kind::Gauge, resident);
-        show("process_virtual_memory_bytes", "Virtual memory size in bytes.", Kind::Gauge, stat.vsize as f64);
+        show(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            Kind::Gauge,
+            resident,
+        );
+        show(
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            Kind::Gauge,
+            stat.vsize as f64,
+        );
         show("process_threads", "Number of threads.", Kind::Gauge, stat.num_threads as f64);
         if let Ok(booted) = procfs::boot_time_secs() {
             let started = booted as f64 + stat.starttime as f64 / procfs::ticks_per_second() as f64;
@@ -51,7 +68,12 @@ fn collect(process: &Process, out: &mut Collected) {
     if let Ok(limits) = process.limits()
         && let procfs::process::LimitValue::Value(most) = limits.max_open_files.soft_limit
     {
-        show("process_max_fds", "Maximum number of open file descriptors.", Kind::Gauge, most as f64);
+        show(
+            "process_max_fds",
+            "Maximum number of open file descriptors.",
+            Kind::Gauge,
+            most as f64,
+        );
     }
 }
 
@@ -71,18 +93,26 @@ pub fn register_build_info(registry: &Registry, build: &BuildInfo) {
     let help = "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree \
                 state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it \
                 is running.";
-    let values = ["", "rustc", "", "", build.git_version, "", build.major, build.minor, build.platform];
+    let values =
+        ["", "rustc", "", "", build.git_version, "", build.major, build.minor, build.platform];
     registry.gauges("kubernetes_build_info", help, LABELS).with(&values).set(1.0);
 }
 
 /// Shows `kubernetes_feature_enabled`: name, stage and whether it is on, per gate.
-pub fn register_features(registry: &Registry, features: impl IntoIterator<Item = (&'static str, &'static str, bool)>) {
+pub fn register_features(
+    registry: &Registry,
+    features: impl IntoIterator<Item = (&'static str, &'static str, bool)>,
+) {
     // Constant for the life of the process: kept as text values only, not as series of a family.
-    let features: Vec<([&'static str; 2], f64)> =
-        features.into_iter().map(|(name, stage, on)| ([name, stage], f64::from(u8::from(on)))).collect();
-    let help = "[BETA] This metric records the data about the stage and enablement of a k8s feature.";
+    let features: Vec<([&'static str; 2], f64)> = features
+        .into_iter()
+        .map(|(name, stage, on)| ([name, stage], f64::from(u8::from(on))))
+        .collect();
+    let help =
+        "[BETA] This metric records the data about the stage and enablement of a k8s feature.";
     registry.on_collect(move |out| {
-        let samples: Vec<(&[&str], f64)> = features.iter().map(|(labels, on)| (labels.as_slice(), *on)).collect();
+        let samples: Vec<(&[&str], f64)> =
+            features.iter().map(|(labels, on)| (labels.as_slice(), *on)).collect();
         out.family("kubernetes_feature_enabled", help, Kind::Gauge, &["name", "stage"], &samples);
     });
 }

@@ -32,14 +32,26 @@ pub struct Collected {
 
 impl Collected {
     /// Writes a whole family of counters or gauges: values by labels.
-    pub fn family(&mut self, name: &str, help: &str, kind: Kind, labels: &[&str], samples: &[(&[&str], f64)]) {
+    pub fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: Kind,
+        labels: &[&str],
+        samples: &[(&[&str], f64)],
+    ) {
         let mut family = self.begin(name, help, kind);
         for (values, value) in samples {
             family.sample("", labels, values, None, *value);
         }
     }
 
-    pub(super) fn begin<'a>(&'a mut self, name: &'a str, help: &'a str, kind: Kind) -> FamilyWriter<'a> {
+    pub(super) fn begin<'a>(
+        &'a mut self,
+        name: &'a str,
+        help: &'a str,
+        kind: Kind,
+    ) -> FamilyWriter<'a> {
         FamilyWriter { collected: self, name, help, kind, text: String::new() }
     }
 
@@ -63,7 +75,14 @@ pub(super) struct FamilyWriter<'a> {
 
 impl FamilyWriter<'_> {
     /// Adds `name+suffix{labels,le="bound"} value`.
-    pub(super) fn sample(&mut self, suffix: &str, labels: &[&str], values: &[&str], bound: Option<f64>, value: f64) {
+    pub(super) fn sample(
+        &mut self,
+        suffix: &str,
+        labels: &[&str],
+        values: &[&str],
+        bound: Option<f64>,
+        value: f64,
+    ) {
         self.text.push_str(self.name);
         self.text.push_str(suffix);
         let mut separator = '{';
@@ -113,7 +132,8 @@ fn escape(text: &mut String, value: &str, quotes: bool) {
     }
 }
 
-/// A number as Go's `%g`: the shortest that reads back the same, with an exponent below 1e-4 and from 1e+06 on.
+/// A number as Go's `%g`: the shortest that reads back the same, with an exponent below 1e-4 and
+/// from 1e+06 on.
 fn number(text: &mut String, value: f64) {
     /// Exponents from this one on are written as such.
     const LARGEST_PLAIN: i32 = 6;

@@ -1,5 +1,6 @@
-//! The laws of the atomic writer: killed before any step, a reader sees the whole old or the whole new content, the next
-//! write converges, and nothing beside the volume changes, whatever the payload's paths and the volume's entries are.
+//! The laws of the atomic writer: killed before any step, a reader sees the whole old or the whole
+//! new content, the next write converges, and nothing beside the volume changes, whatever the
+//! payload's paths and the volume's entries are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Choices;
 use super::surroundings::{self, Picture};
 use crate::linux::fs::{WriteOptions, fill, write_atomic};
-use crate::linux::tree;
+use crate::linux::walk;
 use crate::model::Wall;
 use crate::volumes::atomic_writer::{Write, Written, is_complete, write, write_stepwise};
 use crate::volumes::payload::{File, Payload};
@@ -19,7 +20,8 @@ use crate::volumes::payload::{File, Payload};
 const WRITES: usize = 4;
 /// A kill beyond the last step is none.
 const STEPS: usize = 40;
-/// Components of paths: reserved ones, such as only look reserved, strange ones; two long ones are made at their use.
+/// Components of paths: reserved ones, such as only look reserved, strange ones; two long ones are
+/// made at their use.
 const NAMES: [&str; 20] = [
     "a",
     "b",
@@ -56,11 +58,13 @@ pub fn check(input: &[u8], scratch: &Path) {
     let (volume, outside) = surroundings::prepare(scratch);
     let planted = choices.one_in(3).then(|| plant(&mut choices, &volume, &outside));
     let beside = surroundings::picture(&outside);
-    let mut history = History { volume: &volume, is_clean: planted.is_none(), shown: None, seconds: 0 };
+    let mut history =
+        History { volume: &volume, is_clean: planted.is_none(), shown: None, seconds: 0 };
     for _ in 0..=choices.below(WRITES) {
         let payload = arbitrary_payload(&mut choices);
         if choices.one_in(4) {
-            // Killed before the first step, then before the second, and so on, each over what the one before has left.
+            // Killed before the first step, then before the second, and so on, each over what the
+            // one before has left.
             let mut kill = 0;
             while history.write(&mut choices, &payload, Some(kill)) {
                 kill += 1;
@@ -73,7 +77,11 @@ pub fn check(input: &[u8], scratch: &Path) {
     let last = arbitrary_payload(&mut choices);
     history.write(&mut choices, &last, None);
     assert_eq!(surroundings::picture(&outside), beside, "what lies beside the volume has changed");
-    assert_eq!(names(scratch), BTreeSet::from(["outside".into(), "volume".into()]), "something was made beside it");
+    assert_eq!(
+        names(scratch),
+        BTreeSet::from(["outside".into(), "volume".into()]),
+        "something was made beside it"
+    );
     if let Some(planted) = planted {
         planted_is_left_alone(&planted, &surroundings::picture(&volume));
     }
@@ -125,10 +133,19 @@ impl History<'_> {
             ended.expect_err("a killed write does not end well");
             tear(choices, self.volume);
         } else if self.is_clean {
-            assert_eq!(ended.is_ok(), matches!(expected, Expected::Files(_)), "{:?}: {ended:?}", payload.keys());
+            assert_eq!(
+                ended.is_ok(),
+                matches!(expected, Expected::Files(_)),
+                "{:?}: {ended:?}",
+                payload.keys()
+            );
             match (ended, &expected) {
-                (Ok(written), Expected::Files(files)) => self.has_converged(&request, payload, files, written),
-                (_, Expected::Refused) => assert_eq!(surroundings::picture(self.volume), before, "touched"),
+                (Ok(written), Expected::Files(files)) => {
+                    self.has_converged(&request, payload, files, written);
+                }
+                (_, Expected::Refused) => {
+                    assert_eq!(surroundings::picture(self.volume), before, "touched");
+                }
                 (_, Expected::Impossible | Expected::Files(_)) => {}
             }
         } else if let (Ok(_), Expected::Files(files)) = (ended, &expected) {
@@ -141,7 +158,8 @@ impl History<'_> {
         was_killed
     }
 
-    /// What a reader of `..data` sees between two steps: all old, and once it was all new, no more the old.
+    /// What a reader of `..data` sees between two steps: all old, and once it was all new, no more
+    /// the old.
     fn look(&self, expected: &Expected, switched: &mut bool, step: &str) {
         let seen = visible(self.volume);
         let new = match expected {
@@ -149,37 +167,66 @@ impl History<'_> {
             Expected::Refused | Expected::Impossible => None,
         };
         let is_new = seen.is_some() && seen.as_ref() == new;
-        assert!(is_new || (!*switched && seen == self.shown), "before {step:?}: {seen:?} of {:?}", self.shown);
+        assert!(
+            is_new || (!*switched && seen == self.shown),
+            "before {step:?}: {seen:?} of {:?}",
+            self.shown
+        );
         *switched |= is_new;
         // The names that containers open lead to one of both, or nowhere.
-        for name in names(self.volume).iter().filter_map(|name| name.to_str()).filter(|name| !name.starts_with("..")) {
+        for name in names(self.volume)
+            .iter()
+            .filter_map(|name| name.to_str())
+            .filter(|name| !name.starts_with(".."))
+        {
             let Ok(content) = std::fs::read(self.volume.join(name)) else { continue };
-            let is_known = |files: Option<&Files>| files.is_some_and(|files| files.get(name) == Some(&content));
-            assert!(is_known(new) || is_known(self.shown.as_ref()), "before {step:?}: {name} shows {content:?}");
+            let is_known = |files: Option<&Files>| {
+                files.is_some_and(|files| files.get(name) == Some(&content))
+            };
+            assert!(
+                is_known(new) || is_known(self.shown.as_ref()),
+                "before {step:?}: {name} shows {content:?}"
+            );
         }
     }
 
-    fn has_converged(&self, request: &Write<'_>, payload: &Payload, files: &Files, written: Written) {
+    fn has_converged(
+        &self,
+        request: &Write<'_>,
+        payload: &Payload,
+        files: &Files,
+        written: Written,
+    ) {
         assert_eq!(visible(self.volume).as_ref(), Some(files));
         assert_eq!(written.changed, self.shown.as_ref() != Some(files));
         for (path, content) in files {
-            assert_eq!(std::fs::read(self.volume.join(path)).ok().as_ref(), Some(content), "{path:?}");
+            assert_eq!(
+                std::fs::read(self.volume.join(path)).ok().as_ref(),
+                Some(content),
+                "{path:?}"
+            );
         }
         if written.changed && request.fs_group.is_none() {
             // Of two ways to write one path the last one counts, as for the content.
-            let modes: BTreeMap<String, u32> = payload.iter().map(|(path, file)| (clean(path), file.mode)).collect();
+            let modes: BTreeMap<String, u32> =
+                payload.iter().map(|(path, file)| (clean(path), file.mode)).collect();
             for (path, mode) in modes {
-                let found = self.volume.join(&path).metadata().expect("it is there").mode() & 0o7777;
+                let found =
+                    self.volume.join(&path).metadata().expect("it is there").mode() & 0o7777;
                 assert_eq!(found, mode, "{path:?}");
             }
         }
-        let (reserved, others): (Vec<_>, Vec<_>) =
-            names(self.volume).into_iter().partition(|name| name.to_string_lossy().starts_with(".."));
+        let (reserved, others): (Vec<_>, Vec<_>) = names(self.volume)
+            .into_iter()
+            .partition(|name| name.to_string_lossy().starts_with(".."));
         let wanted: BTreeSet<OsString> =
             files.keys().filter_map(|path| path.split('/').next()).map(Into::into).collect();
         assert_eq!(others.into_iter().collect::<BTreeSet<_>>(), wanted);
         // `..data` and the generations.
-        assert!(reserved.contains(&"..data".into()) && !reserved.contains(&"..data_tmp".into()), "{reserved:?}");
+        assert!(
+            reserved.contains(&"..data".into()) && !reserved.contains(&"..data_tmp".into()),
+            "{reserved:?}"
+        );
         assert_eq!(reserved.len() > 2, written.kept_old, "{reserved:?}");
         assert!((request.keep_old)() || !written.kept_old);
         assert!(is_complete(self.volume));
@@ -188,21 +235,25 @@ impl History<'_> {
     }
 }
 
-/// What a kill in the middle of a step leaves: files of generations that nobody sees are short or missing.
+/// What a kill in the middle of a step leaves: files of generations that nobody sees are short or
+/// missing.
 fn tear(choices: &mut Choices<'_>, volume: &Path) {
     let current = std::fs::read_link(volume.join("..data")).unwrap_or_default();
-    for (name, is_dir) in tree::list(volume).expect("readable") {
-        if !is_dir || !name.to_string_lossy().starts_with("..2") && !name.to_string_lossy().starts_with("..1") {
+    for (name, is_dir) in walk::list(volume).expect("readable") {
+        if !is_dir
+            || !name.to_string_lossy().starts_with("..2")
+                && !name.to_string_lossy().starts_with("..1")
+        {
             continue;
         }
         if Path::new(&name) == current {
             continue;
         }
-        for (file, is_dir) in tree::list(&volume.join(&name)).expect("readable") {
+        for (file, is_dir) in walk::list(&volume.join(&name)).expect("readable") {
             let path = volume.join(&name).join(file);
             let how = choices.below(4);
             if how > 1 {
-                tree::remove_tree(&path).expect("removed");
+                walk::remove_tree(&path).expect("removed");
             }
             if how == 3 && !is_dir {
                 fill(&path, b"torn", WriteOptions::mode(0o600)).expect("written");
@@ -219,7 +270,7 @@ fn visible(volume: &Path) -> Option<Files> {
 }
 
 fn read_below(dir: &Path, prefix: &str, files: &mut Files) -> io::Result<()> {
-    for (name, is_dir) in tree::list(dir)? {
+    for (name, is_dir) in walk::list(dir)? {
         let path = format!("{prefix}{}", name.to_string_lossy());
         if is_dir {
             read_below(&dir.join(name), &format!("{path}/"), files)?;
@@ -231,7 +282,7 @@ fn read_below(dir: &Path, prefix: &str, files: &mut Files) -> io::Result<()> {
 }
 
 fn names(dir: &Path) -> BTreeSet<OsString> {
-    tree::list(dir).expect("readable").into_iter().map(|(name, _)| name).collect()
+    walk::list(dir).expect("readable").into_iter().map(|(name, _)| name).collect()
 }
 
 fn arbitrary_payload(choices: &mut Choices<'_>) -> Payload {
@@ -281,7 +332,8 @@ fn expected(payload: &Payload) -> Expected {
         }
         files.insert(clean, file.data.clone());
     }
-    let is_dir_too = |path: &String| files.keys().any(|other| other.starts_with(&format!("{path}/")));
+    let is_dir_too =
+        |path: &String| files.keys().any(|other| other.starts_with(&format!("{path}/")));
     if files.keys().any(is_dir_too) { Expected::Impossible } else { Expected::Files(files) }
 }
 
@@ -330,7 +382,10 @@ fn plant(choices: &mut Choices<'_>, volume: &Path, outside: &Path) -> Picture {
 /// Entries with names of their own stay, except links that look as if the writer had made them.
 fn planted_is_left_alone(planted: &Picture, now: &Picture) {
     for (path, entry) in planted {
-        let Some(first) = path.to_str().filter(|path| !path.is_empty() && !path.starts_with("..")) else { continue };
+        let Some(first) = path.to_str().filter(|path| !path.is_empty() && !path.starts_with(".."))
+        else {
+            continue;
+        };
         if entry.content == format!("..data/{first}").as_bytes() {
             continue;
         }

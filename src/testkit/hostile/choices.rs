@@ -1,6 +1,8 @@
-//! Decisions read from bytes: how a fuzzer, which knows bytes only, writes trees, payloads and histories.
+//! Decisions read from bytes: how a fuzzer, which knows bytes only, writes trees, payloads and
+//! histories.
 
-/// The bytes that are left. When there are none every decision is the first one, so that each input is a whole case.
+/// The bytes that are left. When there are none every decision is the first one, so that each input
+/// is a whole case.
 #[derive(Clone, Copy, Debug)]
 pub struct Choices<'a> {
     rest: &'a [u8],
@@ -14,7 +16,8 @@ impl<'a> Choices<'a> {
 
     /// One byte.
     pub fn byte(&mut self) -> u8 {
-        let (first, rest) = self.rest.split_first().map_or((0, self.rest), |(first, rest)| (*first, rest));
+        let (first, rest) =
+            self.rest.split_first().map_or((0, self.rest), |(first, rest)| (*first, rest));
         self.rest = rest;
         first
     }

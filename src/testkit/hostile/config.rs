@@ -1,5 +1,5 @@
-//! The laws of the configuration: no file and no command line makes the kubelet panic, what it refuses it names, and what
-//! it accepts it writes so that it is read back the same.
+//! The laws of the configuration: no file and no command line makes the kubelet panic, what it
+//! refuses it names, and what it accepts it writes so that it is read back the same.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,8 @@ const UNWRITTEN: [&str; 24] = [
     "crashLoopBackOff",
     "userNamespaces",
 ];
-/// Fields that the API leaves out when they are empty although their default is not: upstream loses them, too.
+/// Fields that the API leaves out when they are empty although their default is not: upstream loses
+/// them, too.
 const LOST_WHEN_EMPTY: [&str; 2] = ["enforceNodeAllocatable", "evictionHard"];
 /// Values of which most fit nowhere.
 const VALUES: [&str; 40] = [
@@ -84,8 +85,8 @@ const VALUES: [&str; 40] = [
     r#"[{"key": "a b", "effect": "Never"}, {"key": "a", "effect": "NoExecute"}]"#,
 ];
 
-/// Loads a configuration that the bytes describe: a text as it is, a document with changed fields, one with a drop-in
-/// file, or a command line.
+/// Loads a configuration that the bytes describe: a text as it is, a document with changed fields,
+/// one with a drop-in file, or a command line.
 pub fn check(input: &[u8], scratch: &Path) {
     let mut choices = Choices::new(input);
     let files = Files::new(scratch);
@@ -110,19 +111,25 @@ pub fn check(input: &[u8], scratch: &Path) {
             let text = choices.remainder();
             let args: Vec<String> = text.lines().map(str::to_owned).collect();
             let loaded = load_on(&args, HOST);
-            loaded.map_or_else(|refused| says_why(&refused.error), |loaded| drop(loaded.config.configz()));
+            loaded.map_or_else(
+                |refused| says_why(&refused.error),
+                |loaded| drop(loaded.config.configz()),
+            );
         }
     }
 }
 
-/// Every field of the document itself (not those within one) with each of the values, in the file and in a drop-in: what
-/// random input meets once in a long while.
+/// Every field of the document itself (not those within one) with each of the values, in the file
+/// and in a drop-in: what random input meets once in a long while.
 pub fn check_every_field(scratch: &Path) {
     let files = Files::new(scratch);
     let document = defaults::flag_defaults().configz()["kubeletconfig"].clone();
-    let known = document.as_object().into_iter().flat_map(Map::keys).map(String::as_str).chain(UNWRITTEN);
+    let known =
+        document.as_object().into_iter().flat_map(Map::keys).map(String::as_str).chain(UNWRITTEN);
     for name in known.filter(|name| !is_head(name)) {
-        for value in VALUES.map(|value| serde_json::from_str::<Value>(value).expect("the table holds JSON")) {
+        for value in
+            VALUES.map(|value| serde_json::from_str::<Value>(value).expect("the table holds JSON"))
+        {
             let mut changed = document.clone();
             changed[name] = value.clone();
             files.one(&changed.to_string());
@@ -164,17 +171,23 @@ impl Files {
         load_on(&args, HOST).map_err(|refused| refused.error)
     }
 
-    /// What `/configz` shows of an accepted configuration is that configuration, but for the relative paths of a drop-in:
-    /// read from a file they are that file's.
+    /// What `/configz` shows of an accepted configuration is that configuration, but for the
+    /// relative paths of a drop-in: read from a file they are that file's.
     fn is_read_back(&self, loaded: &Loaded) {
         assert!(loaded.warnings.iter().all(|warning| !warning.text.is_empty()));
         let shown = loaded.config.configz()["kubeletconfig"].to_string();
         let again = self.load(&shown, None).expect("what was accepted is accepted again").config;
         let directory = self.file.parent().expect("it is in the scratch directory");
         let (first, second) = (loaded.with_paths_of(directory).to_document(), again.to_document());
-        let names = first.as_object().into_iter().chain(second.as_object()).flatten().map(|(name, _)| name.as_str());
+        let names = first
+            .as_object()
+            .into_iter()
+            .chain(second.as_object())
+            .flatten()
+            .map(|(name, _)| name.as_str());
         let is_lost = |name: &&str| first[*name].is_null() && LOST_WHEN_EMPTY.contains(name);
-        let changed: Vec<&str> = names.filter(|name| first[*name] != second[*name] && !is_lost(name)).collect();
+        let changed: Vec<&str> =
+            names.filter(|name| first[*name] != second[*name] && !is_lost(name)).collect();
         assert!(changed.is_empty(), "{changed:?} of {first} and of {second}");
     }
 }
@@ -183,7 +196,9 @@ impl Files {
 fn says_why(error: &ConfigError) {
     let text = error.to_string();
     let says = match error {
-        ConfigError::File { path, problem } => text.contains(&path.display().to_string()) && !problem.is_empty(),
+        ConfigError::File { path, problem } => {
+            text.contains(&path.display().to_string()) && !problem.is_empty()
+        }
         ConfigError::DropIns { dir, problem } => text.contains(dir.as_str()) && !problem.is_empty(),
         ConfigError::Gates(problems) | ConfigError::Invalid(problems) => {
             !problems.is_empty() && problems.iter().all(|problem| !problem.is_empty())
@@ -193,8 +208,9 @@ fn says_why(error: &ConfigError) {
     assert!(says, "{text}");
 }
 
-/// A refusal of a document that is an object of the right kind names one of the fields that were changed, or what kind of
-/// thing it is ("taint"), or something of the value, or its place in the file.
+/// A refusal of a document that is an object of the right kind names one of the fields that were
+/// changed, or what kind of thing it is ("taint"), or something of the value, or its place in the
+/// file.
 fn names_something(error: &ConfigError, changed: &[String]) {
     says_why(error);
     let text = error.to_string().to_lowercase();
@@ -205,7 +221,10 @@ fn names_something(error: &ConfigError, changed: &[String]) {
             || text.contains(escaped.trim_matches('"'))
             || kind.is_some_and(|kind| text.contains(kind.trim_end_matches('s')))
     };
-    assert!(text.contains(" at line ") || changed.iter().any(names), "{error} names none of {changed:?}");
+    assert!(
+        text.contains(" at line ") || changed.iter().any(names),
+        "{error} names none of {changed:?}"
+    );
 }
 
 /// The defaults with some fields changed, and the words that a refusal may name.
@@ -247,7 +266,8 @@ fn add_words(value: &Value, words: &mut Vec<String>) {
 /// A drop-in of a few fields.
 fn some_fields(choices: &mut Choices<'_>) -> Value {
     let known = defaults::flag_defaults().configz()["kubeletconfig"].clone();
-    let mut names: Vec<String> = known.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    let mut names: Vec<String> =
+        known.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     names.extend(UNWRITTEN.map(str::to_owned));
     let mut fields: Map<String, Value> = (0..=choices.below(3))
         .map(|_| (choices.pick(&names).clone(), arbitrary_value(choices)))

@@ -1,6 +1,7 @@
-//! The law of env files: ours reads what upstream's line scanner and parser read, and refuses what they refuse.
+//! The law of env files: ours reads what upstream's line scanner and parser read, and refuses what
+//! they refuse.
 
-use crate::pods::spec::env_file::value;
+use crate::pods::request::env_file::value;
 
 /// Upstream's scanner refuses lines of this many bytes.
 const TOO_LONG: usize = 64 * 1024;
@@ -17,7 +18,11 @@ pub fn check(content: &str) {
     }
     let quoted = content.replace(['\'', '\r'], "");
     if quoted.lines().all(|line| line.len() < TOO_LONG / 2) {
-        assert_eq!(value(&format!("A='1'\nK='{quoted}' # note"), "K"), Ok(Some(quoted)), "a quoted text is read back");
+        assert_eq!(
+            value(&format!("A='1'\nK='{quoted}' # note"), "K"),
+            Ok(Some(quoted)),
+            "a quoted text is read back"
+        );
     }
 }
 
@@ -57,16 +62,21 @@ fn expected(content: &str, key: &str) -> Option<String> {
     }
 }
 
-/// The lines as Go's scanner hands them out: without line feed and one carriage return; `None`: too long, and the last.
+/// The lines as Go's scanner hands them out: without line feed and one carriage return; `None`: too
+/// long, and the last.
 fn scanned(content: &[u8]) -> Vec<Option<&[u8]>> {
     let mut lines: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
     if lines.last().is_some_and(|line| line.is_empty()) {
         lines.pop();
     }
     let end = lines.iter().position(|line| line.len() >= TOO_LONG);
-    let cut = |line: &'_ &'_ [u8]| -> Option<usize> { Some(line.len() - usize::from(line.ends_with(b"\r"))) };
-    let mut read: Vec<Option<&[u8]>> =
-        lines[..end.unwrap_or(lines.len())].iter().map(|line| cut(line).map(|length| &line[..length])).collect();
+    let cut = |line: &'_ &'_ [u8]| -> Option<usize> {
+        Some(line.len() - usize::from(line.ends_with(b"\r")))
+    };
+    let mut read: Vec<Option<&[u8]>> = lines[..end.unwrap_or(lines.len())]
+        .iter()
+        .map(|line| cut(line).map(|length| &line[..length]))
+        .collect();
     if end.is_some() {
         read.push(None);
     }

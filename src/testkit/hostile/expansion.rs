@@ -35,7 +35,10 @@ fn expected_with(text: &str, lookup: &dyn Fn(&str) -> Option<&'static str>) -> S
     let mut at = 0;
     while at < characters.len() {
         let next = characters.get(at + 1);
-        let closing = characters[at..].iter().position(|character| *character == ')').map(|length| at + length);
+        let closing = characters[at..]
+            .iter()
+            .position(|character| *character == ')')
+            .map(|length| at + length);
         match (characters[at], next, closing) {
             ('$', Some('$'), _) => {
                 out.push('$');
@@ -49,7 +52,8 @@ fn expected_with(text: &str, lookup: &dyn Fn(&str) -> Option<&'static str>) -> S
                 }
                 at = closing + 1;
             }
-            // An operator that begins nothing takes the character after it along, even a parenthesis without an end.
+            // An operator that begins nothing takes the character after it along, even a
+            // parenthesis without an end.
             ('$', Some(other), _) => {
                 out.extend(['$', *other]);
                 at += 2;

@@ -7,7 +7,10 @@ pub fn check(image: &str) {
     let Ok(reference) = Reference::parse(image) else { return refused(image) };
     let Reference { repository, tag, digest } = &reference;
     assert!(repository.contains('/'), "the domain is always there: {repository:?}");
-    assert!(repository.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@'), "{repository:?}");
+    assert!(
+        repository.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@'),
+        "{repository:?}"
+    );
     assert_ne!(tag.as_deref(), Some(""));
     assert_ne!(digest.as_deref(), Some(""));
 
@@ -34,7 +37,10 @@ pub fn check(image: &str) {
 
 fn refused(image: &str) {
     let error = Reference::parse(image).expect_err("it was refused before");
-    assert!(error.to_string().contains(&format!("{image:?}")), "the error names the image: {error}");
+    assert!(
+        error.to_string().contains(&format!("{image:?}")),
+        "the error names the image: {error}"
+    );
     assert!(!error.problem.is_empty());
     assert!(with_default_tag(image).is_err() && without_tag(image).is_err() && !is_latest(image));
 }
@@ -48,5 +54,6 @@ fn written(reference: &Reference) -> String {
 }
 
 fn is_identifier(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == 64
+        && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

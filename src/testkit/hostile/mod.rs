@@ -1,8 +1,10 @@
-//! Laws for input that somebody hostile wrote: each is one function that takes bytes and panics when the law is broken.
+//! Laws for input that somebody hostile wrote: each is one function that takes bytes and panics
+//! when the law is broken.
 //!
-//! The property tests (`tests/it/hostile.rs`) and the fuzz targets (`fuzz/`) call the same functions, so that each law is
-//! written once. Where upstream's parser can be told in a few lines, the law holds ours against it, told anew in another
-//! way. Laws that need files are handed an empty directory; nothing outside it is touched.
+//! The property tests (`tests/it/hostile.rs`) and the fuzz targets (`fuzz/`) call the same
+//! functions, so that each law is written once. Where upstream's parser can be told in a few lines,
+//! the law holds ours against it, told anew in another way. Laws that need files are handed an
+//! empty directory; nothing outside it is touched.
 
 pub mod atomic_writer;
 mod choices;
@@ -38,7 +40,8 @@ pub const LAWS: [(&str, Law); 7] = [
     ("subpath", Law::Files(subpath::check)),
 ];
 
-/// Tries one law by its name; panics if there is no such law, or if it is broken. `scratch` makes an empty directory.
+/// Tries one law by its name; panics if there is no such law, or if it is broken. `scratch` makes
+/// an empty directory.
 pub fn check<D: AsRef<Path>>(name: &str, input: &[u8], scratch: impl FnOnce() -> D) {
     let law = LAWS.iter().find(|(known, _)| *known == name).map(|(_, law)| *law);
     match law.expect("a law has this name") {

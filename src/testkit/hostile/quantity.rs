@@ -1,4 +1,5 @@
-//! The laws of quantities: read exactly as digits on paper, written so that they are read back, and never out of range.
+//! The laws of quantities: read exactly as digits on paper, written so that they are read back, and
+//! never out of range.
 
 use crate::model::quantity::Amount;
 
@@ -21,31 +22,46 @@ pub fn check(text: &str) {
     }
     let Ok(amount) = parsed else {
         let error = parsed.expect_err("it is none");
-        return assert!(error.to_string().contains(&format!("{text:?}")), "the error names the text: {error}");
+        return assert!(
+            error.to_string().contains(&format!("{text:?}")),
+            "the error names the text: {error}"
+        );
     };
     let written = amount.to_string();
     assert_eq!(Amount::parse(&written), Ok(amount), "{written:?}");
-    assert_eq!(Amount::parse(&written).map(|amount| amount.to_string()), Ok(written), "the canonical form is its own");
+    assert_eq!(
+        Amount::parse(&written).map(|amount| amount.to_string()),
+        Ok(written),
+        "the canonical form is its own"
+    );
     assert_eq!(amount.is_zero(), amount == Amount::ZERO);
-    assert!(amount.is_zero() || amount.units() != 0 || amount.nano() < 0, "what is something is not read as nothing");
+    assert!(
+        amount.is_zero() || amount.units() != 0 || amount.nano() < 0,
+        "what is something is not read as nothing"
+    );
     let (units, milli) = (i128::from(amount.units()), i128::from(amount.milli()));
     let within = |value: i128| i128::from(i64::MIN) < value && value < i128::from(i64::MAX);
     if within(units) && within(milli) {
-        assert!(milli <= units * 1000 && units * 1000 < milli + 1000, "{units} units are {milli} thousandths");
+        assert!(
+            milli <= units * 1000 && units * 1000 < milli + 1000,
+            "{units} units are {milli} thousandths"
+        );
         assert!(amount.nano() <= milli * 1_000_000, "rounded up");
     }
-    for other in [amount, Amount::ZERO, Amount::from_units(i64::MIN), Amount::from_milli(i64::MAX)] {
+    for other in [amount, Amount::ZERO, Amount::from_units(i64::MIN), Amount::from_milli(i64::MAX)]
+    {
         let (sum, difference) = (amount + other, amount - other);
         assert_eq!(sum, other + amount);
         assert_eq!([amount, other].into_iter().sum::<Amount>(), sum);
         for result in [sum, difference] {
-            let _in_range: (i64, i64, String) = (result.units(), result.milli(), result.to_string());
+            let _in_range: (i64, i64, String) =
+                (result.units(), result.milli(), result.to_string());
         }
     }
 }
 
-/// The sign and the digits of the value in 10⁻⁹, rounded away from zero; `None`: no quantity, or one that is not held
-/// against ours.
+/// The sign and the digits of the value in 10⁻⁹, rounded away from zero; `None`: no quantity, or
+/// one that is not held against ours.
 fn on_paper(text: &str) -> Option<(bool, Vec<u8>)> {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
@@ -56,7 +72,8 @@ fn on_paper(text: &str) -> Option<(bool, Vec<u8>)> {
         return None;
     }
     let (twos, tens) = scale(suffix)?;
-    let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0').collect();
+    let mut digits: Vec<u8> =
+        whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0').collect();
     for _ in 0..twos {
         double(&mut digits);
     }
@@ -71,16 +88,28 @@ fn on_paper(text: &str) -> Option<(bool, Vec<u8>)> {
     if cut_off.iter().any(|digit| *digit != 0) {
         add_one(&mut digits);
     }
-    digits.extend(std::iter::repeat_n(0, usize::try_from(shift.min(LARGEST_EXPONENT)).unwrap_or(0)));
+    digits
+        .extend(std::iter::repeat_n(0, usize::try_from(shift.min(LARGEST_EXPONENT)).unwrap_or(0)));
     let significant = digits.iter().position(|digit| *digit != 0).unwrap_or(digits.len());
     Some((text.starts_with('-'), digits.split_off(significant)))
 }
 
 /// A suffix as a power of two and a power of ten.
 fn scale(suffix: &str) -> Option<(u32, i64)> {
-    const DECIMAL: [(&str, i64); 10] =
-        [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
-    const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
+    const DECIMAL: [(&str, i64); 10] = [
+        ("n", -9),
+        ("u", -6),
+        ("m", -3),
+        ("", 0),
+        ("k", 3),
+        ("M", 6),
+        ("G", 9),
+        ("T", 12),
+        ("P", 15),
+        ("E", 18),
+    ];
+    const BINARY: [(&str, u32); 6] =
+        [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
     let decimal = DECIMAL.iter().find(|(name, _)| *name == suffix).map(|(_, tens)| (0, *tens));
     let binary = || BINARY.iter().find(|(name, _)| *name == suffix).map(|(_, twos)| (*twos, 0));
     let exponent = || Some((0, i64::from(suffix.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?)));

@@ -1,5 +1,6 @@
-//! The laws of subPath: whatever tree a container has made of its volume, and however it changes meanwhile, what is
-//! opened, made or bound lies in the volume; and what can be reached without leaving it is reached.
+//! The laws of subPath: whatever tree a container has made of its volume, and however it changes
+//! meanwhile, what is opened, made or bound lies in the volume; and what can be reached without
+//! leaving it is reached.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +17,7 @@ use super::Choices;
 use super::surroundings::{self, Picture};
 use crate::linux::beneath::Root;
 use crate::linux::fs::write_atomic;
-use crate::linux::{mount, tree};
+use crate::linux::{mount, walk};
 use crate::model::PodUid;
 use crate::volumes::mounter::fake::FakeMounter;
 use crate::volumes::mounter::{KernelMounter, Mounter};
@@ -25,8 +26,10 @@ use crate::volumes::{Paths, SubPath, subpath};
 /// How often a path is tried while the tree changes.
 const TRIES: usize = 60;
 /// Components of paths; few, so that links lead to something.
-const NAMES: [&str; 14] =
-    ["a", "b", "c", "d", "file", "pipe", "secret", "outside", "volume", "mounted", "..", ".", "", "self"];
+const NAMES: [&str; 14] = [
+    "a", "b", "c", "d", "file", "pipe", "secret", "outside", "volume", "mounted", "..", ".", "",
+    "self",
+];
 /// Where links lead to; `VOLUME` and `OUTSIDE` stand for the absolute paths.
 const TARGETS: [&str; 24] = [
     "a",
@@ -105,11 +108,17 @@ impl Tree {
                         dirs.push(place);
                     }
                 }
-                3 if place.symlink_metadata().is_err() => write_atomic(&place, "x", 0o600).expect("written"),
+                3 if place.symlink_metadata().is_err() => {
+                    write_atomic(&place, "x", 0o600).expect("written");
+                }
                 4 => drop(nix::unistd::mkfifo(&place, Mode::S_IRWXU)),
                 _ => {
-                    let target = choices.pick(&TARGETS).replace("VOLUME", &volume.display().to_string());
-                    drop(symlink(target.replace("OUTSIDE", &outside.display().to_string()), &place));
+                    let target =
+                        choices.pick(&TARGETS).replace("VOLUME", &volume.display().to_string());
+                    drop(symlink(
+                        target.replace("OUTSIDE", &outside.display().to_string()),
+                        &place,
+                    ));
                 }
             }
         }
@@ -139,8 +148,12 @@ impl Tree {
     /// What is open lies in the volume.
     fn is_inside(&self, opened: &OwnedFd) {
         let stat = fstat(opened).expect("a status");
-        assert!(!self.forbidden.contains(&(stat.st_dev, stat.st_ino)), "something outside was opened");
-        let place = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).expect("a link");
+        assert!(
+            !self.forbidden.contains(&(stat.st_dev, stat.st_ino)),
+            "something outside was opened"
+        );
+        let place =
+            std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).expect("a link");
         assert!(place.starts_with(&self.volume), "{} was opened", place.display());
     }
 
@@ -156,31 +169,47 @@ impl Tree {
         if found.as_ref().is_err_and(limit) || by_name.as_ref().is_err_and(limit) {
             return;
         }
-        let (found, by_name) = (found.ok().map(|opened| of(&opened)), by_name.ok().map(|place| identity(&place)));
+        let (found, by_name) =
+            (found.ok().map(|opened| of(&opened)), by_name.ok().map(|place| identity(&place)));
         assert_eq!(found, by_name, "{}", path.display());
     }
 
     /// The place that a path names, found by name; an error if there is none in the volume.
     fn by_name(&self, path: &Path) -> io::Result<PathBuf> {
-        if path.is_absolute() || path.components().any(|component| component == Component::ParentDir) {
+        if path.is_absolute()
+            || path.components().any(|component| component == Component::ParentDir)
+        {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         // Without a slash at its end, which would insist on a directory.
         let clean: PathBuf = path.components().collect();
         let place = std::fs::canonicalize(self.volume.join(clean))?;
-        if place.starts_with(&self.volume) { Ok(place) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+        if place.starts_with(&self.volume) {
+            Ok(place)
+        } else {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
     }
 
     fn makes_only_inside(&self, path: &Path, mode: u32) {
         let Ok(last) = self.root().make_dirs(path, mode) else { return };
         self.is_inside(&last);
-        assert_eq!(self.root().resolve(path).ok().map(|again| of(&again)), Some(of(&last)), "{}", path.display());
+        assert_eq!(
+            self.root().resolve(path).ok().map(|again| of(&again)),
+            Some(of(&last)),
+            "{}",
+            path.display()
+        );
     }
 
     /// Prepares the path as a subPath and cleans up. What is bound is what the path names.
     fn prepares<M: Mounter>(&self, choices: &mut Choices<'_>, mounter: &M, path: &Path) {
         let name = |choices: &mut Choices<'_>| {
-            let pool = if choices.one_in(8) { &["..", "a/b", "", ".", "/", "../../x"][..] } else { &["v"][..] };
+            let pool = if choices.one_in(8) {
+                &["..", "a/b", "", ".", "/", "../../x"][..]
+            } else {
+                &["v"][..]
+            };
             (*choices.pick(pool)).to_owned()
         };
         let request = SubPath {
@@ -197,21 +226,41 @@ impl Tree {
             assert!(target.starts_with(paths.subpaths(&request.uid)), "{}", target.display());
             assert!(mounter.is_mount_point(&target).expect("it is there"));
             let bound = mounter.identity(&target).expect("it is there");
-            assert!(!self.forbidden.contains(&bound), "something outside is bound to {}", target.display());
-            assert_eq!(bound, of(&self.root().resolve(Path::new(&request.sub_path)).expect("it was resolved before")));
+            assert!(
+                !self.forbidden.contains(&bound),
+                "something outside is bound to {}",
+                target.display()
+            );
+            assert_eq!(
+                bound,
+                of(&self
+                    .root()
+                    .resolve(Path::new(&request.sub_path))
+                    .expect("it was resolved before"))
+            );
         }
         let in_volume = surroundings::picture(&self.volume);
         subpath::clean_up(mounter, &paths, &request.uid, None).expect("what was made is removed");
         assert!(!paths.subpaths(&request.uid).exists());
-        assert_eq!(surroundings::picture(&self.volume), in_volume, "the clean-up changed the volume");
+        assert_eq!(
+            surroundings::picture(&self.volume),
+            in_volume,
+            "the clean-up changed the volume"
+        );
     }
 
     /// A second thread swaps entries of the volume while paths are resolved.
     fn withstands_changes(&self, choices: &mut Choices<'_>) {
         let swaps: Vec<(PathBuf, PathBuf)> = (0..=choices.below(3))
-            .map(|_| (self.volume.join(choices.pick(&NAMES[..7])), self.volume.join(choices.pick(&NAMES[..7]))))
+            .map(|_| {
+                (
+                    self.volume.join(choices.pick(&NAMES[..7])),
+                    self.volume.join(choices.pick(&NAMES[..7])),
+                )
+            })
             .collect();
-        let paths: Vec<PathBuf> = (0..=choices.below(3)).map(|_| self.arbitrary_path(choices)).collect();
+        let paths: Vec<PathBuf> =
+            (0..=choices.below(3)).map(|_| self.arbitrary_path(choices)).collect();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -262,9 +311,16 @@ impl Tree {
     }
 
     fn has_not_escaped(&self) {
-        assert_eq!(surroundings::picture(&self.outside), self.beside, "what lies beside the volume has changed");
-        let names: BTreeSet<_> =
-            tree::list(&self.scratch).expect("readable").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            surroundings::picture(&self.outside),
+            self.beside,
+            "what lies beside the volume has changed"
+        );
+        let names: BTreeSet<_> = walk::list(&self.scratch)
+            .expect("readable")
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         let expected = ["kubelet", "outside", "volume"].map(Into::into);
         assert!(names.is_subset(&BTreeSet::from(expected)), "{names:?}");
     }
@@ -294,7 +350,8 @@ fn in_own_mounts(case: impl FnOnce() + Send) {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).expect("root may");
             let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).expect("root may");
+            nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+                .expect("root may");
             case();
         });
         thread.join()
@@ -304,8 +361,8 @@ fn in_own_mounts(case: impl FnOnce() + Send) {
     }
 }
 
-/// The volume holds mounts of a directory that lies elsewhere, and of memory; both are the container's own, and their
-/// links are as hostile as the volume's.
+/// The volume holds mounts of a directory that lies elsewhere, and of memory; both are the
+/// container's own, and their links are as hostile as the volume's.
 fn with_mounts(mut choices: Choices<'_>, scratch: &Path) {
     let theirs = scratch.join("theirs");
     std::fs::create_dir(&theirs).expect("made");
@@ -318,7 +375,9 @@ fn with_mounts(mut choices: Choices<'_>, scratch: &Path) {
     for _ in 0..=choices.below(3) {
         let (parent, name) = *choices.pick(&[("", "mounted"), ("", "a"), ("", "b"), ("a", "b")]);
         // Links would be followed by what is done here, out of the volume.
-        let is_plain = |path: &Path| std::fs::canonicalize(path).is_ok_and(|real| real == path && real.is_dir());
+        let is_plain = |path: &Path| {
+            std::fs::canonicalize(path).is_ok_and(|real| real == path && real.is_dir())
+        };
         // Without a slash at the end.
         let parent: PathBuf = tree.volume.join(parent).components().collect();
         let place = parent.join(name);
@@ -327,7 +386,8 @@ fn with_mounts(mut choices: Choices<'_>, scratch: &Path) {
         }
         if is_plain(&place) {
             if choices.one_in(2) {
-                mount::mount("tmpfs", &place, "tmpfs", MsFlags::empty(), "size=64k").expect("mounted");
+                mount::mount("tmpfs", &place, "tmpfs", MsFlags::empty(), "size=64k")
+                    .expect("mounted");
             } else {
                 mount::bind(&theirs, &place).expect("bound");
             }
@@ -342,9 +402,12 @@ fn with_mounts(mut choices: Choices<'_>, scratch: &Path) {
         }
         tree.prepares(&mut choices, &KernelMounter::detect(), &path);
     }
-    let removed = tree::remove_tree(&tree.volume);
+    let removed = walk::remove_tree(&tree.volume);
     let is_mounted = mounts > 0 && tree.volume.exists();
     assert!(removed.is_ok() || is_mounted, "{removed:?}");
-    assert_eq!(std::fs::read_to_string(theirs.join("kept")).expect("a removal goes into no mount"), "kept");
+    assert_eq!(
+        std::fs::read_to_string(theirs.join("kept")).expect("a removal goes into no mount"),
+        "kept"
+    );
     assert_eq!(surroundings::picture(&tree.outside), tree.beside);
 }

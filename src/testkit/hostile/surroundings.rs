@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::linux::fs::write_atomic;
-use crate::linux::tree;
+use crate::linux::walk;
 
 /// What is known of one entry: all that a stray write, chmod, chown or removal would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +50,11 @@ fn add(base: &Path, relative: &mut PathBuf, picture: &mut Picture) {
         Vec::new()
     };
     let identity = (metadata.dev(), metadata.ino());
-    let entry = Entry { identity, owner: (metadata.uid(), metadata.gid()), mode: metadata.mode(), content };
+    let entry =
+        Entry { identity, owner: (metadata.uid(), metadata.gid()), mode: metadata.mode(), content };
     picture.insert(relative.clone(), entry);
     if kind.is_dir() {
-        for (name, _) in tree::list(&path).expect("readable") {
+        for (name, _) in walk::list(&path).expect("readable") {
             relative.push(name);
             add(base, relative, picture);
             relative.pop();

@@ -1,7 +1,9 @@
-//! persistentVolumeClaim and generic ephemeral volumes: from the claim to what is mounted. Pure; the texts are upstream's.
+//! persistentVolumeClaim and generic ephemeral volumes: from the claim to what is mounted. Pure;
+//! the texts are upstream's.
 
 use k8s_openapi::api::core::v1::{
-    HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, PodSpec, Volume, VolumeNodeAffinity,
+    HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, PodSpec, Volume,
+    VolumeNodeAffinity,
 };
 
 use crate::model::{Pod, node_selector, pod};
@@ -17,7 +19,8 @@ const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 /// A pod's reference to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// The claim's name; `None`: made for this pod alone (a generic ephemeral volume), named after pod and volume.
+    /// The claim's name; `None`: made for this pod alone (a generic ephemeral volume), named after
+    /// pod and volume.
     pub claim: Option<&'a str>,
     /// `readOnly` of the reference.
     pub read_only: bool,
@@ -62,13 +65,18 @@ pub fn name(pod: &Pod, volume: &str, reference: Reference<'_>) -> String {
 }
 
 /// The name of the volume that a claim is bound to.
-pub fn volume_of(pod: &Pod, reference: Reference<'_>, claim: &PersistentVolumeClaim) -> Result<String, SetUpError> {
+pub fn volume_of(
+    pod: &Pod,
+    reference: Reference<'_>,
+    claim: &PersistentVolumeClaim,
+) -> Result<String, SetUpError> {
     let meta = &claim.metadata;
     let is_protected = meta.finalizers.iter().flatten().any(|finalizer| finalizer == PROTECTED);
     let spec = claim.spec.as_ref();
     let bound_to = spec.and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let (namespace, name) =
+        (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     if meta.deletion_timestamp.is_some() && !is_protected {
         return Err(processing(namespace, name, "PVC is being deleted"));
     }
@@ -122,7 +130,9 @@ pub fn bound(
     }
     let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let (mounts, devices) = uses(pod, &volume.name);
-    for (used, wanted, place) in [(mounts, "Filesystem", "volumeMounts"), (devices, "Block", "volumeDevices")] {
+    for (used, wanted, place) in
+        [(mounts, "Filesystem", "volumeMounts"), (devices, "Block", "volumeDevices")]
+    {
         if used && mode != wanted {
             return Err(SetUpError::Unprocessed(format!(
                 "volume {} has volumeMode {mode}, but is specified in {place}",
@@ -142,7 +152,8 @@ pub fn bound(
         )));
     };
     let annotations = found.metadata.annotations.clone().unwrap_or_default();
-    let options = annotations.get(MOUNT_OPTIONS).map(|text| text.split(',').map(str::to_owned).collect());
+    let options =
+        annotations.get(MOUNT_OPTIONS).map(|text| text.split(',').map(str::to_owned).collect());
     let modes = spec.access_modes.unwrap_or_default();
     Ok(Bound {
         name,
@@ -163,7 +174,9 @@ fn uses(pod: &Pod, volume: &str) -> (bool, bool) {
         let ephemeral = spec.ephemeral_containers.iter().flatten();
         let mut uses = (false, false);
         let parts = all.map(|container| (&container.volume_mounts, &container.volume_devices));
-        let parts = parts.chain(ephemeral.map(|container| (&container.volume_mounts, &container.volume_devices)));
+        let parts = parts.chain(
+            ephemeral.map(|container| (&container.volume_mounts, &container.volume_devices)),
+        );
         for (mounts, devices) in parts {
             uses.0 |= mounts.iter().flatten().any(|mount| mount.name == volume);
             uses.1 |= devices.iter().flatten().any(|device| device.name == volume);
@@ -189,7 +202,11 @@ impl Bound {
         if required.is_none_or(|selector| node_selector::matches(selector, name, labels)) {
             return Ok(());
         }
-        let step = if self.block { "MapVolume.NodeAffinity check" } else { "MountVolume.NodeAffinity check" };
+        let step = if self.block {
+            "MapVolume.NodeAffinity check"
+        } else {
+            "MountVolume.NodeAffinity check"
+        };
         Err(self.failed(step, "no matching NodeSelectorTerms"))
     }
 
@@ -199,7 +216,10 @@ impl Bound {
             return Ok(());
         }
         let step = if self.block { "MapVolume.SetUpDevice" } else { "MountVolume.SetUp" };
-        Err(self.failed(step, "volume uses the ReadWriteOncePod access mode and is already in use by another pod"))
+        Err(self.failed(
+            step,
+            "volume uses the ReadWriteOncePod access mode and is already in use by another pod",
+        ))
     }
 }
 
@@ -217,8 +237,7 @@ mod tests {
     fn pod(container: &Value) -> Pod {
         let mut container = container.clone();
         container["name"] = json!("app");
-        let pod =
-            json!({"metadata": {"name": "web", "namespace": "ns", "uid": "u1"}, "spec": {"containers": [container]}});
+        let pod = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "u1"}, "spec": {"containers": [container]}});
         serde_json::from_value(pod).expect("a pod")
     }
 
@@ -242,7 +261,8 @@ mod tests {
 
     #[track_caller]
     fn check_claim(reference: Reference<'_>, change: &Value, expected: Result<&str, &str>) {
-        let found = volume_of(&pod(&json!({})), reference, &claim(change)).map_err(|error| error.text());
+        let found =
+            volume_of(&pod(&json!({})), reference, &claim(change)).map_err(|error| error.text());
         assert_eq!(found.as_deref().map_err(String::as_str), expected, "{change}");
     }
 
@@ -261,7 +281,11 @@ mod tests {
         );
         let empty = Err("error processing PVC ns/c: PVC has empty pvc.Spec.VolumeName");
         check_claim(NAMED, &json!({"spec": {"volumeName": ""}}), empty);
-        check_claim(NAMED, &deleted("other"), Err("error processing PVC ns/c: PVC is being deleted"));
+        check_claim(
+            NAMED,
+            &deleted("other"),
+            Err("error processing PVC ns/c: PVC is being deleted"),
+        );
         check_claim(NAMED, &deleted("kubernetes.io/pvc-protection"), Ok("pv"));
         check_claim(OWN, &owner("u1"), Ok("pv"));
         let foreign = Err("PVC ns/c was not created for pod ns/web (pod is not owner)");
@@ -276,7 +300,8 @@ mod tests {
         merge(&mut volume, change);
         let volume: PersistentVolume = serde_json::from_value(volume).expect("a volume");
         let spec = Volume { name: "data".to_owned(), ..Volume::default() };
-        bound(&pod(container), &spec, NAMED, &claim(&json!({})), &volume).map_err(|error| error.text())
+        bound(&pod(container), &spec, NAMED, &claim(&json!({})), &volume)
+            .map_err(|error| error.text())
     }
 
     #[test]
@@ -284,8 +309,12 @@ mod tests {
         let mounted = json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]});
         let device = json!({"volumeDevices": [{"name": "data", "devicePath": "/dev/x"}]});
         let volume = found(&json!({}), &mounted).expect("bound");
-        assert_eq!((volume.source, volume.block, volume.single_pod), (Source::Local("/mnt/x".into()), false, false));
-        let error = |change: &Value, container: &Value| found(change, container).expect_err("an error");
+        assert_eq!(
+            (volume.source, volume.block, volume.single_pod),
+            (Source::Local("/mnt/x".into()), false, false)
+        );
+        let error =
+            |change: &Value, container: &Value| found(change, container).expect_err("an error");
         assert_eq!(
             error(&json!({"spec": {"claimRef": null}}), &mounted),
             "error processing PVC ns/c: found PV object pv but it has a nil pv.Spec.ClaimRef indicating it is not yet \
@@ -314,7 +343,10 @@ mod tests {
             volume.check_use(true).expect_err("in use").text(),
             "volume uses the ReadWriteOncePod access mode and is already in use by another pod"
         );
-        let csi = found(&json!({"spec": {"local": null, "csi": {"driver": "d.io", "volumeHandle": "h"}}}), &mounted);
+        let csi = found(
+            &json!({"spec": {"local": null, "csi": {"driver": "d.io", "volumeHandle": "h"}}}),
+            &mounted,
+        );
         assert_eq!(csi.expect("bound").source, Source::Csi("d.io".into()));
         let nfs = json!({"spec": {"local": null, "nfs": {"path": "/", "server": "s"}}});
         assert_eq!(
@@ -325,8 +357,7 @@ mod tests {
 
     #[test]
     fn only_nodes_that_reach_a_volume_mount_it() {
-        let terms =
-            json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]);
+        let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]);
         let change = json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}});
         let volume = found(&change, &json!({})).expect("bound");
         let labels = |name: &str| [("kubernetes.io/hostname".to_owned(), name.to_owned())].into();

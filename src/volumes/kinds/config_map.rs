@@ -17,7 +17,9 @@ pub fn payload(
 ) -> Result<Payload, SetUpError> {
     let text = object.and_then(|object| object.data.as_ref()).into_iter().flatten();
     let binary = object.and_then(|object| object.binary_data.as_ref()).into_iter().flatten();
-    let keys = text.map(|(key, value)| (key, value.as_bytes())).chain(binary.map(|(key, value)| (key, &*value.0)));
+    let keys = text
+        .map(|(key, value)| (key, value.as_bytes()))
+        .chain(binary.map(|(key, value)| (key, &*value.0)));
     payload::select(items, keys, default_mode, optional, |key| {
         format!("configmap references non-existent config key: {key}")
     })
@@ -30,7 +32,8 @@ mod tests {
     use super::payload;
 
     fn object() -> ConfigMap {
-        serde_json::from_str(r#"{"data":{"a":"1","b":"2"},"binaryData":{"c":"AAE="}}"#).expect("a ConfigMap")
+        serde_json::from_str(r#"{"data":{"a":"1","b":"2"},"binaryData":{"c":"AAE="}}"#)
+            .expect("a ConfigMap")
     }
 
     fn item(key: &str, path: &str, mode: Option<i32>) -> KeyToPath {
@@ -40,8 +43,14 @@ mod tests {
     #[test]
     fn all_keys_become_files() {
         let files = payload(None, Some(&object()), Some(0o400), false).expect("files");
-        let seen: Vec<_> = files.iter().map(|(path, file)| (path.as_str(), file.data.as_slice(), file.mode)).collect();
-        assert_eq!(seen, [("a", b"1".as_slice(), 0o400), ("b", b"2", 0o400), ("c", &[0, 1], 0o400)]);
+        let seen: Vec<_> = files
+            .iter()
+            .map(|(path, file)| (path.as_str(), file.data.as_slice(), file.mode))
+            .collect();
+        assert_eq!(
+            seen,
+            [("a", b"1".as_slice(), 0o400), ("b", b"2", 0o400), ("c", &[0, 1], 0o400)]
+        );
     }
 
     #[test]

@@ -43,7 +43,11 @@ pub fn payload(
         };
         match value {
             Ok(value) => {
-                let file = File { data: value.into_bytes(), mode: payload::mode(item.mode, default_mode), uid: None };
+                let file = File {
+                    data: value.into_bytes(),
+                    mode: payload::mode(item.mode, default_mode),
+                    uid: None,
+                };
                 files.insert(item.path.clone(), file);
             }
             Err(text) => errors.push(SetUpError::Payload(text)),
@@ -82,7 +86,10 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// One `key="value"` per line, sorted, values quoted as Go quotes them.
 fn format_map(map: &BTreeMap<String, String>) -> String {
-    map.iter().map(|(key, value)| format!("{key}={}", go_quote(value))).collect::<Vec<_>>().join("\n")
+    map.iter()
+        .map(|(key, value)| format!("{key}={}", go_quote(value)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Go's `strconv.Quote`.
@@ -116,8 +123,9 @@ fn go_quote(text: &str) -> String {
     quoted
 }
 
-/// Letters, marks, numbers, punctuation, symbols and the plain space. The standard library knows, but says so only by
-/// what it escapes; a letter before keeps it from escaping marks that would join with the quote.
+/// Letters, marks, numbers, punctuation, symbols and the plain space. The standard library knows,
+/// but says so only by what it escapes; a letter before keeps it from escaping marks that would
+/// join with the quote.
 fn is_printable(letter: char) -> bool {
     if letter.is_ascii() {
         return (' '..='~').contains(&letter);
@@ -127,7 +135,11 @@ fn is_printable(letter: char) -> bool {
 }
 
 /// The value of a container's resource, in units of the divisor, rounded up.
-pub fn resource_value(pod: &Pod, field: &ResourceFieldSelector, allocatable: &Allocatable) -> Result<String, String> {
+pub fn resource_value(
+    pod: &Pod,
+    field: &ResourceFieldSelector,
+    allocatable: &Allocatable,
+) -> Result<String, String> {
     let name = field.container_name.as_deref().unwrap_or_default();
     let container = pod::main_containers(pod)
         .iter()
@@ -154,13 +166,19 @@ pub fn resource_value(pod: &Pod, field: &ResourceFieldSelector, allocatable: &Al
     let divisor = field.divisor.as_ref().map(|divisor| Amount::parse(&divisor.0)).transpose();
     let divisor = divisor.map_err(|error| error.to_string())?.filter(|divisor| !divisor.is_zero());
     let divisor = divisor.unwrap_or(Amount::from_units(1));
-    let (amount, divisor) =
-        if resource == "cpu" { (amount.milli(), divisor.milli()) } else { (amount.units(), divisor.units()) };
+    let (amount, divisor) = if resource == "cpu" {
+        (amount.milli(), divisor.milli())
+    } else {
+        (amount.units(), divisor.units())
+    };
     Ok(divide_up(amount, divisor).to_string())
 }
 
 fn quantity(container: &Container, limits: bool, resource: &str) -> Result<Option<Amount>, String> {
-    let map = container.resources.as_ref().and_then(|all| if limits { &all.limits } else { &all.requests }.as_ref());
+    let map = container
+        .resources
+        .as_ref()
+        .and_then(|all| if limits { &all.limits } else { &all.requests }.as_ref());
     let found: Option<&Quantity> = map.and_then(|map| map.get(resource));
     found.map(|quantity| Amount::parse(&quantity.0)).transpose().map_err(|error| error.to_string())
 }
@@ -188,7 +206,11 @@ mod tests {
 
     #[track_caller]
     fn field(path: &str, expected: Result<&str, &str>) {
-        assert_eq!(field_value(&pod(), path).as_deref().map_err(String::as_str), expected, "{path}");
+        assert_eq!(
+            field_value(&pod(), path).as_deref().map_err(String::as_str),
+            expected,
+            "{path}"
+        );
     }
 
     #[track_caller]
@@ -196,7 +218,8 @@ mod tests {
         let divisor = divisor.map_or(String::new(), |divisor| format!(r#","divisor":"{divisor}""#));
         let text = format!(r#"{{"containerName":"app","resource":"{name}"{divisor}}}"#);
         let selector = serde_json::from_str(&text).expect("a selector");
-        let allocatable = Allocatable { cpu: None, memory: Amount::parse("2Gi").ok(), ephemeral_storage: None };
+        let allocatable =
+            Allocatable { cpu: None, memory: Amount::parse("2Gi").ok(), ephemeral_storage: None };
         let found = resource_value(&pod(), &selector, &allocatable);
         assert_eq!(found.as_deref().map_err(String::as_str), expected, "{name}");
     }
@@ -209,7 +232,10 @@ mod tests {
         field("metadata.labels['none']", Ok(""));
         field("metadata.annotations['[odd]']", Ok("y"));
         field("metadata.uid", Ok("u1"));
-        field("metadata.name['x']", Err("fieldPath \"metadata.name['x']\" does not support subscript"));
+        field(
+            "metadata.name['x']",
+            Err("fieldPath \"metadata.name['x']\" does not support subscript"),
+        );
         field("spec.nodeName", Err("unsupported fieldPath: spec.nodeName"));
     }
 
@@ -227,6 +253,9 @@ mod tests {
 
     #[test]
     fn quotes_as_go_does() {
-        assert_eq!(go_quote("a'ä\u{301}\u{200b}\u{a0}\u{1f600}\u{7f}\0"), "\"a'ä\u{301}\\u200b\\u00a0😀\\x7f\\x00\"");
+        assert_eq!(
+            go_quote("a'ä\u{301}\u{200b}\u{a0}\u{1f600}\u{7f}\0"),
+            "\"a'ä\u{301}\\u200b\\u00a0😀\\x7f\\x00\""
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! emptyDir volumes: a directory on disk, in memory or in huge pages; also what configMap, secret, downwardAPI and
-//! projected volumes are wrapped around.
+//! emptyDir volumes: a directory on disk, in memory or in huge pages; also what configMap, secret,
+//! downwardAPI and projected volumes are wrapped around.
 //!
 //! A `ready` file outside the volume says that it was made; it never says that its content is kept.
 
@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::linux::mount::FsKind;
-use crate::linux::{fs, ownership, tree};
+use crate::linux::{fs, ownership, walk};
 use crate::model::quantity::Amount;
 use crate::model::{Pod, pod};
 use crate::volumes::error::{SetUpError, TearDownError};
@@ -62,25 +62,36 @@ pub fn medium(
     }
 }
 
-/// The size of a volume in memory: the smallest of what the node has for pods, the pod's limit and the volume's. Pure.
-pub fn memory_size(volume_limit: Option<Amount>, pod: &Pod, node_memory: Option<Amount>) -> Option<u64> {
+/// The size of a volume in memory: the smallest of what the node has for pods, the pod's limit and
+/// the volume's. Pure.
+pub fn memory_size(
+    volume_limit: Option<Amount>,
+    pod: &Pod,
+    node_memory: Option<Amount>,
+) -> Option<u64> {
     let candidates = [node_memory, memory_limit(pod), volume_limit];
-    let smallest = candidates.into_iter().flatten().filter(|amount| *amount > Amount::ZERO).min()?;
+    let smallest =
+        candidates.into_iter().flatten().filter(|amount| *amount > Amount::ZERO).min()?;
     u64::try_from(smallest.units()).ok()
 }
 
-/// The memory limit that applies to the whole pod, if there is one: its own, else the sum of its containers' if each
-/// has one.
+/// The memory limit that applies to the whole pod, if there is one: its own, else the sum of its
+/// containers' if each has one.
 fn memory_limit(pod: &Pod) -> Option<Amount> {
     let spec = pod.spec.as_ref()?;
     let of = |limits: Option<&std::collections::BTreeMap<String, Quantity>>| {
-        limits?.get("memory").and_then(|quantity| Amount::parse(&quantity.0).ok()).filter(|amount| !amount.is_zero())
+        limits?
+            .get("memory")
+            .and_then(|quantity| Amount::parse(&quantity.0).ok())
+            .filter(|amount| !amount.is_zero())
     };
     let overhead = of(spec.overhead.as_ref()).unwrap_or(Amount::ZERO);
     if let Some(own) = of(spec.resources.as_ref().and_then(|resources| resources.limits.as_ref())) {
         return Some(own + overhead);
     }
-    let limit = |container: &Container| of(container.resources.as_ref().and_then(|all| all.limits.as_ref()));
+    let limit = |container: &Container| {
+        of(container.resources.as_ref().and_then(|all| all.limits.as_ref()))
+    };
     let mut running = Amount::ZERO;
     let mut peak = Amount::ZERO;
     for container in pod::init_containers(pod) {
@@ -110,7 +121,9 @@ fn page_size(size: &str, pod: &Pod) -> Result<String, String> {
         match (wanted, &found) {
             (Some(wanted), _) if wanted != size => {}
             (None, Some((known, _))) if *known != size => {
-                return Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"));
+                return Err(format!(
+                    "medium: {medium} can't be used if container requests multiple huge page sizes"
+                ));
             }
             _ => found = Some((size, text)),
         }
@@ -123,7 +136,8 @@ fn page_size(size: &str, pod: &Pod) -> Result<String, String> {
 fn requested_page_sizes(spec: &PodSpec) -> Vec<String> {
     let of_pod = spec.resources.iter().flat_map(|resources| &resources.requests);
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let of_containers = containers.filter_map(|container| container.resources.as_ref()?.requests.as_ref());
+    let of_containers =
+        containers.filter_map(|container| container.resources.as_ref()?.requests.as_ref());
     let names = of_pod.chain(of_containers).flat_map(std::collections::BTreeMap::keys);
     names.filter_map(|name| name.strip_prefix("hugepages-")).map(str::to_owned).collect()
 }
@@ -163,7 +177,9 @@ pub fn set_up<M: Mounter>(
             mounter.mount_tmpfs(dir, *size).map_err(SetUpError::io("mount tmpfs at", dir))?;
         }
         Medium::HugePages(size) if kind != FsKind::HugeTlbFs => {
-            mounter.mount_huge_pages(dir, size).map_err(SetUpError::io("mount huge pages at", dir))?;
+            mounter
+                .mount_huge_pages(dir, size)
+                .map_err(SetUpError::io("mount huge pages at", dir))?;
         }
         Medium::Disk | Medium::Memory(_) | Medium::HugePages(_) => {}
     }
@@ -173,12 +189,13 @@ pub fn set_up<M: Mounter>(
         // As upstream: the volume is usable, if not by everybody.
         tracing::warn!(path = %dir.display(), error = %error, "Could not give a volume to its group");
     }
-    mark_ready(&place.ready_dir).map_err(SetUpError::io("write the ready file in", &place.ready_dir))
+    mark_ready(&place.ready_dir)
+        .map_err(SetUpError::io("write the ready file in", &place.ready_dir))
 }
 
 /// Removes the directory with all that is in it, and its mount. Missing is done. Blocks.
 pub fn tear_down<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownError> {
-    tree::remove_tree(&place.ready_dir).map_err(TearDownError::io("remove", &place.ready_dir))?;
+    walk::remove_tree(&place.ready_dir).map_err(TearDownError::io("remove", &place.ready_dir))?;
     let dir = place.dir.as_path();
     match mounter.is_mount_point(dir) {
         Ok(true) => mounter.unmount(dir).map_err(TearDownError::io("unmount", dir))?,
@@ -186,7 +203,7 @@ pub fn tear_down<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(TearDownError::io("look for a mount at", dir)(error)),
     }
-    tree::remove_tree(dir).map_err(TearDownError::io("remove", dir))
+    walk::remove_tree(dir).map_err(TearDownError::io("remove", dir))
 }
 
 /// Whether the `ready` file is there.
@@ -202,7 +219,8 @@ fn mark_ready(ready_dir: &Path) -> io::Result<()> {
     fs::write_atomic(&ready_dir.join("ready"), "", 0o644)
 }
 
-/// Everybody may write; bits beyond the permissions (sticky of tmpfs, set-group-id of fsGroup) stay.
+/// Everybody may write; bits beyond the permissions (sticky of tmpfs, set-group-id of fsGroup)
+/// stay.
 fn make_dir(dir: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(dir) {
         Ok(metadata) if metadata.is_dir() && metadata.mode() & 0o777 == 0o777 => Ok(()),
@@ -256,12 +274,13 @@ mod tests {
 
     #[test]
     fn huge_pages_take_the_size_that_the_pod_requests() {
-        let one = r#"{"containers":[{"name":"a","resources":{"requests":{"hugepages-2Mi":"4Mi"}}}]}"#;
-        let two =
-            r#"{"containers":[{"name":"a","resources":{"requests":{"hugepages-2Mi":"4Mi","hugepages-1Gi":"1Gi"}}}]}"#;
+        let one =
+            r#"{"containers":[{"name":"a","resources":{"requests":{"hugepages-2Mi":"4Mi"}}}]}"#;
+        let two = r#"{"containers":[{"name":"a","resources":{"requests":{"hugepages-2Mi":"4Mi","hugepages-1Gi":"1Gi"}}}]}"#;
         check(r#"{"medium":"HugePages"}"#, one, Ok(Medium::HugePages("2Mi".to_owned())));
         check(r#"{"medium":"HugePages-1Gi"}"#, two, Ok(Medium::HugePages("1Gi".to_owned())));
-        let multiple = "medium: HugePages can't be used if container requests multiple huge page sizes";
+        let multiple =
+            "medium: HugePages can't be used if container requests multiple huge page sizes";
         check(r#"{"medium":"HugePages"}"#, two, Err(multiple));
         let none = "medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages";
         check(r#"{"medium":"HugePages-1Gi"}"#, one, Err(none));
@@ -270,7 +289,8 @@ mod tests {
     #[test]
     fn a_disk_volume_is_made_once_and_removed_whole() {
         let root = tempfile::tempdir().expect("a directory");
-        let place = Place { dir: root.path().join("volumes/v"), ready_dir: root.path().join("plugins/v") };
+        let place =
+            Place { dir: root.path().join("volumes/v"), ready_dir: root.path().join("plugins/v") };
         let mounter = FakeMounter::default();
         let gid = std::fs::metadata(root.path()).expect("it exists").gid();
         set_up(&mounter, &place, &Medium::Disk, Some(gid)).expect("made");

@@ -16,7 +16,9 @@ pub const PLUGIN: &str = "kubernetes.io/host-path";
 pub fn set_up(source: &HostPathVolumeSource) -> Result<(), SetUpError> {
     let path = source.path.as_str();
     if path.split('/').any(|name| name == "..") {
-        return Err(SetUpError::HostPath(format!("invalid HostPath `{path}`: must not contain '..'")));
+        return Err(SetUpError::HostPath(format!(
+            "invalid HostPath `{path}`: must not contain '..'"
+        )));
     }
     check(path, source.type_.as_deref().unwrap_or_default()).map_err(SetUpError::HostPath)
 }
@@ -25,12 +27,18 @@ fn check(path: &str, wanted: &str) -> Result<(), String> {
     let metadata = std::fs::metadata(path);
     let kind = metadata.as_ref().ok().map(std::fs::Metadata::file_type);
     let is = |right: bool, name: &str| {
-        if right { Ok(()) } else { Err(format!("hostPath type check failed: {path} is not {name}")) }
+        if right {
+            Ok(())
+        } else {
+            Err(format!("hostPath type check failed: {path} is not {name}"))
+        }
     };
     match wanted {
         "" => Ok(()),
         "DirectoryOrCreate" if metadata.is_err() => make_dir(path),
-        "DirectoryOrCreate" | "Directory" => is(kind.is_some_and(|kind| kind.is_dir()), "a directory"),
+        "DirectoryOrCreate" | "Directory" => {
+            is(kind.is_some_and(|kind| kind.is_dir()), "a directory")
+        }
         "FileOrCreate" if metadata.is_err() => make_file(path),
         "FileOrCreate" | "File" => is(kind.is_some_and(|kind| kind.is_file()), "a file"),
         "Socket" => is(kind.is_some_and(|kind| kind.is_socket()), "a socket file"),
@@ -46,7 +54,12 @@ fn make_dir(path: &str) -> Result<(), String> {
 }
 
 fn make_file(path: &str) -> Result<(), String> {
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(Path::new(path));
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(Path::new(path));
     match opened {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -75,7 +88,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
         write_atomic(dir.path().join("file").as_path(), "", 0o600).expect("written");
-        let socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).expect("bound");
+        let socket =
+            std::os::unix::net::UnixListener::bind(dir.path().join("socket")).expect("bound");
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).expect("linked");
         let not = |what: &str| format!("hostPath type check failed: PATH is not {what}");
         check(&path("missing"), "", Ok(()));

@@ -1,6 +1,8 @@
-//! Persistent volumes of this node: a directory bound into the pod's, a device linked there, a hostPath checked.
+//! Persistent volumes of this node: a directory bound into the pod's, a device linked there, a
+//! hostPath checked.
 //!
-//! Layout and texts are upstream's. A directory is bound whole and never written to, but for its group.
+//! Layout and texts are upstream's. A directory is bound whole and never written to, but for its
+//! group.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -75,7 +77,10 @@ impl Local<'_> {
     }
 
     fn failed(&self, text: impl Into<String>) -> SetUpError {
-        self.bound.failed(if self.bound.block { "MapVolume.SetUpDevice" } else { "MountVolume.SetUp" }, text)
+        self.bound.failed(
+            if self.bound.block { "MapVolume.SetUpDevice" } else { "MountVolume.SetUp" },
+            text,
+        )
     }
 
     /// The last step.
@@ -90,7 +95,8 @@ impl Local<'_> {
     /// Makes sure that the ledger knows before anything is there.
     fn note(&self, record: &Record) -> Result<(), SetUpError> {
         let dir = self.paths.ledger(self.uid);
-        ledger::write(self.paths, self.uid, record).map_err(SetUpError::io("write the ledger in", &dir))
+        ledger::write(self.paths, self.uid, record)
+            .map_err(SetUpError::io("write the ledger in", &dir))
     }
 }
 
@@ -133,7 +139,11 @@ fn is_device(local: &Local<'_>, path: &str) -> Result<bool, SetUpError> {
     Ok(kind.is_block_device())
 }
 
-fn directory<M: Mounter>(mounter: &M, local: &Local<'_>, path: &str) -> Result<Outcome, SetUpError> {
+fn directory<M: Mounter>(
+    mounter: &M,
+    local: &Local<'_>,
+    path: &str,
+) -> Result<Outcome, SetUpError> {
     if is_device(local, path)? {
         let text = format!(
             "local: failed to mount device {path}: file systems on devices are not supported on this node yet, only \
@@ -150,8 +160,10 @@ fn directory<M: Mounter>(mounter: &M, local: &Local<'_>, path: &str) -> Result<O
     let flags = flags(local)?;
     let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let opened = opened.map_err(|error| io_failed("open the source of")(error.into()))?;
-    let stat = nix::sys::stat::fstat(&opened).map_err(|error| io_failed("look at the source of")(error.into()))?;
-    let record = local.record(PLUGIN, Made::Bind { device: stat.st_dev, inode: stat.st_ino }, source);
+    let stat = nix::sys::stat::fstat(&opened)
+        .map_err(|error| io_failed("look at the source of")(error.into()))?;
+    let record =
+        local.record(PLUGIN, Made::Bind { device: stat.st_dev, inode: stat.st_ino }, source);
     let is_mounted = match mounter.is_mount_point(&dir) {
         Ok(answer) => answer,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -159,11 +171,14 @@ fn directory<M: Mounter>(mounter: &M, local: &Local<'_>, path: &str) -> Result<O
     };
     let mut record = record;
     if is_mounted {
-        // The directory on the node may have been replaced since: what is bound stays, and the ledger says what it is.
+        // The directory on the node may have been replaced since: what is bound stays, and the
+        // ledger says what it is.
         let (device, inode) = mounter.identity(&dir).map_err(io_failed("look at"))?;
         record.made = Made::Bind { device, inode };
         let known = ledger::read(local.paths, local.uid, local.volume);
-        if known.is_some_and(|known| known.made == record.made && known.claimed.is_some_and(|claimed| claimed.done)) {
+        if known.is_some_and(|known| {
+            known.made == record.made && known.claimed.is_some_and(|claimed| claimed.done)
+        }) {
             return local.done(record, None);
         }
     }
@@ -173,7 +188,11 @@ fn directory<M: Mounter>(mounter: &M, local: &Local<'_>, path: &str) -> Result<O
     let warning = already_mounted(local, source, &in_use);
     local.note(&record)?;
     if !is_mounted {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir).map_err(io_failed("make the directory"))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(&dir)
+            .map_err(io_failed("make the directory"))?;
         mounter.bind(opened.as_fd(), &dir).map_err(|error| {
             // Whether or not this works: the next try finds what is there.
             drop(std::fs::remove_dir(&dir));
@@ -218,7 +237,9 @@ fn flags(local: &Local<'_>) -> Result<MsFlags, SetUpError> {
     let mut flags = if local.bound.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     for option in &local.bound.options {
         flags |= match option.trim() {
-            "" | "bind" | "rw" | "defaults" | "suid" | "dev" | "exec" | "atime" | "diratime" => MsFlags::empty(),
+            "" | "bind" | "rw" | "defaults" | "suid" | "dev" | "exec" | "atime" | "diratime" => {
+                MsFlags::empty()
+            }
             "ro" => MsFlags::MS_RDONLY,
             "nosuid" => MsFlags::MS_NOSUID,
             "nodev" => MsFlags::MS_NODEV,
@@ -227,7 +248,11 @@ fn flags(local: &Local<'_>) -> Result<MsFlags, SetUpError> {
             "nodiratime" => MsFlags::MS_NODIRATIME,
             "relatime" => MsFlags::MS_RELATIME,
             "strictatime" => MsFlags::MS_STRICTATIME,
-            other => return Err(local.failed(format!("mount failed: unknown mount option {other:?} of a bind mount"))),
+            other => {
+                return Err(local.failed(format!(
+                    "mount failed: unknown mount option {other:?} of a bind mount"
+                )));
+            }
         };
     }
     Ok(flags)
@@ -235,8 +260,10 @@ fn flags(local: &Local<'_>) -> Result<MsFlags, SetUpError> {
 
 fn device(local: &Local<'_>, path: &str) -> Result<Outcome, SetUpError> {
     is_device(local, path)?;
-    let failed = |step: &'static str, error: &io::Error| local.bound.failed(step, errno_text(error));
-    let source = std::fs::canonicalize(path).map_err(|error| failed("MapVolume.EvalHostSymlinks", &error))?;
+    let failed =
+        |step: &'static str, error: &io::Error| local.bound.failed(step, errno_text(error));
+    let source = std::fs::canonicalize(path)
+        .map_err(|error| failed("MapVolume.EvalHostSymlinks", &error))?;
     let record = local.record(PLUGIN, Made::Device, &source);
     local.note(&record)?;
     let link = record.path(local.paths, local.uid);
@@ -257,9 +284,14 @@ fn device(local: &Local<'_>, path: &str) -> Result<Outcome, SetUpError> {
     local.done(record, None)
 }
 
-/// Takes the volume from the pod again: unbinds the directory, removes the link. Nothing of the volume itself is touched.
-/// Missing is done. Blocks.
-pub fn tear_down<M: Mounter>(mounter: &M, paths: &Paths, uid: &PodUid, name: &str) -> Result<(), TearDownError> {
+/// Takes the volume from the pod again: unbinds the directory, removes the link. Nothing of the
+/// volume itself is touched. Missing is done. Blocks.
+pub fn tear_down<M: Mounter>(
+    mounter: &M,
+    paths: &Paths,
+    uid: &PodUid,
+    name: &str,
+) -> Result<(), TearDownError> {
     let dir = paths.plugin_volume(uid, PLUGIN, name);
     match mounter.is_mount_point(&dir) {
         Ok(true) => mounter.unmount(&dir).map_err(TearDownError::io("unmount", &dir))?,
@@ -278,7 +310,10 @@ pub fn tear_down<M: Mounter>(mounter: &M, paths: &Paths, uid: &PodUid, name: &st
         Ok(metadata) if metadata.is_symlink() => {
             std::fs::remove_file(&link).map_err(TearDownError::io("remove", &link))
         }
-        Ok(_) => Err(TearDownError::Foreign { path: link, what: "it is not a link to a device".to_owned() }),
+        Ok(_) => Err(TearDownError::Foreign {
+            path: link,
+            what: "it is not a link to a device".to_owned(),
+        }),
         Err(_) => Ok(()),
     }
 }
@@ -307,7 +342,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("disk")).expect("made");
         write_atomic(&dir.path().join("disk/data"), "kept", 0o600).expect("written");
-        Node { paths: Paths::new(dir.path(), dir.path().join("logs")), dir, mounter: FakeMounter::default() }
+        Node {
+            paths: Paths::new(dir.path(), dir.path().join("logs")),
+            dir,
+            mounter: FakeMounter::default(),
+        }
     }
 
     impl Node {
@@ -324,11 +363,25 @@ mod tests {
             }
         }
 
-        fn set_up(&self, uid: &str, bound: &Bound, gid: Option<u32>) -> Result<(Record, Option<String>), String> {
+        fn set_up(
+            &self,
+            uid: &str,
+            bound: &Bound,
+            gid: Option<u32>,
+        ) -> Result<(Record, Option<String>), String> {
             let (uid, progress) = (PodUid::from(uid), Progress::default());
             let fs_group = gid.map(|gid| (gid, false));
-            let local = Local { paths: &self.paths, uid: &uid, volume: "data", bound, fs_group, progress: &progress };
-            set_up(&self.mounter, &local).map(|made| (made.record, made.warning)).map_err(|error| error.event("data"))
+            let local = Local {
+                paths: &self.paths,
+                uid: &uid,
+                volume: "data",
+                bound,
+                fs_group,
+                progress: &progress,
+            };
+            set_up(&self.mounter, &local)
+                .map(|made| (made.record, made.warning))
+                .map_err(|error| error.event("data"))
         }
 
         fn place(&self, uid: &str) -> PathBuf {
@@ -346,13 +399,21 @@ mod tests {
         assert_eq!((&record.directory, warning), (&"pv".to_owned(), None));
         assert_eq!(read(&node.paths, &uid, "data"), Some(record.clone()));
         assert!(record.is_there(&node.mounter, &node.paths, &uid));
-        assert!(node.mounter.log().iter().any(|line| line.contains("remount") && line.contains("NOEXEC")));
+        assert!(
+            node.mounter
+                .log()
+                .iter()
+                .any(|line| line.contains("remount") && line.contains("NOEXEC"))
+        );
         node.set_up("u1", &bound, None).expect("bound already");
         assert_eq!(node.mounter.mounts().len(), 1);
         tear_down(&node.mounter, &node.paths, &uid, "pv").expect("unbound");
         tear_down(&node.mounter, &node.paths, &uid, "pv").expect("unbound again");
         assert!(node.mounter.mounts().is_empty() && !node.place("u1").exists());
-        assert!(node.dir.path().join("disk/data").exists(), "the data is the volume's, not the pod's");
+        assert!(
+            node.dir.path().join("disk/data").exists(),
+            "the data is the volume's, not the pod's"
+        );
     }
 
     #[test]
@@ -360,8 +421,13 @@ mod tests {
         let node = node();
         std::fs::create_dir_all(node.place("u1")).expect("made");
         write_atomic(&node.place("u1").join("stray"), "x", 0o600).expect("written");
-        let error = tear_down(&node.mounter, &node.paths, &PodUid::from("u1"), "pv").expect_err("foreign data");
-        assert!(error.text().contains("holds what this node did not put there"), "{}", error.text());
+        let error = tear_down(&node.mounter, &node.paths, &PodUid::from("u1"), "pv")
+            .expect_err("foreign data");
+        assert!(
+            error.text().contains("holds what this node did not put there"),
+            "{}",
+            error.text()
+        );
         assert!(node.place("u1").join("stray").exists());
     }
 
@@ -370,7 +436,9 @@ mod tests {
         let node = node();
         let bound = node.bound("disk");
         let gid = std::fs::metadata(node.dir.path()).expect("it exists").gid();
-        let mode = || std::fs::metadata(node.dir.path().join("disk/data")).expect("it exists").mode() & 0o7777;
+        let mode = || {
+            std::fs::metadata(node.dir.path().join("disk/data")).expect("it exists").mode() & 0o7777
+        };
         node.set_up("u1", &bound, None).expect("bound");
         let (_, warning) = node.set_up("u2", &bound, Some(gid + 1)).expect("bound");
         let text = format!(

@@ -1,7 +1,7 @@
 //! The kinds of volumes: which one a volume is, what each is made of. One file per kind.
 //!
-//! A kind has a pure part (what shall be there) and, where it needs one, a part that makes it so through a
-//! [`super::mounter::Mounter`].
+//! A kind has a pure part (what shall be there) and, where it needs one, a part that makes it so
+//! through a [`super::mounter::Mounter`].
 
 pub mod claim;
 pub mod config_map;
@@ -16,14 +16,15 @@ pub mod secret;
 pub use downward_api::Allocatable;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ProjectedVolumeSource,
-    SecretVolumeSource, Volume,
+    ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource,
+    ProjectedVolumeSource, SecretVolumeSource, Volume,
 };
 
 /// What a volume is.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
-    /// An empty directory on disk or in memory; also a volume without any source, as the API defaults it.
+    /// An empty directory on disk or in memory; also a volume without any source, as the API
+    /// defaults it.
     EmptyDir(Option<&'a EmptyDirVolumeSource>),
     /// A path of the node.
     HostPath(&'a HostPathVolumeSource),
@@ -70,8 +71,8 @@ impl<'a> Kind<'a> {
         }
     }
 
-    /// The plugin's qualified name, of which its directory's name is made; `None` for what has no directory of ours, and
-    /// for a claim, of which only its persistent volume tells.
+    /// The plugin's qualified name, of which its directory's name is made; `None` for what has no
+    /// directory of ours, and for a claim, of which only its persistent volume tells.
     pub fn plugin(self) -> Option<&'static str> {
         match self {
             Self::EmptyDir(_) => Some(empty_dir::PLUGIN),
@@ -87,13 +88,20 @@ impl<'a> Kind<'a> {
     /// Whether the volume's files are written by this process, and so are read-only to containers.
     pub fn is_payload(self) -> bool {
         match self {
-            Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => true,
-            Self::EmptyDir(_) | Self::HostPath(_) | Self::Claim(_) | Self::Image | Self::Unsupported(_) => false,
+            Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => {
+                true
+            }
+            Self::EmptyDir(_)
+            | Self::HostPath(_)
+            | Self::Claim(_)
+            | Self::Image
+            | Self::Unsupported(_) => false,
         }
     }
 }
 
-/// Why a volume of an unsupported kind is not mounted: upstream's text for a kind without a plugin, the kind named.
+/// Why a volume of an unsupported kind is not mounted: upstream's text for a kind without a plugin,
+/// the kind named.
 pub fn unsupported_text(volume: &Volume, kind: &str) -> String {
     if let Some(csi) = &volume.csi {
         format!(

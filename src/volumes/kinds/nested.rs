@@ -1,5 +1,5 @@
-//! Mount points inside a volume: where a container mounts one volume beneath another, the outer one needs a directory.
-//! Pure.
+//! Mount points inside a volume: where a container mounts one volume beneath another, the outer one
+//! needs a directory. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,16 @@ use k8s_openapi::api::core::v1::VolumeMount;
 
 use crate::model::{Pod, pod};
 
-/// The directories that volume `name` needs, relative to it. Doubly nested ones are left to the volume between.
+/// The directories that volume `name` needs, relative to it. Doubly nested ones are left to the
+/// volume between.
 pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, String> {
     let mut needed = BTreeSet::new();
     for mounts in all_mounts(pod) {
         let mut all: Vec<String> = mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
         all.sort_unstable();
-        for own in mounts.iter().filter(|mount| mount.name == name).map(|mount| clean(&mount.mount_path)) {
+        for own in
+            mounts.iter().filter(|mount| mount.name == name).map(|mount| clean(&mount.mount_path))
+        {
             if own.starts_with("../") {
                 return Err(format!("invalid container mount point {own}"));
             }
@@ -40,7 +43,11 @@ pub fn used(pod: &Pod) -> BTreeSet<&str> {
         .iter()
         .chain(pod::main_containers(pod))
         .flat_map(|container| devices(&container.volume_devices))
-        .chain(pod::ephemeral_containers(pod).iter().flat_map(|container| devices(&container.volume_devices)))
+        .chain(
+            pod::ephemeral_containers(pod)
+                .iter()
+                .flat_map(|container| devices(&container.volume_devices)),
+        )
         .chain(all_mounts(pod).flatten().map(|mount| mount.name.clone()))
         .collect();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -81,8 +88,10 @@ mod tests {
     use crate::model::Pod;
 
     fn pod(mounts: &[(&str, &str)]) -> Pod {
-        let mounts: Vec<_> =
-            mounts.iter().map(|(name, path)| serde_json::json!({"name": name, "mountPath": path})).collect();
+        let mounts: Vec<_> = mounts
+            .iter()
+            .map(|(name, path)| serde_json::json!({"name": name, "mountPath": path}))
+            .collect();
         let pod = serde_json::json!({"spec": {
             "volumes": [{"name": "v"}, {"name": "w"}, {"name": "idle"}],
             "containers": [{"name": "a", "volumeMounts": mounts}],
@@ -99,7 +108,10 @@ mod tests {
     #[test]
     fn directories_for_what_is_mounted_inside() {
         check(&[("v", "/dir"), ("w", "/dir/nested"), ("x", "/dir/nested/other")], &["nested"]);
-        check(&[("v", "/dir"), ("w", "/dir-2"), ("x", "/dir/a/b"), ("y", "/dir/a-b")], &["a-b", "a/b"]);
+        check(
+            &[("v", "/dir"), ("w", "/dir-2"), ("x", "/dir/a/b"), ("y", "/dir/a-b")],
+            &["a-b", "a/b"],
+        );
         check(&[("v", "/dir/"), ("w", "/dir//n/../m")], &["m"]);
         check(&[("w", "/dir"), ("v", "/dir/nested")], &[]);
         check(&[("v", "/"), ("w", "/data")], &["data"]);
@@ -112,6 +124,9 @@ mod tests {
 
     #[test]
     fn volumes_that_nobody_mounts_are_not_used() {
-        assert_eq!(used(&pod(&[("v", "/a"), ("unknown", "/b")])).into_iter().collect::<Vec<_>>(), ["v"]);
+        assert_eq!(
+            used(&pod(&[("v", "/a"), ("unknown", "/b")])).into_iter().collect::<Vec<_>>(),
+            ["v"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! projected volumes: files from ConfigMaps, Secrets, the downward API and service-account tokens together. Pure.
+//! projected volumes: files from ConfigMaps, Secrets, the downward API and service-account tokens
+//! together. Pure.
 
 use k8s_openapi::api::core::v1::{Container, ProjectedVolumeSource, ServiceAccountTokenProjection};
 
@@ -18,7 +19,8 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// The requests for the tokens of a volume, in the order of its sources.
 pub fn token_requests(source: &ProjectedVolumeSource, pod: &Pod) -> Vec<tokens::Request> {
-    let projections = source.sources.iter().flatten().filter_map(|source| source.service_account_token.as_ref());
+    let projections =
+        source.sources.iter().flatten().filter_map(|source| source.service_account_token.as_ref());
     projections.map(|projection| token_request(projection, pod)).collect()
 }
 
@@ -26,10 +28,17 @@ fn token_request(projection: &ServiceAccountTokenProjection, pod: &Pod) -> token
     let spec = pod.spec.as_ref();
     tokens::Request {
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        service_account: spec
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_default(),
         pod_name: pod.metadata.name.clone().unwrap_or_default(),
         pod_uid: pod::uid(pod),
-        audiences: projection.audience.clone().filter(|audience| !audience.is_empty()).into_iter().collect(),
+        audiences: projection
+            .audience
+            .clone()
+            .filter(|audience| !audience.is_empty())
+            .into_iter()
+            .collect(),
         expiration_seconds: projection.expiration_seconds.unwrap_or(TOKEN_SECONDS),
     }
 }
@@ -51,8 +60,11 @@ pub struct Inputs<'a> {
 pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Payload, SetUpError> {
     let mode = source.default_mode;
     let owner = owner(inputs.pod);
-    let private_mode =
-        if owner.is_some() || fs_group(inputs.pod).is_some() { 0o600 } else { payload::mode(None, mode) };
+    let private_mode = if owner.is_some() || fs_group(inputs.pod).is_some() {
+        0o600
+    } else {
+        payload::mode(None, mode)
+    };
     let mut files = Payload::new();
     let mut errors = Vec::new();
     let mut tokens = inputs.tokens.iter();
@@ -64,17 +76,26 @@ pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Pa
         } else if let Some(part) = &source.config_map {
             let optional = part.optional == Some(true);
             found("configmap", &part.name, inputs.objects.config_maps.get(&part.name), optional)
-                .and_then(|object| config_map::payload(part.items.as_deref(), object, mode, optional))
+                .and_then(|object| {
+                    config_map::payload(part.items.as_deref(), object, mode, optional)
+                })
         } else if let Some(part) = &source.downward_api {
             let items = part.items.as_deref().unwrap_or_default();
             downward_api::payload(items, inputs.pod, inputs.allocatable, mode)
         } else if let Some(part) = &source.service_account_token {
             let text = tokens.next().map(|token| token.as_bytes().to_vec()).unwrap_or_default();
-            Ok(Payload::from([(part.path.clone(), File { data: text, mode: private_mode, uid: owner })]))
+            Ok(Payload::from([(
+                part.path.clone(),
+                File { data: text, mode: private_mode, uid: owner },
+            )]))
         } else if source.cluster_trust_bundle.is_some() {
-            Err(SetUpError::Payload("ClusterTrustBundle projection is not supported on this node yet".to_owned()))
+            Err(SetUpError::Payload(
+                "ClusterTrustBundle projection is not supported on this node yet".to_owned(),
+            ))
         } else if source.pod_certificate.is_some() {
-            Err(SetUpError::Payload("PodCertificate projection is not supported on this node yet".to_owned()))
+            Err(SetUpError::Payload(
+                "PodCertificate projection is not supported on this node yet".to_owned(),
+            ))
         } else {
             Ok(Payload::new())
         };
@@ -108,12 +129,14 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
 
 /// Who owns token files: the user of all containers, if every one has the same by its spec.
 pub fn owner(pod: &Pod) -> Option<u32> {
-    let of_pod = pod.spec.as_ref()?.security_context.as_ref().and_then(|context| context.run_as_user);
-    let user =
-        |container: &Container| container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod);
-    let ephemeral = pod::ephemeral_containers(pod)
-        .iter()
-        .map(|container| container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod));
+    let of_pod =
+        pod.spec.as_ref()?.security_context.as_ref().and_then(|context| context.run_as_user);
+    let user = |container: &Container| {
+        container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod)
+    };
+    let ephemeral = pod::ephemeral_containers(pod).iter().map(|container| {
+        container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod)
+    });
     let containers = pod::init_containers(pod).iter().chain(pod::main_containers(pod)).map(user);
     let mut users = containers.chain(ephemeral);
     let first = users.next()??;
@@ -132,7 +155,8 @@ mod tests {
     use crate::volumes::payload::Objects;
 
     fn pod(spec: &str) -> Pod {
-        let text = format!(r#"{{"metadata":{{"name":"web","namespace":"ns","uid":"u1"}},"spec":{spec}}}"#);
+        let text =
+            format!(r#"{{"metadata":{{"name":"web","namespace":"ns","uid":"u1"}},"spec":{spec}}}"#);
         serde_json::from_str(&text).expect("a pod")
     }
 
@@ -143,7 +167,8 @@ mod tests {
     fn objects() -> Objects {
         let map = serde_json::from_str(r#"{"data":{"ca.crt":"CA"}}"#).expect("a ConfigMap");
         Objects {
-            config_maps: [("root".to_owned(), Some(Arc::new(map))), ("gone".to_owned(), None)].into(),
+            config_maps: [("root".to_owned(), Some(Arc::new(map))), ("gone".to_owned(), None)]
+                .into(),
             secrets: [("gone".to_owned(), None)].into(),
         }
     }
@@ -160,22 +185,31 @@ mod tests {
         let pod = pod(spec);
         let (objects, allocatable) = (objects(), Allocatable::default());
         let tokens = ["T1".into(), "T2".into()];
-        let inputs = Inputs { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
+        let inputs =
+            Inputs { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
         let files = payload(&source(source_text), &inputs).map_err(|error| error.text())?;
         let text = |data: Vec<u8>| String::from_utf8(data).expect("text");
-        Ok(files.into_iter().map(|(path, file)| (path, text(file.data), file.mode, file.uid)).collect())
+        Ok(files
+            .into_iter()
+            .map(|(path, file)| (path, text(file.data), file.mode, file.uid))
+            .collect())
     }
 
     #[test]
     fn the_volume_of_every_pod() {
-        let expected = [("ca.crt", "CA", 0o644), ("namespace", "ns", 0o644), ("token", "T1", 0o644)];
+        let expected =
+            [("ca.crt", "CA", 0o644), ("namespace", "ns", 0o644), ("token", "T1", 0o644)];
         let found = files(API_ACCESS, r#"{"containers":[{"name":"a"}]}"#).expect("files");
-        assert_eq!(found, expected.map(|(path, text, mode)| (path.to_owned(), text.to_owned(), mode, None)));
+        assert_eq!(
+            found,
+            expected.map(|(path, text, mode)| (path.to_owned(), text.to_owned(), mode, None))
+        );
     }
 
     #[test]
     fn tokens_belong_to_the_one_user_of_the_pod() {
-        let spec = r#"{"securityContext":{"runAsUser":1000},"containers":[{"name":"a"},{"name":"b"}]}"#;
+        let spec =
+            r#"{"securityContext":{"runAsUser":1000},"containers":[{"name":"a"},{"name":"b"}]}"#;
         let found = files(API_ACCESS, spec).expect("files");
         assert_eq!(found[2], ("token".to_owned(), "T1".to_owned(), 0o600, Some(1000)));
         let two = r#"{"securityContext":{"runAsUser":1000},

@@ -17,7 +17,9 @@ pub fn payload(
 ) -> Result<Payload, SetUpError> {
     let keys = object.and_then(|object| object.data.as_ref()).into_iter().flatten();
     let keys = keys.map(|(key, value)| (key, value.0.as_slice()));
-    payload::select(items, keys, default_mode, optional, |key| format!("references non-existent secret key: {key}"))
+    payload::select(items, keys, default_mode, optional, |key| {
+        format!("references non-existent secret key: {key}")
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The task that owns the volumes' state.
 //!
-//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), ends of jobs, jumps of the clock,
-//! the next moment. Out: states (watch), events, jobs. Every input touches some pods; for each of those the plan is made
-//! anew.
+//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), ends of
+//! jobs, jumps of the clock, the next moment. Out: states (watch), events, jobs. Every input
+//! touches some pods; for each of those the plan is made anew.
 
 mod removals;
 mod tell;
@@ -41,7 +41,8 @@ use tell::tell;
 const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
 /// The longest wait after a token could not be had: it shall be there soon after the API server is.
 const TOKEN_WAIT: Duration = Duration::from_secs(30);
-/// After how many failures to tear it down a volume is stuck: containers that have just ended may hold it for a moment.
+/// After how many failures to tear it down a volume is stuck: containers that have just ended may
+/// hold it for a moment.
 const STUCK: u32 = 3;
 /// The longest wait after a claim led nowhere: nobody tells when it is bound.
 const CLAIM_WAIT: Duration = Duration::from_secs(10);
@@ -120,7 +121,12 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             for uid in std::mem::take(&mut touched) {
                 self.step(&uid);
             }
-            let wake_at = self.entries.values().filter_map(|entry| entry.wake_at).chain(self.removals.wake_at()).min();
+            let wake_at = self
+                .entries
+                .values()
+                .filter_map(|entry| entry.wake_at)
+                .chain(self.removals.wake_at())
+                .min();
             let clock = self.parts.clock;
             touched = tokio::select! {
                 // Each arm is cancel-safe: what it waits on keeps its state outside of the future.
@@ -166,7 +172,10 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 // Taken up again when it has ended.
                 continue;
             }
-            let entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::from_disk(uid.clone(), Vec::new()));
+            let entry = self
+                .entries
+                .entry(uid.clone())
+                .or_insert_with(|| Entry::from_disk(uid.clone(), Vec::new()));
             match wish {
                 Wish::Present(pod) => {
                     let same = entry.pod.as_ref().is_some_and(|known| Arc::ptr_eq(known, pod));
@@ -175,7 +184,12 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                     }
                     for (object, subscription) in entry.claim(pod, &self.parts.sources.objects) {
                         let unwatch = entry.unwatch.clone();
-                        self.changes.push(watch_one::<O>((uid.clone(), object, subscription, unwatch)));
+                        self.changes.push(watch_one::<O>((
+                            uid.clone(),
+                            object,
+                            subscription,
+                            unwatch,
+                        )));
                     }
                 }
                 Wish::Gone if entry.goal == Goal::Gone => continue,
@@ -210,7 +224,9 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         publish_claimed(&self.parts.shared, uid, entry.in_place());
         if entry.goal != Goal::Unclaimed {
             publish(&self.parts.shared, uid, plan.state);
-        } else if !entry.is_busy() && entry.volumes.iter().all(|volume| volume.actual == Actual::Absent) {
+        } else if !entry.is_busy()
+            && entry.volumes.iter().all(|volume| volume.actual == Actual::Absent)
+        {
             self.entries.remove(uid);
         }
     }
@@ -226,7 +242,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn begin_set_up(&mut self, uid: &PodUid, index: usize) -> Id {
         let now = self.parts.clock.now();
         let others = self.entries.iter().filter(|(other, _)| *other != uid);
-        let used_elsewhere = others.flat_map(|(_, entry)| entry.persistent()).map(str::to_owned).collect();
+        let used_elsewhere =
+            others.flat_map(|(_, entry)| entry.persistent()).map(str::to_owned).collect();
         let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
         entry.volumes[index].doing = Some((Doing::SetUp, now.mono));
         entry.volumes[index].dirty = false;
@@ -257,10 +274,13 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
         entry.volumes[index].doing = Some((Doing::TearDown, now));
         // A volume without a plugin of ours has at most subPaths.
-        let plugin = entry.metas[index].plugin.clone().unwrap_or_else(|| host_path::PLUGIN.to_owned());
+        let plugin =
+            entry.metas[index].plugin.clone().unwrap_or_else(|| host_path::PLUGIN.to_owned());
         let name = entry.metas[index].directory.clone();
-        let (mounter, paths, uid) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
-        let work = move || Ended::TornDown(directories::tear_down(&mounter, &paths, &uid, &plugin, &name));
+        let (mounter, paths, uid) =
+            (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
+        let work =
+            move || Ended::TornDown(directories::tear_down(&mounter, &paths, &uid, &plugin, &name));
         crate::linux::blocking::spawn_on(&mut self.jobs, work).id()
     }
 
@@ -297,9 +317,9 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         let doing = volume.doing.take().map(|(doing, _)| doing);
         let result = match ended {
             Ok(Ended::SetUp(result)) => result.map_err(|error| Failure::of(&error, &volume.name)),
-            Ok(Ended::TornDown(result)) => {
-                result.map(|()| Done::default()).map_err(|error| Failure::plain(error.text(), error.reason()))
-            }
+            Ok(Ended::TornDown(result)) => result
+                .map(|()| Done::default())
+                .map_err(|error| Failure::plain(error.text(), error.reason())),
             Ok(Ended::Removed(_)) => Ok(Done::default()),
             Err(panicked) => Err(Failure::plain(panicked, "other")),
         };
@@ -310,7 +330,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 volume.refresh_at = refresh_at.map(|at| at.max(now.after(SHORTEST_REFRESH)));
                 volume.problem = None;
                 entry.told.remove(&volume.name);
-                // They go with the next write: when the container has started, or now if it has already.
+                // They go with the next write: when the container has started, or now if it has
+                // already.
                 volume.dirty |= kept_old && !self.parts.shared.is_starting(uid);
                 entry.has_old_files |= kept_old;
                 if let Some(record) = claimed {
@@ -358,10 +379,13 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     async fn sweep(&mut self, known: BTreeSet<PodUid>) -> BTreeSet<PodUid> {
         let now = self.parts.clock.now().mono;
         let paths = Arc::clone(&self.parts.paths);
-        let listed = crate::linux::blocking::spawn(move || crate::linux::tree::list(&paths.pods())).await;
+        let listed =
+            crate::linux::blocking::spawn(move || crate::linux::walk::list(&paths.pods())).await;
         let names = listed.ok().and_then(Result::ok).unwrap_or_default();
-        let on_disk: BTreeSet<PodUid> =
-            names.into_iter().filter_map(|(name, _)| name.into_string().ok().map(PodUid::from)).collect();
+        let on_disk: BTreeSet<PodUid> = names
+            .into_iter()
+            .filter_map(|(name, _)| name.into_string().ok().map(PodUid::from))
+            .collect();
         let wishes = self.wishes.borrow().clone();
         let is_known = |uid: &PodUid| known.contains(uid) || wishes.contains_key(uid);
         let touched = self.removals.sweep(&on_disk, is_known, now);
@@ -378,7 +402,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         if let Some(mut entry) = self.entries.remove(uid) {
             entry.let_go();
         }
-        let (mounter, paths, owned) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
+        let (mounter, paths, owned) =
+            (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
         let work = move || Ended::Removed(directories::remove_pod(&mounter, &paths, &owned));
         let job = crate::linux::blocking::spawn_on(&mut self.jobs, work).id();
         self.running.insert(job, Job::Removal(uid.clone()));
@@ -401,7 +426,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn tell_stuck(&self) {
         let mut swept = self.removals.stuck();
         let going = self.entries.values().filter(|entry| entry.goal == Goal::Gone);
-        let problems = going.flat_map(|entry| entry.volumes.iter().map(|volume| (&entry.uid, &volume.problem)));
+        let problems = going
+            .flat_map(|entry| entry.volumes.iter().map(|volume| (&entry.uid, &volume.problem)));
         swept.stuck.extend(problems.filter_map(|(uid, problem)| {
             let problem = problem.as_ref().filter(|problem| problem.count >= STUCK)?;
             Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
@@ -413,14 +439,16 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         });
     }
 
-    /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it is asked anew.
+    /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it
+    /// is asked anew.
     fn clock_jumped(&mut self) -> BTreeSet<PodUid> {
         let now = self.parts.clock.now().mono;
         info!("The clock was set: tokens are looked at again");
         let mut touched = BTreeSet::new();
         for entry in self.entries.values_mut() {
             for (volume, meta) in entry.volumes.iter_mut().zip(&entry.metas) {
-                if volume.refresh_at.is_some() && meta.plugin.as_deref() == Some(projected::PLUGIN) {
+                if volume.refresh_at.is_some() && meta.plugin.as_deref() == Some(projected::PLUGIN)
+                {
                     volume.refresh_at = Some(now);
                     touched.insert(entry.uid.clone());
                 }
@@ -429,7 +457,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         touched
     }
 
-    /// Files that were kept for a container that has started go with the next write, which is now due.
+    /// Files that were kept for a container that has started go with the next write, which is now
+    /// due.
     fn prune(&mut self, uid: &PodUid) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if !entry.has_old_files || self.parts.shared.is_starting(uid) {
@@ -515,12 +544,18 @@ fn longest_wait(error: &SetUpError) -> Option<Duration> {
         SetUpError::Token(_) => Some(TOKEN_WAIT),
         SetUpError::Unprocessed(_) | SetUpError::Persistent { .. } => Some(CLAIM_WAIT),
         SetUpError::Cancelled => Some(Duration::ZERO),
-        SetUpError::HostPath(_) | SetUpError::Io { .. } | SetUpError::Panicked(_) => Some(Duration::MAX),
+        SetUpError::HostPath(_) | SetUpError::Io { .. } | SetUpError::Panicked(_) => {
+            Some(Duration::MAX)
+        }
     }
 }
 
 /// Publishes what a pod's claims have led to.
-fn publish_claimed(shared: &Shared, uid: &PodUid, records: BTreeMap<String, super::ledger::Record>) {
+fn publish_claimed(
+    shared: &Shared,
+    uid: &PodUid,
+    records: BTreeMap<String, super::ledger::Record>,
+) {
     let mut claimed = shared.claimed.lock();
     if records.is_empty() {
         claimed.remove(uid);

@@ -1,8 +1,9 @@
-//! The removal of pods' directories: asked for by a pod that has ended, or found to belong to nobody by a sweep.
+//! The removal of pods' directories: asked for by a pod that has ended, or found to belong to
+//! nobody by a sweep.
 //!
-//! One removal per pod at a time, never while a job works in its directory. What could not be removed is tried again, ever
-//! more rarely, and told once: who asked, in the log, and to those who watch what is stuck. Decides; the work is
-//! [`super::super::directories::remove_pod`].
+//! One removal per pod at a time, never while a job works in its directory. What could not be
+//! removed is tried again, ever more rarely, and told once: who asked, in the log, and to those who
+//! watch what is stuck. Decides; the work is [`super::super::directories::remove_pod`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,8 +52,8 @@ impl Removals {
         self.wanted.get(uid).is_some_and(|removal| removal.running)
     }
 
-    /// What a sweep has found: the pods on disk of which `is_known` knows nothing are removed, unless they wait after a
-    /// failure. Answers those.
+    /// What a sweep has found: the pods on disk of which `is_known` knows nothing are removed,
+    /// unless they wait after a failure. Answers those.
     pub(super) fn sweep(
         &mut self,
         on_disk: &BTreeSet<PodUid>,
@@ -62,9 +63,12 @@ impl Removals {
         self.failed.retain(|uid, _| on_disk.contains(uid));
         self.cleaned = 0;
         let waits = |uid: &PodUid| {
-            self.failed.get(uid).is_some_and(|failed| failed.retry_at.is_some_and(|retry_at| retry_at > now))
+            self.failed
+                .get(uid)
+                .is_some_and(|failed| failed.retry_at.is_some_and(|retry_at| retry_at > now))
         };
-        let due: BTreeSet<PodUid> = on_disk.iter().filter(|uid| !is_known(uid) && !waits(uid)).cloned().collect();
+        let due: BTreeSet<PodUid> =
+            on_disk.iter().filter(|uid| !is_known(uid) && !waits(uid)).cloned().collect();
         for uid in &due {
             self.wanted.entry(uid.clone()).or_default();
         }
@@ -72,7 +76,11 @@ impl Removals {
     }
 
     /// Pods without anybody who wants them whose next try is due.
-    pub(super) fn due(&mut self, is_known: impl Fn(&PodUid) -> bool, now: Mono) -> BTreeSet<PodUid> {
+    pub(super) fn due(
+        &mut self,
+        is_known: impl Fn(&PodUid) -> bool,
+        now: Mono,
+    ) -> BTreeSet<PodUid> {
         let mut due = BTreeSet::new();
         for (uid, failed) in &mut self.failed {
             if failed.retry_at.is_none_or(|at| at > now) {
@@ -103,7 +111,8 @@ impl Removals {
         }
     }
 
-    /// A removal has ended: answers those who wait, and plans the next try. A pod that asks for itself asks again.
+    /// A removal has ended: answers those who wait, and plans the next try. A pod that asks for
+    /// itself asks again.
     pub(super) fn ended(&mut self, uid: &PodUid, result: Result<(), TearDownError>, now: Mono) {
         let replies = self.wanted.remove(uid).unwrap_or_default().replies;
         match &result {
@@ -120,7 +129,8 @@ impl Removals {
                 }
                 let count = before.map_or(0, |before| before.count) + 1;
                 let retry_at = replies.is_empty().then(|| now.after(wait_after(count)));
-                self.failed.insert(uid.clone(), Failed { count, retry_at, text, reason: error.reason() });
+                self.failed
+                    .insert(uid.clone(), Failed { count, retry_at, text, reason: error.reason() });
             }
         }
         let text = result.as_ref().err().map(TearDownError::text);
@@ -171,7 +181,10 @@ mod tests {
         assert!(removals.begin(&uid) && !removals.begin(&uid), "one at a time");
         removals.ended(&uid, busy(), at(0));
         assert_eq!(removals.wake_at(), Some(at(500)));
-        assert!(removals.sweep(&found, |_| false, at(100)).is_empty(), "a sweep does not shorten the wait");
+        assert!(
+            removals.sweep(&found, |_| false, at(100)).is_empty(),
+            "a sweep does not shorten the wait"
+        );
         assert!(removals.due(|_| false, at(499)).is_empty());
         assert_eq!(removals.due(|_| false, at(500)), found);
         assert_eq!(removals.wake_at(), None);

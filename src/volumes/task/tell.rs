@@ -1,4 +1,5 @@
-//! What users are told of a pod's volumes: each failure once, upstream's summary at upstream's moment. Decides nothing else.
+//! What users are told of a pod's volumes: each failure once, upstream's summary at upstream's
+//! moment. Decides nothing else.
 
 use std::time::Duration;
 
@@ -15,12 +16,18 @@ use crate::model::{EventType, Mono, Pod, VolumesState, pod};
 const SUMMARY: Duration = Duration::from_secs(123);
 /// What upstream's summary ends in.
 const SUMMARY_CAUSE: &str = "context deadline exceeded";
-/// How long the API server may refuse an object before that is told: the node authorizer learns of a pod a little after
-/// us.
+/// How long the API server may refuse an object before that is told: the node authorizer learns of
+/// a pod a little after us.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// Records events for what is new: each volume's failure once, upstream's summary at upstream's moment.
-pub(super) fn tell<O: ObjectSource>(entry: &mut Entry<O>, state: &VolumesState, recorder: &Recorder, now: Mono) {
+/// Records events for what is new: each volume's failure once, upstream's summary at upstream's
+/// moment.
+pub(super) fn tell<O: ObjectSource>(
+    entry: &mut Entry<O>,
+    state: &VolumesState,
+    recorder: &Recorder,
+    now: Mono,
+) {
     let Some(pod) = entry.pod.clone() else { return };
     // A pod that goes away gets no events about volumes that it will not need.
     if entry.goal != Goal::Present || pod.metadata.deletion_timestamp.is_some() {
@@ -41,7 +48,9 @@ pub(super) fn tell<O: ObjectSource>(entry: &mut Entry<O>, state: &VolumesState, 
             entry.summary_at = Some(next);
             entry.wake_at = Some(entry.wake_at.map_or(next, |at| at.min(next)));
         }
-        VolumesState::Ready | VolumesState::Absent | VolumesState::TearingDown { .. } => entry.summary_at = None,
+        VolumesState::Ready | VolumesState::Absent | VolumesState::TearingDown { .. } => {
+            entry.summary_at = None;
+        }
     }
 }
 

@@ -31,7 +31,13 @@ struct World {
 
 fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
-    begin(dir, FakeObjects::default(), FakeTokens::default(), FakeClaims::default(), FakeMounter::default())
+    begin(
+        dir,
+        FakeObjects::default(),
+        FakeTokens::default(),
+        FakeClaims::default(),
+        FakeMounter::default(),
+    )
 }
 
 fn begin(
@@ -41,10 +47,17 @@ fn begin(
     claims: FakeClaims,
     mounter: FakeMounter,
 ) -> World {
-    let config = Config { paths: Paths::new(dir.path(), dir.path().join("logs")), allocatable: Allocatable::default() };
+    let config = Config {
+        paths: Paths::new(dir.path(), dir.path().join("logs")),
+        allocatable: Allocatable::default(),
+    };
     let (recorder, events) = Recorder::channel();
     let clock = Clock::starting_at(Wall::UNIX_EPOCH);
-    let sources = Sources { objects: objects.clone(), tokens: tokens.clone(), claims: Arc::new(claims.clone()) };
+    let sources = Sources {
+        objects: objects.clone(),
+        tokens: tokens.clone(),
+        claims: Arc::new(claims.clone()),
+    };
     let (handle, volumes) = new(config, sources, recorder, clock, mounter.clone());
     let tracker = TaskTracker::new();
     let task = AbortOnDropHandle::new(tracker.spawn(volumes.run()));
@@ -175,7 +188,9 @@ async fn upstreams_summary_comes_at_upstreams_moment_and_again() {
 async fn a_refusal_is_told_when_it_lasts() {
     let mut world = world();
     let (namespace, name, problem) = ("ns".to_owned(), "c".to_owned(), "forbidden".to_owned());
-    world.objects.fail_config_map("c", ObjectError::Failed { kind: "configmap", namespace, name, problem });
+    world
+        .objects
+        .fail_config_map("c", ObjectError::Failed { kind: "configmap", namespace, name, problem });
     let mut state = world.handle.ensure(Arc::new(pod(CONFIG)));
     pending(&mut state, "failed to fetch configmap ns/c: forbidden").await;
     assert_eq!(world.messages(), [""; 0]);
@@ -189,10 +204,18 @@ async fn an_unsupported_kind_is_told_at_once_and_the_rest_is_set_up() {
     let volumes = r#"[{"name":"data","nfs":{"server":"s","path":"/"}},{"name":"v","emptyDir":{}}]"#;
     let mut state = world.handle.ensure(Arc::new(pod(volumes)));
     let told = world.message().await;
-    assert!(told.starts_with("Unable to attach or mount volumes: unmounted volumes=[data v]"), "{told}");
-    assert!(told.contains("failed to process volumes=[data]: failed to get Plugin from volumeSpec"), "{told}");
+    assert!(
+        told.starts_with("Unable to attach or mount volumes: unmounted volumes=[data v]"),
+        "{told}"
+    );
+    assert!(
+        told.contains("failed to process volumes=[data]: failed to get Plugin from volumeSpec"),
+        "{told}"
+    );
     let only_data = |state: &VolumesState| match state {
-        VolumesState::Pending { missing, .. } => missing.len() == 1 && missing[0].1.contains("volumes of kind nfs"),
+        VolumesState::Pending { missing, .. } => {
+            missing.len() == 1 && missing[0].1.contains("volumes of kind nfs")
+        }
         VolumesState::Absent | VolumesState::Ready | VolumesState::TearingDown { .. } => false,
     };
     drop(state.wait_for(only_data).await.expect("the task runs"));
@@ -239,7 +262,12 @@ async fn a_restart_keeps_what_a_claim_led_to_even_without_an_api_server() {
     let second = begin(dir, FakeObjects::default(), tokens, FakeClaims::default(), mounter);
     let mut state = second.handle.ensure(Arc::new(pod(CLAIM)));
     ready(&mut state).await;
-    assert_eq!(second.mounter.log().len(), 1, "nothing was mounted or unmounted: {:?}", second.mounter.log());
+    assert_eq!(
+        second.mounter.log().len(),
+        1,
+        "nothing was mounted or unmounted: {:?}",
+        second.mounter.log()
+    );
     second.handle.release(&uid());
     absent(&mut state).await;
     assert!(second.mounter.mounts().is_empty());
@@ -272,7 +300,8 @@ async fn a_volume_for_one_pod_is_not_given_to_two() {
     let mut world = world();
     world.claims.bind("c", "pv", &disk(&world));
     if let Some(volume) = world.claims.volumes.lock().get_mut("pv") {
-        volume.spec.get_or_insert_default().access_modes = Some(vec!["ReadWriteOncePod".to_owned()]);
+        volume.spec.get_or_insert_default().access_modes =
+            Some(vec!["ReadWriteOncePod".to_owned()]);
     }
     ready(&mut world.handle.ensure(Arc::new(pod(CLAIM)))).await;
     let mut other = pod(CLAIM);
@@ -290,12 +319,14 @@ async fn a_volume_for_one_pod_is_not_given_to_two() {
 #[tokio::test(start_paused = true)]
 async fn a_token_is_there_soon_after_the_api_server_is_back() {
     let world = world();
-    let volumes = r#"[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"token"}}]}}]"#;
+    let volumes =
+        r#"[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"token"}}]}}]"#;
     let mut state = world.handle.ensure(Arc::new(pod(volumes)));
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let back = world.clock.now().mono;
     let (secret, expires_at) = ("first".into(), Wall::UNIX_EPOCH);
-    *world.tokens.answer.lock() = Ok(Token { secret, expires_at, refresh_at: Mono(Duration::from_secs(10_000)) });
+    *world.tokens.answer.lock() =
+        Ok(Token { secret, expires_at, refresh_at: Mono(Duration::from_secs(10_000)) });
     ready(&mut state).await;
     assert!(world.clock.now().mono.since(back) <= Duration::from_secs(30));
 }
@@ -303,7 +334,8 @@ async fn a_token_is_there_soon_after_the_api_server_is_back() {
 #[tokio::test(start_paused = true)]
 async fn tokens_are_written_renewed_and_retried() {
     let world = world();
-    let volumes = r#"[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"token"}}]}}]"#;
+    let volumes =
+        r#"[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"token"}}]}}]"#;
     let mut state = world.handle.ensure(Arc::new(pod(volumes)));
     pending(&mut state, "failed to fetch token: no token is scripted").await;
     let token = |text: &str, seconds: u64| Token {
@@ -313,7 +345,10 @@ async fn tokens_are_written_renewed_and_retried() {
     };
     *world.tokens.answer.lock() = Ok(token("first", 1000));
     ready(&mut state).await;
-    assert!(world.clock.now().mono.0 <= Duration::from_secs(2), "the back-off starts at half a second");
+    assert!(
+        world.clock.now().mono.0 <= Duration::from_secs(2),
+        "the back-off starts at half a second"
+    );
     assert_eq!(world.read("projected", "token"), "first");
     let mounts = world.mounter.mounts();
     assert!(mounts.keys().any(|path| path.ends_with("kubernetes.io~projected/v")), "{mounts:?}");
@@ -328,8 +363,7 @@ async fn tokens_are_written_renewed_and_retried() {
 #[tokio::test]
 async fn a_changed_label_reaches_the_file() {
     let world = world();
-    let volumes =
-        r#"[{"name":"v","downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}}]"#;
+    let volumes = r#"[{"name":"v","downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}}]"#;
     let mut changed = pod(volumes);
     let mut state = world.handle.ensure(Arc::new(changed.clone()));
     ready(&mut state).await;
@@ -346,7 +380,8 @@ async fn after_a_restart_volumes_are_ready_at_once_or_removed_by_a_sweep() {
     ready(&mut first.handle.ensure(Arc::new(pod(CONFIG)))).await;
     let World { dir, tokens, claims, mounter, task, .. } = first;
     drop(task);
-    std::fs::create_dir_all(dir.path().join("pods/u2/volumes/kubernetes.io~empty-dir/x")).expect("made");
+    std::fs::create_dir_all(dir.path().join("pods/u2/volumes/kubernetes.io~empty-dir/x"))
+        .expect("made");
     // The API server is away after the restart.
     let second = begin(dir, FakeObjects::default(), tokens, claims, mounter);
     ready(&mut second.handle.ensure(Arc::new(pod(CONFIG)))).await;
@@ -377,7 +412,8 @@ async fn a_stuck_directory_is_reported_and_foreign_data_stays() {
 #[tokio::test(start_paused = true)]
 async fn a_busy_mount_is_tried_again() {
     let world = world();
-    let mut state = world.handle.ensure(Arc::new(pod(r#"[{"name":"v","emptyDir":{"medium":"Memory"}}]"#)));
+    let mut state =
+        world.handle.ensure(Arc::new(pod(r#"[{"name":"v","emptyDir":{"medium":"Memory"}}]"#)));
     ready(&mut state).await;
     let target = world.dir.path().join("pods/u1/volumes/kubernetes.io~empty-dir/v");
     world.mounter.set_busy(&target, true);

@@ -65,7 +65,11 @@ impl Chaos {
 
     pub(super) fn call(&mut self, call: &str, mutates: bool, crash: &Notify) -> Option<Effect> {
         if mutates && let Some(after) = self.dies(crash) {
-            return Some(if after { Effect::DelayAnswer(FOR_EVER) } else { Effect::Delay(FOR_EVER) });
+            return Some(if after {
+                Effect::DelayAnswer(FOR_EVER)
+            } else {
+                Effect::Delay(FOR_EVER)
+            });
         }
         if self.is_over || !self.random.percent(self.faults.runtime) {
             return None;
@@ -89,10 +93,19 @@ impl Chaos {
         })
     }
 
-    pub(super) fn request(&mut self, method: &str, path: &str, crash: &Notify) -> Option<ApiEffect> {
+    pub(super) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        crash: &Notify,
+    ) -> Option<ApiEffect> {
         let mutates = method != "GET" && path.contains("/pods");
         if mutates && let Some(after) = self.dies(crash) {
-            return Some(if after { ApiEffect::DelayAnswer(FOR_EVER) } else { ApiEffect::Delay(FOR_EVER) });
+            return Some(if after {
+                ApiEffect::DelayAnswer(FOR_EVER)
+            } else {
+                ApiEffect::Delay(FOR_EVER)
+            });
         }
         if self.is_over || !self.random.percent(self.faults.api) {
             return None;

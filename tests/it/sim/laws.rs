@@ -1,5 +1,6 @@
-//! The laws (architecture, section 4; `src/lib.rs`, Invariants), checked at every call and every change: by looking on at
-//! the runtime and at the API server, where a kubelet cannot talk its way out.
+//! The laws (architecture, section 4; `src/lib.rs`, Invariants), checked at every call and every
+//! change: by looking on at the runtime and at the API server, where a kubelet cannot talk its way
+//! out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,7 +11,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rkubelet::apiserver::fake::{ApiEffect, ApiWitness};
 use rkubelet::clock::Clock;
-use rkubelet::cri::fake::{Attempt, Deed, Delivery, Effect, FakeContainer, FakeRuntime, Scene, Witness};
+use rkubelet::cri::fake::{
+    Attempt, Deed, Delivery, Effect, FakeContainer, FakeRuntime, Scene, Witness,
+};
 use rkubelet::cri::v1::ContainerState;
 use rkubelet::model::Mono;
 use rkubelet::volumes::mounter::fake::FakeMounter;
@@ -57,9 +60,21 @@ struct State {
 }
 
 impl Judge {
-    pub(super) fn new(runtime: FakeRuntime, mounter: FakeMounter, root: PathBuf, chaos: Chaos) -> Arc<Self> {
+    pub(super) fn new(
+        runtime: FakeRuntime,
+        mounter: FakeMounter,
+        root: PathBuf,
+        chaos: Chaos,
+    ) -> Arc<Self> {
         let chaos = Mutex::new(chaos);
-        Arc::new(Self { state: Mutex::default(), chaos, crash: Notify::new(), runtime, mounter, root })
+        Arc::new(Self {
+            state: Mutex::default(),
+            chaos,
+            crash: Notify::new(),
+            runtime,
+            mounter,
+            root,
+        })
     }
 
     /// The kubelet starts.
@@ -87,7 +102,10 @@ impl Judge {
 
     /// An init container ended with success.
     pub(super) fn came_through(&self, container: &FakeContainer) {
-        self.state.lock().came_through.insert((container.sandbox.clone(), container.name().to_owned()));
+        self.state
+            .lock()
+            .came_through
+            .insert((container.sandbox.clone(), container.name().to_owned()));
     }
 
     pub(super) fn violations(&self) -> Vec<String> {
@@ -136,7 +154,9 @@ impl State {
     /// Whether the kubelet knows for long enough that the pod is ending.
     fn is_ending(&self, uid: &str) -> bool {
         let now = self.now();
-        self.ending.get(uid).is_some_and(|(life, since)| *life == self.life && now.since(*since) > UNDER_WAY)
+        self.ending
+            .get(uid)
+            .is_some_and(|(life, since)| *life == self.life && now.since(*since) > UNDER_WAY)
     }
 
     fn ends(&mut self, uid: &str) {
@@ -149,10 +169,16 @@ impl State {
     fn check_start(&mut self, container: &FakeContainer, scene: &Scene<'_>) {
         let (uid, name) = (pod_uid(container), container.name());
         let twin = scene.containers.values().find(|other| {
-            other.id != container.id && pod_uid(other) == uid && other.name() == name && is_running(other)
+            other.id != container.id
+                && pod_uid(other) == uid
+                && other.name() == name
+                && is_running(other)
         });
         if let Some(twin) = twin {
-            self.violate(format!("two containers {uid}/{name} run: {} and {}", twin.id, container.id));
+            self.violate(format!(
+                "two containers {uid}/{name} run: {} and {}",
+                twin.id, container.id
+            ));
         }
         self.check_order(&container.sandbox, uid, name);
         if self.kind(uid, name) == Some(Kind::Sidecar) {
@@ -162,12 +188,18 @@ impl State {
     }
 
     fn kind(&self, uid: &str, name: &str) -> Option<Kind> {
-        self.plan(uid)?.containers.iter().find(|container| container.name == name).map(|container| container.kind)
+        self.plan(uid)?
+            .containers
+            .iter()
+            .find(|container| container.name == name)
+            .map(|container| container.kind)
     }
 
     /// The plan of a pod; static pods have UIDs of their own making.
     fn plan(&self, uid: &str) -> Option<&PodPlan> {
-        self.plans.values().find(|plan| plan.uid == uid || (plan.is_static && !uid.starts_with("uid-")))
+        self.plans
+            .values()
+            .find(|plan| plan.uid == uid || (plan.is_static && !uid.starts_with("uid-")))
     }
 
     /// Whatever stands before a container has come through in its sandbox.
@@ -179,7 +211,9 @@ impl State {
         let before = plan.containers.iter().take_while(|container| container.name != name);
         let missing: Vec<String> = before
             .filter(|container| container.kind != Kind::Main)
-            .filter(|container| !self.came_through.contains(&(sandbox.to_owned(), container.name.clone())))
+            .filter(|container| {
+                !self.came_through.contains(&(sandbox.to_owned(), container.name.clone()))
+            })
             .map(|container| container.name.clone())
             .collect();
         if !missing.is_empty() && !plan.is_static {
@@ -189,7 +223,8 @@ impl State {
 
     fn check_stop(&mut self, container: &FakeContainer, grace: i64) {
         let (uid, name) = (pod_uid(container), container.name());
-        let deadline = self.now().after(Duration::from_secs(u64::try_from(grace).unwrap_or_default()));
+        let deadline =
+            self.now().after(Duration::from_secs(u64::try_from(grace).unwrap_or_default()));
         let life = self.life;
         if let Some((known, before)) = self.graces.get(&container.id)
             && *known == life
@@ -210,7 +245,8 @@ impl State {
 
     fn check_status(&mut self, object: &Value) {
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        let (before, after) = (self.statuses.get(&uid).cloned().unwrap_or_default(), object["status"].clone());
+        let (before, after) =
+            (self.statuses.get(&uid).cloned().unwrap_or_default(), object["status"].clone());
         let phase = |status: &Value| status["phase"].as_str().unwrap_or_default().to_owned();
         if matches!(phase(&before).as_str(), "Succeeded" | "Failed") {
             if phase(&after) != phase(&before) {
@@ -231,18 +267,31 @@ impl State {
                 };
                 let count = |status: &Value| status["restartCount"].as_i64().unwrap_or_default();
                 if count(now) < count(known) {
-                    self.violate(format!("{uid}/{}: {} restarts after {}", known["name"], count(now), count(known)));
+                    self.violate(format!(
+                        "{uid}/{}: {} restarts after {}",
+                        known["name"],
+                        count(now),
+                        count(known)
+                    ));
                 }
                 let has_ended = !known["state"]["terminated"].is_null();
-                if has_ended && known["containerID"] == now["containerID"] && !now["state"]["running"].is_null() {
-                    self.violate(format!("{uid}/{}: an older status over a newer one", known["name"]));
+                if has_ended
+                    && known["containerID"] == now["containerID"]
+                    && !now["state"]["running"].is_null()
+                {
+                    self.violate(format!(
+                        "{uid}/{}: an older status over a newer one",
+                        known["name"]
+                    ));
                 }
             }
         }
         for known in before["conditions"].as_array().into_iter().flatten() {
             let same = |condition: &&Value| condition["type"] == known["type"];
             let now = after["conditions"].as_array().into_iter().flatten().find(same);
-            let time = |condition: &Value| condition["lastTransitionTime"].as_str().unwrap_or_default().to_owned();
+            let time = |condition: &Value| {
+                condition["lastTransitionTime"].as_str().unwrap_or_default().to_owned()
+            };
             if now.is_some_and(|now| time(now) < time(known)) {
                 self.violate(format!("{uid}: the condition {} goes back in time", known["type"]));
             }
@@ -260,7 +309,9 @@ impl Witness for Judge {
         if mutates {
             let text = effect.as_ref().map(|effect| format!(" ({effect:?})")).unwrap_or_default();
             state.note(&format!("{call} {target} of {pod}{text}"));
-            if matches!(call, "RunPodSandbox" | "CreateContainer" | "StartContainer") && state.is_ending(pod) {
+            if matches!(call, "RunPodSandbox" | "CreateContainer" | "StartContainer")
+                && state.is_ending(pod)
+            {
                 state.violate(format!("{call} {target} of {pod}, which is ending"));
             }
         }
@@ -277,8 +328,16 @@ impl Witness for Judge {
         match *deed {
             Deed::RunSandbox(_) => {}
             Deed::Create { sandbox, config } => {
-                let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
-                let uid = config.labels.get("io.kubernetes.pod.uid").map(String::as_str).unwrap_or_default();
+                let name = config
+                    .metadata
+                    .as_ref()
+                    .map(|metadata| metadata.name.as_str())
+                    .unwrap_or_default();
+                let uid = config
+                    .labels
+                    .get("io.kubernetes.pod.uid")
+                    .map(String::as_str)
+                    .unwrap_or_default();
                 state.check_order(sandbox, uid, name);
                 if state.kind(uid, name) == Some(Kind::Main) {
                     state.initialized.insert(sandbox.to_owned());
@@ -292,16 +351,26 @@ impl Witness for Judge {
                 }
             }
             Deed::StopSandbox(sandbox) => {
-                let inside = scene.containers.values().find(|found| found.sandbox == sandbox.id && is_running(found));
+                let inside = scene
+                    .containers
+                    .values()
+                    .find(|found| found.sandbox == sandbox.id && is_running(found));
                 if let Some(inside) = inside {
-                    let text = format!("the sandbox of {} is stopped while {} runs", pod_uid(inside), inside.name());
+                    let text = format!(
+                        "the sandbox of {} is stopped while {} runs",
+                        pod_uid(inside),
+                        inside.name()
+                    );
                     state.violate(text);
                 }
             }
             Deed::RemoveSandbox(sandbox) => {
                 let inside = scene.containers.values().any(|found| found.sandbox == sandbox.id);
                 if sandbox.ready || inside {
-                    state.violate(format!("sandbox {} is removed before it is stopped and empty", sandbox.id));
+                    state.violate(format!(
+                        "sandbox {} is removed before it is stopped and empty",
+                        sandbox.id
+                    ));
                 }
             }
         }
@@ -332,7 +401,9 @@ impl ApiWitness for Judge {
     }
 
     fn write(&self, method: &str, path: &str, body: &Value, before: Option<&Value>) {
-        let (true, Some(object)) = (method == "DELETE" && path.contains("/pods/"), before) else { return };
+        let (true, Some(object)) = (method == "DELETE" && path.contains("/pods/"), before) else {
+            return;
+        };
         if object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
             return;
         }
@@ -365,7 +436,11 @@ impl ApiWitness for Judge {
         );
         let dir = PodPlan::volume_dir(&self.root, uid);
         left.extend(
-            self.mounter.mounts().keys().filter(|path| path.starts_with(&dir)).map(|path| path.display().to_string()),
+            self.mounter
+                .mounts()
+                .keys()
+                .filter(|path| path.starts_with(&dir))
+                .map(|path| path.display().to_string()),
         );
         if dir.exists() {
             left.push(format!("{} exists", dir.display()));
@@ -386,7 +461,11 @@ impl ApiWitness for Judge {
     fn written(&self, method: &str, path: &str, object: &Value) {
         if method == "PATCH" && path.contains("/pods/") {
             let mut state = self.state.lock();
-            state.note(&format!("status of {} is {}", object["metadata"]["name"], brief(&object["status"])));
+            state.note(&format!(
+                "status of {} is {}",
+                object["metadata"]["name"],
+                brief(&object["status"])
+            ));
             state.check_status(object);
         }
     }
@@ -419,11 +498,16 @@ pub(super) fn brief(status: &Value) -> String {
         for container in status[list].as_array().into_iter().flatten() {
             let state = container["state"].as_object().and_then(|state| {
                 let (kind, what) = state.iter().next()?;
-                Some(format!("{kind}({}{})", what["reason"].as_str().unwrap_or_default(), what["exitCode"]))
+                Some(format!(
+                    "{kind}({}{})",
+                    what["reason"].as_str().unwrap_or_default(),
+                    what["exitCode"]
+                ))
             });
             let name = container["name"].as_str().unwrap_or_default();
             let state = state.unwrap_or_default();
-            write!(text, " {name}#{} {state}", container["restartCount"]).expect("a String takes everything");
+            write!(text, " {name}#{} {state}", container["restartCount"])
+                .expect("a String takes everything");
         }
     }
     text

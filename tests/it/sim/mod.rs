@@ -1,14 +1,25 @@
-//! The simulation of a node: the daemon's own composition on a runtime, an API server, mounts and a clock in memory, with
-//! faults, crashes and restarts that follow from a seed. After each step the laws are checked; at the end the world heals
-//! and must come to rest, then everything is deleted and nothing may be left.
+//! The simulation of a node: the daemon's own composition on a runtime, an API server, mounts and a
+//! clock in memory, with faults, crashes and restarts that follow from a seed. After each step the
+//! laws are checked; at the end the world heals and must come to rest, then everything is deleted
+//! and nothing may be left.
 //!
-//! Each seed is played in a process of its own, so that hash maps and `select!` are the same again. `make sim SEEDS=…`
-//! plays many; `SIM_SEED=… cargo test --test it sim::plays_one_seed -- --ignored --nocapture` plays one and shows what
-//! happened. A seed that failed is kept in `FAILED_ONCE`.
+//! Each seed is played in a process of its own, so that hash maps and `select!` are the same again.
+//! `make sim SEEDS=…` plays many; `SIM_SEED=… cargo test --test it sim::plays_one_seed -- --ignored
+//! --nocapture` plays one and shows what happened. A seed that failed is kept in `FAILED_ONCE`.
 
-#![allow(clippy::print_stdout, clippy::panic, reason = "what a test says goes there, and how it fails")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "a step that is not named is carried out, or told, as it is")]
-#![allow(clippy::unchecked_time_subtraction, reason = "both are times of one clock that only goes on")]
+#![allow(
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "what a test says goes there, and how it fails"
+)]
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a step that is not named is carried out, or told, as it is"
+)]
+#![allow(
+    clippy::unchecked_time_subtraction,
+    reason = "both are times of one clock that only goes on"
+)]
 
 mod faults;
 mod laws;
@@ -32,9 +43,15 @@ const FAILED_ONCE: [(u64, &str); 6] = [
     (1, "without a Node object every pod was refused: nobody said how many the node takes"),
     (21, "asked to end before the runtime had answered, it ended with an error"),
     (24, "a sandbox made anew, then a crash: its init containers were taken for done"),
-    (26, "told to stop while CreateContainer had not answered, it started the container all the same"),
+    (
+        26,
+        "told to stop while CreateContainer had not answered, it started the container all the same",
+    ),
     (27, "a crash after the last container was removed: the pod's logs stayed for ever"),
-    (41, "a static pod was removed while its older generation still stopped: its mirror stayed for ever"),
+    (
+        41,
+        "a static pod was removed while its older generation still stopped: its mirror stayed for ever",
+    ),
 ];
 
 /// How many seeds are played unless `SEEDS` says otherwise: about a second each of one processor.
@@ -79,8 +96,11 @@ fn one(seed: u64) -> String {
         tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().init();
     }
     let scenario = Scenario::new(seed);
-    // UIDs of static pods follow from the path: it is the same each time, and whoever is second waits.
-    let home = std::env::temp_dir().join(format!("rkubelet-sim-{}", nix::unistd::getuid())).join(seed.to_string());
+    // UIDs of static pods follow from the path: it is the same each time, and whoever is second
+    // waits.
+    let home = std::env::temp_dir()
+        .join(format!("rkubelet-sim-{}", nix::unistd::getuid()))
+        .join(seed.to_string());
     std::fs::create_dir_all(home.parent().expect("a parent")).expect("a folder");
     let lock = std::fs::File::create(home.with_extension("lock")).expect("a lock");
     lock.lock().expect("locked");
@@ -118,7 +138,9 @@ fn play_all(seeds: &[u64]) {
     let begun = Instant::now();
     let (next, failures) = (AtomicU64::new(0), parking_lot::Mutex::new(Vec::new()));
     let work = || {
-        while let Some(seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
+        while let Some(seed) =
+            seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX))
+        {
             let output = run_one(*seed);
             if !output.status.success() {
                 failures.lock().push((*seed, output));

@@ -30,8 +30,8 @@ const NODE: &str = "n1";
 const TICK: Duration = Duration::from_millis(500);
 /// The same while it heals: nothing hurries any more.
 const SLOW_TICK: Duration = Duration::from_secs(1);
-/// Within which a healed world must have come to rest: hung calls take their deadline (4 min), then the longest crash
-/// back-off (5 min) may lie ahead.
+/// Within which a healed world must have come to rest: hung calls take their deadline (4 min), then
+/// the longest crash back-off (5 min) may lie ahead.
 const REST_WITHIN: Duration = Duration::from_secs(1_500);
 /// How long it must stay so.
 const REST_FOR: Duration = Duration::from_secs(20);
@@ -71,7 +71,8 @@ struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Storm,
-    /// Since when the world heals, since when it is at rest, and how many containers had been started by then.
+    /// Since when the world heals, since when it is at rest, and how many containers had been
+    /// started by then.
     Heals {
         since: Duration,
         rests: Option<(Duration, u64)>,
@@ -87,7 +88,8 @@ enum Phase {
 /// Plays it, in a directory of its own. Answers what happened.
 pub(super) fn play(scenario: &Scenario, home: &Path) -> Vec<String> {
     let mut world = World::new(scenario, home);
-    let mut progress = Progress { now: Duration::ZERO, next: 0, crash_down: Duration::ZERO, phase: Phase::Storm };
+    let mut progress =
+        Progress { now: Duration::ZERO, next: 0, crash_down: Duration::ZERO, phase: Phase::Storm };
     while progress.phase != Phase::Over && world.judge.violations().is_empty() {
         world.live(scenario, &mut progress);
     }
@@ -98,7 +100,8 @@ impl World {
     fn new(scenario: &Scenario, home: &Path) -> Self {
         let mut random = Random::new(scenario.seed ^ 0x0C0E);
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-        let (api, runtime, mounter) = (FakeApi::new(clock), FakeRuntime::new(clock), FakeMounter::default());
+        let (api, runtime, mounter) =
+            (FakeApi::new(clock), FakeRuntime::new(clock), FakeMounter::default());
         for folder in ["root", "manifests", "logs", "links"] {
             std::fs::create_dir_all(home.join(folder)).expect("a folder");
         }
@@ -151,11 +154,17 @@ impl World {
 
     fn put_config_map(&self, name: &str, value: u64) {
         let data = json!({"k": format!("v{value}")});
-        self.api.put("api/v1/configmaps", json!({"metadata": {"name": name, "namespace": "d"}, "data": data}));
+        self.api.put(
+            "api/v1/configmaps",
+            json!({"metadata": {"name": name, "namespace": "d"}, "data": data}),
+        );
     }
 
     fn put_secret(&self) {
-        self.api.put("api/v1/secrets", json!({"metadata": {"name": "s0", "namespace": "d"}, "data": {"k": "dg=="}}));
+        self.api.put(
+            "api/v1/secrets",
+            json!({"metadata": {"name": "s0", "namespace": "d"}, "data": {"k": "dg=="}}),
+        );
     }
 
     /// One life of the kubelet: from its start to its end, its crash or the end of everything.
@@ -167,7 +176,9 @@ impl World {
             .expect("a runtime of tokio");
         let end = runtime.block_on(async {
             let wall = jiff::SignedDuration::try_from(progress.now).expect("a time");
-            let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(1) + wall);
+            let clock = Clock::starting_at(
+                jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(1) + wall,
+            );
             self.api.set_clock(clock);
             self.runtime.set_clock(clock);
             self.judge.begin_life(clock);
@@ -182,7 +193,8 @@ impl World {
                 device_plugins_dir: self.home.join("device-plugins"),
                 cores: self.cores,
             };
-            let kubelet = tokio::spawn(simulated::run(self.loaded.clone(), parts, shutdown.clone()));
+            let kubelet =
+                tokio::spawn(simulated::run(self.loaded.clone(), parts, shutdown.clone()));
             let end = self.drive(scenario, progress, clock, &kubelet).await;
             if !matches!(end, End::Crash(_)) {
                 shutdown.cancel();
@@ -217,7 +229,9 @@ impl World {
             if !self.judge.violations().is_empty() {
                 return End::Over;
             }
-            while let Some((_, step)) = scenario.steps.get(progress.next).filter(|(at, _)| *at <= now) {
+            while let Some((_, step)) =
+                scenario.steps.get(progress.next).filter(|(at, _)| *at <= now)
+            {
                 progress.next += 1;
                 self.judge.note(&format!("* {}", Short(step)));
                 match step {
@@ -273,13 +287,17 @@ impl World {
                     Phase::Clears { since: now, rests: None }
                 }
                 (Ok(()), Some(rests)) => Phase::Heals { since, rests: Some(rests) },
-                (Err(why), _) => self.unless_late(now - since, &why, Phase::Heals { since, rests: None }),
+                (Err(why), _) => {
+                    self.unless_late(now - since, &why, Phase::Heals { since, rests: None })
+                }
             },
             Phase::Clears { since, rests } => match (rest::is_empty(self), rests) {
                 (Ok(()), None) => Phase::Clears { since, rests: Some(now) },
                 (Ok(()), Some(from)) if now - from >= REST_FOR => Phase::Over,
                 (Ok(()), Some(from)) => Phase::Clears { since, rests: Some(from) },
-                (Err(why), _) => self.unless_late(now - since, &why, Phase::Clears { since, rests: None }),
+                (Err(why), _) => {
+                    self.unless_late(now - since, &why, Phase::Clears { since, rests: None })
+                }
             },
             Phase::Over => Phase::Over,
         };
@@ -323,7 +341,8 @@ impl World {
             }
             plan => {
                 self.api.delete(PODS, "d", name);
-                // Without grace it is gone at once: a kubelet that is not there hears of no deletion, and finds no pod.
+                // Without grace it is gone at once: a kubelet that is not there hears of no
+                // deletion, and finds no pod.
                 let is_gone = self.api.get(PODS, "d", name).is_none();
                 if let Some(plan) = plan.filter(|_| is_gone) {
                     self.judge.disturb(&plan.uid);
@@ -340,17 +359,26 @@ impl World {
                 continue;
             }
             let Some(plan) = self.plan_of(&container) else { continue };
-            let Some(own) = plan.containers.iter().find(|own| own.name == container.name()) else { continue };
-            let ran = Duration::from_nanos(u64::try_from(now - container.started_at()).unwrap_or_default());
+            let Some(own) = plan.containers.iter().find(|own| own.name == container.name()) else {
+                continue;
+            };
+            let ran = Duration::from_nanos(
+                u64::try_from(now - container.started_at()).unwrap_or_default(),
+            );
             if own.runs_ms.is_some_and(|runs| ran >= Duration::from_millis(runs)) {
-                let attempt = container.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+                let attempt =
+                    container.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
                 self.exit(&container, i32::from(attempt < own.fails));
             }
         }
     }
 
     fn exit(&self, container: &FakeContainer, code: i32) {
-        self.judge.note(&format!("{} of {} ends with {code}", container.name(), pod_uid(container)));
+        self.judge.note(&format!(
+            "{} of {} ends with {code}",
+            container.name(),
+            pod_uid(container)
+        ));
         if code == 0 {
             self.judge.came_through(container);
         }
@@ -376,10 +404,16 @@ impl World {
             Step::Manifest(plan) => {
                 self.want(plan);
                 let text = plan.manifest().to_string();
-                std::fs::write(self.home.join("manifests").join(format!("{}.json", plan.name)), text).expect("written");
+                std::fs::write(
+                    self.home.join("manifests").join(format!("{}.json", plan.name)),
+                    text,
+                )
+                .expect("written");
             }
             Step::Edit { pod, image } => {
-                if let (Some(plan), Some(mut object)) = (self.wanted.get(pod), self.api.get(PODS, "d", pod)) {
+                if let (Some(plan), Some(mut object)) =
+                    (self.wanted.get(pod), self.api.get(PODS, "d", pod))
+                {
                     self.judge.disturb(&plan.uid);
                     object["spec"]["containers"][0]["image"] = json!(image);
                     self.api.put(PODS, object);
@@ -406,7 +440,12 @@ impl World {
                 if let Some(plan) = self.plans.get(pod) {
                     self.judge.disturb(&plan.uid);
                     for sandbox in self.runtime.sandboxes() {
-                        if sandbox.config.metadata.as_ref().is_some_and(|metadata| metadata.uid == plan.uid) {
+                        if sandbox
+                            .config
+                            .metadata
+                            .as_ref()
+                            .is_some_and(|metadata| metadata.uid == plan.uid)
+                        {
                             self.runtime.kill_sandbox(&sandbox.id.as_str().into());
                         }
                     }

@@ -49,7 +49,12 @@ pub(super) const CONFIG_MAPS: [&str; 3] = ["cm0", "cm1", "cm2"];
 pub(super) const IMAGES: [&str; 5] = ["i0:1", "i1:1", "i2:1", "i3:1", "i4:1"];
 
 impl PodPlan {
-    pub(super) fn random(random: &mut Random, name: &str, generation: usize, is_static: bool) -> Self {
+    pub(super) fn random(
+        random: &mut Random,
+        name: &str,
+        generation: usize,
+        is_static: bool,
+    ) -> Self {
         let policy = *random.pick(&["Always", "Always", "OnFailure", "Never"]);
         let mut containers = Vec::new();
         for place in 0..random.below(3) {
@@ -57,7 +62,12 @@ impl PodPlan {
             containers.push(ContainerPlan::random(random, &format!("init{place}"), kind, policy));
         }
         for place in 0..=random.below(2) {
-            containers.push(ContainerPlan::random(random, &format!("main{place}"), Kind::Main, policy));
+            containers.push(ContainerPlan::random(
+                random,
+                &format!("main{place}"),
+                Kind::Main,
+                policy,
+            ));
         }
         let kinds: &[&str] = if is_static {
             &["disk", "memory"]
@@ -99,11 +109,14 @@ impl PodPlan {
         self.policy != "Always" && self.mains().all(|container| container.runs_ms.is_some())
     }
 
-    /// The object as the API server has it, with its defaults. `image` replaces that of the first main container.
+    /// The object as the API server has it, with its defaults. `image` replaces that of the first
+    /// main container.
     pub(super) fn object(&self, image: Option<&str>) -> Value {
         let containers = |inits: bool| {
-            let of_kind = self.containers.iter().filter(|container| (container.kind != Kind::Main) == inits);
-            let mut objects: Vec<Value> = of_kind.map(|container| self.container(container)).collect();
+            let of_kind =
+                self.containers.iter().filter(|container| (container.kind != Kind::Main) == inits);
+            let mut objects: Vec<Value> =
+                of_kind.map(|container| self.container(container)).collect();
             if let (false, Some(image)) = (inits, image) {
                 objects[0]["image"] = json!(image);
             }
@@ -127,7 +140,9 @@ impl PodPlan {
     /// The manifest of a static pod.
     pub(super) fn manifest(&self) -> Value {
         let mut object = self.object(None);
-        for (part, field) in [("metadata", "uid"), ("spec", "nodeName"), ("spec", "serviceAccountName")] {
+        for (part, field) in
+            [("metadata", "uid"), ("spec", "nodeName"), ("spec", "serviceAccountName")]
+        {
             object[part].as_object_mut().expect("an object").remove(field);
         }
         object.as_object_mut().expect("an object").remove("status");
@@ -139,7 +154,9 @@ impl PodPlan {
         match kind {
             "disk" => json!({"name": kind, "emptyDir": {}}),
             "memory" => json!({"name": kind, "emptyDir": {"medium": "Memory"}}),
-            "config" => json!({"name": kind, "configMap": {"name": config_map, "defaultMode": 420}}),
+            "config" => {
+                json!({"name": kind, "configMap": {"name": config_map, "defaultMode": 420}})
+            }
             "secret" => json!({"name": kind, "secret": {"secretName": "s0", "defaultMode": 420}}),
             "downward" => json!({"name": kind, "downwardAPI": {"defaultMode": 420, "items": [
                 {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
@@ -152,8 +169,11 @@ impl PodPlan {
     fn container(&self, plan: &ContainerPlan) -> Value {
         let whom = format!("{}/{}", self.name, plan.name);
         let exec = |what: &str| json!({"exec": {"command": [what, whom]}});
-        let mounts: Vec<Value> =
-            self.volumes.iter().map(|kind| json!({"name": kind, "mountPath": format!("/{kind}")})).collect();
+        let mounts: Vec<Value> = self
+            .volumes
+            .iter()
+            .map(|kind| json!({"name": kind, "mountPath": format!("/{kind}")}))
+            .collect();
         let mut container = json!({"name": plan.name, "image": plan.image, "imagePullPolicy": plan.pull,
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
             "volumeMounts": mounts});
@@ -163,9 +183,12 @@ impl PodPlan {
         for probe in &plan.probes {
             let threshold = if *probe == "startup" { 30 } else { 3 };
             let mut object = exec(probe);
-            for (field, value) in
-                [("periodSeconds", 2), ("timeoutSeconds", 1), ("successThreshold", 1), ("failureThreshold", threshold)]
-            {
+            for (field, value) in [
+                ("periodSeconds", 2),
+                ("timeoutSeconds", 1),
+                ("successThreshold", 1),
+                ("failureThreshold", threshold),
+            ] {
                 object[field] = json!(value);
             }
             container[format!("{probe}Probe")] = object;
@@ -192,7 +215,9 @@ impl ContainerPlan {
         let mut probes = Vec::new();
         let mut hooks = Vec::new();
         if kind != Kind::Init {
-            probes.extend(["readiness", "liveness", "startup"].into_iter().filter(|_| random.percent(20)));
+            probes.extend(
+                ["readiness", "liveness", "startup"].into_iter().filter(|_| random.percent(20)),
+            );
             hooks.extend(["postStart", "preStop"].into_iter().filter(|_| random.percent(20)));
         }
         Self {

@@ -69,7 +69,8 @@ pub(super) enum Step {
         turns: u64,
         down: Duration,
     },
-    /// It is killed at the n-th call from now that changes something, before or after that has happened.
+    /// It is killed at the n-th call from now that changes something, before or after that has
+    /// happened.
     CrashAt {
         calls: u64,
         after: bool,
@@ -135,17 +136,27 @@ fn pod(random: &mut Random, name: &str, steps: &mut Vec<(Duration, Step)>) {
     let mut at = random.below(STORM / 2);
     for generation in 0..=random.index(2) {
         let pod = || name.to_owned();
-        steps.push((Duration::from_millis(at), Step::Create(PodPlan::random(random, name, generation, false))));
+        steps.push((
+            Duration::from_millis(at),
+            Step::Create(PodPlan::random(random, name, generation, false)),
+        ));
         let lives = random.below(25_000);
         for _ in 0..random.below(4) {
             let when = Duration::from_millis(at + random.below(lives + 1));
             let step = match random.below(10) {
-                0..=3 => Step::Exit { pod: pod(), which: random.below(8), code: *random.pick(&[0, 1, 137]) },
+                0..=3 => Step::Exit {
+                    pod: pod(),
+                    which: random.below(8),
+                    code: *random.pick(&[0, 1, 137]),
+                },
                 4 => Step::KillSandbox { pod: pod() },
                 5 => Step::Edit { pod: pod(), image: random.pick::<&str>(&["i3:1", "i4:1"]) },
                 6 | 7 => {
                     let kind = *random.pick(&["readiness", "liveness", "startup"]);
-                    steps.push((when + random.between(500, 20_000), Step::Probe { pod: pod(), kind, well: true }));
+                    steps.push((
+                        when + random.between(500, 20_000),
+                        Step::Probe { pod: pod(), kind, well: true },
+                    ));
                     Step::Probe { pod: pod(), kind, well: false }
                 }
                 _ => Step::Exit { pod: pod(), which: random.below(8), code: 2 },
@@ -156,7 +167,11 @@ fn pod(random: &mut Random, name: &str, steps: &mut Vec<(Duration, Step)>) {
         if random.percent(35) {
             return;
         }
-        let end = if random.percent(15) { Step::ForceDelete { pod: pod() } } else { Step::Delete { pod: pod() } };
+        let end = if random.percent(15) {
+            Step::ForceDelete { pod: pod() }
+        } else {
+            Step::Delete { pod: pod() }
+        };
         steps.push((Duration::from_millis(at), end));
         at += random.below(20_000);
     }
@@ -169,7 +184,10 @@ fn static_pod(random: &mut Random, steps: &mut Vec<(Duration, Step)>) {
         steps.push((Duration::from_millis(at), Step::Manifest(plan)));
         at += random.below(15_000);
         if random.percent(50) {
-            steps.push((Duration::from_millis(at), Step::RemoveManifest { pod: "static".to_owned() }));
+            steps.push((
+                Duration::from_millis(at),
+                Step::RemoveManifest { pod: "static".to_owned() },
+            ));
             at += random.below(10_000);
         }
     }
@@ -188,7 +206,10 @@ fn disturb(random: &mut Random, steps: &mut Vec<(Duration, Step)>) {
         5 => spell(Step::EventsLost { on: true }, Step::EventsLost { on: false }),
         6 => steps.push((at, Step::LateEvents)),
         7 => spell(Step::NetworkReady { on: false }, Step::NetworkReady { on: true }),
-        _ => steps.push((at, Step::ConfigMap { name: random.pick::<&str>(&CONFIG_MAPS), value: random.below(1000) })),
+        _ => steps.push((
+            at,
+            Step::ConfigMap { name: random.pick::<&str>(&CONFIG_MAPS), value: random.below(1000) },
+        )),
     }
 }
 
@@ -198,7 +219,9 @@ impl fmt::Display for Scenario {
         writeln!(f, "seed {seed}: containerd {runtime_version}, {faults:?}")?;
         for (at, step) in steps {
             match step {
-                Step::Create(plan) | Step::Manifest(plan) => writeln!(f, "  {at:>9.3?} create {plan}")?,
+                Step::Create(plan) | Step::Manifest(plan) => {
+                    writeln!(f, "  {at:>9.3?} create {plan}")?;
+                }
                 other => writeln!(f, "  {at:>9.3?} {other:?}")?,
             }
         }

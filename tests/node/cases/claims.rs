@@ -1,4 +1,5 @@
-//! Persistent volumes of the node, generic ephemeral volumes and image volumes: mounted, shared, refused, left alone.
+//! Persistent volumes of the node, generic ephemeral volumes and image volumes: mounted, shared,
+//! refused, left alone.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -99,22 +100,29 @@ containers: [{{name: main, image: busybox, command: [sh, -c, '{argv}'], volumeMo
     bed.delete("first", None).await?;
     bed.until_gone("Pod", "first").await?;
     ensure!(!place.exists(), "{} is still there", place.display());
-    same("the other pod's view", bed.exec("second", "main", &["cat", "/v/note"]).await?.as_str(), "one\n")?;
+    same(
+        "the other pod's view",
+        bed.exec("second", "main", &["cat", "/v/note"]).await?.as_str(),
+        "one\n",
+    )?;
     bed.delete("second", None).await?;
     bed.until_gone("Pod", "second").await?;
     same("what is kept", std::fs::read_to_string(seen.join("note"))?.as_str(), "one\n")?;
     delete_volume(&bed).await
 }
 
-/// Waits until no pod has the directory. A pod that has ended is deleted from the API at once, before its volumes go; and
-/// a volume that another pod has is not given to a group again.
+/// Waits until no pod has the directory. A pod that has ended is deleted from the API at once,
+/// before its volumes go; and a volume that another pod has is not given to a group again.
 async fn until_unmounted(bed: &Bed, path: &str) -> Result<()> {
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_secs(60) {
         let mounts = bed.cluster.node_exec(&["cat", "/proc/self/mountinfo"]).await?;
         // What is mounted is told by its path in its file system, which is not the node's.
         let name = path.rsplit('/').next().unwrap_or_default();
-        if !mounts.lines().any(|line| line.split(' ').nth(3).is_some_and(|root| root.ends_with(name))) {
+        if !mounts
+            .lines()
+            .any(|line| line.split(' ').nth(3).is_some_and(|root| root.ends_with(name)))
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -150,12 +158,20 @@ containers: [{{name: main, image: busybox, command: [sh, -c, 'cat /v/deep/er/fil
     until_unmounted(&bed, &path).await?;
     bed.pod("again", &spec("OnRootMismatch")).await?;
     bed.until("again", &["phase=Succeeded"]).await?;
-    same("the mode of a file below a right root", std::fs::metadata(seen.join("deep/er/file"))?.mode() & 0o777, 0o640)?;
+    same(
+        "the mode of a file below a right root",
+        std::fs::metadata(seen.join("deep/er/file"))?.mode() & 0o777,
+        0o640,
+    )?;
     bed.delete("again", None).await?;
     until_unmounted(&bed, &path).await?;
     bed.pod("always", &spec("Always")).await?;
     bed.until("always", &["phase=Succeeded"]).await?;
-    same("the mode after Always", std::fs::metadata(seen.join("deep/er/file"))?.mode() & 0o777, 0o660)?;
+    same(
+        "the mode after Always",
+        std::fs::metadata(seen.join("deep/er/file"))?.mode() & 0o777,
+        0o660,
+    )?;
     delete_volume(&bed).await
 }
 

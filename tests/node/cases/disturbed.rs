@@ -1,4 +1,5 @@
-//! What must not happen to pods when the kubelet, containerd or the API server goes away. One case at a time.
+//! What must not happen to pods when the kubelet, containerd or the API server goes away. One case
+//! at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,11 +32,11 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const SLEEPER: &str =
-    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
 const PROBED: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000'], readinessProbe: {exec: {command: ['true']}, periodSeconds: 1}}]}";
 
-/// Watches the namespace's pods and notes each that was ready and then is not, though nobody deleted it.
+/// Watches the namespace's pods and notes each that was ready and then is not, though nobody
+/// deleted it.
 struct Flips {
     seen: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
@@ -48,15 +49,23 @@ impl Flips {
         let pods = bed.api("Pod");
         let task = tokio::task::spawn(async move {
             let mut ready = BTreeSet::new();
-            let mut versions = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
+            let mut versions = watcher(pods, watcher::Config::default())
+                .default_backoff()
+                .applied_objects()
+                .boxed();
             while let Some(version) = versions.next().await {
                 let Ok(pod) = version.map(|pod| as_value(&pod)) else { continue };
                 let uid = text(&pod, "metadata.uid");
                 let is_ready = text(&pod, "cond[Ready]") == "True";
                 if is_ready {
                     ready.insert(uid);
-                } else if ready.remove(&uid) && text(&pod, "metadata.deletionTimestamp").is_empty() {
-                    notes.lock().push(format!("{}: {}", text(&pod, "metadata.name"), text(&pod, "status.conditions")));
+                } else if ready.remove(&uid) && text(&pod, "metadata.deletionTimestamp").is_empty()
+                {
+                    notes.lock().push(format!(
+                        "{}: {}",
+                        text(&pod, "metadata.name"),
+                        text(&pod, "status.conditions")
+                    ));
                 }
             }
         });
@@ -116,8 +125,8 @@ async fn kubelet_killed_with_20_pods_running_and_5_starting(bed: Bed) -> Result<
     for number in 0..20 {
         let name = format!("run-{number}");
         let pod = bed.until(&name, &["cond[Ready]=True"]).await?;
-        let facts =
-            ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(&pod, path));
+        let facts = ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"]
+            .map(|path| text(&pod, path));
         before.insert(name, facts);
     }
     let flips = Flips::watch(&bed);
@@ -132,8 +141,8 @@ async fn kubelet_killed_with_20_pods_running_and_5_starting(bed: Bed) -> Result<
     until_it_works(&bed, "after").await?;
     for (name, facts) in before {
         let pod = bed.until(&name, &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
-        let now =
-            ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"].map(|path| text(&pod, path));
+        let now = ["c[main].containerID", "c[main].state.running.startedAt", "status.podIP"]
+            .map(|path| text(&pod, path));
         same(&name, now, facts)?;
     }
     same("what runs: 26 pods of a sandbox and a container each", running(&bed).await?.len(), 52)?;
@@ -146,7 +155,11 @@ async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
     let flips = Flips::watch(&bed);
     let began = Instant::now();
     kubelet(&bed, "stop").await?;
-    ensure!(began.elapsed() < Duration::from_secs(5), "SIGTERM was answered only after {:?}", began.elapsed());
+    ensure!(
+        began.elapsed() < Duration::from_secs(5),
+        "SIGTERM was answered only after {:?}",
+        began.elapsed()
+    );
     same("what runs without a kubelet", running(&bed).await?.len(), 2)?;
     kubelet(&bed, "start").await?;
     until_it_works(&bed, "after").await?;
@@ -155,9 +168,11 @@ async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
     flips.end()
 }
 
-/// From its first answer on, even while the runtime has not been read yet: as upstream's, whose watchdogs rely on it.
+/// From its first answer on, even while the runtime has not been read yet: as upstream's, whose
+/// watchdogs rely on it.
 async fn kubelet_is_healthy_as_soon_as_it_answers(bed: Bed) -> Result<()> {
-    let ask = "exec 3<>/dev/tcp/127.0.0.1/10248 && printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3 && cat <&3";
+    let ask =
+        "exec 3<>/dev/tcp/127.0.0.1/10248 && printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3 && cat <&3";
     for _ in 0..5 {
         kubelet(&bed, "restart").await?;
         let (began, mut answers) = (Instant::now(), 0);
@@ -192,7 +207,12 @@ async fn static_pod_stays_ready_when_the_kubelet_starts(bed: Bed) -> Result<()> 
         // A container that has only just started counts as starting even for upstream's kubelet.
         tokio::time::sleep(Duration::from_secs(11)).await;
         for _ in 0..3 {
-            let wants = ["cond[Ready]=True", "c[main].ready=true", "c[main].started=true", "c[main].restartCount=0"];
+            let wants = [
+                "cond[Ready]=True",
+                "c[main].ready=true",
+                "c[main].started=true",
+                "c[main].restartCount=0",
+            ];
             let stays = bed.stays("probed-n1", 5, &wants);
             let restarts = kubelet(&bed, "restart");
             let (stayed, restarted) = tokio::join!(stays, restarts);
@@ -224,8 +244,13 @@ async fn pod_ends_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     kubelet(&bed, "start").await?;
-    bed.until("done", &["phase=Failed", "c[main].state.terminated.exitCode=6", "c[main].restartCount=0"]).await?;
-    bed.until("again", &["c[main].restartCount>0", "c[main].lastState.terminated.exitCode=6"]).await?;
+    bed.until(
+        "done",
+        &["phase=Failed", "c[main].state.terminated.exitCode=6", "c[main].restartCount=0"],
+    )
+    .await?;
+    bed.until("again", &["c[main].restartCount>0", "c[main].lastState.terminated.exitCode=6"])
+        .await?;
     Ok(())
 }
 
@@ -247,7 +272,8 @@ async fn deleted_by_force_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
     bed.until_gone("Pod", "p").await?;
     kubelet(&bed, "start").await?;
     until_nothing_runs(&bed).await?;
-    let folder = bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}", text(&pod, "metadata.uid")));
+    let folder =
+        bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}", text(&pod, "metadata.uid")));
     let deadline = Instant::now() + Duration::from_secs(60);
     while folder.exists() {
         ensure!(Instant::now() < deadline, "{} is still there after 60 s", folder.display());
@@ -257,8 +283,7 @@ async fn deleted_by_force_while_the_kubelet_is_down(bed: Bed) -> Result<()> {
 }
 
 async fn kubelet_killed_during_a_deletion(bed: Bed) -> Result<()> {
-    let spec =
-        "{terminationGracePeriodSeconds: 8, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+    let spec = "{terminationGracePeriodSeconds: 8, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     bed.delete("p", None).await?;
@@ -281,8 +306,15 @@ async fn containerd_killed_and_started(bed: Bed) -> Result<()> {
     // What ends afterwards is seen.
     let id = text(&before, "c[main].containerID").replace("containerd://", "");
     bed.cluster.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]).await?;
-    bed.until("p", &["c[main].restartCount=1", "cond[Ready]=True", "c[main].lastState.terminated.exitCode=137"])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "c[main].restartCount=1",
+            "cond[Ready]=True",
+            "c[main].lastState.terminated.exitCode=137",
+        ],
+    )
+    .await?;
     bed.delete("p", None).await?;
     bed.until_gone("Pod", "p").await
 }
@@ -305,14 +337,25 @@ async fn api_server_away_for_60_s_while_a_pod_dies(bed: Bed) -> Result<()> {
         if let Some(new) = new.first() {
             break (*new).clone();
         }
-        ensure!(Instant::now() < deadline, "without an API server the container was not started again in 50 s");
+        ensure!(
+            Instant::now() < deadline,
+            "without an API server the container was not started again in 50 s"
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
     };
     tokio::time::sleep(Duration::from_secs(60).saturating_sub(away.elapsed())).await;
     bed.cluster.run(&["apiserver", "start"]).await?;
     let id = format!("c[main].containerID=containerd://{restarted}");
-    bed.until("p", &["cond[Ready]=True", "c[main].restartCount=1", "c[main].lastState.terminated.exitCode=137", &id])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "cond[Ready]=True",
+            "c[main].restartCount=1",
+            "c[main].lastState.terminated.exitCode=137",
+            &id,
+        ],
+    )
+    .await?;
     bed.until("other", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
     until_it_works(&bed, "after").await?;
     bed.until_kind("Node", "n1", &["cond[Ready]=True"]).await?;
@@ -324,7 +367,10 @@ async fn api_server_away_for_60_s_while_a_pod_dies(bed: Bed) -> Result<()> {
 /// What is below the folder `path` of the node.
 fn entries(bed: &Bed, path: &str) -> Vec<String> {
     let Ok(folder) = std::fs::read_dir(bed.cluster.on_node(path)) else { return Vec::new() };
-    folder.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    folder
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The last of all: every pod of every case is gone, and so is all that was made for them.
@@ -332,19 +378,37 @@ async fn nothing_is_left_on_the_node(bed: Bed) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         let everywhere = kube::Api::<k8s_openapi::api::core::v1::Pod>::all(bed.client.clone());
-        let pods = everywhere.list_metadata(&ListParams::default()).await.context("listing pods")?.items;
-        let mut left: Vec<String> =
-            pods.iter().map(|pod| format!("pod {}", pod.metadata.name.as_deref().unwrap_or_default())).collect();
-        left.extend(entries(&bed, "/var/lib/kubelet/pods").iter().map(|name| format!("/var/lib/kubelet/pods/{name}")));
-        left.extend(entries(&bed, "/var/log/pods").iter().map(|name| format!("/var/log/pods/{name}")));
-        left.extend(entries(&bed, "/var/log/containers").iter().map(|name| format!("/var/log/containers/{name}")));
+        let pods =
+            everywhere.list_metadata(&ListParams::default()).await.context("listing pods")?.items;
+        let mut left: Vec<String> = pods
+            .iter()
+            .map(|pod| format!("pod {}", pod.metadata.name.as_deref().unwrap_or_default()))
+            .collect();
+        left.extend(
+            entries(&bed, "/var/lib/kubelet/pods")
+                .iter()
+                .map(|name| format!("/var/lib/kubelet/pods/{name}")),
+        );
+        left.extend(
+            entries(&bed, "/var/log/pods").iter().map(|name| format!("/var/log/pods/{name}")),
+        );
+        left.extend(
+            entries(&bed, "/var/log/containers")
+                .iter()
+                .map(|name| format!("/var/log/containers/{name}")),
+        );
         let containers = bed.cluster.ctr(&["containers", "list", "-q"]).await?;
         left.extend(containers.lines().map(|id| format!("container {id}")));
         left.extend(pod_cgroups(&bed));
         if left.is_empty() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "after 180 s there are still {} things: {}", left.len(), left.join(", "));
+        ensure!(
+            Instant::now() < deadline,
+            "after 180 s there are still {} things: {}",
+            left.len(),
+            left.join(", ")
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -356,7 +420,9 @@ fn pod_cgroups(bed: &Bed) -> Vec<String> {
         for class in ["", "burstable", "besteffort"] {
             let path = format!("/sys/fs/cgroup{hierarchy}{}", bed.cluster.pods_cgroup(class));
             let Ok(folder) = std::fs::read_dir(&path) else { continue };
-            let pods = folder.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let pods = folder
+                .filter_map(Result::ok)
+                .map(|entry| entry.file_name().to_string_lossy().into_owned());
             let is_pod = |name: &String| name.starts_with("pod") || name.contains("-pod");
             found.extend(pods.filter(is_pod).map(|name| format!("cgroup {path}/{name}")));
         }

@@ -31,12 +31,15 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A container that ends on SIGTERM.
-const POLITE: &str = "image: busybox, command: [sh, -c, 'trap \"exit 0\" TERM; while true; do sleep 0.1; done']";
+const POLITE: &str =
+    "image: busybox, command: [sh, -c, 'trap \"exit 0\" TERM; while true; do sleep 0.1; done']";
 
 /// A folder on the node that outlives the pod, as a volume `notes`.
 fn notes(bed: &Bed) -> (String, String) {
     let folder = format!("/var/lib/kubelet/notes-{}", bed.name);
-    let volume = format!("volumes: [{{name: notes, hostPath: {{path: {folder}, type: DirectoryOrCreate}}}}]");
+    let volume = format!(
+        "volumes: [{{name: notes, hostPath: {{path: {folder}, type: DirectoryOrCreate}}}}]"
+    );
     (folder, volume)
 }
 
@@ -60,7 +63,11 @@ containers:
 ");
     bed.pod("p", &spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    same("what the hook wrote", bed.exec("p", "main", &["cat", "/tmp/hook"]).await?.as_str(), "hooked\n")
+    same(
+        "what the hook wrote",
+        bed.exec("p", "main", &["cat", "/tmp/hook"]).await?.as_str(),
+        "hooked\n",
+    )
 }
 
 async fn post_start_that_fails(bed: Bed) -> Result<()> {
@@ -72,7 +79,10 @@ containers:
 "
     );
     bed.pod("p", &spec).await?;
-    shows(&bed.event("p", "FailedPostStartHook", "PostStartHook failed").await?, &["type=Warning"])?;
+    shows(
+        &bed.event("p", "FailedPostStartHook", "PostStartHook failed").await?,
+        &["type=Warning"],
+    )?;
     bed.event("p", "Killing", "FailedPostStartHook").await?;
     bed.until("p", &["c[main].restartCount>0", "cond[Ready]=False"]).await?;
     Ok(())
@@ -147,18 +157,23 @@ containers: [{{name: main, {POLITE}, lifecycle: {{preStop: {{exec: {{command: [s
     bed.pod("p", &spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
-    ensure!(took >= Duration::from_secs(3), "ended after {took:?}, before the hook's time was over");
+    ensure!(
+        took >= Duration::from_secs(3),
+        "ended after {took:?}, before the hook's time was over"
+    );
     ensure!(took < Duration::from_secs(20), "ended only after {took:?}");
     Ok(())
 }
 
 pub(crate) async fn grace_period_then_killed(bed: Bed) -> Result<()> {
-    let spec =
-        "{terminationGracePeriodSeconds: 3, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+    let spec = "{terminationGracePeriodSeconds: 3, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
-    ensure!(took >= Duration::from_secs(3), "killed after {took:?}, before its grace period was over");
+    ensure!(
+        took >= Duration::from_secs(3),
+        "killed after {took:?}, before its grace period was over"
+    );
     ensure!(took < Duration::from_secs(20), "killed only after {took:?}");
     Ok(())
 }
@@ -167,7 +182,10 @@ async fn term_is_answered_at_once(bed: Bed) -> Result<()> {
     bed.pod("p", &format!("containers: [{{name: main, {POLITE}}}]")).await?;
     bed.until_heeds_term("p", &["main"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
-    ensure!(took < Duration::from_secs(15), "a pod that ends on SIGTERM was gone only after {took:?}");
+    ensure!(
+        took < Duration::from_secs(15),
+        "a pod that ends on SIGTERM was gone only after {took:?}"
+    );
     Ok(())
 }
 
@@ -183,19 +201,22 @@ containers: [{{name: main, {POLITE}, lifecycle: {{preStop: {{exec: {{command: [s
     bed.delete("p", None).await?;
     bed.event("p", "Killing", "Stopping container main").await?;
     let took = time_of_end(&bed, "p", Some(2)).await?;
-    ensure!(took < Duration::from_secs(30), "ended only {took:?} after its grace was shortened to 2 s");
+    ensure!(
+        took < Duration::from_secs(30),
+        "ended only {took:?} after its grace was shortened to 2 s"
+    );
     Ok(())
 }
 
 async fn deleted_with_grace_zero(bed: Bed) -> Result<()> {
-    let spec =
-        "{terminationGracePeriodSeconds: 600, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+    let spec = "{terminationGracePeriodSeconds: 600, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
     bed.pod("p", spec).await?;
     let pod = bed.until("p", &["cond[Ready]=True"]).await?;
     bed.delete("p", Some(0)).await?;
     bed.until_gone("Pod", "p").await?;
     // The object is gone at once; the node must not keep what ran.
-    let folder = bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}", text(&pod, "metadata.uid")));
+    let folder =
+        bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}", text(&pod, "metadata.uid")));
     let deadline = Instant::now() + Duration::from_secs(60);
     while folder.exists() {
         ensure!(
@@ -225,7 +246,10 @@ async fn deleted_during_a_crash_loop(bed: Bed) -> Result<()> {
     bed.pod("p", "containers: [{name: main, image: busybox, command: ['false']}]").await?;
     bed.until("p", &["c[main].state.waiting.reason=CrashLoopBackOff"]).await?;
     let took = time_of_end(&bed, "p", None).await?;
-    ensure!(took < Duration::from_secs(20), "a pod of which nothing runs was gone only after {took:?}");
+    ensure!(
+        took < Duration::from_secs(20),
+        "a pod of which nothing runs was gone only after {took:?}"
+    );
     Ok(())
 }
 
@@ -235,7 +259,8 @@ async fn deleted_pod_shows_how_it_ended(bed: Bed) -> Result<()> {
     bed.labelled_pod("p", "{finalizers: [example.com/held]}", spec).await?;
     bed.until_heeds_term("p", &["main"]).await?;
     bed.delete("p", None).await?;
-    bed.until("p", &["phase=Failed", "c[main].state.terminated.exitCode=17", "cond[Ready]=False"]).await?;
+    bed.until("p", &["phase=Failed", "c[main].state.terminated.exitCode=17", "cond[Ready]=False"])
+        .await?;
     bed.patch("Pod", "p", serde_json::json!({"metadata": {"finalizers": null}})).await?;
     bed.until_gone("Pod", "p").await
 }
@@ -249,20 +274,29 @@ pub(crate) async fn same_name_again(bed: Bed) -> Result<()> {
     ensure!(text(&first, "metadata.uid") != text(&second, "metadata.uid"), "one uid for two pods");
     bed.until(
         "p",
-        &["cond[Ready]=True", "c[main].restartCount=0", &format!("metadata.uid={}", text(&second, "metadata.uid"))],
+        &[
+            "cond[Ready]=True",
+            "c[main].restartCount=0",
+            &format!("metadata.uid={}", text(&second, "metadata.uid")),
+        ],
     )
     .await?;
     Ok(())
 }
 
 async fn finalizer_keeps_the_object(bed: Bed) -> Result<()> {
-    let spec = format!("{{terminationGracePeriodSeconds: 5, containers: [{{name: main, {POLITE}}}]}}");
+    let spec =
+        format!("{{terminationGracePeriodSeconds: 5, containers: [{{name: main, {POLITE}}}]}}");
     bed.labelled_pod("p", "{finalizers: [example.com/held]}", &spec).await?;
     bed.until_heeds_term("p", &["main"]).await?;
     bed.delete("p", None).await?;
     bed.until(
         "p",
-        &["c[main].state.terminated.exitCode=0", "phase=Succeeded", "metadata.deletionGracePeriodSeconds=0"],
+        &[
+            "c[main].state.terminated.exitCode=0",
+            "phase=Succeeded",
+            "metadata.deletionGracePeriodSeconds=0",
+        ],
     )
     .await?;
     bed.stays("p", 3, &["phase=Succeeded", "metadata.finalizers[0]=example.com/held"]).await?;
@@ -286,7 +320,8 @@ containers:
     bed.pod("p", &spec).await?;
     bed.until_heeds_term("p", &["main"]).await?;
     time_of_end(&bed, "p", None).await?;
-    // The gate ContainerStopSignals is off unless the cluster turns it on; then the field is dropped by the API server.
+    // The gate ContainerStopSignals is off unless the cluster turns it on; then the field is
+    // dropped by the API server.
     let seen = read(&bed, &format!("{folder}/order"))?;
     ensure!(seen == "usr1\n" || seen == "term\n", "the container noted {seen:?}");
     Ok(())

@@ -136,7 +136,10 @@ containers:
     ] {
         has_line("env", &seen, line)?;
     }
-    ensure!(!seen.contains("NOTHING"), "an optional key that does not exist made a variable:\n{seen}");
+    ensure!(
+        !seen.contains("NOTHING"),
+        "an optional key that does not exist made a variable:\n{seen}"
+    );
     Ok(())
 }
 
@@ -156,14 +159,19 @@ containers:
         ],
     )
     .await?;
-    shows(&bed.event("p", "Failed", "Error: configmap \"later\" not found").await?, &["type=Warning"])?;
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}, data: {KEY: value}}").await?;
+    shows(
+        &bed.event("p", "Failed", "Error: configmap \"later\" not found").await?,
+        &["type=Warning"],
+    )?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}, data: {KEY: value}}")
+        .await?;
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
     has_line("env", &bed.exec("p", "main", &["env"]).await?, "KEY=value")
 }
 
 async fn missing_key_of_a_secret(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {a: b}}").await?;
+    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {a: b}}")
+        .await?;
     let spec = "
 containers:
 - {name: main, image: busybox, command: [sleep, '1000'], env: [{name: K, valueFrom: {secretKeyRef: {name: keys, key: none}}}]}
@@ -187,10 +195,15 @@ async fn services_of_the_namespace(bed: Bed) -> Result<()> {
         .create("{apiVersion: v1, kind: Service, metadata: {name: web-front}, spec: {ports: [{name: http, port: 80, targetPort: 8080}]}}")
         .await?;
     let ip = text(&service, "spec.clusterIP");
-    // The kubelet hears of services apart from pods: one that starts in the same moment may still miss it.
+    // The kubelet hears of services apart from pods: one that starts in the same moment may still
+    // miss it.
     for attempt in 1.. {
         let name = format!("p{attempt}");
-        bed.pod(&name, "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [env]}]}").await?;
+        bed.pod(
+            &name,
+            "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [env]}]}",
+        )
+        .await?;
         bed.until(&name, &["phase=Succeeded"]).await?;
         let seen = bed.logs(&name, "main").await?;
         if !seen.contains("WEB_FRONT") && attempt < 5 {
@@ -212,9 +225,11 @@ async fn services_of_the_namespace(bed: Bed) -> Result<()> {
 }
 
 async fn no_service_links(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}").await?;
-    let spec =
-        "{restartPolicy: Never, enableServiceLinks: false, containers: [{name: main, image: busybox, command: [env]}]}";
+    bed.create(
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}",
+    )
+    .await?;
+    let spec = "{restartPolicy: Never, enableServiceLinks: false, containers: [{name: main, image: busybox, command: [env]}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["phase=Succeeded"]).await?;
     let seen = bed.logs("p", "main").await?;
@@ -258,7 +273,10 @@ async fn files_of_variables(bed: Bed) -> Result<()> {
 
 async fn key_that_a_file_does_not_have(bed: Bed) -> Result<()> {
     let pod = bed.pod("p", &with_file("A='1'\\\\n", "B")).await?;
-    let path = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data/env", text(&pod, "metadata.uid"));
+    let path = format!(
+        "/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data/env",
+        text(&pod, "metadata.uid")
+    );
     let message = format!("environment variable key \"B\" not found in file \"{path}\"");
     let waiting = format!("c[main].state.waiting.message={message}");
     bed.until("p", &["c[main].state.waiting.reason=CreateContainerConfigError", &waiting]).await?;

@@ -1,5 +1,5 @@
-//! Who a pod is on the node: users of its own, the runtime handler of its class, what it may see of the kernel; and what
-//! is said where the node cannot give it.
+//! Who a pod is on the node: users of its own, the runtime handler of its class, what it may see of
+//! the kernel; and what is said where the node cannot give it.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -51,13 +51,16 @@ async fn users_of_its_own(bed: Bed) -> Result<()> {
     let mut roots = Vec::new();
     for name in ["one", "two"] {
         let pod = bed.until(name, &["cond[Ready]=True"]).await?;
-        let map = bed.exec(name, "main", &["cat", "/proc/self/uid_map", "/proc/self/gid_map"]).await?;
+        let map =
+            bed.exec(name, "main", &["cat", "/proc/self/uid_map", "/proc/self/gid_map"]).await?;
         let lines: Vec<_> = map.lines().collect();
         same("users and groups", lines.first(), lines.last())?;
         let root = root_on_the_node(&map)?;
         ensure!(root >= 65_536 && root.is_multiple_of(65_536), "root is {root} on the node");
         same("the user in the pod", bed.exec(name, "main", &["id", "-u"]).await?.as_str(), "0\n")?;
-        let file = bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{}/userns", text(&pod, "metadata.uid")));
+        let file = bed
+            .cluster
+            .on_node(&format!("/var/lib/kubelet/pods/{}/userns", text(&pod, "metadata.uid")));
         let written: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
         shows(&written, &[&format!("uidMappings.0.hostId={root}"), "gidMappings.0.length=65536"])?;
         roots.push((root, file));
@@ -70,7 +73,8 @@ async fn users_of_its_own(bed: Bed) -> Result<()> {
 }
 
 async fn volumes_of_a_pod_with_users_of_its_own(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: map}, data: {key: value}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: map}, data: {key: value}}")
+        .await?;
     let spec = "
 hostUsers: false
 securityContext: {fsGroup: 3000}
@@ -135,7 +139,8 @@ async fn runtime_class_with_overhead(bed: Bed) -> Result<()> {
     bed.pod("p", &spec).await?;
     let pod = bed.until("p", &["cond[Ready]=True", "spec.overhead.memory=32Mi"]).await?;
     let folder = format!("pod{}", text(&pod, "metadata.uid"));
-    let memory = super::security::cgroup(&bed, &folder, ("memory", "memory.limit_in_bytes"), "memory.max")?;
+    let memory =
+        super::security::cgroup(&bed, &folder, ("memory", "memory.limit_in_bytes"), "memory.max")?;
     same("the pod's memory", memory.as_str(), "100663296")?;
     bed.delete_kind("RuntimeClass", &class).await
 }
@@ -143,17 +148,25 @@ async fn runtime_class_with_overhead(bed: Bed) -> Result<()> {
 async fn runtime_class_that_is_missing(bed: Bed) -> Result<()> {
     let class = format!("late-{}", bed.name);
     let made = |handler: &str| {
-        format!("{{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {{name: {class}}}, handler: {handler}}}")
+        format!(
+            "{{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {{name: {class}}}, handler: {handler}}}"
+        )
     };
     bed.create(&made("none-such")).await?;
     let spec = format!(
         "{{runtimeClassName: {class}, containers: [{{name: main, image: busybox, command: [sleep, '1000']}}]}}"
     );
     bed.pod("p", &spec).await?;
-    bed.event("p", "FailedCreatePodSandBox", "Failed to create pod sandbox: rpc error: code = *none-such*").await?;
+    bed.event(
+        "p",
+        "FailedCreatePodSandBox",
+        "Failed to create pod sandbox: rpc error: code = *none-such*",
+    )
+    .await?;
     bed.delete_kind("RuntimeClass", &class).await?;
     // The tenth of its kind is told as one of many.
-    let gone = format!("*Failed to create pod sandbox: runtimeclass.node.k8s.io \"{class}\" not found");
+    let gone =
+        format!("*Failed to create pod sandbox: runtimeclass.node.k8s.io \"{class}\" not found");
     bed.event("p", "FailedCreatePodSandBox", &gone).await?;
     bed.create(&made("runc")).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
@@ -215,7 +228,8 @@ containers:
     let pod = bed.get("Pod", "p").await?;
     let mounts = pod["status"]["containerStatuses"][0]["volumeMounts"].to_string();
     ensure!(
-        mounts.contains(r#""mountPath":"/all""#) && mounts.contains(r#""recursiveReadOnly":"Enabled""#),
+        mounts.contains(r#""mountPath":"/all""#)
+            && mounts.contains(r#""recursiveReadOnly":"Enabled""#),
         "{mounts}"
     );
     Ok(())
@@ -225,10 +239,18 @@ async fn command_that_is_missing(bed: Bed) -> Result<()> {
     bed.pod("p", "{containers: [{name: main, image: busybox, command: [/none/such]}]}").await?;
     let reason = "c[main].lastState.terminated.reason=StartError";
     bed.until("p", &[reason, "c[main].state.waiting.reason=*"]).await?;
-    let event =
-        bed.event("p", "Failed", "Error: failed to create containerd task: *no such file or directory*").await?;
+    let event = bed
+        .event(
+            "p",
+            "Failed",
+            "Error: failed to create containerd task: *no such file or directory*",
+        )
+        .await?;
     let pod = bed.get("Pod", "p").await?;
     let id = text(&pod, "c[main].containerID").replace("containerd://", "");
-    ensure!(!id.is_empty() && !text(&event, "message").contains(&id), "the event names {id}: {event}");
+    ensure!(
+        !id.is_empty() && !text(&event, "message").contains(&id),
+        "the event names {id}: {event}"
+    );
     Ok(())
 }

@@ -39,7 +39,9 @@ async fn missing_image(bed: Bed) -> Result<()> {
     )
     .await?;
     bed.event("p", "Pulling", &format!("Pulling image \"{image}\"")).await?;
-    let failed = bed.event("p", "Failed", &format!("Failed to pull image \"{image}\": ?*nowhere.invalid/*")).await?;
+    let failed = bed
+        .event("p", "Failed", &format!("Failed to pull image \"{image}\": ?*nowhere.invalid/*"))
+        .await?;
     shows(&failed, &["type=Warning", "involvedObject.fieldPath=spec.containers{main}"])?;
     bed.event("p", "Failed", "Error: ErrImagePull").await?;
     let backoff = format!("Back-off pulling image \"{image}\"");
@@ -61,11 +63,19 @@ async fn missing_image(bed: Bed) -> Result<()> {
 }
 
 pub(crate) async fn never_pulled(bed: Bed) -> Result<()> {
-    bed.pod("p", "containers: [{name: main, image: 'nowhere.invalid/none:1', imagePullPolicy: Never}]").await?;
-    let message = "Container image \"nowhere.invalid/none:1\" is not present with pull policy of Never";
+    bed.pod(
+        "p",
+        "containers: [{name: main, image: 'nowhere.invalid/none:1', imagePullPolicy: Never}]",
+    )
+    .await?;
+    let message =
+        "Container image \"nowhere.invalid/none:1\" is not present with pull policy of Never";
     bed.until(
         "p",
-        &["c[main].state.waiting.reason=ErrImageNeverPull", &format!("c[main].state.waiting.message={message}")],
+        &[
+            "c[main].state.waiting.reason=ErrImageNeverPull",
+            &format!("c[main].state.waiting.message={message}"),
+        ],
     )
     .await?;
     shows(&bed.event("p", "ErrImageNeverPull", message).await?, &["type=Warning"])?;
@@ -75,11 +85,13 @@ pub(crate) async fn never_pulled(bed: Bed) -> Result<()> {
 
 async fn invalid_image_name(bed: Bed) -> Result<()> {
     bed.pod("p", "containers: [{name: main, image: 'Not/A:Valid:Name'}]").await?;
-    let message =
-        "Failed to apply default image tag \"Not/A:Valid:Name\": couldn't parse image name \"Not/A:Valid:Name\": *";
+    let message = "Failed to apply default image tag \"Not/A:Valid:Name\": couldn't parse image name \"Not/A:Valid:Name\": *";
     bed.until(
         "p",
-        &["c[main].state.waiting.reason=InvalidImageName", &format!("c[main].state.waiting.message={message}")],
+        &[
+            "c[main].state.waiting.reason=InvalidImageName",
+            &format!("c[main].state.waiting.message={message}"),
+        ],
     )
     .await?;
     shows(&bed.event("p", "InspectFailed", message).await?, &["type=Warning"])?;
@@ -100,8 +112,13 @@ pub(crate) async fn missing_command(bed: Bed) -> Result<()> {
         ],
     )
     .await?;
-    let failed =
-        bed.event("p", "Failed", "Error: failed to *: exec: \"/no/such/program\"*no such file or directory*").await?;
+    let failed = bed
+        .event(
+            "p",
+            "Failed",
+            "Error: failed to *: exec: \"/no/such/program\"*no such file or directory*",
+        )
+        .await?;
     shows(&failed, &["type=Warning"])
 }
 
@@ -116,11 +133,16 @@ async fn missing_working_directory_is_made(bed: Bed) -> Result<()> {
 }
 
 async fn image_is_mended(bed: Bed) -> Result<()> {
-    bed.pod("p", "containers: [{name: main, image: 'nowhere.invalid/none:1', command: [sleep, '1000']}]").await?;
+    bed.pod(
+        "p",
+        "containers: [{name: main, image: 'nowhere.invalid/none:1', command: [sleep, '1000']}]",
+    )
+    .await?;
     let pod = bed.until("p", &["c[main].state.waiting.reason=?*Image*"]).await?;
     let change = "[{\"op\": \"replace\", \"path\": \"/spec/containers/0/image\", \"value\": \"registry.k8s.io/e2e-test-images/busybox:1.37.0-1\"}]";
     bed.kubectl(&["patch", "pod", "p", "--type=json", "-p", change]).await?;
-    bed.until("p", &["cond[Ready]=True", &format!("metadata.uid={}", text(&pod, "metadata.uid"))]).await?;
+    bed.until("p", &["cond[Ready]=True", &format!("metadata.uid={}", text(&pod, "metadata.uid"))])
+        .await?;
     Ok(())
 }
 
@@ -134,25 +156,37 @@ containers:
     bed.pod("p", spec).await?;
     bed.until("p", &["phase=Succeeded"]).await?;
     crate::bed::has_line("the log", &bed.logs("p", "arguments").await?, "Usage:*")?;
-    // The shell sees `me`, a `$(WHO)` to run and a `$(NOBODY)` to run: only what is known is replaced.
+    // The shell sees `me`, a `$(WHO)` to run and a `$(NOBODY)` to run: only what is known is
+    // replaced.
     crate::bed::has_line("the log", &bed.logs("p", "expanded").await?, "me*")
 }
 
 async fn pulled_once(bed: Bed) -> Result<()> {
     let registry = Registry::start(&bed).await?;
     let image = format!("{}/open/tiny:1", registry.address);
-    let spec = format!("{{terminationGracePeriodSeconds: 1, containers: [{{name: main, image: '{image}'}}]}}");
+    let spec = format!(
+        "{{terminationGracePeriodSeconds: 1, containers: [{{name: main, image: '{image}'}}]}}"
+    );
     bed.pod("first", &spec).await?;
-    bed.until("first", &["cond[Ready]=True", "c[main].imageID=?*", &format!("c[main].image={image}")]).await?;
+    bed.until(
+        "first",
+        &["cond[Ready]=True", "c[main].imageID=?*", &format!("c[main].image={image}")],
+    )
+    .await?;
     bed.event("first", "Pulling", &format!("Pulling image \"{image}\"")).await?;
-    let pulled = format!("Successfully pulled image \"{image}\" in *s (*s including waiting). Image size: ?* bytes.");
+    let pulled = format!(
+        "Successfully pulled image \"{image}\" in *s (*s including waiting). Image size: ?* bytes."
+    );
     shows(&bed.event("first", "Pulled", &pulled).await?, &["type=Normal"])?;
     bed.pod("second", &spec).await?;
     bed.until("second", &["cond[Ready]=True"]).await?;
-    let present = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+    let present = format!(
+        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+    );
     bed.event("second", "Pulled", &present).await?;
     // `Always` asks the registry each time.
-    let always = format!("{{containers: [{{name: main, image: '{image}', imagePullPolicy: Always}}]}}");
+    let always =
+        format!("{{containers: [{{name: main, image: '{image}', imagePullPolicy: Always}}]}}");
     bed.pod("third", &always).await?;
     bed.event("third", "Pulled", &pulled).await?;
     Ok(())
@@ -162,7 +196,8 @@ async fn pulled_with_a_secret(bed: Bed) -> Result<()> {
     let registry = Registry::start(&bed).await?;
     let image = format!("{}/private/tiny:1", registry.address);
     bed.pod("without", &format!("containers: [{{name: main, image: '{image}'}}]")).await?;
-    bed.event("without", "Failed", &format!("Failed to pull image \"{image}\": *authorization*")).await?;
+    bed.event("without", "Failed", &format!("Failed to pull image \"{image}\": *authorization*"))
+        .await?;
     let auth = base64::engine::general_purpose::STANDARD.encode("me:secret");
     let config = json!({"auths": {registry.address.as_str(): {"auth": auth}}}).to_string();
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"},
@@ -173,8 +208,12 @@ async fn pulled_with_a_secret(bed: Bed) -> Result<()> {
     );
     bed.pod("with", &spec).await?;
     bed.until("with", &["cond[Ready]=True"]).await?;
-    bed.event("with", "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (not-there); *")
-        .await?;
+    bed.event(
+        "with",
+        "FailedToRetrieveImagePullSecret",
+        "Unable to retrieve some image pull secrets (not-there); *",
+    )
+    .await?;
     Ok(())
 }
 
@@ -187,6 +226,10 @@ async fn deleted_during_a_pull(bed: Bed) -> Result<()> {
     let began = Instant::now();
     bed.delete("p", None).await?;
     bed.until_gone("Pod", "p").await?;
-    ensure!(began.elapsed() < Duration::from_secs(20), "gone only after {:?}, though nothing ran", began.elapsed());
+    ensure!(
+        began.elapsed() < Duration::from_secs(20),
+        "gone only after {:?}, though nothing ran",
+        began.elapsed()
+    );
     Ok(())
 }

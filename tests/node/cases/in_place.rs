@@ -1,4 +1,5 @@
-//! Running pods that change without being replaced: other resources, and all containers started again.
+//! Running pods that change without being replaced: other resources, and all containers started
+//! again.
 
 use anyhow::Result;
 
@@ -24,8 +25,12 @@ async fn resized_without_a_restart(bed: Bed) -> Result<()> {
     .await?;
     let before = bed.until("p", &["cond[Ready]=True", "c[main].resources.limits.cpu=200m"]).await?;
     let same_container = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
-    bed.resize("p", "main", r#"{"requests":{"cpu":"150m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"192Mi"}}"#)
-        .await?;
+    bed.resize(
+        "p",
+        "main",
+        r#"{"requests":{"cpu":"150m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"192Mi"}}"#,
+    )
+    .await?;
     bed.until(
         "p",
         &[
@@ -41,18 +46,38 @@ async fn resized_without_a_restart(bed: Bed) -> Result<()> {
         ],
     )
     .await?;
-    bed.event("p", "ResizeStarted", r#"Pod resize started: {"containers":[{"name":"main",*"generation":2}"#).await?;
-    bed.event("p", "ResizeCompleted", r#"Pod resize completed: {"containers":[{"name":"main",*"generation":2}"#)
-        .await?;
+    bed.event(
+        "p",
+        "ResizeStarted",
+        r#"Pod resize started: {"containers":[{"name":"main",*"generation":2}"#,
+    )
+    .await?;
+    bed.event(
+        "p",
+        "ResizeCompleted",
+        r#"Pod resize completed: {"containers":[{"name":"main",*"generation":2}"#,
+    )
+    .await?;
     let shell = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null \
                  || (cat /sys/fs/cgroup/memory.max; cut -d' ' -f1 /sys/fs/cgroup/cpu.max)";
     let seen = bed.exec("p", "main", &["sh", "-c", shell]).await?;
     same("what the kernel enforces", seen.as_str(), "201326592\n30000\n")?;
     // Down again; more than is in use.
-    bed.resize("p", "main", r#"{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"128Mi"}}"#)
-        .await?;
-    bed.until("p", &["c[main].resources.limits.memory=128Mi", "c[main].resources.limits.cpu=200m", &same_container])
-        .await?;
+    bed.resize(
+        "p",
+        "main",
+        r#"{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"128Mi"}}"#,
+    )
+    .await?;
+    bed.until(
+        "p",
+        &[
+            "c[main].resources.limits.memory=128Mi",
+            "c[main].resources.limits.cpu=200m",
+            &same_container,
+        ],
+    )
+    .await?;
     Ok(())
 }
 
@@ -67,8 +92,13 @@ async fn resized_by_a_restart(bed: Bed) -> Result<()> {
     )
     .await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    bed.resize("p", "main", r#"{"requests":{"memory":"128Mi"},"limits":{"memory":"128Mi"}}"#).await?;
-    bed.until("p", &["c[main].restartCount=1", "c[main].resources.limits.memory=128Mi", "cond[Ready]=True"]).await?;
+    bed.resize("p", "main", r#"{"requests":{"memory":"128Mi"},"limits":{"memory":"128Mi"}}"#)
+        .await?;
+    bed.until(
+        "p",
+        &["c[main].restartCount=1", "c[main].resources.limits.memory=128Mi", "cond[Ready]=True"],
+    )
+    .await?;
     bed.event("p", "Killing", "Container main resize requires restart").await?;
     Ok(())
 }
@@ -80,7 +110,8 @@ async fn resize_that_does_not_fit(bed: Bed) -> Result<()> {
         &format!("containers: [{{name: main, image: busybox, command: [sleep, '1000'], resources: {resources}}}]"),
     )
     .await?;
-    // The API server refuses by itself what no node of that size could ever give: beside another pod it does not fit.
+    // The API server refuses by itself what no node of that size could ever give: beside another
+    // pod it does not fit.
     bed.pod(
         "other",
         "containers: [{name: main, image: busybox, command: [sleep, '1000'], resources: {requests: {cpu: 300m}}}]",
@@ -88,9 +119,13 @@ async fn resize_that_does_not_fit(bed: Bed) -> Result<()> {
     .await?;
     bed.until("other", &["cond[Ready]=True"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    let node = bed.kubectl(&["get", "node", "n1", "-o", "jsonpath={.status.allocatable.cpu}"]).await?;
-    let all: u64 =
-        if let Some(thousandths) = node.strip_suffix('m') { thousandths.parse()? } else { node.parse::<u64>()? * 1000 };
+    let node =
+        bed.kubectl(&["get", "node", "n1", "-o", "jsonpath={.status.allocatable.cpu}"]).await?;
+    let all: u64 = if let Some(thousandths) = node.strip_suffix('m') {
+        thousandths.parse()?
+    } else {
+        node.parse::<u64>()? * 1000
+    };
     bed.resize("p", "main", &format!(r#"{{"requests":{{"cpu":"{}m"}}}}"#, all - 200)).await?;
     bed.until(
         "p",
@@ -103,8 +138,12 @@ async fn resize_that_does_not_fit(bed: Bed) -> Result<()> {
         ],
     )
     .await?;
-    bed.event("p", "ResizeDeferred", "Pod resize Deferred: *\"error\":\"Node didn't have enough resource: cpu, *")
-        .await?;
+    bed.event(
+        "p",
+        "ResizeDeferred",
+        "Pod resize Deferred: *\"error\":\"Node didn't have enough resource: cpu, *",
+    )
+    .await?;
     // Taken back: nothing waits any more.
     bed.resize("p", "main", r#"{"requests":{"cpu":"100m"}}"#).await?;
     bed.until("p", &["cond[PodResizePending]=", "c[main].restartCount=0"]).await?;

@@ -47,7 +47,12 @@ containers:
     .await?;
     bed.until(
         "p",
-        &["phase=Succeeded", "c[one].state.terminated.reason=Completed", "c[one].ready=true", "cond[Initialized]=True"],
+        &[
+            "phase=Succeeded",
+            "c[one].state.terminated.reason=Completed",
+            "c[one].ready=true",
+            "cond[Initialized]=True",
+        ],
     )
     .await?;
     crate::bed::same("the order", bed.logs("p", "main").await?, "one\ntwo\n".to_owned())
@@ -148,7 +153,8 @@ containers: [{name: main, image: busybox, command: [sleep, '1000']}]
     bed.pod("p", spec).await?;
     bed.until("p", &["c[side].state.running.startedAt=?*", "c[side].started=false"]).await?;
     bed.event("p", "Unhealthy", "Startup probe failed: ").await?;
-    bed.until("p", &["c[main].state.waiting.reason=PodInitializing", "cond[Initialized]=False"]).await?;
+    bed.until("p", &["c[main].state.waiting.reason=PodInitializing", "cond[Initialized]=False"])
+        .await?;
     bed.exec("p", "side", &["touch", "/tmp/up"]).await?;
     bed.until("p", &["c[side].started=true", "cond[Ready]=True", "c[side].restartCount=0"]).await?;
     Ok(())
@@ -224,8 +230,15 @@ containers:
   volumeMounts: [{name: shared, mountPath: /shared}]
 ";
     bed.pod("p", spec).await?;
-    bed.until("p", &["phase=Succeeded", "c[main].state.terminated.exitCode=0", "c[side].state.terminated.exitCode=0"])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "phase=Succeeded",
+            "c[main].state.terminated.exitCode=0",
+            "c[side].state.terminated.exitCode=0",
+        ],
+    )
+    .await?;
     Ok(())
 }
 
@@ -240,7 +253,15 @@ pub(crate) async fn ephemeral_container(bed: Bed) -> Result<()> {
         "name": "debugger", "image": "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "targetContainerName": "main",
         "command": ["sh", "-c", "ps -o args; exit 9"]
     }]}});
-    bed.kubectl(&["patch", "pod", "p", "--subresource=ephemeralcontainers", "-p", &debugger.to_string()]).await?;
+    bed.kubectl(&[
+        "patch",
+        "pod",
+        "p",
+        "--subresource=ephemeralcontainers",
+        "-p",
+        &debugger.to_string(),
+    ])
+    .await?;
     let after = bed
         .until(
             "p",
@@ -254,7 +275,10 @@ pub(crate) async fn ephemeral_container(bed: Bed) -> Result<()> {
         .await?;
     shows(&after, &[&format!("c[main].containerID={}", text(&before, "c[main].containerID"))])?;
     let seen = bed.logs("p", "debugger").await?;
-    ensure!(seen.contains("sleep 1000"), "the debugger does not see the processes of its target:\n{seen}");
+    ensure!(
+        seen.contains("sleep 1000"),
+        "the debugger does not see the processes of its target:\n{seen}"
+    );
     bed.event("p", "Started", "Container started").await?;
     Ok(())
 }

@@ -47,7 +47,9 @@ pub(crate) async fn runs_and_is_ready(bed: Bed) -> Result<()> {
     .await?;
     bed.event("p", "Scheduled", "Successfully assigned * to n1").await?;
     let image = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1";
-    let present = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+    let present = format!(
+        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+    );
     bed.event("p", "Pulled", &present).await?;
     bed.event("p", "Created", "Container created").await?;
     let started = bed.event("p", "Started", "Container started").await?;
@@ -134,16 +136,21 @@ containers:
 }
 
 async fn always_starts_again_after_success(bed: Bed) -> Result<()> {
-    bed.pod("p", "containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 1']}]").await?;
-    bed.until("p", &["c[main].restartCount=1", "c[main].lastState.terminated.reason=Completed"]).await?;
+    bed.pod("p", "containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 1']}]")
+        .await?;
+    bed.until("p", &["c[main].restartCount=1", "c[main].lastState.terminated.reason=Completed"])
+        .await?;
     bed.until("p", &["phase=Running", "c[main].state.waiting.reason=CrashLoopBackOff"]).await?;
     Ok(())
 }
 
 pub(crate) async fn crash_loop_waits_and_says_so(bed: Bed) -> Result<()> {
-    let made = bed.pod("p", "containers: [{name: main, image: busybox, command: [sh, -c, 'exit 5']}]").await?;
+    let made = bed
+        .pod("p", "containers: [{name: main, image: busybox, command: [sh, -c, 'exit 5']}]")
+        .await?;
     let uid = text(&made, "metadata.uid");
-    let message = format!("back-off 10s restarting failed container=main pod=p_{}({uid})", bed.name);
+    let message =
+        format!("back-off 10s restarting failed container=main pod=p_{}({uid})", bed.name);
     bed.until(
         "p",
         &[
@@ -161,7 +168,8 @@ pub(crate) async fn crash_loop_waits_and_says_so(bed: Bed) -> Result<()> {
     let backoff = format!("Back-off restarting failed container main in pod p_{}({uid})", bed.name);
     shows(&bed.event("p", "BackOff", &backoff).await?, &["type=Warning"])?;
     let second = format!("back-off 20s restarting failed container=main pod=p_{}({uid})", bed.name);
-    bed.until("p", &["c[main].restartCount=2", &format!("c[main].state.waiting.message={second}")]).await?;
+    bed.until("p", &["c[main].restartCount=2", &format!("c[main].state.waiting.message={second}")])
+        .await?;
     Ok(())
 }
 
@@ -182,7 +190,12 @@ containers: [{name: main, image: busybox, command: [sleep, '1000']}]
         ],
     )
     .await?;
-    bed.event("p", "DeadlineExceeded", "Pod was active on the node longer than the specified deadline").await?;
+    bed.event(
+        "p",
+        "DeadlineExceeded",
+        "Pod was active on the node longer than the specified deadline",
+    )
+    .await?;
     Ok(())
 }
 
@@ -233,8 +246,15 @@ containers:
 async fn killed_by_a_signal(bed: Bed) -> Result<()> {
     bed.pod("p", "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [sh, -c, 'kill -USR1 $$; sleep 1; sh -c \"kill -KILL \\$\\$\"; exit $?']}]}")
         .await?;
-    bed.until("p", &["phase=Failed", "c[main].state.terminated.exitCode=137", "c[main].state.terminated.reason=Error"])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "phase=Failed",
+            "c[main].state.terminated.exitCode=137",
+            "c[main].state.terminated.reason=Error",
+        ],
+    )
+    .await?;
     Ok(())
 }
 
@@ -266,8 +286,10 @@ containers:
             ],
         )
         .await?;
-    let order: Vec<String> = (0..5).map(|index| text(&pod, &format!("status.conditions[{index}].type"))).collect();
-    let wanted = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    let order: Vec<String> =
+        (0..5).map(|index| text(&pod, &format!("status.conditions[{index}].type"))).collect();
+    let wanted =
+        ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
     same("the order of the conditions", order, wanted.map(str::to_owned).to_vec())
 }
 
@@ -275,7 +297,11 @@ async fn observed_generation_follows_the_spec(bed: Bed) -> Result<()> {
     bed.pod("p", "containers: [{name: main, image: busybox, command: [sleep, '1000']}]").await?;
     bed.until("p", &["cond[Ready]=True", "status.observedGeneration=1"]).await?;
     bed.patch("Pod", "p", json!({"spec": {"activeDeadlineSeconds": 1000}})).await?;
-    bed.until("p", &["metadata.generation=2", "status.observedGeneration=2", "c[main].restartCount=0"]).await?;
+    bed.until(
+        "p",
+        &["metadata.generation=2", "status.observedGeneration=2", "c[main].restartCount=0"],
+    )
+    .await?;
     Ok(())
 }
 

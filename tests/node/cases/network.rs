@@ -41,7 +41,11 @@ async fn cat(bed: &Bed, file: &str, spec: &str) -> Result<String> {
 async fn resolv_conf_of_the_cluster(bed: Bed) -> Result<()> {
     let seen = cat(&bed, "/etc/resolv.conf", "").await?;
     has_line("resolv.conf", &seen, "nameserver 10.96.0.10")?;
-    has_line("resolv.conf", &seen, &format!("search {}.svc.cluster.local svc.cluster.local cluster.local*", bed.name))?;
+    has_line(
+        "resolv.conf",
+        &seen,
+        &format!("search {}.svc.cluster.local svc.cluster.local cluster.local*", bed.name),
+    )?;
     has_line("resolv.conf", &seen, "options ndots:5")
 }
 
@@ -79,12 +83,20 @@ containers: [{name: main, image: busybox, command: [sh, -c, 'hostname; cat /etc/
     bed.until("p", &["phase=Succeeded"]).await?;
     let seen = bed.logs("p", "main").await?;
     has_line("the log", &seen, "box")?;
-    has_line("/etc/hosts", &seen, &format!("10.244.1.*\tbox.inner.{}.svc.cluster.local\tbox", bed.name))
+    has_line(
+        "/etc/hosts",
+        &seen,
+        &format!("10.244.1.*\tbox.inner.{}.svc.cluster.local\tbox", bed.name),
+    )
 }
 
 async fn long_hostname_is_cut(bed: Bed) -> Result<()> {
     let name = format!("{}-b", "a".repeat(70));
-    bed.pod(&name, "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [hostname]}]}").await?;
+    bed.pod(
+        &name,
+        "{restartPolicy: Never, containers: [{name: main, image: busybox, command: [hostname]}]}",
+    )
+    .await?;
     bed.until(&name, &["phase=Succeeded"]).await?;
     same("the host name", bed.logs(&name, "main").await?, format!("{}\n", "a".repeat(63)))
 }
@@ -138,9 +150,18 @@ const LEFT_OUT: &str = "Nameserver limits were exceeded, some nameservers have b
                         10.96.0.10 192.0.2.1 192.0.2.2";
 
 async fn more_name_servers_than_a_resolver_reads(bed: Bed) -> Result<()> {
-    let seen = cat(&bed, "/etc/resolv.conf", "dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}").await?;
+    let seen = cat(
+        &bed,
+        "/etc/resolv.conf",
+        "dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}",
+    )
+    .await?;
     let servers: Vec<_> = seen.lines().filter(|line| line.starts_with("nameserver")).collect();
-    same("the servers", servers, vec!["nameserver 10.96.0.10", "nameserver 192.0.2.1", "nameserver 192.0.2.2"])?;
+    same(
+        "the servers",
+        servers,
+        vec!["nameserver 10.96.0.10", "nameserver 192.0.2.1", "nameserver 192.0.2.2"],
+    )?;
     bed.event("p", "DNSConfigForming", LEFT_OUT).await?;
     Ok(())
 }
@@ -158,7 +179,12 @@ containers: [{name: main, image: busybox, command: [sleep, '3']}]
 }
 
 async fn hosts_file_with_aliases(bed: Bed) -> Result<()> {
-    let seen = cat(&bed, "/etc/hosts", "hostAliases: [{ip: 192.0.2.9, hostnames: [one.example, two.example]}]").await?;
+    let seen = cat(
+        &bed,
+        "/etc/hosts",
+        "hostAliases: [{ip: 192.0.2.9, hostnames: [one.example, two.example]}]",
+    )
+    .await?;
     has_line("/etc/hosts", &seen, "# Kubernetes-managed hosts file.")?;
     has_line("/etc/hosts", &seen, "127.0.0.1\tlocalhost")?;
     has_line("/etc/hosts", &seen, "10.244.1.*\tp")?;
@@ -174,8 +200,15 @@ terminationGracePeriodSeconds: 1
 containers: [{name: main, image: busybox, command: [sh, -c, 'hostname; cat /etc/resolv.conf; sleep 1000']}]
 ";
     bed.pod("p", spec).await?;
-    bed.until("p", &["cond[Ready]=True", "status.podIP=10.200.0.11", "status.podIPs=[{\"ip\":\"10.200.0.11\"}]"])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "cond[Ready]=True",
+            "status.podIP=10.200.0.11",
+            "status.podIPs=[{\"ip\":\"10.200.0.11\"}]",
+        ],
+    )
+    .await?;
     bed.until_logged("p", "main", "options ndots:5").await?;
     let seen = bed.logs("p", "main").await?;
     let node = bed.cluster.node_exec(&["hostname"]).await?;
@@ -197,9 +230,11 @@ containers:
     let pod = bed.until("p", &["cond[Ready]=True"]).await?;
     let read = async {
         loop {
-            // The server takes one connection at a time, the probe's may be the one, and between two nobody listens.
+            // The server takes one connection at a time, the probe's may be the one, and between
+            // two nobody listens.
             let mut answer = String::new();
-            let connected = tokio::net::TcpStream::connect((text(&pod, "status.hostIP").as_str(), 17000)).await;
+            let connected =
+                tokio::net::TcpStream::connect((text(&pod, "status.hostIP").as_str(), 17000)).await;
             if let Ok(mut stream) = connected
                 && stream.read_to_string(&mut answer).await.is_ok()
                 && !answer.is_empty()
@@ -210,6 +245,8 @@ containers:
         }
     };
     let deadline = tokio::time::Duration::from_secs(20);
-    let answer = tokio::time::timeout(deadline, read).await.context("no answer from the host port in 20 s")?;
+    let answer = tokio::time::timeout(deadline, read)
+        .await
+        .context("no answer from the host port in 20 s")?;
     same("what the host port answers", answer.as_str(), "from the pod\n")
 }

@@ -77,8 +77,12 @@ async fn node_conditions(bed: Bed) -> Result<()> {
             "cond[Ready].lastHeartbeatTime=?*",
         ],
     )?;
-    let order: Vec<String> = (0..4).map(|index| text(&node, &format!("status.conditions[{index}].type"))).collect();
-    ensure!(order == ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"], "the order is {order:?}");
+    let order: Vec<String> =
+        (0..4).map(|index| text(&node, &format!("status.conditions[{index}].type"))).collect();
+    ensure!(
+        order == ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"],
+        "the order is {order:?}"
+    );
     Ok(())
 }
 
@@ -123,11 +127,18 @@ async fn node_lists_its_images(bed: Bed) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let node = bed.get("Node", "n1").await?;
-        let images = at(&node, "status.images").and_then(|list| list.as_array().cloned()).unwrap_or_default();
-        let found =
-            images.iter().find(|image| at(image, "names").is_some_and(|names| names.to_string().contains(name)));
+        let images = at(&node, "status.images")
+            .and_then(|list| list.as_array().cloned())
+            .unwrap_or_default();
+        let found = images
+            .iter()
+            .find(|image| at(image, "names").is_some_and(|names| names.to_string().contains(name)));
         if let Some(found) = found {
-            ensure!(at(found, "sizeBytes").and_then(serde_json::Value::as_i64).unwrap_or_default() > 1000, "{found}");
+            ensure!(
+                at(found, "sizeBytes").and_then(serde_json::Value::as_i64).unwrap_or_default()
+                    > 1000,
+                "{found}"
+            );
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "after 60 s the node does not list {name}: {images:?}");

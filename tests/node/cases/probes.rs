@@ -61,7 +61,8 @@ containers:
   readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
 ";
     bed.pod("p", spec).await?;
-    bed.event("p", "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 404").await?;
+    bed.event("p", "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 404")
+        .await?;
     bed.until("p", &NOT_READY).await?;
     bed.exec("p", "main", &["touch", "/www/ready"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
@@ -80,8 +81,12 @@ containers:
   readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}
 ";
     bed.pod("p", spec).await?;
-    bed.event("p", "Unhealthy", "Readiness probe failed: dial tcp 10.244.1.*:7000: connect: connection refused")
-        .await?;
+    bed.event(
+        "p",
+        "Unhealthy",
+        "Readiness probe failed: dial tcp 10.244.1.*:7000: connect: connection refused",
+    )
+    .await?;
     bed.until("p", &NOT_READY).await?;
     bed.exec("p", "main", &["touch", "/tmp/up"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
@@ -102,7 +107,12 @@ containers:
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     bed.exec("p", "main", &["curl", "-s", "http://127.0.0.1:8080/make-not-serving"]).await?;
-    bed.event("p", "Unhealthy", "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")").await?;
+    bed.event(
+        "p",
+        "Unhealthy",
+        "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")",
+    )
+    .await?;
     bed.until("p", &NOT_READY).await?;
     bed.exec("p", "main", &["curl", "-s", "http://127.0.0.1:8080/make-serving"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
@@ -137,8 +147,12 @@ containers:
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     bed.exec("p", "main", &["touch", "/tmp/dead"]).await?;
-    bed.event("p", "Unhealthy", "Liveness probe failed: cat: can't open '/tmp/alive': No such file or directory\n")
-        .await?;
+    bed.event(
+        "p",
+        "Unhealthy",
+        "Liveness probe failed: cat: can't open '/tmp/alive': No such file or directory\n",
+    )
+    .await?;
     bed.event("p", "Killing", "Container main failed liveness probe, will be restarted").await?;
     bed.until(
         "p",
@@ -166,7 +180,8 @@ containers:
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     bed.exec("p", "main", &["rm", "/www/alive"]).await?;
-    bed.event("p", "Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 404").await?;
+    bed.event("p", "Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 404")
+        .await?;
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=1"]).await?;
     Ok(())
 }
@@ -186,7 +201,8 @@ containers:
     bed.pod("p", spec).await?;
     bed.event("p", "Unhealthy", "Startup probe failed: ").await?;
     bed.until("p", &["c[main].started=false", "c[main].ready=false", "phase=Running"]).await?;
-    bed.stays("p", 3, &["c[main].started=false", "c[main].ready=false", "c[main].restartCount=0"]).await?;
+    bed.stays("p", 3, &["c[main].started=false", "c[main].ready=false", "c[main].restartCount=0"])
+        .await?;
     bed.exec("p", "main", &["touch", "/tmp/up"]).await?;
     bed.until("p", &["c[main].started=true", "cond[Ready]=True", "c[main].restartCount=0"]).await?;
     Ok(())
@@ -203,8 +219,15 @@ containers:
 ";
     bed.pod("p", spec).await?;
     bed.event("p", "Killing", "Container main failed startup probe, will be restarted").await?;
-    bed.until("p", &["c[main].restartCount=1", "c[main].started=false", "c[main].lastState.terminated.exitCode=137"])
-        .await?;
+    bed.until(
+        "p",
+        &[
+            "c[main].restartCount=1",
+            "c[main].started=false",
+            "c[main].lastState.terminated.exitCode=137",
+        ],
+    )
+    .await?;
     Ok(())
 }
 
@@ -218,7 +241,12 @@ containers:
   readinessProbe: {exec: {command: [sleep, '100']}, periodSeconds: 1, timeoutSeconds: 1}
 ";
     bed.pod("p", spec).await?;
-    bed.event("p", "Unhealthy", "Readiness probe *: command timed out: \"sleep 100\" timed out after 1s").await?;
+    bed.event(
+        "p",
+        "Unhealthy",
+        "Readiness probe *: command timed out: \"sleep 100\" timed out after 1s",
+    )
+    .await?;
     bed.until("p", &NOT_READY).await?;
     Ok(())
 }
@@ -272,7 +300,8 @@ containers:
   livenessProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1}
 ";
     bed.pod("p", spec).await?;
-    bed.until("p", &["c[main].restartCount>0", "c[main].lastState.terminated.exitCode=137"]).await?;
+    bed.until("p", &["c[main].restartCount>0", "c[main].lastState.terminated.exitCode=137"])
+        .await?;
     Ok(())
 }
 

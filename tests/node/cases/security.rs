@@ -155,9 +155,13 @@ async fn running(bed: &Bed, class: &str, resources: &str) -> Result<(Value, Stri
 
 /// The score of the container, which a machine without the right to lower it keeps at its own.
 async fn check_oom_score(bed: &Bed, wanted: i64) -> Result<()> {
-    let seen: i64 = bed.exec("p", "main", &["cat", "/proc/1/oom_score_adj"]).await?.trim().parse()?;
+    let seen: i64 =
+        bed.exec("p", "main", &["cat", "/proc/1/oom_score_adj"]).await?.trim().parse()?;
     let own: i64 = std::fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse()?;
-    ensure!(seen == wanted || seen == own.max(wanted), "oom_score_adj is {seen}, wanted {wanted} (own: {own})");
+    ensure!(
+        seen == wanted || seen == own.max(wanted),
+        "oom_score_adj is {seen}, wanted {wanted} (own: {own})"
+    );
     Ok(())
 }
 
@@ -165,9 +169,16 @@ async fn guaranteed_pod(bed: Bed) -> Result<()> {
     let (pod, folder) = running(&bed, "Guaranteed", "{limits: {cpu: 100m, memory: 64Mi}}").await?;
     let id = text(&pod, "c[main].containerID").replace("containerd://", "");
     for folder in [folder.clone(), format!("{folder}/{id}")] {
-        same("the memory limit", cgroup(&bed, &folder, MEMORY, "memory.max")?.as_str(), "67108864")?;
+        same(
+            "the memory limit",
+            cgroup(&bed, &folder, MEMORY, "memory.max")?.as_str(),
+            "67108864",
+        )?;
         let quota = cgroup(&bed, &folder, QUOTA, "cpu.max")?;
-        ensure!(quota == "10000" || quota == "10000 100000", "the CPU quota of {folder} is {quota}");
+        ensure!(
+            quota == "10000" || quota == "10000 100000",
+            "the CPU quota of {folder} is {quota}"
+        );
     }
     check_oom_score(&bed, -997).await?;
     same("resources", text(&pod, "c[main].resources.limits.cpu"), "100m".to_owned())?;
@@ -175,8 +186,12 @@ async fn guaranteed_pod(bed: Bed) -> Result<()> {
 }
 
 async fn burstable_pod(bed: Bed) -> Result<()> {
-    let (_, folder) =
-        running(&bed, "Burstable", "{requests: {cpu: 200m, memory: 256Mi}, limits: {memory: 512Mi}}").await?;
+    let (_, folder) = running(
+        &bed,
+        "Burstable",
+        "{requests: {cpu: 200m, memory: 256Mi}, limits: {memory: 512Mi}}",
+    )
+    .await?;
     same("the memory limit", cgroup(&bed, &folder, MEMORY, "memory.max")?.as_str(), "536870912")?;
     let share = cgroup(&bed, &folder, ("cpu", "cpu.shares"), "cpu.weight")?;
     ensure!(["204", "8", "34"].contains(&share.as_str()), "the CPU share is {share}");
@@ -197,7 +212,11 @@ async fn out_of_memory(bed: Bed) -> Result<()> {
     bed.pod("p", spec).await?;
     bed.until(
         "p",
-        &["phase=Failed", "c[main].state.terminated.reason=OOMKilled", "c[main].state.terminated.exitCode=137"],
+        &[
+            "phase=Failed",
+            "c[main].state.terminated.reason=OOMKilled",
+            "c[main].state.terminated.exitCode=137",
+        ],
     )
     .await?;
     Ok(())

@@ -86,12 +86,21 @@ async fn written_changed_removed(bed: Bed) -> Result<()> {
         )
         .await?;
     let hash = text(&first, "metadata.annotations[kubernetes.io/config.hash]");
-    same("the mirror's annotation", text(&first, "metadata.annotations[kubernetes.io/config.mirror]"), hash.clone())?;
-    let seen = bed.exec("fixed-n1", "main", &["sh", "-c", "cat /info/name; stat -Lc ' %a' /info/name"]).await?;
+    same(
+        "the mirror's annotation",
+        text(&first, "metadata.annotations[kubernetes.io/config.mirror]"),
+        hash.clone(),
+    )?;
+    let seen = bed
+        .exec("fixed-n1", "main", &["sh", "-c", "cat /info/name; stat -Lc ' %a' /info/name"])
+        .await?;
     same("the file from the downward API", seen.as_str(), "fixed-n1 400\n")?;
     manifest.write(&bed, "two")?;
     let second = bed.until("fixed-n1", &["metadata.labels.marker=two", "cond[Ready]=True"]).await?;
-    anyhow::ensure!(hash != text(&second, "metadata.annotations[kubernetes.io/config.hash]"), "one hash for two files");
+    anyhow::ensure!(
+        hash != text(&second, "metadata.annotations[kubernetes.io/config.hash]"),
+        "one hash for two files"
+    );
     drop(manifest);
     bed.until_gone("Pod", "fixed-n1").await
 }
@@ -124,8 +133,15 @@ async fn objects_of_the_api_are_not_for_static_pods(bed: Bed) -> Result<()> {
     );
     std::fs::write(&manifest.0, text)?;
     let end = tokio::time::Instant::now() + bed.patience;
-    while !bed.cluster.kubelet_log("static pods may not reference configmaps", 1).contains("refers.yaml") {
-        anyhow::ensure!(tokio::time::Instant::now() < end, "the kubelet's log does not say why the pod is refused");
+    while !bed
+        .cluster
+        .kubelet_log("static pods may not reference configmaps", 1)
+        .contains("refers.yaml")
+    {
+        anyhow::ensure!(
+            tokio::time::Instant::now() < end,
+            "the kubelet's log does not say why the pod is refused"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     anyhow::ensure!(bed.get("Pod", "refers-n1").await.is_err(), "it has a mirror");
@@ -133,7 +149,8 @@ async fn objects_of_the_api_are_not_for_static_pods(bed: Bed) -> Result<()> {
 }
 
 async fn bad_file_does_no_harm(bed: Bed) -> Result<()> {
-    let bad = Manifest(bed.cluster.on_node(&format!("/etc/kubernetes/manifests/{}-bad.yaml", bed.name)));
+    let bad =
+        Manifest(bed.cluster.on_node(&format!("/etc/kubernetes/manifests/{}-bad.yaml", bed.name)));
     std::fs::write(&bad.0, "kind: [this is no pod")?;
     let manifest = Manifest::of(&bed);
     manifest.write(&bed, "one")?;

@@ -1,4 +1,5 @@
-//! exec, attach, port-forward and logs, as kubectl uses them; the kubelet's own API and who may use it.
+//! exec, attach, port-forward and logs, as kubectl uses them; the kubelet's own API and who may use
+//! it.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -32,18 +33,19 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const SLEEPER: &str =
-    "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
 
 /// kubectl with `input` on its stdin; exit code, stdout and stderr.
 async fn talk(bed: &Bed, argv: &[&str], input: &str) -> Result<(Option<i32>, String, String)> {
     let mut command = bed.kubectl_command(argv);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("no stdin")?;
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
-    let output =
-        tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.context("no end in 60 s")??;
+    let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output())
+        .await
+        .context("no end in 60 s")??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
 }
@@ -51,19 +53,24 @@ async fn talk(bed: &Bed, argv: &[&str], input: &str) -> Result<(Option<i32>, Str
 async fn exec_and_its_exit_code(bed: Bed) -> Result<()> {
     bed.pod("p", SLEEPER).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    let (code, out, err) = talk(&bed, &["exec", "p", "--", "sh", "-c", "echo out; echo err >&2; exit 42"], "").await?;
+    let (code, out, err) =
+        talk(&bed, &["exec", "p", "--", "sh", "-c", "echo out; echo err >&2; exit 42"], "").await?;
     same("the exit code", code, Some(42))?;
     same("stdout", out.as_str(), "out\n")?;
     has_line("stderr", &err, "err")?;
     let (code, _, err) = talk(&bed, &["exec", "p", "--", "/no/such/program"], "").await?;
-    ensure!(code != Some(0) && err.contains("no such file or directory"), "a missing program: {code:?} {err}");
+    ensure!(
+        code != Some(0) && err.contains("no such file or directory"),
+        "a missing program: {code:?} {err}"
+    );
     Ok(())
 }
 
 async fn exec_with_stdin_and_tty(bed: Bed) -> Result<()> {
     bed.pod("p", SLEEPER).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    let (code, out, _) = talk(&bed, &["exec", "-i", "p", "--", "cat"], "through and back\n").await?;
+    let (code, out, _) =
+        talk(&bed, &["exec", "-i", "p", "--", "cat"], "through and back\n").await?;
     same("exec -i", (code, out.as_str()), (Some(0), "through and back\n"))?;
     // Without a terminal here, kubectl asks for one there only when told so in the request.
     let tty = bed.kubectl(&["exec", "p", "--", "sh", "-c", "tty || true"]).await?;
@@ -88,21 +95,27 @@ async fn port_forward(bed: Bed) -> Result<()> {
     let spec = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sh, -c, 'while true; do echo from the pod | nc -l -p 7000; done']}]}";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    // No probe looks for the server: it would be the one client that it listens for before it starts again.
+    // No probe looks for the server: it would be the one client that it listens for before it
+    // starts again.
     bed.until_exec("p", "main", &["sh", "-c", "netstat -ltn | grep -q :7000"]).await?;
     let mut command = bed.kubectl_command(&["port-forward", "p", ":7000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-    let first = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.context("no port in 30 s")??;
+    let first = tokio::time::timeout(Duration::from_secs(30), lines.next_line())
+        .await
+        .context("no port in 30 s")??;
     let first = first.context("kubectl port-forward ended")?;
-    let port = first.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
+    let port =
+        first.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
     let port: u16 = port.with_context(|| format!("kubectl says {first:?}"))?.parse()?;
     let mut answer = String::new();
     let read = async {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
         stream.read_to_string(&mut answer).await
     };
-    tokio::time::timeout(Duration::from_secs(30), read).await.context("no answer through the port in 30 s")??;
+    tokio::time::timeout(Duration::from_secs(30), read)
+        .await
+        .context("no answer through the port in 30 s")??;
     child.kill().await?;
     same("the answer", answer.as_str(), "from the pod\n")
 }
@@ -112,14 +125,27 @@ async fn logs_tail_since_timestamps(bed: Bed) -> Result<()> {
     bed.pod("p", spec).await?;
     bed.until("p", &["phase=Succeeded"]).await?;
     let params = |params: LogParams| LogParams { container: Some("main".to_owned()), ..params };
-    let tail = bed.logs_with("p", params(LogParams { tail_lines: Some(3), ..LogParams::default() })).await?;
-    ensure!(tail.lines().count() == 3 && tail.ends_with("late\n"), "the last three lines are {tail:?}");
-    let limited = bed.logs_with("p", params(LogParams { limit_bytes: Some(5), ..LogParams::default() })).await?;
+    let tail = bed
+        .logs_with("p", params(LogParams { tail_lines: Some(3), ..LogParams::default() }))
+        .await?;
+    ensure!(
+        tail.lines().count() == 3 && tail.ends_with("late\n"),
+        "the last three lines are {tail:?}"
+    );
+    let limited = bed
+        .logs_with("p", params(LogParams { limit_bytes: Some(5), ..LogParams::default() }))
+        .await?;
     same("five bytes", limited.as_str(), "1\n2\n3")?;
-    let none = bed.logs_with("p", params(LogParams { tail_lines: Some(0), ..LogParams::default() })).await?;
+    let none = bed
+        .logs_with("p", params(LogParams { tail_lines: Some(0), ..LogParams::default() }))
+        .await?;
     same("no lines", none.as_str(), "")?;
-    let stamped =
-        bed.logs_with("p", params(LogParams { timestamps: true, tail_lines: Some(1), ..LogParams::default() })).await?;
+    let stamped = bed
+        .logs_with(
+            "p",
+            params(LogParams { timestamps: true, tail_lines: Some(1), ..LogParams::default() }),
+        )
+        .await?;
     has_line("with times", &stamped, "20??-??-??T??:??:??*Z late")?;
     let (stamp, _) = stamped.split_once(' ').context("no time")?;
     let since = bed.kubectl(&["logs", "p", "--since-time", stamp]).await?;
@@ -138,7 +164,8 @@ containers:
     bed.until("p", &["c[main].restartCount=1", "c[main].state.running.startedAt=?*"]).await?;
     bed.until_logged("p", "main", "second").await?;
     same("now", bed.logs("p", "main").await?.as_str(), "second\n")?;
-    let previous = LogParams { container: Some("main".to_owned()), previous: true, ..LogParams::default() };
+    let previous =
+        LogParams { container: Some("main".to_owned()), previous: true, ..LogParams::default() };
     same("before", bed.logs_with("p", previous).await?.as_str(), "first\n")
 }
 
@@ -180,7 +207,8 @@ async fn kubelet(bed: &Bed, who: Who) -> Result<Client> {
     let mut config = match who {
         Who::Admin => {
             let kubeconfig = kube::config::Kubeconfig::read_from(bed.cluster.env("KUBECONFIG"))?;
-            Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?
+            Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await?
         }
         Who::Nobody => Config::new(url.clone()),
         Who::Token(token) => {
@@ -199,7 +227,8 @@ async fn kubelet(bed: &Bed, who: Who) -> Result<Client> {
 /// The answer to a GET: its status code and text.
 async fn ask(client: &Client, path: &str) -> Result<(u16, String)> {
     let request = http::Request::get(path).body(kube::client::Body::empty())?;
-    let response = client.send(request).await.with_context(|| format!("asking the kubelet for {path}"))?;
+    let response =
+        client.send(request).await.with_context(|| format!("asking the kubelet for {path}"))?;
     let status = response.status().as_u16();
     let bytes = response.into_body().collect_bytes().await?;
     Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
@@ -215,8 +244,10 @@ async fn api_for_admins(bed: Bed) -> Result<()> {
     let pods: Value = serde_json::from_str(&pods)?;
     shows(&pods, &["kind=PodList", "apiVersion=v1"])?;
     let list = pods["items"].as_array().context("no items")?;
-    let mine =
-        list.iter().find(|item| text(item, "metadata.namespace") == bed.name).context("the pod is not in /pods")?;
+    let mine = list
+        .iter()
+        .find(|item| text(item, "metadata.namespace") == bed.name)
+        .context("the pod is not in /pods")?;
     same("its uid", text(mine, "metadata.uid"), text(&pod, "metadata.uid"))?;
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -244,13 +275,15 @@ async fn api_for_admins(bed: Bed) -> Result<()> {
     )?;
     let (status, metrics) = ask(&admin, "/metrics").await?;
     same("/metrics", status, 200)?;
-    for name in ["# TYPE kubelet_running_pods gauge", "# TYPE process_resident_memory_bytes gauge"] {
+    for name in ["# TYPE kubelet_running_pods gauge", "# TYPE process_resident_memory_bytes gauge"]
+    {
         has_line("/metrics", &metrics, name)?;
     }
-    let (status, log) = ask(&admin, &format!("/containerLogs/{}/p/main?tailLines=1", bed.name)).await?;
+    let (status, log) =
+        ask(&admin, &format!("/containerLogs/{}/p/main?tailLines=1", bed.name)).await?;
     same("/containerLogs", (status, log.as_str()), (200, ""))?;
-    let request =
-        http::Request::post(format!("/run/{}/p/main?cmd=hostname", bed.name)).body(kube::client::Body::empty())?;
+    let request = http::Request::post(format!("/run/{}/p/main?cmd=hostname", bed.name))
+        .body(kube::client::Body::empty())?;
     let response = admin.send(request).await?;
     same("/run", response.status().as_u16(), 200)?;
     let bytes = response.into_body().collect_bytes().await?;
@@ -278,7 +311,14 @@ async fn api_refuses_strangers(bed: Bed) -> Result<()> {
 async fn api_asks_the_api_server(bed: Bed) -> Result<()> {
     // The finest right for each: /pods is served to those who may read nodes/pods.
     let role = format!("reader-{}", bed.name);
-    bed.kubectl(&["create", "clusterrole", &role, "--verb=get", "--resource=nodes/pods,nodes/healthz"]).await?;
+    bed.kubectl(&[
+        "create",
+        "clusterrole",
+        &role,
+        "--verb=get",
+        "--resource=nodes/pods,nodes/healthz",
+    ])
+    .await?;
     bed.kubectl(&[
         "create",
         "clusterrolebinding",
@@ -291,8 +331,11 @@ async fn api_asks_the_api_server(bed: Bed) -> Result<()> {
     .await?;
     let token = bed.kubectl(&["create", "token", "default"]).await?.trim().to_owned();
     let reader = kubelet(&bed, Who::Token(token)).await?;
-    let answers =
-        (ask(&reader, "/pods").await?.0, ask(&reader, "/healthz").await?.0, ask(&reader, "/configz").await?.0);
+    let answers = (
+        ask(&reader, "/pods").await?.0,
+        ask(&reader, "/healthz").await?.0,
+        ask(&reader, "/configz").await?.0,
+    );
     bed.kubectl(&["delete", "clusterrolebinding,clusterrole", &role]).await?;
     same("/pods, /healthz, /configz", answers, (200, 200, 403))
 }
@@ -307,6 +350,9 @@ async fn healthz_on_the_node(bed: Bed) -> Result<()> {
 
 async fn version(bed: Bed) -> Result<()> {
     let pid = bed.cluster.run(&["kubelet", "pid", "n1"]).await?;
-    let output = tokio::process::Command::new(format!("/proc/{}/exe", pid.trim())).arg("--version").output().await?;
+    let output = tokio::process::Command::new(format!("/proc/{}/exe", pid.trim()))
+        .arg("--version")
+        .output()
+        .await?;
     same("--version", String::from_utf8_lossy(&output.stdout).as_ref(), "Kubernetes v1.36.3\n")
 }

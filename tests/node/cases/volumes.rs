@@ -41,7 +41,11 @@ async fn until_output(bed: &Bed, argv: &[&str], pattern: &str) -> Result<()> {
         if glob(pattern, &seen) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "after 120 s {} still says {seen:?}, wanted {pattern:?}", argv.join(" "));
+        ensure!(
+            Instant::now() < deadline,
+            "after 120 s {} still says {seen:?}, wanted {pattern:?}",
+            argv.join(" ")
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -62,8 +66,15 @@ containers:
 ";
     bed.pod("p", spec).await?;
     let pod = bed.until("p", &["cond[Ready]=True"]).await?;
-    same("the mode", bed.until_exec("p", "other", &["grep", ".", "/elsewhere/mode"]).await?.as_str(), "777\n")?;
-    let folder = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data", text(&pod, "metadata.uid"));
+    same(
+        "the mode",
+        bed.until_exec("p", "other", &["grep", ".", "/elsewhere/mode"]).await?.as_str(),
+        "777\n",
+    )?;
+    let folder = format!(
+        "/var/lib/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/data",
+        text(&pod, "metadata.uid")
+    );
     let folder = bed.cluster.on_node(&folder);
     ensure!(folder.join("mode").exists(), "{} is not where the volume lies", folder.display());
     bed.delete("p", None).await?;
@@ -101,7 +112,10 @@ containers:
 }
 
 async fn secret_is_in_memory(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}").await?;
+    bed.create(
+        "{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}",
+    )
+    .await?;
     let spec = "
 volumes: [{name: keys, secret: {secretName: keys}}]
 containers:
@@ -118,7 +132,10 @@ async fn updates_reach_the_files(bed: Bed) -> Result<()> {
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {kept: same, changed: old, dropped: x}}",
     )
     .await?;
-    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: old}}").await?;
+    bed.create(
+        "{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: old}}",
+    )
+    .await?;
     let spec = "
 terminationGracePeriodSeconds: 1
 volumes: [{name: settings, configMap: {name: settings}}, {name: keys, secret: {secretName: keys}}]
@@ -130,9 +147,19 @@ containers:
 ";
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    bed.patch("ConfigMap", "settings", json!({"data": {"changed": "new", "dropped": null, "added": "fresh"}})).await?;
+    bed.patch(
+        "ConfigMap",
+        "settings",
+        json!({"data": {"changed": "new", "dropped": null, "added": "fresh"}}),
+    )
+    .await?;
     bed.patch("Secret", "keys", json!({"stringData": {"password": "new"}})).await?;
-    until_output(&bed, &["sh", "-c", "cd /settings; echo $(ls) $(cat *)"], "added changed kept freshnewsame\n").await?;
+    until_output(
+        &bed,
+        &["sh", "-c", "cd /settings; echo $(ls) $(cat *)"],
+        "added changed kept freshnewsame\n",
+    )
+    .await?;
     until_output(&bed, &["cat", "/keys/password"], "new").await?;
     // What is mounted by subPath stays as it was.
     same("the file by subPath", bed.exec("p", "main", &["cat", "/fixed"]).await?.as_str(), "old")?;
@@ -160,8 +187,10 @@ containers:
 
 async fn an_edit_reaches_the_files_within_two_seconds_and_no_others(bed: Bed) -> Result<()> {
     for name in ["edited", "other"] {
-        bed.create(&format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{one: v0}}}}"))
-            .await?;
+        bed.create(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{one: v0}}}}"
+        ))
+        .await?;
     }
     let spec = "
 terminationGracePeriodSeconds: 0
@@ -170,7 +199,10 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
 ";
     bed.pod("p", spec).await?;
     let pod = bed.until("p", &["cond[Ready]=True"]).await?;
-    let base = format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~configmap", text(&pod, "metadata.uid"));
+    let base = format!(
+        "/var/lib/kubelet/pods/{}/volumes/kubernetes.io~configmap",
+        text(&pod, "metadata.uid")
+    );
     let base = bed.cluster.on_node(&base);
     let untouched = std::fs::read_link(base.join("other/..data"))?;
     for round in 1..6 {
@@ -178,16 +210,25 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
         bed.patch("ConfigMap", "edited", json!({"data": {"one": value}})).await?;
         let edited = Instant::now();
         while std::fs::read_to_string(base.join("edited/one"))? != value {
-            ensure!(edited.elapsed() < Duration::from_secs(2), "{value} is not in the file after two seconds");
+            ensure!(
+                edited.elapsed() < Duration::from_secs(2),
+                "{value} is not in the file after two seconds"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    same("the files of the other ConfigMap", std::fs::read_link(base.join("other/..data"))?, untouched)
+    same(
+        "the files of the other ConfigMap",
+        std::fs::read_link(base.join("other/..data"))?,
+        untouched,
+    )
 }
 
-/// A ConfigMap is edited all the time while containers with a subPath of it start: upstream removes what they were given.
+/// A ConfigMap is edited all the time while containers with a subPath of it start: upstream removes
+/// what they were given.
 async fn sub_paths_survive_edits_while_containers_start(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: v0}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: v0}}")
+        .await?;
     let spec = "
 restartPolicy: Never
 volumes: [{name: settings, configMap: {name: settings}}]
@@ -202,7 +243,8 @@ containers: [{name: main, image: busybox, command: [cat, /one], volumeMounts: [{
         let mut round = 0;
         while !done.load(std::sync::atomic::Ordering::Relaxed) {
             round += 1;
-            bed.patch("ConfigMap", "settings", json!({"data": {"one": format!("v{round}")}})).await?;
+            bed.patch("ConfigMap", "settings", json!({"data": {"one": format!("v{round}")}}))
+                .await?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         anyhow::Ok(())
@@ -222,17 +264,24 @@ containers: [{name: main, image: busybox, command: [cat, /one], volumeMounts: [{
     waited?;
     edited?;
     for name in &names {
-        let failed: Vec<_> = bed.events(name).await?.into_iter().filter(|(reason, _)| reason == "Failed").collect();
+        let failed: Vec<_> =
+            bed.events(name).await?.into_iter().filter(|(reason, _)| reason == "Failed").collect();
         same("failures to start", failed, Vec::new())?;
     }
     Ok(())
 }
 
 async fn downward_api(bed: Bed) -> Result<()> {
-    bed.labelled_pod("p", "{labels: {a: one, b: two}, annotations: {note: hello}}", DOWNWARD).await?;
+    bed.labelled_pod("p", "{labels: {a: one, b: two}, annotations: {note: hello}}", DOWNWARD)
+        .await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    let seen =
-        bed.exec("p", "main", &["sh", "-c", "cd /info; for f in name labels note cpu; do cat $f; echo; done"]).await?;
+    let seen = bed
+        .exec(
+            "p",
+            "main",
+            &["sh", "-c", "cd /info; for f in name labels note cpu; do cat $f; echo; done"],
+        )
+        .await?;
     same("the files", seen.as_str(), "p\na=\"one\"\nb=\"two\"\nhello\n250\n")
 }
 
@@ -244,8 +293,12 @@ async fn downward_api_follows_labels(bed: Bed) -> Result<()> {
 }
 
 async fn projected_sources(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: first}}").await?;
-    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: first}}")
+        .await?;
+    bed.create(
+        "{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hidden}}",
+    )
+    .await?;
     let spec = "
 volumes:
 - name: all
@@ -295,11 +348,16 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
 ";
     bed.pod("p", spec).await?;
     let failed = bed
-        .event("p", "FailedMount", "MountVolume.SetUp failed for volume \"settings\" : configmap \"later\" not found")
+        .event(
+            "p",
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"settings\" : configmap \"later\" not found",
+        )
         .await?;
     shows(&failed, &["type=Warning"])?;
     bed.until("p", &["phase=Pending", "c[main].state.waiting.reason=ContainerCreating"]).await?;
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}, data: {one: first}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}, data: {one: first}}")
+        .await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     same("the file", bed.exec("p", "main", &["cat", "/settings/one"]).await?.as_str(), "first")
 }
@@ -333,7 +391,10 @@ containers:
     // Two volumes below one folder: it has to be there for the file.
     std::fs::create_dir_all(bed.cluster.on_node(&base))?;
     same("the mode", run(&bed, &spec).await?.as_str(), "755\n")?;
-    ensure!(bed.cluster.on_node(&format!("{base}/made/x")).exists(), "the folder was not the node's");
+    ensure!(
+        bed.cluster.on_node(&format!("{base}/made/x")).exists(),
+        "the folder was not the node's"
+    );
     Ok(())
 }
 
@@ -381,7 +442,8 @@ containers:
 }
 
 async fn sub_paths_while_the_config_map_changes(bed: Bed) -> Result<()> {
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: '0'}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: '0'}}")
+        .await?;
     let spec = "
 terminationGracePeriodSeconds: 1
 restartPolicy: Never
@@ -395,7 +457,12 @@ containers:
         let mut edits = 0_u32;
         loop {
             edits += 1;
-            bed.patch("ConfigMap", "settings", serde_json::json!({"data": {"one": edits.to_string()}})).await?;
+            bed.patch(
+                "ConfigMap",
+                "settings",
+                serde_json::json!({"data": {"one": edits.to_string()}}),
+            )
+            .await?;
         }
     };
     let starting = async {

@@ -1,5 +1,6 @@
-//! Volumes while the kubelet is killed: in the middle of mounting, of an update, of unmounting. Whatever the moment, the pod
-//! comes up, its files are right, and afterwards nothing of it is left and nothing of others is gone. One case at a time.
+//! Volumes while the kubelet is killed: in the middle of mounting, of an update, of unmounting.
+//! Whatever the moment, the pod comes up, its files are right, and afterwards nothing of it is left
+//! and nothing of others is gone. One case at a time.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// How long after the cause the kubelet is killed: from before it has heard of it to after it is done.
+/// How long after the cause the kubelet is killed: from before it has heard of it to after it is
+/// done.
 const MOMENTS: [u64; 8] = [5, 15, 30, 50, 80, 120, 200, 350];
 
 const POD: &str = "
@@ -60,7 +62,8 @@ async fn kill_after(bed: &Bed, millis: u64) -> Result<()> {
 
 /// What is mounted on the node below the pod's directory.
 fn mounted(bed: &Bed, uid: &str) -> Result<Vec<String>> {
-    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", bed.cluster.env("NODE_N1_PID")))?;
+    let mounts =
+        std::fs::read_to_string(format!("/proc/{}/mountinfo", bed.cluster.env("NODE_N1_PID")))?;
     let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     Ok(targets.filter(|target| target.contains(uid)).map(str::to_owned).collect())
 }
@@ -76,7 +79,11 @@ async fn until_nothing_is_left(bed: &Bed, uid: &str) -> Result<()> {
         if mounted.is_empty() && !dir.exists() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "after 60 s there are still {mounted:?} and {}", dir.display());
+        ensure!(
+            Instant::now() < deadline,
+            "after 60 s there are still {mounted:?} and {}",
+            dir.display()
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -88,7 +95,10 @@ async fn until_shown(bed: &Bed, pod: &str, path: &str, wanted: &str) -> Result<(
         if seen == wanted {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "after 60 s {path} of {pod} is still {seen:?}, wanted {wanted:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "after 60 s {path} of {pod} is still {seen:?}, wanted {wanted:?}"
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -100,17 +110,26 @@ async fn killed_at_each_moment_of_mounting_updating_and_unmounting(bed: Bed) -> 
     std::fs::write(disk.join("part/kept"), "kept")?;
     claims::bind(&bed, &claims::local(&path, "n1")).await?;
     claims::claim(&bed, "data").await?;
-    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: v0}}").await?;
-    bed.create("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: v0}}").await?;
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {one: v0}}")
+        .await?;
+    bed.create(
+        "{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: v0}}",
+    )
+    .await?;
     for (round, millis) in MOMENTS.into_iter().enumerate() {
         let name = format!("p{round}");
         let value = format!("v{}", round + 1);
         let made = bed.pod(&name, POD).await?;
         let uid = text(&made, "metadata.uid");
         kill_after(&bed, millis).await?;
-        // A StartContainer that the kill cuts off is undone by the runtime, and counts as a start that failed.
+        // A StartContainer that the kill cuts off is undone by the runtime, and counts as a start
+        // that failed.
         bed.until(&name, &["cond[Ready]=True"]).await?;
-        same("the kept file", bed.exec(&name, "main", &["cat", "/part/kept"]).await?.as_str(), "kept")?;
+        same(
+            "the kept file",
+            bed.exec(&name, "main", &["cat", "/part/kept"]).await?.as_str(),
+            "kept",
+        )?;
         bed.exec(&name, "main", &["touch", "/disk/x", "/memory/x"]).await?;
         bed.patch("ConfigMap", "settings", json!({"data": {"one": value}})).await?;
         bed.patch("Secret", "keys", json!({"stringData": {"password": value}})).await?;
@@ -123,13 +142,17 @@ async fn killed_at_each_moment_of_mounting_updating_and_unmounting(bed: Bed) -> 
         kill_after(&bed, millis).await?;
         bed.until_gone("Pod", &name).await?;
         until_nothing_is_left(&bed, &uid).await?;
-        same("the volume's own file", std::fs::read_to_string(disk.join("part/kept"))?.as_str(), "kept")?;
+        same(
+            "the volume's own file",
+            std::fs::read_to_string(disk.join("part/kept"))?.as_str(),
+            "kept",
+        )?;
     }
     bed.kubectl(&["delete", "pv", &format!("{}-data", bed.name), "--wait=false"]).await.map(drop)
 }
 
-/// Somebody mounts over a volume of a pod, and the pod is deleted: neither the mount nor what is in it is touched, the node
-/// says so, and when the mount is gone the rest goes by itself.
+/// Somebody mounts over a volume of a pod, and the pod is deleted: neither the mount nor what is in
+/// it is touched, the node says so, and when the mount is gone the rest goes by itself.
 async fn a_mount_that_somebody_made_is_left_alone_and_told(bed: Bed) -> Result<()> {
     let spec = "
 nodeName: n1
@@ -144,7 +167,8 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
     let node = bed.cluster.env("NODE_N1_PID");
     let on_node = async |argv: &[&str]| -> Result<()> {
         let target = ["--target", node, "--mount", "--"];
-        let status = tokio::process::Command::new("nsenter").args(target).args(argv).status().await?;
+        let status =
+            tokio::process::Command::new("nsenter").args(target).args(argv).status().await?;
         ensure!(status.success(), "{} failed on the node", argv.join(" "));
         Ok(())
     };

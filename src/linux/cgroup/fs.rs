@@ -1,7 +1,7 @@
 //! One tree of cgroups: the same path in every hierarchy.
 //!
-//! Paths are given as the part below the mount points, with a leading `/`. Settings are written one after the other; the
-//! first that fails ends it.
+//! Paths are given as the part below the mount points, with a leading `/`. Settings are written one
+//! after the other; the first that fails ends it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -51,37 +51,50 @@ impl CgroupFs {
         &self.layout
     }
 
-    /// Whether the cgroup is there, in every hierarchy that matters and with the controllers that it needs.
+    /// Whether the cgroup is there, in every hierarchy that matters and with the controllers that
+    /// it needs.
     pub fn validate(&self, path: &str) -> Result<(), CgroupError> {
         match &self.layout {
             Layout::V2(root) => {
                 let directory = below(root, path)?;
                 let has = controllers(&directory)?;
-                let missing: Vec<&str> =
-                    Self::wanted_v2(root)?.into_iter().filter(|wanted| !has.contains(*wanted)).collect();
+                let missing: Vec<&str> = Self::wanted_v2(root)?
+                    .into_iter()
+                    .filter(|wanted| !has.contains(*wanted))
+                    .collect();
                 if missing.is_empty() {
                     Ok(())
                 } else {
-                    Err(CgroupError::MissingControllers { path: directory, missing: missing.join(", ") })
+                    Err(CgroupError::MissingControllers {
+                        path: directory,
+                        missing: missing.join(", "),
+                    })
                 }
             }
             Layout::V1(mounts) => {
-                for (_, mount) in mounts.iter().filter(|(controller, _)| V1_WANTED.contains(&controller.as_str())) {
+                for (_, mount) in
+                    mounts.iter().filter(|(controller, _)| V1_WANTED.contains(&controller.as_str()))
+                {
                     let directory = below(mount, path)?;
-                    std::fs::metadata(&directory).map_err(|source| CgroupError::Read { path: directory, source })?;
+                    std::fs::metadata(&directory)
+                        .map_err(|source| CgroupError::Read { path: directory, source })?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Makes the cgroup and what is missing between it and `top`, then sets it. Making what exists is no error.
+    /// Makes the cgroup and what is missing between it and `top`, then sets it. Making what exists
+    /// is no error.
     pub fn create(&self, top: &str, path: &str, settings: &Settings) -> Result<(), CgroupError> {
         match &self.layout {
             Layout::V2(root) => Self::create_v2(root, top, path)?,
             Layout::V1(mounts) => {
-                // Beside v1 nothing is set in v2, and it may not be writable: there only what others made is removed.
-                for mount in self.layout.mounts().into_iter().filter(|mount| *mount != Path::new(HYBRID)) {
+                // Beside v1 nothing is set in v2, and it may not be writable: there only what
+                // others made is removed.
+                for mount in
+                    self.layout.mounts().into_iter().filter(|mount| *mount != Path::new(HYBRID))
+                {
                     let first = below(mount, top)?;
                     let cpuset = mounts.get("cpuset").is_some_and(|own| own == mount);
                     for directory in steps(&first, &below(mount, path)?) {
@@ -123,10 +136,14 @@ impl CgroupFs {
 
     /// Whether there is anything of the cgroup in any hierarchy.
     pub fn exists(&self, path: &str) -> bool {
-        self.layout.mounts().into_iter().any(|mount| below(mount, path).is_ok_and(|directory| directory.exists()))
+        self.layout
+            .mounts()
+            .into_iter()
+            .any(|mount| below(mount, path).is_ok_and(|directory| directory.exists()))
     }
 
-    /// The directories right below the cgroup, of all hierarchies. None when the cgroup is not there.
+    /// The directories right below the cgroup, of all hierarchies. None when the cgroup is not
+    /// there.
     pub fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
         let mut names = BTreeSet::new();
         for mount in self.layout.mounts() {
@@ -137,8 +154,9 @@ impl CgroupFs {
         Ok(names)
     }
 
-    /// Kills every process in the cgroup and below. Answers how many were told to end; zero means that none is left.
-    /// Processes may live on for a moment, and may have forked meanwhile: ask again until it answers zero.
+    /// Kills every process in the cgroup and below. Answers how many were told to end; zero means
+    /// that none is left. Processes may live on for a moment, and may have forked meanwhile: ask
+    /// again until it answers zero.
     pub fn kill(&self, path: &str) -> Result<usize, CgroupError> {
         let mut pids = BTreeSet::new();
         for mount in self.layout.mounts() {
@@ -158,15 +176,19 @@ impl CgroupFs {
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
                 Err(errno) => {
-                    return Err(CgroupError::Kill { pid, path: PathBuf::from(path), source: errno.into() });
+                    return Err(CgroupError::Kill {
+                        pid,
+                        path: PathBuf::from(path),
+                        source: errno.into(),
+                    });
                 }
             }
         }
         Ok(pids.len())
     }
 
-    /// Removes the cgroup and everything below it, once, in every hierarchy: what can be removed is, and the first failure
-    /// is told. Removing what is not there is no error.
+    /// Removes the cgroup and everything below it, once, in every hierarchy: what can be removed
+    /// is, and the first failure is told. Removing what is not there is no error.
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let mut outcome = Ok(());
         for mount in self.layout.mounts() {
@@ -186,11 +208,14 @@ impl CgroupFs {
         matches!(self.layout, Layout::V2(_))
     }
 
-    /// The directory of the cgroup in a controller's hierarchy; none when the kernel has no such controller.
+    /// The directory of the cgroup in a controller's hierarchy; none when the kernel has no such
+    /// controller.
     fn directory(&self, controller: &str, path: &str) -> Result<Option<PathBuf>, CgroupError> {
         match &self.layout {
             Layout::V2(root) => below(root, path).map(Some),
-            Layout::V1(mounts) => mounts.get(controller).map(|mount| below(mount, path)).transpose(),
+            Layout::V1(mounts) => {
+                mounts.get(controller).map(|mount| below(mount, path)).transpose()
+            }
         }
     }
 
@@ -199,7 +224,8 @@ impl CgroupFs {
         Ok(V2_WANTED.into_iter().filter(|wanted| has.contains(*wanted)).collect())
     }
 
-    /// A cgroup has the controllers that its parent passes on, so each step enables them in the step above first.
+    /// A cgroup has the controllers that its parent passes on, so each step enables them in the
+    /// step above first.
     fn create_v2(root: &Path, top: &str, path: &str) -> Result<(), CgroupError> {
         let wanted = Self::wanted_v2(root)?;
         let first = below(root, top)?;
@@ -224,19 +250,27 @@ impl CgroupFs {
         let quota = settings.cpu_quota.filter(|quota| *quota != 0);
         if self.is_v2() {
             if quota.is_some() || settings.cpu_period.is_some() {
-                let quota =
-                    quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+                let quota = quota
+                    .filter(|quota| *quota > 0)
+                    .map_or_else(|| "max".to_owned(), |quota| quota.to_string());
                 let period = settings.cpu_period.unwrap_or(100_000);
                 write_file(&directory.join("cpu.max"), &format!("{quota} {period}"))?;
             }
             return Ok(());
         }
-        // A period that is too short for the old quota is refused until the new quota is there: try it before and after.
-        let early = settings.cpu_period.map(|period| written(cpu.set_cfs_period(period), &directory, "cpu period"));
+        // A period that is too short for the old quota is refused until the new quota is there: try
+        // it before and after.
+        let early = settings
+            .cpu_period
+            .map(|period| written(cpu.set_cfs_period(period), &directory, "cpu period"));
         if let Some(quota) = quota {
             written(cpu.set_cfs_quota(quota), &directory, &format!("cpu quota {quota}"))?;
             if let (Some(Err(_)), Some(period)) = (&early, settings.cpu_period) {
-                return written(cpu.set_cfs_period(period), &directory, &format!("cpu period {period}"));
+                return written(
+                    cpu.set_cfs_period(period),
+                    &directory,
+                    &format!("cpu period {period}"),
+                );
             }
             return Ok(());
         }
@@ -244,7 +278,9 @@ impl CgroupFs {
     }
 
     fn update_huge_pages(&self, path: &str, settings: &Settings) -> Result<(), CgroupError> {
-        let (Some(limits), Some(directory)) = (&settings.huge_pages, self.directory("hugetlb", path)?) else {
+        let (Some(limits), Some(directory)) =
+            (&settings.huge_pages, self.directory("hugetlb", path)?)
+        else {
             return Ok(());
         };
         if let Layout::V2(root) = &self.layout
@@ -260,7 +296,11 @@ impl CgroupFs {
             };
             let name = size_name(*size);
             let limit = u64::try_from(limit).unwrap_or_default();
-            written(controller.set_limit_in_bytes(&name, limit), &directory, &format!("hugetlb {name} {limit}"))?;
+            written(
+                controller.set_limit_in_bytes(&name, limit),
+                &directory,
+                &format!("hugetlb {name} {limit}"),
+            )?;
             // Reservations count too where the kernel can tell them apart.
             let reserved = if self.is_v2() { "rsvd.max" } else { "rsvd.limit_in_bytes" };
             let file = directory.join(format!("hugetlb.{name}.{reserved}"));
@@ -272,7 +312,8 @@ impl CgroupFs {
     }
 }
 
-/// The weight (1 to 10000) on cgroup v2 for the shares (2 to 262144) of v1, linear as upstream's kubelet has it.
+/// The weight (1 to 10000) on cgroup v2 for the shares (2 to 262144) of v1, linear as upstream's
+/// kubelet has it.
 pub fn cpu_weight(shares: u64) -> u64 {
     if shares >= 262_144 { 10_000 } else { 1 + shares.saturating_sub(2) * 9999 / 262_142 }
 }
@@ -289,8 +330,11 @@ fn below(root: &Path, path: &str) -> Result<PathBuf, CgroupError> {
 
 /// The directories from `first` (left out) down to `last`.
 fn steps(first: &Path, last: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        last.ancestors().take_while(|step| *step != first && step.starts_with(first)).map(Path::to_owned).collect();
+    let mut found: Vec<PathBuf> = last
+        .ancestors()
+        .take_while(|step| *step != first && step.starts_with(first))
+        .map(Path::to_owned)
+        .collect();
     found.reverse();
     found
 }
@@ -304,7 +348,8 @@ fn make(directory: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// A new v1 cpuset has neither CPUs nor memory nodes, and nothing can run in it: it gets its parent's.
+/// A new v1 cpuset has neither CPUs nor memory nodes, and nothing can run in it: it gets its
+/// parent's.
 fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
     let Some(parent) = directory.parent() else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -312,7 +357,8 @@ fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
         let current = std::fs::read_to_string(&own).unwrap_or_default();
         if current.trim().is_empty() {
             let path = parent.join(file);
-            let inherited = std::fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+            let inherited = std::fs::read_to_string(&path)
+                .map_err(|source| CgroupError::Read { path, source })?;
             write_file(&own, inherited.trim())?;
         }
     }
@@ -321,12 +367,13 @@ fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
 
 fn controllers(directory: &Path) -> Result<BTreeSet<String>, CgroupError> {
     let path = directory.join("cgroup.controllers");
-    let text = std::fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Passes controllers on to children: those that are not passed on yet, one at a time, so that one which is refused does
-/// not take the others with it.
+/// Passes controllers on to children: those that are not passed on yet, one at a time, so that one
+/// which is refused does not take the others with it.
 fn enable(directory: &Path, wanted: &BTreeSet<&'static str>) -> Result<(), CgroupError> {
     let file = directory.join("cgroup.subtree_control");
     let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -343,7 +390,9 @@ fn collect_pids(directory: &Path, pids: &mut BTreeSet<i32>) -> Result<(), Cgroup
     match std::fs::read_to_string(&path) {
         Ok(text) => pids.extend(text.lines().filter_map(|line| line.trim().parse::<i32>().ok())),
         // Gone, or a threaded cgroup whose processes its parent lists.
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
         Err(source) => return Err(CgroupError::Read { path, source }),
     }
@@ -389,7 +438,10 @@ fn directories(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     Ok(found)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a kernel file takes one write in place; there is nothing to rename")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a kernel file takes one write in place; there is nothing to rename"
+)]
 fn write_file(path: &Path, value: &str) -> Result<(), CgroupError> {
     std::fs::write(path, value).map_err(|source| CgroupError::Write {
         path: path.to_owned(),
@@ -398,7 +450,11 @@ fn write_file(path: &Path, value: &str) -> Result<(), CgroupError> {
     })
 }
 
-fn written(outcome: cgroups_rs::fs::error::Result<()>, directory: &Path, value: &str) -> Result<(), CgroupError> {
+fn written(
+    outcome: cgroups_rs::fs::error::Result<()>,
+    directory: &Path,
+    value: &str,
+) -> Result<(), CgroupError> {
     outcome.map_err(|error| CgroupError::Write {
         path: directory.to_owned(),
         value: value.to_owned(),
@@ -421,7 +477,9 @@ fn huge_page_sizes(directory: &Path) -> Vec<i64> {
     let names = directories(directory).unwrap_or_default();
     let mut sizes: Vec<i64> = names
         .iter()
-        .filter_map(|path| path.file_name()?.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok())
+        .filter_map(|path| {
+            path.file_name()?.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+        })
         .map(|kilobytes: i64| kilobytes << 10)
         .collect();
     sizes.sort_unstable();
@@ -510,7 +568,10 @@ mod tests {
         check(&at("cpuset/kubepods/burstable/pod1/cpuset.mems"), "0");
         assert!(fs.validate("/kubepods/burstable/pod1").is_ok());
         assert!(fs.validate("/kubepods/burstable/pod2").is_err());
-        assert_eq!(fs.children("/kubepods/burstable").expect("read").into_iter().collect::<Vec<_>>(), ["pod1"]);
+        assert_eq!(
+            fs.children("/kubepods/burstable").expect("read").into_iter().collect::<Vec<_>>(),
+            ["pod1"]
+        );
     }
 
     #[test]
@@ -537,7 +598,12 @@ mod tests {
     fn no_quota_is_max_on_v2() {
         let root = tempfile::tempdir().expect("a directory");
         let fs = v2(root.path());
-        let none = Settings { cpu_quota: Some(-1), cpu_period: Some(100_000), memory: Some(-1), ..Settings::default() };
+        let none = Settings {
+            cpu_quota: Some(-1),
+            cpu_period: Some(100_000),
+            memory: Some(-1),
+            ..Settings::default()
+        };
         fs.create("/", "/a", &none).expect("created");
         check(&root.path().join("a/cpu.max"), "max 100000");
         check(&root.path().join("a/memory.max"), "max");
@@ -553,7 +619,10 @@ mod tests {
         drop_files(root.path());
         fs.remove("/kubepods/pod1").expect("removed");
         fs.remove("/kubepods/pod1").expect("removing twice is no error");
-        assert_eq!(fs.children("/kubepods").expect("read").into_iter().collect::<Vec<_>>(), ["pod2"]);
+        assert_eq!(
+            fs.children("/kubepods").expect("read").into_iter().collect::<Vec<_>>(),
+            ["pod2"]
+        );
     }
 
     #[test]

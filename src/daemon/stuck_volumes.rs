@@ -1,4 +1,5 @@
-//! What is left of pods that are gone and cannot be removed: one event per pod and cause, and gauges. Fed by `volumes`.
+//! What is left of pods that are gone and cannot be removed: one event per pod and cause, and
+//! gauges. Fed by `volumes`.
 
 use std::collections::BTreeSet;
 
@@ -37,9 +38,13 @@ pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
             &[],
             &[(&[], number(swept.stuck.len()))],
         );
-        let of = |reason: &str| number(swept.stuck.iter().filter(|stuck| stuck.reason == reason).count());
-        let samples: Vec<([&str; 1], f64)> = REASONS.iter().map(|reason| ([*reason], of(reason))).collect();
-        let samples: Vec<(&[&str], f64)> = samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
+        let of = |reason: &str| {
+            number(swept.stuck.iter().filter(|stuck| stuck.reason == reason).count())
+        };
+        let samples: Vec<([&str; 1], f64)> =
+            REASONS.iter().map(|reason| ([*reason], of(reason))).collect();
+        let samples: Vec<(&[&str], f64)> =
+            samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
         let help = "Pods that are gone and of which something cannot be removed, by the kind of reason.";
         out.family("rkubelet_orphaned_volumes_stuck", help, Kind::Gauge, &["reason"], &samples);
     });
@@ -58,11 +63,21 @@ pub(super) fn tell(
             let mut told: BTreeSet<(PodUid, String)> = BTreeSet::new();
             while swept.changed().await.is_ok() {
                 let stuck = swept.borrow_and_update().stuck.clone();
-                told.retain(|(uid, problem)| stuck.iter().any(|stuck| stuck.uid == *uid && stuck.problem == *problem));
+                told.retain(|(uid, problem)| {
+                    stuck.iter().any(|stuck| stuck.uid == *uid && stuck.problem == *problem)
+                });
                 for stuck in stuck {
-                    let message = format!("Could not remove what is left of pod {}: {}", stuck.uid, stuck.problem);
+                    let message = format!(
+                        "Could not remove what is left of pod {}: {}",
+                        stuck.uid, stuck.problem
+                    );
                     if told.insert((stuck.uid, stuck.problem)) {
-                        recorder.node(&node_name, EventType::Warning, ORPHANED_VOLUME_STUCK, message);
+                        recorder.node(
+                            &node_name,
+                            EventType::Warning,
+                            ORPHANED_VOLUME_STUCK,
+                            message,
+                        );
                     }
                 }
             }
@@ -86,7 +101,8 @@ mod tests {
     use crate::volumes::{Stuck, Swept};
 
     fn stuck(problem: &str) -> Swept {
-        let stuck = Stuck { uid: PodUid::from("u1"), problem: problem.to_owned(), reason: "mounted" };
+        let stuck =
+            Stuck { uid: PodUid::from("u1"), problem: problem.to_owned(), reason: "mounted" };
         Swept { stuck: vec![stuck], cleaned: 0 }
     }
 
@@ -103,7 +119,12 @@ mod tests {
         assert_eq!(event.message, "Could not remove what is left of pod u1: one");
         sender.send_replace(Swept { cleaned: 1, ..stuck("one") });
         sender.send_replace(stuck("two"));
-        assert!(events.recv().await.expect("an event").message.ends_with(": two"), "the same cause is told once");
-        assert!(registry.encode().contains("rkubelet_orphaned_volumes_stuck{reason=\"mounted\"} 1"));
+        assert!(
+            events.recv().await.expect("an event").message.ends_with(": two"),
+            "the same cause is told once"
+        );
+        assert!(
+            registry.encode().contains("rkubelet_orphaned_volumes_stuck{reason=\"mounted\"} 1")
+        );
     }
 }

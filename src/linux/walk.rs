@@ -1,5 +1,5 @@
-//! Whole trees: removed without crossing a mount. Descriptors are held, so that a tree that changes meanwhile cannot lead
-//! elsewhere, and trees of any depth are survived.
+//! Whole trees: removed without crossing a mount. Descriptors are held, so that a tree that changes
+//! meanwhile cannot lead elsewhere, and trees of any depth are survived.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -18,18 +18,21 @@ use super::beneath::open_within;
 /// How deep a removal descends before it moves what is deeper up: bounds the open descriptors.
 const DEPTH: usize = 64;
 
-/// Removes a file or a whole directory tree, never what is mounted in it. Missing is done. A mount point in the tree is
-/// an error of kind `ResourceBusy` that names it; everything else is removed all the same. Blocks.
+/// Removes a file or a whole directory tree, never what is mounted in it. Missing is done. A mount
+/// point in the tree is an error of kind `ResourceBusy` that names it; everything else is removed
+/// all the same. Blocks.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name"))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
-        Ok(parent) => parent,
-        Err(Errno::ENOENT) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
+    })?;
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(parent) => parent,
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
     let mut removal = Removal { first_error: None, moved: 0, rounds: 0 };
     removal.entry(&parent, &parent, &to_c(name), path, 0);
     removal.first_error.map_or(Ok(()), Err)
@@ -45,7 +48,14 @@ struct Removal {
 
 impl Removal {
     /// Removes one entry of `parent`. `top` is the directory that deep ones are moved up to.
-    fn entry(&mut self, top: &OwnedFd, parent: &OwnedFd, name: &CString, shown: &Path, depth: usize) {
+    fn entry(
+        &mut self,
+        top: &OwnedFd,
+        parent: &OwnedFd,
+        name: &CString,
+        shown: &Path,
+        depth: usize,
+    ) {
         match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return,
             // EPERM: what POSIX wants instead of EISDIR.
@@ -91,7 +101,8 @@ impl Removal {
         }
     }
 
-    /// Moves a directory that lies too deep to the top; says whether it did. A file is just removed where it is.
+    /// Moves a directory that lies too deep to the top; says whether it did. A file is just removed
+    /// where it is.
     fn move_up(&mut self, top: &OwnedFd, dir: &OwnedFd, name: &CString) -> bool {
         if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir).is_ok() {
             return true;
@@ -108,7 +119,11 @@ impl Removal {
 }
 
 /// The names in a directory, without `.` and `..`.
-pub(super) fn names(dir: &impl AsFd, shown: &Path, first_error: &mut Option<io::Error>) -> Vec<CString> {
+pub(super) fn names(
+    dir: &impl AsFd,
+    shown: &Path,
+    first_error: &mut Option<io::Error>,
+) -> Vec<CString> {
     let listed = open_again(dir).and_then(|mut listing| {
         let mut names = Vec::new();
         for entry in listing.iter() {
@@ -126,25 +141,37 @@ pub(super) fn names(dir: &impl AsFd, shown: &Path, first_error: &mut Option<io::
 }
 
 fn open_again(dir: &impl AsFd) -> nix::Result<Dir> {
-    Dir::openat(dir.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    Dir::openat(
+        dir.as_fd(),
+        ".",
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn note(first_error: &mut Option<io::Error>, error: Errno, shown: &Path) {
     if first_error.is_none() {
         let source = io::Error::from(error);
-        let text = if error == Errno::EBUSY { "something is mounted there".to_owned() } else { source.to_string() };
+        let text = if error == Errno::EBUSY {
+            "something is mounted there".to_owned()
+        } else {
+            source.to_string()
+        };
         *first_error = Some(io::Error::new(source.kind(), format!("{}: {text}", shown.display())));
     }
 }
 
 fn to_c(name: &OsStr) -> CString {
-    // A path's component holds no NUL by its construction from a file name; an empty name is refused by the kernel.
+    // A path's component holds no NUL by its construction from a file name; an empty name is
+    // refused by the kernel.
     CString::new(name.as_bytes()).unwrap_or_default()
 }
 
-/// The entries of a directory by name and whether each is a directory; links are not followed. Sorted.
+/// The entries of a directory by name and whether each is a directory; links are not followed.
+/// Sorted.
 pub fn list(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, bool)>> {
-    let mut listing = Dir::open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut listing =
+        Dir::open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut entries = Vec::new();
     for entry in listing.iter() {
         let entry = entry?;
@@ -154,7 +181,8 @@ pub fn list(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, bool)>> {
         }
         let is_dir = match entry.file_type() {
             Some(kind) => kind == Type::Directory,
-            None => super::beneath::lstat(&dir.join(&name)).is_ok_and(|stat| super::beneath::is_dir(&stat)),
+            None => super::beneath::lstat(&dir.join(&name))
+                .is_ok_and(|stat| super::beneath::is_dir(&stat)),
         };
         entries.push((name, is_dir));
     }

@@ -1,16 +1,23 @@
-//! Variables that tell a container where the services of its namespace are: `WEB_SERVICE_HOST` and Docker's links.
+//! Variables that tell a container where the services of its namespace are: `WEB_SERVICE_HOST` and
+//! Docker's links.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::apiserver::services::{Service, ServicePort};
 
-/// The variables for a pod of `namespace`. The API server's own service is always among them; the others of the
-/// namespace only with `links`, and one of them called `kubernetes` takes precedence.
-pub(super) fn service_variables(services: &[Arc<Service>], namespace: &str, links: bool) -> BTreeMap<String, String> {
+/// The variables for a pod of `namespace`. The API server's own service is always among them; the
+/// others of the namespace only with `links`, and one of them called `kubernetes` takes precedence.
+pub(super) fn service_variables(
+    services: &[Arc<Service>],
+    namespace: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
     let services = || services.iter().filter(|service| service.has_address());
     let mut chosen: BTreeMap<&str, &Service> = BTreeMap::new();
-    for service in services().filter(|service| &*service.namespace == "default" && &*service.name == "kubernetes") {
+    for service in services()
+        .filter(|service| &*service.namespace == "default" && &*service.name == "kubernetes")
+    {
         chosen.insert(&service.name, service);
     }
     if links {
@@ -73,7 +80,10 @@ mod tests {
 
     fn text(services: &[Arc<Service>], namespace: &str, links: bool) -> String {
         let all = service_variables(services, namespace, links);
-        all.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n")
+        all.into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]

@@ -12,11 +12,13 @@ use super::{SpecError, validate};
 
 /// Expands each of `words` with the container's environment.
 pub(super) fn expand_all(words: Option<&Vec<String>>, env: &[EnvVar]) -> Vec<String> {
-    let known: BTreeMap<&str, &str> = env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
+    let known: BTreeMap<&str, &str> =
+        env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
     words.into_iter().flatten().map(|word| expand(word, |name| known.get(name).copied())).collect()
 }
 
-/// The path below the volume that a mount asks for, expanded and checked; `None` for the whole volume.
+/// The path below the volume that a mount asks for, expanded and checked; `None` for the whole
+/// volume.
 pub fn sub_path(mount: &api::VolumeMount, env: &[EnvVar]) -> Result<Option<String>, SpecError> {
     let expression = mount.sub_path_expr.as_deref().unwrap_or_default();
     let path = if expression.is_empty() {
@@ -24,7 +26,9 @@ pub fn sub_path(mount: &api::VolumeMount, env: &[EnvVar]) -> Result<Option<Strin
     } else {
         let mut missing = BTreeSet::new();
         // The last of two variables of one name wins, as in the container.
-        let find = |name: &str| env.iter().rev().find(|var| var.name == name).map(|var| var.value.as_str());
+        let find = |name: &str| {
+            env.iter().rev().find(|var| var.name == name).map(|var| var.value.as_str())
+        };
         let path = expand(expression, |name| match find(name) {
             Some(value) if !value.is_empty() => Some(value),
             Some(_) | None => {
@@ -42,10 +46,14 @@ pub fn sub_path(mount: &api::VolumeMount, env: &[EnvVar]) -> Result<Option<Strin
         return Ok(None);
     }
     if path.starts_with('/') {
-        return Err(SpecError::container(format!("error SubPath `{path}` must not be an absolute path")));
+        return Err(SpecError::container(format!(
+            "error SubPath `{path}` must not be an absolute path"
+        )));
     }
     if validate::has_backsteps(&path) {
-        return Err(SpecError::container(format!("unable to provision SubPath `{path}`: must not contain '..'")));
+        return Err(SpecError::container(format!(
+            "unable to provision SubPath `{path}`: must not contain '..'"
+        )));
     }
     Ok(Some(path))
 }
@@ -74,7 +82,10 @@ mod tests {
         assert_eq!(path(Some("a/b"), None), Ok(Some("a/b".into())));
         assert_eq!(path(None, Some("logs/$(POD)")), Ok(Some("logs/web-0".into())));
         assert_eq!(path(None, Some("$(X)/$(NONE)")), Err("missing value for NONE, X".into()));
-        assert_eq!(path(Some("/a"), None), Err("error SubPath `/a` must not be an absolute path".into()));
+        assert_eq!(
+            path(Some("/a"), None),
+            Err("error SubPath `/a` must not be an absolute path".into())
+        );
         assert_eq!(
             path(Some("a/../b"), None),
             Err("unable to provision SubPath `a/../b`: must not contain '..'".into())

@@ -32,7 +32,8 @@ pub struct PodTotals {
 }
 
 impl PodTotals {
-    /// The totals of a pod: pod-level resources where it has them, else what its containers add up to.
+    /// The totals of a pod: pod-level resources where it has them, else what its containers add up
+    /// to.
     pub fn of(pod: &Pod) -> Self {
         let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
         let of = |which, name: &str| {
@@ -48,12 +49,18 @@ impl PodTotals {
 }
 
 /// The resources of a sandbox.
-pub(super) fn sandbox_resources(totals: &PodTotals, settings: &Settings) -> LinuxContainerResources {
+pub(super) fn sandbox_resources(
+    totals: &PodTotals,
+    settings: &Settings,
+) -> LinuxContainerResources {
     base(totals.cpu_request, totals.cpu_limit, totals.memory_limit, settings)
 }
 
 /// The overhead of a pod's RuntimeClass: requests and limits alike.
-pub(super) fn overhead(pod: &Pod, settings: &Settings) -> Result<LinuxContainerResources, SpecError> {
+pub(super) fn overhead(
+    pod: &Pod,
+    settings: &Settings,
+) -> Result<LinuxContainerResources, SpecError> {
     let Some(overhead) = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref()) else {
         return Ok(LinuxContainerResources::default());
     };
@@ -72,7 +79,11 @@ pub fn linux_resources(
     let own = container.resources.as_ref();
     let limits = own.and_then(|resources| resources.limits.as_ref());
     let requests = own.and_then(|resources| resources.requests.as_ref());
-    let pod_limits = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|all| all.limits.as_ref());
+    let pod_limits = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.resources.as_ref())
+        .and_then(|all| all.limits.as_ref());
 
     let limit = |name: &str| match amount(limits, name)? {
         zero if zero.is_zero() => amount(pod_limits, name),
@@ -90,16 +101,22 @@ pub fn linux_resources(
             let swap = swap_share(pod, container, settings)?;
             resources.unified.insert("memory.swap.max".to_owned(), swap.to_string());
         } else {
-            // Memory and swap together: no more than memory alone. Swap on cgroup v1 is not supported otherwise.
+            // Memory and swap together: no more than memory alone. Swap on cgroup v1 is not
+            // supported otherwise.
             resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
         }
     }
     Ok(resources)
 }
 
-/// How much swap a container may use, in bytes: with `LimitedSwap` its request's share of the machine's memory, for
-/// containers that may use more than they request, in pods that are not critical.
-fn swap_share(pod: &Pod, container: &api::Container, settings: &Settings) -> Result<i64, SpecError> {
+/// How much swap a container may use, in bytes: with `LimitedSwap` its request's share of the
+/// machine's memory, for containers that may use more than they request, in pods that are not
+/// critical.
+fn swap_share(
+    pod: &Pod,
+    container: &api::Container,
+    settings: &Settings,
+) -> Result<i64, SpecError> {
     let Some(Swap { memory, swap }) = settings.limited_swap else { return Ok(0) };
     let own = container.resources.as_ref();
     let request = amount(own.and_then(|own| own.requests.as_ref()), "memory")?;
@@ -112,7 +129,11 @@ fn swap_share(pod: &Pod, container: &api::Container, settings: &Settings) -> Res
         return Ok(0);
     }
     // In floating point, as upstream: the kernel rounds to pages anyway.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a share of less than 2^53 bytes")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a share of less than 2^53 bytes"
+    )]
     let share = (request.units() as f64 / memory as f64 * swap as f64) as i64;
     Ok(share)
 }
@@ -156,12 +177,17 @@ fn huge_pages(
     let mut wanted = BTreeMap::new();
     for (name, quantity) in pod.into_iter().flatten().chain(container.into_iter().flatten()) {
         let Some(size) = name.strip_prefix("hugepages-") else { continue };
-        let Some(page) = Amount::parse(size).ok().and_then(|size| page_size(size.units())) else { continue };
+        let Some(page) = Amount::parse(size).ok().and_then(|size| page_size(size.units())) else {
+            continue;
+        };
         wanted.insert(page, u64::try_from(parse(quantity)?.units()).unwrap_or(0));
     }
     let sizes = settings.huge_page_sizes.iter();
     Ok(sizes
-        .map(|size| HugepageLimit { page_size: size.clone(), limit: wanted.get(size).copied().unwrap_or(0) })
+        .map(|size| HugepageLimit {
+            page_size: size.clone(),
+            limit: wanted.get(size).copied().unwrap_or(0),
+        })
         .collect())
 }
 
@@ -187,10 +213,13 @@ fn parse(quantity: &Quantity) -> Result<Amount, SpecError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::needless_pass_by_value, reason = "JSON reads better at the calls without a borrow")]
+    #![expect(
+        clippy::needless_pass_by_value,
+        reason = "JSON reads better at the calls without a borrow"
+    )]
 
     use super::*;
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use serde_json::json;
 
     fn made(resources: serde_json::Value, settings: &Settings) -> LinuxContainerResources {
@@ -202,7 +231,10 @@ mod tests {
     #[track_caller]
     fn check(resources: serde_json::Value, shares: i64, quota: i64, memory: i64) {
         let found = made(resources, &Settings::default());
-        assert_eq!((found.cpu_shares, found.cpu_quota, found.memory_limit_in_bytes), (shares, quota, memory));
+        assert_eq!(
+            (found.cpu_shares, found.cpu_quota, found.memory_limit_in_bytes),
+            (shares, quota, memory)
+        );
         assert_eq!((found.cpu_period, found.oom_score_adj), (100_000, 999));
         assert_eq!(found.unified.get("memory.oom.group").map(String::as_str), Some("1"));
     }
@@ -228,18 +260,28 @@ mod tests {
         );
         let container = &pod.spec.as_ref().expect("spec").containers[0];
         let found = linux_resources(&pod, container, 0, &Settings::default()).expect("resources");
-        assert_eq!((found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares), (100_000, 1 << 30, 1024));
+        assert_eq!(
+            (found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares),
+            (100_000, 1 << 30, 1024)
+        );
     }
 
     #[test]
     fn adds_a_pod_up() {
-        let limits = |cpu: &str| json!({"limits": {"cpu": cpu, "memory": "1Mi"}, "requests": {"cpu": cpu}});
+        let limits =
+            |cpu: &str| json!({"limits": {"cpu": cpu, "memory": "1Mi"}, "requests": {"cpu": cpu}});
         let containers = json!([{"name": "a", "resources": limits("1")}, {"name": "b", "resources": limits("2")}]);
-        let totals = PodTotals::of(&testing::pod(json!({"containers": containers, "overhead": {"cpu": "5"}})));
-        assert_eq!((totals.cpu_request, totals.cpu_limit), (Some(Amount::from_units(3)), Amount::from_units(3)));
+        let totals = PodTotals::of(&testing::pod(
+            json!({"containers": containers, "overhead": {"cpu": "5"}}),
+        ));
+        assert_eq!(
+            (totals.cpu_request, totals.cpu_limit),
+            (Some(Amount::from_units(3)), Amount::from_units(3))
+        );
         assert_eq!(totals.memory_limit.units(), 2 << 20);
         let own = json!({"limits": {"cpu": "8"}});
-        let totals = PodTotals::of(&testing::pod(json!({"containers": containers, "resources": own})));
+        let totals =
+            PodTotals::of(&testing::pod(json!({"containers": containers, "resources": own})));
         assert_eq!((totals.cpu_limit.units(), totals.memory_limit.units()), (8, 2 << 20));
         assert_eq!(PodTotals::of(&testing::pod(json!({"containers": []}))), PodTotals::default());
     }
@@ -247,9 +289,13 @@ mod tests {
     #[test]
     fn shares_swap_out_to_those_that_may_use_more_than_they_request() {
         let swap = Some(Swap { memory: 8 << 30, swap: 4 << 30 });
-        let settings = Settings { swap_controller: true, limited_swap: swap, ..Settings::default() };
+        let settings =
+            Settings { swap_controller: true, limited_swap: swap, ..Settings::default() };
         let check = |resources, expected: &str| {
-            assert_eq!(made(resources, &settings).unified.get("memory.swap.max").map(String::as_str), Some(expected));
+            assert_eq!(
+                made(resources, &settings).unified.get("memory.swap.max").map(String::as_str),
+                Some(expected)
+            );
         };
         check(json!({"requests": {"memory": "1Gi"}}), "536870912");
         check(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}), "536870912");
@@ -261,16 +307,36 @@ mod tests {
 
     #[test]
     fn honours_the_nodes_settings() {
-        let v1 = Settings { cgroup_v2: false, cpu_cfs_quota: false, swap_controller: true, ..Settings::default() };
+        let v1 = Settings {
+            cgroup_v2: false,
+            cpu_cfs_quota: false,
+            swap_controller: true,
+            ..Settings::default()
+        };
         let found = made(json!({"limits": {"cpu": "1", "memory": "1Gi"}}), &v1);
-        assert_eq!((found.cpu_quota, found.cpu_period, found.memory_swap_limit_in_bytes), (0, 0, 1 << 30));
+        assert_eq!(
+            (found.cpu_quota, found.cpu_period, found.memory_swap_limit_in_bytes),
+            (0, 0, 1 << 30)
+        );
         assert!(found.unified.is_empty());
-        let single = Settings { single_process_oom_kill: true, swap_controller: true, ..Settings::default() };
+        let single = Settings {
+            single_process_oom_kill: true,
+            swap_controller: true,
+            ..Settings::default()
+        };
         let found = made(json!({}), &single);
-        assert_eq!(found.unified.into_iter().collect::<Vec<_>>(), [("memory.swap.max".to_owned(), "0".to_owned())]);
-        let pages = Settings { huge_page_sizes: vec!["2MB".into(), "1GB".into()], ..Settings::default() };
+        assert_eq!(
+            found.unified.into_iter().collect::<Vec<_>>(),
+            [("memory.swap.max".to_owned(), "0".to_owned())]
+        );
+        let pages =
+            Settings { huge_page_sizes: vec!["2MB".into(), "1GB".into()], ..Settings::default() };
         let found = made(json!({"limits": {"hugepages-2Mi": "8Mi"}}), &pages);
-        let limits: Vec<_> = found.hugepage_limits.iter().map(|page| (page.page_size.as_str(), page.limit)).collect();
+        let limits: Vec<_> = found
+            .hugepage_limits
+            .iter()
+            .map(|page| (page.page_size.as_str(), page.limit))
+            .collect();
         assert_eq!(limits, [("2MB", 8 << 20), ("1GB", 0)]);
     }
 }

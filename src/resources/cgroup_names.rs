@@ -1,4 +1,5 @@
-//! The names of cgroups: the node's root for pods, the QoS tiers, the pods; in the words of either driver. Pure.
+//! The names of cgroups: the node's root for pods, the QoS tiers, the pods; in the words of either
+//! driver. Pure.
 //!
 //! ```text
 //!   cgroupfs  /kubepods/burstable/pod1234-56
@@ -56,8 +57,8 @@ impl CgroupName {
         }
     }
 
-    /// systemd nests slices by the dashes in their names, so each directory repeats the names above it; dashes in a part
-    /// become underscores.
+    /// systemd nests slices by the dashes in their names, so each directory repeats the names above
+    /// it; dashes in a part become underscores.
     fn slices(&self) -> String {
         let mut path = String::new();
         let mut prefix = String::new();
@@ -109,7 +110,8 @@ impl CgroupTree {
         &self.top
     }
 
-    /// What holds all pods (upstream's node allocatable root): `kubepods` below the top, or the top without QoS tiers.
+    /// What holds all pods (upstream's node allocatable root): `kubepods` below the top, or the top
+    /// without QoS tiers.
     pub fn node(&self) -> CgroupName {
         if self.per_qos { self.top.child(NODE_ROOT) } else { self.top.clone() }
     }
@@ -118,7 +120,9 @@ impl CgroupTree {
     pub fn tier(&self, class: QosClass) -> CgroupName {
         match class {
             QosClass::Guaranteed => self.node(),
-            QosClass::Burstable | QosClass::BestEffort => self.node().child(class.as_str().to_lowercase()),
+            QosClass::Burstable | QosClass::BestEffort => {
+                self.node().child(class.as_str().to_lowercase())
+            }
         }
     }
 
@@ -136,9 +140,13 @@ impl CgroupTree {
     pub fn pod_uid_of_dir(&self, directory: &str) -> Option<String> {
         let part = match self.driver {
             CgroupDriver::Cgroupfs => directory.to_owned(),
-            CgroupDriver::Systemd => directory.strip_suffix(SLICE)?.rsplit('-').next()?.replace('_', "-"),
+            CgroupDriver::Systemd => {
+                directory.strip_suffix(SLICE)?.rsplit('-').next()?.replace('_', "-")
+            }
         };
-        part.strip_prefix(POD_PREFIX).filter(|uid| !uid.is_empty() && !uid.contains(POD_PREFIX)).map(str::to_owned)
+        part.strip_prefix(POD_PREFIX)
+            .filter(|uid| !uid.is_empty() && !uid.contains(POD_PREFIX))
+            .map(str::to_owned)
     }
 }
 
@@ -188,11 +196,15 @@ mod tests {
 
     #[test]
     fn finds_pods_by_directory() {
-        let of = |driver, directory: &str| CgroupTree::new("/", driver, true).pod_uid_of_dir(directory);
+        let of =
+            |driver, directory: &str| CgroupTree::new("/", driver, true).pod_uid_of_dir(directory);
         assert_eq!(of(CgroupDriver::Cgroupfs, "pod12-ab").as_deref(), Some("12-ab"));
         assert_eq!(of(CgroupDriver::Cgroupfs, "burstable"), None);
         assert_eq!(of(CgroupDriver::Cgroupfs, "pod"), None);
-        assert_eq!(of(CgroupDriver::Systemd, "kubepods-burstable-pod12_ab.slice").as_deref(), Some("12-ab"));
+        assert_eq!(
+            of(CgroupDriver::Systemd, "kubepods-burstable-pod12_ab.slice").as_deref(),
+            Some("12-ab")
+        );
         assert_eq!(of(CgroupDriver::Systemd, "kubepods-burstable.slice"), None);
         assert_eq!(of(CgroupDriver::Systemd, "cri-containerd-12.scope"), None);
     }

@@ -1,4 +1,5 @@
-//! A container's environment: `envFrom`, then `env` in order with `$(VAR)`, then the variables of services.
+//! A container's environment: `envFrom`, then `env` in order with `$(VAR)`, then the variables of
+//! services.
 //!
 //! Upstream hands them to the runtime in random order; here they are sorted by name, services last.
 
@@ -53,14 +54,15 @@ pub struct EnvInput<'a> {
     pub host_ips: &'a [IpAddr],
     /// The node's allocatable resources, for containers without limits.
     pub allocatable: &'a BTreeMap<String, Quantity>,
-    /// The services of the pod's namespace and of `default`; `None` while they have never been read. A static pod does
-    /// not wait for that.
+    /// The services of the pod's namespace and of `default`; `None` while they have never been
+    /// read. A static pod does not wait for that.
     pub services: Option<&'a [Arc<Service>]>,
     /// The ConfigMaps of the pod's namespace that [`super::references()`] named.
     pub config_maps: &'a BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
     /// The Secrets of the pod's namespace that [`super::references()`] named.
     pub secrets: &'a BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    /// The files that [`super::references()`] named, by volume and path; none of a volume that is not there.
+    /// The files that [`super::references()`] named, by volume and path; none of a volume that is
+    /// not there.
     pub files: &'a BTreeMap<(String, String), EnvFile>,
 }
 
@@ -82,7 +84,9 @@ impl fmt::Debug for EnvFile {
 /// Composes the environment.
 pub fn environment(input: &EnvInput<'_>) -> Result<Vec<EnvVar>, SpecError> {
     if input.services.is_none() && !pod::is_static(input.pod) {
-        return Err(SpecError::container("services have not yet been read at least once, cannot construct envvars"));
+        return Err(SpecError::container(
+            "services have not yet been read at least once, cannot construct envvars",
+        ));
     }
     let links = input.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let namespace = namespace(input.pod);
@@ -95,7 +99,9 @@ pub fn environment(input: &EnvInput<'_>) -> Result<Vec<EnvVar>, SpecError> {
     for var in input.container.env.iter().flatten() {
         let written = var.value.as_deref().unwrap_or_default();
         let value = if !written.is_empty() {
-            Some(expand(written, |name| own.get(name).or_else(|| services.get(name)).map(String::as_str)))
+            Some(expand(written, |name| {
+                own.get(name).or_else(|| services.get(name)).map(String::as_str)
+            }))
         } else if let Some(source) = &var.value_from {
             resolve(input, source)?
         } else {
@@ -137,7 +143,8 @@ fn import(
     Ok(())
 }
 
-/// The value from its source; `None`: the source is optional and absent, so the variable is not set.
+/// The value from its source; `None`: the source is optional and absent, so the variable is not
+/// set.
 fn resolve(input: &EnvInput<'_>, source: &api::EnvVarSource) -> Result<Option<String>, SpecError> {
     if let Some(field) = &source.field_ref {
         return downward::field(input, field).map(Some);
@@ -181,11 +188,19 @@ fn missing_key(
     Err(SpecError::container(format!("couldn't find key {key} in {kind} {namespace}/{name}")))
 }
 
-fn config_map<'a>(input: &EnvInput<'a>, name: &str, optional: bool) -> Result<Option<&'a api::ConfigMap>, SpecError> {
+fn config_map<'a>(
+    input: &EnvInput<'a>,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a api::ConfigMap>, SpecError> {
     found(input.config_maps.get(name), "configmap", name, optional)
 }
 
-fn secret<'a>(input: &EnvInput<'a>, name: &str, optional: bool) -> Result<Option<&'a api::Secret>, SpecError> {
+fn secret<'a>(
+    input: &EnvInput<'a>,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a api::Secret>, SpecError> {
     found(input.secrets.get(name), "secret", name, optional)
 }
 
@@ -203,8 +218,8 @@ fn found<'a, T>(
     }
 }
 
-/// The bytes as text, each byte that is not UTF-8 replaced: what arrives in a container that upstream's kubelet makes,
-/// because the runtime writes the environment as JSON.
+/// The bytes as text, each byte that is not UTF-8 replaced: what arrives in a container that
+/// upstream's kubelet makes, because the runtime writes the environment as JSON.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -214,13 +229,19 @@ fn text(bytes: &[u8]) -> String {
     text
 }
 
-fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<Option<String>, SpecError> {
+fn from_file(
+    input: &EnvInput<'_>,
+    reference: &api::FileKeySelector,
+) -> Result<Option<String>, SpecError> {
     let volume = &reference.volume_name;
-    let Some(EnvFile { path, content }) = input.files.get(&(volume.clone(), reference.path.clone())) else {
+    let Some(EnvFile { path, content }) =
+        input.files.get(&(volume.clone(), reference.path.clone()))
+    else {
         let message = format!("cannot find the volume {volume:?} referenced by FileKeyRef");
         return Err(SpecError::container(message));
     };
-    let Ok(Ok(value)) = content.as_ref().map(|content| env_file::value(content, &reference.key)) else {
+    let Ok(Ok(value)) = content.as_ref().map(|content| env_file::value(content, &reference.key))
+    else {
         // What is wrong with it is not told: it may be a file of secrets.
         return Err(SpecError::container("couldn't parse env file"));
     };
@@ -228,7 +249,8 @@ fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<O
         Some(value) if !value.is_empty() => Ok(Some(value)),
         Some(_) | None if reference.optional.unwrap_or(false) => Ok(None),
         Some(_) | None => {
-            let message = format!("environment variable key {:?} not found in file {path:?}", reference.key);
+            let message =
+                format!("environment variable key {:?} not found in file {path:?}", reference.key);
             Err(SpecError::container(message))
         }
     }
@@ -238,7 +260,7 @@ fn from_file(input: &EnvInput<'_>, reference: &api::FileKeySelector) -> Result<O
 mod tests {
     use super::*;
     use crate::apiserver::services::ServicePort;
-    use crate::pods::spec::testing::pod;
+    use crate::pods::request::testing::pod;
     use serde_json::json;
 
     struct World {
@@ -258,8 +280,10 @@ mod tests {
     }
 
     fn world() -> World {
-        let map: api::ConfigMap = serde_json::from_value(json!({"data": {"K": "v", "not a name": "x"}})).expect("map");
-        let secret: api::Secret = serde_json::from_value(json!({"data": {"pass": "czNjcmV0"}})).expect("secret");
+        let map: api::ConfigMap =
+            serde_json::from_value(json!({"data": {"K": "v", "not a name": "x"}})).expect("map");
+        let secret: api::Secret =
+            serde_json::from_value(json!({"data": {"pass": "czNjcmV0"}})).expect("secret");
         World {
             config_maps: [
                 ("map".to_owned(), Ok(Arc::new(map))),
@@ -267,15 +291,22 @@ mod tests {
                 ("slow".to_owned(), Err(ObjectError::Timeout { kind: "configmap" })),
             ]
             .into(),
-            secrets: [("sec".to_owned(), Ok(Arc::new(secret))), ("gone".to_owned(), gone("secret"))].into(),
+            secrets: [
+                ("sec".to_owned(), Ok(Arc::new(secret))),
+                ("gone".to_owned(), gone("secret")),
+            ]
+            .into(),
             files: [
                 file("f.env", Ok("A='1'\nE=''\n".to_owned())),
                 file("bad.env", Ok("A=1\n".to_owned())),
                 file("gone.env", Err("no such file".to_owned())),
             ]
             .into(),
-            allocatable: [("cpu".to_owned(), Quantity("3500m".into())), ("memory".to_owned(), Quantity("8Gi".into()))]
-                .into(),
+            allocatable: [
+                ("cpu".to_owned(), Quantity("3500m".into())),
+                ("memory".to_owned(), Quantity("8Gi".into())),
+            ]
+            .into(),
             services: Some(vec![Arc::new(Service {
                 namespace: "default".into(),
                 name: "kubernetes".into(),
@@ -347,12 +378,18 @@ mod tests {
         check(map("gone", "K", true), Ok(""));
         check(map("map", "nope", false), Err("couldn't find key nope in ConfigMap prod/map"));
         check(map("map", "nope", true), Ok(""));
-        check(map("slow", "K", true), Err("failed to sync configmap cache: timed out waiting for the condition"));
+        check(
+            map("slow", "K", true),
+            Err("failed to sync configmap cache: timed out waiting for the condition"),
+        );
         let secret = |name: &str, key: &str| json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}]});
         check(secret("sec", "pass"), Ok("X=s3cret"));
         check(secret("gone", "pass"), Err("secret \"gone\" not found"));
         check(secret("sec", "nope"), Err("couldn't find key nope in Secret prod/sec"));
-        check(json!({"envFrom": [{"secretRef": {"name": "gone"}}]}), Err("secret \"gone\" not found"));
+        check(
+            json!({"envFrom": [{"secretRef": {"name": "gone"}}]}),
+            Err("secret \"gone\" not found"),
+        );
         check(json!({"envFrom": [{"secretRef": {"name": "gone", "optional": true}}]}), Ok(""));
     }
 
@@ -381,17 +418,24 @@ mod tests {
     #[test]
     fn reads_files_of_variables() {
         let from = |path: &str, key: &str, optional: bool| {
-            let reference = json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
+            let reference =
+                json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
             json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": reference}}]})
         };
         check(from("f.env", "A", false), Ok("X=1"));
         check(from("f.env", "B", true), Ok(""));
-        check(from("f.env", "B", false), Err("environment variable key \"B\" not found in file \"/pods/u1/v/f.env\""));
+        check(
+            from("f.env", "B", false),
+            Err("environment variable key \"B\" not found in file \"/pods/u1/v/f.env\""),
+        );
         let empty = "environment variable key \"E\" not found in file \"/pods/u1/v/f.env\"";
         check(from("f.env", "E", false), Err(empty));
         check(from("bad.env", "A", true), Err("couldn't parse env file"));
         check(from("gone.env", "A", true), Err("couldn't parse env file"));
-        check(from("other", "A", true), Err("cannot find the volume \"v\" referenced by FileKeyRef"));
+        check(
+            from("other", "A", true),
+            Err("cannot find the volume \"v\" referenced by FileKeyRef"),
+        );
     }
 
     #[test]
@@ -399,7 +443,8 @@ mod tests {
         let world = World { services: None, ..world() };
         assert_eq!(
             compose(&world, json!({})),
-            Err("services have not yet been read at least once, cannot construct envvars".to_owned())
+            Err("services have not yet been read at least once, cannot construct envvars"
+                .to_owned())
         );
     }
 

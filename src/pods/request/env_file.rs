@@ -37,7 +37,9 @@ pub(crate) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileE
             }
             continue;
         }
-        let opened = written.strip_prefix('\'').ok_or_else(|| fail("value must be enclosed in single quotes"))?;
+        let opened = written
+            .strip_prefix('\'')
+            .ok_or_else(|| fail("value must be enclosed in single quotes"))?;
         let mut text = String::new();
         let mut rest = opened;
         let after = loop {
@@ -60,8 +62,8 @@ pub(crate) fn value(content: &str, key: &str) -> Result<Option<String>, EnvFileE
     Ok(None)
 }
 
-/// The lines as upstream's scanner hands them out: without the line feed and one carriage return before it, at the end
-/// of the file, too.
+/// The lines as upstream's scanner hands them out: without the line feed and one carriage return
+/// before it, at the end of the file, too.
 struct Lines<'a> {
     rest: &'a str,
     number: usize,
@@ -91,7 +93,11 @@ mod tests {
     #[track_caller]
     fn check(content: &str, expected: Result<Option<&str>, &str>) {
         let found = value(content, "K").map_err(|error| error.problem);
-        assert_eq!(found.as_ref().map(Option::as_deref).map_err(|problem| *problem), expected, "{content}");
+        assert_eq!(
+            found.as_ref().map(Option::as_deref).map_err(|problem| *problem),
+            expected,
+            "{content}"
+        );
     }
 
     #[test]

@@ -45,14 +45,18 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> Result<Hostname, SpecError> 
     let Some(spec) = &pod.spec else { return Err(SpecError::sandbox("the pod has no spec")) };
     if let Some(name) = &spec.hostname_override {
         validate::dns_subdomain(name).map_err(|problem| {
-            SpecError::sandbox(format!("pod HostnameOverride {name:?} is not a valid DNS subdomain: {problem}"))
+            SpecError::sandbox(format!(
+                "pod HostnameOverride {name:?} is not a valid DNS subdomain: {problem}"
+            ))
         })?;
         return Ok(Hostname { name: truncated(own, name)?, domain: String::new() });
     }
     let wanted = spec.hostname.as_deref().unwrap_or_default();
     if !wanted.is_empty() {
         validate::dns_label(wanted).map_err(|problem| {
-            SpecError::sandbox(format!("pod Hostname {wanted:?} is not a valid DNS label: {problem}"))
+            SpecError::sandbox(format!(
+                "pod Hostname {wanted:?} is not a valid DNS label: {problem}"
+            ))
         })?;
     }
     let name = truncated(own, if wanted.is_empty() { own } else { wanted })?;
@@ -61,7 +65,9 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> Result<Hostname, SpecError> 
         return Ok(Hostname { name, domain: String::new() });
     }
     validate::dns_label(subdomain).map_err(|problem| {
-        SpecError::sandbox(format!("pod Subdomain {subdomain:?} is not a valid DNS label: {problem}"))
+        SpecError::sandbox(format!(
+            "pod Subdomain {subdomain:?} is not a valid DNS label: {problem}"
+        ))
     })?;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     Ok(Hostname { name, domain: format!("{subdomain}.{namespace}.svc.{cluster_domain}") })
@@ -71,7 +77,8 @@ fn truncated(pod: &str, name: &str) -> Result<String, SpecError> {
     if name.len() <= MAX_HOSTNAME {
         return Ok(name.to_owned());
     }
-    let cut = name.char_indices().take_while(|(start, c)| start + c.len_utf8() <= MAX_HOSTNAME).count();
+    let cut =
+        name.char_indices().take_while(|(start, c)| start + c.len_utf8() <= MAX_HOSTNAME).count();
     let cut: String = name.chars().take(cut).collect();
     let cut = cut.trim_end_matches(['-', '.']);
     if cut.is_empty() {
@@ -111,7 +118,8 @@ pub fn node_hosts_file(pod: &Pod, node_file: &str) -> String {
 }
 
 fn add_aliases(out: &mut String, pod: &Pod) {
-    let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+    let aliases =
+        pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
     if aliases.is_empty() {
         return;
     }
@@ -125,7 +133,7 @@ fn add_aliases(out: &mut String, pod: &Pod) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use serde_json::json;
 
     #[track_caller]
@@ -133,19 +141,29 @@ mod tests {
         let mut spec = spec;
         spec["containers"] = json!([]);
         let found = hostname(&testing::pod(spec), "cluster.local").map_err(|error| error.message);
-        let found = found.as_ref().map(|found| (found.name.as_str(), found.domain.as_str())).map_err(String::as_str);
+        let found = found
+            .as_ref()
+            .map(|found| (found.name.as_str(), found.domain.as_str()))
+            .map_err(String::as_str);
         assert_eq!(found, expected);
     }
 
     #[test]
     fn names_a_pod() {
         check(json!({}), Ok(("web", "")));
-        check(json!({"hostname": "db-0", "subdomain": "db"}), Ok(("db-0", "db.prod.svc.cluster.local")));
+        check(
+            json!({"hostname": "db-0", "subdomain": "db"}),
+            Ok(("db-0", "db.prod.svc.cluster.local")),
+        );
         check(json!({"subdomain": "db"}), Ok(("web", "db.prod.svc.cluster.local")));
-        check(json!({"hostnameOverride": "a.b.c", "hostname": "x", "subdomain": "y"}), Ok(("a.b.c", "")));
+        check(
+            json!({"hostnameOverride": "a.b.c", "hostname": "x", "subdomain": "y"}),
+            Ok(("a.b.c", "")),
+        );
         let dashes = format!("{}--{}", "a".repeat(61), "b".repeat(5));
         check(json!({"hostnameOverride": dashes}), Ok((&"a".repeat(61), "")));
-        let found = hostname(&testing::pod(json!({"containers": [], "hostname": "No"})), "x").expect_err("invalid");
+        let found = hostname(&testing::pod(json!({"containers": [], "hostname": "No"})), "x")
+            .expect_err("invalid");
         assert!(found.message.starts_with("pod Hostname \"No\" is not a valid DNS label: "));
     }
 
@@ -156,23 +174,31 @@ mod tests {
         assert_eq!(name.kernel_name(true).as_deref(), Ok("db-0.db.prod.svc.cluster.local"));
         let long = Hostname { name: "a".repeat(50), domain: "db.prod.svc".into() };
         let name = "a".repeat(50);
-        assert_eq!(long.kernel_name(true).map_err(|error| error.message), Ok(format!("{name}.db.prod.svc")));
+        assert_eq!(
+            long.kernel_name(true).map_err(|error| error.message),
+            Ok(format!("{name}.db.prod.svc"))
+        );
         let longer = Hostname { name: name.clone(), domain: "db.production.svc".into() };
         let message = longer.kernel_name(true).expect_err("too long").message;
-        assert!(message.ends_with("is too long (64 characters is the max, 68 characters requested)"), "{message}");
+        assert!(
+            message.ends_with("is too long (64 characters is the max, 68 characters requested)"),
+            "{message}"
+        );
     }
 
     #[test]
     fn writes_hosts_files() {
-        let pod = testing::pod(json!({"containers": [], "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
+        let pod = testing::pod(
+            json!({"containers": [], "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}),
+        );
         let ips = ["10.0.0.5".parse().expect("ip"), "fd00::5".parse().expect("ip")];
         let name = Hostname { name: "web".into(), domain: "sub.prod.svc.c".into() };
         let text = hosts_file(&pod, &name, &ips);
         let expected = "10.0.0.5\tweb.sub.prod.svc.c\tweb\nfd00::5\tweb.sub.prod.svc.c\tweb\n\n\
             # Entries added by HostAliases.\n1.2.3.4\ta\tb\n";
-        assert!(
-            text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost")
-        );
+        assert!(text.starts_with(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost"
+        ));
         assert!(text.ends_with(expected), "{text}");
         let name = Hostname { name: "web".into(), domain: String::new() };
         assert!(hosts_file(&pod, &name, &ips).contains("\n10.0.0.5\tweb\nfd00::5\tweb\n"));

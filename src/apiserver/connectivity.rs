@@ -1,8 +1,10 @@
-//! Whether the API server can be reached: told by every lane of a set of clients, heard by whoever waits after a failure.
+//! Whether the API server can be reached: told by every lane of a set of clients, heard by whoever
+//! waits after a failure.
 //!
-//! After a long outage those waits are long, up to half a minute, and each is another one. The lease is tried every few
-//! seconds all the time; when it gets through, nobody has to sit out the rest of a wait. This never shortens a wait
-//! while the server is away, and it never sends anything itself.
+//! After a long outage those waits are long, up to half a minute, and each is another one. The
+//! lease is tried every few seconds all the time; when it gets through, nobody has to sit out the
+//! rest of a wait. This never shortens a wait while the server is away, and it never sends anything
+//! itself.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,13 +16,13 @@ use tokio::sync::watch;
 
 use super::random;
 
-/// How much longer one waits at most once the server is back: not all in the same moment, and not in a circle where one
-/// request always gets through and another never does.
+/// How much longer one waits at most once the server is back: not all in the same moment, and not
+/// in a circle where one request always gets through and another never does.
 const AFTERWARDS: Duration = Duration::from_millis(250);
 
 /// What the lanes know together. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Reach {
+pub struct Connectivity {
     shared: Arc<Shared>,
 }
 
@@ -32,39 +34,44 @@ struct Shared {
     returns: watch::Sender<u64>,
 }
 
-impl Reach {
+impl Connectivity {
     /// A request got no answer.
     pub fn lost(&self) {
         self.shared.is_away.store(true, Ordering::Release);
     }
 
-    /// A request was answered. A server that is only just starting, or knows nobody yet, is not back; nor is one lost
-    /// that refuses a request, as it may do for ever.
+    /// A request was answered. A server that is only just starting, or knows nobody yet, is not
+    /// back; nor is one lost that refuses a request, as it may do for ever.
     pub fn answered(&self, status: StatusCode) {
         let is_not_yet = status.is_server_error()
-            || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+            || matches!(
+                status,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+            );
         if is_not_yet {
             return;
         }
-        if self.shared.is_away.load(Ordering::Acquire) && self.shared.is_away.swap(false, Ordering::AcqRel) {
+        if self.shared.is_away.load(Ordering::Acquire)
+            && self.shared.is_away.swap(false, Ordering::AcqRel)
+        {
             self.shared.returns.send_modify(|returns| *returns = returns.wrapping_add(1));
         }
     }
 
     /// Hears of returns from now on.
-    pub fn listen(&self) -> Returns {
-        Returns { returns: self.shared.returns.subscribe(), _shared: Arc::clone(&self.shared) }
+    pub fn listen(&self) -> Reconnected {
+        Reconnected { returns: self.shared.returns.subscribe(), _shared: Arc::clone(&self.shared) }
     }
 }
 
 /// Who waits for the server's return.
 #[derive(Debug)]
-pub struct Returns {
+pub struct Reconnected {
     returns: watch::Receiver<u64>,
     _shared: Arc<Shared>,
 }
 
-impl Returns {
+impl Reconnected {
     /// Waits until the server has come back once more. Cancel-safe: a return is not lost.
     pub async fn next(&mut self) {
         if self.returns.changed().await.is_err() {
@@ -72,7 +79,8 @@ impl Returns {
         }
     }
 
-    /// Waits for `wait`, or for a little after the server's return from now on, whichever comes first.
+    /// Waits for `wait`, or for a little after the server's return from now on, whichever comes
+    /// first.
     pub async fn pause(&mut self, wait: Duration) {
         self.returns.mark_unchanged();
         let mut whole = pin!(tokio::time::sleep(wait));
@@ -92,7 +100,7 @@ impl Returns {
 mod tests {
     use std::time::Duration;
 
-    use super::{AFTERWARDS, Reach};
+    use super::{AFTERWARDS, Connectivity};
     use http::StatusCode;
 
     #[expect(clippy::disallowed_methods, reason = "tests look at the paused clock")]
@@ -102,9 +110,10 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(30);
 
-    /// How long somebody waits who begins when a request was lost and something else happens 4 s later.
-    async fn waits(later: impl FnOnce(&Reach)) -> Duration {
-        let reach = Reach::default();
+    /// How long somebody waits who begins when a request was lost and something else happens 4 s
+    /// later.
+    async fn waits(later: impl FnOnce(&Connectivity)) -> Duration {
+        let reach = Connectivity::default();
         let mut returns = reach.listen();
         // Of an earlier outage, which is over: it says nothing of this one.
         reach.lost();
@@ -121,8 +130,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_return_ends_a_wait_and_nothing_else_does() {
-        let soon = Duration::from_secs(4)..=Duration::from_secs(4) + AFTERWARDS * 2 + Duration::from_millis(2);
-        for back in [StatusCode::OK, StatusCode::CREATED, StatusCode::NOT_FOUND, StatusCode::CONFLICT] {
+        let soon = Duration::from_secs(4)
+            ..=Duration::from_secs(4) + AFTERWARDS * 2 + Duration::from_millis(2);
+        for back in
+            [StatusCode::OK, StatusCode::CREATED, StatusCode::NOT_FOUND, StatusCode::CONFLICT]
+        {
             let took = waits(|reach| reach.answered(back)).await;
             assert!(soon.contains(&took), "{back}: {took:?}");
         }
@@ -130,12 +142,12 @@ mod tests {
             let status = StatusCode::from_u16(not_yet).expect("a status");
             assert!(waits(|reach| reach.answered(status)).await >= WAIT, "{status}");
         }
-        assert!(waits(Reach::lost).await >= WAIT);
+        assert!(waits(Connectivity::lost).await >= WAIT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_can_reach_it_anyway_hears_of_nothing() {
-        let reach = Reach::default();
+        let reach = Connectivity::default();
         let mut returns = reach.listen();
         reach.answered(StatusCode::OK);
         assert!(tokio::time::timeout(WAIT, returns.next()).await.is_err());
@@ -149,11 +161,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_wait_is_not_made_longer() {
-        let reach = Reach::default();
+        let reach = Connectivity::default();
         let mut returns = reach.listen();
         reach.lost();
         let began = now();
-        tokio::join!(returns.pause(Duration::from_millis(5)), async { reach.answered(StatusCode::OK) });
+        tokio::join!(returns.pause(Duration::from_millis(5)), async {
+            reach.answered(StatusCode::OK);
+        });
         assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
     }
 }

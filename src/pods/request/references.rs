@@ -1,4 +1,5 @@
-//! What a container's environment refers to, so that the executor can fetch it before the request is made.
+//! What a container's environment refers to, so that the executor can fetch it before the request
+//! is made.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -30,7 +31,8 @@ pub enum ObjectRef {
     },
 }
 
-/// What the container's environment refers to, each once, in order of first use. All objects are of the pod's namespace.
+/// What the container's environment refers to, each once, in order of first use. All objects are of
+/// the pod's namespace.
 pub fn references(_pod: &Pod, container: &api::Container) -> Vec<ObjectRef> {
     let mut all = Vec::new();
     for source in container.env_from.iter().flatten() {
@@ -40,14 +42,22 @@ pub fn references(_pod: &Pod, container: &api::Container) -> Vec<ObjectRef> {
             add(&mut all, self::secret(&secret.name, secret.optional));
         }
     }
-    for source in container.env.iter().flatten().filter(|var| var.value.as_deref().unwrap_or_default().is_empty()) {
+    for source in container
+        .env
+        .iter()
+        .flatten()
+        .filter(|var| var.value.as_deref().unwrap_or_default().is_empty())
+    {
         let Some(source) = &source.value_from else { continue };
         if let Some(map) = &source.config_map_key_ref {
             add(&mut all, config_map(&map.name, map.optional));
         } else if let Some(secret) = &source.secret_key_ref {
             add(&mut all, self::secret(&secret.name, secret.optional));
         } else if let Some(file) = &source.file_key_ref {
-            add(&mut all, ObjectRef::File { volume: file.volume_name.clone(), path: file.path.clone() });
+            add(
+                &mut all,
+                ObjectRef::File { volume: file.volume_name.clone(), path: file.path.clone() },
+            );
         }
     }
     all
@@ -72,7 +82,11 @@ fn add(all: &mut Vec<ObjectRef>, new: ObjectRef) {
                 *optional &= also;
                 return;
             }
-            (File { volume, path }, File { volume: other, path: at }) if volume == other && path == at => return,
+            (File { volume, path }, File { volume: other, path: at })
+                if volume == other && path == at =>
+            {
+                return;
+            }
             (ConfigMap { .. } | Secret { .. } | File { .. }, _) => {}
         }
     }
@@ -82,7 +96,7 @@ fn add(all: &mut Vec<ObjectRef>, new: ObjectRef) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::spec::testing::pod;
+    use crate::pods::request::testing::pod;
     use serde_json::json;
 
     #[test]

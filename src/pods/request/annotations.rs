@@ -1,5 +1,5 @@
-//! Labels and annotations that the kubelet finds its pods and containers again by. Names and formats are upstream's, so
-//! that either kubelet can take over what the other has started.
+//! Labels and annotations that the kubelet finds its pods and containers again by. Names and
+//! formats are upstream's, so that either kubelet can take over what the other has started.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,13 @@ use super::container_hash;
 
 /// The labels of a sandbox: the pod's own and its identity.
 pub(super) fn sandbox_labels(pod: &Pod) -> HashMap<String, String> {
-    let mut all: HashMap<_, _> =
-        pod.metadata.labels.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut all: HashMap<_, _> = pod
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     all.extend(identity(pod));
     all
 }
@@ -50,15 +55,24 @@ pub(super) fn container_annotations(
     };
     set(labels::CONTAINER_HASH, format!("{:x}", container_hash(container)));
     set(labels::CONTAINER_RESTART_COUNT, restart_count.to_string());
-    set(labels::CONTAINER_TERMINATION_MESSAGE_PATH, container.termination_message_path.clone().unwrap_or_default());
-    set(labels::CONTAINER_TERMINATION_MESSAGE_POLICY, container.termination_message_policy.clone().unwrap_or_default());
+    set(
+        labels::CONTAINER_TERMINATION_MESSAGE_PATH,
+        container.termination_message_path.clone().unwrap_or_default(),
+    );
+    set(
+        labels::CONTAINER_TERMINATION_MESSAGE_POLICY,
+        container.termination_message_policy.clone().unwrap_or_default(),
+    );
     if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
         set(labels::POD_DELETION_GRACE_PERIOD, seconds.to_string());
     }
-    if let Some(seconds) = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds) {
+    if let Some(seconds) = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds)
+    {
         set(labels::POD_TERMINATION_GRACE_PERIOD, seconds.to_string());
     }
-    if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
+    if let Some(hook) =
+        container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref())
+    {
         set(labels::CONTAINER_PRE_STOP_HANDLER, json(&Hook::of(hook)));
     }
     if let Some(ports) = container.ports.as_ref().filter(|ports| !ports.is_empty()) {
@@ -67,7 +81,8 @@ pub(super) fn container_annotations(
     all
 }
 
-/// A port as upstream writes it: its fields in the order of the API's own types, which whoever compares texts sees.
+/// A port as upstream writes it: its fields in the order of the API's own types, which whoever
+/// compares texts sees.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Port<'a> {
@@ -138,14 +153,17 @@ impl<'a> Hook<'a> {
             scheme: get.scheme.as_deref(),
             http_headers: get.http_headers.as_deref().unwrap_or_default(),
         });
-        let tcp_socket =
-            hook.tcp_socket.as_ref().map(|socket| TcpSocket { port: &socket.port, host: socket.host.as_deref() });
+        let tcp_socket = hook
+            .tcp_socket
+            .as_ref()
+            .map(|socket| TcpSocket { port: &socket.port, host: socket.host.as_deref() });
         Self { exec: hook.exec.as_ref(), http_get, tcp_socket, sleep: hook.sleep.as_ref() }
     }
 }
 
 /// As Go writes it: what HTML would understand is escaped. It can only stand in texts.
 fn json(value: &impl serde::Serialize) -> String {
-    let text = serde_json::to_string(value).expect("an API type that came from JSON goes back to JSON");
+    let text =
+        serde_json::to_string(value).expect("an API type that came from JSON goes back to JSON");
     text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

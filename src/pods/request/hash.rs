@@ -1,7 +1,8 @@
 //! `io.kubernetes.container.hash`: which definition a running container was made from.
 //!
-//! Bit for bit upstream's, so that a node can change between upstream's kubelet and this one without restarting
-//! containers: FNV-1a (32 bits) over Go's dump of the bytes of `{"image":…,"name":…}`.
+//! Bit for bit upstream's, so that a node can change between upstream's kubelet and this one
+//! without restarting containers: FNV-1a (32 bits) over Go's dump of the bytes of
+//! `{"image":…,"name":…}`.
 
 use std::fmt::Write as _;
 
@@ -63,11 +64,13 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, image: &str, expected: u64) {
-        let container = Container { name: name.into(), image: Some(image.into()), ..Container::default() };
+        let container =
+            Container { name: name.into(), image: Some(image.into()), ..Container::default() };
         assert_eq!(container_hash(&container), expected, "{name} {image}");
     }
 
-    /// Made with Go: `fnv.New32a()` over `dump.ForHash(json)` of k8s.io/utils, as upstream's 1.36 composes them.
+    /// Made with Go: `fnv.New32a()` over `dump.ForHash(json)` of k8s.io/utils, as upstream's 1.36
+    /// composes them.
     #[test]
     fn is_bit_for_bit_upstreams() {
         check("c", "busybox", 0xad81_9b5c);

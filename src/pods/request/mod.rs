@@ -1,8 +1,10 @@
-//! Pod → CRI requests, and nothing else: every function here is pure, and what it needs (settings of the node, fetched
-//! ConfigMaps, mounted volumes, addresses) is handed in by the executor, which does the fetching and mounting.
+//! Pod → CRI requests, and nothing else: every function here is pure, and what it needs (settings
+//! of the node, fetched ConfigMaps, mounted volumes, addresses) is handed in by the executor, which
+//! does the fetching and mounting.
 //!
-//! The order for a container: [`references()`] says what to fetch, [`environment`] composes the variables, [`sub_path`]
-//! expands what must be prepared on disk, [`container_config`] makes the request. For a sandbox: [`sandbox_config`].
+//! The order for a container: [`references()`] says what to fetch, [`environment`] composes the
+//! variables, [`sub_path`] expands what must be prepared on disk, [`container_config`] makes the
+//! request. For a sandbox: [`sandbox_config`].
 //!
 //! Texts of errors are upstream's: users see them in the waiting message and in events.
 
@@ -37,10 +39,12 @@ pub use mounts::{VolumeSource, mounts_hosts_file};
 pub use references::{ObjectRef, references};
 pub use resources::{PodTotals, linux_resources};
 pub use sandbox::{
-    SandboxInput, SandboxRequest, Warning, WarningTarget, container_log_path, pod_log_directory, sandbox_config,
+    SandboxInput, SandboxRequest, Warning, WarningTarget, container_log_path, pod_log_directory,
+    sandbox_config,
 };
 
-/// What of the node's configuration and kernel shapes the requests. Made once, by the composition root.
+/// What of the node's configuration and kernel shapes the requests. Made once, by the composition
+/// root.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// DNS of the cluster and the node.
@@ -59,13 +63,16 @@ pub struct Settings {
     pub cgroup_v2: bool,
     /// Whether the kernel has the swap controller.
     pub swap_controller: bool,
-    /// `memorySwap.swapBehavior: LimitedSwap`: what containers may share in; `None`: no swap for them.
+    /// `memorySwap.swapBehavior: LimitedSwap`: what containers may share in; `None`: no swap for
+    /// them.
     pub limited_swap: Option<Swap>,
-    /// `singleProcessOOMKill`: when unset on cgroup v2, all of a container's processes are killed together.
+    /// `singleProcessOOMKill`: when unset on cgroup v2, all of a container's processes are killed
+    /// together.
     pub single_process_oom_kill: bool,
     /// The kernel's huge page sizes as the runtime names them: `2MB`, `1GB`.
     pub huge_page_sizes: Vec<String>,
-    /// Further paths to mask beside the fixed ones: the existing `/sys/devices/system/cpu/cpu<n>/thermal_throttle`.
+    /// Further paths to mask beside the fixed ones: the existing
+    /// `/sys/devices/system/cpu/cpu<n>/thermal_throttle`.
     pub extra_masked_paths: Vec<String>,
     /// Whether SELinux is enabled on the node.
     pub selinux: bool,
@@ -125,7 +132,8 @@ impl IdRange {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SpecError {
-    /// The waiting reason of the container (`CreateContainerConfigError`), or the event's reason for a sandbox.
+    /// The waiting reason of the container (`CreateContainerConfigError`), or the event's reason
+    /// for a sandbox.
     pub reason: &'static str,
     /// Upstream's message.
     pub message: String,
@@ -146,13 +154,21 @@ impl SpecError {
 /// How upstream names a pod in messages: `NAME_NAMESPACE(UID)`.
 pub fn pod_in_messages(pod: &crate::model::Pod) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    format!("{}_{}({})", text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid))
+    format!(
+        "{}_{}({})",
+        text(&pod.metadata.name),
+        text(&pod.metadata.namespace),
+        text(&pod.metadata.uid)
+    )
 }
 
 #[cfg(test)]
 pub(super) mod testing {
     //! Pods for the tests of this folder, written as JSON.
-    #![expect(clippy::needless_pass_by_value, reason = "JSON reads better at the calls without a borrow")]
+    #![expect(
+        clippy::needless_pass_by_value,
+        reason = "JSON reads better at the calls without a borrow"
+    )]
 
     use crate::model::Pod;
 

@@ -20,7 +20,8 @@ pub enum VolumeSource {
         path: String,
         /// Whether the volume itself is read-only (secrets, projected tokens, …).
         read_only: bool,
-        /// Whether the runtime is to relabel it for SELinux: managed, relabelable and not labelled by its mount.
+        /// Whether the runtime is to relabel it for SELinux: managed, relabelable and not labelled
+        /// by its mount.
         relabel: bool,
     },
     /// A device of the node.
@@ -47,7 +48,9 @@ pub(super) fn devices(input: &ContainerInput<'_>) -> Result<Vec<Device>, SpecErr
     let device = |wanted: &api::VolumeDevice| {
         let path = &wanted.device_path;
         if !path.starts_with('/') {
-            return Err(SpecError::container(format!("error DevicePath `{path}` must be an absolute path")));
+            return Err(SpecError::container(format!(
+                "error DevicePath `{path}` must be an absolute path"
+            )));
         }
         match input.volumes.get(&wanted.name) {
             Some(VolumeSource::Device { path: host, read_only }) => Ok(Device {
@@ -55,16 +58,19 @@ pub(super) fn devices(input: &ContainerInput<'_>) -> Result<Vec<Device>, SpecErr
                 host_path: host.clone(),
                 permissions: if *read_only { "r" } else { "mrw" }.to_owned(),
             }),
-            Some(VolumeSource::Path { .. } | VolumeSource::Image { .. }) | None => Err(SpecError::container(format!(
-                "cannot find volume {:?} to pass into container {:?}",
-                wanted.name, input.container.name
-            ))),
+            Some(VolumeSource::Path { .. } | VolumeSource::Image { .. }) | None => {
+                Err(SpecError::container(format!(
+                    "cannot find volume {:?} to pass into container {:?}",
+                    wanted.name, input.container.name
+                )))
+            }
         }
     };
     wanted.map(device).collect()
 }
 
-/// Whether a container mounts a file of its own over `/etc/hosts`; the managed one is then not made for it.
+/// Whether a container mounts a file of its own over `/etc/hosts`; the managed one is then not made
+/// for it.
 pub fn mounts_hosts_file(container: &api::Container) -> bool {
     container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == ETC_HOSTS)
 }
@@ -110,20 +116,30 @@ pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError
     Ok(out)
 }
 
-fn volume_mount(input: &ContainerInput<'_>, index: usize, mount: &api::VolumeMount) -> Result<Mount, SpecError> {
+fn volume_mount(
+    input: &ContainerInput<'_>,
+    index: usize,
+    mount: &api::VolumeMount,
+) -> Result<Mount, SpecError> {
     let name = &mount.name;
     let container = &input.container.name;
     let source = input.volumes.get(name).ok_or_else(|| {
-        SpecError::container(format!("cannot find volume {name:?} to mount into container {container:?}"))
+        SpecError::container(format!(
+            "cannot find volume {name:?} to mount into container {container:?}"
+        ))
     })?;
     let sub = sub_path(mount, input.env)?;
     let mut out = Mount {
         container_path: absolute(&mount.mount_path),
         readonly: mount.read_only.unwrap_or(false),
         propagation: propagation(mount)?,
-        recursive_read_only: recursive_read_only(mount, input.recursive_read_only).map_err(|problem| {
-            SpecError::container(format!("failed to resolve recursive read-only mode: {problem}"))
-        })?,
+        recursive_read_only: recursive_read_only(mount, input.recursive_read_only).map_err(
+            |problem| {
+                SpecError::container(format!(
+                    "failed to resolve recursive read-only mode: {problem}"
+                ))
+            },
+        )?,
         ..Mount::default()
     };
     match source {
@@ -138,7 +154,14 @@ fn volume_mount(input: &ContainerInput<'_>, index: usize, mount: &api::VolumeMou
                 image: image_ref.clone(),
                 user_specified_image: image.clone(),
                 runtime_handler: runtime_handler.clone(),
-                annotations: input.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+                annotations: input
+                    .pod
+                    .metadata
+                    .annotations
+                    .clone()
+                    .unwrap_or_default()
+                    .into_iter()
+                    .collect(),
                 ..ImageSpec::default()
             });
             out.selinux_relabel = input.settings.selinux;
@@ -169,18 +192,26 @@ fn propagation(mount: &api::VolumeMount) -> Result<i32, SpecError> {
         None | Some("None") => MountPropagation::PropagationPrivate,
         Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
         Some("Bidirectional") => MountPropagation::PropagationBidirectional,
-        Some(other) => return Err(SpecError::container(format!("invalid MountPropagation mode: {other:?}"))),
+        Some(other) => {
+            return Err(SpecError::container(format!("invalid MountPropagation mode: {other:?}")));
+        }
     }
     .into())
 }
 
 fn recursive_read_only(mount: &api::VolumeMount, supported: bool) -> Result<bool, String> {
-    let Some(mode) = mount.recursive_read_only.as_deref().filter(|mode| *mode != "Disabled") else { return Ok(false) };
+    let Some(mode) = mount.recursive_read_only.as_deref().filter(|mode| *mode != "Disabled") else {
+        return Ok(false);
+    };
     let name = &mount.name;
     if !mount.read_only.unwrap_or(false) {
-        return Err(format!("volume {name:?} requested recursive read-only mode, but it is not read-only"));
+        return Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not read-only"
+        ));
     }
-    if let Some(propagation) = mount.mount_propagation.as_deref().filter(|propagation| *propagation != "None") {
+    if let Some(propagation) =
+        mount.mount_propagation.as_deref().filter(|propagation| *propagation != "None")
+    {
         return Err(format!(
             "volume {name:?} requested recursive read-only mode, but it is not compatible with propagation {propagation:?}"
         ));
@@ -188,9 +219,9 @@ fn recursive_read_only(mount: &api::VolumeMount, supported: bool) -> Result<bool
     match mode {
         "IfPossible" => Ok(supported),
         "Enabled" if supported => Ok(true),
-        "Enabled" => {
-            Err(format!("volume {name:?} requested recursive read-only mode, but it is not supported by the runtime"))
-        }
+        "Enabled" => Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not supported by the runtime"
+        )),
         other => Err(format!("unknown recursive read-only mode {other:?}")),
     }
 }

@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::cri::v1::security_profile::ProfileType;
 use crate::cri::v1::{
-    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
+    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+    UserNamespace,
 };
 use crate::model::{Pod, pod};
 
@@ -30,7 +31,8 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 /// Read-only below `/proc` unless `procMount` is `Unmasked`.
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// The annotations that AppArmor profiles had before the field; static pods may still have them.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
@@ -68,7 +70,9 @@ fn has_privileged_container(pod: &Pod) -> bool {
     };
     let containers = pod::init_containers(pod).iter().chain(pod::main_containers(pod));
     containers.map(|container| &container.security_context).any(privileged)
-        || pod::ephemeral_containers(pod).iter().any(|container| privileged(&container.security_context))
+        || pod::ephemeral_containers(pod)
+            .iter()
+            .any(|container| privileged(&container.security_context))
 }
 
 /// The namespaces that the pod's containers share with the node and with each other.
@@ -98,7 +102,10 @@ fn namespaces(pod: &Pod, user_ids: Option<IdRange>) -> NamespaceOption {
 
 /// How ids of a pod are those of the node; none for a pod that shares the node's.
 pub(super) fn id_mappings(user_ids: Option<IdRange>) -> Vec<IdMapping> {
-    user_ids.iter().map(|ids| IdMapping { host_id: ids.first, container_id: 0, length: ids.length }).collect()
+    user_ids
+        .iter()
+        .map(|ids| IdMapping { host_id: ids.first, container_id: 0, length: ids.length })
+        .collect()
 }
 
 fn groups_policy(context: &api::PodSecurityContext) -> Result<i32, String> {
@@ -123,7 +130,9 @@ fn profile(profile_type: ProfileType) -> SecurityProfile {
 }
 
 /// The security context of a container.
-pub(super) fn container_security(input: &ContainerInput<'_>) -> Result<LinuxContainerSecurityContext, SpecError> {
+pub(super) fn container_security(
+    input: &ContainerInput<'_>,
+) -> Result<LinuxContainerSecurityContext, SpecError> {
     let (pod, container) = (input.pod, input.container);
     let effective = Effective::of(pod, container);
     verify_non_root(&effective, input)?;
@@ -148,7 +157,8 @@ pub(super) fn container_security(input: &ContainerInput<'_>) -> Result<LinuxCont
     };
     if !unmasked {
         let masked = MASKED_PATHS.iter().map(ToString::to_string);
-        out.masked_paths = masked.chain(input.settings.extra_masked_paths.iter().cloned()).collect();
+        out.masked_paths =
+            masked.chain(input.settings.extra_masked_paths.iter().cloned()).collect();
         out.readonly_paths = READONLY_PATHS.iter().map(ToString::to_string).collect();
     }
     if out.run_as_user.is_none() {
@@ -190,8 +200,12 @@ impl<'a> Effective<'a> {
         let shared = pod_context(pod);
         let own = container.security_context.as_ref();
         Self {
-            run_as_user: own.and_then(|own| own.run_as_user).or(shared.and_then(|shared| shared.run_as_user)),
-            run_as_group: own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group)),
+            run_as_user: own
+                .and_then(|own| own.run_as_user)
+                .or(shared.and_then(|shared| shared.run_as_user)),
+            run_as_group: own
+                .and_then(|own| own.run_as_group)
+                .or(shared.and_then(|shared| shared.run_as_group)),
             run_as_non_root: own
                 .and_then(|own| own.run_as_non_root)
                 .or(shared.and_then(|shared| shared.run_as_non_root))
@@ -208,14 +222,17 @@ fn verify_non_root(effective: &Effective<'_>, input: &ContainerInput<'_>) -> Res
     if !effective.run_as_non_root {
         return Ok(());
     }
-    let whose = format!("(pod: {:?}, container: {})", pod_in_messages(input.pod), input.container.name);
+    let whose =
+        format!("(pod: {:?}, container: {})", pod_in_messages(input.pod), input.container.name);
     let refuse = |problem: String| Err(SpecError::container(format!("{problem} {whose}")));
     match (effective.run_as_user, input.image_user) {
         (Some(0), _) => refuse("container's runAsUser breaks non-root policy".to_owned()),
         (None, ImageUser::Name(name)) if !name.is_empty() => refuse(format!(
             "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
         )),
-        (None, ImageUser::Uid(0)) => refuse("container has runAsNonRoot and image will run as root".to_owned()),
+        (None, ImageUser::Uid(0)) => {
+            refuse("container has runAsNonRoot and image will run as root".to_owned())
+        }
         (None, ImageUser::Uid(uid)) if *uid < 0 || *uid > i64::from(i32::MAX) => refuse(format!(
             "container has runAsNonRoot and image has an invalid user id ({uid}). (Must be 1-({max})): must be between \
              0 and {max}, inclusive",
@@ -225,10 +242,19 @@ fn verify_non_root(effective: &Effective<'_>, input: &ContainerInput<'_>) -> Res
     }
 }
 
-fn seccomp(pod: &Pod, own: &api::SecurityContext, settings: &Settings) -> Result<SecurityProfile, SpecError> {
-    let wanted = own.seccomp_profile.as_ref().or_else(|| pod_context(pod)?.seccomp_profile.as_ref());
+fn seccomp(
+    pod: &Pod,
+    own: &api::SecurityContext,
+    settings: &Settings,
+) -> Result<SecurityProfile, SpecError> {
+    let wanted =
+        own.seccomp_profile.as_ref().or_else(|| pod_context(pod)?.seccomp_profile.as_ref());
     let Some(wanted) = wanted else {
-        let kind = if settings.seccomp_default { ProfileType::RuntimeDefault } else { ProfileType::Unconfined };
+        let kind = if settings.seccomp_default {
+            ProfileType::RuntimeDefault
+        } else {
+            ProfileType::Unconfined
+        };
         return Ok(profile(kind));
     };
     match (wanted.type_.as_str(), wanted.localhost_profile.as_deref()) {
@@ -237,9 +263,9 @@ fn seccomp(pod: &Pod, own: &api::SecurityContext, settings: &Settings) -> Result
             profile_type: ProfileType::Localhost.into(),
             localhost_ref: joined(&settings.seccomp_profile_root, file),
         }),
-        ("Localhost", _) => {
-            Err(SpecError::container("localhostProfile must be set if seccompProfile type is Localhost."))
-        }
+        ("Localhost", _) => Err(SpecError::container(
+            "localhostProfile must be set if seccompProfile type is Localhost.",
+        )),
         _ => Ok(profile(ProfileType::Unconfined)),
     }
 }
@@ -261,20 +287,28 @@ fn joined(root: &str, file: &str) -> String {
 
 /// Sets the profile in the field and, for older runtimes, in the form that preceded it.
 #[expect(deprecated, reason = "runtimes of before CRI 1.30 read only the old field")]
-fn apparmor(out: &mut LinuxContainerSecurityContext, pod: &Pod, container: &api::Container) -> Result<(), SpecError> {
+fn apparmor(
+    out: &mut LinuxContainerSecurityContext,
+    pod: &Pod,
+    container: &api::Container,
+) -> Result<(), SpecError> {
     let field = container.security_context.as_ref().and_then(|own| own.app_armor_profile.as_ref());
     let annotation = || pod::annotation(pod, &format!("{APPARMOR_ANNOTATION}{}", container.name));
     let (kind, file) = if let Some(field) = field {
         (field.type_.as_str(), field.localhost_profile.as_deref())
     } else if let Some(known) = annotation().and_then(from_annotation) {
         known
-    } else if let Some(shared) = pod_context(pod).and_then(|context| context.app_armor_profile.as_ref()) {
+    } else if let Some(shared) =
+        pod_context(pod).and_then(|context| context.app_armor_profile.as_ref())
+    {
         (shared.type_.as_str(), shared.localhost_profile.as_deref())
     } else {
         return Ok(());
     };
     let (profile, old) = match (kind, file) {
-        ("RuntimeDefault", _) => (profile(ProfileType::RuntimeDefault), "runtime/default".to_owned()),
+        ("RuntimeDefault", _) => {
+            (profile(ProfileType::RuntimeDefault), "runtime/default".to_owned())
+        }
         ("Unconfined", _) => (profile(ProfileType::Unconfined), "unconfined".to_owned()),
         ("Localhost", Some(file)) => {
             let localhost_ref = file.to_owned();
@@ -283,8 +317,12 @@ fn apparmor(out: &mut LinuxContainerSecurityContext, pod: &Pod, container: &api:
                 format!("localhost/{file}"),
             )
         }
-        ("Localhost", None) => return Err(SpecError::container("missing localhost apparmor profile name")),
-        (other, _) => return Err(SpecError::container(format!("unknown apparmor profile type: {other:?}"))),
+        ("Localhost", None) => {
+            return Err(SpecError::container("missing localhost apparmor profile name"));
+        }
+        (other, _) => {
+            return Err(SpecError::container(format!("unknown apparmor profile type: {other:?}")));
+        }
     };
     out.apparmor = Some(profile);
     out.apparmor_profile = old;

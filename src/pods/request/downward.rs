@@ -14,7 +14,10 @@ use super::env::EnvInput;
 use super::{SpecError, validate};
 
 /// The value of a field of the pod.
-pub(super) fn field(input: &EnvInput<'_>, selector: &api::ObjectFieldSelector) -> Result<String, SpecError> {
+pub(super) fn field(
+    input: &EnvInput<'_>,
+    selector: &api::ObjectFieldSelector,
+) -> Result<String, SpecError> {
     let version = selector.api_version.as_deref().unwrap_or("v1");
     if version != "v1" {
         return Err(SpecError::container(format!("unsupported pod version: {version}")));
@@ -51,7 +54,9 @@ pub(super) fn field(input: &EnvInput<'_>, selector: &api::ObjectFieldSelector) -
 }
 
 fn first_host_ip(ips: &[IpAddr]) -> Result<String, SpecError> {
-    ips.first().map(ToString::to_string).ok_or_else(|| SpecError::container("the node has no address yet"))
+    ips.first()
+        .map(ToString::to_string)
+        .ok_or_else(|| SpecError::container("the node has no address yet"))
 }
 
 fn joined(ips: &[IpAddr]) -> String {
@@ -68,7 +73,11 @@ fn subscript(pod: &Pod, path: &str, map: &str, key: &str) -> Result<String, Spec
     let (values, name) = match map {
         "metadata.labels" => (&pod.metadata.labels, key.to_owned()),
         "metadata.annotations" => (&pod.metadata.annotations, key.to_lowercase()),
-        _ => return Err(SpecError::container(format!("field label does not support subscript: {path}"))),
+        _ => {
+            return Err(SpecError::container(format!(
+                "field label does not support subscript: {path}"
+            )));
+        }
     };
     if !validate::is_qualified_name(&name) {
         return Err(SpecError::container(format!("invalid key subscript in {path}")));
@@ -92,7 +101,9 @@ fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
                 '\n' => out.push_str("\\n"),
                 '\r' => out.push_str("\\r"),
                 '\t' => out.push_str("\\t"),
-                c if c.is_control() => write!(out, "\\x{:02x}", u32::from(c)).expect("a String takes everything"),
+                c if c.is_control() => {
+                    write!(out, "\\x{:02x}", u32::from(c)).expect("a String takes everything");
+                }
                 c => out.push(c),
             }
         }
@@ -101,32 +112,48 @@ fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
     out
 }
 
-/// The value of a container's resource, in units of the divisor, rounded up. A missing limit is the pod's, else the
-/// node's allocatable.
-pub(super) fn resource(input: &EnvInput<'_>, selector: &api::ResourceFieldSelector) -> Result<String, SpecError> {
+/// The value of a container's resource, in units of the divisor, rounded up. A missing limit is the
+/// pod's, else the node's allocatable.
+pub(super) fn resource(
+    input: &EnvInput<'_>,
+    selector: &api::ResourceFieldSelector,
+) -> Result<String, SpecError> {
     let name = selector.container_name.as_deref().unwrap_or_default();
     let (container, defaulted) = if name.is_empty() {
         (input.container, true)
-    } else if let Some(found) = pod::main_containers(input.pod).iter().find(|container| container.name == name) {
+    } else if let Some(found) =
+        pod::main_containers(input.pod).iter().find(|container| container.name == name)
+    {
         (found, true)
-    } else if let Some(found) = pod::init_containers(input.pod).iter().find(|container| container.name == name) {
+    } else if let Some(found) =
+        pod::init_containers(input.pod).iter().find(|container| container.name == name)
+    {
         // Upstream fills in missing limits of main containers only.
         (found, false)
     } else {
         return Err(SpecError::container(format!("container {name} not found")));
     };
-    let unsupported = || SpecError::container(format!("unsupported container resource : {}", selector.resource));
+    let unsupported =
+        || SpecError::container(format!("unsupported container resource : {}", selector.resource));
     let (list, resource) = selector.resource.split_once('.').ok_or_else(unsupported)?;
-    if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !resource.starts_with("hugepages-") {
+    if !matches!(resource, "cpu" | "memory" | "ephemeral-storage")
+        && !resource.starts_with("hugepages-")
+    {
         return Err(unsupported());
     }
     let resources = container.resources.as_ref();
     let amount = match list {
-        "requests" => amount(resources.and_then(|resources| resources.requests.as_ref()), resource)?,
-        "limits" => match amount(resources.and_then(|resources| resources.limits.as_ref()), resource)? {
-            limit if limit.is_zero() && defaulted && !resource.starts_with("hugepages-") => fallback(input, resource)?,
-            limit => limit,
-        },
+        "requests" => {
+            amount(resources.and_then(|resources| resources.requests.as_ref()), resource)?
+        }
+        "limits" => {
+            match amount(resources.and_then(|resources| resources.limits.as_ref()), resource)? {
+                limit if limit.is_zero() && defaulted && !resource.starts_with("hugepages-") => {
+                    fallback(input, resource)?
+                }
+                limit => limit,
+            }
+        }
         _ => return Err(unsupported()),
     };
     let divisor = match &selector.divisor {
@@ -145,8 +172,14 @@ pub(super) fn resource(input: &EnvInput<'_>, selector: &api::ResourceFieldSelect
 /// The limit of a container that has none.
 fn fallback(input: &EnvInput<'_>, resource: &str) -> Result<Amount, SpecError> {
     let node = amount(Some(input.allocatable), resource)?;
-    let limits = input.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|all| all.limits.as_ref());
-    let pod = if matches!(resource, "cpu" | "memory") { amount(limits, resource)? } else { Amount::ZERO };
+    let limits = input
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.resources.as_ref())
+        .and_then(|all| all.limits.as_ref());
+    let pod =
+        if matches!(resource, "cpu" | "memory") { amount(limits, resource)? } else { Amount::ZERO };
     Ok(if pod.is_zero() || node.is_zero() { node } else { pod })
 }
 
@@ -169,7 +202,8 @@ mod tests {
 
     #[test]
     fn writes_maps_as_upstream_does() {
-        let map = [("b".to_owned(), "say \"hi\"\n".to_owned()), ("a".to_owned(), "é".to_owned())].into();
+        let map =
+            [("b".to_owned(), "say \"hi\"\n".to_owned()), ("a".to_owned(), "é".to_owned())].into();
         assert_eq!(formatted(Some(&map)), "a=\"é\"\nb=\"say \\\"hi\\\"\\n\"");
         assert_eq!(formatted(None), "");
     }

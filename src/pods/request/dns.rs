@@ -1,5 +1,5 @@
-//! A pod's resolver configuration: its policy, the node's `resolv.conf`, the cluster's DNS and `dnsConfig`, within the
-//! limits of the C library.
+//! A pod's resolver configuration: its policy, the node's `resolv.conf`, the cluster's DNS and
+//! `dnsConfig`, within the limits of the C library.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,8 @@ pub struct DnsSettings {
     pub cluster_dns: Vec<IpAddr>,
     /// `clusterDomain`; may be empty.
     pub cluster_domain: String,
-    /// The node's addresses: their families choose the loopback nameservers when there is no `resolvConf`.
+    /// The node's addresses: their families choose the loopback nameservers when there is no
+    /// `resolvConf`.
     pub node_ips: Vec<IpAddr>,
     /// Whether `resolvConf` is the empty string: pods with the node's DNS then get none.
     pub no_resolv_conf: bool,
@@ -43,7 +44,8 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
-    /// Parses the file's text. A `nameserver` line without an address is an error, as upstream has it.
+    /// Parses the file's text. A `nameserver` line without an address is an error, as upstream has
+    /// it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut conf = Self::default();
         for line in text.lines() {
@@ -60,8 +62,9 @@ impl ResolvConf {
                 },
                 Some("search") => {
                     let domains = fields.filter(|domain| *domain != ".");
-                    conf.searches =
-                        domains.map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned()).collect();
+                    conf.searches = domains
+                        .map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned())
+                        .collect();
                 }
                 Some("options") => {
                     for option in fields {
@@ -101,11 +104,13 @@ enum Source {
     Nothing,
 }
 
-/// The DNS of a pod. `host` is the node's parsed `resolvConf` (empty when that is the empty string).
+/// The DNS of a pod. `host` is the node's parsed `resolvConf` (empty when that is the empty
+/// string).
 pub fn pod_dns(pod: &Pod, settings: &DnsSettings, host: &ResolvConf) -> PodDns {
     let mut dns = PodDns::default();
     let config = &mut dns.config;
-    let policy = pod.spec.as_ref().and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let policy =
+        pod.spec.as_ref().and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let mut source = match policy {
         "None" => Source::Nothing,
         "Default" => Source::Node,
@@ -116,9 +121,14 @@ pub fn pod_dns(pod: &Pod, settings: &DnsSettings, host: &ResolvConf) -> PodDns {
     if matches!(source, Source::Cluster) && settings.cluster_dns.is_empty() {
         let text = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. \
                     Falling back to \"Default\" policy.";
-        let warn = |target, message| Warning { target, reason: reason::event::MISSING_CLUSTER_DNS, message };
+        let warn = |target, message| Warning {
+            target,
+            reason: reason::event::MISSING_CLUSTER_DNS,
+            message,
+        };
         dns.warnings.push(warn(WarningTarget::Node, text.to_owned()));
-        dns.warnings.push(warn(WarningTarget::Pod, format!("pod: {:?}. {text}", pod_in_messages(pod))));
+        dns.warnings
+            .push(warn(WarningTarget::Pod, format!("pod: {:?}. {text}", pod_in_messages(pod))));
         source = Source::Node;
     }
     match source {
@@ -217,7 +227,7 @@ fn limit(dns: &mut PodDns) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use serde_json::json;
 
     fn settings() -> DnsSettings {
@@ -243,8 +253,15 @@ mod tests {
         options: &str,
     ) -> Vec<Warning> {
         let dns = pod_dns(&testing::pod(spec), settings, &host());
-        let found = (dns.config.servers.join(" "), dns.config.searches.join(" "), dns.config.options.join(" "));
-        assert_eq!((found.0.as_str(), found.1.as_str(), found.2.as_str()), (servers, searches, options));
+        let found = (
+            dns.config.servers.join(" "),
+            dns.config.searches.join(" "),
+            dns.config.options.join(" "),
+        );
+        assert_eq!(
+            (found.0.as_str(), found.1.as_str(), found.2.as_str()),
+            (servers, searches, options)
+        );
         dns.warnings
     }
 
@@ -253,7 +270,13 @@ mod tests {
         let cluster = "prod.svc.cluster.local svc.cluster.local cluster.local lan corp";
         let with = |policy: &str, host_network: bool| json!({"containers": [], "dnsPolicy": policy, "hostNetwork": host_network});
         check(with("ClusterFirst", false), &settings(), "10.0.0.10", cluster, "ndots:5");
-        check(with("ClusterFirst", true), &settings(), "8.8.8.8 1.1.1.1", "lan corp", "ndots:2 rotate");
+        check(
+            with("ClusterFirst", true),
+            &settings(),
+            "8.8.8.8 1.1.1.1",
+            "lan corp",
+            "ndots:2 rotate",
+        );
         check(with("ClusterFirstWithHostNet", true), &settings(), "10.0.0.10", cluster, "ndots:5");
         check(with("Default", false), &settings(), "8.8.8.8 1.1.1.1", "lan corp", "ndots:2 rotate");
         check(with("None", false), &settings(), "", "", "");
@@ -277,7 +300,8 @@ mod tests {
             "nameservers": ["1.0.0.1", "1.0.0.2", "1.0.0.3", "1.0.0.4"], "searches": ["a", "b".repeat(254)],
         }});
         let warnings = check(spec, &settings(), "1.0.0.1 1.0.0.2 1.0.0.3", "a", "");
-        let texts: Vec<_> = warnings.iter().map(|warning| (warning.reason, warning.message.as_str())).collect();
+        let texts: Vec<_> =
+            warnings.iter().map(|warning| (warning.reason, warning.message.as_str())).collect();
         assert_eq!(
             texts,
             [
@@ -292,10 +316,20 @@ mod tests {
             ]
         );
         let none = DnsSettings { cluster_dns: Vec::new(), ..settings() };
-        let warnings = check(json!({"containers": []}), &none, "8.8.8.8 1.1.1.1", "lan corp", "ndots:2 rotate");
+        let warnings = check(
+            json!({"containers": []}),
+            &none,
+            "8.8.8.8 1.1.1.1",
+            "lan corp",
+            "ndots:2 rotate",
+        );
         assert_eq!(warnings.len(), 2);
         assert_eq!(warnings[0].target, WarningTarget::Node);
-        assert!(warnings[1].message.starts_with("pod: \"web_prod(u1)\". kubelet does not have ClusterDNS IP"));
+        assert!(
+            warnings[1]
+                .message
+                .starts_with("pod: \"web_prod(u1)\". kubelet does not have ClusterDNS IP")
+        );
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! Whether pods wait for their start: then whoever asks the API server for what nobody waits for gives way, as its work
-//! would slow the starts. Told by those who limit starts, asked by the writers of statuses and events.
+//! Whether pods wait for their start: then whoever asks the API server for what nobody waits for
+//! gives way, as its work would slow the starts. Told by those who limit starts, asked by the
+//! writers of statuses and events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many pods wait for their start. Cheap to clone; all clones are one count.
 #[derive(Clone, Debug, Default)]
-pub struct Rush(Arc<AtomicUsize>);
+pub struct StartBacklog(Arc<AtomicUsize>);
 
 /// One pod that waits; until it is dropped.
 #[derive(Debug)]
 pub struct Waits(Arc<AtomicUsize>);
 
-impl Rush {
+impl StartBacklog {
     /// A pod begins to wait.
     pub fn wait(&self) -> Waits {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -33,11 +34,11 @@ impl Drop for Waits {
 
 #[cfg(test)]
 mod tests {
-    use super::Rush;
+    use super::StartBacklog;
 
     #[test]
     fn lasts_as_long_as_anybody_waits() {
-        let rush = Rush::default();
+        let rush = StartBacklog::default();
         assert!(!rush.is_on());
         let (first, second) = (rush.wait(), rush.clone().wait());
         drop(first);

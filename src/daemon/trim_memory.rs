@@ -1,6 +1,6 @@
-//! Gives memory back to the system when a burst of work is over: what decoding and starting many pods took for a moment
-//! is otherwise kept by the allocator for good, and so is the code that ran only then. Told of containers that start and
-//! of pods that end; nothing waits for it.
+//! Gives memory back to the system when a burst of work is over: what decoding and starting many
+//! pods took for a moment is otherwise kept by the allocator for good, and so is the code that ran
+//! only then. Told of containers that start and of pods that end; nothing waits for it.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::linux::{malloc, program};
 
-/// So long nothing must have begun or ended. A burst of pods is quiet for a second at times; giving back takes
-/// milliseconds, and what comes next has to ask for the memory again.
+/// So long nothing must have begun or ended. A burst of pods is quiet for a second at times; giving
+/// back takes milliseconds, and what comes next has to ask for the memory again.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Where work is told. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Rest(watch::Sender<u64>);
+pub(super) struct MemoryTrimmer(watch::Sender<u64>);
 
-impl Rest {
+impl MemoryTrimmer {
     /// Starts the task; the start of the process is the first burst. It ends with `stop`.
     pub(super) fn start(tasks: &mut JoinSet<()>, stop: CancellationToken) -> Self {
         let (sender, receiver) = watch::channel(0);

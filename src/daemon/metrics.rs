@@ -152,7 +152,9 @@ impl Observers {
                     Some(false) => "false",
                     None => "unknown",
                 };
-                this.ensured_images.with(&[text(present), policy.label(), text(pull_required)]).inc();
+                this.ensured_images
+                    .with(&[text(present), policy.label(), text(pull_required)])
+                    .inc();
             }
             images::Measure::Pulled { size, took } => {
                 this.image_pulls.with(&[size_bucket(size)]).observe_duration(took);
@@ -290,16 +292,27 @@ impl ProbeMetrics {
 }
 
 impl ProbeObserver for ProbeMetrics {
-    fn attempted(&self, pod: &Pod, container: &str, kind: ProbeKind, result: Counted, took: Duration) {
+    fn attempted(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: ProbeKind,
+        result: Counted,
+        took: Duration,
+    ) {
         let (key, uid) = (pod::key(pod), pod::uid(pod));
         let kind = kind.as_str();
-        self.total.with(&[kind, result.as_str(), container, &key.name, &key.namespace, uid.as_str()]).inc();
+        self.total
+            .with(&[kind, result.as_str(), container, &key.name, &key.namespace, uid.as_str()])
+            .inc();
         self.duration.with(&[kind, container, &key.name, &key.namespace]).observe_duration(took);
     }
 
     fn ended(&self, pod: &Pod) {
         let (key, uid) = (pod::key(pod), pod::uid(pod));
         self.total.retain(|labels| labels.get(5) != Some(&uid.as_str()));
-        self.duration.retain(|labels| labels.get(2) != Some(&&*key.name) || labels.get(3) != Some(&&*key.namespace));
+        self.duration.retain(|labels| {
+            labels.get(2) != Some(&&*key.name) || labels.get(3) != Some(&&*key.namespace)
+        });
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 use crate::cri::v1::{
-    CdiDevice, ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue, LinuxContainerConfig, Signal,
+    CdiDevice, ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue,
+    LinuxContainerConfig, Signal,
 };
 use crate::model::{ContainerId, Pod};
 use crate::resources::devices::DeviceOptions;
@@ -48,7 +49,8 @@ pub struct ContainerInput<'a> {
     pub volumes: &'a BTreeMap<String, VolumeSource>,
     /// The prepared paths of mounts with a `subPath`, by index in `volumeMounts`.
     pub sub_paths: &'a BTreeMap<usize, String>,
-    /// The managed `/etc/hosts` on the node; `None` while the pod has no address and is not on the node's network.
+    /// The managed `/etc/hosts` on the node; `None` while the pod has no address and is not on the
+    /// node's network.
     pub etc_hosts: Option<&'a str>,
     /// The file for the termination message on the node, already made.
     pub termination_log: Option<&'a str>,
@@ -73,10 +75,14 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
     let mounts = mounts(input)?;
     let security = container_security(input)?;
     let resources = linux_resources(pod, container, input.oom_score_adj, input.settings)?;
-    let variable = |name: &str, value: &str| KeyValue { key: name.to_owned(), value: value.as_bytes().to_vec() };
+    let variable = |name: &str, value: &str| KeyValue {
+        key: name.to_owned(),
+        value: value.as_bytes().to_vec(),
+    };
     // What comes with devices goes first: of two that have one name the runtime takes the last.
     let device_envs = input.devices.envs.iter().map(|(name, value)| variable(name, value));
-    let envs = device_envs.chain(input.env.iter().map(|var| variable(&var.name, &var.value))).collect();
+    let envs =
+        device_envs.chain(input.env.iter().map(|var| variable(&var.name, &var.value))).collect();
     let mut annotations = annotations::container_annotations(pod, container, input.restart_count);
     annotations.extend(input.devices.annotations.clone());
     let device = |(path, (host_path, permissions)): (&String, &(String, String))| Device {
@@ -86,7 +92,10 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
     };
     devices.extend(input.devices.devices.iter().map(device));
     Ok(ContainerConfig {
-        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
+        metadata: Some(ContainerMetadata {
+            name: container.name.clone(),
+            attempt: input.restart_count,
+        }),
         image: Some(ImageSpec {
             image: input.image_ref.to_owned(),
             user_specified_image: container.image.clone().unwrap_or_default(),
@@ -100,12 +109,20 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         labels: annotations::container_labels(pod, container),
         annotations,
         devices,
-        cdi_devices: input.devices.cdi.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
+        cdi_devices: input
+            .devices
+            .cdi
+            .iter()
+            .map(|name| CdiDevice { name: name.clone() })
+            .collect(),
         log_path: container_log_path(&container.name, input.restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
-        linux: Some(LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
+        linux: Some(LinuxContainerConfig {
+            resources: Some(resources),
+            security_context: Some(security),
+        }),
         stop_signal: if input.settings.stop_signals { stop_signal(container) } else { 0 },
         ..ContainerConfig::default()
     })
@@ -113,18 +130,25 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
 
 /// `lifecycle.stopSignal` as the runtime numbers it; the image's own when it is not given.
 fn stop_signal(container: &api::Container) -> i32 {
-    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref()).unwrap_or_default();
+    let name = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref())
+        .unwrap_or_default();
     let name = name.replace('+', "PLUS").replace('-', "MINUS");
     Signal::from_str_name(&name).unwrap_or(Signal::RuntimeDefault).into()
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::needless_pass_by_value, reason = "JSON reads better at the calls without a borrow")]
+    #![expect(
+        clippy::needless_pass_by_value,
+        reason = "JSON reads better at the calls without a borrow"
+    )]
 
     use super::*;
     use crate::cri::v1::{LinuxContainerSecurityContext, NamespaceMode};
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use serde_json::json;
 
     struct World {
@@ -145,7 +169,11 @@ mod tests {
         let pod = testing::pod(json!({
             "terminationGracePeriodSeconds": 30, "securityContext": pod_security, "containers": [container],
         }));
-        let path = |path: &str, read_only| VolumeSource::Path { path: path.into(), read_only, relabel: true };
+        let path = |path: &str, read_only| VolumeSource::Path {
+            path: path.into(),
+            read_only,
+            relabel: true,
+        };
         World {
             pod,
             env: vec![EnvVar::new("A", "one")],
@@ -160,7 +188,10 @@ mod tests {
                         runtime_handler: String::new(),
                     },
                 ),
-                ("disk".to_owned(), VolumeSource::Device { path: "/pods/u1/disk".into(), read_only: true }),
+                (
+                    "disk".to_owned(),
+                    VolumeSource::Device { path: "/pods/u1/disk".into(), read_only: true },
+                ),
             ]
             .into(),
             sub_paths: [(1, "/prepared/1".to_owned())].into(),
@@ -219,9 +250,16 @@ mod tests {
         assert_eq!(config.log_path, "c/3.log");
         assert_eq!((config.stdin, config.stdin_once, config.tty), (true, false, true));
         let image = config.image.expect("image");
-        assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:abc", "busybox"));
-        assert_eq!((config.envs[0].key.as_str(), config.envs[0].value.as_slice()), ("A", b"one".as_slice()));
-        let mut annotations: Vec<_> = config.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(
+            (image.image.as_str(), image.user_specified_image.as_str()),
+            ("sha256:abc", "busybox")
+        );
+        assert_eq!(
+            (config.envs[0].key.as_str(), config.envs[0].value.as_slice()),
+            ("A", b"one".as_slice())
+        );
+        let mut annotations: Vec<_> =
+            config.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
         annotations.sort();
         assert_eq!(
             annotations,
@@ -236,7 +274,8 @@ mod tests {
                 "io.kubernetes.pod.terminationGracePeriod=30",
             ]
         );
-        let mut labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut labels: Vec<_> =
+            config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         labels.sort();
         assert_eq!(
             labels,
@@ -247,11 +286,17 @@ mod tests {
                 "io.kubernetes.pod.uid=u1"
             ]
         );
-        let mounts: Vec<_> =
-            config.mounts.iter().map(|mount| (mount.container_path.as_str(), mount.host_path.as_str())).collect();
+        let mounts: Vec<_> = config
+            .mounts
+            .iter()
+            .map(|mount| (mount.container_path.as_str(), mount.host_path.as_str()))
+            .collect();
         assert_eq!(
             mounts,
-            [("/etc/hosts", "/pods/u1/etc-hosts"), ("/dev/termination-log", "/pods/u1/containers/c/0a")]
+            [
+                ("/etc/hosts", "/pods/u1/etc-hosts"),
+                ("/dev/termination-log", "/pods/u1/containers/c/0a")
+            ]
         );
     }
 
@@ -266,11 +311,15 @@ mod tests {
             cdi: vec!["vendor.com/gpu=0".to_owned()],
         };
         let config = world.make().expect("a request");
-        let envs: Vec<_> = config.envs.iter().map(|var| (var.key.as_str(), var.value.as_slice())).collect();
+        let envs: Vec<_> =
+            config.envs.iter().map(|var| (var.key.as_str(), var.value.as_slice())).collect();
         assert_eq!(envs, [("A", b"device".as_slice()), ("A", b"one".as_slice())]);
         let first = &config.mounts[0];
         assert_eq!((first.container_path.as_str(), first.readonly), ("/lib/gpu", true));
-        assert_eq!((config.devices[0].host_path.as_str(), config.devices[0].permissions.as_str()), ("/dev/gpu0", "rw"));
+        assert_eq!(
+            (config.devices[0].host_path.as_str(), config.devices[0].permissions.as_str()),
+            ("/dev/gpu0", "rw")
+        );
         assert_eq!(config.annotations["vendor.com/x"], "y");
         assert_eq!(config.cdi_devices[0].name, "vendor.com/gpu=0");
     }
@@ -290,7 +339,8 @@ mod tests {
         let lines: Vec<_> = mounts
             .iter()
             .map(|mount| {
-                let image = mount.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+                let image =
+                    mount.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
                 format!(
                     "{} {}{image}{} ro={} rro={} p={}",
                     mount.container_path,
@@ -315,21 +365,39 @@ mod tests {
 
     #[test]
     fn what_is_mounted_shows_the_pods_own_users() {
-        let mut world = world(json!({}), json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
-        assert!(world.make().expect("a request").mounts.iter().all(|mount| mount.uid_mappings.is_empty()));
+        let mut world =
+            world(json!({}), json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+        assert!(
+            world
+                .make()
+                .expect("a request")
+                .mounts
+                .iter()
+                .all(|mount| mount.uid_mappings.is_empty())
+        );
         world.user_ids = Some(IdRange { first: 65_536, length: 65_536 });
         let mounts = world.make().expect("a request").mounts;
-        let expected = crate::cri::v1::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
+        let expected =
+            crate::cri::v1::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
         assert_eq!(mounts.len(), 2, "also the node's own files are mapped");
-        assert!(mounts.iter().all(|mount| mount.uid_mappings == [expected] && mount.gid_mappings == [expected]));
-        let users = world.security().expect("security").namespace_options.and_then(|all| all.userns_options);
+        assert!(
+            mounts
+                .iter()
+                .all(|mount| mount.uid_mappings == [expected] && mount.gid_mappings == [expected])
+        );
+        let users = world
+            .security()
+            .expect("security")
+            .namespace_options
+            .and_then(|all| all.userns_options);
         assert_eq!(users.expect("user namespace").mode, i32::from(NamespaceMode::Pod));
     }
 
     #[test]
     fn refuses_mounts_that_cannot_be_made() {
-        let refusal =
-            |mount: serde_json::Value| world(json!({}), json!({"volumeMounts": [mount]})).make().expect_err("refused");
+        let refusal = |mount: serde_json::Value| {
+            world(json!({}), json!({"volumeMounts": [mount]})).make().expect_err("refused")
+        };
         assert_eq!(
             refusal(json!({"name": "nope", "mountPath": "/x"})),
             "cannot find volume \"nope\" to mount into container \"c\""
@@ -342,7 +410,8 @@ mod tests {
         assert_eq!(device("x"), "error DevicePath `x` must be an absolute path");
         let disk = json!({"volumeDevices": [{"name": "disk", "devicePath": "/dev/x"}]});
         let made = world(json!({}), disk).make().expect("a request").devices.remove(0);
-        let seen = (made.host_path.as_str(), made.container_path.as_str(), made.permissions.as_str());
+        let seen =
+            (made.host_path.as_str(), made.container_path.as_str(), made.permissions.as_str());
         assert_eq!(seen, ("/pods/u1/disk", "/dev/x", "r"));
         assert_eq!(
             refusal(json!({"name": "data", "mountPath": "/x", "subPath": "a"})),
@@ -378,15 +447,23 @@ mod tests {
             (capabilities.add_capabilities, capabilities.drop_capabilities),
             (vec!["NET_ADMIN".into()], vec!["ALL".into()])
         );
-        assert_eq!(security.seccomp.expect("seccomp").localhost_ref, "/var/lib/kubelet/seccomp/p/x.json");
+        assert_eq!(
+            security.seccomp.expect("seccomp").localhost_ref,
+            "/var/lib/kubelet/seccomp/p/x.json"
+        );
         assert_eq!(security.apparmor.expect("apparmor").profile_type, 0);
     }
 
     #[test]
     fn defaults_are_upstreams() {
         let mut world = world(json!({}), json!({}));
-        world.pod.metadata.annotations =
-            Some([("container.apparmor.security.beta.kubernetes.io/c".to_owned(), "localhost/mine".to_owned())].into());
+        world.pod.metadata.annotations = Some(
+            [(
+                "container.apparmor.security.beta.kubernetes.io/c".to_owned(),
+                "localhost/mine".to_owned(),
+            )]
+            .into(),
+        );
         world.target = Some(ContainerId::from("t1"));
         let security = world.security().expect("security");
         assert_eq!(security.run_as_user.as_ref().expect("the image's user").value, 0);
@@ -394,7 +471,10 @@ mod tests {
         assert_eq!(security.seccomp.as_ref().expect("seccomp").profile_type, 1);
         assert_eq!(security.apparmor.as_ref().expect("apparmor").localhost_ref, "mine");
         let namespaces = security.namespace_options.expect("namespaces");
-        assert_eq!((namespaces.pid, namespaces.target_id.as_str()), (i32::from(NamespaceMode::Target), "t1"));
+        assert_eq!(
+            (namespaces.pid, namespaces.target_id.as_str()),
+            (i32::from(NamespaceMode::Target), "t1")
+        );
         world.settings.seccomp_default = true;
         world.user = ImageUser::Name("app".into());
         let security = world.security().expect("security");
@@ -423,11 +503,17 @@ mod tests {
         let non_root = json!({"runAsNonRoot": true});
         check_user(json!({}), ImageUser::Uid(0), Ok(()));
         check_user(non_root.clone(), ImageUser::Uid(7), Ok(()));
-        check_user(non_root.clone(), ImageUser::Uid(0), Err("container has runAsNonRoot and image will run as root"));
+        check_user(
+            non_root.clone(),
+            ImageUser::Uid(0),
+            Err("container has runAsNonRoot and image will run as root"),
+        );
         check_user(
             non_root.clone(),
             ImageUser::Name("app".into()),
-            Err("container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root"),
+            Err(
+                "container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root",
+            ),
         );
         check_user(
             non_root,

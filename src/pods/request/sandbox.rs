@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1 as api;
 
-use crate::cri::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol};
+use crate::cri::v1::{
+    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+};
 use crate::model::{Pod, pod};
 
 use super::dns::{PodDns, ResolvConf, pod_dns};
@@ -94,7 +96,9 @@ pub fn sandbox_config(input: &SandboxInput<'_>) -> Result<SandboxRequest, SpecEr
             cgroup_parent: input.cgroup_parent.to_owned(),
             security_context: Some(sandbox_security(pod, input.extra_groups, input.user_ids)?),
             // runc takes names with dots only.
-            sysctls: sysctls.map(|sysctl| (normalize(&sysctl.name), sysctl.value.clone())).collect(),
+            sysctls: sysctls
+                .map(|sysctl| (normalize(&sysctl.name), sysctl.value.clone()))
+                .collect(),
             overhead: Some(overhead(pod, settings)?),
             resources: Some(sandbox_resources(&input.totals, settings)),
         }),
@@ -115,8 +119,8 @@ pub fn container_log_path(container: &str, restart_count: u32) -> String {
     format!("{container}/{restart_count}.log")
 }
 
-/// All ports of a container; the runtime's network plugin acts on those with a host port. A port that is given twice
-/// under one name counts once.
+/// All ports of a container; the runtime's network plugin acts on those with a host port. A port
+/// that is given twice under one name counts once.
 fn port_mappings(container: &api::Container) -> Vec<PortMapping> {
     let mut names = BTreeSet::new();
     let mut out = Vec::new();
@@ -161,7 +165,7 @@ mod tests {
     use super::*;
     use crate::cri::v1::NamespaceMode;
     use crate::model::quantity::Amount;
-    use crate::pods::spec::testing;
+    use crate::pods::request::testing;
     use serde_json::json;
 
     fn made(pod: &Pod) -> Result<SandboxRequest, SpecError> {
@@ -178,7 +182,10 @@ mod tests {
             attempt: 2,
             cgroup_parent: "/kubepods/podu1",
             resolv_conf: &ResolvConf::default(),
-            totals: PodTotals { cpu_request: Some(Amount::from_milli(250)), ..PodTotals::default() },
+            totals: PodTotals {
+                cpu_request: Some(Amount::from_milli(250)),
+                ..PodTotals::default()
+            },
             extra_groups: &[77],
             user_ids: None,
             settings: &settings,
@@ -210,7 +217,10 @@ mod tests {
         assert_eq!(config.log_directory, "/var/log/pods/prod_web_u1");
         assert_eq!(config.hostname, "web");
         let metadata = config.metadata.expect("metadata");
-        assert_eq!((metadata.name.as_str(), metadata.uid.as_str(), metadata.attempt), ("web", "u1", 2));
+        assert_eq!(
+            (metadata.name.as_str(), metadata.uid.as_str(), metadata.attempt),
+            ("web", "u1", 2)
+        );
         assert_eq!(config.labels.get("app").map(String::as_str), Some("web"));
         assert_eq!(config.labels.get("io.kubernetes.pod.uid").map(String::as_str), Some("u1"));
         assert_eq!(config.annotations.get("note").map(String::as_str), Some("x"));
@@ -223,7 +233,10 @@ mod tests {
         let linux = config.linux.expect("linux");
         assert_eq!(linux.cgroup_parent, "/kubepods/podu1");
         assert_eq!(linux.sysctls.get("net.core.somaxconn").map(String::as_str), Some("1024"));
-        assert_eq!(linux.sysctls.get("net.ipv4.conf.eth0/1.rp_filter").map(String::as_str), Some("2"));
+        assert_eq!(
+            linux.sysctls.get("net.ipv4.conf.eth0/1.rp_filter").map(String::as_str),
+            Some("2")
+        );
         assert_eq!(linux.resources.expect("resources").cpu_shares, 256);
         let overhead = linux.overhead.expect("overhead");
         assert_eq!((overhead.cpu_quota, overhead.memory_limit_in_bytes), (10_000, 33_554_432));
@@ -236,15 +249,23 @@ mod tests {
         let namespaces = security.namespace_options.expect("namespaces");
         assert_eq!(namespaces.pid, i32::from(NamespaceMode::Node));
         assert_eq!((namespaces.network, namespaces.ipc), (0, 0));
-        assert_eq!(namespaces.userns_options.expect("user namespace").mode, i32::from(NamespaceMode::Node));
+        assert_eq!(
+            namespaces.userns_options.expect("user namespace").mode,
+            i32::from(NamespaceMode::Node)
+        );
     }
 
     #[test]
     fn a_host_network_pod_has_no_host_name_of_its_own() {
-        let config = made(&testing::pod(json!({"hostNetwork": true, "containers": []}))).expect("a request").config;
+        let config = made(&testing::pod(json!({"hostNetwork": true, "containers": []})))
+            .expect("a request")
+            .config;
         assert_eq!(config.hostname, "");
         let security = config.linux.expect("linux").security_context.expect("security");
-        assert_eq!(security.namespace_options.expect("namespaces").network, i32::from(NamespaceMode::Node));
+        assert_eq!(
+            security.namespace_options.expect("namespaces").network,
+            i32::from(NamespaceMode::Node)
+        );
     }
 
     #[test]
@@ -255,7 +276,8 @@ mod tests {
         let users = users.and_then(|namespaces| namespaces.userns_options).expect("user namespace");
         assert_eq!(users.mode, i32::from(NamespaceMode::Pod));
         assert_eq!(users.uids, users.gids);
-        let mapped: Vec<_> = users.uids.iter().map(|ids| (ids.container_id, ids.host_id, ids.length)).collect();
+        let mapped: Vec<_> =
+            users.uids.iter().map(|ids| (ids.container_id, ids.host_id, ids.length)).collect();
         assert_eq!(mapped, [(0, 131_072, 65_536)]);
     }
 }

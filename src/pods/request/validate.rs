@@ -39,7 +39,9 @@ fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     match (bytes.first(), bytes.last()) {
         (Some(first), Some(last)) => {
-            alphanumeric(*first) && alphanumeric(*last) && bytes.iter().all(|byte| alphanumeric(*byte) || *byte == b'-')
+            alphanumeric(*first)
+                && alphanumeric(*last)
+                && bytes.iter().all(|byte| alphanumeric(*byte) || *byte == b'-')
         }
         _ => false,
     }
