@@ -25,9 +25,12 @@ use crate::pods::SandboxPermits;
 use crate::pods::dispatch::{Asks, Launch, Preempt, Rejected};
 use crate::pods::execute::{self, Count, Deps, ImageUsers, Metrics, PodExecutor, Settings};
 use crate::pods::hooks::HookCommands;
+use crate::pods::memory;
+use crate::pods::memory::facts::Config;
+use crate::pods::memory::known::Preparation;
 use crate::pods::orphan::RuntimePod;
-use crate::pods::plan::types::Inputs;
 use crate::pods::recorded;
+use crate::pods::report::{PodReporter, ReportDeps};
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::worker::{Directive, Ended, Feeds, NetworkProblem, PodView, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
@@ -60,6 +63,7 @@ pub(super) struct Parts {
 /// Starts pods' tasks.
 pub(super) struct Launcher {
     deps: Arc<Deps>,
+    report: Arc<ReportDeps>,
     probes: ProbeDeps,
     node: Option<node::Handle>,
     node_name: String,
@@ -67,8 +71,7 @@ pub(super) struct Launcher {
     apparmor: bool,
     features: admission::Features<'static>,
     network_not_ready: watch::Receiver<Option<NetworkProblem>>,
-    max_backoff: Duration,
-    restart_all: bool,
+    config: Config,
     clock: Clock,
     recorder: Recorder,
     rest: MemoryTrimmer,
@@ -107,6 +110,16 @@ impl Launcher {
             None => watch::channel(core.settings.allocatable()).1,
         };
         let settings = &core.settings;
+        let permits = SandboxPermits::for_cores(core.machine.cores, core.rush.clone());
+        let report = ReportDeps {
+            status: parts.status,
+            desired: parts.desired,
+            volumes: parts.volumes.clone(),
+            recorder: core.recorder.clone(),
+            condition: parts.runtime.condition.clone(),
+            permits: permits.clone(),
+            node_ips: settings.node_ips.clone(),
+        };
         let deps = Deps {
             clock: core.clock,
             cri: core.runtime.clone(),
@@ -120,13 +133,11 @@ impl Launcher {
             runtime_classes: parts.api.runtime_classes,
             tokens: parts.api.tokens,
             recorder: core.recorder.clone(),
-            status: parts.status,
-            desired: parts.desired,
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
             devices: parts.runtime.devices,
             exec: Arc::new(HookCommands(core.runtime.clone())),
-            permits: SandboxPermits::for_cores(core.machine.cores, core.rush.clone()),
+            permits,
             allocatable,
             metrics: Metrics { count: starts(core) },
             settings: Settings {
@@ -142,6 +153,7 @@ impl Launcher {
         let period = core.loaded.config.crash_loop_back_off.max_container_restart_period;
         let launcher = Self {
             deps: Arc::new(deps),
+            report: Arc::new(report),
             probes,
             node: parts.node,
             node_name: settings.node_name.clone(),
@@ -152,8 +164,13 @@ impl Launcher {
                 declared: settings.declared_features(),
             },
             network_not_ready: parts.network_not_ready,
-            max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
-            restart_all: core.loaded.gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+            config: Config {
+                max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
+                restart_all: core
+                    .loaded
+                    .gates
+                    .enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+            },
             clock: core.clock,
             recorder: core.recorder.clone(),
             rest: core.rest.clone(),
@@ -227,7 +244,7 @@ impl Launch for Launcher {
         directive: watch::Receiver<Directive>,
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>) {
         let uid = pod::uid(&pod);
-        let mirror = if pod::is_static(&pod) { self.deps.desired.mirror_of(&uid) } else { None };
+        let mirror = if pod::is_static(&pod) { self.report.desired.mirror_of(&uid) } else { None };
         let api_status =
             mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
         let of_mirror = api_status.filter(|_| pod::is_static(&pod)).map(status::of_mirror);
@@ -235,13 +252,14 @@ impl Launch for Launcher {
             Some(_) => BTreeMap::new(),
             None => recorded::remembered(api_status, self.clock.now().wall),
         };
-        let inputs = Inputs {
-            max_backoff: self.max_backoff,
-            restart_all: self.restart_all,
+        let has_directory = self.deps.settings.paths.pod(&uid).exists();
+        let memory = memory::Start {
+            pod: pod.clone(),
+            lifecycle,
+            config: self.config,
             recorded: recorded::recorded(of_mirror.as_ref().or(api_status)),
             remembered,
-            left_behind: self.deps.settings.paths.pod(&uid).exists(),
-            ..Inputs::default()
+            preparation: if has_directory { Preparation::LeftBehind } else { Preparation::Absent },
         };
         let probes = PodProbes::start(self.probes.clone(), pod.clone());
         let feeds = Feeds {
@@ -251,28 +269,36 @@ impl Launch for Launcher {
             verdicts: probes.verdicts(),
             network_not_ready: self.network_not_ready.clone(),
         };
-        let executor = Arc::new(PodExecutor::new(self.deps.clone(), &pod, api_status, probes));
+        let executor = Arc::new(PodExecutor::new(self.deps.clone(), uid.clone()));
+        let reporter = PodReporter::new(self.report.clone(), &pod, api_status, probes);
+        let reporter = Arc::new(reporter);
         let recall = (pod::is_static(&pod) && mirror.is_none())
             .then(|| {
                 late_mirror(
-                    self.deps.desired.clone(),
+                    self.report.desired.clone(),
                     feeds.observation.clone(),
                     uid,
                     self.shutdown.clone(),
                 )
             })
             .map(Box::pin);
-        let start = Start { pod, lifecycle, inputs, shutdown: self.shutdown.clone() };
-        let (mut worker, view) = Worker::new(start, Arc::clone(&executor), self.clock);
+        let start = Start { memory, shutdown: self.shutdown.clone() };
+        let (mut worker, view) =
+            Worker::new(start, Arc::clone(&executor), Arc::clone(&reporter), self.clock);
         let task = async move {
             if let Some(recall) = recall
                 && let Some(mirror) = recall.await
             {
-                executor.recall(mirror.status.as_ref());
+                reporter.adopt_mirror(mirror.status.as_ref());
                 let status = mirror.status.as_ref().map(status::of_mirror);
                 worker.recall(recorded::recorded(status.as_ref()));
             }
-            worker.run(feeds).await
+            let ended = worker.run(feeds).await;
+            if ended == Ended::Gone {
+                // Nothing of the pod is left in the runtime: its logs go.
+                executor.remove_log_directory(&pod);
+            }
+            ended
         };
         (task, view)
     }
@@ -332,11 +358,11 @@ impl Launch for Launcher {
     }
 
     fn may_sweep(&self) -> bool {
-        self.deps.desired.sources_ready()
+        self.report.desired.sources_ready()
     }
 
     fn wanted(&self) -> BTreeSet<PodUid> {
-        self.deps.desired.pods().iter().map(|pod| pod::uid(pod)).collect()
+        self.report.desired.pods().iter().map(|pod| pod::uid(pod)).collect()
     }
 
     fn in_runtime(&self) -> Vec<RuntimePod> {
@@ -363,13 +389,13 @@ impl Launch for Launcher {
 
     fn ended(&mut self, uid: &PodUid) {
         let (status, devices, forgotten) =
-            (self.deps.status.clone(), self.deps.devices.clone(), uid.clone());
+            (self.report.status.clone(), self.deps.devices.clone(), uid.clone());
         self.deps.permits.background(async move {
             status.forget(&forgotten).await;
             devices.forget(&forgotten).await;
         });
         self.deps.images.forget(uid);
-        self.deps.desired.release(uid);
+        self.report.desired.release(uid);
         self.deps.volumes.forget(uid);
         if let Some(tokens) = &self.deps.tokens {
             tokens.forget(uid);

@@ -7,18 +7,20 @@
 //!                         └─ admission           └─► status, probes, PodView
 //! ```
 //!
-//! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides,
-//! `spec` turns a pod into requests, `execute` carries out. Others reach pods by [`PodsHandle`]
-//! only.
+//! `dispatch` owns the table of pods, `memory` is what is known of one pod, `plan` decides, a
+//! `worker` drives both, `request` turns a pod into requests, `execute` carries out, `report`
+//! publishes. Others reach pods by [`PodsHandle`] only.
 
 pub mod dispatch;
 pub mod execute;
 mod handle;
 pub mod hooks;
 pub mod logs;
+pub mod memory;
 pub mod orphan;
 pub mod plan;
 pub mod recorded;
+pub mod report;
 pub mod request;
 pub mod user_namespaces;
 pub mod worker;

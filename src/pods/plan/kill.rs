@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::draft::Draft;
+use super::container_spec::ContainerSpec;
+use super::planner::Planner;
 use super::restart;
-use super::spec::Spec;
 use super::types::{Action, Key, KillReason};
 use crate::model::{ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, pod};
 
@@ -16,7 +16,7 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// The text of the `Killing` event, upstream's: why a container is stopped and whether it comes
 /// back.
 pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
-    let specs = Spec::all(pod);
+    let specs = ContainerSpec::all(pod);
     let spec = specs.iter().find(|spec| spec.name == container);
     let is_main = spec.is_none_or(|spec| spec.kind == ContainerKind::Main);
     let subject = if is_main { "Container" } else { "Init container" };
@@ -42,7 +42,7 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
     format!("{subject} {container} {cause}{outlook}")
 }
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its
     /// own grace from now.
     pub(super) fn kill(
@@ -58,9 +58,9 @@ impl Draft<'_> {
         let pre_stop = spec.is_some_and(|spec| spec.has_pre_stop())
             && wanted > self.now.mono
             && container.state != ContainerState::Unknown
-            && !self.inputs.pre_stopped.contains(&container.id)
+            && !self.known.is_pre_stopped(&container.id)
             // A kill that failed has run the hook already.
-            && !self.inputs.failures.contains_key(&key);
+            && !self.known.failures.contains_key(&key);
         self.attempt(Action::KillContainer {
             id: container.id.clone(),
             container: container.name.clone(),
@@ -71,7 +71,7 @@ impl Draft<'_> {
     }
 
     /// The grace of a container that is stopped on its own.
-    pub(super) fn own_grace(&self, spec: Option<&Spec<'_>>, why: &KillReason) -> Duration {
+    pub(super) fn own_grace(&self, spec: Option<&ContainerSpec<'_>>, why: &KillReason) -> Duration {
         let of_probe = spec.and_then(|spec| spec.probe_grace_seconds(why));
         seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
     }
@@ -85,7 +85,7 @@ impl Draft<'_> {
     /// version: its own grace counts.
     pub(super) fn pod_grace(&self) -> Duration {
         let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
-        if self.inputs.gone_from_source && from_api {
+        if self.facts.is_gone() && from_api {
             return Duration::from_secs(1);
         }
         let deletion = self.pod.metadata.deletion_grace_period_seconds;
