@@ -34,7 +34,7 @@ use super::plan::types::{
 };
 use crate::clock::Clock;
 use crate::model::{
-    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating,
+    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Stage, Terminating,
     TerminationCause, pod,
 };
 use crate::resources::allocation::{Requirements, requirements};
@@ -672,7 +672,8 @@ impl<E: Execute> Worker<E> {
     /// (init containers, crash back-off).
     fn is_told_otherwise(&self, blocked: &Blocked) -> bool {
         !self.lifecycle.is_stopping()
-            && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
+            && (blocked.last_error.is_some()
+                || matches!(blocked.stage, Stage::Init | Stage::Network))
     }
 
     /// Emits the notices that are new or have changed.
