@@ -9,15 +9,13 @@
 //!
 //! `dispatch` owns the table of pods, `memory` is what is known of one pod, `plan` decides, a
 //! `worker` drives both, `request` turns a pod into requests, `execute` carries out, `report`
-//! publishes. Others reach pods by [`PodsHandle`] only.
+//! publishes. Others reach pods by
+//! [`PodsHandle`](crate::dispatch::PodsHandle) only.
 
-pub mod dispatch;
 pub mod execute;
-mod handle;
 pub mod hooks;
 pub mod logs;
 pub mod memory;
-pub mod orphan;
 pub mod plan;
 pub mod recorded;
 pub mod report;
@@ -25,7 +23,5 @@ pub mod request;
 pub mod user_namespaces;
 pub mod worker;
 
-pub use self::dispatch::Dispatch;
 pub use self::execute::SandboxPermits;
-pub use self::handle::PodsHandle;
-pub use self::worker::{NetworkProblem, PodView, ViewState};
+pub use self::worker::NetworkProblem;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dispatch::{Resize, Stop};
 use crate::model::observed::Exit;
 use crate::model::{
     ContainerId, ContainerState, ContainerVerdict, Lifecycle, Mono, Now, ObservedContainer,
@@ -20,7 +21,6 @@ use crate::pods::memory::slot::ImageState;
 use crate::pods::memory::{Event, Memory, Order, Start};
 use crate::pods::plan::types::{Action, InFlight, Key, Notice, Plan, Transition};
 use crate::pods::request::container_hash;
-use crate::pods::worker::{Resize, Stop};
 use crate::resources::allocation::requirements;
 use crate::status::Acked;
 

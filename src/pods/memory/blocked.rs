@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::model::reason::event;
-use crate::model::{Blocked, EventType, Lifecycle, Mono, Now};
+use crate::model::{Blocked, EventType, Lifecycle, Mono, Now, Stage};
 use crate::pods::plan::types::Notice;
 
 /// How long a wait must last before it is reported.
@@ -73,7 +73,7 @@ impl BlockedReport {
 /// (init containers, network).
 fn is_shown_elsewhere(blocked: &Blocked, lifecycle: &Lifecycle) -> bool {
     !lifecycle.is_stopping()
-        && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
+        && (blocked.last_error.is_some() || matches!(blocked.stage, Stage::Init | Stage::Network))
 }
 
 fn notice(blocked: &Blocked, now: Now) -> Notice {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::facts::{Removal, Source};
 use super::slot::NextImage;
 use super::{Ending, Memory, Now, ObjectChange};
+use crate::dispatch::{Resize, Stop};
 use crate::model::{Lifecycle, Mono, Pod, pod};
 use crate::pods::plan::types::{Key, Transition};
 use crate::pods::request::container_hash;
-use crate::pods::worker::{Resize, Stop};
 use crate::resources::allocation::requirements;
 
 /// How long the remains of a deleted pod stay. A deleted pod often has a successor, and the runtime

@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1 as api;
 use serde::Serialize;
 
 use super::known::Failure;
+use crate::dispatch::Resize;
 use crate::model::reason::event;
 use crate::model::{EventType, Pod, pod};
 use crate::pods::plan::types::Notice;
-use crate::pods::worker::Resize;
 use crate::status::{ResizeCondition, ResizeState};
 
 /// The reason of a resize that has failed and is tried again.

@@ -5,7 +5,7 @@ use super::container_spec::{ContainerSpec, quoted};
 use super::planner::Planner;
 use super::restart;
 use super::types::{Key, KillReason};
-use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId};
+use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId, Stage};
 
 impl Planner<'_> {
     /// Carries initialization on in `sandbox`; true once main containers may start.
@@ -124,7 +124,13 @@ impl Planner<'_> {
             ContainerState::Running { started_at } => {
                 let since = self.at_wall(*started_at);
                 let on = format!("init {} to finish", quoted(spec.name));
-                self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+                self.block(Blocked {
+                    stage: Stage::Init,
+                    on,
+                    since,
+                    last_error: None,
+                    next_try: None,
+                });
                 return false;
             }
             ContainerState::Unknown => self.stop_unknown(container),
@@ -162,7 +168,7 @@ impl Planner<'_> {
         let Some(container) = self.latest_in(spec.name, sandbox) else { return false };
         if self.hook_is_pending(spec, container) {
             let on = format!("the postStart hook of sidecar {}", quoted(spec.name));
-            self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
             return false;
         }
         let started = !spec.has_startup_probe() || self.startup_succeeded(container);
@@ -174,7 +180,7 @@ impl Planner<'_> {
                 }
             };
             let on = format!("the startup probe of sidecar {}", quoted(spec.name));
-            self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+            self.block(Blocked { stage: Stage::Init, on, since, last_error: None, next_try: None });
         }
         started
     }
@@ -183,7 +189,7 @@ impl Planner<'_> {
     pub(super) fn stop_unknown(&mut self, container: &ObservedContainer) {
         if container.state == ContainerState::Unknown && self.may_run(container) {
             self.kill(container, KillReason::Unknown, None);
-            self.block_on_kill("start", &container.id, &container.name);
+            self.block_on_kill(Stage::Start, &container.id, &container.name);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::types::{Action, InFlightAction, Key, Notice, Plan};
 use crate::model::observed::Exit;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
-    ObservedPod, Pod, SandboxId, Waiting, Wall, pod,
+    ObservedPod, Pod, SandboxId, Stage, Waiting, Wall, pod,
 };
 use crate::pods::memory::facts::Facts;
 use crate::pods::memory::known::{Failure, Known};
@@ -149,7 +149,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Reports that the pod waits for `key`: in flight, or failing.
-    pub(super) fn block_on(&mut self, stage: &'static str, on: String, key: &Key) {
+    pub(super) fn block_on(&mut self, stage: Stage, on: String, key: &Key) {
         let failure = self.known.failures.get(key);
         let since = self.busy_since(key).or(failure.map(|failure| failure.at)).unwrap_or(self.now);
         let next_try = self.retry_pending(key).map(|(_, next)| next);

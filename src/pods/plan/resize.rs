@@ -4,7 +4,7 @@
 use super::container_spec::ContainerSpec;
 use super::planner::Planner;
 use super::types::{Action, Key};
-use crate::model::{ContainerState, ObservedContainer, SandboxId};
+use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
 
 impl Planner<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
@@ -19,7 +19,11 @@ impl Planner<'_> {
             .filter_map(|container| Some((container.id.clone(), *self.known.given(&container.id)?)))
             .collect();
         self.attempt(Action::Resize { sandbox: sandbox.clone(), given });
-        self.block_on("resize", "its containers to be given other resources".into(), &Key::Resize);
+        self.block_on(
+            Stage::Resize,
+            "its containers to be given other resources".into(),
+            &Key::Resize,
+        );
     }
 
     /// Whether anything of the pod has other resources than it was given.

@@ -9,7 +9,7 @@ use super::planner::Planner;
 use super::types::{Action, InFlightAction, Key, KillReason, Notice};
 use crate::model::observed::Exit;
 use crate::model::reason::{container as reason, event};
-use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId};
+use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId, Stage};
 use crate::pods::memory::slot::{Backoff, ImageState};
 
 /// After how long a look for an image is taken for a pull.
@@ -37,7 +37,7 @@ impl Planner<'_> {
         if self.is_busy(&key) {
             self.keep_waiting_reason(spec);
             self.block_on(
-                "start",
+                Stage::Start,
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
@@ -59,7 +59,7 @@ impl Planner<'_> {
             self.wake(next);
             self.wait(spec.name, &failure.reason, failure.message.clone());
             self.block_on(
-                "create",
+                Stage::Create,
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
@@ -85,7 +85,7 @@ impl Planner<'_> {
         }
         let on = format!("the removal of {}, which was made and never started", quoted(spec.name));
         self.attempt(Action::RemoveContainer { id: latest.id.clone(), reset: false });
-        self.block_on("start", on, &key);
+        self.block_on(Stage::Start, on, &key);
         true
     }
 
@@ -107,7 +107,7 @@ impl Planner<'_> {
                 }
                 let last_error = Some(message.clone());
                 self.block(Blocked {
-                    stage: "image",
+                    stage: Stage::Image,
                     on,
                     since: *since,
                     last_error,
@@ -123,7 +123,7 @@ impl Planner<'_> {
                     container: spec.name.to_owned(),
                     silent: false,
                 }) && self.doing(&key).is_none();
-                self.block_on("image", on, &key);
+                self.block_on(Stage::Image, on, &key);
                 if held { Progress::Blocked } else { Progress::InProgress }
             }
         }
@@ -161,7 +161,11 @@ impl Planner<'_> {
             image_ref,
         });
         let key = Key::Start(spec.name.to_owned());
-        self.block_on("start", format!("{} to be created and started", quoted(spec.name)), &key);
+        self.block_on(
+            Stage::Start,
+            format!("{} to be created and started", quoted(spec.name)),
+            &key,
+        );
         if let Some(raised) = raised {
             self.plan.backoff.insert(spec.name.to_owned(), raised);
         }
@@ -271,7 +275,7 @@ impl Planner<'_> {
         });
         let exit = self.last_exit(spec.name);
         self.block(Blocked {
-            stage: "start",
+            stage: Stage::Start,
             on: format!("the back-off before {} is started again", quoted(spec.name)),
             since: exit.map_or(self.now, |exit| self.at_wall(exit.finished_at)),
             last_error: exit.map(|exit| {

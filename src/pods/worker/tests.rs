@@ -18,8 +18,9 @@ use super::super::memory::facts::{Config, Recorded};
 use super::super::memory::known::Preparation;
 use super::super::plan::types::{Action, Key, Notice};
 use super::super::report::{Milestone, Picture, Published, Report};
-use super::{Directive, Ended, Feeds, Resize, Start, Worker};
+use super::{Feeds, Start, Worker};
 use crate::clock::Clock;
+use crate::dispatch::{Directive, Ended, Resize};
 use crate::model::reason::event;
 use crate::model::{
     Lifecycle, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, VolumesState, Wall,
