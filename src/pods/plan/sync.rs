@@ -1,9 +1,6 @@
 //! A pod that should run: what makes it stop, its running containers, its main and ephemeral
 //! containers, and the images that are pulled ahead.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use super::draft::Draft;
 use super::restart;
 use super::sandbox::Verdict;
@@ -13,8 +10,9 @@ use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
     ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
-    ObservedSandbox, SandboxId, TerminationCause, pod,
+    ObservedSandbox, SandboxId, TerminationCause, pod, time,
 };
+use std::collections::BTreeSet;
 
 impl Draft<'_> {
     /// Plans for a pod that should run.
@@ -71,7 +69,7 @@ impl Draft<'_> {
     /// When `activeDeadlineSeconds` is over.
     fn active_deadline(&self) -> Option<Mono> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
-        let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let allowed = time::seconds(seconds);
         let started = self.inputs.recorded.start_time?;
         // The whole allowance is measured from here, so that a start before this process counts
         // too.
