@@ -116,7 +116,7 @@ fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
 fn blocked(out: &mut Collected, views: &[PodView]) {
     let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
     for blocked in views.iter().filter_map(|view| view.blocked.as_ref()) {
-        *stages.entry(blocked.stage).or_default() += 1;
+        *stages.entry(blocked.stage.as_str()).or_default() += 1;
     }
     let samples: Vec<([&str; 1], f64)> =
         stages.into_iter().map(|(stage, count)| ([stage], number(count))).collect();

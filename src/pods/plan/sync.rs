@@ -1,6 +1,8 @@
 //! A pod that should run: what makes it stop, its running containers, its main and ephemeral
 //! containers, and the images that are pulled ahead.
 
+use std::collections::BTreeSet;
+
 use super::draft::Draft;
 use super::restart;
 use super::sandbox::Verdict;
@@ -10,9 +12,8 @@ use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
     ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
-    ObservedSandbox, SandboxId, TerminationCause, pod, time,
+    ObservedSandbox, SandboxId, Stage, TerminationCause, pod, time,
 };
-use std::collections::BTreeSet;
 
 impl Draft<'_> {
     /// Plans for a pod that should run.
@@ -39,7 +40,7 @@ impl Draft<'_> {
         match self.sandbox_verdict() {
             // Whatever is observed of a sandbox that is being made is not to be relied on.
             _ if making => {
-                self.wait_for_starts("sandbox");
+                self.wait_for_starts(Stage::Sandbox);
             }
             Verdict::Keep(_) if self.restart_all() => {}
             Verdict::Keep(sandbox) => self.keep(sandbox),
@@ -161,7 +162,7 @@ impl Draft<'_> {
                 && self.hook_is_pending(&spec, container)
             {
                 let on = format!("the postStart hook of {}", quoted(spec.name));
-                self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+                self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
             }
         }
     }
@@ -232,7 +233,7 @@ impl Draft<'_> {
                 quoted(before.name),
                 quoted(spec.name)
             );
-            self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
         }
     }
 

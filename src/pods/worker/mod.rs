@@ -33,7 +33,7 @@ use super::plan::types::{
 use crate::clock::Clock;
 use crate::dispatch::{Directive, Ended, PodView, ViewState};
 use crate::model::{
-    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating, pod,
+    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Stage, Terminating, pod,
 };
 use crate::resources::allocation::{Requirements, requirements};
 use crate::status::{Acked, ResizeState};
@@ -625,7 +625,8 @@ impl<E: Execute> Worker<E> {
     /// (init containers, crash back-off).
     fn is_told_otherwise(&self, blocked: &Blocked) -> bool {
         !self.lifecycle.is_stopping()
-            && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
+            && (blocked.last_error.is_some()
+                || matches!(blocked.stage, Stage::Init | Stage::Network))
     }
 
     /// Emits the notices that are new or have changed.
