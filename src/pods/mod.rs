@@ -13,6 +13,7 @@
 
 pub mod execute;
 pub mod hooks;
+mod launch;
 pub mod logs;
 pub mod plan;
 pub mod recorded;
@@ -21,4 +22,5 @@ pub mod user_namespaces;
 pub mod worker;
 
 pub use self::execute::SandboxPermits;
+pub use self::launch::{Config, CriBackend, Deps};
 pub use self::worker::NetworkProblem;
