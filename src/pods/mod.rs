@@ -14,6 +14,7 @@
 
 pub mod execute;
 pub mod hooks;
+mod launch;
 pub mod logs;
 pub mod memory;
 pub mod plan;
@@ -24,4 +25,6 @@ pub mod user_namespaces;
 pub mod worker;
 
 pub use self::execute::SandboxPermits;
+pub use self::launch::{CriBackend, Deps};
+pub use self::memory::facts::Config;
 pub use self::worker::NetworkProblem;

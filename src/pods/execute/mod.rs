@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::cleanup::{remove_unknown_logs, unknown_logs};
+pub use self::cleanup::sweep_logs;
 pub use self::container::ImageUsers;
 use self::container::Start;
 pub use self::executor::{Count, Deps, Metrics, PodExecutor, Settings};
