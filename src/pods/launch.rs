@@ -112,8 +112,7 @@ impl Backend for CriBackend {
         });
 
         let executor = Arc::new(PodExecutor::new(shared.clone(), uid.clone()));
-        let reporter = PodReporter::new(report.clone(), &pod, api_status, probes);
-        let reporter = Arc::new(reporter);
+        let reporter = Arc::new(PodReporter::new(report.clone(), &pod, api_status, probes));
         let recall = (pod::is_static(&pod) && mirror.is_none())
             .then(|| {
                 let desired = report.desired.clone();
