@@ -6,6 +6,7 @@
 
 mod bridge;
 mod launch;
+mod lock_file;
 mod metrics;
 mod pod_metrics;
 mod process;
@@ -52,6 +53,17 @@ const RUNTIME_COMPLAINT: Duration = Duration::from_secs(10);
 pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::system();
     let mut tasks: JoinSet<()> = JoinSet::new();
+    let path = &loaded.flags.lock_file;
+    let mut _lock = None;
+    if !path.is_empty() {
+        _lock = lock_file::acquire(path, &shutdown).await?;
+        if _lock.is_none() {
+            return Ok(());
+        }
+        if loaded.flags.exit_on_lock_contention {
+            lock_file::end_on_contention(path, shutdown.clone())?;
+        }
+    }
     let mut settings = NodeSettings::new(&loaded)?;
     settings.find_ips().await?;
     settings.make_directories()?;
@@ -431,7 +443,7 @@ impl<M: Mounter> Core<M> {
             clock: self.clock,
             debugging_handlers: config.enable_debugging_handlers,
         };
-        if let Some(address) = self.settings.health_address()? {
+        if let Some(address) = self.settings.health_address() {
             tasks.spawn(server::serve_when_free(
                 address,
                 server::health_router(state.clone()),

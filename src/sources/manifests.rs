@@ -213,12 +213,8 @@ impl File {
     /// Reads a new text; answers what is wrong with it.
     fn read(&mut self, text: Vec<u8>, path: &Path, node_name: &str, now: Wall) -> Option<String> {
         let origin = path.display().to_string();
-        let pod = std::str::from_utf8(&text)
-            .map_err(|_| "it is not UTF-8".to_owned())
-            .and_then(|text| {
-                static_pod::read(text, Origin::File(&origin), node_name)
-                    .map_err(|error| error.to_string())
-            })
+        let pod = static_pod::read(&text, Origin::File(&origin), node_name)
+            .map_err(|error| error.to_string())
             .map(|mut pods| pods.pop());
         self.text = text;
         match pod {
