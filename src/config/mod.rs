@@ -21,6 +21,7 @@ mod flags;
 pub mod gates;
 mod gates_table;
 pub mod machine;
+mod proxies;
 pub mod types;
 mod validate;
 
@@ -31,6 +32,7 @@ pub use decode::DecodeError;
 pub use effects::{Area, Effect};
 pub use flags::{FlagError, Flags, Version, help};
 pub use gates::{FeatureGates, Gate, GateError};
+pub use proxies::Proxies;
 pub use types::{GoDuration, KubeletConfiguration};
 
 /// The release of Kubernetes that is implemented.
@@ -49,6 +51,8 @@ pub struct Loaded {
     pub deprecated_flags: Vec<String>,
     /// What else should be said at the start.
     pub warnings: Vec<ConfigWarning>,
+    /// The proxies that the environment names.
+    pub proxies: Proxies,
     /// Plug-ins that have credentials for images.
     pub credential_providers: Vec<CredentialProvider>,
 }
@@ -143,7 +147,8 @@ impl Host {
 /// With `--help` or `--version` the files are not read and nothing is checked: look at `flags.help`
 /// and `flags.version` first, in this order.
 pub fn load(args: &[String]) -> Result<Loaded, Refused> {
-    load_on(args, Host::detect())
+    let loaded = load_on(args, Host::detect())?;
+    Ok(Loaded { proxies: Proxies::from_environment(), ..loaded })
 }
 
 /// [`load`] for a machine that is described.
@@ -176,6 +181,7 @@ fn read(
             deprecated_flags: deprecated,
             warnings: Vec::new(),
             credential_providers: Vec::new(),
+            proxies: Proxies::default(),
         });
     }
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
@@ -228,6 +234,7 @@ fn read(
         deprecated_flags: deprecated,
         warnings: Vec::new(),
         credential_providers,
+        proxies: Proxies::default(),
     })
 }
 

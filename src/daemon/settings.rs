@@ -22,6 +22,7 @@ use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::node::addresses;
 use crate::pods::request;
+use crate::sources::static_pod::References;
 use crate::{cri, images, node, pods, resources, server, sources, volumes};
 
 /// Settings of the node: what was configured and what the machine says.
@@ -171,6 +172,7 @@ impl NodeSettings {
             event_qps: f64::from(config.event_record_qps),
             event_burst: u32::try_from(config.event_burst).unwrap_or(0),
             disable_http2: false,
+            proxies: self.loaded.proxies.clone(),
         };
         Ok(Some(Clients::new(&clients, clock)?))
     }
@@ -395,7 +397,16 @@ impl NodeSettings {
             path: PathBuf::from(path),
             check_frequency: duration(self.config().file_check_frequency),
             node_name: self.node_name.clone(),
+            references: self.static_pod_references(),
         })
+    }
+
+    fn static_pod_references(&self) -> References {
+        if self.loaded.gates.enabled(Gate::PREVENT_STATIC_POD_API_REFERENCES) {
+            References::Refused
+        } else {
+            References::Taken
+        }
     }
 
     pub(super) fn http(&self) -> anyhow::Result<Option<sources::http::Config>> {
@@ -419,6 +430,7 @@ impl NodeSettings {
             headers,
             check_frequency: duration(config.http_check_frequency),
             node_name: self.node_name.clone(),
+            references: self.static_pod_references(),
         }))
     }
 

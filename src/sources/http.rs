@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::static_pod::{self, Origin};
+use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
 use crate::apiserver::credentials;
 use crate::clock::Clock;
@@ -38,6 +38,8 @@ pub struct Config {
     pub check_frequency: Duration,
     /// This node's name.
     pub node_name: String,
+    /// Whether static pods may refer to objects of the API.
+    pub references: References,
 }
 
 /// Starts reading.
@@ -60,8 +62,13 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
         let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(
             |text| {
-                static_pod::read(&text, Origin::Url(&config.url), &config.node_name)
-                    .map_err(|error| error.to_string())
+                static_pod::read(
+                    &text,
+                    Origin::Url(&config.url),
+                    &config.node_name,
+                    config.references,
+                )
+                .map_err(|error| error.to_string())
             },
         );
         match pods {

@@ -56,10 +56,27 @@ pub enum ManifestError {
     /// It refers to an object of the API, which a static pod must not.
     #[error("static pods may not reference {0}")]
     References(&'static str),
+    /// It uses what static pods may not use, whatever they may refer to.
+    #[error("static pods may not use {0}")]
+    Uses(&'static str),
+}
+
+/// Whether static pods may refer to objects of the API (gate PreventStaticPodAPIReferences).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum References {
+    /// They are refused.
+    Refused,
+    /// They are taken, but for those that no static pod can use.
+    Taken,
 }
 
 /// Reads the pods of a manifest: one Pod, or several in a PodList.
-pub fn read(text: &[u8], origin: Origin<'_>, node_name: &str) -> Result<Vec<Pod>, ManifestError> {
+pub fn read(
+    text: &[u8],
+    origin: Origin<'_>,
+    node_name: &str,
+    references: References,
+) -> Result<Vec<Pod>, ManifestError> {
     let document = decode(text)?;
     // Go finds these two whatever their case.
     let field = |name: &'static str| {
@@ -71,12 +88,12 @@ pub fn read(text: &[u8], origin: Origin<'_>, node_name: &str) -> Result<Vec<Pod>
     let kind = field("kind").map_err(|_| ManifestError::Missing("Kind"))?;
     let version = field("apiVersion")?;
     match (kind.as_str(), version.as_str(), origin) {
-        ("Pod", "v1", _) => Ok(vec![read_pod(&document, origin, node_name)?]),
+        ("Pod", "v1", _) => Ok(vec![read_pod(&document, origin, node_name, references)?]),
         // Upstream reads lists from URLs only.
         ("PodList" | "List", "v1", Origin::Url(_)) => {
             let items =
                 document.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            items.iter().map(|item| read_pod(item, origin, node_name)).collect()
+            items.iter().map(|item| read_pod(item, origin, node_name, references)).collect()
         }
         _ => Err(ManifestError::NotAPod { kind, version }),
     }
@@ -115,7 +132,12 @@ fn normalise(value: &mut Value, quantity: bool) {
     }
 }
 
-fn read_pod(document: &Value, origin: Origin<'_>, node_name: &str) -> Result<Pod, ManifestError> {
+fn read_pod(
+    document: &Value,
+    origin: Origin<'_>,
+    node_name: &str,
+    allowed: References,
+) -> Result<Pod, ManifestError> {
     let mut pod = pod_of(document).map_err(|error| {
         let problem = without_place(&error.to_string());
         let field = wrong_field(&mut Vec::new(), document);
@@ -136,9 +158,10 @@ fn read_pod(document: &Value, origin: Origin<'_>, node_name: &str) -> Result<Pod
     if !errors.is_empty() {
         return Err(ManifestError::Invalid(errors));
     }
-    match references::api_object(&pod) {
-        Some(what) => Err(ManifestError::References(what)),
-        None => Ok(pod),
+    match (allowed, references::api_object(&pod), references::unusable(&pod)) {
+        (References::Refused, Some(what), _) => Err(ManifestError::References(what)),
+        (References::Taken, _, Some(what)) => Err(ManifestError::Uses(what)),
+        (References::Refused | References::Taken, _, _) => Ok(pod),
     }
 }
 
@@ -257,7 +280,7 @@ fn hash(pod: &Pod, origin: Origin<'_>, node_name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ManifestError, Origin, read};
+    use super::{ManifestError, Origin, References, read};
     use crate::model::{Pod, pod};
 
     const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: etcd\n  namespace: kube-system\nspec:\n  \
@@ -265,8 +288,13 @@ mod tests {
         ports: [{containerPort: 2379}]\n    resources: {requests: {cpu: 2, memory: 1.5e3}}\n";
 
     fn one(text: &str) -> Result<Pod, ManifestError> {
-        read(text.as_bytes(), Origin::File("/etc/kubernetes/manifests/etcd.yaml"), "Node-1")
-            .map(|mut pods| pods.remove(0))
+        read(
+            text.as_bytes(),
+            Origin::File("/etc/kubernetes/manifests/etcd.yaml"),
+            "Node-1",
+            References::Refused,
+        )
+        .map(|mut pods| pods.remove(0))
     }
 
     #[test]
@@ -298,8 +326,13 @@ mod tests {
         let uid = |text: &str| pod::uid(&one(text).expect("a pod"));
         assert_eq!(uid(MANIFEST), uid(&format!("# a comment\n{MANIFEST}---\nsecond: document\n")));
         assert_ne!(uid(MANIFEST), uid(&MANIFEST.replace("3.6", "3.7")));
-        let other =
-            read(MANIFEST.as_bytes(), Origin::File("/elsewhere.yaml"), "Node-1").expect("a pod");
+        let other = read(
+            MANIFEST.as_bytes(),
+            Origin::File("/elsewhere.yaml"),
+            "Node-1",
+            References::Refused,
+        )
+        .expect("a pod");
         assert_ne!(uid(MANIFEST), pod::uid(&other[0]));
     }
 
@@ -358,10 +391,30 @@ mod tests {
     }
 
     #[test]
+    fn references_are_refused_unless_the_gate_is_off() {
+        let with = |field: &str| MANIFEST.replace("  hostNetwork: true", &format!("  {field}"));
+        let taken = |text: &str| {
+            read(text.as_bytes(), Origin::File("f"), "n", References::Taken)
+                .map(|pods| pods.len())
+                .map_err(|error| error.to_string())
+        };
+        let account = with("serviceAccountName: admin");
+        assert!(matches!(one(&account), Err(ManifestError::References(_))));
+        assert_eq!(taken(&account), Ok(1));
+        let claims = with("resourceClaims: [{name: c, resourceClaimName: d}]");
+        assert_eq!(taken(&claims), Err("static pods may not use ResourceClaims".to_owned()));
+    }
+
+    #[test]
     fn json_is_yaml_and_lists_come_from_urls() {
         let list = r#"{"kind":"PodList","apiVersion":"v1","items":[
             {"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}]}"#;
-        assert_eq!(read(list.as_bytes(), Origin::Url("http://x"), "n").expect("pods").len(), 1);
-        assert!(read(list.as_bytes(), Origin::File("f"), "n").is_err());
+        assert_eq!(
+            read(list.as_bytes(), Origin::Url("http://x"), "n", References::Refused)
+                .expect("pods")
+                .len(),
+            1
+        );
+        assert!(read(list.as_bytes(), Origin::File("f"), "n", References::Refused).is_err());
     }
 }
