@@ -10,6 +10,7 @@ pub mod event;
 pub mod expansion;
 pub mod ids;
 pub mod lifecycle;
+pub mod node_facts;
 pub mod node_selector;
 pub mod observed;
 pub mod pod;
@@ -22,10 +23,11 @@ pub use backlog::StartBacklog;
 pub use event::EventType;
 pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
+pub use node_facts::NodeFacts;
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
 pub use pod::{ContainerKind, Pod};
 pub use time::{Mono, Now, Wall};
-pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};
+pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 
 /// An error with everything that caused it, as one line: what users read where upstream wraps
 /// errors.

@@ -17,9 +17,9 @@ use futures::StreamExt as _;
 use jiff::tz::TimeZone;
 use tracing::{debug, warn};
 
-use super::handle::PodsHandle;
 use crate::clock::Clock;
 use crate::cri::{Runtime, v1};
+use crate::dispatch::PodsHandle;
 use crate::model::{ContainerId, Wall};
 
 /// How upstream writes the time into the name of a rotated log.

@@ -5,19 +5,19 @@
 //! The container that asked is what says that this is going on. It is removed when nothing else is
 //! left, so that a process that ends in between leaves enough behind for the next one to go on.
 
-use super::draft::Draft;
-use super::spec::quoted;
+use super::container_spec::quoted;
+use super::planner::Planner;
 use super::types::{Action, Key, KillReason};
-use crate::model::{ContainerKind, ObservedContainer};
+use crate::model::{ContainerKind, ObservedContainer, Stage};
 
-impl<'a> Draft<'a> {
+impl<'a> Planner<'a> {
     /// Stops and removes everything if a container's end asks for it; false when there is nothing
     /// of the kind to do.
     pub(super) fn restart_all(&mut self) -> bool {
         if !self.is_restarting_all() {
             return false;
         }
-        let starting = self.wait_for_starts("restart");
+        let starting = self.wait_for_starts(Stage::Restart);
         let of_kinds = |kinds: &[ContainerKind]| -> Vec<&'a ObservedContainer> {
             let of_kind = |container: &&ObservedContainer| {
                 self.spec(&container.name).is_some_and(|spec| kinds.contains(&spec.kind))
@@ -35,13 +35,13 @@ impl<'a> Draft<'a> {
             self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: true });
             let on =
                 format!("{} to be removed, before all are started again", quoted(&container.name));
-            self.block_on("restart", on, &Key::Container(container.id.clone()));
+            self.block_on(Stage::Restart, on, &Key::Container(container.id.clone()));
         }
         true
     }
 
     fn is_restarting_all(&self) -> bool {
-        self.inputs.restart_all
+        self.facts.config.restart_all
             && self.specs.iter().any(|spec| {
                 self.observed.latest(spec.name).is_some_and(|container| self.has_asked(container))
             })
@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
             if self.may_run(container) || self.is_being_killed(&container.id) {
                 any = true;
                 self.kill(container, KillReason::RestartAll, Some(self.now.mono));
-                self.block_on_kill("restart", &container.id, &container.name);
+                self.block_on_kill(Stage::Restart, &container.id, &container.name);
             }
         }
         any

@@ -1,12 +1,13 @@
 //! The pod's sandbox: whether the newest one can be used, and how it is replaced when not.
 
-use super::draft::Draft;
+use super::planner::Planner;
 use super::restart;
 use super::types::{Action, Key, KillReason, Notice};
 use crate::model::reason::event;
 use crate::model::{
-    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, VolumesState, pod,
+    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, Stage, VolumesState, pod,
 };
+use crate::pods::memory::facts::NetworkProblem;
 
 /// What is to be done about the sandbox.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) enum Verdict<'a> {
     },
 }
 
-impl<'a> Draft<'a> {
+impl<'a> Planner<'a> {
     /// Judges the newest sandbox as upstream's `PodSandboxChanged` does: it must be the only one
     /// that is ready, in the right network, and have an address.
     pub(super) fn sandbox_verdict(&self) -> Verdict<'a> {
@@ -40,7 +41,7 @@ impl<'a> Draft<'a> {
             && (host_network || !latest.ips.is_empty())
             // One that is being stopped, or has been, only looks ready.
             && !self.is_busy(&Key::Sandbox(latest.id.clone()))
-            && !self.inputs.stopped.contains(&latest.id);
+            && !self.known.stopped.contains(&latest.id);
         if good {
             Verdict::Keep(latest)
         } else {
@@ -83,26 +84,30 @@ impl<'a> Draft<'a> {
             });
         }
         // A start that is under way would bring up a container in the old sandbox after the kills.
-        let starting = self.wait_for_starts("sandbox");
+        let starting = self.wait_for_starts(Stage::Sandbox);
         let quiet = self.stop_containers(None, &KillReason::SandboxChanged);
-        if starting || !quiet || !self.stop_sandboxes("sandbox") {
+        if starting || !quiet || !self.stop_sandboxes(Stage::Sandbox) {
             return;
         }
         self.purge_init_containers();
-        if let Some(text) =
-            self.inputs.network_not_ready.as_deref().filter(|_| !pod::is_host_network(self.pod))
+        if let Some(problem) = self.facts.network.as_ref()
+            && !pod::is_host_network(self.pod)
         {
-            self.block_on_network(text);
+            self.block_on_network(problem);
             return;
         }
-        if self.foundation_is_laid(true) {
+        if self.pod_is_prepared(true) {
             self.attempt(Action::CreateSandbox { attempt });
-            self.block_on("sandbox", "the pod sandbox and its network".into(), &Key::NewSandbox);
+            self.block_on(
+                Stage::Sandbox,
+                "the pod sandbox and its network".into(),
+                &Key::NewSandbox,
+            );
         }
     }
 
-    fn block_on_network(&mut self, text: &str) {
-        let message = format!("network is not ready: {text}");
+    fn block_on_network(&mut self, problem: &NetworkProblem) {
+        let message = format!("network is not ready: {}", problem.message);
         self.notice(Notice {
             dedup: message.clone(),
             container: None,
@@ -111,12 +116,12 @@ impl<'a> Draft<'a> {
             message: message.clone(),
         });
         // The event is upstream's; what the pod waits for says more.
-        let on = match &self.inputs.network_diagnosis {
+        let on = match &problem.diagnosis {
             Some(diagnosis) => format!("{message}; {diagnosis}"),
             None => message,
         };
         self.block(Blocked {
-            stage: "network",
+            stage: Stage::Network,
             on,
             since: self.now,
             last_error: None,
@@ -138,12 +143,12 @@ impl<'a> Draft<'a> {
 
     /// Stops every sandbox that has not been. True when all have: nothing is in flight for any of
     /// them.
-    pub(super) fn stop_sandboxes(&mut self, stage: &'static str) -> bool {
+    pub(super) fn stop_sandboxes(&mut self, stage: Stage) -> bool {
         let mut all = true;
         for sandbox in &self.observed.sandboxes {
             let key = Key::Sandbox(sandbox.id.clone());
-            let stopped = self.inputs.stopped.contains(&sandbox.id)
-                && sandbox.state == SandboxState::NotReady;
+            let stopped =
+                self.known.stopped.contains(&sandbox.id) && sandbox.state == SandboxState::NotReady;
             if stopped && self.doing(&key).is_none() {
                 continue;
             }
@@ -159,12 +164,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Has the pod's cgroup, directories and volumes made, side by side; nothing waits for it here.
-    pub(super) fn lay_foundation(&mut self) {
-        if !self.inputs.prepared {
+    pub(super) fn prepare_pod(&mut self) {
+        if !self.known.is_prepared() {
             self.attempt(Action::Prepare);
         }
-        let asked_before = self.inputs.failures.contains_key(&Key::Volumes);
-        match self.inputs.volumes {
+        let asked_before = self.known.failures.contains_key(&Key::Volumes);
+        match self.facts.volumes {
             VolumesState::Absent => {
                 self.attempt(Action::MountVolumes);
             }
@@ -182,11 +187,14 @@ impl<'a> Draft<'a> {
     /// Whether cgroup, directories and volumes are there; says what is missing when not. A sandbox
     /// does not wait for volumes that are on their way (upstream's does): they take about as long,
     /// and only containers need them.
-    pub(super) fn foundation_is_laid(&mut self, for_sandbox: bool) -> bool {
-        if !self.inputs.room.is_empty() {
-            let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
+    pub(super) fn pod_is_prepared(&mut self, for_sandbox: bool) -> bool {
+        if !self.facts.preemption_victims.is_empty() {
+            let on = format!(
+                "{} to stop and make room for it",
+                self.facts.preemption_victims.join(", ")
+            );
             self.block(Blocked {
-                stage: "admission",
+                stage: Stage::Admission,
                 on,
                 since: self.now,
                 last_error: None,
@@ -194,23 +202,23 @@ impl<'a> Draft<'a> {
             });
             return false;
         }
-        if !self.inputs.prepared {
-            self.block_on("cgroup", "the pod's cgroup and directories".into(), &Key::Prepare);
+        if !self.known.is_prepared() {
+            self.block_on(Stage::Cgroup, "the pod's cgroup and directories".into(), &Key::Prepare);
             return false;
         }
         if self.is_cgroup_resizing() {
             // What starts now has the new resources, and its cgroup must hold them.
             self.block_on(
-                "resize",
+                Stage::Resize,
                 "the pod's cgroup to be given other resources".into(),
                 &Key::Resize,
             );
             return false;
         }
-        match &self.inputs.volumes {
+        match &self.facts.volumes {
             VolumesState::Ready => true,
             VolumesState::Absent => {
-                self.block_on("volumes", "its volumes to be set up".into(), &Key::Volumes);
+                self.block_on(Stage::Volumes, "its volumes to be set up".into(), &Key::Volumes);
                 false
             }
             VolumesState::Pending { on_their_way: true, .. } if for_sandbox => true,
@@ -225,7 +233,7 @@ impl<'a> Draft<'a> {
                 };
                 let since = self.busy_since(&Key::Volumes).unwrap_or(self.now);
                 self.block(Blocked {
-                    stage: "volumes",
+                    stage: Stage::Volumes,
                     on,
                     since,
                     last_error,
@@ -237,7 +245,7 @@ impl<'a> Draft<'a> {
                 let last_error = (!last_error.is_empty()).then(|| last_error.clone());
                 let on = "its volumes, which are still being torn down".into();
                 self.block(Blocked {
-                    stage: "volumes",
+                    stage: Stage::Volumes,
                     on,
                     since: self.now,
                     last_error,
@@ -249,7 +257,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether a sandbox or a container is being made; says so.
-    pub(super) fn wait_for_starts(&mut self, stage: &'static str) -> bool {
+    pub(super) fn wait_for_starts(&mut self, stage: Stage) -> bool {
         let mut waits = false;
         for key in self.keys_in_flight() {
             let on = match key {
