@@ -38,10 +38,9 @@ use self::outcome::Completion;
 use self::resize::ResizeProgress;
 use super::plan::types::{Action, InFlight, Key, Notice, Plan, Transition};
 use super::plan::{PlanInput, plan};
-pub use crate::model::Now;
 use crate::model::observed::Remembered;
 use crate::model::{
-    Lifecycle, Mono, ObservedPod, Pod, ProbeVerdicts, Terminating, VolumesState, Wall,
+    Lifecycle, Mono, Now, ObservedPod, Pod, ProbeVerdicts, Terminating, VolumesState, Wall,
 };
 use crate::status::{Acked, ResizeState};
 
@@ -326,7 +325,10 @@ impl Memory {
             )
             | (Transition::Shorten { .. }, Lifecycle::Syncing | Lifecycle::Terminated(_))
             | (Transition::Terminated, Lifecycle::Syncing | Lifecycle::Terminated(_))
-            | (Transition::Finished, _) => return false,
+            | (
+                Transition::Finished,
+                Lifecycle::Syncing | Lifecycle::Terminating(_) | Lifecycle::Terminated(_),
+            ) => return false,
         }
         true
     }

@@ -189,12 +189,12 @@ impl<E: Execute, R: Report> Task<E, R> {
 
     /// Takes in how an action ended.
     fn take_end(&mut self, ended: Event) {
-        let failed = match &ended {
-            Event::Completed(completion) if completion.outcome.is_err() => {
-                Some(completion.key.clone())
-            }
-            _ => None,
-        };
+        let mut failed = None;
+        if let Event::Completed(completion) = &ended
+            && completion.outcome.is_err()
+        {
+            failed = Some(completion.key.clone());
+        }
         self.memory.take(ended, self.clock.now());
 
         // Each of the first few, then ever fewer: what is refused for ever must not fill the log.
