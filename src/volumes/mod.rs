@@ -40,7 +40,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -345,6 +345,56 @@ impl Handle {
                 source: std::io::Error::other(panicked),
             })
         })
+    }
+}
+
+impl Handle {
+    /// Checks a hostPath again, before a container that mounts it is made: the runtime would make a
+    /// directory where a socket or file has vanished. Cancel-safe.
+    pub async fn check_host_path(&self, source: &HostPathVolumeSource) -> Result<(), SetUpError> {
+        if source.type_.as_deref().unwrap_or_default().is_empty() {
+            return Ok(());
+        }
+
+        let source = source.clone();
+        let work = crate::linux::blocking::spawn(move || kinds::host_path::set_up(&source));
+        work.await.unwrap_or_else(|panicked| Err(SetUpError::Panicked(panicked.to_string())))
+    }
+
+    /// Makes the mount points that a container needs inside emptyDirs which it mounts read-only:
+    /// the runtime cannot. `source` is the path of the node that a volumeMount shows, by index. A
+    /// failure is logged only: the runtime reports what it cannot mount. Cancel-safe.
+    pub async fn make_mount_points(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        source: impl Fn(usize) -> Option<PathBuf>,
+    ) {
+        let uid = pod::uid(pod);
+        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
+        let mut wanted = Vec::new();
+        for nested in kinds::nested::in_read_only_empty_dirs(pod, container) {
+            let outer = volumes.unwrap_or_default().iter().find(|outer| outer.name == nested.outer);
+            if let Some(outer) = outer.and_then(|outer| self.place(&uid, outer)) {
+                wanted.push((outer.path, PathBuf::from(nested.path), source(nested.index)));
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+
+        let work = crate::linux::blocking::spawn(move || {
+            wanted.iter().try_for_each(|(dir, path, source)| {
+                kinds::empty_dir::make_mount_point(dir, path, source.as_deref())
+            })
+        });
+        let made = work.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+        if let Err(error) = made {
+            tracing::warn!(
+                container = container.name, %error,
+                "A mount point in a read-only emptyDir cannot be made"
+            );
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::linux::beneath::Root;
 use crate::linux::mount::FsKind;
 use crate::linux::{fs, ownership, walk};
 use crate::model::quantity::Amount;
@@ -206,6 +207,24 @@ pub fn tear_down<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownE
     walk::remove_tree(dir).map_err(TearDownError::io("remove", dir))
 }
 
+/// Makes the mount point for `source` inside an emptyDir, if it is missing: a file if `source` is
+/// one, else a directory. Blocks.
+pub fn make_mount_point(dir: &Path, path: &Path, source: Option<&Path>) -> io::Result<()> {
+    let root = Root::open(dir)?;
+    match root.resolve(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+
+    let metadata = source.and_then(|source| std::fs::metadata(source).ok());
+    if metadata.is_some_and(|metadata| !metadata.is_dir()) {
+        root.make_file(path, 0o644)
+    } else {
+        root.make_dirs(path, 0o755).map(drop)
+    }
+}
+
 /// Whether the `ready` file is there.
 pub fn is_ready(ready_dir: &Path) -> bool {
     std::fs::metadata(ready_dir.join("ready")).is_ok_and(|metadata| metadata.is_file())
@@ -234,7 +253,7 @@ mod tests {
 
     use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
 
-    use super::{Medium, Place, is_ready, medium, set_up, tear_down};
+    use super::{Medium, Place, is_ready, make_mount_point, medium, set_up, tear_down};
     use crate::linux::fs::write_atomic;
     use crate::model::Pod;
     use crate::model::quantity::Amount;
@@ -284,6 +303,25 @@ mod tests {
         check(r#"{"medium":"HugePages"}"#, two, Err(multiple));
         let none = "medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages";
         check(r#"{"medium":"HugePages-1Gi"}"#, one, Err(none));
+    }
+
+    #[test]
+    fn mount_points_are_made_as_their_source_is_and_never_outside() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("volume");
+        std::fs::create_dir_all(dir.join("taken")).expect("made");
+        std::os::unix::fs::symlink("..", dir.join("climbs")).expect("linked");
+        let file = root.path().join("file");
+        write_atomic(&file, "x", 0o600).expect("written");
+        let make = |path: &str, source: Option<&std::path::Path>| {
+            make_mount_point(&dir, path.as_ref(), source)
+        };
+        make("a/conf.d", None).expect("made");
+        make("b/file", Some(&file)).expect("made");
+        make("taken", Some(&file)).expect("what is there stays");
+        assert!(dir.join("a/conf.d").is_dir() && dir.join("b/file").is_file());
+        assert!(dir.join("taken").is_dir());
+        assert!(make("climbs/x", None).is_err() && !root.path().join("x").exists());
     }
 
     #[test]
