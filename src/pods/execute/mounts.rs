@@ -19,7 +19,7 @@ use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
 use crate::model::{ContainerKind, Pod, error_chain, pod};
 use crate::volumes::SubPath;
-use crate::volumes::kinds::nested::used;
+use crate::volumes::nested::used;
 
 /// The longest file of variables that is read.
 const LONGEST_ENV_FILE: u64 = 1 << 20;

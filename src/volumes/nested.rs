@@ -5,23 +5,22 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
-use super::Kind;
 use crate::model::{Pod, pod};
 
-/// A mount point that the runtime cannot make: it lies in an emptyDir that the container mounts
+/// A mount point that the runtime cannot make: it lies in a volume that the container mounts
 /// read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nested {
-    /// The emptyDir's name.
+    /// The outer volume's name.
     pub outer: String,
-    /// The mount point, relative to the emptyDir.
+    /// The mount point, relative to the outer volume.
     pub path: String,
     /// Which of the container's volumeMounts is mounted there.
     pub index: usize,
 }
 
-/// The mount points that a container needs in emptyDirs which it mounts read-only.
-pub fn in_read_only_empty_dirs(pod: &Pod, container: &Container) -> Vec<Nested> {
+/// The mount points that a container needs inside volumes which it mounts read-only.
+pub fn in_read_only_mounts(container: &Container) -> Vec<Nested> {
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let paths: Vec<String> = mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
     let mut found = Vec::new();
@@ -39,7 +38,6 @@ pub fn in_read_only_empty_dirs(pod: &Pod, container: &Container) -> Vec<Nested> 
         if let Some((_, relative, mount)) = outer
             && mount.read_only == Some(true)
             && is_whole(mount)
-            && is_empty_dir(pod, &mount.name)
         {
             let (outer, path) = (mount.name.clone(), relative.to_owned());
             found.push(Nested { outer, path, index });
@@ -52,11 +50,6 @@ fn is_whole(mount: &VolumeMount) -> bool {
     [&mount.sub_path, &mount.sub_path_expr]
         .into_iter()
         .all(|path| path.as_deref().unwrap_or_default().is_empty())
-}
-
-fn is_empty_dir(pod: &Pod, name: &str) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| volume.name == name && matches!(Kind::of(volume), Kind::EmptyDir(_)))
 }
 
 /// The directories that volume `name` needs, relative to it. Doubly nested ones are left to the
@@ -136,11 +129,11 @@ fn clean(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_read_only_empty_dirs, mount_points, used};
+    use super::{in_read_only_mounts, mount_points, used};
     use crate::model::Pod;
 
     #[test]
-    fn mount_points_in_a_read_only_empty_dir() {
+    fn mount_points_in_a_read_only_volume() {
         let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
             "volumes": [{"name": "e", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/x"}}],
             "containers": [{"name": "a", "volumeMounts": [
@@ -155,8 +148,7 @@ mod tests {
             ]}],
         }}))
         .expect("a pod");
-        let found =
-            in_read_only_empty_dirs(&pod, &pod.spec.as_ref().expect("a spec").containers[0]);
+        let found = in_read_only_mounts(&pod.spec.as_ref().expect("a spec").containers[0]);
         let seen: Vec<_> = found
             .iter()
             .map(|nested| (nested.outer.as_str(), nested.path.as_str(), nested.index))
