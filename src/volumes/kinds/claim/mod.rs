@@ -23,14 +23,19 @@ pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
     match bound.source.clone() {
         Source::Local(path) => local::set_up(bound, path, context).await,
         Source::HostPath(source) => local::set_up_host_path(bound, source, context).await,
-        Source::Csi(driver) => Err(bound.failed(
-            "MountVolume.MountDevice",
-            format!(
-                "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: \
-                 driver name {driver} not found in the list of registered CSI drivers"
-            ),
-        )),
+        Source::Csi(driver) => Err(without_driver(&bound, &driver)),
     }
+}
+
+/// Upstream's error for a driver that is not on the node.
+pub(super) fn without_driver(bound: &Bound, driver: &str) -> SetUpError {
+    bound.failed(
+        "MountVolume.MountDevice",
+        format!(
+            "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: \
+             driver name {driver} not found in the list of registered CSI drivers"
+        ),
+    )
 }
 
 /// From the claim to its persistent volume. Each request has the client's deadline.

@@ -405,11 +405,12 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;
 
-    use super::{Local, put_in_place, take_away};
+    use super::{Local, host, put_in_place, take_away};
     use crate::linux::fs::write_atomic;
     use crate::linux::ownership::Progress;
     use crate::model::PodUid;
     use crate::volumes::kinds::claim::bound::{Bound, Source};
+    use crate::volumes::kinds::claim::without_driver;
     use crate::volumes::ledger::{Made, Record, read};
     use crate::volumes::mounter::fake::FakeMounter;
     use crate::volumes::paths::Paths;
@@ -461,10 +462,12 @@ mod tests {
                 fs_group,
                 progress: &progress,
             };
-            let Source::Local(path) = &bound.source else { panic!("it is not local") };
-            put_in_place(&self.mounter, &local, path)
-                .map(|made| (made.record, made.warning))
-                .map_err(|error| error.event("data"))
+            let made = match &bound.source {
+                Source::Local(path) => put_in_place(&self.mounter, &local, path),
+                Source::HostPath(source) => host(&local, source),
+                Source::Csi(driver) => Err(without_driver(bound, driver)),
+            };
+            made.map(|made| (made.record, made.warning)).map_err(|error| error.event("data"))
         }
 
         fn place(&self, uid: &str) -> PathBuf {
