@@ -273,21 +273,18 @@ impl Handle {
         let mut entries = cache.entries.lock();
         let present = entries.get(&key).and_then(|list| list.iter().rev().find_map(Weak::upgrade));
         let earlier = present.as_ref().and_then(|entry| entry.final_object());
-        let entry = match present.filter(|_| earlier.is_none()) {
-            Some(entry) => {
-                // A new user of a polled object must not read a value from before its pod was made.
-                entry.refresh.notify_one();
-                entry
-            }
-            None => {
-                entries.retain(|_, list| {
-                    list.retain(|entry| entry.strong_count() > 0);
-                    !list.is_empty()
-                });
-                let entry = Arc::new(self.open::<T>(&key, earlier));
-                entries.entry(key.clone()).or_default().push(Arc::downgrade(&entry));
-                entry
-            }
+        let entry = if let Some(entry) = present.filter(|_| earlier.is_none()) {
+            // A new user of a polled object must not read a value from before its pod was made.
+            entry.refresh.notify_one();
+            entry
+        } else {
+            entries.retain(|_, list| {
+                list.retain(|entry| entry.strong_count() > 0);
+                !list.is_empty()
+            });
+            let entry = Arc::new(self.open::<T>(&key, earlier));
+            entries.entry(key.clone()).or_default().push(Arc::downgrade(&entry));
+            entry
         };
         Subscription { state: entry.state.clone(), entry, key }
     }

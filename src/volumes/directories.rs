@@ -67,12 +67,11 @@ fn volumes_on_disk<M: Mounter>(
                     .iter()
                     .position(|record| record.plugin == plugin && record.directory == name);
                 let record = known.map(|index| claimed.swap_remove(index));
-                let usable = match &record {
-                    Some(record) => record.is_there(mounter, paths, uid),
-                    None => {
-                        let volume = on_disk(mounter, paths, uid, &name);
-                        Plugin::named(&plugin).on_disk(&volume)
-                    }
+                let usable = if let Some(record) = &record {
+                    record.is_there(mounter, paths, uid)
+                } else {
+                    let volume = on_disk(mounter, paths, uid, &name);
+                    Plugin::named(&plugin).on_disk(&volume)
                 };
                 found.push(Found { plugin: plugin.clone(), name, usable, claimed: record });
             }

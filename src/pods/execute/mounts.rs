@@ -143,8 +143,9 @@ impl PodExecutor {
         let source = |index: usize| {
             let mount = container.volume_mounts.as_ref()?.get(index)?;
             match (prepared.get(&index), volumes.get(&mount.name)?) {
-                (Some(path), _) => Some(PathBuf::from(path)),
-                (None, VolumeSource::Path { path, .. }) => Some(PathBuf::from(path)),
+                (Some(path), _) | (None, VolumeSource::Path { path, .. }) => {
+                    Some(PathBuf::from(path))
+                }
                 (None, VolumeSource::Device { .. } | VolumeSource::Image { .. }) => None,
             }
         };
