@@ -514,7 +514,7 @@ mod tests {
         let volumes = [
             volume("z", |_| {}),
             volume("pvc", |volume| {
-                volume.mounted_by = MountedBy::Nobody("not supported".to_owned())
+                volume.mounted_by = MountedBy::Nobody("not supported".to_owned());
             }),
             volume("there", |volume| volume.actual = Actual::Present),
             volume("claim", |volume| {
