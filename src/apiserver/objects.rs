@@ -1,13 +1,21 @@
 //! ConfigMaps and Secrets that pods on this node refer to: one watch per object, shared by all pods
 //! that use it.
 //!
-//! Who needs an object holds a [`Subscription`]; the watch lives as long as one is held. Immutable
-//! objects are watched only until they are seen. The cache is one of the two places that hold a
-//! lock (the map of entries), never across an await. Values are never logged.
+//! Who needs an object holds a [`Subscription`]; the watch lives as long as one is held.
+//!
+//! An immutable object is watched only until it is seen. It may still be deleted and made again
+//! under its name, so a later subscriber does not share that value: the object is read once more
+//! for it. Earlier subscribers keep what they have, as Kubernetes' documentation promises to pods
+//! that run. If the object is gone, or cannot be read soon, the later subscriber is given the
+//! earlier value, as by upstream.
+//!
+//! The cache is one of the two places that hold a lock (the map of entries), never across an await.
+//! Values are never logged.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +39,10 @@ const DEFAULT_TTL: Duration = Duration::from_secs(60);
 /// The node's annotation that says how long, in seconds; a controller sets it by the cluster's
 /// size.
 const TTL: &str = "node.alpha.kubernetes.io/ttl";
+
+/// How long [`Subscription::get`] waits for an object of which an earlier, immutable value is
+/// known: a container restarts within this time while the API server is away.
+const EARLIER_AFTER: Duration = Duration::from_secs(2);
 
 /// `configMapAndSecretChangeDetectionStrategy`.
 #[derive(Clone, Debug)]
@@ -169,11 +181,30 @@ type Key = (Arc<str>, Arc<str>);
 struct Entry<T> {
     state: watch::Receiver<ObjectState<T>>,
     refresh: Arc<tokio::sync::Notify>,
+    /// Set when an immutable object has been seen: the state changes no more.
+    is_final: Arc<AtomicBool>,
+    /// The value of an immutable object of the same name that others used before.
+    earlier: Option<Arc<T>>,
     _stop: DropGuard,
 }
 
+impl<T> Entry<T> {
+    /// The immutable object that this entry ended with, if it did.
+    fn final_object(&self) -> Option<Arc<T>> {
+        if !self.is_final.load(Ordering::Acquire) {
+            return None;
+        }
+        match &*self.state.borrow() {
+            ObjectState::Found(object) => Some(Arc::clone(object)),
+            ObjectState::Pending | ObjectState::Missing | ObjectState::Failed(_) => None,
+        }
+    }
+}
+
 struct Cache<T> {
-    entries: Mutex<HashMap<Key, Weak<Entry<T>>>>,
+    /// The entries of each object, the newest last: more than one only of an object that was
+    /// immutable when the older ones saw it.
+    entries: Mutex<HashMap<Key, Vec<Weak<Entry<T>>>>>,
 }
 
 impl<T> Default for Cache<T> {
@@ -240,50 +271,64 @@ impl Handle {
     fn subscribe<T: Kind>(&self, cache: &Cache<T>, namespace: &str, name: &str) -> Subscription<T> {
         let key: Key = (namespace.into(), name.into());
         let mut entries = cache.entries.lock();
-        let entry = if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
+        let present = entries.get(&key).and_then(|list| list.iter().rev().find_map(Weak::upgrade));
+        let earlier = present.as_ref().and_then(|entry| entry.final_object());
+        let entry = if let Some(entry) = present.filter(|_| earlier.is_none()) {
             // A new user of a polled object must not read a value from before its pod was made.
             entry.refresh.notify_one();
             entry
         } else {
-            entries.retain(|_, entry| entry.strong_count() > 0);
-            let entry = Arc::new(self.open::<T>(&key));
-            entries.insert(key.clone(), Arc::downgrade(&entry));
+            entries.retain(|_, list| {
+                list.retain(|entry| entry.strong_count() > 0);
+                !list.is_empty()
+            });
+            let entry = Arc::new(self.open::<T>(&key, earlier));
+            entries.entry(key.clone()).or_default().push(Arc::downgrade(&entry));
             entry
         };
         Subscription { state: entry.state.clone(), entry, key }
     }
 
-    fn open<T: Kind>(&self, key: &Key) -> Entry<T> {
+    /// Begins to follow an object. `earlier` is the value of an immutable object of that name that
+    /// others use: it stands in for one that is gone or cannot be read.
+    fn open<T: Kind>(&self, key: &Key, earlier: Option<Arc<T>>) -> Entry<T> {
         let (sender, state) = watch::channel(ObjectState::Pending);
+        let publisher = Publisher { sender, earlier: earlier.clone() };
         let refresh = Arc::new(tokio::sync::Notify::new());
+        let is_final = Arc::new(AtomicBool::new(false));
         let cancel = self.shared.cancel.child_token();
         let api: Api<T> = Api::namespaced(self.shared.client.clone(), &key.0);
         let watched: Api<Watched<T>> = Api::namespaced(self.shared.client.clone(), &key.0);
         let (name, detection, wake) =
             (Arc::clone(&key.1), self.shared.detection.clone(), Arc::clone(&refresh));
         let (token, reach) = (cancel.clone(), self.shared.reach.clone());
+        let ended = Arc::clone(&is_final);
         self.shared.tasks.spawn(async move {
             let work = async {
+                let mut publisher = publisher;
                 match detection {
-                    ChangeDetection::Watch => watch_one((watched, &reach), &name, &sender).await,
+                    ChangeDetection::Watch => {
+                        watch_one((watched, &reach), &name, &mut publisher).await;
+                    }
                     ChangeDetection::Get(_) | ChangeDetection::Cache { .. } => {
-                        poll_one(&api, &name, &sender, &detection, &wake).await;
+                        poll_one(&api, &name, &mut publisher, &detection, &wake).await;
                     }
                 }
+                ended.store(true, Ordering::Release);
                 // An immutable object needs no watch any more; the value stays for as long as
                 // somebody holds it.
                 std::future::pending::<()>().await;
             };
             token.run_until_cancelled(work).await;
         });
-        Entry { state, refresh, _stop: cancel.drop_guard() }
+        Entry { state, refresh, is_final, earlier, _stop: cancel.drop_guard() }
     }
 }
 
 async fn watch_one<T: Kind>(
     api: (Api<Watched<T>>, &Connectivity),
     name: &str,
-    sender: &watch::Sender<ObjectState<T>>,
+    publisher: &mut Publisher<T>,
 ) {
     let fields = format!("metadata.name={name}");
     let reduce = |mut object: T| {
@@ -299,7 +344,7 @@ async fn watch_one<T: Kind>(
             Change::Deleted(_) => ObjectState::Missing,
             Change::Failed(problem) => ObjectState::Failed(problem),
         };
-        publish(sender, state)
+        publisher.publish(state)
     })
     .await;
 }
@@ -307,7 +352,7 @@ async fn watch_one<T: Kind>(
 async fn poll_one<T: Kind>(
     api: &Api<T>,
     name: &str,
-    sender: &watch::Sender<ObjectState<T>>,
+    publisher: &mut Publisher<T>,
     detection: &ChangeDetection,
     wake: &tokio::sync::Notify,
 ) {
@@ -333,7 +378,7 @@ async fn poll_one<T: Kind>(
         };
         failures =
             if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
-        if publish(sender, state).is_break() {
+        if publisher.publish(state).is_break() {
             return;
         }
         let period = detection.period();
@@ -352,7 +397,36 @@ fn found<T>(object: T) -> ObjectState<T> {
     ObjectState::Found(Arc::new(object))
 }
 
-/// Publishes a state; says whether there is nothing more to learn.
+/// Publishes the states of one object.
+struct Publisher<T> {
+    sender: watch::Sender<ObjectState<T>>,
+    /// Stands in for an object that is missing, until it has been seen.
+    earlier: Option<Arc<T>>,
+}
+
+impl<T: Kind> Publisher<T> {
+    /// Publishes a state. Breaks if nothing can follow: the object is there and immutable.
+    fn publish(&mut self, state: ObjectState<T>) -> ControlFlow<()> {
+        match (&state, &self.earlier) {
+            (ObjectState::Missing, Some(earlier)) => {
+                // Not the end: the object may be made again.
+                let stand_in = ObjectState::Found(Arc::clone(earlier));
+                let _may_follow = publish(&self.sender, stand_in);
+                ControlFlow::Continue(())
+            }
+            (ObjectState::Missing, None)
+            | (ObjectState::Failed(_) | ObjectState::Pending, Some(_) | None) => {
+                publish(&self.sender, state)
+            }
+            (ObjectState::Found(_), Some(_) | None) => {
+                self.earlier = None;
+                publish(&self.sender, state)
+            }
+        }
+    }
+}
+
+/// Publishes a state if it differs. Breaks if nothing can follow.
 fn publish<T: Kind>(
     sender: &watch::Sender<ObjectState<T>>,
     state: ObjectState<T>,
@@ -428,9 +502,15 @@ impl<T: Kind> Subscription<T> {
             ObjectState::Found(_) | ObjectState::Missing => true,
             ObjectState::Pending | ObjectState::Failed(_) => false,
         };
+        let earlier = self.entry.earlier.as_ref();
+        let patience = earlier.map_or(deadline, |_| deadline.min(EARLIER_AFTER));
         // The task may only end at shutdown; what is known then is the answer.
-        drop(tokio::time::timeout(deadline, self.state.wait_for(known)).await);
+        drop(tokio::time::timeout(patience, self.state.wait_for(known)).await);
+
         let state = self.state.borrow();
+        if let Some(earlier) = earlier.filter(|_| !known(&state)) {
+            return Ok(Arc::clone(earlier));
+        }
         self.answer(&state).unwrap_or(Err(ObjectError::Timeout { kind: T::NAME }))
     }
 

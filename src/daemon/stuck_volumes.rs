@@ -11,10 +11,7 @@ use crate::apiserver::events::Recorder;
 use crate::model::reason::event::ORPHANED_VOLUME_STUCK;
 use crate::model::{EventType, PodUid};
 use crate::telemetry::metrics::{Kind, Registry};
-use crate::volumes::Swept;
-
-/// The reasons that the gauge is split by.
-const REASONS: [&str; 5] = ["busy", "mounted", "foreign", "io", "other"];
+use crate::volumes::{StuckReason, Swept};
 
 /// Shows upstream's gauges and ours.
 pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
@@ -38,11 +35,11 @@ pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
             &[],
             &[(&[], number(swept.stuck.len()))],
         );
-        let of = |reason: &str| {
+        let of = |reason: StuckReason| {
             number(swept.stuck.iter().filter(|stuck| stuck.reason == reason).count())
         };
         let samples: Vec<([&str; 1], f64)> =
-            REASONS.iter().map(|reason| ([*reason], of(reason))).collect();
+            StuckReason::ALL.iter().map(|reason| ([reason.as_str()], of(*reason))).collect();
         let samples: Vec<(&[&str], f64)> =
             samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
         let help = "Pods that are gone and of which something cannot be removed, by the kind of reason.";
@@ -98,11 +95,14 @@ mod tests {
     use crate::apiserver::events::Recorder;
     use crate::model::PodUid;
     use crate::telemetry::metrics::Registry;
-    use crate::volumes::{Stuck, Swept};
+    use crate::volumes::{Stuck, StuckReason, Swept};
 
     fn stuck(problem: &str) -> Swept {
-        let stuck =
-            Stuck { uid: PodUid::from("u1"), problem: problem.to_owned(), reason: "mounted" };
+        let stuck = Stuck {
+            uid: PodUid::from("u1"),
+            problem: problem.to_owned(),
+            reason: StuckReason::Mounted,
+        };
         Swept { stuck: vec![stuck], cleaned: 0 }
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 
 /// How often an `openat2` is made again when the kernel reports a concurrent rename or mount.
@@ -74,6 +74,21 @@ impl Root {
             };
         }
         Ok(at)
+    }
+
+    /// Makes an empty file, and with 0755 the directories that `relative` lacks; what exists stays
+    /// as it is.
+    pub fn make_file(&self, relative: &Path, mode: u32) -> io::Result<()> {
+        let relative = checked(relative)?;
+        let name = relative.file_name().ok_or_else(escape)?;
+        let parent = self.make_dirs(relative.parent().unwrap_or(Path::new("")), 0o755)?;
+
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        let mode = Mode::from_bits_truncate(mode);
+        match openat(&parent, name, flags | OFlag::O_CLOEXEC, mode) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn reopen(&self) -> io::Result<OwnedFd> {

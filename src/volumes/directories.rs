@@ -1,5 +1,4 @@
-//! A pod's directories on the node: made, read back after a restart, and removed when the pod is
-//! gone.
+//! A pod's directories on the node: read back after a restart, and removed when the pod is gone.
 //!
 //! Removal is verified: it deletes what a kubelet puts there, never what is mounted there and never
 //! a file of a volume whose plugin it does not know. What stays is reported with its path.
@@ -7,25 +6,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::atomic_writer;
 use super::error::TearDownError;
-use super::kinds::empty_dir::{self, Place};
-use super::kinds::{config_map, downward_api, host_path, local, projected, secret};
+use super::kinds::{OnDisk, Plugin, host_path};
 use super::ledger::{self, Record};
 use super::mounter::Mounter;
 use super::paths::{LEDGER, Paths, unescape};
 use super::subpath;
-use crate::linux::{fs, walk};
+use crate::linux::walk;
 use crate::model::PodUid;
-
-/// Makes the directories of a pod that everything else is made in. Idempotent; blocks.
-pub fn make_pod_dirs(paths: &Paths, uid: &PodUid) -> io::Result<()> {
-    for dir in [paths.pod(uid), paths.volumes(uid), paths.pod_plugins(uid)] {
-        fs::ensure_dir(&dir, 0o750)?;
-    }
-    Ok(())
-}
 
 /// A volume that was found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,18 +25,18 @@ pub struct Found {
     pub plugin: String,
     /// The volume's name.
     pub name: String,
-    /// Whether its files are there as a whole, so that containers may use them until they have been
-    /// written again.
+    /// True if the volume is there as a whole, so that containers may use it until it has been set
+    /// up again.
     pub usable: bool,
-    /// What the ledger says of a persistent volume: which claim of the pod it is.
+    /// The ledger's record of a persistent volume: it names the pod's volume.
     pub claimed: Option<Record>,
 }
 
-/// What the node's disk says about pods' volumes. A pod directory without any volume is listed with
-/// none. Blocks.
+/// Reads which volumes of pods lie on the node's disk. A pod directory without any volume is listed
+/// with none. Blocks.
 pub fn reconstruct<M: Mounter>(
     mounter: &M,
-    paths: &Paths,
+    paths: &Arc<Paths>,
 ) -> io::Result<BTreeMap<PodUid, Vec<Found>>> {
     let mut pods = BTreeMap::new();
     for (name, is_dir) in listed(&paths.pods())? {
@@ -59,7 +49,11 @@ pub fn reconstruct<M: Mounter>(
     Ok(pods)
 }
 
-fn volumes_on_disk<M: Mounter>(mounter: &M, paths: &Paths, uid: &PodUid) -> io::Result<Vec<Found>> {
+fn volumes_on_disk<M: Mounter>(
+    mounter: &M,
+    paths: &Arc<Paths>,
+    uid: &PodUid,
+) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     let mut claimed: Vec<Record> = ledger::read_all(paths, uid)
         .into_iter()
@@ -73,15 +67,11 @@ fn volumes_on_disk<M: Mounter>(mounter: &M, paths: &Paths, uid: &PodUid) -> io::
                     .iter()
                     .position(|record| record.plugin == plugin && record.directory == name);
                 let record = known.map(|index| claimed.swap_remove(index));
-                let usable = match &record {
-                    Some(record) => record.is_there(mounter, paths, uid),
-                    None => {
-                        is_payload(&plugin)
-                            && empty_dir::is_ready(
-                                &paths.ready_dir(uid, &format!("wrapped_{name}")),
-                            )
-                            && atomic_writer::is_complete(&volumes.join(&plugin_dir).join(&name))
-                    }
+                let usable = if let Some(record) = &record {
+                    record.is_there(mounter, paths, uid)
+                } else {
+                    let volume = on_disk(mounter, paths, uid, &name);
+                    Plugin::named(&plugin).on_disk(&volume)
                 };
                 found.push(Found { plugin: plugin.clone(), name, usable, claimed: record });
             }
@@ -111,74 +101,89 @@ fn volumes_on_disk<M: Mounter>(mounter: &M, paths: &Paths, uid: &PodUid) -> io::
     Ok(found)
 }
 
-/// Tears one volume down: its subPaths, its mount, its files. Missing is done. Blocks.
-pub fn tear_down<M: Mounter>(
+fn on_disk<M: Mounter>(
     mounter: &M,
-    paths: &Paths,
+    paths: &Arc<Paths>,
     uid: &PodUid,
+    directory: &str,
+) -> OnDisk<M> {
+    OnDisk {
+        mounter: mounter.clone(),
+        paths: Arc::clone(paths),
+        uid: uid.clone(),
+        directory: directory.to_owned(),
+    }
+}
+
+/// Tears one volume down: its subPaths, what its plugin made, its record. A missing volume is done.
+pub async fn tear_down<M: Mounter>(
+    volume: &Arc<OnDisk<M>>,
     plugin: &str,
-    name: &str,
 ) -> Result<(), TearDownError> {
-    subpath::clean_up(mounter, paths, uid, Some(name))?;
-    let dir = paths.plugin_volume(uid, plugin, name);
-    let record = ledger::of_directory(paths, uid, plugin, name);
+    let name = plugin.to_owned();
+    let record = volume.blocking(move |volume| prepare_tear_down(volume, &name)).await?;
+
+    Plugin::named(plugin).tear_down(volume).await?;
+
+    let Some(record) = record else { return Ok(()) };
+    let forget = move |volume: &OnDisk<M>| {
+        ledger::forget(&volume.paths, &volume.uid, &record)
+            .map_err(TearDownError::io("remove a record in", &volume.paths.ledger(&volume.uid)))
+    };
+    volume.blocking(forget).await
+}
+
+/// Removes the volume's subPaths, and makes sure that what is mounted at its place is its own.
+/// Answers the volume's record. Blocks.
+fn prepare_tear_down<M: Mounter>(
+    volume: &OnDisk<M>,
+    plugin: &str,
+) -> Result<Option<Record>, TearDownError> {
+    let OnDisk { mounter, paths, uid, directory } = volume;
+    subpath::clean_up(mounter, paths, uid, Some(directory.as_str()))?;
+
+    let dir = volume.dir(plugin);
+    let record = ledger::of_directory(paths, uid, plugin, directory);
     if let Some(record) = &record
         && mounter.is_mount_point(&dir).unwrap_or(false)
         && let Some(what) = record.foreign_mount(mounter, &dir)
     {
         return Err(TearDownError::Foreign { path: dir, what });
     }
-    remove_made(mounter, paths, uid, plugin, name)?;
-    let Some(record) = record else { return Ok(()) };
-    ledger::forget(paths, uid, &record)
-        .map_err(TearDownError::io("remove a record in", &paths.ledger(uid)))
-}
-
-/// Removes what a plugin's volume is made of.
-fn remove_made<M: Mounter>(
-    mounter: &M,
-    paths: &Paths,
-    uid: &PodUid,
-    plugin: &str,
-    name: &str,
-) -> Result<(), TearDownError> {
-    let dir = paths.plugin_volume(uid, plugin, name);
-    if plugin == host_path::PLUGIN {
-        Ok(())
-    } else if plugin == local::PLUGIN {
-        local::tear_down(mounter, paths, uid, name)
-    } else if plugin == empty_dir::PLUGIN {
-        empty_dir::tear_down(mounter, &Place { dir, ready_dir: paths.ready_dir(uid, name) })
-    } else if is_payload(plugin) {
-        empty_dir::tear_down(
-            mounter,
-            &Place { dir, ready_dir: paths.ready_dir(uid, &format!("wrapped_{name}")) },
-        )
-    } else {
-        // Another kubelet's, or one of a plugin that is not there any more: only an empty directory
-        // is known to be ours.
-        match std::fs::remove_dir(&dir) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(TearDownError::Foreign {
-                path: dir,
-                what: format!("a volume of {plugin}: {error}"),
-            }),
-        }
-    }
+    Ok(record)
 }
 
 /// Removes everything of a pod: volumes first, then its directory. Goes on after an error and
-/// answers the first one. Missing is done. Blocks.
-pub fn remove_pod<M: Mounter>(
-    mounter: &M,
-    paths: &Paths,
-    uid: &PodUid,
+/// answers the first one. A missing directory is done.
+pub async fn remove_pod<M: Mounter>(
+    mounter: M,
+    paths: Arc<Paths>,
+    uid: PodUid,
 ) -> Result<(), TearDownError> {
+    let pod = Arc::new(on_disk(&mounter, &paths, &uid, ""));
+    let find = |pod: &OnDisk<M>| {
+        volumes_on_disk(&pod.mounter, &pod.paths, &pod.uid)
+            .map_err(TearDownError::io("read", &pod.paths.pod(&pod.uid)))
+    };
+    let found = pod.blocking(find).await?;
+
+    let mut first_error = None;
+    for volume in found {
+        let on_disk = Arc::new(on_disk(&mounter, &paths, &uid, &volume.name));
+        let torn_down = tear_down(&on_disk, &volume.plugin).await;
+        first_error = first_error.or(torn_down.err());
+    }
+    pod.blocking(move |pod| remove_rest(pod, first_error)).await
+}
+
+/// Removes the rest of a pod's directory after its volumes. `failed` is the first error of those:
+/// then the directory and its ledger stay. Blocks.
+fn remove_rest<M: Mounter>(
+    pod: &OnDisk<M>,
+    mut failed: Option<TearDownError>,
+) -> Result<(), TearDownError> {
+    let OnDisk { mounter, paths, uid, .. } = pod;
     let pod_dir = paths.pod(uid);
-    let found =
-        volumes_on_disk(mounter, paths, uid).map_err(TearDownError::io("read", &pod_dir))?;
-    let mut failed = None;
     let mut note = |result: Result<(), TearDownError>| {
         if let Err(error) = result
             && failed.is_none()
@@ -186,16 +191,13 @@ pub fn remove_pod<M: Mounter>(
             failed = Some(error);
         }
     };
-    for volume in found {
-        note(tear_down(mounter, paths, uid, &volume.plugin, &volume.name));
-    }
+
     note(subpath::clean_up(mounter, paths, uid, None));
     // Never with their content: what is left there is somebody's data.
     for dir in [paths.volumes(uid), paths.volume_devices(uid)] {
         note(remove_empty_dirs(&dir, 2));
     }
-    let entries = listed(&pod_dir).map_err(TearDownError::io("read", &pod_dir));
-    match entries {
+    match listed(&pod_dir).map_err(TearDownError::io("read", &pod_dir)) {
         Ok(entries) => {
             for (name, _) in entries {
                 if !matches!(
@@ -210,9 +212,10 @@ pub fn remove_pod<M: Mounter>(
         Err(error) => note(Err(error)),
     }
     if let Some(error) = failed {
-        // The ledger stays with what it tells of.
+        // The ledger stays with the volumes that it is about.
         return Err(error);
     }
+
     let ledger = pod_dir.join(LEDGER);
     walk::remove_tree(&ledger).map_err(TearDownError::io("remove", &ledger))?;
     match std::fs::remove_dir(&pod_dir) {
@@ -243,11 +246,6 @@ fn remove_empty_dirs(dir: &Path, levels: u32) -> Result<(), TearDownError> {
     }
 }
 
-/// Whether a plugin's volumes are files that this process writes.
-pub(super) fn is_payload(plugin: &str) -> bool {
-    [config_map::PLUGIN, secret::PLUGIN, downward_api::PLUGIN, projected::PLUGIN].contains(&plugin)
-}
-
 /// The entries of a directory; none if it does not exist. A name that is no text is left out:
 /// nobody made it here.
 fn listed(dir: &Path) -> io::Result<Vec<(String, bool)>> {
@@ -267,12 +265,18 @@ fn listed(dir: &Path) -> io::Result<Vec<(String, bool)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Found, host_path, ledger, local, make_pod_dirs, reconstruct, remove_pod};
+    use std::sync::Arc;
+
+    use super::{Found, host_path, ledger, reconstruct, remove_pod};
     use crate::linux::fs::write_atomic;
     use crate::model::{PodUid, Wall};
     use crate::volumes::atomic_writer::{Write, write};
-    use crate::volumes::kinds::empty_dir::{Medium, Place, set_up};
+    use crate::volumes::error::TearDownError;
+    use crate::volumes::kinds::context::{Place, make_pod_dirs};
+    use crate::volumes::kinds::empty_dir::make;
+    use crate::volumes::kinds::local;
     use crate::volumes::ledger::{Claimed, Made, Record};
+    use crate::volumes::medium::Medium;
     use crate::volumes::mounter::Mounter as _;
     use crate::volumes::mounter::fake::FakeMounter;
     use crate::volumes::paths::Paths;
@@ -280,7 +284,7 @@ mod tests {
 
     struct Node {
         _dir: tempfile::TempDir,
-        paths: Paths,
+        paths: Arc<Paths>,
         mounter: FakeMounter,
         uid: PodUid,
     }
@@ -289,14 +293,14 @@ mod tests {
     /// holds.
     fn node() -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let paths = Paths::new(dir.path(), dir.path().join("logs"));
+        let paths = Arc::new(Paths::new(dir.path(), dir.path().join("logs")));
         let (mounter, uid) = (FakeMounter::default(), PodUid::from("u1"));
         make_pod_dirs(&paths, &uid).expect("made");
         let place = |plugin: &str, name: &str, ready: &str| Place {
             dir: paths.plugin_volume(&uid, plugin, name),
             ready_dir: paths.ready_dir(&uid, ready),
         };
-        set_up(&mounter, &place("kubernetes.io/empty-dir", "e", "e"), &Medium::Disk, None)
+        make(&mounter, &place("kubernetes.io/empty-dir", "e", "e"), &Medium::Disk, None)
             .expect("made");
         write_atomic(
             &paths.plugin_volume(&uid, "kubernetes.io/empty-dir", "e").join("data"),
@@ -305,7 +309,7 @@ mod tests {
         )
         .expect("written");
         let secret = place("kubernetes.io/secret", "s", "wrapped_s");
-        set_up(&mounter, &secret, &Medium::Memory(None), None).expect("made");
+        make(&mounter, &secret, &Medium::Memory(None), None).expect("made");
         let file = File { data: b"x".to_vec(), mode: 0o600, uid: None };
         let request =
             Write { dir: &secret.dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: &|| false };
@@ -314,6 +318,10 @@ mod tests {
         write_atomic(&paths.container(&uid, "app").join("abc"), "bye", 0o600).expect("written");
         write_atomic(&paths.etc_hosts(&uid), "127.0.0.1 x", 0o644).expect("written");
         Node { _dir: dir, paths, mounter, uid }
+    }
+
+    async fn remove(node: &Node) -> Result<(), TearDownError> {
+        remove_pod(node.mounter.clone(), Arc::clone(&node.paths), node.uid.clone()).await
     }
 
     #[test]
@@ -337,31 +345,31 @@ mod tests {
         );
     }
 
-    #[test]
-    fn everything_of_a_pod_is_removed() {
+    #[tokio::test]
+    async fn everything_of_a_pod_is_removed() {
         let node = node();
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed");
+        remove(&node).await.expect("removed");
         assert!(!node.paths.pod(&node.uid).exists());
         assert!(node.mounter.mounts().is_empty());
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed again");
+        remove(&node).await.expect("removed again");
     }
 
-    #[test]
-    fn a_foreign_volume_stays_and_is_named() {
+    #[tokio::test]
+    async fn a_foreign_volume_stays_and_is_named() {
         let node = node();
         let foreign = node.paths.plugin_volume(&node.uid, "kubernetes.io/csi", "pv1");
         std::fs::create_dir_all(&foreign).expect("made");
         write_atomic(&foreign.join("vol_data.json"), "{}", 0o600).expect("written");
-        let error = remove_pod(&node.mounter, &node.paths, &node.uid).expect_err("it stays");
+        let error = remove(&node).await.expect_err("it stays");
         assert!(error.text().contains("kubernetes.io~csi/pv1"), "{}", error.text());
         assert!(foreign.join("vol_data.json").exists());
         assert!(!node.paths.etc_hosts(&node.uid).exists(), "the rest is gone");
         std::fs::remove_file(foreign.join("vol_data.json")).expect("removed");
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed");
+        remove(&node).await.expect("removed");
     }
 
-    #[test]
-    fn a_foreign_mount_is_neither_undone_nor_entered() {
+    #[tokio::test]
+    async fn a_foreign_mount_is_neither_undone_nor_entered() {
         let node = node();
         let dir = node.paths.plugin_volume(&node.uid, "kubernetes.io/empty-dir", "e");
         ledger::write(
@@ -372,17 +380,17 @@ mod tests {
         .expect("written");
         node.mounter.mount_tmpfs(&dir, None).expect("mounted");
         for _ in 0..2 {
-            let error = remove_pod(&node.mounter, &node.paths, &node.uid).expect_err("it stays");
+            let error = remove(&node).await.expect_err("it stays");
             assert!(error.text().contains("something else is mounted there"), "{}", error.text());
         }
         assert!(dir.join("data").exists() && node.mounter.mounts().contains_key(&dir));
         node.mounter.unmount(&dir).expect("unmounted by whoever mounted it");
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed");
+        remove(&node).await.expect("removed");
         assert!(!node.paths.pod(&node.uid).exists());
     }
 
-    #[test]
-    fn a_claim_is_found_by_its_record() {
+    #[tokio::test]
+    async fn a_claim_is_found_by_its_record() {
         let node = node();
         let claimed = Claimed { path: "/srv/x".into(), read_only: false, gid: None, done: true };
         let host =
@@ -397,19 +405,19 @@ mod tests {
             |name: &str| pods[&node.uid].iter().find(|found| found.name == name).expect("found");
         assert_eq!((of("pv").usable, of("pv").claimed.as_ref()), (true, Some(&host)));
         assert!(!of("pv2").usable, "its mount is gone");
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed");
+        remove(&node).await.expect("removed");
         assert!(!node.paths.pod(&node.uid).exists());
     }
 
-    #[test]
-    fn a_mount_that_stays_keeps_the_pod() {
+    #[tokio::test]
+    async fn a_mount_that_stays_keeps_the_pod() {
         let node = node();
         let secret = node.paths.plugin_volume(&node.uid, "kubernetes.io/secret", "s");
         node.mounter.set_busy(&secret, true);
-        let error = remove_pod(&node.mounter, &node.paths, &node.uid).expect_err("it stays");
+        let error = remove(&node).await.expect_err("it stays");
         assert!(error.text().starts_with("could not unmount"), "{}", error.text());
         assert!(secret.join("key").exists());
         node.mounter.set_busy(&secret, false);
-        remove_pod(&node.mounter, &node.paths, &node.uid).expect("removed");
+        remove(&node).await.expect("removed");
     }
 }

@@ -1,35 +1,28 @@
-//! What the task knows of one pod: its volumes as the planner sees them, and the objects that they
-//! are made of.
+//! One pod's volumes in the task's memory: each as the planner sees it and as the kinds need it,
+//! and the subscriptions to the objects that they are made of.
+//!
+//! Fed by the task. It never touches the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, ProjectedVolumeSource, ResourceRequirements, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ResourceRequirements, Secret};
 use tokio_util::sync::CancellationToken;
 
 use super::directories::Found;
-use super::kinds::{Kind, local, nested, unsupported_text};
+use super::kinds::{Kind, Plugin, VolumeInputs, host_path};
 use super::ledger::Record;
-use super::payload::Objects;
-use super::plan::{Actual, Care, Goal, Inputs, Volume};
+use super::nested;
+use super::payload::{ObjectRef, Objects};
+use super::plan::{Actual, Goal, Inputs, MountedBy, Volume};
 use super::source::{ObjectSource, Subscription};
 use crate::apiserver::objects::ObjectError;
 use crate::model::{Mono, Pod, PodUid, pod};
 
-/// How long an object may take to come before that is worth a word: nearly all do in milliseconds,
-/// some after a refusal or two, and each word is a status to be written on the pod's way to Ready.
-const QUIET: Duration = Duration::from_secs(1);
-
-/// The certificates of the API server, which the controller manager puts into each namespace.
-const ROOT_CA: &str = "kube-root-ca.crt";
-
-/// An object that a volume is made of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ObjectRef {
-    ConfigMap(String),
-    Secret(String),
-}
+/// A missing ConfigMap or Secret is reported only after this delay. Most arrive within
+/// milliseconds, and each report costs a status write while the pod is starting.
+const OBJECT_REPORT_DELAY: Duration = Duration::from_secs(1);
 
 /// A subscription to either kind of object.
 pub(super) enum AnySubscription<O: ObjectSource> {
@@ -101,23 +94,49 @@ struct Watched<O: ObjectSource> {
     seen: Seen,
 }
 
-/// What a volume is, beside what the planner needs to know.
+/// One volume: as the planner sees it, and as the kinds need it.
 #[derive(Clone, Debug)]
+pub(super) struct OneVolume {
+    pub(super) plan: Volume,
+    pub(super) meta: Meta,
+}
+
+impl AsRef<Volume> for OneVolume {
+    fn as_ref(&self) -> &Volume {
+        &self.plan
+    }
+}
+
+/// The part of a volume that the planner does not need.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Meta {
-    /// The plugin, for tearing down; `None` for what has no directory of ours.
-    pub(super) plugin: Option<String>,
-    /// Its directory's name: its own, or its persistent volume's.
+    /// The plugin's qualified name, for tearing down; `None` for a volume without a directory of
+    /// ours.
+    plugin: Option<String>,
+    /// The directory's name: the volume's, or the persistent volume's.
     pub(super) directory: String,
-    /// What a claim has led to.
-    pub(super) claimed: Option<Record>,
+    /// The persistent volume behind a claim.
+    claimed: Option<Record>,
     /// Which of the pod's volumes it is; `None` if it was found on disk and is not in the spec.
     pub(super) spec_index: Option<usize>,
-    /// The objects that it is made of.
-    objects: Vec<ObjectRef>,
-    /// Whether it shows the pod's own fields.
-    shows_pod: bool,
-    /// Whether nothing but its objects can be missing for it.
-    may_be_sure: bool,
+    /// What the volume is made of.
+    inputs: VolumeInputs,
+}
+
+impl Meta {
+    /// The plugin that tears the volume down. One without a plugin of ours has at most subPaths.
+    pub(super) fn plugin_name(&self) -> &str {
+        self.plugin.as_deref().unwrap_or(host_path::PLUGIN)
+    }
+
+    /// Returns true if the volume's files are written by this process.
+    pub(super) fn is_payload(&self) -> bool {
+        matches!(Plugin::named(self.plugin_name()), Plugin::Payload(_))
+    }
+
+    fn is_local(&self) -> bool {
+        Plugin::named(self.plugin_name()) == Plugin::Local
+    }
 }
 
 /// One pod.
@@ -126,17 +145,16 @@ pub(super) struct Entry<O: ObjectSource> {
     /// The newest object; `None` while the pod is only known from disk.
     pub(super) pod: Option<Arc<Pod>>,
     pub(super) goal: Goal,
-    pub(super) volumes: Vec<Volume>,
-    pub(super) metas: Vec<Meta>,
+    pub(super) volumes: Vec<OneVolume>,
     objects: BTreeMap<ObjectRef, Box<Watched<O>>>,
     /// Ends the waiting for changes of the objects.
     pub(super) unwatch: CancellationToken,
-    /// When to look again.
+    /// When the pod's plan must be made again.
     pub(super) wake_at: Option<Mono>,
-    /// When to say again that volumes are missing.
+    /// When the next summary event about missing volumes is due.
     pub(super) summary_at: Option<Mono>,
-    /// The last text told about each volume (and about the pod, under the empty name).
-    pub(super) told: BTreeMap<String, String>,
+    /// The last event about each volume (and about the pod, under the empty name).
+    pub(super) reported: BTreeMap<String, String>,
     /// Since when an object cannot be read.
     pub(super) refused_since: BTreeMap<String, Mono>,
     /// Since when there is an object that the API server has not shown.
@@ -148,33 +166,28 @@ pub(super) struct Entry<O: ObjectSource> {
 impl<O: ObjectSource> Entry<O> {
     /// A pod that only the disk knows of.
     pub(super) fn from_disk(uid: PodUid, found: Vec<Found>) -> Self {
-        let (mut volumes, mut metas) = (Vec::new(), Vec::new());
-        for Found { plugin, name, usable, claimed } in found {
-            let actual = if usable { Actual::Present } else { Actual::Partial };
-            volumes.push(volume(name.clone(), actual));
-            let plugin = Some(plugin);
-            let (spec_index, objects, shows_pod) = (None, Vec::new(), false);
-            metas.push(Meta {
-                plugin,
-                directory: name,
-                claimed,
-                spec_index,
-                objects,
-                shows_pod,
-                may_be_sure: false,
-            });
-        }
+        let volumes = found.into_iter().map(|found| {
+            let actual = if found.usable { Actual::Present } else { Actual::Partial };
+            let plan = volume(found.name.clone(), actual);
+            let meta = Meta {
+                plugin: Some(found.plugin),
+                directory: found.name,
+                claimed: found.claimed,
+                ..Meta::default()
+            };
+            OneVolume { plan, meta }
+        });
+        let volumes = volumes.collect();
         Self {
             uid,
             pod: None,
             goal: Goal::Unclaimed,
             volumes,
-            metas,
             objects: BTreeMap::new(),
             unwatch: CancellationToken::new(),
             wake_at: None,
             summary_at: None,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             refused_since: BTreeMap::new(),
             unanswered_since: None,
             has_old_files: false,
@@ -204,148 +217,117 @@ impl<O: ObjectSource> Entry<O> {
         self.summary_at = None;
         for volume in &mut self.volumes {
             // What kept it from being set up does not keep it from being torn down.
-            volume.problem = None;
+            volume.plan.problem = None;
         }
     }
 
+    /// Matches the pod's volumes with those that were found on disk. The rest of these stays, to be
+    /// torn down.
     fn take_spec(&mut self, pod: &Pod) {
         let used = nested::used(pod);
-        let mut left: Vec<(Volume, Meta)> =
-            self.volumes.drain(..).zip(self.metas.drain(..)).collect();
+        let mut left = std::mem::take(&mut self.volumes);
         let specs = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         for (index, spec) in specs.iter().enumerate() {
             let kind = Kind::of(spec);
             let plugin = kind.plugin().map(str::to_owned);
-            let is_it = |volume: &Volume, meta: &Meta| match (kind, &meta.claimed) {
-                (Kind::Claim(_), claimed) => {
-                    claimed.as_ref().is_some_and(|record| record.volume == spec.name)
-                }
-                (_, claimed) => {
-                    claimed.is_none() && volume.name == spec.name && meta.plugin == plugin
+            let is_it = |known: &OneVolume| match &known.meta.claimed {
+                Some(record) => kind.is_claim() && record.volume == spec.name,
+                None => {
+                    !kind.is_claim() && known.plan.name == spec.name && known.meta.plugin == plugin
                 }
             };
-            let known = left.iter().position(|(volume, meta)| is_it(volume, meta));
-            let (mut volume, before) = match known.map(|position| left.swap_remove(position)) {
-                Some((volume, meta)) => (volume, Some(meta)),
-                None => (volume(spec.name.clone(), Actual::Absent), None),
-            };
-            volume.name.clone_from(&spec.name);
-            // What was found is shown at once and brought up to date as soon as its inputs are
-            // known. What a claim led to never changes.
-            volume.dirty = before.is_some() && !matches!(kind, Kind::Claim(_));
-            volume.wanted = used.contains(spec.name.as_str());
-            volume.care = match kind {
-                Kind::Image => Care::Runtime,
-                Kind::Unsupported(name) => Care::Nobody(unsupported_text(spec, name)),
-                Kind::EmptyDir(_)
-                | Kind::HostPath(_)
-                | Kind::ConfigMap(_)
-                | Kind::Secret(_)
-                | Kind::DownwardApi(_)
-                | Kind::Projected(_)
-                | Kind::Claim(_) => Care::Ours,
-            };
-            self.volumes.push(volume);
-            let (objects, shows_pod) = sources(kind);
-            let (found_plugin, directory, claimed) = match before {
-                Some(meta) => (meta.plugin, meta.directory, meta.claimed),
-                None => (None, spec.name.clone(), None),
-            };
-            let plugin = plugin.or(found_plugin);
-            let may_be_sure = match kind {
-                Kind::EmptyDir(_) | Kind::DownwardApi(_) => true,
-                // Keys that are asked for by name may be missing.
-                Kind::ConfigMap(source) => source.items.is_none(),
-                Kind::Secret(source) => source.items.is_none(),
-                Kind::Projected(source) => projects_no_foreign_keys(source),
-                Kind::HostPath(_) | Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => false,
-            };
-            let spec_index = Some(index);
-            self.metas.push(Meta {
-                plugin,
-                directory,
-                claimed,
-                spec_index,
-                objects,
-                shows_pod,
-                may_be_sure,
+            let known = left.iter().position(is_it).map(|position| left.swap_remove(position));
+
+            let was_found = known.is_some();
+            let mut volume = known.unwrap_or_else(|| OneVolume {
+                plan: volume(spec.name.clone(), Actual::Absent),
+                meta: Meta { directory: spec.name.clone(), ..Meta::default() },
             });
-        }
-        for (volume, meta) in left {
+            volume.plan.name.clone_from(&spec.name);
+            // Containers see what was found at once; it is brought up to date as soon as its inputs
+            // are known. The persistent volume behind a claim never changes.
+            volume.plan.dirty = was_found && !kind.is_claim();
+            volume.plan.wanted = used.contains(spec.name.as_str());
+            volume.plan.mounted_by = kind.mounted_by(spec);
+            volume.meta.plugin = plugin.or(volume.meta.plugin);
+            volume.meta.spec_index = Some(index);
+            volume.meta.inputs = kind.inputs();
             self.volumes.push(volume);
-            self.metas.push(meta);
         }
+        self.volumes.append(&mut left);
         self.volumes.shrink_to_fit();
-        self.metas.shrink_to_fit();
-        self.hold();
+        self.hold_maybe_claimed();
     }
 
-    /// Holds back what was found of persistent volumes, for as long as a claim has not been read
-    /// that may lead to it: without a record (upstream's kubelet made it) nothing else tells.
-    fn hold(&mut self) {
+    /// Leaves persistent volumes that were found on disk alone for as long as a claim has not been
+    /// read that may lead to them: without a record (upstream's kubelet made them) nothing else
+    /// tells whose they are.
+    fn hold_maybe_claimed(&mut self) {
         let specs = self
             .pod
             .as_ref()
             .and_then(|pod| pod.spec.as_ref())
             .and_then(|spec| spec.volumes.as_deref());
         let specs = specs.unwrap_or_default();
-        let is_open = self.volumes.iter().zip(&self.metas).any(|(volume, meta)| {
+        let is_open = self.volumes.iter().any(|OneVolume { plan, meta }| {
             let spec = meta.spec_index.and_then(|index| specs.get(index));
-            volume.wanted
+            plan.wanted
                 && meta.claimed.is_none()
-                && spec.is_some_and(|spec| matches!(Kind::of(spec), Kind::Claim(_)))
+                && spec.is_some_and(|spec| Kind::of(spec).is_claim())
         });
-        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
-            let is_persistent = meta.plugin.as_deref() == Some(local::PLUGIN);
-            volume.held = is_open && meta.spec_index.is_none() && is_persistent;
+        for OneVolume { plan, meta } in &mut self.volumes {
+            plan.maybe_claimed = is_open && meta.spec_index.is_none() && meta.is_local();
         }
     }
 
-    /// A claim was found to be something. What was held back because it may be that is it.
+    /// Takes in which persistent volume a claim leads to. If it was found on disk, that entry is
+    /// this volume.
     pub(super) fn claimed(&mut self, index: usize, record: Record) {
-        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
+        for OneVolume { plan, meta } in &mut self.volumes {
             let is_same =
                 meta.plugin.as_ref() == Some(&record.plugin) && meta.directory == record.directory;
             if meta.spec_index.is_none() && is_same {
-                volume.actual = Actual::Absent;
-                volume.held = false;
+                plan.actual = Actual::Absent;
+                plan.maybe_claimed = false;
             }
         }
-        let meta = &mut self.metas[index];
+        let meta = &mut self.volumes[index].meta;
         meta.plugin = Some(record.plugin.clone());
         meta.directory.clone_from(&record.directory);
         meta.claimed = Some(record);
-        self.hold();
+        self.hold_maybe_claimed();
     }
 
-    /// What the pod's claims have led to, as far as it is in place, by the volume's name in the
-    /// pod.
+    /// The persistent volumes behind the pod's claims, as far as they are in place, by the volume's
+    /// name in the pod.
     pub(super) fn in_place(&self) -> BTreeMap<String, Record> {
-        let both = self.volumes.iter().zip(&self.metas);
-        both.filter(|(volume, _)| volume.actual == Actual::Present)
-            .filter_map(|(volume, meta)| Some((volume.name.clone(), meta.claimed.clone()?)))
+        self.volumes
+            .iter()
+            .filter(|volume| volume.plan.actual == Actual::Present)
+            .filter_map(|volume| Some((volume.plan.name.clone(), volume.meta.claimed.clone()?)))
             .collect()
     }
 
-    /// The persistent volumes that the pod has, or may have.
+    /// The names of the persistent volumes that the pod has, or may have.
     pub(super) fn persistent(&self) -> impl Iterator<Item = &str> {
-        let both = self.volumes.iter().zip(&self.metas);
-        both.filter(|(volume, _)| volume.actual != Actual::Absent)
-            .filter_map(|(_, meta)| meta.claimed.as_ref().map(|record| record.directory.as_str()))
+        self.volumes
+            .iter()
+            .filter(|volume| volume.plan.actual != Actual::Absent)
+            .filter_map(|volume| Some(volume.meta.claimed.as_ref()?.directory.as_str()))
     }
 
-    /// A newer object: a pod's volumes never change, but what they show of the pod and who uses
-    /// them may.
+    /// Takes in a newer object of the pod. Its volumes never change, but the fields that they show
+    /// and the containers that use them may.
     fn follow_change(&mut self, before: &Pod, pod: &Pod) {
         let used = nested::used(pod);
         let shown = shown_fields(before) != shown_fields(pod);
-        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
+        for OneVolume { plan, meta } in &mut self.volumes {
             if meta.spec_index.is_some() {
-                volume.wanted = used.contains(volume.name.as_str());
+                plan.wanted = used.contains(plan.name.as_str());
             }
-            if meta.shows_pod && shown {
-                volume.dirty = true;
-                volume.problem = None;
+            if meta.inputs.shows_pod && shown {
+                plan.dirty = true;
+                plan.problem = None;
             }
         }
     }
@@ -356,9 +338,8 @@ impl<O: ObjectSource> Entry<O> {
         let wanted: BTreeSet<ObjectRef> = self
             .volumes
             .iter()
-            .zip(&self.metas)
-            .filter(|(volume, _)| volume.wanted)
-            .flat_map(|(_, meta)| meta.objects.iter().cloned())
+            .filter(|volume| volume.plan.wanted)
+            .flat_map(|volume| volume.meta.inputs.objects.iter().cloned())
             .collect();
         let mut added = Vec::new();
         if self.unwatch.is_cancelled() {
@@ -384,10 +365,10 @@ impl<O: ObjectSource> Entry<O> {
             return false;
         }
         watched.seen = seen;
-        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
-            if meta.objects.contains(object) {
-                volume.dirty = true;
-                volume.problem = None;
+        for OneVolume { plan, meta } in &mut self.volumes {
+            if meta.inputs.objects.contains(object) {
+                plan.dirty = true;
+                plan.problem = None;
             }
         }
         true
@@ -395,58 +376,48 @@ impl<O: ObjectSource> Entry<O> {
 
     /// Fills in which volumes' inputs are known.
     pub(super) fn refresh_inputs(&mut self, now: Mono) {
-        let is_late = self.unanswered_since.is_some_and(|since| now.since(since) >= QUIET);
+        let is_late =
+            self.unanswered_since.is_some_and(|since| now.since(since) >= OBJECT_REPORT_DELAY);
         let mut is_unanswered = false;
-        for (volume, meta) in self.volumes.iter_mut().zip(&self.metas) {
-            let waiting = meta.objects.iter().find_map(|object| {
-                let kind = match object {
-                    ObjectRef::ConfigMap(_) => "configmap",
-                    ObjectRef::Secret(_) => "secret",
-                };
-                let (ObjectRef::ConfigMap(name) | ObjectRef::Secret(name)) = object;
-                match self.objects.get(object).map(|watched| &watched.seen) {
-                    None | Some(Seen::Nothing) => {
-                        let text = if is_late {
-                            format!("waiting for {kind} {name:?}")
-                        } else {
-                            String::new()
-                        };
-                        Some((text, false))
-                    }
-                    Some(Seen::Failed(text)) => {
-                        Some((if is_late { text.clone() } else { String::new() }, true))
-                    }
-                    Some(Seen::Object { .. } | Seen::Missing) => None,
-                }
+        for OneVolume { plan, meta } in &mut self.volumes {
+            let objects = &meta.inputs.objects;
+            let waiting = objects.iter().find_map(|object| {
+                let seen = self.objects.get(object).map(|watched| &watched.seen);
+                waiting_for(object, seen)
             });
             match &waiting {
-                Some((_, true)) => {
-                    self.refused_since.entry(volume.name.clone()).or_insert(now);
+                Some(Waiting { is_refused: true, .. }) => {
+                    self.refused_since.entry(plan.name.clone()).or_insert(now);
                 }
-                Some((_, false)) | None => drop(self.refused_since.remove(&volume.name)),
+                Some(Waiting { is_refused: false, .. }) | None => {
+                    self.refused_since.remove(&plan.name);
+                }
             }
+
             let is_there = |object| {
-                matches!(
-                    self.objects.get(object).map(|watched| &watched.seen),
-                    Some(Seen::Object { .. })
-                )
+                let seen = self.objects.get(object).map(|watched| &watched.seen);
+                matches!(seen, Some(Seen::Object { .. }))
             };
-            volume.sure = meta.may_be_sure && meta.objects.iter().all(is_there);
+            plan.inputs_complete = meta.inputs.objects_suffice && objects.iter().all(is_there);
             is_unanswered |= waiting.is_some();
-            volume.inputs = waiting.map_or(Inputs::Known, |(text, _)| Inputs::Waiting(text));
+            plan.inputs = match waiting {
+                None => Inputs::Known,
+                Some(waiting) if is_late => Inputs::Waiting(waiting.text),
+                Some(_) => Inputs::Waiting(String::new()),
+            };
         }
         self.unanswered_since = is_unanswered.then(|| self.unanswered_since.unwrap_or(now));
     }
 
-    /// When a word is due about an object that does not come.
+    /// When an object that does not come must be reported.
     pub(super) fn late_at(&self, now: Mono) -> Option<Mono> {
-        self.unanswered_since.map(|since| since.after(QUIET)).filter(|at| *at > now)
+        self.unanswered_since.map(|since| since.after(OBJECT_REPORT_DELAY)).filter(|at| *at > now)
     }
 
     /// The objects of one volume, as far as they are known.
     pub(super) fn objects_of(&self, index: usize) -> Objects {
         let mut known = Objects::default();
-        for object in &self.metas[index].objects {
+        for object in &self.volumes[index].meta.inputs.objects {
             match (object, self.objects.get(object).map(|watched| &watched.subscription)) {
                 (ObjectRef::ConfigMap(name), Some(AnySubscription::ConfigMap(subscription))) => {
                     let latest: Option<Result<Arc<ConfigMap>, _>> = subscription.latest();
@@ -464,7 +435,7 @@ impl<O: ObjectSource> Entry<O> {
 
     /// Whether work on a volume is under way.
     pub(super) fn is_busy(&self) -> bool {
-        self.volumes.iter().any(|volume| volume.doing.is_some())
+        self.volumes.iter().any(|volume| volume.plan.doing.is_some())
     }
 }
 
@@ -472,10 +443,10 @@ fn volume(name: String, actual: Actual) -> Volume {
     Volume {
         name,
         wanted: false,
-        held: false,
-        care: Care::Ours,
+        maybe_claimed: false,
+        mounted_by: MountedBy::Kubelet,
         inputs: Inputs::Known,
-        sure: false,
+        inputs_complete: false,
         actual,
         doing: None,
         dirty: false,
@@ -484,40 +455,21 @@ fn volume(name: String, actual: Actual) -> Volume {
     }
 }
 
-/// Whether a projected volume asks for no key by name that its objects may lack. Those of the
-/// token's volume that every pod has (`kube-root-ca.crt`) are there.
-fn projects_no_foreign_keys(source: &ProjectedVolumeSource) -> bool {
-    source.sources.iter().flatten().all(|part| {
-        part.secret.as_ref().is_none_or(|secret| secret.items.is_none())
-            && part.config_map.as_ref().is_none_or(|map| map.items.is_none() || map.name == ROOT_CA)
-    })
+/// An object that a volume waits for.
+struct Waiting {
+    text: String,
+    /// True if the API server refuses to show the object.
+    is_refused: bool,
 }
 
-/// The objects that a volume is made of, and whether it shows fields of the pod.
-fn sources(kind: Kind<'_>) -> (Vec<ObjectRef>, bool) {
-    match kind {
-        Kind::ConfigMap(source) => (vec![ObjectRef::ConfigMap(source.name.clone())], false),
-        Kind::Secret(source) => {
-            (vec![ObjectRef::Secret(source.secret_name.clone().unwrap_or_default())], false)
+fn waiting_for(object: &ObjectRef, seen: Option<&Seen>) -> Option<Waiting> {
+    match seen {
+        None | Some(Seen::Nothing) => {
+            let text = format!("waiting for {} {:?}", object.kind(), object.name());
+            Some(Waiting { text, is_refused: false })
         }
-        Kind::DownwardApi(_) => (Vec::new(), true),
-        Kind::Projected(source) => {
-            let mut objects = Vec::new();
-            for part in source.sources.iter().flatten() {
-                objects.extend(
-                    part.config_map.as_ref().map(|part| ObjectRef::ConfigMap(part.name.clone())),
-                );
-                objects
-                    .extend(part.secret.as_ref().map(|part| ObjectRef::Secret(part.name.clone())));
-            }
-            let shows_pod = source.sources.iter().flatten().any(|part| part.downward_api.is_some());
-            (objects, shows_pod)
-        }
-        Kind::EmptyDir(_)
-        | Kind::HostPath(_)
-        | Kind::Claim(_)
-        | Kind::Image
-        | Kind::Unsupported(_) => (Vec::new(), false),
+        Some(Seen::Failed(text)) => Some(Waiting { text: text.clone(), is_refused: true }),
+        Some(Seen::Object { .. } | Seen::Missing) => None,
     }
 }
 

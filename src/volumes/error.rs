@@ -1,5 +1,5 @@
-//! Why a volume is not in place, or not gone. The texts end in upstream's events, so they are
-//! upstream's where it has one.
+//! Errors of setting volumes up and of tearing them down. The texts end in upstream's events, so
+//! they are upstream's where it has one.
 
 use std::error::Error;
 use std::io;
@@ -8,25 +8,25 @@ use std::path::{Path, PathBuf};
 use crate::apiserver::objects::ObjectError;
 use crate::apiserver::tokens::TokenError;
 
-/// What is said of a mount that this node did not make.
+/// The text about a mount that this node did not make.
 pub const FOREIGN_MOUNT: &str = "something else is mounted there";
 
 /// Why a volume could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
-    /// A ConfigMap or Secret cannot be had.
+    /// A ConfigMap or Secret cannot be read.
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// A token cannot be had.
+    /// A token request failed.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// What the volume asks for makes no sense, or the object lacks a key.
+    /// The volume's spec is invalid, or the object lacks a key.
     #[error("{0}")]
     Payload(String),
-    /// A hostPath is not of the wanted type.
+    /// A path of the node is not of the type that the spec demands.
     #[error("{0}")]
     HostPath(String),
-    /// It cannot be found out what the volume is: no step of its own has begun.
+    /// The claim does not lead to a persistent volume: no step with one has begun.
     #[error("{0}")]
     Unprocessed(String),
     /// A step with a persistent volume failed.
@@ -149,13 +149,46 @@ impl TearDownError {
     }
 
     /// The kind of reason, for a metric.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> StuckReason {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => "busy",
-            Self::Io { .. } => "io",
-            Self::Foreign { what, .. } if what == FOREIGN_MOUNT => "mounted",
-            Self::Foreign { .. } => "foreign",
-            Self::Again(_) | Self::Panicked(_) => "other",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                StuckReason::Busy
+            }
+            Self::Io { .. } => StuckReason::Io,
+            Self::Foreign { what, .. } if what == FOREIGN_MOUNT => StuckReason::Mounted,
+            Self::Foreign { .. } => StuckReason::Foreign,
+            Self::Again(_) | Self::Panicked(_) => StuckReason::Other,
+        }
+    }
+}
+
+/// Why a volume or a pod's directory cannot be removed, as the metric's label has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StuckReason {
+    /// Something holds the mount, e.g. a process of a container.
+    Busy,
+    /// Something is mounted there that this node did not mount.
+    Mounted,
+    /// There are files that this node did not put there.
+    Foreign,
+    /// The kernel refuses for another reason.
+    Io,
+    /// Anything else.
+    Other,
+}
+
+impl StuckReason {
+    /// All reasons.
+    pub const ALL: [Self; 5] = [Self::Busy, Self::Mounted, Self::Foreign, Self::Io, Self::Other];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Mounted => "mounted",
+            Self::Foreign => "foreign",
+            Self::Io => "io",
+            Self::Other => "other",
         }
     }
 }

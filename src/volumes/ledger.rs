@@ -1,19 +1,20 @@
-//! The ledger: what this node made of each volume of a pod, written down before it is made.
+//! The ledger: a record of each volume of a pod, written before the volume is made on disk.
 //!
-//! One small file per volume, `pods/UID/volume-ledger/VOLUME`, so that nothing is shared between
-//! jobs. Read after a restart (which persistent volume is behind a claim) and before anything is
-//! removed (whether what is there is what was made). A pod directory without one, of an older
-//! release or of upstream's kubelet, is judged by its layout. The pod's directory takes its ledger
-//! with it.
+//! One small JSON file per volume, `pods/UID/volume-ledger/VOLUME`, so that jobs share nothing. It
+//! is read
+//! - after a restart, to find the persistent volume behind a claim;
+//! - before anything is removed, to make sure that the mount at the place is the recorded one.
+//!
+//! A pod directory without a ledger, of an older release or of upstream's kubelet, is judged by its
+//! layout. The ledger is removed with the pod's directory.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::FOREIGN_MOUNT;
-use super::kinds::empty_dir::Medium;
+use super::medium::Medium;
 use super::mounter::Mounter;
 use super::paths::{Paths, is_component};
 use crate::linux::fs::{ensure_dir, write_atomic};
@@ -24,7 +25,7 @@ use crate::model::PodUid;
 /// The version of the format; another one is not read.
 const VERSION: u32 = 1;
 
-/// What was made of one volume.
+/// The record of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,
@@ -34,14 +35,14 @@ pub struct Record {
     pub plugin: String,
     /// Its directory's name: the volume's, or the persistent volume's.
     pub directory: String,
-    /// What lies there.
+    /// The object at that place.
     pub made: Made,
-    /// What a claim led to.
+    /// The persistent volume, if the volume is behind a claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<Claimed>,
 }
 
-/// What lies at a volume's place.
+/// The object at a volume's place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Made {
@@ -51,7 +52,7 @@ pub enum Made {
     Memory,
     /// A mount of huge pages.
     HugePages,
-    /// What is bound there, by device and inode; zeros until it is known.
+    /// A bind mount of this device and inode; zeros until they are known.
     Bind {
         /// The device's number.
         device: u64,
@@ -60,7 +61,7 @@ pub enum Made {
     },
     /// A link to a device.
     Device,
-    /// Nothing: the container is given the node's own path.
+    /// Nothing: the container mounts the node's own path.
     Nothing,
 }
 
@@ -70,12 +71,12 @@ pub enum Made {
 pub struct Claimed {
     /// The node's path.
     pub path: PathBuf,
-    /// Whether the pod may only read it.
+    /// True if the pod may only read it.
     pub read_only: bool,
-    /// The group that comes with it.
+    /// The supplemental group that the volume grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<i64>,
-    /// Whether every step was done, the change of group included.
+    /// True if every step was done, the change of group included.
     pub done: bool,
 }
 
@@ -108,7 +109,7 @@ impl Record {
         }
     }
 
-    /// Whether it is there as it was made, whole.
+    /// Returns true if the volume is there as it was made, whole. Blocks.
     pub fn is_there<M: Mounter>(&self, mounter: &M, paths: &Paths, uid: &PodUid) -> bool {
         let path = self.path(paths, uid);
         if self.claimed.as_ref().is_some_and(|claimed| !claimed.done) {
@@ -127,7 +128,7 @@ impl Record {
         }
     }
 
-    /// What is wrong about the mount at the volume's place: it is not the one that was made there.
+    /// Describes a mount at the volume's place that this node did not make; `None` for its own.
     pub fn foreign_mount<M: Mounter>(&self, mounter: &M, path: &Path) -> Option<String> {
         let is_kind = |kind: FsKind| mounter.fs_kind(path).is_ok_and(|found| found == kind);
         let is_own = match &self.made {
@@ -144,7 +145,7 @@ impl Record {
 }
 
 impl Made {
-    /// What an emptyDir of that medium is.
+    /// The object that an emptyDir of that medium is.
     pub fn of_medium(medium: &Medium) -> Self {
         match medium {
             Medium::Disk => Self::Directory,
@@ -154,13 +155,7 @@ impl Made {
     }
 }
 
-/// A file's device and inode.
-pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// Writes a record, if it is not there as it is. Blocks.
+/// Writes a record, unless the same one is there. Blocks.
 pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     if read(paths, uid, &record.volume).as_ref() == Some(record) {
         return Ok(());
@@ -171,7 +166,7 @@ pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     write_atomic(&dir.join(&record.volume), text, 0o600)
 }
 
-/// The record of a volume of the pod. One that makes no sense is as if it were not there. Blocks.
+/// Reads the record of a volume of the pod; `None` if there is none, or none that is sound. Blocks.
 pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
     if !is_component(volume) {
         return None;
@@ -185,8 +180,8 @@ pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
     is_sound.then_some(record)
 }
 
-/// All records of a pod. What a killed write has left beside them (no volume's name begins with a
-/// dot) goes with the pod's directory. Blocks.
+/// Reads all records of a pod. Files that a killed write has left beside them are skipped (no
+/// volume's name begins with a dot) and removed with the pod's directory. Blocks.
 pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
     let names = walk::list(&paths.ledger(uid)).unwrap_or_default();
     let names =
@@ -194,7 +189,7 @@ pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
     names.filter_map(|name| read(paths, uid, name)).collect()
 }
 
-/// The record whose volume lies in that directory. Blocks.
+/// Finds the record whose volume lies in that directory. Blocks.
 pub fn of_directory(paths: &Paths, uid: &PodUid, plugin: &str, directory: &str) -> Option<Record> {
     let is_it = |record: &Record| record.plugin == plugin && record.directory == directory;
     // Nearly always they have the same name.
@@ -203,7 +198,7 @@ pub fn of_directory(paths: &Paths, uid: &PodUid, plugin: &str, directory: &str) 
         .or_else(|| read_all(paths, uid).into_iter().find(is_it))
 }
 
-/// Takes a record out; missing is done. Blocks.
+/// Removes a record. A missing one is done. Blocks.
 pub fn forget(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     match std::fs::remove_file(paths.ledger(uid).join(&record.volume)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -218,8 +213,8 @@ mod tests {
     use super::{Claimed, Made, Record, forget, of_directory, read, read_all, write};
     use crate::linux::fs::write_atomic;
     use crate::model::PodUid;
-    use crate::volumes::mounter::Mounter as _;
     use crate::volumes::mounter::fake::FakeMounter;
+    use crate::volumes::mounter::{Mounter as _, identity};
     use crate::volumes::paths::Paths;
 
     fn node() -> (tempfile::TempDir, Paths, PodUid) {
@@ -284,7 +279,7 @@ mod tests {
         );
         let source = std::fs::File::open(dir.path()).expect("opened");
         mounter.bind(std::os::fd::AsFd::as_fd(&source), &path).expect("bound");
-        let (device, inode) = super::identity(dir.path()).expect("it exists");
+        let (device, inode) = identity(dir.path()).expect("it exists");
         let bound = Record { made: Made::Bind { device, inode }, ..disk.clone() };
         assert_eq!(bound.foreign_mount(&mounter, &path), None);
         let other = Record { made: Made::Bind { device, inode: inode + 1 }, ..disk };

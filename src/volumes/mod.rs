@@ -5,30 +5,34 @@
 //!   ConfigMaps, Secrets ─► subscriptions ─────┼─► task: entry, plan ──┤
 //!   tokens' renewal, retries ─► one timer ────┘        │ ▲            └─► events (FailedMount)
 //!                                                      ▼ │
-//!                                              jobs: kinds, atomic_writer, mounter (blocking threads)
+//!                                              jobs: kinds (files on blocking threads)
 //! ```
 //!
-//! One task owns the state. Nothing polls: a change of an object reaches the files of the volumes
-//! that use it, and of no others. The layout on disk is upstream's; after a restart what is there
-//! is read back from it, and nothing is removed before its pod is known to be gone. What a volume
-//! waits for is in its pod's [`VolumesState`].
+//! - One task owns the state. Nothing polls: a change of an object reaches the files of the volumes
+//!   that use it, and of no others.
+//! - The layout on disk is upstream's. After a restart it is read back, and nothing is removed
+//!   before its pod is known to be gone.
+//! - Each pod's [`VolumesState`] says which volumes are missing, and what each waits for.
+//! - Before anything is made on disk, the pod's [`ledger`] records it. Nothing is removed that
+//!   neither the ledger nor the layout explains.
+//! - A kind of volume is a folder in [`kinds`] with four verbs. A new one is a folder and its lines
+//!   in `kinds/mod.rs`.
 //!
-//! A claim is read once on the way to its persistent volume, which is one of this node's: a local
-//! directory or device, or a hostPath. Before anything is made of a volume the pod's ledger says
-//! what; nothing is removed that neither the ledger nor the layout knows.
+//! A claim leads to a persistent volume of this node: a local directory or device, or a hostPath.
 //!
 //! Not supported: csi (inline or behind a claim), nfs, iscsi, fc, flexVolume, gitRepo and the kinds
 //! whose drivers left Kubernetes; file systems on local devices; clusterTrustBundle and
-//! podCertificate sources. Each is told in an event that names it.
+//! podCertificate sources. An event names each such volume.
 
 pub mod atomic_writer;
 pub mod directories;
 mod entry;
 pub mod error;
-mod jobs;
 pub mod kinds;
 pub mod ledger;
+pub mod medium;
 pub mod mounter;
+pub mod nested;
 pub mod paths;
 pub mod payload;
 pub mod plan;
@@ -40,14 +44,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use error::{SetUpError, TearDownError};
-pub use kinds::Allocatable;
+pub use error::{SetUpError, StuckReason, TearDownError};
+pub use kinds::{Allocatable, Placed};
 pub use paths::Paths;
 pub use source::{ClaimSource, ObjectSource, TokenSource};
 pub use subpath::{SubPath, SubPathError};
@@ -59,11 +63,10 @@ use kinds::Kind;
 use mounter::{KernelMounter, Mounter};
 use task::{Command, Task};
 
-/// How many commands may wait: each is a removal that somebody waits for, a sweep, or a pod whose
-/// containers have started.
+/// Length of the command queue: removals, sweeps, and pods whose containers have started.
 const COMMANDS: usize = 256;
 
-/// What the volumes have to know of the node.
+/// The node's part of the configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's directories.
@@ -72,7 +75,7 @@ pub struct Config {
     pub allocatable: Allocatable,
 }
 
-/// Where content comes from; `None` for the API server's caches on a node without one.
+/// The sources of volumes' content. A node without an API server has `None` for its caches.
 #[derive(Clone, Debug)]
 pub struct Sources<O, T> {
     /// ConfigMaps and Secrets.
@@ -83,59 +86,44 @@ pub struct Sources<O, T> {
     pub claims: Arc<dyn ClaimSource>,
 }
 
-/// What is wished for one pod.
+/// The wanted state of one pod's volumes.
 #[derive(Clone, Debug)]
 enum Wish {
-    /// Its volumes shall be there.
+    /// Set up, as this object of the pod says.
     Present(Arc<Pod>),
-    /// They shall be gone.
+    /// Torn down.
     Gone,
 }
 
-/// What could not be removed of a pod that is gone.
+/// A volume or directory of a pod that is gone, which cannot be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// The pod.
     pub uid: PodUid,
-    /// Why; names the path.
+    /// The error's text; it names the path.
     pub problem: String,
-    /// The kind of reason: `busy`, `mounted`, `foreign`, `io`, `other`.
-    pub reason: &'static str,
+    /// The kind of reason.
+    pub reason: StuckReason,
 }
 
-/// What became of what was left of pods that are gone.
+/// The result of removing what pods that are gone have left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// What could not be removed.
+    /// Leftovers that cannot be removed.
     pub stuck: Vec<Stuck>,
-    /// How many directories of pods that nobody knew were removed since the last sweep.
+    /// Number of directories of unknown pods that were removed since the last sweep.
     pub cleaned: u64,
-}
-
-/// Where a volume of a pod lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// The path on the host.
-    pub path: PathBuf,
-    /// The name that its subPaths lie under: its own, or its persistent volume's.
-    pub name: String,
-    /// Whether nobody but the node may write to it.
-    pub read_only: bool,
-    /// Whether the runtime may relabel it for SELinux.
-    pub relabel: bool,
-    /// Whether it is a device.
-    pub is_device: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// The wishes: levels, the latest counts.
+    /// The wanted state of each pod; the latest counts.
     wishes: watch::Sender<BTreeMap<PodUid, Wish>>,
     /// The published states. The lock is held for a look-up only.
     states: Mutex<HashMap<PodUid, watch::Sender<VolumesState>>>,
-    /// How many containers of each pod are being started.
+    /// Number of containers of each pod that are being started.
     starting: Mutex<HashMap<PodUid, usize>>,
-    /// What the claims of each pod have led to, by the volume's name in the pod.
+    /// The persistent volumes behind each pod's claims, by the volume's name in the pod.
     claimed: Mutex<BTreeMap<PodUid, BTreeMap<String, ledger::Record>>>,
     swept: watch::Sender<Swept>,
 }
@@ -150,7 +138,7 @@ impl Shared {
     }
 }
 
-/// Speaks to the task. Cheap to clone.
+/// A handle on the volumes' task. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -218,8 +206,8 @@ impl Handle {
         self.shared.state(uid).subscribe()
     }
 
-    /// Has a pod's volumes set up and kept so. Asked again with a newer object, what volumes show
-    /// of the pod follows.
+    /// Requests that a pod's volumes are set up and kept up to date. A newer object of the pod is
+    /// followed by the files that show its fields.
     pub fn ensure(&self, pod: Arc<Pod>) -> watch::Receiver<VolumesState> {
         let uid = pod::uid(&pod);
         let state = self.subscribe(&uid);
@@ -227,7 +215,7 @@ impl Handle {
         state
     }
 
-    /// A newer object of a pod; without effect if its volumes were not asked for.
+    /// Hands in a newer object of a pod. Without effect if the volumes were not requested.
     pub fn update(&self, pod: Arc<Pod>) {
         let uid = pod::uid(&pod);
         self.shared.wishes.send_if_modified(|wishes| match wishes.get_mut(&uid) {
@@ -239,16 +227,15 @@ impl Handle {
         });
     }
 
-    /// Has a pod's volumes torn down; no container of it may run any more. The state becomes
-    /// `Absent` when they are gone. Tried again by itself.
+    /// Requests that a pod's volumes are torn down. No container of the pod may run any more. The
+    /// state becomes `Absent` when the volumes are gone; failures are tried again.
     pub fn release(&self, uid: &PodUid) -> watch::Receiver<VolumesState> {
         let state = self.subscribe(uid);
         self.shared.wishes.send_modify(|wishes| drop(wishes.insert(uid.clone(), Wish::Gone)));
         state
     }
 
-    /// The pod is gone for good: nothing about it is kept. What is left on disk is for
-    /// [`Handle::sweep`].
+    /// Forgets a pod that is gone. Leftovers on disk are removed by [`Handle::sweep`].
     pub fn forget(&self, uid: &PodUid) {
         self.shared.states.lock().remove(uid);
         self.shared.claimed.lock().remove(uid);
@@ -296,25 +283,9 @@ impl Handle {
     /// Where a volume of a pod lies on the host; `None` for what the runtime mounts itself and what
     /// is not there.
     pub fn place(&self, uid: &PodUid, volume: &Volume) -> Option<Placed> {
-        let kind = Kind::of(volume);
-        if let Kind::Claim(_) = kind {
-            let claimed = self.shared.claimed.lock();
-            let record = claimed.get(uid)?.get(&volume.name)?;
-            return Some(Placed {
-                path: record.path(&self.paths, uid),
-                name: record.directory.clone(),
-                read_only: record.claimed.as_ref().is_some_and(|claimed| claimed.read_only),
-                relabel: record.made != ledger::Made::Nothing,
-                is_device: record.made == ledger::Made::Device,
-            });
-        }
-        Some(Placed {
-            path: self.paths.volume(uid, volume)?,
-            name: volume.name.clone(),
-            read_only: kind.is_payload(),
-            relabel: !matches!(kind, Kind::HostPath(_)),
-            is_device: false,
-        })
+        let claimed = self.shared.claimed.lock();
+        let record = claimed.get(uid).and_then(|of_pod| of_pod.get(&volume.name));
+        Kind::of(volume).placed(&self.paths, uid, &volume.name, record)
     }
 
     /// The groups that come with a pod's persistent volumes, in ascending order.
@@ -345,6 +316,58 @@ impl Handle {
                 source: std::io::Error::other(panicked),
             })
         })
+    }
+}
+
+impl Handle {
+    /// Checks a hostPath again, before a container that mounts it is made: the runtime would make a
+    /// directory where a socket or file has vanished. Cancel-safe.
+    pub async fn check_host_path(&self, source: &HostPathVolumeSource) -> Result<(), SetUpError> {
+        if source.type_.as_deref().unwrap_or_default().is_empty() {
+            return Ok(());
+        }
+
+        let source = source.clone();
+        let work = crate::linux::blocking::spawn(move || kinds::host_path::ensure(&source));
+        work.await.unwrap_or_else(|panicked| Err(SetUpError::Panicked(panicked.to_string())))
+    }
+
+    /// Makes the mount points that a container needs inside emptyDirs which it mounts read-only:
+    /// the runtime cannot. `source` is the path of the node that a volumeMount shows, by index. A
+    /// failure is logged only: the runtime reports what it cannot mount. Cancel-safe.
+    pub async fn make_mount_points(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        source: impl Fn(usize) -> Option<PathBuf>,
+    ) {
+        let uid = pod::uid(pod);
+        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
+        let mut wanted = Vec::new();
+        for nested in nested::in_read_only_mounts(container) {
+            let mut all = volumes.unwrap_or_default().iter();
+            let outer = all.find(|outer| outer.name == nested.outer);
+            let outer = outer.filter(|outer| Kind::of(outer).is_empty_dir());
+            if let Some(outer) = outer.and_then(|outer| self.place(&uid, outer)) {
+                wanted.push((outer.path, PathBuf::from(nested.path), source(nested.index)));
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+
+        let work = crate::linux::blocking::spawn(move || {
+            wanted.iter().try_for_each(|(dir, path, source)| {
+                kinds::empty_dir::make_mount_point(dir, path, source.as_deref())
+            })
+        });
+        let made = work.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+        if let Err(error) = made {
+            tracing::warn!(
+                container = container.name, %error,
+                "A mount point in a read-only emptyDir cannot be made"
+            );
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
-use super::ledger;
 use crate::linux::mount::{self, FsKind};
 
 /// Mounts as volumes need them. Every call blocks.
@@ -29,6 +29,12 @@ pub trait Mounter: Clone + Send + Sync + 'static {
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
     /// Where else the directory `path` is bound to.
     fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+}
+
+/// A file's device and inode.
+pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The kernel's mounts.
@@ -88,7 +94,7 @@ impl Mounter for KernelMounter {
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
-        ledger::identity(path)
+        identity(path)
     }
 
     fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -209,7 +215,7 @@ pub mod fake {
                 .mounts
                 .get(path)
                 .and_then(|what| what.strip_prefix("bind ").map(PathBuf::from));
-            crate::volumes::ledger::identity(bound.as_deref().unwrap_or(path))
+            super::identity(bound.as_deref().unwrap_or(path))
         }
 
         fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -2,9 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::Volume;
-
-use super::kinds::Kind;
 use crate::model::{PodKey, PodUid};
 
 /// Where pods' logs lie unless `podLogsDir` says otherwise.
@@ -110,21 +107,6 @@ impl Paths {
         self.pod(uid).join(LEDGER)
     }
 
-    /// Where a volume lies on the host, for a container's mount: a hostPath's own path, else the
-    /// volume's directory. `None` for what the runtime mounts itself (an image volume), for a claim
-    /// (which only its persistent volume knows) and for kinds that are not supported.
-    pub fn volume(&self, uid: &PodUid, volume: &Volume) -> Option<PathBuf> {
-        match Kind::of(volume) {
-            Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
-            kind @ (Kind::EmptyDir(_)
-            | Kind::ConfigMap(_)
-            | Kind::Secret(_)
-            | Kind::DownwardApi(_)
-            | Kind::Projected(_)) => Some(self.plugin_volume(uid, kind.plugin()?, &volume.name)),
-            Kind::Claim(_) | Kind::Image | Kind::Unsupported(_) => None,
-        }
-    }
-
     /// `ROOT/pods/UID/plugins/kubernetes.io~empty-dir/NAME`: holds the `ready` file of an emptyDir,
     /// or, with the name `wrapped_NAME`, of the emptyDir that upstream wraps into a configMap,
     /// secret, downwardAPI or projected volume.
@@ -156,43 +138,11 @@ pub fn is_component(name: &str) -> bool {
 mod tests {
     use std::path::Path;
 
-    use k8s_openapi::api::core::v1::Volume;
-
     use super::{Paths, is_component};
     use crate::model::{PodKey, PodUid};
 
-    #[track_caller]
-    fn check(volume: &str, expected: Option<&str>) {
-        let paths = Paths::new("/var/lib/kubelet", "/var/log/pods");
-        let volume: Volume = serde_json::from_str(volume).expect("a volume");
-        assert_eq!(paths.volume(&PodUid::from("u1"), &volume).as_deref(), expected.map(Path::new));
-    }
-
     #[test]
-    fn volumes_lie_where_upstream_puts_them() {
-        let base = "/var/lib/kubelet/pods/u1/volumes";
-        check(r#"{"name":"v","emptyDir":{}}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
-        check(r#"{"name":"v"}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
-        check(
-            r#"{"name":"v","configMap":{"name":"c"}}"#,
-            Some(&format!("{base}/kubernetes.io~configmap/v")),
-        );
-        check(
-            r#"{"name":"v","secret":{"secretName":"c"}}"#,
-            Some(&format!("{base}/kubernetes.io~secret/v")),
-        );
-        check(
-            r#"{"name":"v","downwardAPI":{}}"#,
-            Some(&format!("{base}/kubernetes.io~downward-api/v")),
-        );
-        check(r#"{"name":"v","projected":{}}"#, Some(&format!("{base}/kubernetes.io~projected/v")));
-        check(r#"{"name":"v","hostPath":{"path":"/srv/x"}}"#, Some("/srv/x"));
-        check(r#"{"name":"v","image":{"reference":"x"}}"#, None);
-        check(r#"{"name":"v","persistentVolumeClaim":{"claimName":"x"}}"#, None);
-    }
-
-    #[test]
-    fn everything_else_lies_where_upstream_puts_it() {
+    fn everything_lies_where_upstream_puts_it() {
         let paths = Paths::new("/k", "/l");
         let uid = PodUid::from("u1");
         let key = PodKey::new("ns", "web");

@@ -40,6 +40,32 @@ impl fmt::Debug for File {
 /// Files by path relative to the volume.
 pub type Payload = BTreeMap<String, File>;
 
+/// An object that a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectRef {
+    /// A ConfigMap, by name.
+    ConfigMap(String),
+    /// A Secret, by name.
+    Secret(String),
+}
+
+impl ObjectRef {
+    /// The kind as texts for people have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ConfigMap(_) => "configmap",
+            Self::Secret(_) => "secret",
+        }
+    }
+
+    /// The object's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::ConfigMap(name) | Self::Secret(name) => name,
+        }
+    }
+}
+
 /// The objects that a volume's files are made of; `None`: known not to exist.
 #[derive(Clone, Default)]
 pub struct Objects {

@@ -10,71 +10,79 @@
 
 use std::time::Duration;
 
+use super::error::StuckReason;
 use crate::model::{Mono, VolumesState};
 
 /// The first wait after a failure; it is doubled with each further one (upstream's values).
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(122);
-/// After how long work that has not ended is worth a word.
+/// Work that has not ended after this time is mentioned in the pod's state.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// What shall become of a pod's volumes.
+/// The wanted state of a pod's volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// Nobody has said yet: found on disk after a restart. Nothing is done.
+    /// Not known yet: found on disk after a restart. Nothing is done.
     Unclaimed,
-    /// They shall be there.
+    /// Set up and kept up to date.
     Present,
-    /// They shall be gone.
+    /// Torn down.
     Gone,
 }
 
-/// One volume.
+/// One volume as the planner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// Its name.
+    /// The name in the pod's spec.
     pub name: String,
-    /// Whether a container uses it.
+    /// True if a container uses the volume.
     pub wanted: bool,
-    /// Whether it may turn out to be one that is wanted (a persistent volume found on disk whose
-    /// claim has not been read yet): it is left alone.
-    pub held: bool,
-    /// Who puts it in place.
-    pub care: Care,
-    /// Whether its inputs are known.
+    /// True if this is a persistent volume that was found on disk and may belong to a claim of the
+    /// pod that has not been read yet. It is left alone until then.
+    pub maybe_claimed: bool,
+    /// Who puts the volume in place.
+    pub mounted_by: MountedBy,
+    /// Whether the inputs are known.
     pub inputs: Inputs,
-    /// Whether all that it is made of is there, so that setting it up is expected to succeed.
-    pub sure: bool,
+    /// True if every object that the volume needs is cached, so that set-up should succeed on the
+    /// first try.
+    pub inputs_complete: bool,
     /// What is there.
     pub actual: Actual,
-    /// What is being done, since when.
+    /// The work in progress, and when it began.
     pub doing: Option<(Doing, Mono)>,
-    /// Whether what is there may not be up to date.
+    /// True if what is there may be out of date.
     pub dirty: bool,
-    /// When it is to be set up again (a token's renewal).
+    /// When the volume must be set up again (a token's renewal).
     pub refresh_at: Option<Mono>,
-    /// What went wrong last.
+    /// The last failure.
     pub problem: Option<Problem>,
+}
+
+impl AsRef<Volume> for Volume {
+    fn as_ref(&self) -> &Volume {
+        self
+    }
 }
 
 /// Who puts a volume in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Care {
-    /// This process.
-    Ours,
+pub enum MountedBy {
+    /// The kubelet.
+    Kubelet,
     /// The container runtime, with each container.
     Runtime,
-    /// Nobody: why.
+    /// Nobody, for this reason.
     Nobody(String),
 }
 
 /// Whether the objects that a volume is made of are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inputs {
-    /// They are (which may be that they do not exist).
+    /// Known. An object may be known not to exist.
     Known,
-    /// They are not: for what it is waited.
+    /// Not known yet. The text names the missing object, e.g. `waiting for secret "s"`.
     Waiting(String),
 }
 
@@ -98,31 +106,31 @@ pub enum Doing {
     TearDown,
 }
 
-/// A failure.
+/// A failure to set a volume up or to tear it down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// How often in a row.
+    /// Consecutive failures.
     pub count: u32,
-    /// What.
+    /// The error's text, with its sources.
     pub text: String,
     /// The kind of reason, for a metric.
-    pub reason: &'static str,
-    /// What the event about it says.
-    pub event: Told,
+    pub reason: StuckReason,
+    /// How users learn of the failure.
+    pub event: Reporting,
     /// When to try again; `None`: when an input changes.
     pub retry_at: Option<Mono>,
 }
 
-/// How a failure is told.
+/// How users learn of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Reporting {
     /// In an event of its own.
-    Alone(String),
+    OwnEvent(String),
     /// In the pod's summary: it could not be found out what the volume is.
     InSummary,
 }
 
-/// What follows.
+/// The planner's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// What to begin, by index of the volume, in order.
@@ -134,12 +142,16 @@ pub struct Plan {
 }
 
 /// Decides for one pod.
-pub fn plan(goal: Goal, volumes: &[Volume], now: Mono) -> Plan {
+pub fn plan<V: AsRef<Volume>>(goal: Goal, volumes: &[V], now: Mono) -> Plan {
+    let all: Vec<&Volume> = volumes.iter().map(AsRef::as_ref).collect();
+    let volumes = all.as_slice();
     let mut plan = Plan::default();
     match goal {
         Goal::Unclaimed => {}
         Goal::Present => {
-            tear_down_unwanted(volumes, now, &mut plan, |volume| !volume.wanted && !volume.held);
+            tear_down_unwanted(volumes, now, &mut plan, |volume| {
+                !volume.wanted && !volume.maybe_claimed
+            });
             set_up_wanted(volumes, now, &mut plan);
             plan.state = pending_or_ready(volumes, now);
         }
@@ -157,7 +169,7 @@ pub fn wait_after(count: u32) -> Duration {
 }
 
 fn tear_down_unwanted(
-    volumes: &[Volume],
+    volumes: &[&Volume],
     now: Mono,
     plan: &mut Plan,
     unwanted: impl Fn(&Volume) -> bool,
@@ -172,9 +184,9 @@ fn tear_down_unwanted(
     }
 }
 
-fn set_up_wanted(volumes: &[Volume], now: Mono, plan: &mut Plan) {
+fn set_up_wanted(volumes: &[&Volume], now: Mono, plan: &mut Plan) {
     for (index, volume) in volumes.iter().enumerate() {
-        if !volume.wanted || volume.care != Care::Ours {
+        if !volume.wanted || volume.mounted_by != MountedBy::Kubelet {
             continue;
         }
         // One of the same name that is not wanted (another kind, found on disk) has to be gone
@@ -214,34 +226,37 @@ fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
     }
 }
 
-fn pending_or_ready(volumes: &[Volume], now: Mono) -> VolumesState {
+fn pending_or_ready(volumes: &[&Volume], now: Mono) -> VolumesState {
     let mut missing = Vec::new();
     let mut next_try = None;
-    for volume in volumes.iter().filter(|volume| is_missing(volume)) {
+    for volume in volumes.iter().copied().filter(|volume| is_missing(volume)) {
         missing.push((volume.name.clone(), why_missing(volume, now)));
         next_try = earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
     }
     if missing.is_empty() {
         return VolumesState::Ready;
     }
-    let comes =
-        |volume: &Volume| volume.care == Care::Ours && volume.sure && volume.problem.is_none();
-    let on_their_way = volumes.iter().filter(|volume| is_missing(volume)).all(comes);
+    let comes = |volume: &Volume| {
+        volume.mounted_by == MountedBy::Kubelet
+            && volume.inputs_complete
+            && volume.problem.is_none()
+    };
+    let on_their_way = volumes.iter().copied().filter(|volume| is_missing(volume)).all(comes);
     VolumesState::Pending { missing, next_try, on_their_way }
 }
 
 /// Whether a container has to wait for the volume.
 pub fn is_missing(volume: &Volume) -> bool {
     volume.wanted
-        && match volume.care {
-            Care::Ours => volume.actual != Actual::Present,
-            Care::Runtime => false,
-            Care::Nobody(_) => true,
+        && match volume.mounted_by {
+            MountedBy::Kubelet => volume.actual != Actual::Present,
+            MountedBy::Runtime => false,
+            MountedBy::Nobody(_) => true,
         }
 }
 
 fn why_missing(volume: &Volume, now: Mono) -> String {
-    if let Care::Nobody(why) = &volume.care {
+    if let MountedBy::Nobody(why) = &volume.mounted_by {
         return why.clone();
     }
     if let Some(problem) = &volume.problem {
@@ -256,9 +271,9 @@ fn why_missing(volume: &Volume, now: Mono) -> String {
     }
 }
 
-fn leaving_or_absent(volumes: &[Volume], now: Mono) -> VolumesState {
+fn leaving_or_absent(volumes: &[&Volume], now: Mono) -> VolumesState {
     let left = |volume: &&Volume| volume.actual != Actual::Absent || volume.doing.is_some();
-    if !volumes.iter().any(|volume| left(&volume)) {
+    if !volumes.iter().copied().any(|volume| left(&volume)) {
         return VolumesState::Absent;
     }
     let text = |volume: &Volume| match (&volume.problem, volume.doing) {
@@ -271,7 +286,7 @@ fn leaving_or_absent(volumes: &[Volume], now: Mono) -> VolumesState {
         (None, _) => None,
     };
     VolumesState::TearingDown {
-        last_error: volumes.iter().filter(left).find_map(text).unwrap_or_default(),
+        last_error: volumes.iter().copied().filter(left).find_map(text).unwrap_or_default(),
     }
 }
 
@@ -284,19 +299,20 @@ fn earliest(first: Option<Mono>, second: Option<Mono>) -> Option<Mono> {
 
 /// Why it cannot be found out what a volume is, or who is to put it in place.
 pub fn why_unprocessed(volume: &Volume) -> Option<&str> {
-    match (&volume.care, &volume.problem) {
-        (Care::Nobody(why), _) => Some(why),
-        (Care::Ours, Some(Problem { event: Told::InSummary, text, .. })) => Some(text),
-        (Care::Ours | Care::Runtime, _) => None,
+    match (&volume.mounted_by, &volume.problem) {
+        (MountedBy::Nobody(why), _) => Some(why),
+        (MountedBy::Kubelet, Some(Problem { event: Reporting::InSummary, text, .. })) => Some(text),
+        (MountedBy::Kubelet | MountedBy::Runtime, _) => None,
     }
 }
 
 /// Upstream's summary for a pod whose volumes are not there: `missing` are all of those,
 /// `unprocessed` those that nobody can put in place.
-pub fn summary(volumes: &[Volume], cause: &str) -> String {
+pub fn summary<V: AsRef<Volume>>(volumes: &[V], cause: &str) -> String {
+    let volumes: Vec<&Volume> = volumes.iter().map(AsRef::as_ref).collect();
     let names = |pick: &dyn Fn(&&Volume) -> bool| {
         let mut names: Vec<&str> =
-            volumes.iter().filter(pick).map(|volume| volume.name.as_str()).collect();
+            volumes.iter().copied().filter(pick).map(|volume| volume.name.as_str()).collect();
         names.sort_unstable();
         names.join(" ")
     };
@@ -314,9 +330,11 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        Actual, Care, Doing, Goal, Inputs, Problem, Told, Volume, plan, summary, wait_after,
+        Actual, Doing, Goal, Inputs, MountedBy, Problem, Reporting, Volume, plan, summary,
+        wait_after,
     };
     use crate::model::{Mono, VolumesState};
+    use crate::volumes::error::StuckReason;
 
     const NOW: Mono = Mono(Duration::from_secs(1000));
 
@@ -328,10 +346,10 @@ mod tests {
         let mut volume = Volume {
             name: name.to_owned(),
             wanted: true,
-            held: false,
-            care: Care::Ours,
+            maybe_claimed: false,
+            mounted_by: MountedBy::Kubelet,
             inputs: Inputs::Known,
-            sure: true,
+            inputs_complete: true,
             actual: Actual::Absent,
             doing: None,
             dirty: false,
@@ -346,8 +364,8 @@ mod tests {
         Problem {
             count: 1,
             text: "no space".to_owned(),
-            reason: "io",
-            event: Told::Alone("no space".to_owned()),
+            reason: StuckReason::Io,
+            event: Reporting::OwnEvent("no space".to_owned()),
             retry_at,
         }
     }
@@ -373,7 +391,7 @@ mod tests {
             }),
             volume("c", |volume| volume.actual = Actual::Present),
             volume("d", |volume| volume.wanted = false),
-            volume("e", |volume| volume.care = Care::Runtime),
+            volume("e", |volume| volume.mounted_by = MountedBy::Runtime),
             volume("f", |volume| volume.doing = Some((Doing::SetUp, NOW))),
         ];
         let state = check(Goal::Present, &volumes, &[(0, Doing::SetUp)], Some(at(1030)));
@@ -390,9 +408,9 @@ mod tests {
         let comes = |state| matches!(state, VolumesState::Pending { on_their_way: true, .. });
         assert!(comes(state(|_| {})));
         assert!(comes(state(|volume| volume.actual = Actual::Present)));
-        assert!(!comes(state(|volume| volume.sure = false)));
+        assert!(!comes(state(|volume| volume.inputs_complete = false)));
         assert!(!comes(state(|volume| volume.problem = Some(problem(None)))));
-        assert!(!comes(state(|volume| volume.care = Care::Nobody("nfs".to_owned()))));
+        assert!(!comes(state(|volume| volume.mounted_by = MountedBy::Nobody("nfs".to_owned()))));
     }
 
     #[test]
@@ -485,7 +503,7 @@ mod tests {
         let held = [volume("pv", |volume| {
             volume.actual = Actual::Partial;
             volume.wanted = false;
-            volume.held = true;
+            volume.maybe_claimed = true;
         })];
         check(Goal::Present, &held, &[], None);
         check(Goal::Gone, &held, &[(0, Doing::TearDown)], None);
@@ -495,10 +513,12 @@ mod tests {
     fn the_summary_is_upstreams() {
         let volumes = [
             volume("z", |_| {}),
-            volume("pvc", |volume| volume.care = Care::Nobody("not supported".to_owned())),
+            volume("pvc", |volume| {
+                volume.mounted_by = MountedBy::Nobody("not supported".to_owned());
+            }),
             volume("there", |volume| volume.actual = Actual::Present),
             volume("claim", |volume| {
-                volume.problem = Some(Problem { event: Told::InSummary, ..problem(None) });
+                volume.problem = Some(Problem { event: Reporting::InSummary, ..problem(None) });
             }),
         ];
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Where the content of volumes comes from: ConfigMaps and Secrets by subscription, tokens by
-//! request. Seams with the API server's caches as the real thing, and a fake for tests.
+//! The sources of volumes' content: ConfigMaps and Secrets by subscription, tokens and claims by
+//! request. Traits, implemented by the API server's caches and by fakes for tests.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::apiserver::objects::{self, ObjectError};
 use crate::apiserver::tokens::{self, TokenError};
 use crate::model::PodUid;
 
-/// ConfigMaps and Secrets. Who holds a subscription keeps the object watched.
+/// ConfigMaps and Secrets. An object is watched while a subscription to it is held.
 pub trait ObjectSource: Send + Sync + 'static {
     /// A subscription to a ConfigMap.
     type ConfigMaps: Subscription<ConfigMap>;
@@ -23,7 +23,7 @@ pub trait ObjectSource: Send + Sync + 'static {
     fn secret(&self, namespace: &str, name: &str) -> Self::Secrets;
 }
 
-/// What is known of one object.
+/// A subscription to one object.
 pub trait Subscription<T>: Clone + Send + Sync + 'static {
     /// The present state; `None` while nothing is known.
     fn latest(&self) -> Option<Result<Arc<T>, ObjectError>>;
@@ -43,7 +43,7 @@ pub trait TokenSource: Clone + Send + Sync + 'static {
     fn forget(&self, pod: &PodUid);
 }
 
-/// Claims and what they lead to. The futures are cancel-safe and end by themselves.
+/// Claims and persistent volumes. The futures are cancel-safe and have deadlines.
 pub trait ClaimSource: Send + Sync + std::fmt::Debug + 'static {
     /// A claim.
     fn claim<'a>(

@@ -1,8 +1,8 @@
-//! subPath mounts: a path inside a volume, bound to a place of the kubelet's own so that the
-//! container cannot swap it.
+//! subPath mounts: a path inside a volume is bound to a directory of the kubelet, so that the
+//! container cannot swap it for a link while it is mounted.
 //!
-//! The path is opened beneath the volume without leaving it, and what was opened is what is bound
-//! (through /proc/self/fd). The targets are upstream's:
+//! The path is opened beneath the volume and never outside it. The opened descriptor is what is
+//! bound (through `/proc/self/fd`). The targets are upstream's:
 //! `pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`.
 
 use std::io;
@@ -38,8 +38,8 @@ pub struct SubPath {
     pub index: usize,
 }
 
-/// Why there is no subPath. The texts are upstream's, which keeps what they could tell of the
-/// node's files to itself; the source says more and is for the log.
+/// Why a subPath cannot be prepared. The texts are upstream's and reveal nothing of the node's
+/// files; the source says more and is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum SubPathError {
     /// It begins with a slash.

@@ -825,6 +825,59 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_immutable_object_that_was_made_again_is_read_by_whoever_comes_later() {
+        let fake = fake();
+        let map = |uid: &str, value: &str| {
+            let meta = json!({"metadata": {"name": "web", "namespace": "d", "uid": uid}});
+            let mut map = meta;
+            map["immutable"] = json!(true);
+            map["data"] = json!({"k": value});
+            map
+        };
+        let value =
+            |object: std::sync::Arc<ConfigMap>| object.data.as_ref().expect("data")["k"].clone();
+        let second = Duration::from_secs(1);
+        fake.put("api/v1/configmaps", map("1", "one"));
+        let cache = objects::start(
+            &fake.clients("n"),
+            ChangeDetection::Watch,
+            tokio_util::sync::CancellationToken::new(),
+        );
+        let mut first = cache.config_map("d", "web");
+        assert_eq!(value(first.get(second).await.expect("found")), "one");
+        tokio::time::sleep(second).await;
+
+        fake.remove("api/v1/configmaps", "d", "web");
+        let mut gone = cache.config_map("d", "web");
+        assert_eq!(value(gone.get(second).await.expect("as upstream")), "one");
+
+        fake.put("api/v1/configmaps", map("2", "two"));
+        tokio::time::sleep(second).await;
+        let mut later = cache.config_map("d", "web");
+        assert_eq!(value(later.get(second).await.expect("found")), "two");
+        assert_eq!(
+            value(gone.latest().expect("known").expect("found")),
+            "two",
+            "it was waited for"
+        );
+        assert_eq!(value(first.latest().expect("known").expect("found")), "one", "it runs already");
+
+        tokio::time::sleep(second).await;
+        assert_eq!(fake.open_watches(), 0, "nothing is left to watch");
+        drop((gone, later));
+        fake.remove("api/v1/configmaps", "d", "web");
+        for _restart in 0..2 {
+            let mut restarted = cache.config_map("d", "web");
+            let found = restarted.get(second).await.expect("as upstream");
+            assert_eq!(value(found), "one", "a pod that runs still has it");
+        }
+        fake.put("api/v1/configmaps", map("3", "three"));
+        fake.set_down(true);
+        let mut offline = cache.config_map("d", "web");
+        assert_eq!(value(offline.get(Duration::from_secs(10)).await.expect("as upstream")), "one");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_is_waited_out_and_then_told() {
         let fake = fake();
         fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}}));

@@ -19,7 +19,7 @@ use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
 use crate::model::{ContainerKind, Pod, error_chain, pod};
 use crate::volumes::SubPath;
-use crate::volumes::kinds::nested::used;
+use crate::volumes::nested::used;
 
 /// The longest file of variables that is read.
 const LONGEST_ENV_FILE: u64 = 1 << 20;
@@ -41,6 +41,14 @@ impl PodExecutor {
                     sources.insert(volume.name.clone(), source);
                 }
                 continue;
+            }
+            let is_mounted =
+                container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+            if let Some(source) = volume.host_path.as_ref().filter(|_| is_mounted) {
+                let checked = self.deps.volumes.check_host_path(source).await;
+                checked.map_err(|error| {
+                    ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.text())
+                })?;
             }
             let Some(placed) = self.deps.volumes.place(&self.uid, volume) else { continue };
             let path = placed.path.to_string_lossy().into_owned();
@@ -88,7 +96,8 @@ impl PodExecutor {
         }
     }
 
-    /// Binds the `subPath`s of a container's mounts and answers where, by index.
+    /// Binds the `subPath`s of a container's mounts and answers where, by index. Then makes the mount
+    /// points that the runtime cannot make.
     pub(super) async fn sub_paths(
         &self,
         container: &api::Container,
@@ -130,6 +139,17 @@ impl PodExecutor {
             })?;
             prepared.insert(index, place.to_string_lossy().into_owned());
         }
+
+        let source = |index: usize| {
+            let mount = container.volume_mounts.as_ref()?.get(index)?;
+            match (prepared.get(&index), volumes.get(&mount.name)?) {
+                (Some(path), _) | (None, VolumeSource::Path { path, .. }) => {
+                    Some(PathBuf::from(path))
+                }
+                (None, VolumeSource::Device { .. } | VolumeSource::Image { .. }) => None,
+            }
+        };
+        self.deps.volumes.make_mount_points(&context.pod, container, source).await;
         Ok(prepared)
     }
 

@@ -1,26 +1,47 @@
-//! The kinds of volumes: which one a volume is, what each is made of. One file per kind.
+//! The kinds of volumes, one folder each, and the one place that dispatches to them.
 //!
-//! A kind has a pure part (what shall be there) and, where it needs one, a part that makes it so
-//! through a [`super::mounter::Mounter`].
+//! A kind has four verbs:
+//! - `inputs(spec)`: the objects that the volume is made of. Pure.
+//! - `set_up(source, context).await`: makes the volume usable for the pod. Idempotent.
+//! - `tear_down(volume).await`: takes the volume away again. A missing volume is done.
+//! - `on_disk(volume)`: whether a volume that was found on disk is whole.
+//!
+//! The first two go by the volume's spec ([`Kind`]), the last two by the plugin that the directory
+//! on disk names ([`Plugin`]), as the spec may be gone. File work runs on blocking threads; a driver
+//! that is asked over a socket awaits its answer instead.
 
 pub mod claim;
-pub mod config_map;
-pub mod downward_api;
+pub mod context;
 pub mod empty_dir;
 pub mod host_path;
+mod image;
 pub mod local;
-pub mod nested;
-pub mod projected;
-pub mod secret;
+pub mod payload;
+mod unsupported;
 
-pub use downward_api::Allocatable;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource,
     ProjectedVolumeSource, SecretVolumeSource, Volume,
 };
 
-/// What a volume is.
+pub(crate) use context::{Context, Done};
+pub use context::{OnDisk, VolumeInputs};
+pub use payload::downward::Allocatable;
+
+use super::error::TearDownError;
+use super::ledger::{Made, Record};
+use super::mounter::Mounter;
+use super::paths::Paths;
+use super::plan::MountedBy;
+use super::source::TokenSource;
+use crate::model::PodUid;
+use crate::volumes::error::SetUpError;
+use payload::{config_map, downward, projected, secret};
+
+/// What a volume is, by its spec.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
     /// An empty directory on disk or in memory; also a volume without any source, as the API
@@ -36,12 +57,42 @@ pub enum Kind<'a> {
     DownwardApi(&'a DownwardAPIVolumeSource),
     /// Files from several sources.
     Projected(&'a ProjectedVolumeSource),
-    /// What a claim leads to.
+    /// The persistent volume that a claim is bound to.
     Claim(claim::Reference<'a>),
     /// An image's content: the runtime mounts it.
     Image,
     /// A kind that this node cannot mount; its name in the API.
     Unsupported(&'static str),
+}
+
+/// The plugin that a directory on disk names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin<'a> {
+    /// `kubernetes.io/empty-dir`
+    EmptyDir,
+    /// `kubernetes.io/host-path`: has no directory of its own.
+    HostPath,
+    /// `kubernetes.io/configmap`, `secret`, `downward-api` or `projected`.
+    Payload(&'a str),
+    /// `kubernetes.io/local-volume`
+    Local,
+    /// A plugin that this node does not have.
+    Foreign(&'a str),
+}
+
+/// Where a volume of a pod lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The path on the host.
+    pub path: PathBuf,
+    /// The name that its subPaths lie under: its own, or its persistent volume's.
+    pub name: String,
+    /// True if only the node may write to it.
+    pub read_only: bool,
+    /// True if the runtime may relabel it for SELinux.
+    pub relabel: bool,
+    /// True if it is a device.
+    pub is_device: bool,
 }
 
 impl<'a> Kind<'a> {
@@ -67,108 +118,192 @@ impl<'a> Kind<'a> {
         } else if volume.image.is_some() {
             Self::Image
         } else {
-            unsupported(volume).map_or(Self::EmptyDir(None), Self::Unsupported)
+            unsupported::name(volume).map_or(Self::EmptyDir(None), Self::Unsupported)
         }
     }
 
-    /// The plugin's qualified name, of which its directory's name is made; `None` for what has no
-    /// directory of ours, and for a claim, of which only its persistent volume tells.
+    /// The qualified name of the plugin, of which the directory's name is made. `None` for a volume
+    /// that has no directory of ours, and for a claim, whose persistent volume decides.
     pub fn plugin(self) -> Option<&'static str> {
         match self {
             Self::EmptyDir(_) => Some(empty_dir::PLUGIN),
             Self::HostPath(_) => Some(host_path::PLUGIN),
             Self::ConfigMap(_) => Some(config_map::PLUGIN),
             Self::Secret(_) => Some(secret::PLUGIN),
-            Self::DownwardApi(_) => Some(downward_api::PLUGIN),
+            Self::DownwardApi(_) => Some(downward::PLUGIN),
             Self::Projected(_) => Some(projected::PLUGIN),
             Self::Claim(_) | Self::Image | Self::Unsupported(_) => None,
         }
     }
 
-    /// Whether the volume's files are written by this process, and so are read-only to containers.
-    pub fn is_payload(self) -> bool {
+    /// Returns true if the volume is behind a claim.
+    pub fn is_claim(self) -> bool {
+        matches!(self, Self::Claim(_))
+    }
+
+    /// Returns true if the volume is an emptyDir.
+    pub fn is_empty_dir(self) -> bool {
+        matches!(self, Self::EmptyDir(_))
+    }
+
+    /// Who puts a volume of this kind in place. `volume` is its spec, for the text about one that
+    /// nobody does.
+    pub fn mounted_by(self, volume: &Volume) -> MountedBy {
         match self {
-            Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => {
-                true
-            }
+            Self::Image => image::MOUNTED_BY,
+            Self::Unsupported(name) => MountedBy::Nobody(unsupported::text(volume, name)),
             Self::EmptyDir(_)
             | Self::HostPath(_)
-            | Self::Claim(_)
-            | Self::Image
-            | Self::Unsupported(_) => false,
+            | Self::ConfigMap(_)
+            | Self::Secret(_)
+            | Self::DownwardApi(_)
+            | Self::Projected(_)
+            | Self::Claim(_) => MountedBy::Kubelet,
+        }
+    }
+
+    /// What a volume of this kind is made of. Pure.
+    pub fn inputs(self) -> VolumeInputs {
+        match self {
+            Self::EmptyDir(_) => VolumeInputs { objects_suffice: true, ..VolumeInputs::default() },
+            Self::ConfigMap(source) => config_map::inputs(source),
+            Self::Secret(source) => secret::inputs(source),
+            Self::DownwardApi(_) => downward::inputs(),
+            Self::Projected(source) => projected::inputs(source),
+            Self::HostPath(_) | Self::Claim(_) | Self::Image | Self::Unsupported(_) => {
+                VolumeInputs::default()
+            }
+        }
+    }
+
+    /// Makes the volume usable for the pod.
+    pub(crate) async fn set_up<M: Mounter, T: TokenSource>(
+        self,
+        context: &Arc<Context<M, T>>,
+    ) -> Result<Done, SetUpError> {
+        match self {
+            Self::EmptyDir(source) => empty_dir::set_up(source, context).await,
+            Self::HostPath(source) => host_path::set_up(source, context).await,
+            Self::ConfigMap(source) => config_map::set_up(source, context).await,
+            Self::Secret(source) => secret::set_up(source, context).await,
+            Self::DownwardApi(source) => downward::set_up(source, context).await,
+            Self::Projected(source) => projected::set_up(source, context).await,
+            Self::Claim(reference) => claim::set_up(reference, context).await,
+            Self::Image | Self::Unsupported(_) => Ok(Done::default()),
+        }
+    }
+
+    /// Where the volume lies, for containers. `claimed` is what the ledger says of a claim. `None`
+    /// for a volume that the runtime mounts itself, that is not there, or that is not supported.
+    pub fn placed(
+        self,
+        paths: &Paths,
+        uid: &PodUid,
+        name: &str,
+        claimed: Option<&Record>,
+    ) -> Option<Placed> {
+        let own = |path: PathBuf, read_only: bool, relabel: bool| Placed {
+            path,
+            name: name.to_owned(),
+            read_only,
+            relabel,
+            is_device: false,
+        };
+        match self {
+            Self::HostPath(source) => Some(own(PathBuf::from(&source.path), false, false)),
+            Self::EmptyDir(_) => {
+                Some(own(paths.plugin_volume(uid, empty_dir::PLUGIN, name), false, true))
+            }
+            Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => {
+                Some(own(paths.plugin_volume(uid, self.plugin()?, name), true, true))
+            }
+            Self::Claim(_) => claimed.map(|record| Placed {
+                path: record.path(paths, uid),
+                name: record.directory.clone(),
+                read_only: record.claimed.as_ref().is_some_and(|claimed| claimed.read_only),
+                relabel: record.made != Made::Nothing,
+                is_device: record.made == Made::Device,
+            }),
+            Self::Image | Self::Unsupported(_) => None,
         }
     }
 }
 
-/// Why a volume of an unsupported kind is not mounted: upstream's text for a kind without a plugin,
-/// the kind named.
-pub fn unsupported_text(volume: &Volume, kind: &str) -> String {
-    if let Some(csi) = &volume.csi {
-        format!(
-            "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {} not found in the list of \
-             registered CSI drivers",
-            csi.driver
-        )
-    } else {
-        format!(
-            "failed to get Plugin from volumeSpec for volume {:?} err=no volume plugin matched: volumes of kind {kind} \
-             are not supported on this node",
-            volume.name
-        )
+impl<'a> Plugin<'a> {
+    /// The plugin of a qualified name, e.g. `kubernetes.io/secret`.
+    pub fn named(name: &'a str) -> Self {
+        match name {
+            empty_dir::PLUGIN => Self::EmptyDir,
+            host_path::PLUGIN => Self::HostPath,
+            local::PLUGIN => Self::Local,
+            config_map::PLUGIN | secret::PLUGIN | downward::PLUGIN | projected::PLUGIN => {
+                Self::Payload(name)
+            }
+            foreign => Self::Foreign(foreign),
+        }
     }
-}
 
-fn unsupported(volume: &Volume) -> Option<&'static str> {
-    let kinds = [
-        (volume.csi.is_some(), "csi"),
-        (volume.nfs.is_some(), "nfs"),
-        (volume.iscsi.is_some(), "iscsi"),
-        (volume.fc.is_some(), "fc"),
-        (volume.flex_volume.is_some(), "flexVolume"),
-        (volume.git_repo.is_some(), "gitRepo"),
-        (volume.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
-        (volume.azure_disk.is_some(), "azureDisk"),
-        (volume.azure_file.is_some(), "azureFile"),
-        (volume.cephfs.is_some(), "cephfs"),
-        (volume.cinder.is_some(), "cinder"),
-        (volume.flocker.is_some(), "flocker"),
-        (volume.gce_persistent_disk.is_some(), "gcePersistentDisk"),
-        (volume.glusterfs.is_some(), "glusterfs"),
-        (volume.photon_persistent_disk.is_some(), "photonPersistentDisk"),
-        (volume.portworx_volume.is_some(), "portworxVolume"),
-        (volume.quobyte.is_some(), "quobyte"),
-        (volume.rbd.is_some(), "rbd"),
-        (volume.scale_io.is_some(), "scaleIO"),
-        (volume.storageos.is_some(), "storageos"),
-        (volume.vsphere_volume.is_some(), "vsphereVolume"),
-    ];
-    kinds.into_iter().find(|(present, _)| *present).map(|(_, name)| name)
+    /// Takes a volume away. A missing one is done.
+    pub async fn tear_down<M: Mounter>(self, volume: &Arc<OnDisk<M>>) -> Result<(), TearDownError> {
+        match self {
+            Self::EmptyDir => empty_dir::tear_down(volume).await,
+            // The path is the node's own.
+            Self::HostPath => Ok(()),
+            Self::Payload(plugin) => payload::tear_down(plugin, volume).await,
+            Self::Local => local::tear_down(volume).await,
+            Self::Foreign(plugin) => unsupported::tear_down(plugin, volume).await,
+        }
+    }
+
+    /// Returns true if a volume without a record of a claim is whole, so that containers may use it
+    /// until it has been set up again. Blocks.
+    pub fn on_disk<M: Mounter>(self, volume: &OnDisk<M>) -> bool {
+        match self {
+            Self::Payload(plugin) => payload::on_disk(plugin, volume),
+            // The set-up knows better, and is quick.
+            Self::EmptyDir | Self::HostPath | Self::Local | Self::Foreign(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use k8s_openapi::api::core::v1::Volume;
 
-    use super::{Kind, unsupported_text};
+    use super::Kind;
+    use crate::model::PodUid;
+    use crate::volumes::paths::Paths;
 
     #[track_caller]
-    fn check(volume: &str, expected: &str) {
+    fn check(volume: &str, expected: Option<&str>) {
+        let paths = Paths::new("/var/lib/kubelet", "/var/log/pods");
         let volume: Volume = serde_json::from_str(volume).expect("a volume");
-        let Kind::Unsupported(kind) = Kind::of(&volume) else { panic!("it is supported") };
-        assert_eq!(unsupported_text(&volume, kind), expected);
+        let placed = Kind::of(&volume).placed(&paths, &PodUid::from("u1"), &volume.name, None);
+        assert_eq!(placed.as_ref().map(|placed| placed.path.as_path()), expected.map(Path::new));
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn volumes_lie_where_upstream_puts_them() {
+        let base = "/var/lib/kubelet/pods/u1/volumes";
+        check(r#"{"name":"v","emptyDir":{}}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
+        check(r#"{"name":"v"}"#, Some(&format!("{base}/kubernetes.io~empty-dir/v")));
         check(
-            r#"{"name":"data","csi":{"driver":"d.io"}}"#,
-            "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name d.io not found in the list of \
-             registered CSI drivers",
+            r#"{"name":"v","configMap":{"name":"c"}}"#,
+            Some(&format!("{base}/kubernetes.io~configmap/v")),
         );
         check(
-            r#"{"name":"data","rbd":{"image":"i","monitors":[]}}"#,
-            "failed to get Plugin from volumeSpec for volume \"data\" err=no volume plugin matched: volumes of kind rbd \
-             are not supported on this node",
+            r#"{"name":"v","secret":{"secretName":"c"}}"#,
+            Some(&format!("{base}/kubernetes.io~secret/v")),
         );
+        check(
+            r#"{"name":"v","downwardAPI":{}}"#,
+            Some(&format!("{base}/kubernetes.io~downward-api/v")),
+        );
+        check(r#"{"name":"v","projected":{}}"#, Some(&format!("{base}/kubernetes.io~projected/v")));
+        check(r#"{"name":"v","hostPath":{"path":"/srv/x"}}"#, Some("/srv/x"));
+        check(r#"{"name":"v","image":{"reference":"x"}}"#, None);
+        check(r#"{"name":"v","persistentVolumeClaim":{"claimName":"x"}}"#, None);
     }
 }

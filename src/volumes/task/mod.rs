@@ -1,11 +1,11 @@
 //! The task that owns the volumes' state.
 //!
-//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), ends of
-//! jobs, jumps of the clock, the next moment. Out: states (watch), events, jobs. Every input
-//! touches some pods; for each of those the plan is made anew.
+//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), results
+//! of jobs, jumps of the clock, one timer. Out: states (watch), events, jobs. Every input touches
+//! some pods; for each of those the plan is made again.
 
+mod events;
 mod removals;
-mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -20,34 +20,36 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
-use super::directories::{self, is_payload};
-use super::entry::{AnySubscription, Entry, ObjectRef};
-use super::error::{SetUpError, TearDownError};
-use super::jobs::{Done, Locks, SetUp, Starting, Tools};
-use super::kinds::{Allocatable, host_path, projected};
+use super::directories;
+use super::entry::{AnySubscription, Entry, OneVolume};
+use super::error::{SetUpError, StuckReason, TearDownError};
+use super::kinds::context::{Locks, Tools};
+use super::kinds::{Allocatable, Context, Done, Kind, OnDisk};
 use super::mounter::Mounter;
 use super::paths::Paths;
-use super::plan::{Actual, Doing, Goal, Problem, Told, plan, wait_after};
+use super::payload::ObjectRef;
+use super::plan::{Actual, Doing, Goal, Problem, Reporting, plan, wait_after};
 use super::source::{ObjectSource, TokenSource};
 use super::{Shared, Sources, Stuck, Wish};
 use crate::apiserver::events::Recorder;
 use crate::clock::{Clock, Jumps};
 use crate::linux::fs::ensure_root_dir;
 use crate::model::{Mono, PodUid, VolumesState};
+use events::record_events;
 use removals::Removals;
-use tell::tell;
 
-/// A token that is always about to expire is not renewed more often than this.
+/// Shortest time between two renewals of a token.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
-/// The longest wait after a token could not be had: it shall be there soon after the API server is.
+/// Longest wait after a failed token request: the token should arrive soon after the API server is
+/// back.
 const TOKEN_WAIT: Duration = Duration::from_secs(30);
-/// After how many failures to tear it down a volume is stuck: containers that have just ended may
-/// hold it for a moment.
+/// A volume is reported as stuck after this many failures to tear it down: containers that have
+/// just ended may hold it for a moment.
 const STUCK: u32 = 3;
-/// The longest wait after a claim led nowhere: nobody tells when it is bound.
+/// Longest wait after a claim that leads nowhere: no event says when it is bound.
 const CLAIM_WAIT: Duration = Duration::from_secs(10);
 
-/// What others ask of the task, beside wishes.
+/// Requests to the task, beside wishes.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Remove everything of a pod.
@@ -58,7 +60,7 @@ pub(super) enum Command {
     Started { uid: PodUid },
 }
 
-/// What the task is made of.
+/// The task's dependencies.
 pub(super) struct Parts<O, T, M> {
     pub(super) shared: Arc<Shared>,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -70,14 +72,14 @@ pub(super) struct Parts<O, T, M> {
     pub(super) clock: Clock,
 }
 
-/// How a job ended.
+/// The result of a job.
 enum Ended {
     SetUp(Result<Done, SetUpError>),
     TornDown(Result<(), TearDownError>),
     Removed(Result<(), TearDownError>),
 }
 
-/// What a running job is about.
+/// The subject of a running job.
 enum Job {
     Volume(PodUid, usize),
     Removal(PodUid),
@@ -220,12 +222,12 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         }
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.wake_at = plan.wake_at.into_iter().chain(entry.late_at(now.mono)).min();
-        tell(entry, &plan.state, &self.parts.recorder, now.mono);
+        record_events(entry, &plan.state, &self.parts.recorder, now.mono);
         publish_claimed(&self.parts.shared, uid, entry.in_place());
         if entry.goal != Goal::Unclaimed {
             publish(&self.parts.shared, uid, plan.state);
         } else if !entry.is_busy()
-            && entry.volumes.iter().all(|volume| volume.actual == Actual::Absent)
+            && entry.volumes.iter().all(|volume| volume.plan.actual == Actual::Absent)
         {
             self.entries.remove(uid);
         }
@@ -245,43 +247,48 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         let used_elsewhere =
             others.flat_map(|(_, entry)| entry.persistent()).map(str::to_owned).collect();
         let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
-        entry.volumes[index].doing = Some((Doing::SetUp, now.mono));
-        entry.volumes[index].dirty = false;
-        let job = SetUp {
+        let volume = &mut entry.volumes[index];
+        volume.plan.doing = Some((Doing::SetUp, now.mono));
+        volume.plan.dirty = false;
+        let (shared, pod_uid) = (Arc::clone(&self.parts.shared), uid.clone());
+        let context = Context {
+            tools: Tools {
+                mounter: self.parts.mounter.clone(),
+                tokens: self.parts.sources.tokens.clone(),
+                claims: Arc::clone(&self.parts.sources.claims),
+                recorder: self.parts.recorder.clone(),
+                clock: self.parts.clock,
+                locks: self.locks.clone(),
+            },
             paths: Arc::clone(&self.parts.paths),
             allocatable: self.parts.allocatable,
+            index: volume.meta.spec_index.expect("only volumes of the spec are wanted"),
             pod: entry.pod.clone().expect("only volumes of a claimed pod are set up"),
-            index: entry.metas[index].spec_index.expect("only volumes of the spec are wanted"),
+            uid: uid.clone(),
             objects: entry.objects_of(index),
             now: now.wall,
-            starting: Starting { uid: uid.clone(), shared: Arc::clone(&self.parts.shared) },
+            is_starting: Arc::new(move || shared.is_starting(&pod_uid)),
             used_elsewhere,
             cancel: entry.unwatch.clone(),
         };
-        let tools = Tools {
-            mounter: self.parts.mounter.clone(),
-            tokens: self.parts.sources.tokens.clone(),
-            claims: Arc::clone(&self.parts.sources.claims),
-            recorder: self.parts.recorder.clone(),
-            clock: self.parts.clock,
-            locks: self.locks.clone(),
-        };
-        self.jobs.spawn(async move { Ended::SetUp(job.run(tools).await) }).id()
+        let context = Arc::new(context);
+        self.jobs.spawn(async move { Ended::SetUp(set_up(&context).await) }).id()
     }
 
     fn begin_tear_down(&mut self, uid: &PodUid, index: usize) -> Id {
         let now = self.parts.clock.now().mono;
         let entry = self.entries.get_mut(uid).expect("the caller has just looked at it");
-        entry.volumes[index].doing = Some((Doing::TearDown, now));
-        // A volume without a plugin of ours has at most subPaths.
-        let plugin =
-            entry.metas[index].plugin.clone().unwrap_or_else(|| host_path::PLUGIN.to_owned());
-        let name = entry.metas[index].directory.clone();
-        let (mounter, paths, uid) =
-            (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
-        let work =
-            move || Ended::TornDown(directories::tear_down(&mounter, &paths, &uid, &plugin, &name));
-        crate::linux::blocking::spawn_on(&mut self.jobs, work).id()
+        let OneVolume { plan, meta } = &mut entry.volumes[index];
+        plan.doing = Some((Doing::TearDown, now));
+        let plugin = meta.plugin_name().to_owned();
+        let volume = Arc::new(OnDisk {
+            mounter: self.parts.mounter.clone(),
+            paths: Arc::clone(&self.parts.paths),
+            uid: uid.clone(),
+            directory: meta.directory.clone(),
+        });
+        let work = async move { Ended::TornDown(directories::tear_down(&volume, &plugin).await) };
+        self.jobs.spawn(work).id()
     }
 
     fn job_ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> BTreeSet<PodUid> {
@@ -313,7 +320,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, String>) {
         let now = self.parts.clock.now().mono;
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let volume = &mut entry.volumes[index];
+        let volume = &mut entry.volumes[index].plan;
         let doing = volume.doing.take().map(|(doing, _)| doing);
         let result = match ended {
             Ok(Ended::SetUp(result)) => result.map_err(|error| Failure::of(&error, &volume.name)),
@@ -321,7 +328,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 .map(|()| Done::default())
                 .map_err(|error| Failure::plain(error.text(), error.reason())),
             Ok(Ended::Removed(_)) => Ok(Done::default()),
-            Err(panicked) => Err(Failure::plain(panicked, "other")),
+            Err(panicked) => Err(Failure::plain(panicked, StuckReason::Other)),
         };
         match (result, doing) {
             (Ok(Done { refresh_at, kept_old, claimed }), Some(Doing::SetUp)) => {
@@ -329,7 +336,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 volume.actual = Actual::Present;
                 volume.refresh_at = refresh_at.map(|at| at.max(now.after(SHORTEST_REFRESH)));
                 volume.problem = None;
-                entry.told.remove(&volume.name);
+                entry.reported.remove(&volume.name);
                 // They go with the next write: when the container has started, or now if it has
                 // already.
                 volume.dirty |= kept_old && !self.parts.shared.is_starting(uid);
@@ -402,10 +409,9 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         if let Some(mut entry) = self.entries.remove(uid) {
             entry.let_go();
         }
-        let (mounter, paths, owned) =
-            (self.parts.mounter.clone(), Arc::clone(&self.parts.paths), uid.clone());
-        let work = move || Ended::Removed(directories::remove_pod(&mounter, &paths, &owned));
-        let job = crate::linux::blocking::spawn_on(&mut self.jobs, work).id();
+        let mounter = self.parts.mounter.clone();
+        let removal = directories::remove_pod(mounter, Arc::clone(&self.parts.paths), uid.clone());
+        let job = self.jobs.spawn(async move { Ended::Removed(removal.await) }).id();
         self.running.insert(job, Job::Removal(uid.clone()));
     }
 
@@ -426,8 +432,9 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn tell_stuck(&self) {
         let mut swept = self.removals.stuck();
         let going = self.entries.values().filter(|entry| entry.goal == Goal::Gone);
-        let problems = going
-            .flat_map(|entry| entry.volumes.iter().map(|volume| (&entry.uid, &volume.problem)));
+        let problems = going.flat_map(|entry| {
+            entry.volumes.iter().map(|volume| (&entry.uid, &volume.plan.problem))
+        });
         swept.stuck.extend(problems.filter_map(|(uid, problem)| {
             let problem = problem.as_ref().filter(|problem| problem.count >= STUCK)?;
             Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
@@ -446,12 +453,12 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         info!("The clock was set: tokens are looked at again");
         let mut touched = BTreeSet::new();
         for entry in self.entries.values_mut() {
-            for (volume, meta) in entry.volumes.iter_mut().zip(&entry.metas) {
-                if volume.refresh_at.is_some() && meta.plugin.as_deref() == Some(projected::PLUGIN)
-                {
-                    volume.refresh_at = Some(now);
-                    touched.insert(entry.uid.clone());
-                }
+            // Only volumes with tokens have such a moment.
+            for refresh_at in
+                entry.volumes.iter_mut().filter_map(|volume| volume.plan.refresh_at.as_mut())
+            {
+                *refresh_at = now;
+                touched.insert(entry.uid.clone());
             }
         }
         touched
@@ -465,8 +472,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             return;
         }
         entry.has_old_files = false;
-        for (volume, meta) in entry.volumes.iter_mut().zip(&entry.metas) {
-            volume.dirty |= meta.plugin.as_deref().is_some_and(is_payload);
+        for OneVolume { plan, meta } in &mut entry.volumes {
+            plan.dirty |= meta.is_payload();
         }
     }
 
@@ -489,6 +496,16 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     }
 }
 
+/// Sets one volume up, by its kind.
+async fn set_up<M: Mounter, T: TokenSource>(
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    match context.volume() {
+        Some(volume) => Kind::of(volume).set_up(context).await,
+        None => Ok(Done::default()),
+    }
+}
+
 /// Waits for the next change of one object, or for the end of its pod.
 fn watch_one<O: ObjectSource>(watched: Changed<O>) -> BoxFuture<'static, Option<Changed<O>>> {
     Box::pin(async move {
@@ -508,20 +525,25 @@ async fn sleep_until(clock: Clock, moment: Option<Mono>) {
 /// A failure of a job.
 struct Failure {
     text: String,
-    reason: &'static str,
-    event: Told,
+    reason: StuckReason,
+    event: Reporting,
     /// The longest wait until it is tried again; `None`: only when an input changes.
     longest_wait: Option<Duration>,
 }
 
 impl Failure {
-    fn plain(text: String, reason: &'static str) -> Self {
-        Self { event: Told::Alone(text.clone()), text, reason, longest_wait: Some(Duration::MAX) }
+    fn plain(text: String, reason: StuckReason) -> Self {
+        Self {
+            event: Reporting::OwnEvent(text.clone()),
+            text,
+            reason,
+            longest_wait: Some(Duration::MAX),
+        }
     }
 
     fn of(error: &SetUpError, volume: &str) -> Self {
         let event = match error {
-            SetUpError::Unprocessed(_) => Told::InSummary,
+            SetUpError::Unprocessed(_) => Reporting::InSummary,
             SetUpError::Object(_)
             | SetUpError::Token(_)
             | SetUpError::Payload(_)
@@ -530,9 +552,14 @@ impl Failure {
             | SetUpError::Cancelled
             | SetUpError::Several(_)
             | SetUpError::Io { .. }
-            | SetUpError::Panicked(_) => Told::Alone(error.event(volume)),
+            | SetUpError::Panicked(_) => Reporting::OwnEvent(error.event(volume)),
         };
-        Self { text: error.text(), reason: "other", event, longest_wait: longest_wait(error) }
+        Self {
+            text: error.text(),
+            reason: StuckReason::Other,
+            event,
+            longest_wait: longest_wait(error),
+        }
     }
 }
 

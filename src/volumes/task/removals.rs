@@ -1,19 +1,21 @@
-//! The removal of pods' directories: asked for by a pod that has ended, or found to belong to
-//! nobody by a sweep.
+//! Decides when pods' directories are removed: on request of a pod that has ended, or because a
+//! sweep found a directory of an unknown pod.
 //!
-//! One removal per pod at a time, never while a job works in its directory. What could not be
-//! removed is tried again, ever more rarely, and told once: who asked, in the log, and to those who
-//! watch what is stuck. Decides; the work is [`super::super::directories::remove_pod`].
+//! - At most one removal per pod at a time, and none while a job works in its directory.
+//! - A failed removal is tried again with growing delays.
+//! - Each failure is reported once: to the caller, in the log, and on the watch of stuck volumes.
+//!
+//! The work itself is [`crate::volumes::directories::remove_pod`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::super::error::TearDownError;
-use super::super::plan::wait_after;
-use super::super::{Stuck, Swept};
 use crate::model::{Mono, PodUid};
+use crate::volumes::error::{StuckReason, TearDownError};
+use crate::volumes::plan::wait_after;
+use crate::volumes::{Stuck, Swept};
 
 type Reply = oneshot::Sender<Result<(), TearDownError>>;
 
@@ -27,10 +29,10 @@ struct Removal {
 /// A pod's directory that could not be removed.
 struct Failed {
     count: u32,
-    /// `None`: only when it is asked for again.
+    /// When to try again; `None`: when the removal is requested again.
     retry_at: Option<Mono>,
     text: String,
-    reason: &'static str,
+    reason: StuckReason,
 }
 
 /// All removals.
@@ -38,12 +40,12 @@ struct Failed {
 pub(super) struct Removals {
     wanted: BTreeMap<PodUid, Removal>,
     failed: BTreeMap<PodUid, Failed>,
-    /// How many pods that nobody knew were cleaned since the last sweep.
+    /// Number of unknown pods whose directories were removed since the last sweep.
     cleaned: u64,
 }
 
 impl Removals {
-    /// Somebody waits for a removal.
+    /// Requests a removal; `reply` is answered when it has ended.
     pub(super) fn ask(&mut self, uid: &PodUid, reply: Reply) {
         self.wanted.entry(uid.clone()).or_default().replies.push(reply);
     }
@@ -52,8 +54,8 @@ impl Removals {
         self.wanted.get(uid).is_some_and(|removal| removal.running)
     }
 
-    /// What a sweep has found: the pods on disk of which `is_known` knows nothing are removed,
-    /// unless they wait after a failure. Answers those.
+    /// Takes in the pods that a sweep found on disk. Those that are not known are removed, unless
+    /// they wait after a failure. Answers the pods to be removed now.
     pub(super) fn sweep(
         &mut self,
         on_disk: &BTreeSet<PodUid>,
@@ -75,7 +77,7 @@ impl Removals {
         due
     }
 
-    /// Pods without anybody who wants them whose next try is due.
+    /// Answers the unknown pods whose next try is due.
     pub(super) fn due(
         &mut self,
         is_known: impl Fn(&PodUid) -> bool,
@@ -100,7 +102,7 @@ impl Removals {
         self.failed.values().filter_map(|failed| failed.retry_at).min()
     }
 
-    /// Whether a removal is wanted that does not run; it does from now on.
+    /// Begins a removal if one is requested and not running. Returns true if it did.
     pub(super) fn begin(&mut self, uid: &PodUid) -> bool {
         match self.wanted.get_mut(uid) {
             Some(removal) if !removal.running => {
@@ -111,8 +113,8 @@ impl Removals {
         }
     }
 
-    /// A removal has ended: answers those who wait, and plans the next try. A pod that asks for
-    /// itself asks again.
+    /// Takes in the result of a removal: answers the requests, and plans the next try if there were
+    /// none (a pod that requests its own removal requests it again).
     pub(super) fn ended(&mut self, uid: &PodUid, result: Result<(), TearDownError>, now: Mono) {
         let replies = self.wanted.remove(uid).unwrap_or_default().replies;
         match &result {
@@ -136,7 +138,7 @@ impl Removals {
         let text = result.as_ref().err().map(TearDownError::text);
         let mut replies = replies.into_iter();
         if let Some(first) = replies.next() {
-            // Nobody waits any more: fine.
+            // The receiver may be gone.
             drop(first.send(result));
         }
         for reply in replies {
@@ -144,7 +146,7 @@ impl Removals {
         }
     }
 
-    /// What is stuck.
+    /// The directories that cannot be removed.
     pub(super) fn stuck(&self) -> Swept {
         let stuck = |(uid, failed): (&PodUid, &Failed)| Stuck {
             uid: uid.clone(),
@@ -162,7 +164,7 @@ mod tests {
 
     use super::Removals;
     use crate::model::{Mono, PodUid};
-    use crate::volumes::error::TearDownError;
+    use crate::volumes::error::{StuckReason, TearDownError};
 
     fn at(millis: u64) -> Mono {
         Mono(Duration::from_millis(millis))
@@ -193,7 +195,10 @@ mod tests {
         assert_eq!(removals.wake_at(), Some(at(1500)));
         assert!(removals.due(|_| true, at(2000)).is_empty(), "the pod has come back");
         let told = removals.stuck();
-        assert_eq!((told.stuck.len(), told.stuck[0].reason, told.cleaned), (1, "other", 0));
+        assert_eq!(
+            (told.stuck.len(), told.stuck[0].reason, told.cleaned),
+            (1, StuckReason::Other, 0)
+        );
         assert_eq!(removals.sweep(&found, |_| false, at(3000)), found);
         removals.begin(&uid);
         removals.ended(&uid, Ok(()), at(3000));

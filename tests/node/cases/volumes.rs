@@ -30,6 +30,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case(sub_paths),
         case(sub_paths_while_the_config_map_changes),
         case(read_only_mounts),
+        beyond(a_vanished_socket_is_waited_for),
+        beyond(a_volume_below_a_read_only_empty_dir),
+        beyond(an_immutable_config_map_made_again_reaches_new_pods),
     ]
 }
 
@@ -494,4 +497,90 @@ containers:
     let seen = run(&bed, spec).await?;
     has_line("the log", &seen, "refused")?;
     has_line("the log", &seen, "allowed")
+}
+
+/// Makes a socket that nobody listens on. Its path may be longer than one that can be bound.
+fn make_socket(path: &std::path::Path) -> Result<()> {
+    use nix::sys::stat::{Mode, SFlag, mknod};
+
+    Ok(mknod(path, SFlag::S_IFSOCK, Mode::S_IRWXU, 0)?)
+}
+
+async fn a_vanished_socket_is_waited_for(bed: Bed) -> Result<()> {
+    let path = format!("/var/lib/kubelet/socket-{}", bed.name);
+    let socket = bed.cluster.on_node(&path);
+    make_socket(&socket)?;
+    let spec = format!(
+        "
+volumes: [{{name: v, hostPath: {{path: {path}, type: Socket}}}}]
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'test -S /v && touch /started && while test -e /started; do sleep 0.2; done']
+  volumeMounts: [{{name: v, mountPath: /v}}]
+"
+    );
+    bed.pod("p", &spec).await?;
+    bed.until_exec("p", "main", &["ls", "/started"]).await?;
+
+    std::fs::remove_file(&socket)?;
+    bed.exec("p", "main", &["rm", "/started"]).await?;
+    let waits = "c[main].state.waiting.reason=CreateContainerConfigError";
+    bed.until("p", &[waits]).await?;
+    let message = format!("*hostPath type check failed: {path} is not a socket file");
+    bed.until("p", &[&format!("c[main].state.waiting.message={message}")]).await?;
+    ensure!(!socket.exists(), "something was made at {path}");
+
+    make_socket(&socket)?;
+    bed.until("p", &["c[main].ready=true", "c[main].restartCount=1"]).await?;
+    std::fs::remove_file(&socket)?;
+    Ok(())
+}
+
+async fn a_volume_below_a_read_only_empty_dir(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: v1, kind: ConfigMap, metadata: {name: conf}, data: {a: '1'}}").await?;
+    let spec = "
+volumes: [{name: my, emptyDir: {}}, {name: conf, configMap: {name: conf}}]
+containers:
+- name: main
+  image: busybox
+  command: [sh, -c, 'cat /var/my/conf.d/a /var/my/file']
+  volumeMounts:
+  - {name: my, mountPath: /var/my, readOnly: true}
+  - {name: conf, mountPath: /var/my/conf.d}
+  - {name: conf, mountPath: /var/my/file, subPath: a}
+";
+    same("what it reads", run(&bed, spec).await?.as_str(), "11")
+}
+
+async fn an_immutable_config_map_made_again_reaches_new_pods(bed: Bed) -> Result<()> {
+    let map = |word: &str| {
+        format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: words}}, immutable: true, data: {{word: {word}}}}}"
+        )
+    };
+    let spec = "
+terminationGracePeriodSeconds: 1
+volumes: [{name: v, configMap: {name: words}}]
+containers:
+- name: main
+  image: busybox
+  command: [sleep, '1000']
+  env: [{name: WORD, valueFrom: {configMapKeyRef: {name: words, key: word}}}]
+  volumeMounts: [{name: v, mountPath: /v}]
+";
+    let reads = async |pod: &str| {
+        bed.exec(pod, "main", &["sh", "-c", "cat /v/word; echo \" $WORD\""]).await
+    };
+    bed.create(&map("one")).await?;
+    bed.pod("p", spec).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    same("the first pod", reads("p").await?.as_str(), "one one\n")?;
+
+    bed.delete_kind("ConfigMap", "words").await?;
+    bed.create(&map("two")).await?;
+    bed.pod("q", spec).await?;
+    bed.until("q", &["cond[Ready]=True"]).await?;
+    same("the second pod", reads("q").await?.as_str(), "two two\n")?;
+    same("the first pod, which keeps what it has", reads("p").await?.as_str(), "one one\n")
 }

@@ -1,12 +1,41 @@
-//! secret volumes: the keys of a Secret as files, in memory. Pure.
+//! secret volumes: the keys of a Secret as files, in memory.
 
-use k8s_openapi::api::core::v1::{KeyToPath, Secret};
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{KeyToPath, Secret, SecretVolumeSource};
+
+use super::projected::found;
 use crate::volumes::error::SetUpError;
-use crate::volumes::payload::{self, Payload};
+use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
+use crate::volumes::mounter::Mounter;
+use crate::volumes::payload::{self, ObjectRef, Payload};
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/secret";
+
+/// The Secret. A key that is asked for by name may be missing.
+pub fn inputs(source: &SecretVolumeSource) -> VolumeInputs {
+    VolumeInputs {
+        objects: vec![ObjectRef::Secret(source.secret_name.clone().unwrap_or_default())],
+        shows_pod: false,
+        objects_suffice: source.items.is_none(),
+    }
+}
+
+/// Writes the files.
+pub(crate) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    source: &SecretVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let source = source.clone();
+    let files = move |context: &Context<M, T>| {
+        let optional = source.optional == Some(true);
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        let object = found("secret", name, context.objects.secrets.get(name), optional)?;
+        payload(source.items.as_deref(), object, source.default_mode, optional)
+    };
+    super::set_up(PLUGIN, super::memory(context), context, files).await
+}
 
 /// The files of a Secret; `None` is one that does not exist and is optional.
 pub fn payload(

@@ -1,13 +1,18 @@
-//! downwardAPI volumes: the pod's own labels, annotations, names and resources as files. Pure.
+//! downwardAPI volumes: the pod's own labels, annotations, names and resources as files.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, ResourceFieldSelector};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, ResourceFieldSelector,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::model::quantity::Amount;
 use crate::model::{Pod, pod};
 use crate::volumes::error::SetUpError;
+use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
+use crate::volumes::mounter::Mounter;
 use crate::volumes::payload::{self, File, Payload};
 
 /// The plugin's name.
@@ -22,6 +27,24 @@ pub struct Allocatable {
     pub memory: Option<Amount>,
     /// Ephemeral storage, in bytes.
     pub ephemeral_storage: Option<Amount>,
+}
+
+/// The pod alone.
+pub fn inputs() -> VolumeInputs {
+    VolumeInputs { objects: Vec::new(), shows_pod: true, objects_suffice: true }
+}
+
+/// Writes the files.
+pub(crate) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    source: &DownwardAPIVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let source = source.clone();
+    let files = move |context: &Context<M, T>| {
+        let items = source.items.as_deref().unwrap_or_default();
+        payload(items, &context.pod, &context.allocatable, source.default_mode)
+    };
+    super::set_up(PLUGIN, super::memory(context), context, files).await
 }
 
 /// The files that the items ask for.

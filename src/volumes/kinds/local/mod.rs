@@ -4,20 +4,26 @@
 //! Layout and texts are upstream's. A directory is bound whole and never written to, but for its
 //! group.
 
+mod ownership_events;
+
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
-use super::claim::{Bound, Source};
+use super::claim::bound::Bound;
+use super::context::{Context, Done, OnDisk};
 use super::host_path;
+use super::payload::fs_group;
 use crate::linux::ownership::{self, Progress};
-use crate::model::PodUid;
+use crate::model::reason::event::ALREADY_MOUNTED_VOLUME;
+use crate::model::{EventType, Pod, PodUid, pod};
 use crate::volumes::error::{SetUpError, TearDownError, errno_text};
 use crate::volumes::ledger::{self, Claimed, Made, Record};
 use crate::volumes::mounter::Mounter;
@@ -35,7 +41,7 @@ pub struct Local<'a> {
     pub uid: &'a PodUid,
     /// The volume's name in the pod.
     pub volume: &'a str,
-    /// What it is.
+    /// The persistent volume.
     pub bound: &'a Bound,
     /// The group that it is given to, and whether only if its root shows that it is not.
     pub fs_group: Option<(u32, bool)>,
@@ -52,20 +58,85 @@ pub struct Outcome {
     pub warning: Option<String>,
 }
 
-/// Makes a volume usable for the pod. Idempotent; blocks.
-pub fn set_up<M: Mounter>(mounter: &M, local: &Local<'_>) -> Result<Outcome, SetUpError> {
-    let bound = local.bound;
-    match &bound.source {
-        Source::Local(path) if bound.block => device(local, path),
-        Source::Local(path) => directory(mounter, local, path),
-        Source::HostPath(source) => host(local, source),
-        Source::Csi(driver) => Err(bound.failed(
-            "MountVolume.MountDevice",
-            format!(
-                "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name {driver} not \
-                 found in the list of registered CSI drivers"
-            ),
-        )),
+/// Binds the directory into the pod's, or links the device there. One job at a time works on
+/// `path`. While the directory is given to the pod's group, events say how far that is; the pod's
+/// end cancels it.
+pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    bound: Bound,
+    path: String,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let turn = context.tools.locks.of(PathBuf::from(&path)).lock_owned();
+    let turn = context.cancel.run_until_cancelled(turn).await.ok_or(SetUpError::Cancelled)?;
+
+    let progress = Arc::new(Progress::default());
+    let reports = ownership_events::report(context, &bound.name, Arc::clone(&progress));
+    let work = move |context: &Context<M, T>| {
+        context.make_pod_dirs()?;
+        let local = Local::of(context, &bound, &progress);
+        put_in_place(&context.tools.mounter, &local, &path)
+    };
+    let ended = tokio::select! {
+        ended = context.blocking(work) => ended,
+        // Only reports how far the work is: dropping it loses nothing.
+        never = reports => match never {},
+    };
+    drop(turn);
+
+    let Outcome { record, warning } = ended?;
+    if let Some(warning) = warning {
+        let pod = &context.pod;
+        tracing::info!(
+            pod = %pod::key(pod), volume = context.name(), warning, "A volume is shared"
+        );
+        let recorder = &context.tools.recorder;
+        recorder.pod(pod, None, EventType::Warning, ALREADY_MOUNTED_VOLUME, warning);
+    }
+    Ok(Done { claimed: Some(record), ..Done::default() })
+}
+
+/// Checks a persistent volume that is a hostPath.
+pub(super) async fn set_up_host_path<M: Mounter, T: Send + Sync + 'static>(
+    bound: Bound,
+    source: HostPathVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let work = move |context: &Context<M, T>| {
+        context.make_pod_dirs()?;
+        host(&Local::of(context, &bound, &Progress::default()), &source)
+    };
+    let outcome = context.blocking(work).await?;
+    Ok(Done { claimed: Some(outcome.record), ..Done::default() })
+}
+
+/// Makes a local volume usable for the pod. Idempotent; blocks.
+pub fn put_in_place<M: Mounter>(
+    mounter: &M,
+    local: &Local<'_>,
+    path: &str,
+) -> Result<Outcome, SetUpError> {
+    if local.bound.block { device(local, path) } else { directory(mounter, local, path) }
+}
+
+/// Returns true if a tree is given to the pod's group only if its root is not the group's already
+/// (`OnRootMismatch`).
+fn only_on_mismatch(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+    policy == Some("OnRootMismatch")
+}
+
+impl<'a> Local<'a> {
+    fn of<M, T>(context: &'a Context<M, T>, bound: &'a Bound, progress: &'a Progress) -> Self {
+        let pod = &context.pod;
+        Self {
+            paths: &context.paths,
+            uid: &context.uid,
+            volume: context.name(),
+            bound,
+            fs_group: fs_group(pod).map(|gid| (gid, only_on_mismatch(pod))),
+            progress,
+        }
     }
 }
 
@@ -105,7 +176,7 @@ fn host(local: &Local<'_>, source: &HostPathVolumeSource) -> Result<Outcome, Set
         let text = "mount options are not supported for this volume type";
         return Err(local.bound.failed("MountVolume.MountOptionSupport check", text));
     }
-    host_path::set_up(source).map_err(|error| local.failed(error.text()))?;
+    host_path::ensure(source).map_err(|error| local.failed(error.text()))?;
     local.done(local.record(host_path::PLUGIN, Made::Nothing, Path::new(&source.path)), None)
 }
 
@@ -287,9 +358,17 @@ fn device(local: &Local<'_>, path: &str) -> Result<Outcome, SetUpError> {
     local.done(record, None)
 }
 
-/// Takes the volume from the pod again: unbinds the directory, removes the link. Nothing of the
-/// volume itself is touched. Missing is done. Blocks.
-pub fn tear_down<M: Mounter>(
+/// Takes the volume from the pod again.
+pub(super) async fn tear_down<M: Mounter>(volume: &Arc<OnDisk<M>>) -> Result<(), TearDownError> {
+    let work = |volume: &OnDisk<M>| {
+        take_away(&volume.mounter, &volume.paths, &volume.uid, &volume.directory)
+    };
+    volume.blocking(work).await
+}
+
+/// Unbinds the directory and removes the link. The volume itself is not touched. A missing one is
+/// done. Blocks.
+pub fn take_away<M: Mounter>(
     mounter: &M,
     paths: &Paths,
     uid: &PodUid,
@@ -326,11 +405,12 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;
 
-    use super::{Local, set_up, tear_down};
+    use super::{Local, host, put_in_place, take_away};
     use crate::linux::fs::write_atomic;
     use crate::linux::ownership::Progress;
     use crate::model::PodUid;
-    use crate::volumes::kinds::claim::{Bound, Source};
+    use crate::volumes::kinds::claim::bound::{Bound, Source};
+    use crate::volumes::kinds::claim::without_driver;
     use crate::volumes::ledger::{Made, Record, read};
     use crate::volumes::mounter::fake::FakeMounter;
     use crate::volumes::paths::Paths;
@@ -382,9 +462,12 @@ mod tests {
                 fs_group,
                 progress: &progress,
             };
-            set_up(&self.mounter, &local)
-                .map(|made| (made.record, made.warning))
-                .map_err(|error| error.event("data"))
+            let made = match &bound.source {
+                Source::Local(path) => put_in_place(&self.mounter, &local, path),
+                Source::HostPath(source) => host(&local, source),
+                Source::Csi(driver) => Err(without_driver(bound, driver)),
+            };
+            made.map(|made| (made.record, made.warning)).map_err(|error| error.event("data"))
         }
 
         fn place(&self, uid: &str) -> PathBuf {
@@ -410,8 +493,8 @@ mod tests {
         );
         node.set_up("u1", &bound, None).expect("bound already");
         assert_eq!(node.mounter.mounts().len(), 1);
-        tear_down(&node.mounter, &node.paths, &uid, "pv").expect("unbound");
-        tear_down(&node.mounter, &node.paths, &uid, "pv").expect("unbound again");
+        take_away(&node.mounter, &node.paths, &uid, "pv").expect("unbound");
+        take_away(&node.mounter, &node.paths, &uid, "pv").expect("unbound again");
         assert!(node.mounter.mounts().is_empty() && !node.place("u1").exists());
         assert!(
             node.dir.path().join("disk/data").exists(),
@@ -424,7 +507,7 @@ mod tests {
         let node = node();
         std::fs::create_dir_all(node.place("u1")).expect("made");
         write_atomic(&node.place("u1").join("stray"), "x", 0o600).expect("written");
-        let error = tear_down(&node.mounter, &node.paths, &PodUid::from("u1"), "pv")
+        let error = take_away(&node.mounter, &node.paths, &PodUid::from("u1"), "pv")
             .expect_err("foreign data");
         assert!(
             error.text().contains("holds what this node did not put there"),
@@ -485,7 +568,7 @@ mod tests {
         assert_eq!(record.made, Made::Device);
         let link = record.path(&node.paths, &uid);
         assert_eq!(std::fs::read_link(&link).expect("a link"), node.dir.path().join("disk"));
-        tear_down(&node.mounter, &node.paths, &uid, "pv").expect("removed");
+        take_away(&node.mounter, &node.paths, &uid, "pv").expect("removed");
         assert!(link.symlink_metadata().is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! persistentVolumeClaim and generic ephemeral volumes: from the claim to what is mounted. Pure;
-//! the texts are upstream's.
+//! From a claim to the persistent volume that it is bound to, checked by upstream's rules and in
+//! its texts. Pure.
 
 use k8s_openapi::api::core::v1::{
     HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, PodSpec, Volume,
@@ -47,7 +47,7 @@ pub struct Bound {
     pub affinity: Option<VolumeNodeAffinity>,
 }
 
-/// What a persistent volume is.
+/// The kind of a persistent volume.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// A directory or device of this node.
@@ -103,7 +103,7 @@ pub fn processing(namespace: &str, claim: &str, problem: &str) -> SetUpError {
     SetUpError::Unprocessed(format!("error processing PVC {namespace}/{claim}: {problem}"))
 }
 
-/// What the pod's volume turns out to be.
+/// The persistent volume as the pod uses it. Checks that it and the claim belong together.
 pub fn bound(
     pod: &Pod,
     volume: &Volume,

@@ -1,12 +1,43 @@
-//! configMap volumes: the keys of a ConfigMap as files. Pure.
+//! configMap volumes: the keys of a ConfigMap as files.
 
-use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath};
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{ConfigMap, ConfigMapVolumeSource, KeyToPath};
+
+use super::projected::found;
 use crate::volumes::error::SetUpError;
-use crate::volumes::payload::{self, Payload};
+use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
+use crate::volumes::medium::Medium;
+use crate::volumes::mounter::Mounter;
+use crate::volumes::payload::{self, ObjectRef, Payload};
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/configmap";
+
+/// The ConfigMap. A key that is asked for by name may be missing.
+pub fn inputs(source: &ConfigMapVolumeSource) -> VolumeInputs {
+    VolumeInputs {
+        objects: vec![ObjectRef::ConfigMap(source.name.clone())],
+        shows_pod: false,
+        objects_suffice: source.items.is_none(),
+    }
+}
+
+/// Writes the files, on disk as upstream has it: what a ConfigMap holds is no secret, and memory
+/// for it would be charged to no container.
+pub(crate) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    source: &ConfigMapVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let source = source.clone();
+    let files = move |context: &Context<M, T>| {
+        let optional = source.optional == Some(true);
+        let object = context.objects.config_maps.get(&source.name);
+        let object = found("configmap", &source.name, object, optional)?;
+        payload(source.items.as_deref(), object, source.default_mode, optional)
+    };
+    super::set_up(PLUGIN, Medium::Disk, context, files).await
+}
 
 /// The files of a ConfigMap; `None` is one that does not exist and is optional.
 pub fn payload(

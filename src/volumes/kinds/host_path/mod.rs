@@ -4,16 +4,33 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
+use super::context::{Context, Done};
 use crate::volumes::error::{SetUpError, errno_text};
+use crate::volumes::mounter::Mounter;
 
 /// The plugin's name; it has no directories of its own.
 pub const PLUGIN: &str = "kubernetes.io/host-path";
 
+/// Checks the path, and makes it where its type says so.
+pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    source: &HostPathVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let source = source.clone();
+    let work = move |context: &Context<M, T>| {
+        context.check_names()?;
+        ensure(&source)
+    };
+    context.blocking(work).await?;
+    Ok(Done::default())
+}
+
 /// Checks that the path is of the wanted type, and makes it where the type says so. Blocks.
-pub fn set_up(source: &HostPathVolumeSource) -> Result<(), SetUpError> {
+pub fn ensure(source: &HostPathVolumeSource) -> Result<(), SetUpError> {
     let path = source.path.as_str();
     if path.split('/').any(|name| name == "..") {
         return Err(SetUpError::HostPath(format!(
@@ -73,13 +90,13 @@ mod tests {
 
     use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
-    use super::set_up;
+    use super::ensure;
     use crate::linux::fs::write_atomic;
 
     #[track_caller]
     fn check(path: &str, wanted: &str, expected: Result<(), &str>) {
         let source = HostPathVolumeSource { path: path.to_owned(), type_: Some(wanted.to_owned()) };
-        let found = set_up(&source).map_err(|error| error.text());
+        let found = ensure(&source).map_err(|error| error.text());
         assert_eq!(found, expected.map_err(|text| text.replace("PATH", path)), "{wanted} {path}");
     }
 

@@ -5,39 +5,54 @@
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::context::{Context, Done, OnDisk, Place};
+use super::payload::fs_group;
+use crate::linux::beneath::Root;
 use crate::linux::mount::FsKind;
 use crate::linux::{fs, ownership, walk};
 use crate::model::quantity::Amount;
 use crate::model::{Pod, pod};
 use crate::volumes::error::{SetUpError, TearDownError};
+use crate::volumes::medium::Medium;
 use crate::volumes::mounter::Mounter;
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/empty-dir";
 
-/// What the directory is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Medium {
-    /// The node's disk.
-    Disk,
-    /// Memory, at most so many bytes if given.
-    Memory(Option<u64>),
-    /// Huge pages of this size, e.g. `2Mi`.
-    HugePages(String),
+/// Makes the directory.
+pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+    source: Option<&EmptyDirVolumeSource>,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let source = source.cloned();
+    let work = move |context: &Context<M, T>| {
+        context.check_names()?;
+        let medium = medium(source.as_ref(), &context.pod, context.allocatable.memory)?;
+        context.make_pod_dirs()?;
+        context.note(PLUGIN, &medium)?;
+        let place = context.place(PLUGIN, context.name());
+        make(&context.tools.mounter, &place, &medium, fs_group(&context.pod))
+    };
+    context.blocking(work).await?;
+    Ok(Done::default())
 }
 
-/// Where an emptyDir lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The volume itself.
-    pub dir: PathBuf,
-    /// The directory of its `ready` file.
-    pub ready_dir: PathBuf,
+/// Removes the directory with its content, and its mount.
+pub(super) async fn tear_down<M: Mounter>(volume: &Arc<OnDisk<M>>) -> Result<(), TearDownError> {
+    let work = |volume: &OnDisk<M>| {
+        let place = Place {
+            dir: volume.dir(PLUGIN),
+            ready_dir: volume.paths.ready_dir(&volume.uid, &volume.directory),
+        };
+        remove(&volume.mounter, &place)
+    };
+    volume.blocking(work).await
 }
 
 /// The medium that a source asks for. Pure.
@@ -143,7 +158,7 @@ fn requested_page_sizes(spec: &PodSpec) -> Vec<String> {
 }
 
 /// Makes the directory, once. Idempotent; blocks.
-pub fn set_up<M: Mounter>(
+pub fn make<M: Mounter>(
     mounter: &M,
     place: &Place,
     medium: &Medium,
@@ -194,7 +209,7 @@ pub fn set_up<M: Mounter>(
 }
 
 /// Removes the directory with all that is in it, and its mount. Missing is done. Blocks.
-pub fn tear_down<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownError> {
+pub fn remove<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownError> {
     walk::remove_tree(&place.ready_dir).map_err(TearDownError::io("remove", &place.ready_dir))?;
     let dir = place.dir.as_path();
     match mounter.is_mount_point(dir) {
@@ -204,6 +219,24 @@ pub fn tear_down<M: Mounter>(mounter: &M, place: &Place) -> Result<(), TearDownE
         Err(error) => return Err(TearDownError::io("look for a mount at", dir)(error)),
     }
     walk::remove_tree(dir).map_err(TearDownError::io("remove", dir))
+}
+
+/// Makes the mount point for `source` inside an emptyDir, if it is missing: a file if `source` is
+/// one, else a directory. Blocks.
+pub fn make_mount_point(dir: &Path, path: &Path, source: Option<&Path>) -> io::Result<()> {
+    let root = Root::open(dir)?;
+    match root.resolve(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+
+    let metadata = source.and_then(|source| std::fs::metadata(source).ok());
+    if metadata.is_some_and(|metadata| !metadata.is_dir()) {
+        root.make_file(path, 0o644)
+    } else {
+        root.make_dirs(path, 0o755).map(drop)
+    }
 }
 
 /// Whether the `ready` file is there.
@@ -234,7 +267,7 @@ mod tests {
 
     use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
 
-    use super::{Medium, Place, is_ready, medium, set_up, tear_down};
+    use super::{Medium, Place, is_ready, make, make_mount_point, medium, remove};
     use crate::linux::fs::write_atomic;
     use crate::model::Pod;
     use crate::model::quantity::Amount;
@@ -287,22 +320,41 @@ mod tests {
     }
 
     #[test]
+    fn mount_points_are_made_as_their_source_is_and_never_outside() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("volume");
+        std::fs::create_dir_all(dir.join("taken")).expect("made");
+        std::os::unix::fs::symlink("..", dir.join("climbs")).expect("linked");
+        let file = root.path().join("file");
+        write_atomic(&file, "x", 0o600).expect("written");
+        let make_point = |path: &str, source: Option<&std::path::Path>| {
+            make_mount_point(&dir, path.as_ref(), source)
+        };
+        make_point("a/conf.d", None).expect("made");
+        make_point("b/file", Some(&file)).expect("made");
+        make_point("taken", Some(&file)).expect("what is there stays");
+        assert!(dir.join("a/conf.d").is_dir() && dir.join("b/file").is_file());
+        assert!(dir.join("taken").is_dir());
+        assert!(make_point("climbs/x", None).is_err() && !root.path().join("x").exists());
+    }
+
+    #[test]
     fn a_disk_volume_is_made_once_and_removed_whole() {
         let root = tempfile::tempdir().expect("a directory");
         let place =
             Place { dir: root.path().join("volumes/v"), ready_dir: root.path().join("plugins/v") };
         let mounter = FakeMounter::default();
         let gid = std::fs::metadata(root.path()).expect("it exists").gid();
-        set_up(&mounter, &place, &Medium::Disk, Some(gid)).expect("made");
+        make(&mounter, &place, &Medium::Disk, Some(gid)).expect("made");
         let mode = || std::fs::metadata(&place.dir).expect("it exists").mode() & 0o7777;
         assert_eq!(mode(), 0o2777);
         write_atomic(&place.dir.join("kept"), "x", 0o600).expect("written");
-        set_up(&mounter, &place, &Medium::Disk, Some(gid)).expect("made again");
+        make(&mounter, &place, &Medium::Disk, Some(gid)).expect("made again");
         assert!(place.dir.join("kept").exists());
         assert_eq!(mode(), 0o2777);
-        tear_down(&mounter, &place).expect("removed");
+        remove(&mounter, &place).expect("removed");
         assert!(!place.dir.exists() && !is_ready(&place.ready_dir));
-        tear_down(&mounter, &place).expect("removed again");
+        remove(&mounter, &place).expect("removed again");
     }
 
     #[test]
@@ -311,17 +363,17 @@ mod tests {
         let place = Place { dir: root.path().join("v"), ready_dir: root.path().join("plugins/v") };
         let mounter = FakeMounter::default();
         let medium = Medium::Memory(Some(4096));
-        set_up(&mounter, &place, &medium, None).expect("made");
-        set_up(&mounter, &place, &medium, None).expect("made again");
+        make(&mounter, &place, &medium, None).expect("made");
+        make(&mounter, &place, &medium, None).expect("made again");
         assert_eq!(mounter.log().len(), 1);
         let rebooted = FakeMounter::default();
-        set_up(&rebooted, &place, &medium, None).expect("made after a reboot");
+        make(&rebooted, &place, &medium, None).expect("made after a reboot");
         assert_eq!(rebooted.mounts().get(&place.dir).map(String::as_str), Some("tmpfs Some(4096)"));
         rebooted.set_busy(&place.dir, true);
-        let error = tear_down(&rebooted, &place).expect_err("busy");
+        let error = remove(&rebooted, &place).expect_err("busy");
         assert!(error.text().starts_with("could not unmount"), "{}", error.text());
         rebooted.set_busy(&place.dir, false);
-        tear_down(&rebooted, &place).expect("removed");
+        remove(&rebooted, &place).expect("removed");
         assert!(rebooted.mounts().is_empty() && !place.dir.exists());
     }
 }

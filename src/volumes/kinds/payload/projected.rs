@@ -1,18 +1,73 @@
 //! projected volumes: files from ConfigMaps, Secrets, the downward API and service-account tokens
-//! together. Pure.
+//! together.
+
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ProjectedVolumeSource, ServiceAccountTokenProjection};
 
-use super::downward_api::{self, Allocatable};
-use super::{config_map, secret};
+use super::downward::{self, Allocatable};
+use super::{config_map, fs_group, secret};
 use crate::apiserver::objects::ObjectError;
 use crate::apiserver::tokens;
-use crate::model::{Pod, pod};
+use crate::model::{Mono, Pod, pod};
 use crate::volumes::error::SetUpError;
-use crate::volumes::payload::{self, File, Objects, Payload};
+use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
+use crate::volumes::mounter::Mounter;
+use crate::volumes::payload::{self, File, ObjectRef, Objects, Payload};
+use crate::volumes::source::TokenSource;
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/projected";
+
+/// The certificates of the API server, which the controller manager puts into each namespace.
+const ROOT_CA: &str = "kube-root-ca.crt";
+
+/// The ConfigMaps and Secrets of all sources. A key that is asked for by name may be missing, but
+/// not that of the token's volume which every pod has ([`ROOT_CA`]).
+pub fn inputs(source: &ProjectedVolumeSource) -> VolumeInputs {
+    let mut inputs = VolumeInputs { objects_suffice: true, ..VolumeInputs::default() };
+    for part in source.sources.iter().flatten() {
+        if let Some(map) = &part.config_map {
+            inputs.objects.push(ObjectRef::ConfigMap(map.name.clone()));
+            inputs.objects_suffice &= map.items.is_none() || map.name == ROOT_CA;
+        }
+        if let Some(secret) = &part.secret {
+            inputs.objects.push(ObjectRef::Secret(secret.name.clone()));
+            inputs.objects_suffice &= secret.items.is_none();
+        }
+        inputs.shows_pod |= part.downward_api.is_some();
+    }
+    inputs
+}
+
+/// Asks for the tokens, then writes the files. The volume is due again when the first token is to
+/// be renewed.
+pub(crate) async fn set_up<M: Mounter, T: TokenSource>(
+    source: &ProjectedVolumeSource,
+    context: &Arc<Context<M, T>>,
+) -> Result<Done, SetUpError> {
+    let mut texts = Vec::new();
+    let mut refresh_at: Option<Mono> = None;
+    for request in token_requests(source, &context.pod) {
+        let token = context.tools.tokens.token(request).await?;
+        let earliest = refresh_at.map_or(token.refresh_at, |known| known.min(token.refresh_at));
+        refresh_at = Some(earliest);
+        texts.push(token.secret);
+    }
+
+    let source = source.clone();
+    let files = move |context: &Context<M, T>| {
+        let inputs = Inputs {
+            pod: &context.pod,
+            objects: &context.objects,
+            tokens: &texts,
+            allocatable: &context.allocatable,
+        };
+        payload(&source, &inputs)
+    };
+    let done = super::set_up(PLUGIN, super::memory(context), context, files).await?;
+    Ok(Done { refresh_at, ..done })
+}
 
 /// The life of a token whose projection names none: what the API defaults it to.
 const TOKEN_SECONDS: i64 = 3600;
@@ -51,7 +106,7 @@ pub struct Inputs<'a> {
     /// The objects that the sources name.
     pub objects: &'a Objects,
     /// The tokens' texts, in the order of [`token_requests`].
-    pub tokens: &'a [std::sync::Arc<str>],
+    pub tokens: &'a [Arc<str>],
     /// What the node can give.
     pub allocatable: &'a Allocatable,
 }
@@ -81,7 +136,7 @@ pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Pa
                 })
         } else if let Some(part) = &source.downward_api {
             let items = part.items.as_deref().unwrap_or_default();
-            downward_api::payload(items, inputs.pod, inputs.allocatable, mode)
+            downward::payload(items, inputs.pod, inputs.allocatable, mode)
         } else if let Some(part) = &source.service_account_token {
             let text = tokens.next().map(|token| token.as_bytes().to_vec()).unwrap_or_default();
             Ok(Payload::from([(
@@ -111,7 +166,7 @@ pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Pa
 pub(crate) fn found<'a, T>(
     kind: &'static str,
     name: &str,
-    object: Option<&'a Option<std::sync::Arc<T>>>,
+    object: Option<&'a Option<Arc<T>>>,
     optional: bool,
 ) -> Result<Option<&'a T>, SetUpError> {
     match object {
@@ -119,12 +174,6 @@ pub(crate) fn found<'a, T>(
         Some(None) if optional => Ok(None),
         Some(None) | None => Err(ObjectError::NotFound { kind, name: name.to_owned() }.into()),
     }
-}
-
-/// The pod's `fsGroup`.
-pub fn fs_group(pod: &Pod) -> Option<u32> {
-    let context = pod.spec.as_ref()?.security_context.as_ref()?;
-    u32::try_from(context.fs_group?).ok()
 }
 
 /// Who owns token files: the user of all containers, if every one has the same by its spec.
@@ -151,7 +200,7 @@ mod tests {
 
     use super::{Inputs, owner, payload, token_requests};
     use crate::model::Pod;
-    use crate::volumes::kinds::downward_api::Allocatable;
+    use crate::volumes::kinds::Allocatable;
     use crate::volumes::payload::Objects;
 
     fn pod(spec: &str) -> Pod {

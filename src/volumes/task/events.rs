@@ -1,28 +1,28 @@
-//! What users are told of a pod's volumes: each failure once, upstream's summary at upstream's
-//! moment. Decides nothing else.
+//! Events about a pod's volumes: each failure once, and upstream's summary at upstream's moment.
+//!
+//! Fed by the task after each plan. Decides nothing else.
 
 use std::time::Duration;
 
 use tracing::info;
 
-use super::super::entry::Entry;
-use super::super::plan::{self, Care, Goal, Inputs, Told};
-use super::super::source::ObjectSource;
 use crate::apiserver::events::Recorder;
 use crate::model::reason::event::FAILED_MOUNT;
 use crate::model::{EventType, Mono, Pod, VolumesState, pod};
+use crate::volumes::entry::Entry;
+use crate::volumes::plan::{self, Goal, Inputs, MountedBy, Reporting};
+use crate::volumes::source::ObjectSource;
 
-/// After how long upstream gives up waiting and says so: how often missing volumes are summed up.
+/// Interval of the summary about missing volumes: upstream gives up waiting after this time.
 const SUMMARY: Duration = Duration::from_secs(123);
-/// What upstream's summary ends in.
+/// The end of upstream's summary.
 const SUMMARY_CAUSE: &str = "context deadline exceeded";
-/// How long the API server may refuse an object before that is told: the node authorizer learns of
-/// a pod a little after us.
+/// Delay before a refusal by the API server is reported: the node authorizer learns of a pod a
+/// little after the kubelet.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// Records events for what is new: each volume's failure once, upstream's summary at upstream's
-/// moment.
-pub(super) fn tell<O: ObjectSource>(
+/// Records an event for each new failure, and the summary when it is due.
+pub(super) fn record_events<O: ObjectSource>(
     entry: &mut Entry<O>,
     state: &VolumesState,
     recorder: &Recorder,
@@ -35,10 +35,10 @@ pub(super) fn tell<O: ObjectSource>(
     }
     let again = entry.summary_at.is_some_and(|at| at <= now);
     if again {
-        entry.told.clear();
+        entry.reported.clear();
     }
-    tell_failures(entry, &pod, recorder, now);
-    tell_unprocessed(entry, &pod, recorder);
+    record_failures(entry, &pod, recorder, now);
+    record_unprocessed(entry, &pod, recorder);
     match state {
         VolumesState::Pending { .. } => {
             if again && unprocessed(entry).next().is_none() {
@@ -54,13 +54,20 @@ pub(super) fn tell<O: ObjectSource>(
     }
 }
 
-fn tell_failures<O: ObjectSource>(entry: &mut Entry<O>, pod: &Pod, recorder: &Recorder, now: Mono) {
-    for volume in entry.volumes.iter().filter(|volume| volume.wanted && volume.care == Care::Ours) {
+fn record_failures<O: ObjectSource>(
+    entry: &mut Entry<O>,
+    pod: &Pod,
+    recorder: &Recorder,
+    now: Mono,
+) {
+    let volumes = entry.volumes.iter().map(|volume| &volume.plan);
+    let ours = |volume: &&plan::Volume| volume.wanted && volume.mounted_by == MountedBy::Kubelet;
+    for volume in volumes.filter(ours) {
         let refused_at = entry.refused_since.get(&volume.name).map(|since| since.after(REFUSED));
         let text = match (&volume.problem, &volume.inputs, refused_at) {
             (Some(problem), _, _) => match &problem.event {
-                Told::Alone(text) => text.clone(),
-                Told::InSummary => continue,
+                Reporting::OwnEvent(text) => text.clone(),
+                Reporting::InSummary => continue,
             },
             (None, Inputs::Waiting(text), Some(at)) if at <= now => {
                 // The blank before the colon is upstream's.
@@ -72,24 +79,25 @@ fn tell_failures<O: ObjectSource>(entry: &mut Entry<O>, pod: &Pod, recorder: &Re
             }
             (None, Inputs::Waiting(_) | Inputs::Known, _) => continue,
         };
-        if entry.told.get(&volume.name) != Some(&text) {
-            entry.told.insert(volume.name.clone(), text.clone());
+        if entry.reported.get(&volume.name) != Some(&text) {
+            entry.reported.insert(volume.name.clone(), text.clone());
             record(recorder, pod, text);
         }
     }
 }
 
-/// Upstream's summary at once, for what it cannot even begin with.
-fn tell_unprocessed<O: ObjectSource>(entry: &mut Entry<O>, pod: &Pod, recorder: &Recorder) {
+/// Records upstream's summary at once for volumes that cannot even be begun with.
+fn record_unprocessed<O: ObjectSource>(entry: &mut Entry<O>, pod: &Pod, recorder: &Recorder) {
     let cause = unprocessed(entry).collect::<Vec<_>>().join("; ");
-    if !cause.is_empty() && entry.told.get("") != Some(&cause) {
+    if !cause.is_empty() && entry.reported.get("") != Some(&cause) {
         record(recorder, pod, plan::summary(&entry.volumes, &cause));
-        entry.told.insert(String::new(), cause);
+        entry.reported.insert(String::new(), cause);
     }
 }
 
 fn unprocessed<O: ObjectSource>(entry: &Entry<O>) -> impl Iterator<Item = &str> {
-    entry.volumes.iter().filter(|volume| plan::is_missing(volume)).filter_map(plan::why_unprocessed)
+    let volumes = entry.volumes.iter().map(|volume| &volume.plan);
+    volumes.filter(|volume| plan::is_missing(volume)).filter_map(plan::why_unprocessed)
 }
 
 fn record(recorder: &Recorder, pod: &Pod, message: String) {

@@ -3,9 +3,54 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::VolumeMount;
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use crate::model::{Pod, pod};
+
+/// A mount point that the runtime cannot make: it lies in a volume that the container mounts
+/// read-only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nested {
+    /// The outer volume's name.
+    pub outer: String,
+    /// The mount point, relative to the outer volume.
+    pub path: String,
+    /// Which of the container's volumeMounts is mounted there.
+    pub index: usize,
+}
+
+/// The mount points that a container needs inside volumes which it mounts read-only.
+pub fn in_read_only_mounts(container: &Container) -> Vec<Nested> {
+    let mounts = container.volume_mounts.as_deref().unwrap_or_default();
+    let paths: Vec<String> = mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
+    let mut found = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        let inside = |outer: &String| {
+            path.strip_prefix(outer.trim_end_matches('/'))
+                .and_then(|rest| rest.strip_prefix('/'))
+                .filter(|rest| !rest.is_empty())
+        };
+        let outer = paths
+            .iter()
+            .zip(mounts)
+            .filter_map(|(outer, mount)| Some((outer.len(), inside(outer)?, mount)))
+            .max_by_key(|(length, _, _)| *length);
+        if let Some((_, relative, mount)) = outer
+            && mount.read_only == Some(true)
+            && is_whole(mount)
+        {
+            let (outer, path) = (mount.name.clone(), relative.to_owned());
+            found.push(Nested { outer, path, index });
+        }
+    }
+    found
+}
+
+fn is_whole(mount: &VolumeMount) -> bool {
+    [&mount.sub_path, &mount.sub_path_expr]
+        .into_iter()
+        .all(|path| path.as_deref().unwrap_or_default().is_empty())
+}
 
 /// The directories that volume `name` needs, relative to it. Doubly nested ones are left to the
 /// volume between.
@@ -84,8 +129,36 @@ fn clean(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{mount_points, used};
+    use super::{in_read_only_mounts, mount_points, used};
     use crate::model::Pod;
+
+    #[test]
+    fn mount_points_in_a_read_only_volume() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "volumes": [{"name": "e", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/x"}}],
+            "containers": [{"name": "a", "volumeMounts": [
+                {"name": "e", "mountPath": "/var/my/", "readOnly": true},
+                {"name": "h", "mountPath": "/var/my/conf.d"},
+                {"name": "h", "mountPath": "/var/my/conf.d/deeper"},
+                {"name": "h", "mountPath": "/var/my-own"},
+                {"name": "e", "mountPath": "/rw"},
+                {"name": "h", "mountPath": "/rw/x"},
+                {"name": "e", "mountPath": "/part", "readOnly": true, "subPath": "p"},
+                {"name": "h", "mountPath": "/part/x"},
+            ]}],
+        }}))
+        .expect("a pod");
+        let found = in_read_only_mounts(&pod.spec.as_ref().expect("a spec").containers[0]);
+        let seen: Vec<_> = found
+            .iter()
+            .map(|nested| (nested.outer.as_str(), nested.path.as_str(), nested.index))
+            .collect();
+        assert_eq!(
+            seen,
+            [("e", "conf.d", 1)],
+            "the rest can be made by the runtime, or is a hostPath's"
+        );
+    }
 
     fn pod(mounts: &[(&str, &str)]) -> Pod {
         let mounts: Vec<_> = mounts

@@ -1,0 +1,12 @@
+//! What an emptyDir is made of. Pure.
+
+/// The storage behind an emptyDir, and behind the volumes that are wrapped around one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// The node's disk.
+    Disk,
+    /// Memory (tmpfs), at most this many bytes if given.
+    Memory(Option<u64>),
+    /// Huge pages of this size, e.g. `2Mi`.
+    HugePages(String),
+}
