@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -282,7 +281,8 @@ impl<M: Mounter> Core<M> {
         receiver
     }
 
-    /// The facts of the node that admission looks at.
+    /// The facts of the node that admission looks at: `None` until there is a Node object and it
+    /// has a size, where this kubelet describes one.
     fn node_facts(
         &self,
         parts: &Parts,
@@ -298,16 +298,22 @@ impl<M: Mounter> Core<M> {
         tasks.spawn(async move {
             let work = async {
                 loop {
-                    let object = described
-                        .as_mut()
-                        .map(|described| described.borrow_and_update().clone())
-                        .map(|described| view.borrow_and_update().node.clone().or(described));
-                    let now = facts(
-                        object.as_ref().map(Option::as_deref),
+                    let bare = bare_facts(
                         &allocatable.borrow_and_update(),
                         &condition.borrow_and_update(),
-                    )
-                    .map(Arc::new);
+                    );
+                    let now = match &mut described {
+                        None => Some(bare),
+                        Some(described) => {
+                            let own = described.borrow_and_update().clone();
+                            let object = view.borrow_and_update().node.clone().or(own);
+                            // For a node of no size every new pod would be refused for good.
+                            object
+                                .filter(|_| !bare.allocatable.is_empty())
+                                .map(|object| bare.with_object(&object))
+                        }
+                    };
+                    let now = now.map(Arc::new);
                     sender.send_if_modified(|before| {
                         let is_changed = *before != now;
                         *before = now;
@@ -328,27 +334,17 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// The facts of the node; `None`: they are not known yet. `object` is the Node object, where this
-/// kubelet keeps one.
-fn facts(
-    object: Option<Option<&Node>>,
-    allocatable: &BTreeMap<String, Quantity>,
-    condition: &RuntimeCondition,
-) -> Option<NodeFacts> {
+/// The facts of the node without those of its object.
+fn bare_facts(allocatable: &BTreeMap<String, Quantity>, condition: &RuntimeCondition) -> NodeFacts {
     let parse = |(name, quantity): (&String, &Quantity)| {
         Some((name.clone(), Amount::parse(&quantity.0).ok()?))
     };
-    let bare = NodeFacts {
+    NodeFacts {
         allocatable: allocatable.iter().filter_map(parse).collect(),
         supplemental_groups_policy: condition
             .features
             .is_some_and(|features| features.supplemental_groups_policy),
         ..NodeFacts::default()
-    };
-    match object {
-        None => Some(bare),
-        Some(None) => None,
-        Some(Some(node)) => (!allocatable.is_empty()).then(|| bare.with_object(node)),
     }
 }
 

@@ -197,7 +197,7 @@ impl<B: Backend> Dispatch<B> {
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 answered = self.undecided.next() => if let Some((pod, node)) = answered {
-                    self.enter(pod, Some(node.as_deref()));
+                    self.enter(pod, NodeLook::Afresh(node.as_deref()));
                 },
                 news = found.changed() => if news.is_err() { break },
                 () = desired.wait_sources_ready(), if !self.table.is_swept() => {}
@@ -249,15 +249,15 @@ impl<B: Backend> Dispatch<B> {
             self.queued.insert(key, pod);
             return;
         }
-        self.enter(pod, None);
+        self.enter(pod, NodeLook::Cached);
     }
 
     /// Has a pod admitted and starts its task, or puts it off until the Node object has been read.
-    /// `reread`: that is done, with or without an answer.
+    /// `look`: which Node object is decided by.
     ///
     /// An admission that has to wait for more (a manager that allocates CPUs or devices) is put off
     /// here in the same way.
-    fn enter(&mut self, pod: Arc<Pod>, reread: Option<Option<&Node>>) {
+    fn enter(&mut self, pod: Arc<Pod>, look: NodeLook<'_>) {
         // A resize that waited when this process began still does: the pod begins with what it had.
         let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
         let start = given.clone().unwrap_or_else(|| pod.clone());
@@ -265,7 +265,7 @@ impl<B: Backend> Dispatch<B> {
             Some(_) => Resize { granted: None, pending: resize::recorded(&pod) },
             None => Resize::default(),
         };
-        let (lifecycle, room) = match self.decide_entry(&start, reread) {
+        let (lifecycle, room) = match self.decide_entry(&start, look) {
             Entrance::Open { room } => (Lifecycle::Syncing, room),
             Entrance::Closed(cause) => (self.terminating(cause, Duration::ZERO), Vec::new()),
             Entrance::PutOff(read_node) => {
@@ -280,7 +280,7 @@ impl<B: Backend> Dispatch<B> {
     }
 
     /// Whether a pod may run on this node, and which pods it has to wait for.
-    fn decide_entry(&mut self, pod: &Arc<Pod>, reread: Option<Option<&Node>>) -> Entrance {
+    fn decide_entry(&mut self, pod: &Arc<Pod>, look: NodeLook<'_>) -> Entrance {
         if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
             return Entrance::Open { room: Vec::new() };
         }
@@ -292,7 +292,11 @@ impl<B: Backend> Dispatch<B> {
             .and_then(|found| found.get(&pod::uid(pod)))
             .is_some_and(|found| found.is_running);
         let others = self.others(&pod::uid(pod));
-        match self.door.admit(pod, &others, Asks::Entry { is_running }, reread.flatten()) {
+        let (fresh, may_read) = match look {
+            NodeLook::Cached => (None, true),
+            NodeLook::Afresh(node) => (node, false),
+        };
+        match self.door.admit(pod, &others, Asks::Entry { is_running }, fresh) {
             Ok(preempt) => {
                 let room =
                     preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
@@ -300,9 +304,7 @@ impl<B: Backend> Dispatch<B> {
                 Entrance::Open { room }
             }
             Err(rejection) => {
-                if reread.is_none()
-                    && let Some(read_node) = self.door.may_be_stale(&rejection)
-                {
+                if may_read && let Some(read_node) = self.door.may_be_stale(&rejection) {
                     return Entrance::PutOff(read_node.clone());
                 }
                 self.door.tell_rejected(pod, &rejection);
@@ -463,6 +465,15 @@ impl<B: Backend> Dispatch<B> {
             self.table.publish_known(self.entries.keys().cloned().chain(wanted).collect());
         }
     }
+}
+
+/// The Node object that a pod is decided by.
+#[derive(Clone, Copy, Debug)]
+enum NodeLook<'a> {
+    /// As it was last heard of; it may be behind.
+    Cached,
+    /// Read afresh for this pod; `None`: there was no answer.
+    Afresh(Option<&'a Node>),
 }
 
 /// The answer to a pod that comes to the node.

@@ -232,13 +232,10 @@ impl Bench {
     }
 
     fn rejection(&self, uid: &str) -> Option<String> {
-        match self.first(uid) {
-            Lifecycle::Terminating(terminating) => match terminating.cause {
-                TerminationCause::Rejected { reason, .. } => Some(reason),
-                _ => None,
-            },
-            Lifecycle::Syncing | Lifecycle::Terminated(_) => None,
-        }
+        let first = self.first(uid);
+        let terminating = first.terminating()?;
+        let TerminationCause::Rejected { reason, .. } = &terminating.cause else { return None };
+        Some(reason.clone())
     }
 }
 

@@ -27,9 +27,10 @@ pub fn of(pod: &api::Pod) -> Allocation {
 }
 
 /// What the pod had been given before this process, by its status: where a resize waited, and where
-/// the spec asks for other requests than were given. The latter is a resize that was asked for while
-/// nothing looked. Limits are not kept in the status as given, only as applied; where the requests
-/// are as the spec has them, a resize that was granted may still be under way, and the spec counts.
+/// the spec asks for other requests than were given. The latter is a resize that was asked for
+/// while nothing looked. Limits are not kept in the status as given, only as applied; where the
+/// requests are as the spec has them, a resize that was granted may still be under way, and the
+/// spec counts.
 pub fn recorded(pod: &api::Pod) -> Allocation {
     let mut allocation = of(pod);
     let Some(status) = &pod.status else { return allocation };
