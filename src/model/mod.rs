@@ -12,9 +12,11 @@ pub mod ids;
 pub mod lifecycle;
 pub mod node_selector;
 pub mod observed;
+pub mod phase;
 pub mod pod;
 pub mod quantity;
 pub mod reason;
+pub mod restart;
 pub mod time;
 pub mod waiting;
 
@@ -23,7 +25,9 @@ pub use event::EventType;
 pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
+pub use phase::Phase;
 pub use pod::{ContainerKind, Pod};
+pub use restart::{RestartPolicy, RestartRules};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
-use super::compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, compute, ordered};
+use super::compute::{compute, ordered};
+use super::input::{ComputeInput, NodeFacts, ResizeCondition, ResizeState};
 use crate::model::observed::{AppliedResources, Exit, Remembered};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{

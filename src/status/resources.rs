@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::phase;
-use crate::model::ObservedContainer;
+use crate::model::phase::is_terminal;
 use crate::model::quantity::Amount;
+use crate::model::{ObservedContainer, Phase};
 use crate::resources::cpu;
 use crate::resources::list::{self, CPU, Column, MEMORY, Quantities, binary_text};
 use crate::resources::pod_config::{self, PodCgroupPolicy};
@@ -71,9 +71,9 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let allocated: Quantities = requests.iter().map(text).collect();
     let mut resources =
         pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
-    if status.phase.as_deref() == Some(phase::RUNNING) {
+    if Phase::of(status) == Some(Phase::Running) {
         running(pod, &allocated, &mut resources);
-    } else if matches!(status.phase.as_deref(), Some(phase::SUCCEEDED | phase::FAILED)) {
+    } else if is_terminal(status) {
         // Upstream reads what it has from its cgroup, which is gone; a request of memory has no
         // place in one.
         let memory = allocated.iter().filter(|(name, _)| *name == MEMORY);

@@ -10,7 +10,7 @@ use super::types::{Action, Doing, Failure, Inputs, Key, Notice, Plan, PlanInput}
 use crate::model::observed::Exit;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
-    ObservedPod, Pod, SandboxId, Stage, Waiting, Wall, pod,
+    ObservedPod, Pod, RestartPolicy, SandboxId, Stage, Waiting, Wall, pod,
 };
 
 /// A plan in the making.
@@ -167,7 +167,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The pod's restart policy.
-    pub(super) fn restart_policy(&self) -> &'a str {
+    pub(super) fn restart_policy(&self) -> RestartPolicy {
         pod::restart_policy(self.pod)
     }
 
@@ -248,11 +248,12 @@ impl<'a> Draft<'a> {
     /// done for good.
     pub(super) fn wants_start(&self, spec: &Spec<'_>) -> bool {
         if self.inputs.restart_all
-            && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code))
+            && self
+                .last_exit(spec.name)
+                .is_some_and(|exit| spec.restart.restarts_all(exit.exit_code))
         {
             return true;
         }
-        let policy = self.restart_policy();
         let Some(latest) = self.observed.latest(spec.name) else {
             return match (spec.kind, self.inputs.remembered.get(spec.name)) {
                 (ContainerKind::Ephemeral, seen) => seen.is_none(),
@@ -260,7 +261,7 @@ impl<'a> Draft<'a> {
                 (_, Some(seen)) => seen
                     .exit
                     .as_ref()
-                    .is_none_or(|exit| restart::by_policy(spec, policy, exit.exit_code)),
+                    .is_none_or(|exit| spec.restart.restarts_alone(exit.exit_code)),
             };
         };
         match (&latest.state, spec.kind) {
@@ -272,15 +273,14 @@ impl<'a> Draft<'a> {
             (ContainerState::Unknown, _) => self.inputs.killed.contains_key(&latest.id),
             (ContainerState::Exited(exit), _) => {
                 let killed = self.inputs.killed.get(&latest.id);
-                killed.is_some_and(|why| restart::after_kill(spec, policy, why))
-                    || restart::by_policy(spec, policy, exit.exit_code)
+                killed.is_some_and(|why| restart::after_kill(spec, why))
+                    || spec.restart.restarts_alone(exit.exit_code)
             }
         }
     }
 
     /// Notes which containers are stopped in order to be replaced.
     pub(super) fn note_replaced(&mut self) {
-        let policy = self.restart_policy();
         let stopped = |container: &&ObservedContainer| {
             let why = self
                 .inputs
@@ -288,7 +288,7 @@ impl<'a> Draft<'a> {
                 .get(&container.id)
                 .or_else(|| self.inputs.killed.get(&container.id));
             let spec = self.specs.iter().find(|spec| spec.name == container.name);
-            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(spec, policy, why))
+            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(spec, why))
         };
         self.plan.replaced = self
             .observed

@@ -70,13 +70,12 @@ impl Draft<'_> {
 
     /// The same of all main containers but one.
     pub(super) fn is_ending_but_for(&self, except: Option<&str>) -> bool {
-        let policy = self.restart_policy();
         let stays_stopped = |spec: &Spec<'_>| {
             let why = self
                 .observed
                 .latest(spec.name)
                 .and_then(|latest| self.inputs.killing.get(&latest.id));
-            why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
+            why.is_some_and(|why| restart::stays_stopped(spec, why))
         };
         self.of_kind(ContainerKind::Main)
             .iter()

@@ -206,7 +206,7 @@ impl Draft<'_> {
     fn ends_the_pod(&self, spec: &Spec<'_>, why: &KillReason) -> bool {
         spec.kind == ContainerKind::Main
             && matches!(why, KillReason::Liveness | KillReason::Startup)
-            && !restart::after_kill(spec, self.restart_policy(), why)
+            && !restart::after_kill(spec, why)
             && self.is_ending_but_for(Some(spec.name))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use crate::model::observed::Remembered;
 use crate::model::{
-    Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod,
+    Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Phase, Pod,
     ProbeVerdicts, SandboxId, TerminationCause, VolumesState, Waiting, Wall,
 };
 use crate::resources::allocation::Requirements;
@@ -107,7 +107,7 @@ pub struct Inputs {
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// A terminal phase, which is never left.
-    pub terminal_phase: Option<String>,
+    pub terminal_phase: Option<Phase>,
     /// Init containers that the API knows to have ended with success.
     pub init_done: Vec<String>,
     /// When the first of those was started, in whole seconds.
