@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::desired;
+use crate::dispatch::{PodView, PodsHandle, ViewState};
 use crate::model::{ContainerState, SandboxState, pod};
-use crate::pods::{PodView, PodsHandle, ViewState};
 use crate::telemetry::metrics::{Collected, Kind, Registry};
 
 /// The states of a container, as upstream names them.

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use super::{State, json};
+use crate::dispatch::PodView;
 use crate::model::{Pod, pod};
-use crate::pods::PodView;
 
 #[derive(Serialize)]
 struct PodList<'a> {

@@ -355,6 +355,7 @@ fn pod_options(mut builder: PodBuilder, options: &[&str]) -> Result<PodBuilder, 
             ("grace", seconds) => builder.grace(number(seconds)?),
             ("deadline", seconds) => builder.active_deadline(number(seconds)?),
             ("host-network", "") => builder.host_network(),
+            ("version", version) => builder.version(version),
             ("static", "") => builder.annotation(crate::model::pod::CONFIG_SOURCE, "file"),
             (_, _) => return Err(format!("a pod has no option {option:?}")),
         };

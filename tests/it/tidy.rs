@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The folders of `src` in import order: each may use those before it. `clock` and `model` are for
 /// all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "telemetry", "config", "model", "linux", "cri", "csi", "cni", "apiserver", "resources", "images", "volumes",
-    "probes", "pleg", "status", "admission", "sources", "desired", "pods", "provider", "eviction", "node", "certs",
-    "server", "daemon", "testkit", "lib", "main",
+    "probes", "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "provider", "eviction", "node",
+    "certs", "server", "daemon", "testkit", "lib", "main",
 ];
 const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 
@@ -201,6 +201,19 @@ fn imports_go_leftward_only() {
          the wrong place, or what it needs is. Let the right one hand it a value, a handle or a small trait.",
         &places,
     );
+}
+
+#[test]
+fn the_documented_order_is_the_checked_one() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
+    let text = text.replace("\n//! ", " ");
+    let (_, rest) = text.split_once("`telemetry <").expect("lib.rs documents the import order");
+    let (rest, _) = rest.split_once('`').expect("its end");
+    let documented: Vec<&str> =
+        std::iter::once("telemetry").chain(rest.split('<').map(str::trim)).collect();
+    let exists = |name: &&&str| root().join("src").join(name).is_dir() && **name != "testkit";
+    let checked: Vec<&str> = ORDER.iter().filter(exists).copied().collect();
+    assert_eq!(documented, checked, "src/lib.rs and ORDER say the same");
 }
 
 #[test]

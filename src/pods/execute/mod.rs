@@ -26,7 +26,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::cleanup::{remove_unknown_logs, unknown_logs};
+pub use self::cleanup::sweep_logs;
 pub use self::container::ImageUsers;
 pub use self::permits::SandboxPermits;
 pub use self::report::{Count, Deps, Metrics, PodExecutor, Settings};

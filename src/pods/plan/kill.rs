@@ -7,6 +7,7 @@ use super::draft::Draft;
 use super::restart;
 use super::spec::Spec;
 use super::types::{Action, Key, KillReason};
+use crate::model::time::seconds;
 use crate::model::{
     ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, Stage, pod,
 };
@@ -85,13 +86,18 @@ impl Draft<'_> {
     /// may never be seen, the removal overtakes it. A pod that was rebuilt from the runtime has no
     /// version: its own grace counts.
     pub(super) fn pod_grace(&self) -> Duration {
-        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
-        if self.inputs.gone_from_source && from_api {
+        if self.is_removed_by_force() {
             return Duration::from_secs(1);
         }
         let deletion = self.pod.metadata.deletion_grace_period_seconds;
         seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
             .max(Duration::from_secs(1))
+    }
+
+    /// Whether the object is gone from the API server, see [`Draft::pod_grace`].
+    pub(super) fn is_removed_by_force(&self) -> bool {
+        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
+        self.inputs.gone_from_source && from_api
     }
 
     /// `deadline`, or a little later where that leaves a container no time at all.
@@ -103,10 +109,6 @@ impl Draft<'_> {
     pub(super) fn block_on_kill(&mut self, stage: Stage, id: &ContainerId, name: &str) {
         self.block_on(stage, format!("container \"{name}\" to stop"), &Key::Container(id.clone()));
     }
-}
-
-fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 #[cfg(test)]

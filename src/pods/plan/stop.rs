@@ -21,9 +21,13 @@ impl Draft<'_> {
         self.plan.transition = Some(Transition::Terminated);
     }
 
-    /// The shorter grace that a later deletion asks for, counted from when the pod began to stop.
+    /// The shorter grace that a later deletion asks for, counted from when the pod began to stop. The
+    /// removal of an object by force may come without the update before it that carried the grace.
     fn shortened(&self, terminating: &Terminating) -> Option<Transition> {
-        self.pod.metadata.deletion_grace_period_seconds?;
+        if self.pod.metadata.deletion_grace_period_seconds.is_none() && !self.is_removed_by_force()
+        {
+            return None;
+        }
         let elapsed = self.now.mono.since(terminating.since.mono);
         let grace = elapsed.saturating_add(self.pod_grace());
         (grace < terminating.grace).then_some(Transition::Shorten { grace })

@@ -2,7 +2,6 @@
 //! containers, and the images that are pulled ahead.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::draft::Draft;
 use super::restart;
@@ -13,7 +12,7 @@ use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
     ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
-    ObservedSandbox, SandboxId, Stage, TerminationCause, pod,
+    ObservedSandbox, SandboxId, Stage, TerminationCause, pod, time,
 };
 
 impl Draft<'_> {
@@ -71,7 +70,7 @@ impl Draft<'_> {
     /// When `activeDeadlineSeconds` is over.
     fn active_deadline(&self) -> Option<Mono> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
-        let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let allowed = time::seconds(seconds);
         let started = self.inputs.recorded.start_time?;
         // The whole allowance is measured from here, so that a start before this process counts
         // too.

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::execute::{Completion, Context, Execute, Outcome, Published, Report};
 use super::super::plan::types::{Action, Inputs, Key, Notice};
-use super::{Directive, Ended, Feeds, Resize, Start, Worker};
+use super::{Feeds, Start, Worker};
 use crate::clock::Clock;
+use crate::dispatch::{Directive, Ended, Resize};
 use crate::model::{
     Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, Stage,
     VolumesState, Wall,

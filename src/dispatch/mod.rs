@@ -1,0 +1,479 @@
+//! The table of pods and their tasks.
+//!
+//! ```text
+//!  desired ──(Change)──► table ──(Directive)──► task of a pod, made by the backend
+//!                          │ ▲                      │
+//!     admission ◄──────────┘ └── found (watch) ─────┴──► PodView ──► Handle ──► node, server, …
+//! ```
+//!
+//! One task owns the table. It has each new pod admitted, starts a task for it, hands newer objects
+//! and orders on, keeps one live generation per static pod name, decides on resizes in place, and
+//! starts tasks that only stop what runs and no source has. When nothing of a pod is left,
+//! everything that registered a [`Forget`] forgets it.
+//!
+//! Fed by the desired pods, the facts of the node, commands of other subsystems, the ends of tasks,
+//! and what the [`Backend`] finds on the node. It never talks to a runtime or the API server.
+
+mod admit;
+mod backend;
+mod directive;
+mod forget;
+mod handle;
+mod orphan;
+mod resize;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use self::admit::{Asks, Door, Preempt, Undecided};
+pub use self::admit::{Config, ReadNode};
+pub use self::backend::{Backend, Found, FoundPod, Launched};
+pub use self::directive::{Directive, Ended, PendingResize, Resize, Stop};
+pub use self::forget::{Forget, Forgetters};
+pub use self::handle::PodsHandle;
+use self::handle::{Command, Table};
+use self::resize::Wish;
+pub use self::view::{PodView, ViewState};
+use crate::apiserver::events::Recorder;
+use crate::clock::Clock;
+use crate::desired::{self, Change};
+use crate::model::{
+    Lifecycle, Mono, NodeFacts, Pod, PodKey, PodUid, Terminating, TerminationCause, pod,
+};
+use crate::resources::allocation::{self, Allocation};
+
+/// How many commands of other subsystems may wait (evictions, requests of the server).
+const COMMANDS: usize = 64;
+
+/// How soon a pod whose task panicked gets a new one; doubled each time up to [`PANIC_PAUSE_MAX`].
+const PANIC_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause after panics.
+const PANIC_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// What dispatch works with.
+pub struct Deps<B> {
+    /// Runs the pods.
+    pub backend: B,
+    /// The desired pods. Their changes come by [`Dispatch::run`].
+    pub desired: desired::Handle,
+    /// The facts of the node; `None` until they are known, and no pod is admitted before.
+    pub node: watch::Receiver<Option<Arc<NodeFacts>>>,
+    /// Reads the Node object afresh; `None` without an API server.
+    pub read_node: Option<ReadNode>,
+    /// Everything that keeps something of a pod.
+    pub forget: Forgetters,
+    /// Events.
+    pub recorder: Recorder,
+    /// The clocks.
+    pub clock: Clock,
+    /// The end of the process; pods run on.
+    pub shutdown: CancellationToken,
+}
+
+impl<B> std::fmt::Debug for Deps<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deps").field("forget", &self.forget).finish_non_exhaustive()
+    }
+}
+
+/// A pod that has a task.
+#[derive(Debug)]
+struct Entry {
+    directive: watch::Sender<Directive>,
+    key: PodKey,
+    is_static: bool,
+    /// Where its life began: a task that is started again begins there again.
+    first: Lifecycle,
+    panics: u32,
+    /// What its containers have been given.
+    allocation: Allocation,
+    /// The resize that has to wait.
+    wish: Option<Wish>,
+}
+
+/// The table of pods and their tasks.
+#[derive(Debug)]
+pub struct Dispatch<B> {
+    backend: B,
+    door: Door,
+    desired: desired::Handle,
+    forget: Forgetters,
+    clock: Clock,
+    entries: BTreeMap<PodUid, Entry>,
+    /// Pods that are not admitted yet.
+    undecided: Undecided,
+    /// Static pods whose older generation still stops.
+    queued: BTreeMap<PodKey, Arc<Pod>>,
+    workers: JoinSet<(PodUid, Ended)>,
+    ids: BTreeMap<tokio::task::Id, PodUid>,
+    /// Pods whose task panicked, and when it is started again.
+    broken: BTreeMap<PodUid, Mono>,
+    resizes: resize::Schedule,
+    table: Table,
+    commands: mpsc::Receiver<Command>,
+    shutdown: CancellationToken,
+}
+
+impl<B: Backend> Dispatch<B> {
+    /// The table, empty, and the handle that others reach pods by.
+    pub fn new(config: Config, deps: Deps<B>) -> (Self, PodsHandle) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let table = Table::default();
+        let handle = PodsHandle::new(table.clone(), sender);
+        let door =
+            Door { config, node: deps.node, read_node: deps.read_node, recorder: deps.recorder };
+        let dispatch = Self {
+            backend: deps.backend,
+            door,
+            desired: deps.desired,
+            forget: deps.forget,
+            clock: deps.clock,
+            entries: BTreeMap::new(),
+            undecided: Undecided::default(),
+            queued: BTreeMap::new(),
+            workers: JoinSet::new(),
+            ids: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            resizes: resize::Schedule::default(),
+            table,
+            commands,
+            shutdown: deps.shutdown,
+        };
+        (dispatch, handle)
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, changes: mpsc::Receiver<Change>) {
+        let shutdown = self.shutdown.clone();
+        let mut found = self.backend.found();
+
+        // A pod that runs already must not be taken for a new one, and for a node of no size every
+        // new pod would be refused for good.
+        let ready = async {
+            let looked = found.wait_for(Option::is_some).await.is_ok();
+            looked && self.door.wait().await
+        };
+        if shutdown.run_until_cancelled(ready).await == Some(true) {
+            self.serve(changes, found).await;
+        }
+
+        // Workers see the same cancellation; containers stay.
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    async fn serve(
+        &mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut found: watch::Receiver<Option<Found>>,
+    ) {
+        let shutdown = self.shutdown.clone();
+        let desired = self.desired.clone();
+        loop {
+            let clock = self.clock;
+            let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
+            let repair = async {
+                match next_repair {
+                    Some(moment) => clock.sleep_until(moment).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
+            // `wait_sources_ready` lose nothing when dropped.
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                change = changes.recv() => match change {
+                    Some(change) => self.change(change),
+                    None => break,
+                },
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                answered = self.undecided.next() => if let Some((pod, node)) = answered {
+                    self.enter(pod, Some(node.as_deref()));
+                },
+                news = found.changed() => if news.is_err() { break },
+                () = desired.wait_sources_ready(), if !self.table.is_swept() => {}
+                () = repair => {
+                    self.repair();
+                    self.retry_resizes();
+                }
+            }
+            self.sweep(&found);
+            self.catch_up();
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Upsert(pod) => self.upsert(pod),
+            Change::Gone(uid) => {
+                self.queued.retain(|_, queued| pod::uid(queued) != uid);
+                self.undecided.remove(&uid);
+                match self.entries.get(&uid) {
+                    Some(entry) => entry.directive.send_modify(|directive| directive.gone = true),
+                    // It never had a turn: what waits for its end must not wait for ever.
+                    None => self.forget.forget(&uid),
+                }
+            }
+        }
+    }
+
+    fn upsert(&mut self, pod: Arc<Pod>) {
+        let uid = pod::uid(&pod);
+        let key = pod::key(&pod);
+        if let Some(entry) = self.entries.get(&uid) {
+            if entry.is_static && entry.directive.borrow().gone {
+                // The same file again, while the pod already stops: stopping is never taken back,
+                // so it starts anew.
+                debug!(pod = %key, "static pod is back; it is started again when it has stopped");
+                self.queued.insert(key, pod);
+                return;
+            }
+            self.update(&uid, pod);
+            return;
+        }
+        if self.undecided.update(&pod) {
+            return;
+        }
+        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
+        if pod::is_static(&pod) && older {
+            debug!(pod = %key, "static pod waits for its older generation to end");
+            self.queued.insert(key, pod);
+            return;
+        }
+        self.enter(pod, None);
+    }
+
+    /// Has a pod admitted and starts its task, or puts it off until the Node object has been read.
+    /// `reread`: that is done, with or without an answer.
+    ///
+    /// An admission that has to wait for more (a manager that allocates CPUs or devices) is put off
+    /// here in the same way.
+    fn enter(&mut self, pod: Arc<Pod>, reread: Option<Option<&Node>>) {
+        // A resize that waited when this process began still does: the pod begins with what it had.
+        let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
+        let start = given.clone().unwrap_or_else(|| pod.clone());
+        let resize = match given {
+            Some(_) => Resize { granted: None, pending: resize::recorded(&pod) },
+            None => Resize::default(),
+        };
+        let (lifecycle, room) = match self.decide_entry(&start, reread) {
+            Entrance::Open { room } => (Lifecycle::Syncing, room),
+            Entrance::Closed(cause) => (self.terminating(cause, Duration::ZERO), Vec::new()),
+            Entrance::PutOff(read_node) => {
+                self.undecided.put_off(pod, &read_node);
+                return;
+            }
+        };
+        self.start(Directive { pod: start, gone: false, stop: None, resize, room }, lifecycle);
+        if given.is_some() {
+            self.update(&pod::uid(&pod), pod);
+        }
+    }
+
+    /// Whether a pod may run on this node, and which pods it has to wait for.
+    fn decide_entry(&mut self, pod: &Arc<Pod>, reread: Option<Option<&Node>>) -> Entrance {
+        if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
+            return Entrance::Open { room: Vec::new() };
+        }
+        let is_running = self
+            .backend
+            .found()
+            .borrow()
+            .as_ref()
+            .and_then(|found| found.get(&pod::uid(pod)))
+            .is_some_and(|found| found.is_running);
+        let others = self.others(&pod::uid(pod));
+        match self.door.admit(pod, &others, Asks::Entry { is_running }, reread.flatten()) {
+            Ok(preempt) => {
+                let room =
+                    preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
+                self.preempt(preempt);
+                Entrance::Open { room }
+            }
+            Err(rejection) => {
+                if reread.is_none()
+                    && let Some(read_node) = self.door.may_be_stale(&rejection)
+                {
+                    return Entrance::PutOff(read_node.clone());
+                }
+                self.door.tell_rejected(pod, &rejection);
+                let reason = rejection.reason;
+                let message = rejection.message;
+                info!(pod = %pod::key(pod), reason, message, "pod rejected");
+                Entrance::Closed(TerminationCause::Rejected { reason, message })
+            }
+        }
+    }
+
+    /// The other pods that count against the node, with what they have been given: a task may not
+    /// have seen its newest order yet.
+    fn others(&self, uid: &PodUid) -> Vec<Arc<Pod>> {
+        let views = self.table.views().into_iter();
+        views
+            .filter(|view| view.is_active() && view.uid != *uid)
+            .map(|view| match self.entries.get(&view.uid) {
+                Some(entry) => entry.directive.borrow().pod.clone(),
+                None => view.pod,
+            })
+            .collect()
+    }
+
+    fn terminating(&self, cause: TerminationCause, grace: Duration) -> Lifecycle {
+        Lifecycle::Terminating(Terminating { cause, since: self.clock.now(), grace })
+    }
+
+    fn preempt(&mut self, preempt: Vec<Preempt>) {
+        for Preempt { uid, cause, grace } in preempt {
+            self.command(Command::Stop { uid, cause, grace });
+        }
+    }
+
+    fn start(&mut self, directive: Directive, lifecycle: Lifecycle) {
+        let pod = directive.pod.clone();
+        let uid = pod::uid(&pod);
+        let (directive, receiver) = watch::channel(directive);
+        // A task that is started again goes on where the one before it stood.
+        let before = self.entries.remove(&uid);
+        let (panics, wish) = before.map_or((0, None), |entry| (entry.panics, entry.wish));
+        let is_static = pod::is_static(&pod);
+        let entry = Entry {
+            directive,
+            key: pod::key(&pod),
+            is_static,
+            first: lifecycle.clone(),
+            panics,
+            allocation: allocation::of(&pod),
+            wish,
+        };
+        let launched = self.backend.launch(pod, lifecycle, receiver);
+        self.entries.insert(uid.clone(), entry);
+        self.table.insert(uid.clone(), launched.view);
+        let id = {
+            let uid = uid.clone();
+            self.workers.spawn(async move { (uid, launched.task.await) }).id()
+        };
+        self.ids.insert(id, uid);
+        self.table.publish_active();
+    }
+
+    fn joined(
+        &mut self,
+        joined: Result<(tokio::task::Id, (PodUid, Ended)), tokio::task::JoinError>,
+    ) {
+        match joined {
+            Ok((id, (uid, ended))) => {
+                self.ids.remove(&id);
+                match ended {
+                    Ended::Shutdown => {}
+                    Ended::Gone => self.gone(&uid),
+                }
+            }
+            Err(error) => {
+                let Some(uid) = self.ids.remove(&error.id()) else { return };
+                let Some(entry) = self.entries.get_mut(&uid) else { return };
+                entry.panics = entry.panics.saturating_add(1);
+                let pause = PANIC_PAUSE
+                    .saturating_mul(2_u32.saturating_pow(entry.panics - 1))
+                    .min(PANIC_PAUSE_MAX);
+                error!(%uid, pod = %entry.key, ?pause, "the pod's task panicked; it is started again after a pause");
+                self.broken.insert(uid, self.clock.now().mono.after(pause));
+            }
+        }
+    }
+
+    fn gone(&mut self, uid: &PodUid) {
+        let Some(entry) = self.entries.remove(uid) else { return };
+        self.table.remove(uid);
+        self.forget.forget(uid);
+        self.table.publish_active();
+        if let Some(next) = self.queued.remove(&entry.key) {
+            self.upsert(next);
+        }
+        self.retry_resizes();
+    }
+
+    /// Starts tasks again that had panicked and whose pause is over.
+    fn repair(&mut self) {
+        let now = self.clock.now().mono;
+        let due: Vec<PodUid> =
+            self.broken.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
+        for uid in due {
+            self.broken.remove(&uid);
+            if let Some(entry) = self.entries.get(&uid) {
+                let (directive, first) = (entry.directive.borrow().clone(), entry.first.clone());
+                self.start(directive, first);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Stop { uid, cause, grace } => {
+                if let Some(entry) = self.entries.get(&uid) {
+                    entry
+                        .directive
+                        .send_modify(|directive| directive.stop = Some(Stop { cause, grace }));
+                }
+            }
+        }
+    }
+
+    /// Stops what is on the node and no source has, once every source has said what it has.
+    fn sweep(&mut self, found: &watch::Receiver<Option<Found>>) {
+        if !self.desired.sources_ready() {
+            return;
+        }
+        let orphans: Vec<(PodUid, FoundPod)> = found
+            .borrow()
+            .iter()
+            .flatten()
+            .filter(|(uid, _)| !self.entries.contains_key(*uid))
+            .map(|(uid, found)| (uid.clone(), found.clone()))
+            .collect();
+        if orphans.is_empty() && self.table.is_swept() {
+            return;
+        }
+
+        // Also those whose change has not been received yet: a change is queued behind others, and
+        // its pod must not be taken for an orphan meanwhile.
+        let wanted: BTreeSet<PodUid> =
+            self.desired.pods().iter().map(|pod| pod::uid(pod)).collect();
+        for (uid, found) in orphans.into_iter().filter(|(uid, _)| !wanted.contains(uid)) {
+            info!(pod = %found.key, %uid, "stopping a pod that no source has");
+            let directive = Directive {
+                pod: orphan::pod(&uid, &found),
+                gone: true,
+                stop: None,
+                resize: Resize::default(),
+                room: Vec::new(),
+            };
+            let lifecycle = self.terminating(TerminationCause::Removed, found.grace);
+            self.start(directive, lifecycle);
+        }
+        if !self.table.is_swept() {
+            self.table.publish_known(self.entries.keys().cloned().chain(wanted).collect());
+        }
+    }
+}
+
+/// The answer to a pod that comes to the node.
+enum Entrance {
+    /// It may run, once the pods of these views have stopped.
+    Open { room: Vec<watch::Receiver<PodView>> },
+    /// It may not.
+    Closed(TerminationCause),
+    /// The Node object has to be read first.
+    PutOff(ReadNode),
+}
+
+#[cfg(test)]
+mod tests;
