@@ -43,7 +43,8 @@ impl Clock {
         Now { mono: Mono(elapsed), wall }
     }
 
-    /// The instant to hand to tokio's timers for `moment`. One that cannot be expressed is far away.
+    /// The instant to hand to tokio's timers for `moment`. One that cannot be expressed is far
+    /// away.
     pub fn instant(&self, moment: Mono) -> Instant {
         let far = || self.origin + LONGEST;
         self.origin.checked_add(moment.0).unwrap_or_else(far)

@@ -2,8 +2,8 @@
 //!
 //! Until then its task sees it with what it has been given. Wishes that wait are looked at again
 //! when a pod has gone, when another pod asks, and every now and then, always in [`order`].
-//! Nothing is decided before every source has said what it has and those pods are admitted: a resize
-//! must not take the room of a pod that was there before it.
+//! Nothing is decided before every source has said what it has and those pods are admitted: a
+//! resize must not take the room of a pod that was there before it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

@@ -419,7 +419,9 @@ proptest! {
 
     /// The other half of law 4.
     #[test]
-    fn what_is_not_urgent_is_held_so_that_updates_coalesce(gaps in prop::collection::vec(0..100_u64, 1..5)) {
+    fn what_is_not_urgent_is_held_so_that_updates_coalesce(
+        gaps in prop::collection::vec(0..100_u64, 1..5),
+    ) {
         let mut bench = Bench::new();
         bench.apply(&Command::Set { pod: 0, status: Shape::Running, is_failing: false });
         bench.settle();
