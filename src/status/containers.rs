@@ -146,9 +146,15 @@ impl<'a> Groups<'a> {
         }
         status.volume_mounts =
             old.and_then(|old| old.volume_mounts.clone()).or_else(|| self.volume_mounts(spec));
-        status.resources =
-            Some(resources::container(spec, newest, status.container_id.as_ref(), old));
+        status.resources = Some(resources::container(
+            spec,
+            newest,
+            old.filter(|old| old.container_id == status.container_id),
+            self.input.resize.in_progress.is_some(),
+        ));
         status.allocated_resources = resources::canonical(resources::requests(spec));
+        status.stop_signal =
+            newest.stop_signal.clone().filter(|_| self.input.node.shows_stop_signals);
         status.user = newest.user.as_ref().map(|user| api::ContainerUser {
             linux: Some(api::LinuxContainerUser {
                 uid: user.uid,

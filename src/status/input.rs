@@ -73,4 +73,6 @@ pub struct NodeFacts {
     /// The runtime handlers that can mount read-only recursively; the default handler is the empty
     /// text.
     pub recursive_read_only: BTreeSet<String>,
+    /// True if statuses show the stop signal of a container (feature gate `ContainerStopSignals`).
+    pub shows_stop_signals: bool,
 }

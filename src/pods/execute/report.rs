@@ -314,6 +314,7 @@ impl PodExecutor {
             prefers_ipv6: self.deps.settings.node_ips.first().is_some_and(IpAddr::is_ipv6),
             runtime: identity.map(|identity| identity.name.clone()).unwrap_or_default(),
             recursive_read_only: handlers.map(|handler| handler.name.clone()).collect(),
+            shows_stop_signals: self.deps.settings.spec.stop_signals,
         }
     }
 

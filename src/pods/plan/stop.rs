@@ -22,8 +22,8 @@ impl Draft<'_> {
     }
 
     /// The shorter grace that a later deletion asks for, counted from when the pod began to stop.
-    /// The
-    /// removal of an object by force may come without the update before it that carried the grace.
+    /// The removal of an object by force may come without the update before it that carried the
+    /// grace.
     fn shortened(&self, terminating: &Terminating) -> Option<Transition> {
         if self.pod.metadata.deletion_grace_period_seconds.is_none() && !self.is_removed_by_force()
         {
