@@ -5,6 +5,7 @@ use super::draft::Draft;
 use super::spec::Spec;
 use super::types::{Action, Key};
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
+use crate::resources::allocation;
 
 impl Draft<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
@@ -39,10 +40,13 @@ impl Draft<'_> {
         })
     }
 
-    /// Whether a running container was given other resources than it has.
+    /// Whether a running container was given other resources than it has, and can be given them
+    /// while it runs.
     pub(super) fn is_resized(&self, spec: &Spec<'_>, container: &ObservedContainer) -> bool {
         let has = self.inputs.actuated.get(&container.id);
-        !self.is_being_killed(&container.id) && has.is_some_and(|has| *has != spec.requirements)
+        !self.is_being_killed(&container.id)
+            && !self.needs_restart_for_resize(spec, container)
+            && has.is_some_and(|has| *has != spec.requirements)
     }
 
     /// Whether a running container has to be started anew to be given what its spec says.
@@ -53,10 +57,6 @@ impl Draft<'_> {
     ) -> bool {
         let ContainerState::Running { .. } = container.state else { return false };
         let Some(has) = self.inputs.actuated.get(&container.id) else { return false };
-        let wants = spec.requirements;
-        let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
-        let memory =
-            (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
-        (cpu && spec.restarts_for("cpu")) || (memory && spec.restarts_for("memory"))
+        allocation::needs_restart(spec.resize_policy, *has, spec.requirements)
     }
 }

@@ -18,7 +18,8 @@ pub(super) struct Spec<'a> {
     lifecycle: Option<&'a api::Lifecycle>,
     startup: Option<&'a api::Probe>,
     liveness: Option<&'a api::Probe>,
-    resize_policy: &'a [api::ContainerResizePolicy],
+    /// Which resources need a restart to change.
+    pub(super) resize_policy: &'a [api::ContainerResizePolicy],
     /// What it asks for of CPU and memory.
     pub(super) requirements: Requirements,
     /// When it is started again.
@@ -26,7 +27,7 @@ pub(super) struct Spec<'a> {
 }
 
 impl<'a> Spec<'a> {
-    fn new(container: &'a api::Container, kind: ContainerKind, pod_policy: RestartPolicy) -> Self {
+    fn new(pod: &Pod, container: &'a api::Container, kind: ContainerKind) -> Self {
         Self {
             name: &container.name,
             kind,
@@ -36,8 +37,8 @@ impl<'a> Spec<'a> {
             startup: container.startup_probe.as_ref(),
             liveness: container.liveness_probe.as_ref(),
             resize_policy: container.resize_policy.as_deref().unwrap_or_default(),
-            requirements: Requirements::of(container),
-            restart: RestartRules::of(pod_policy, container),
+            requirements: Requirements::of(pod, container),
+            restart: RestartRules::of(pod::restart_policy(pod), container),
         }
     }
 
@@ -66,21 +67,15 @@ impl<'a> Spec<'a> {
             } else {
                 ContainerKind::Init
             };
-            Self::new(container, kind, policy)
+            Self::new(pod, container, kind)
         });
         let main = pod::main_containers(pod)
             .iter()
-            .map(|container| Self::new(container, ContainerKind::Main, policy));
+            .map(|container| Self::new(pod, container, ContainerKind::Main));
         let ephemeral = pod::ephemeral_containers(pod)
             .iter()
             .map(|container| Self::ephemeral(container, policy));
         init.chain(main).chain(ephemeral).collect()
-    }
-
-    /// Whether a change of one of its resources needs a restart.
-    pub(super) fn restarts_for(&self, resource: &str) -> bool {
-        let policy = self.resize_policy.iter().find(|policy| policy.resource_name == resource);
-        policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
     }
 
     /// Whether it has a postStart hook.

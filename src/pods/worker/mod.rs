@@ -409,7 +409,7 @@ impl<E: Execute> Worker<E> {
                 self.inputs.images.remove(container);
                 self.inputs.warmed.remove(container);
                 let given = pod::find_container(&self.pod, container)
-                    .map(|(_, spec)| Requirements::of(&spec));
+                    .map(|(_, spec)| Requirements::of(&self.pod, &spec));
                 self.starting.extend(given.map(|given| (container.clone(), given)));
                 (Doing::Busy { since: now, silent: false }, None)
             }

@@ -140,7 +140,7 @@ impl<E: Execute> Worker<E> {
                 self.inputs.post_start.insert(container.id.clone(), HookState::Done);
                 if let Some((_, spec)) = pod::find_container(&self.pod, &container.name) {
                     let has = Requirements::adopted(
-                        Requirements::of(&spec),
+                        Requirements::of(&self.pod, &spec),
                         container.resources.as_ref(),
                     );
                     self.inputs.actuated.insert(container.id.clone(), has);
