@@ -5,6 +5,7 @@
 //! that it computes here is a setting that some subsystem asked for.
 
 mod bridge;
+mod lock_file;
 mod metrics;
 mod pod_metrics;
 mod pods;
@@ -31,7 +32,7 @@ use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
 use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::{KubeletConfiguration, Loaded};
 use crate::cri::{self, Runtime};
 use crate::dispatch::{PodView, PodsHandle};
 use crate::model::{EventType, StartBacklog, pod};
@@ -53,6 +54,17 @@ const RUNTIME_COMPLAINT: Duration = Duration::from_secs(10);
 pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::system();
     let mut tasks: JoinSet<()> = JoinSet::new();
+    let path = &loaded.flags.lock_file;
+    let mut _lock = None;
+    if !path.is_empty() {
+        _lock = lock_file::acquire(path, &shutdown).await?;
+        if _lock.is_none() {
+            return Ok(());
+        }
+        if loaded.flags.exit_on_lock_contention {
+            lock_file::end_on_contention(path, shutdown.clone())?;
+        }
+    }
     let mut settings = NodeSettings::new(&loaded)?;
     settings.find_ips().await?;
     settings.make_directories()?;
@@ -218,6 +230,7 @@ impl<M: Mounter> Core<M> {
             return supervise(tasks, self.shutdown).await;
         };
         let images = runtime_parts.images.clone();
+        let driver = runtime_parts.condition.borrow().cgroup_driver;
         let parts = pods::Parts {
             user_namespaces,
             runtime: runtime_parts,
@@ -232,7 +245,7 @@ impl<M: Mounter> Core<M> {
         let pods = self.start_pods(parts, &mut tasks)?;
         self.start_housekeeping(&mut tasks, images, &pods);
         pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
-        self.start_server(&mut tasks, pods, desired, unhealthy).await?;
+        self.start_server(&mut tasks, (pods, desired), unhealthy, driver).await?;
         info!(node = self.settings.node_name, "kubelet started");
         notify_ready();
         supervise(tasks, self.shutdown).await
@@ -408,23 +421,25 @@ impl<M: Mounter> Core<M> {
     async fn start_server(
         &self,
         tasks: &mut JoinSet<()>,
-        pods: PodsHandle,
-        desired: desired::Handle,
+        (pods, desired): (PodsHandle, desired::Handle),
         unhealthy: watch::Receiver<Option<String>>,
+        driver: Option<cri::condition::CgroupDriver>,
     ) -> anyhow::Result<()> {
         let config = &self.loaded.config;
+        let tls = config.enable_server.then(|| self.settings.tls(self.clock)).transpose()?;
+        let shown = shown(config, tls.as_ref(), driver);
         let state = server::State {
             pods,
             desired,
             cri: self.runtime.clone(),
             metrics: self.metrics.clone(),
             probe_metrics: self.observers.probe_registry(),
-            configz: config.configz().to_string().into(),
+            configz: shown.configz().to_string().into(),
             unhealthy,
             clock: self.clock,
             debugging_handlers: config.enable_debugging_handlers,
         };
-        if let Some(address) = self.settings.health_address()? {
+        if let Some(address) = self.settings.health_address() {
             tasks.spawn(server::serve_when_free(
                 address,
                 server::health_router(state.clone()),
@@ -435,13 +450,11 @@ impl<M: Mounter> Core<M> {
             let stop = self.shutdown.clone();
             tasks.spawn(server::serve(listener, router, tls, stop));
         };
-        if !config.enable_server {
-            return Ok(());
-        }
+        let Some(tls) = tls else { return Ok(()) };
         if let Some(address) = self.settings.read_only_address()? {
             serve(server::bind(address).await?, server::read_only_router(state.clone()), None);
         }
-        let tls = server::TlsSource::load(self.settings.tls(self.clock)?)?;
+        let tls = server::TlsSource::load(tls)?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
         let authenticator =
             server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
@@ -456,6 +469,28 @@ impl<M: Mounter> Core<M> {
         serve(server::bind(address).await?, router, Some(Arc::new(tls)));
         Ok(())
     }
+}
+
+/// The configuration that `/configz` shows: the certificate that is served and the cgroup driver
+/// that the runtime has chosen, whatever the file says.
+fn shown(
+    config: &KubeletConfiguration,
+    tls: Option<&server::TlsSettings>,
+    driver: Option<cri::condition::CgroupDriver>,
+) -> KubeletConfiguration {
+    let mut shown = config.clone();
+    if let Some(tls) = tls {
+        shown.tls_cert_file = tls.cert_file.display().to_string();
+        shown.tls_private_key_file = tls.key_file.display().to_string();
+    }
+    if let Some(driver) = driver {
+        shown.cgroup_driver = match driver {
+            cri::condition::CgroupDriver::Systemd => "systemd",
+            cri::condition::CgroupDriver::Cgroupfs => "cgroupfs",
+        }
+        .to_owned();
+    }
+    shown
 }
 
 /// Waits for the end that was asked for; a task that ends before it ends the process with an error,

@@ -24,6 +24,7 @@ use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, PodUid};
 use crate::pods::execute::{self, Count, ImageUsers, Metrics, Settings};
 use crate::pods::hooks::HookCommands;
+use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{self, CriBackend, NetworkProblem, SandboxPermits};
 use crate::probes::ProbeDeps;
@@ -58,7 +59,9 @@ impl<M: Mounter> Core<M> {
         let node = self.node_facts(&parts, &allocatable, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
-        let (changes, shared) = self.execute_deps(parts, allocatable);
+        let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
+        let report = Arc::new(self.report_deps(&parts, permits.clone()));
+        let (changes, shared) = self.execute_deps(parts, allocatable, permits);
         let shared = Arc::new(shared);
 
         let gates = &self.loaded.gates;
@@ -70,6 +73,7 @@ impl<M: Mounter> Core<M> {
             },
             pods::Deps {
                 execute: Arc::clone(&shared),
+                report: Arc::clone(&report),
                 probes: self.probe_deps(),
                 network_not_ready,
                 shutdown: self.shutdown.clone(),
@@ -85,7 +89,7 @@ impl<M: Mounter> Core<M> {
                 .clients
                 .clone()
                 .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
-            forget: self.forgetters(&shared),
+            forget: self.forgetters(&shared, &report),
             recorder: self.recorder.clone(),
             clock: self.clock,
             shutdown: self.shutdown.clone(),
@@ -121,10 +125,24 @@ impl<M: Mounter> Core<M> {
         }
     }
 
+    fn report_deps(&self, parts: &Parts, permits: SandboxPermits) -> ReportDeps {
+        ReportDeps {
+            status: parts.status.clone(),
+            desired: parts.desired.clone(),
+            volumes: parts.volumes.clone(),
+            recorder: self.recorder.clone(),
+            condition: parts.runtime.condition.clone(),
+            permits,
+            node_ips: self.settings.node_ips.clone(),
+            shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
+        }
+    }
+
     fn execute_deps(
         &self,
         parts: Parts,
         allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
+        permits: SandboxPermits,
     ) -> (mpsc::Receiver<Change>, execute::Deps) {
         let settings = &self.settings;
         let deps = execute::Deps {
@@ -140,13 +158,11 @@ impl<M: Mounter> Core<M> {
             runtime_classes: parts.api.runtime_classes,
             tokens: parts.api.tokens,
             recorder: self.recorder.clone(),
-            status: parts.status,
-            desired: parts.desired,
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
             devices: parts.runtime.devices,
             exec: Arc::new(HookCommands(self.runtime.clone())),
-            permits: SandboxPermits::for_cores(self.machine.cores, self.rush.clone()),
+            permits,
             allocatable,
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
@@ -173,11 +189,12 @@ impl<M: Mounter> Core<M> {
     }
 
     /// Registers all that keeps something of a pod.
-    fn forgetters(&self, shared: &Arc<execute::Deps>) -> Forgetters {
+    fn forgetters(&self, shared: &Arc<execute::Deps>, report: &ReportDeps) -> Forgetters {
         let mut forget = Forgetters::default();
         let queues = Arc::clone(shared);
+        let statuses = report.status.clone();
         forget.add(move |uid: &PodUid| {
-            let status = queues.status.clone();
+            let status = statuses.clone();
             let devices = queues.devices.clone();
             let uid = uid.clone();
             queues.permits.background(async move {
@@ -187,7 +204,7 @@ impl<M: Mounter> Core<M> {
         });
         let images = shared.images.clone();
         forget.add(move |uid: &PodUid| images.forget(uid));
-        let desired = shared.desired.clone();
+        let desired = report.desired.clone();
         forget.add(move |uid: &PodUid| desired.release(uid));
         let volumes = shared.volumes.clone();
         forget.add(move |uid: &PodUid| volumes.forget(uid));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
@@ -15,13 +15,14 @@ use crate::apiserver::objects::ChangeDetection;
 use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
 use crate::config::types::GoDuration;
-use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded, machine};
 use crate::linux::fs::ensure_root_dir;
 use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::node::addresses;
 use crate::pods::request;
+use crate::sources::static_pod::References;
 use crate::{cri, images, node, pods, resources, server, sources, volumes};
 
 /// Settings of the node: what was configured and what the machine says.
@@ -57,7 +58,12 @@ impl NodeSettings {
             loaded: loaded.clone(),
             hostname: if loaded.flags.hostname_override.is_empty() { hostname } else { node_name },
         };
-        settings.node_ips = settings.configured_ips()?;
+        let (ips, others) = loaded.node_ips();
+        if !others.is_empty() {
+            info!(IPs = ?others, "Could not parse some node IP(s), ignoring them");
+        }
+        settings.node_ips = ips;
+        settings.check_machine()?;
         Ok(settings)
     }
 
@@ -65,15 +71,12 @@ impl NodeSettings {
         &self.loaded.config
     }
 
-    /// `--node-ip`.
-    fn configured_ips(&self) -> anyhow::Result<Vec<IpAddr>> {
-        let text = self.loaded.flags.node_ip.trim();
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts
-            .map(|part| {
-                part.parse().with_context(|| format!("--node-ip: {part:?} is not an IP address"))
-            })
-            .collect()
+    /// Refuses what the machine cannot give.
+    fn check_machine(&self) -> anyhow::Result<()> {
+        machine::check(self.config(), &machine::Cpus::detect()).map_err(anyhow::Error::msg)?;
+        let (config, inputs) = (self.node(), node::NodeInputs::default());
+        let capacity = node::resources::capacity(&config, &self.machine, &inputs);
+        node::resources::check(&config, &capacity).map_err(anyhow::Error::msg)
     }
 
     /// The node's own addresses: those configured, else the one of the default route.
@@ -170,6 +173,7 @@ impl NodeSettings {
             event_qps: f64::from(config.event_record_qps),
             event_burst: u32::try_from(config.event_burst).unwrap_or(0),
             disable_http2: false,
+            proxies: self.loaded.proxies.clone(),
         };
         Ok(Some(Clients::new(&clients, clock)?))
     }
@@ -308,7 +312,7 @@ impl NodeSettings {
         node::NodeConfig {
             node_name: self.node_name.clone(),
             hostname: self.hostname.clone(),
-            node_ips: self.configured_ips().unwrap_or_default(),
+            node_ips: self.loaded.node_ips().0,
             register: config.register_node,
             labels: flags.node_labels.clone(),
             taints: config.register_with_taints.clone(),
@@ -358,6 +362,7 @@ impl NodeSettings {
     /// When containers' logs are rotated; `None` for a negative size: never.
     pub(super) fn log_rotation(&self) -> Option<pods::logs::Policy> {
         let config = self.config();
+        // A text that is no size has been refused.
         let size = Amount::parse(&config.container_log_max_size).ok()?.units();
         Some(pods::logs::Policy {
             max_size: u64::try_from(size).ok()?,
@@ -393,7 +398,16 @@ impl NodeSettings {
             path: PathBuf::from(path),
             check_frequency: duration(self.config().file_check_frequency),
             node_name: self.node_name.clone(),
+            references: self.static_pod_references(),
         })
+    }
+
+    fn static_pod_references(&self) -> References {
+        if self.loaded.gates.enabled(Gate::PREVENT_STATIC_POD_API_REFERENCES) {
+            References::Refused
+        } else {
+            References::Taken
+        }
     }
 
     pub(super) fn http(&self) -> anyhow::Result<Option<sources::http::Config>> {
@@ -401,10 +415,6 @@ impl NodeSettings {
         if config.static_pod_url.is_empty() {
             return Ok(None);
         }
-        let url = config
-            .static_pod_url
-            .parse()
-            .with_context(|| format!("staticPodURL {:?}", config.static_pod_url))?;
         let mut headers = http::HeaderMap::new();
         for (name, values) in &config.static_pod_url_header.0 {
             let name = http::HeaderName::try_from(name)
@@ -417,10 +427,11 @@ impl NodeSettings {
             }
         }
         Ok(Some(sources::http::Config {
-            url,
+            url: config.static_pod_url.clone(),
             headers,
             check_frequency: duration(config.http_check_frequency),
             node_name: self.node_name.clone(),
+            references: self.static_pod_references(),
         }))
     }
 
@@ -438,7 +449,7 @@ impl NodeSettings {
             },
             pod_logs_dir: config.pod_logs_dir.clone(),
             seccomp_profile_root: self.root_dir.join("seccomp").to_string_lossy().into_owned(),
-            seccomp_default: config.seccomp_default,
+            seccomp_default: config.seccomp_default || self.loaded.flags.seccomp_default,
             cpu_cfs_quota: config.cpu_cfs_quota,
             cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
             cgroup_v2: unified,
@@ -515,10 +526,10 @@ impl NodeSettings {
             .transpose()
     }
 
-    pub(super) fn health_address(&self) -> anyhow::Result<Option<SocketAddr>> {
-        let port = self.config().healthz_port;
-        let address = &self.config().healthz_bind_address;
-        (port > 0).then(|| socket("healthzBindAddress", address, "healthzPort", port)).transpose()
+    /// Where to serve the health endpoint: an address, or a name that is looked up.
+    pub(super) fn health_address(&self) -> Option<(String, u16)> {
+        let port = u16::try_from(self.config().healthz_port).ok()?;
+        (port > 0).then(|| (self.config().healthz_bind_address.clone(), port))
     }
 }
 

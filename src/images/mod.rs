@@ -354,20 +354,23 @@ impl Inner {
         let precheck = self.precheck(request, &spec).await.inspect_err(|error| {
             count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
         })?;
-        let credentials = self.credentials(request)?;
+        // A broken secret matters only if a credential is needed.
+        let credentials = self.credentials(request);
         if let Precheck::Present { image_ref } = &precheck {
+            let known = credentials.as_deref().unwrap_or_default();
             let own: Vec<_> =
-                credentials.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
+                known.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
             if !self.records.must_pull(&request.image, image_ref, &own, self.clock.now().wall) {
                 count(Some(true), Some(false));
                 let message = policy::already_present(&request.image);
                 request.tell(self, EventType::Normal, event::PULLED, message);
                 return Ok(Present { image_ref: image_ref.clone() });
             }
-            if request.policy == PullPolicy::Never {
-                count(Some(true), Some(true));
-                return Err(self.never_pull(request));
-            }
+        }
+        let credentials = credentials?;
+        if matches!(precheck, Precheck::Present { .. }) && request.policy == PullPolicy::Never {
+            count(Some(true), Some(true));
+            return Err(self.never_pull(request));
         }
         let present = match precheck {
             Precheck::Present { .. } => Some(true),

@@ -73,6 +73,28 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInput
         .collect()
 }
 
+/// Refuses reservations that exceed what the node has, as upstream does when it starts.
+pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
+    let problems: Vec<String> = capacity
+        .iter()
+        .filter_map(|(name, quantity)| {
+            let whole = parse(&quantity.0);
+            let reserved = reserved(config, name, whole);
+            (reserved > whole).then(|| {
+                format!(
+                    "Resource {name:?} has a reservation of {reserved} but capacity of {}. \
+                     Expected capacity >= reservation.",
+                    quantity.0
+                )
+            })
+        })
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(format!("invalid Node Allocatable configuration. {}", problems.join(" ")))
+}
+
 /// What is kept from pods of one resource.
 pub fn reserved(config: &NodeConfig, name: &str, capacity: Amount) -> Amount {
     let from = |reservations: &BTreeMap<String, String>| {
@@ -203,6 +225,22 @@ mod tests {
                 ("memory", "14193692Ki"),
                 ("pods", "110"),
             ],
+        );
+    }
+
+    #[test]
+    fn reservations_above_the_capacity_are_refused() {
+        let config = NodeConfig {
+            system_reserved: [("memory".to_owned(), "1Ti".to_owned())].into(),
+            eviction_hard: [("nodefs.available".to_owned(), "100%".to_owned())].into(),
+            ..config()
+        };
+        let capacity = capacity(&config, &info(), &NodeInputs::default());
+        let problem = super::check(&config, &capacity).expect_err("more than there is");
+        assert!(
+            problem.starts_with("invalid Node Allocatable configuration. Resource \"memory\" has")
+                && !problem.contains("storage"),
+            "{problem}"
         );
     }
 

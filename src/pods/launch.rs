@@ -12,10 +12,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{self, PodExecutor};
-use super::plan::types::Inputs;
+use super::memory;
+use super::memory::facts::Config;
+use super::memory::known::Preparation;
 use super::recorded;
+use super::report::{PodReporter, ReportDeps};
 use super::worker::{Feeds, NetworkProblem, Start, Worker};
-use crate::dispatch::{Backend, Directive, Found, FoundPod, Launched};
+use crate::dispatch::{Backend, Directive, Ended, Found, FoundPod, Launched};
 use crate::model::{Lifecycle, ObservedPod, Pod, PodKey, PodUid, SandboxState, pod};
 use crate::probes::{PodProbes, ProbeDeps};
 use crate::{desired, pleg, status};
@@ -28,20 +31,13 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 /// it meanwhile.
 const LATE_MIRROR: Duration = Duration::from_secs(5);
 
-/// Settings of the backend.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// The longest pause before a container is started again.
-    pub max_backoff: Duration,
-    /// The gate `RestartAllContainersOnContainerExits`.
-    pub restart_all: bool,
-}
-
 /// What the backend works with.
 #[derive(Debug)]
 pub struct Deps {
     /// What the executors share.
     pub execute: Arc<execute::Deps>,
+    /// What the reporters share.
+    pub report: Arc<ReportDeps>,
     /// What the probers share.
     pub probes: ProbeDeps,
     /// Why no sandbox may be made, if so.
@@ -80,10 +76,11 @@ impl Backend for CriBackend {
         directive: watch::Receiver<Directive>,
     ) -> Launched {
         let shared = &self.deps.execute;
+        let report = &self.deps.report;
         let shutdown = &self.deps.shutdown;
         let uid = pod::uid(&pod);
 
-        let mirror = if pod::is_static(&pod) { shared.desired.mirror_of(&uid) } else { None };
+        let mirror = if pod::is_static(&pod) { report.desired.mirror_of(&uid) } else { None };
         let api_status =
             mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
         let of_mirror = api_status.filter(|_| pod::is_static(&pod)).map(status::of_mirror);
@@ -91,13 +88,14 @@ impl Backend for CriBackend {
             Some(_) => BTreeMap::new(),
             None => recorded::remembered(api_status, shared.clock.now().wall),
         };
-        let inputs = Inputs {
-            max_backoff: self.config.max_backoff,
-            restart_all: self.config.restart_all,
+        let has_directory = shared.settings.paths.pod(&uid).exists();
+        let memory = memory::Start {
+            pod: pod.clone(),
+            lifecycle,
+            config: self.config,
             recorded: recorded::recorded(of_mirror.as_ref().or(api_status)),
             remembered,
-            left_behind: shared.settings.paths.pod(&uid).exists(),
-            ..Inputs::default()
+            preparation: if has_directory { Preparation::LeftBehind } else { Preparation::Absent },
         };
 
         let probes = PodProbes::start(self.deps.probes.clone(), pod.clone());
@@ -113,24 +111,31 @@ impl Backend for CriBackend {
             found.as_mut().is_some_and(|found| found.remove(&uid).is_some())
         });
 
-        let executor = Arc::new(PodExecutor::new(shared.clone(), &pod, api_status, probes));
+        let executor = Arc::new(PodExecutor::new(shared.clone(), uid.clone()));
+        let reporter = Arc::new(PodReporter::new(report.clone(), &pod, api_status, probes));
         let recall = (pod::is_static(&pod) && mirror.is_none())
             .then(|| {
-                let desired = shared.desired.clone();
+                let desired = report.desired.clone();
                 late_mirror(desired, feeds.observation.clone(), uid, shutdown.clone())
             })
             .map(Box::pin);
-        let start = Start { pod, lifecycle, inputs, shutdown: shutdown.clone() };
-        let (mut worker, view) = Worker::new(start, Arc::clone(&executor), shared.clock);
+        let start = Start { memory, shutdown: shutdown.clone() };
+        let (mut worker, view) =
+            Worker::new(start, Arc::clone(&executor), Arc::clone(&reporter), shared.clock);
         let task = async move {
             if let Some(recall) = recall
                 && let Some(mirror) = recall.await
             {
-                executor.recall(mirror.status.as_ref());
+                reporter.adopt_mirror(mirror.status.as_ref());
                 let status = mirror.status.as_ref().map(status::of_mirror);
                 worker.recall(recorded::recorded(status.as_ref()));
             }
-            worker.run(feeds).await
+            let ended = worker.run(feeds).await;
+            if ended == Ended::Gone {
+                // Nothing of the pod is left in the runtime: its logs go.
+                executor.remove_log_directory(&pod);
+            }
+            ended
         };
         Launched { task: Box::pin(task), view }
     }

@@ -16,7 +16,8 @@ const FOR_ALL: [&str; 2] = ["clock", "model"];
 
 /// Folders of which every file only computes. Elsewhere a file says so itself, by the word "Pure" in
 /// its own `//!`.
-const PURE: [&str; 5] = ["admission", "config/validate", "model", "pods/plan", "pods/request"];
+const PURE: [&str; 6] =
+    ["admission", "config/validate", "model", "pods/memory", "pods/plan", "pods/request"];
 /// What they therefore never name.
 #[rustfmt::skip]
 const IMPURE: [&str; 14] = [

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::super::plan::types::Key;
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, PodUid, pod};
@@ -86,7 +86,7 @@ impl PodExecutor {
     }
 
     /// Removes the pod's log directory, once nothing of the pod is left.
-    pub(super) fn remove_log_directory(&self, pod: &crate::model::Pod) {
+    pub fn remove_log_directory(&self, pod: &crate::model::Pod) {
         let directory = request::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
         // Its containers' links went with them, unless a process died between the removal in the
         // runtime and its own. Before the directory: while that is there, somebody will look.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use tracing::warn;
 
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use crate::cri::{labels, v1};
 use crate::model::{ContainerId, Pod, pod, time};
 

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::draft::Draft;
+use super::container_spec::ContainerSpec;
+use super::planner::Planner;
 use super::restart;
-use super::spec::Spec;
 use super::types::{Action, Key, KillReason};
 use crate::model::time::seconds;
 use crate::model::{
@@ -19,7 +19,7 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// The text of the `Killing` event, upstream's: why a container is stopped and whether it comes
 /// back.
 pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
-    let specs = Spec::all(pod);
+    let specs = ContainerSpec::all(pod);
     let spec = specs.iter().find(|spec| spec.name == container);
     let is_main = spec.is_none_or(|spec| spec.kind == ContainerKind::Main);
     let subject = if is_main { "Container" } else { "Init container" };
@@ -44,7 +44,7 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
     format!("{subject} {container} {cause}{outlook}")
 }
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its
     /// own grace from now.
     pub(super) fn kill(
@@ -60,9 +60,9 @@ impl Draft<'_> {
         let pre_stop = spec.is_some_and(|spec| spec.has_pre_stop())
             && wanted > self.now.mono
             && container.state != ContainerState::Unknown
-            && !self.inputs.pre_stopped.contains(&container.id)
+            && !self.known.is_pre_stopped(&container.id)
             // A kill that failed has run the hook already.
-            && !self.inputs.failures.contains_key(&key);
+            && !self.known.failures.contains_key(&key);
         self.attempt(Action::KillContainer {
             id: container.id.clone(),
             container: container.name.clone(),
@@ -73,7 +73,7 @@ impl Draft<'_> {
     }
 
     /// The grace of a container that is stopped on its own.
-    pub(super) fn own_grace(&self, spec: Option<&Spec<'_>>, why: &KillReason) -> Duration {
+    pub(super) fn own_grace(&self, spec: Option<&ContainerSpec<'_>>, why: &KillReason) -> Duration {
         let of_probe = spec.and_then(|spec| spec.probe_grace_seconds(why));
         seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
     }
@@ -94,10 +94,10 @@ impl Draft<'_> {
             .max(Duration::from_secs(1))
     }
 
-    /// Whether the object is gone from the API server, see [`Draft::pod_grace`].
+    /// Whether the object is gone from the API server, see [`Planner::pod_grace`].
     pub(super) fn is_removed_by_force(&self) -> bool {
         let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
-        self.inputs.gone_from_source && from_api
+        self.facts.is_gone() && from_api
     }
 
     /// `deadline`, or a little later where that leaves a container no time at all.

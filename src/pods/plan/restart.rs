@@ -2,14 +2,14 @@
 //!
 //! What its exit code asks for is [`crate::model::restart`].
 
-use super::spec::Spec;
+use super::container_spec::ContainerSpec;
 use super::types::KillReason;
 use crate::model::RestartPolicy;
 use crate::model::observed::Exit;
 use crate::model::reason::container::OOM_KILLED;
 
 /// Returns true if a container that was killed for `why` is replaced whatever its exit code.
-pub(super) fn after_kill(spec: &Spec<'_>, why: &KillReason) -> bool {
+pub(super) fn after_kill(spec: &ContainerSpec<'_>, why: &KillReason) -> bool {
     match why {
         KillReason::DefinitionChanged | KillReason::Unknown | KillReason::Resize => true,
         KillReason::Liveness | KillReason::Startup => spec.restart.policy() != RestartPolicy::Never,
@@ -23,7 +23,7 @@ pub(super) fn after_kill(spec: &Spec<'_>, why: &KillReason) -> bool {
 
 /// Returns true if a container that is being killed for `why` is not started again, whatever its
 /// exit code will be.
-pub(super) fn stays_stopped(spec: &Spec<'_>, why: &KillReason) -> bool {
+pub(super) fn stays_stopped(spec: &ContainerSpec<'_>, why: &KillReason) -> bool {
     spec.restart.policy() == RestartPolicy::Never
         && !spec.restart.has_rules()
         && !after_kill(spec, why)

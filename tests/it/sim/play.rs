@@ -514,7 +514,8 @@ fn configuration(home: &Path) -> Loaded {
     let text = format!(
         "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\ncgroupsPerQOS: false\n\
          enforceNodeAllocatable: []\nenableServer: false\nhealthzPort: 0\nregisterNode: false\nresolvConf: \"\"\n\
-         failCgroupV1: false\nfailSwapOn: false\nstaticPodPath: {}\npodLogsDir: {}\n",
+         failCgroupV1: false\nfailSwapOn: false\nauthentication: {{webhook: {{enabled: false}}}}\n\
+         authorization: {{mode: AlwaysAllow}}\nstaticPodPath: {}\npodLogsDir: {}\n",
         path("manifests"),
         path("logs")
     );
