@@ -53,6 +53,14 @@ impl Clock {
     pub async fn sleep_until(&self, moment: Mono) {
         tokio::time::sleep_until(self.instant(moment)).await;
     }
+
+    /// Sleeps until `moment`, for ever without one. Cancel-safe.
+    pub async fn sleep_until_some(&self, moment: Option<Mono>) {
+        match moment {
+            Some(moment) => self.sleep_until(moment).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Tells when the wall clock is set (by NTP, by somebody, after a sleep): what was planned by it is

@@ -11,7 +11,7 @@
 //! - Collections may be nested [`DEEPEST`] deep. What lies below [`KEPT_DEPTH`] is read and
 //!   dropped: no type of the API is that deep, and code that walks a value recurses.
 //!
-//! Pure.
+//! The answer depends on the text alone; a thread lends its stack.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -133,6 +133,7 @@ impl<M: Mounter> Core<M> {
             condition: parts.runtime.condition.clone(),
             permits,
             node_ips: self.settings.node_ips.clone(),
+            shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
         }
     }
 

@@ -13,9 +13,11 @@ pub mod lifecycle;
 pub mod node_facts;
 pub mod node_selector;
 pub mod observed;
+pub mod phase;
 pub mod pod;
 pub mod quantity;
 pub mod reason;
+pub mod restart;
 pub mod time;
 pub mod waiting;
 
@@ -25,7 +27,9 @@ pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use node_facts::NodeFacts;
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
+pub use phase::Phase;
 pub use pod::{ContainerKind, Pod};
+pub use restart::{RestartPolicy, RestartRules};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 

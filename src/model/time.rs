@@ -27,6 +27,12 @@ impl Mono {
         Self(self.0.saturating_add(wait))
     }
 
+    /// The earlier of two moments, either of which may be missing.
+    #[must_use]
+    pub fn earliest(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        first.into_iter().chain(second).min()
+    }
+
     /// How long from `earlier` to here; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -1,5 +1,5 @@
 //! What the Node object should say now: a pure function of configuration, machine, inputs and the
-//! present object.
+//! present object. Pure.
 //!
 //! Reasons and messages are upstream's. Fields of others (NetworkUnavailable, a cloud provider's
 //! addresses, attached volumes) are left as they are.

@@ -108,6 +108,8 @@ pub struct ReportDeps {
     pub permits: SandboxPermits,
     /// The node's addresses, preferred first.
     pub node_ips: Vec<IpAddr>,
+    /// True if statuses show stop signals (feature gate `ContainerStopSignals`).
+    pub shows_stop_signals: bool,
 }
 
 /// Reports one pod.
@@ -172,6 +174,7 @@ impl PodReporter {
             prefers_ipv6: self.deps.node_ips.first().is_some_and(IpAddr::is_ipv6),
             runtime: identity.map(|identity| identity.name.clone()).unwrap_or_default(),
             recursive_read_only: handlers.map(|handler| handler.name.clone()).collect(),
+            shows_stop_signals: self.deps.shows_stop_signals,
         }
     }
 

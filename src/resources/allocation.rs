@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 use super::cpu;
-use super::list::{CPU, Column, MEMORY, Quantities, amounts, column, container_amount};
+use super::list::{CPU, Column, MEMORY, Quantities, amount, amounts, column, container_amount};
 use crate::model::observed::AppliedResources;
 use crate::model::pod;
 
@@ -99,13 +99,19 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// What a container's spec asks for.
-    pub fn of(container: &api::Container) -> Self {
+    /// Reads what a container of the pod asks for. A limit of the pod as a whole holds for the
+    /// containers that have none of their own: the runtime is told so when it creates them.
+    pub fn of(pod: &api::Pod, container: &api::Container) -> Self {
+        let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+        let limit = |name: &str| {
+            let own = container_amount(container, Column::Limits, name);
+            if own.is_zero() { amount(whole, Column::Limits, name) } else { own }
+        };
         Self {
             cpu_request: container_amount(container, Column::Requests, CPU).milli(),
-            cpu_limit: container_amount(container, Column::Limits, CPU).milli(),
+            cpu_limit: limit(CPU).milli(),
             memory_request: container_amount(container, Column::Requests, MEMORY).units(),
-            memory_limit: container_amount(container, Column::Limits, MEMORY).units(),
+            memory_limit: limit(MEMORY).units(),
         }
     }
 
@@ -148,17 +154,34 @@ impl Requirements {
     }
 }
 
+/// Returns true if a container has to be started anew to be given `wants` instead of `has`: its
+/// resize policy asks for that for a resource that differs.
+pub fn needs_restart(
+    policies: &[api::ContainerResizePolicy],
+    has: Requirements,
+    wants: Requirements,
+) -> bool {
+    let restarts_for = |resource: &str| {
+        let policy = policies.iter().find(|policy| policy.resource_name == resource);
+        policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
+    };
+    let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
+    let memory =
+        (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
+    (cpu && restarts_for(CPU)) || (memory && restarts_for(MEMORY))
+}
+
 /// What each container of the pod asks for of CPU and memory.
 pub fn requirements(pod: &api::Pod) -> BTreeMap<String, Requirements> {
     let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
-    containers.map(|container| (container.name.clone(), Requirements::of(container))).collect()
+    containers.map(|container| (container.name.clone(), Requirements::of(pod, container))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Requirements, apply, of, recorded};
+    use super::{Requirements, apply, needs_restart, of, recorded, requirements};
     use crate::model::Pod;
     use crate::model::observed::AppliedResources;
 
@@ -173,7 +196,7 @@ mod tests {
         let before = of(&pod("1", &json!({})));
         assert!(apply(&pod("1000m", &json!({})), &before).is_none(), "the same in other words");
         let given = apply(&pod("2", &json!({})), &before).expect("it differs");
-        assert_eq!(Requirements::of(&given.spec.expect("a spec").containers[0]).cpu_request, 1000);
+        assert_eq!(requirements(&given)["c"].cpu_request, 1000);
     }
 
     #[test]
@@ -195,6 +218,42 @@ mod tests {
             "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "32Mi"}}});
         let under_way = pod("2", &json!({"containerStatuses": [container]}));
         assert!(apply(&under_way, &recorded(&under_way)).is_none());
+    }
+
+    #[test]
+    fn a_limit_of_the_pod_is_no_resize_of_a_container_without_one() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "resources": {"limits": {"cpu": "1", "memory": "256Mi"}},
+            "containers": [
+                {"name": "none", "resources": {}},
+                {"name": "own", "resources": {"limits": {"memory": "64Mi"}}}]}}))
+        .expect("a pod");
+        let asked = requirements(&pod);
+        assert_eq!(asked["own"].memory_limit, 64 << 20);
+
+        // As the runtime was asked to run it, before this process.
+        let applied = AppliedResources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(100_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(256 << 20),
+        };
+        assert_eq!(Requirements::adopted(asked["none"], Some(&applied)), asked["none"]);
+    }
+
+    #[test]
+    fn a_resize_policy_asks_for_a_restart_by_resource() {
+        let policies =
+            serde_json::from_value::<Vec<k8s_openapi::api::core::v1::ContainerResizePolicy>>(
+                json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"},
+                {"resourceName": "cpu", "restartPolicy": "NotRequired"}]),
+            )
+            .expect("policies");
+        let has = Requirements { cpu_request: 250, memory_request: 1, ..Requirements::default() };
+        assert!(!needs_restart(&policies, has, has));
+        assert!(!needs_restart(&policies, has, Requirements { cpu_request: 500, ..has }));
+        assert!(needs_restart(&policies, has, Requirements { memory_request: 2, ..has }));
+        assert!(!needs_restart(&[], has, Requirements { memory_request: 2, ..has }));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::builders::{ContainerBuilder, PodBuilder, add_ephemeral, mark_deleted,
 use super::world::World;
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
-    ContainerId, ContainerState, SandboxId, SandboxState, TerminationCause, VolumesState,
+    ContainerId, ContainerState, Phase, SandboxId, SandboxState, TerminationCause, VolumesState,
 };
 use crate::pods::memory::facts::{NetworkProblem, Removal, Source};
 use crate::pods::plan::types::Key;
@@ -238,7 +238,7 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             Ok(())
         }
         ("recorded", ["phase", phase]) => {
-            world.facts_mut().recorded.terminal_phase = Some((*phase).to_owned());
+            world.facts_mut().recorded.terminal_phase = Phase::parse(phase);
             Ok(())
         }
         ("recorded", ["init-done", names @ ..]) => {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rkubelet::model::waiting::ProbeOutcome;
 use rkubelet::model::{
-    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, SandboxId, SandboxState,
-    TerminationCause, VolumesState, pod,
+    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, RestartPolicy, SandboxId,
+    SandboxState, TerminationCause, VolumesState, pod,
 };
 use rkubelet::pods::memory::facts::NetworkProblem;
 use rkubelet::pods::memory::slot::ImageState;
@@ -571,10 +571,11 @@ fn comes_back(
             .and_then(|codes| codes.values.as_ref())
             .is_some_and(|codes| codes.contains(&exit_code))
     });
-    match container.restart_policy.as_deref().unwrap_or(pod::restart_policy(pod)) {
-        "Always" => true,
-        "OnFailure" => exit_code != 0,
-        _ => by_rule,
+    let own = container.restart_policy.as_deref().and_then(RestartPolicy::parse);
+    match own.unwrap_or(pod::restart_policy(pod)) {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => exit_code != 0,
+        RestartPolicy::Never => by_rule,
     }
 }
 

@@ -14,7 +14,7 @@ use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, ObservedContainer, Pod, SandboxId, error_chain, pod};
-use crate::resources::allocation::{Requirements, requirements};
+use crate::resources::allocation::{Requirements, needs_restart, requirements};
 use crate::resources::list::{CPU, MEMORY, Quantities};
 
 /// A container that is to be given other resources.
@@ -160,8 +160,11 @@ fn changes(given: &BTreeMap<ContainerId, Requirements>, context: &Context) -> Ve
     let change = |container: &ObservedContainer| {
         let has = *given.get(&container.id)?;
         let (_, spec) = pod::find_container(&context.pod, &container.name)?;
-        let wants = Requirements::of(&spec);
-        (container.state.is_running() && has != wants).then(|| Change {
+        let wants = Requirements::of(&context.pod, &spec);
+        // One that has to be started anew gets its resources with that start.
+        let policies = spec.resize_policy.as_deref().unwrap_or_default();
+        let is_update = has != wants && !needs_restart(policies, has, wants);
+        (container.state.is_running() && is_update).then(|| Change {
             id: container.id.clone(),
             spec: spec.into_owned(),
             has,
@@ -182,7 +185,7 @@ fn widest(pod: &Pod, given: &BTreeMap<ContainerId, Requirements>, context: &Cont
         let Some(has) = running.and_then(|latest| given.get(&latest.id)) else {
             continue;
         };
-        let both = has.widest(Requirements::of(container));
+        let both = has.widest(Requirements::of(pod, container));
         let own = container.resources.get_or_insert_default();
         let set = |list: &mut Option<Quantities>, name: &str, amount: i64, unit: &str| {
             let list = list.get_or_insert_default();

@@ -28,7 +28,7 @@ impl Memory {
             }
             Action::StartContainer { container, .. } => {
                 let given = pod::find_container(&self.pod, container)
-                    .map(|(_, spec)| Requirements::of(&spec));
+                    .map(|(_, spec)| Requirements::of(&self.pod, &spec));
                 let slot = self.known.slot_mut(container);
                 // The image was looked up for this start only.
                 slot.image = NextImage::Unknown;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Mono, ProbeVerdicts, SandboxId, VolumesState, Wall};
+use crate::model::{Mono, Phase, ProbeVerdicts, SandboxId, VolumesState, Wall};
 
 /// The facts about one pod, each as it was last reported.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +90,7 @@ pub enum Removal {
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// A terminal phase, which is never left.
-    pub terminal_phase: Option<String>,
+    pub terminal_phase: Option<Phase>,
     /// Init containers that the API knows to have ended with success.
     pub init_done: Vec<String>,
     /// When the first of those was started, in whole seconds.

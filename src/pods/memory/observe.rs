@@ -41,7 +41,10 @@ impl Memory {
                 continue;
             }
             let given = pod::find_container(&self.pod, &container.name).map(|(_, spec)| {
-                Requirements::adopted(Requirements::of(&spec), container.resources.as_ref())
+                Requirements::adopted(
+                    Requirements::of(&self.pod, &spec),
+                    container.resources.as_ref(),
+                )
             });
             let adopted = self.known.container_mut(&container.id);
             adopted.hook = Some(HookState::Done);

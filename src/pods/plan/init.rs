@@ -70,11 +70,10 @@ impl Planner<'_> {
 
     /// The same of all main containers but one.
     pub(super) fn is_ending_but_for(&self, except: Option<&str>) -> bool {
-        let policy = self.restart_policy();
         let stays_stopped = |spec: &ContainerSpec<'_>| {
             let why =
                 self.observed.latest(spec.name).and_then(|latest| self.known.killing(&latest.id));
-            why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
+            why.is_some_and(|why| restart::stays_stopped(spec, why))
         };
         self.of_kind(ContainerKind::Main)
             .iter()

@@ -39,8 +39,7 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
         KillReason::Startup => "failed startup probe",
     };
     // Upstream announces the restart of main containers only.
-    let restarts =
-        is_main && spec.is_none_or(|spec| restart::after_kill(spec, pod::restart_policy(pod), why));
+    let restarts = is_main && spec.is_none_or(|spec| restart::after_kill(spec, why));
     let outlook = if restarts { ", will be restarted" } else { "" };
     format!("{subject} {container} {cause}{outlook}")
 }

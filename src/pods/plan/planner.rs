@@ -11,7 +11,7 @@ use super::types::{Action, InFlightAction, Key, Notice, Plan};
 use crate::model::observed::Exit;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
-    ObservedPod, Pod, SandboxId, Stage, Waiting, Wall, pod,
+    ObservedPod, Pod, RestartPolicy, SandboxId, Stage, Waiting, Wall, pod,
 };
 use crate::pods::memory::facts::Facts;
 use crate::pods::memory::known::{Failure, Known};
@@ -173,7 +173,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The pod's restart policy.
-    pub(super) fn restart_policy(&self) -> &'a str {
+    pub(super) fn restart_policy(&self) -> RestartPolicy {
         pod::restart_policy(self.pod)
     }
 
@@ -254,11 +254,12 @@ impl<'a> Planner<'a> {
     /// done for good.
     pub(super) fn wants_start(&self, spec: &ContainerSpec<'_>) -> bool {
         if self.facts.config.restart_all
-            && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code))
+            && self
+                .last_exit(spec.name)
+                .is_some_and(|exit| spec.restart.restarts_all(exit.exit_code))
         {
             return true;
         }
-        let policy = self.restart_policy();
         let Some(latest) = self.observed.latest(spec.name) else {
             return match (spec.kind, self.known.remembered(spec.name)) {
                 (ContainerKind::Ephemeral, seen) => seen.is_none(),
@@ -266,7 +267,7 @@ impl<'a> Planner<'a> {
                 (_, Some(seen)) => seen
                     .exit
                     .as_ref()
-                    .is_none_or(|exit| restart::by_policy(spec, policy, exit.exit_code)),
+                    .is_none_or(|exit| spec.restart.restarts_alone(exit.exit_code)),
             };
         };
         match (&latest.state, spec.kind) {
@@ -278,20 +279,19 @@ impl<'a> Planner<'a> {
             (ContainerState::Unknown, _) => self.known.killed(&latest.id).is_some(),
             (ContainerState::Exited(exit), _) => {
                 let killed = self.known.killed(&latest.id);
-                killed.is_some_and(|why| restart::after_kill(spec, policy, why))
-                    || restart::by_policy(spec, policy, exit.exit_code)
+                killed.is_some_and(|why| restart::after_kill(spec, why))
+                    || spec.restart.restarts_alone(exit.exit_code)
             }
         }
     }
 
     /// Notes which containers are stopped in order to be replaced.
     pub(super) fn note_replaced(&mut self) {
-        let policy = self.restart_policy();
         let is_replaced = |container: &&ObservedContainer| {
             let why =
                 self.known.containers.get(&container.id).and_then(|known| known.stop.reason());
             let spec = self.spec(&container.name);
-            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(&spec, policy, why))
+            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(&spec, why))
         };
         let replaced = self.observed.containers.iter().filter(is_replaced);
         self.plan.replaced = replaced.map(|container| container.id.clone()).collect();

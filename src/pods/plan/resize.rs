@@ -5,6 +5,7 @@ use super::container_spec::ContainerSpec;
 use super::planner::Planner;
 use super::types::{Action, Key};
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
+use crate::resources::allocation;
 
 impl Planner<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
@@ -51,7 +52,9 @@ impl Planner<'_> {
         container: &ObservedContainer,
     ) -> bool {
         let has = self.known.given(&container.id);
-        !self.is_being_killed(&container.id) && has.is_some_and(|has| *has != spec.requirements)
+        !self.is_being_killed(&container.id)
+            && !self.needs_restart_for_resize(spec, container)
+            && has.is_some_and(|has| *has != spec.requirements)
     }
 
     /// Whether a running container has to be started anew to be given what its spec says.
@@ -62,10 +65,6 @@ impl Planner<'_> {
     ) -> bool {
         let ContainerState::Running { .. } = container.state else { return false };
         let Some(has) = self.known.given(&container.id) else { return false };
-        let wants = spec.requirements;
-        let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
-        let memory =
-            (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
-        (cpu && spec.restarts_for("cpu")) || (memory && spec.restarts_for("memory"))
+        allocation::needs_restart(spec.resize_policy, *has, spec.requirements)
     }
 }

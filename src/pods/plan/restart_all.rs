@@ -51,7 +51,7 @@ impl<'a> Planner<'a> {
     fn has_asked(&self, container: &ObservedContainer) -> bool {
         let exit = container.state.exit();
         exit.is_some_and(|exit| {
-            self.spec(&container.name).is_some_and(|spec| spec.restarts_all(exit.exit_code))
+            self.spec(&container.name).is_some_and(|spec| spec.restart.restarts_all(exit.exit_code))
         })
     }
 

@@ -5,7 +5,8 @@ use super::restart;
 use super::types::{Action, Key, KillReason, Notice};
 use crate::model::reason::event;
 use crate::model::{
-    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, Stage, VolumesState, pod,
+    Blocked, ContainerKind, EventType, ObservedSandbox, RestartPolicy, SandboxState, Stage,
+    VolumesState, pod,
 };
 use crate::pods::memory::facts::NetworkProblem;
 
@@ -62,7 +63,7 @@ impl<'a> Planner<'a> {
         }
         let is_second = self.observed.latest_sandbox().is_some();
         let is_over = mains.iter().all(|spec| self.is_done(spec));
-        !(is_over || is_second && self.restart_policy() == "Never")
+        !(is_over || is_second && self.restart_policy() == RestartPolicy::Never)
     }
 
     /// Whether an init container has failed for good.

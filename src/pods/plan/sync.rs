@@ -210,7 +210,7 @@ impl Planner<'_> {
     fn ends_the_pod(&self, spec: &ContainerSpec<'_>, why: &KillReason) -> bool {
         spec.kind == ContainerKind::Main
             && matches!(why, KillReason::Liveness | KillReason::Startup)
-            && !restart::after_kill(spec, self.restart_policy(), why)
+            && !restart::after_kill(spec, why)
             && self.is_ending_but_for(Some(spec.name))
     }
 
