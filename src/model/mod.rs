@@ -14,6 +14,7 @@ pub mod node_facts;
 pub mod node_selector;
 pub mod observed;
 pub mod pod;
+pub mod pressure;
 pub mod quantity;
 pub mod reason;
 pub mod time;
@@ -26,6 +27,7 @@ pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use node_facts::NodeFacts;
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
 pub use pod::{ContainerKind, Pod};
+pub use pressure::Pressure;
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 

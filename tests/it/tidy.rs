@@ -16,14 +16,15 @@ const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 
 /// Files (or folders of them) that only compute.
 #[rustfmt::skip]
-const PURE: [&str; 34] = [
+const PURE: [&str; 36] = [
     "config/validate", "model", "resources/qos", "resources/cgroup_names", "resources/allocatable",
     "resources/topology", "resources/cpus", "resources/memory", "resources/devices/inventory",
     "resources/devices/checkpoint", "images/policy", "images/gc_plan",
     "images/reference", "volumes/plan", "volumes/payload", "probes/verdict", "probes/schedule", "pleg/diff",
     "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/memory",
     "pods/plan",
-    "pods/request", "eviction/thresholds", "eviction/rank", "node/status", "certs/rotate", "cri/convert",
+    "pods/request", "eviction/thresholds", "eviction/rank", "node/status", "node/conditions",
+    "node/config", "certs/rotate", "cri/convert",
     "config/gates", "config/decode",
 ];
 /// What they therefore never name.
