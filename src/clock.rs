@@ -73,7 +73,7 @@ impl Jumps {
     pub fn watch() -> Self {
         let timer = WallClockTimer::new();
         if let Err(error) = &timer {
-            tracing::warn!(%error, "Changes of the wall clock cannot be watched");
+            tracing::warn!(%error, "changes of the wall clock cannot be watched");
         }
         Self(timer.ok())
     }
@@ -82,7 +82,7 @@ impl Jumps {
     pub async fn next(&mut self) {
         let Some(timer) = &self.0 else { return std::future::pending().await };
         if let Err(error) = timer.was_set().await {
-            tracing::warn!(%error, "Changes of the wall clock can no longer be watched");
+            tracing::warn!(%error, "changes of the wall clock can no longer be watched");
             self.0 = None;
         }
     }

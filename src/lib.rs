@@ -60,7 +60,10 @@
 //! Every subsystem folder has the same anatomy: `mod.rs` (documentation, the public handle), pure
 //! files named after the question that they answer (`plan`, `compute`, `policy`, `verdict`),
 //! `task.rs` (the one task that owns the state), effects behind a small local trait with a real and
-//! a hand-written fake implementation, tests at the bottom.
+//! a hand-written fake implementation, tests at the bottom. `config.rs` cuts the folder's part out
+//! of the loaded configuration, `metrics.rs` registers its metrics. A subsystem starts in one way:
+//! `new(…)` returns its handle and its task. `daemon` runs the task under a name (`Tasks::run`) and
+//! may drop it at any await; a task that has to finish something first sees the stop itself.
 //!
 //! # Invariants
 //!

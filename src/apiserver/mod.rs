@@ -13,6 +13,7 @@
 
 pub mod claims;
 pub mod client;
+mod config;
 pub mod connectivity;
 pub mod correlate;
 pub mod credentials;

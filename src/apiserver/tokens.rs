@@ -145,7 +145,7 @@ impl Handle {
                         namespace = request.namespace,
                         service_account = request.service_account,
                         error = error.problem,
-                        "Could not renew a service account token, the old one is still valid"
+                        "a service account token could not be renewed; the old one is still valid"
                     );
                     let refresh_at = now.mono.after(RETRY);
                     Ok(Token { refresh_at, ..known.token.clone() })

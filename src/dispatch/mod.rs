@@ -19,6 +19,7 @@ mod backend;
 mod directive;
 mod forget;
 mod handle;
+pub mod metrics;
 mod orphan;
 mod resize;
 mod view;

@@ -12,11 +12,13 @@
 //! publishes. Others reach pods by
 //! [`PodsHandle`](crate::dispatch::PodsHandle) only.
 
+mod config;
 pub mod execute;
 pub mod hooks;
 mod launch;
 pub mod logs;
 pub mod memory;
+pub mod metrics;
 pub mod plan;
 pub mod recorded;
 pub mod report;
@@ -27,4 +29,3 @@ pub mod worker;
 pub use self::execute::SandboxPermits;
 pub use self::launch::{CriBackend, Deps};
 pub use self::memory::facts::Config;
-pub use self::worker::NetworkProblem;

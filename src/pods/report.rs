@@ -31,8 +31,8 @@ pub trait Report: Send + Sync + 'static {
     /// The status versions that the API server has accepted, now and from now on.
     fn acked(&self) -> impl Future<Output = watch::Receiver<Acked>> + Send;
 
-    /// Resolves when a static pod's mirror pod changes, which requires the status to be sent again.
-    /// Cancel-safe.
+    /// Resolves when the status has to be sent again for a reason that no feed has: a static pod's
+    /// mirror pod or the node's addresses have changed. Cancel-safe.
     fn mirror_changed(&self) -> impl Future<Output = ()> + Send;
 
     /// Returns true while other pods wait for their start or their stop.
@@ -106,10 +106,10 @@ pub struct ReportDeps {
     pub condition: watch::Receiver<RuntimeCondition>,
     /// Pods that wait for their start or their stop.
     pub permits: SandboxPermits,
-    /// The node's addresses, preferred first.
-    pub node_ips: Vec<IpAddr>,
     /// True if statuses show stop signals (feature gate `ContainerStopSignals`).
     pub shows_stop_signals: bool,
+    /// The node's own addresses, preferred first: pods on the host's network have them.
+    pub host_ips: watch::Receiver<Vec<IpAddr>>,
 }
 
 /// Reports one pod.
@@ -132,6 +132,8 @@ struct Sent {
     version: Option<u64>,
     /// The API's object that it was sent to.
     object: Option<PodUid>,
+    /// The node's addresses that it was made from.
+    host_ips: Vec<IpAddr>,
     /// Whether it was sent while the pod waited for something that failed.
     is_failing: bool,
     targets: Vec<ProbeTarget>,
@@ -165,13 +167,14 @@ impl PodReporter {
 
     /// The facts that statuses need of the node.
     fn node_facts(&self) -> status::NodeFacts {
+        let host_ips = self.deps.host_ips.borrow().clone();
         let condition = self.deps.condition.borrow();
         let identity = condition.identity.as_ref();
         let handlers =
             condition.handlers.iter().filter(|handler| handler.recursive_read_only_mounts);
         status::NodeFacts {
-            host_ips: self.deps.node_ips.clone(),
-            prefers_ipv6: self.deps.node_ips.first().is_some_and(IpAddr::is_ipv6),
+            prefers_ipv6: host_ips.first().is_some_and(IpAddr::is_ipv6),
+            host_ips,
             runtime: identity.map(|identity| identity.name.clone()).unwrap_or_default(),
             recursive_read_only: handlers.map(|handler| handler.name.clone()).collect(),
             shows_stop_signals: self.deps.shows_stop_signals,
@@ -225,7 +228,7 @@ impl PodReporter {
 
     fn probe_targets(&self, picture: &Picture<'_>) -> Vec<ProbeTarget> {
         let pod_ip = if pod::is_host_network(picture.pod) {
-            self.deps.node_ips.first().copied()
+            self.deps.host_ips.borrow().first().copied()
         } else {
             picture.observed.latest_sandbox().and_then(|sandbox| sandbox.ips.first().copied())
         };
@@ -266,11 +269,28 @@ impl Report for PodReporter {
     }
 
     async fn mirror_changed(&self) {
-        if self.is_static {
-            let object = self.sent.lock().object.clone();
-            self.deps.desired.mirror_changed(&self.uid, object).await;
-        } else {
-            std::future::pending::<()>().await;
+        let (object, host_ips) = {
+            let sent = self.sent.lock();
+            (sent.object.clone(), sent.host_ips.clone())
+        };
+        let mirror = async {
+            if self.is_static {
+                self.deps.desired.mirror_changed(&self.uid, object).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut addresses = self.deps.host_ips.clone();
+        let moved = async {
+            if addresses.wait_for(|now| *now != host_ips).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+
+        // Both only wait.
+        tokio::select! {
+            () = mirror => {}
+            () = moved => {}
         }
     }
 
@@ -307,6 +327,9 @@ impl Report for PodReporter {
     }
 
     async fn publish(&self, picture: &Picture<'_>) -> Published {
+        // Before they are used: a change meanwhile makes the worker report once more.
+        let host_ips = self.deps.host_ips.borrow().clone();
+        self.sent.lock().host_ips = host_ips;
         self.update_probes(picture);
         let object = self.api_object(picture.pod);
         let is_failing = picture.plan.is_failing();

@@ -255,7 +255,7 @@ impl PodExecutor {
             pod: &context.pod,
             container,
             pod_ips: &self.preferred(&pod_ips),
-            host_ips: &self.deps.settings.node_ips,
+            host_ips: &self.deps.host_ips.borrow(),
             allocatable: &self.deps.allocatable.borrow(),
             services: services.as_deref(),
             config_maps: &references.config_maps,

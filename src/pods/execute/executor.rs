@@ -65,6 +65,8 @@ pub struct Deps {
     pub permits: SandboxPermits,
     /// The node's allocatable resources, for the downward API.
     pub allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
+    /// The node's own addresses, preferred first: pods on the host's network have them.
+    pub host_ips: watch::Receiver<Vec<IpAddr>>,
     /// Counters.
     pub metrics: Metrics,
     /// What does not change.
@@ -82,8 +84,6 @@ pub struct Settings {
     pub container_logs_dir: PathBuf,
     /// `resolvConf`; empty: none.
     pub resolv_conf: PathBuf,
-    /// The node's addresses, preferred first.
-    pub node_ips: Vec<IpAddr>,
     /// Memory of the machine in bytes, for OOM scores.
     pub memory_capacity: i64,
     /// What shapes requests.
@@ -197,7 +197,7 @@ impl PodExecutor {
     /// The pod's addresses: the sandbox's, or the node's for a pod on the node's network.
     pub(super) fn pod_ips(&self, context: &Context) -> Vec<IpAddr> {
         if pod::is_host_network(&context.pod) {
-            return self.deps.settings.node_ips.clone();
+            return self.deps.host_ips.borrow().clone();
         }
         context.observed.latest_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     }
@@ -205,7 +205,7 @@ impl PodExecutor {
     /// The first address of the node's family, then the first of the other: what the pod is told of
     /// its addresses.
     pub(super) fn preferred(&self, ips: &[IpAddr]) -> Vec<IpAddr> {
-        let prefers_ipv6 = self.deps.settings.node_ips.first().is_some_and(IpAddr::is_ipv6);
+        let prefers_ipv6 = self.deps.host_ips.borrow().first().is_some_and(IpAddr::is_ipv6);
         let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
         first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
     }

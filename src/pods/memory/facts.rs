@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::cni::NetworkProblem;
 use crate::model::{Mono, Phase, ProbeVerdicts, SandboxId, VolumesState, Wall};
 
 /// The facts about one pod, each as it was last reported.
@@ -51,15 +52,6 @@ pub struct Config {
     /// Enables the restart rule `RestartAllContainers` (feature gate
     /// `RestartAllContainersOnContainerExits`). Without it the container's policy decides.
     pub restart_all: bool,
-}
-
-/// Why the network is not ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkProblem {
-    /// The runtime's message; upstream's events and statuses contain it.
-    pub message: String,
-    /// The cause found in the node's CNI configuration, if one was found.
-    pub diagnosis: Option<String>,
 }
 
 /// The state of a pod's object at its source.

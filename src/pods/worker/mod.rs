@@ -21,11 +21,11 @@ use tracing::{Instrument as _, debug, warn};
 
 use self::actions::Actions;
 use super::execute::Execute;
-pub use super::memory::facts::NetworkProblem;
 use super::memory::facts::Recorded;
 use super::memory::{self, Event, Memory, ObjectChange, Order, Step};
 use super::report::{Milestone, Picture, Published, Report};
 use crate::clock::Clock;
+use crate::cni::NetworkProblem;
 use crate::dispatch::{Directive, Ended, PodView, ViewState};
 use crate::model::{Mono, Now, ObservedPod, pod};
 use crate::status::Acked;

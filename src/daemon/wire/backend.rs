@@ -2,6 +2,7 @@
 //! needs, what forgets a pod that is gone, and the sweep of what is left over.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,16 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
-use super::{ApiParts, Core, RuntimeParts};
+use super::{ApiParts, RuntimeParts};
 use crate::admission::{self, SysctlAllowlist};
 use crate::apiserver::nodes;
+use crate::cni::NetworkProblem;
 use crate::config::Gate;
+use crate::config::types::GoDuration;
 use crate::cri::RuntimeCondition;
+use crate::daemon::Core;
+use crate::daemon::tasks::Tasks;
 use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::model::quantity::Amount;
@@ -25,8 +29,8 @@ use crate::pods::execute::{self, Count, ImageUsers, Metrics, Settings};
 use crate::pods::hooks::HookCommands;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{self, CriBackend, NetworkProblem, SandboxPermits};
-use crate::probes::ProbeDeps;
+use crate::pods::{self, CriBackend, SandboxPermits};
+use crate::probes::{self, ProbeDeps};
 use crate::resources::follow;
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, status, volumes};
@@ -35,27 +39,29 @@ use crate::{desired, node, status, volumes};
 const EXEC_PER_CORE: usize = 4;
 
 /// What running pods is made from.
-pub(super) struct Parts {
-    pub(super) user_namespaces: UserNamespaces,
-    pub(super) runtime: RuntimeParts,
-    pub(super) api: ApiParts,
-    pub(super) status: status::Handle,
-    pub(super) volumes: volumes::Handle,
-    pub(super) desired: desired::Handle,
-    pub(super) changes: mpsc::Receiver<Change>,
-    pub(super) node: Option<node::Handle>,
-    pub(super) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
+pub(in crate::daemon) struct Parts {
+    pub(in crate::daemon) user_namespaces: UserNamespaces,
+    pub(in crate::daemon) runtime: RuntimeParts,
+    pub(in crate::daemon) api: ApiParts,
+    pub(in crate::daemon) status: status::Handle,
+    pub(in crate::daemon) volumes: volumes::Handle,
+    pub(in crate::daemon) desired: desired::Handle,
+    pub(in crate::daemon) changes: mpsc::Receiver<Change>,
+    pub(in crate::daemon) node: Option<node::Handle>,
+    /// The node's own addresses, preferred first.
+    pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
+    pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
 }
 
 impl<M: Mounter> Core<M> {
     /// Starts dispatch on the CRI backend.
-    pub(super) fn start_pods(
+    pub(in crate::daemon) fn start_pods(
         &self,
+        tasks: &mut Tasks,
         parts: Parts,
-        tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<PodsHandle> {
         let allocatable = self.allocatable(parts.node.as_ref(), tasks);
-        let node = self.node_facts(&parts, &allocatable, tasks);
+        let node = Self::node_facts(&parts, &allocatable, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
         let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
@@ -67,7 +73,7 @@ impl<M: Mounter> Core<M> {
         let period = self.loaded.config.crash_loop_back_off.max_container_restart_period;
         let (backend, look) = CriBackend::new(
             pods::Config {
-                max_backoff: period.map_or(Duration::from_secs(300), super::settings::duration),
+                max_backoff: period.map_or(Duration::from_secs(300), GoDuration::to_std),
                 restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
             },
             pods::Deps {
@@ -78,7 +84,7 @@ impl<M: Mounter> Core<M> {
                 shutdown: self.shutdown.clone(),
             },
         );
-        tasks.spawn(look);
+        tasks.run_to_end("found pods", look);
 
         let deps = dispatch::Deps {
             backend,
@@ -94,7 +100,7 @@ impl<M: Mounter> Core<M> {
             shutdown: self.shutdown.clone(),
         };
         let (dispatch, pods) = Dispatch::new(self.dispatch_config()?, deps);
-        tasks.spawn(dispatch.run(changes));
+        tasks.run_to_end("dispatch", dispatch.run(changes));
         self.follow_pods(&shared, &pods, tasks);
         Ok(pods)
     }
@@ -120,7 +126,7 @@ impl<M: Mounter> Core<M> {
             exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * self.machine.cores)),
             recorder: self.recorder.clone(),
             clock: self.clock,
-            observer: self.observers.probes(),
+            observer: probes::metrics::observer(&self.probe_metrics),
         }
     }
 
@@ -132,8 +138,8 @@ impl<M: Mounter> Core<M> {
             recorder: self.recorder.clone(),
             condition: parts.runtime.condition.clone(),
             permits,
-            node_ips: self.settings.node_ips.clone(),
             shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
+            host_ips: parts.host_ips.clone(),
         }
     }
 
@@ -163,13 +169,13 @@ impl<M: Mounter> Core<M> {
             exec: Arc::new(HookCommands(self.runtime.clone())),
             permits,
             allocatable,
+            host_ips: parts.host_ips,
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
                 node_name: settings.node_name.clone(),
                 paths: settings.paths(),
                 container_logs_dir: self.machine.container_logs_dir.clone(),
                 resolv_conf: self.loaded.config.resolv_conf.clone().into(),
-                node_ips: settings.node_ips.clone(),
                 memory_capacity: i64::try_from(settings.machine.memory).unwrap_or(i64::MAX),
                 spec: settings.spec(),
             },
@@ -179,7 +185,7 @@ impl<M: Mounter> Core<M> {
 
     /// What counts each start: the metrics, and what gives memory back after a burst.
     fn count_starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
-        let count = self.observers.starts();
+        let count = pods::metrics::observer(&self.metrics);
         let rest = self.rest.clone();
         Arc::new(move |start| {
             count(start);
@@ -217,33 +223,28 @@ impl<M: Mounter> Core<M> {
 
     /// Starts what follows from the pods as a whole: the shares of the burstable tier, and once per
     /// process the sweep of what pods left that are not known any more.
-    fn follow_pods(&self, shared: &Arc<execute::Deps>, pods: &PodsHandle, tasks: &mut JoinSet<()>) {
+    fn follow_pods(&self, shared: &Arc<execute::Deps>, pods: &PodsHandle, tasks: &mut Tasks) {
         if let Some(cgroups) = shared.cgroups.clone() {
-            let stop = self.shutdown.clone();
-            let active = pods.active();
-            tasks.spawn(async move {
-                stop.run_until_cancelled(follow::keep_tiers(cgroups, active)).await;
-            });
+            tasks.run("tiers", follow::keep_tiers(cgroups, pods.active()));
         }
 
         let volumes = shared.volumes.clone();
         let cgroups = shared.cgroups.clone();
         let pod_logs = PathBuf::from(&shared.settings.spec.pod_logs_dir);
         let container_logs = shared.settings.container_logs_dir.clone();
-        let stop = self.shutdown.clone();
         let pods = pods.clone();
-        tasks.spawn(async move {
-            let sweep = async {
-                let known = pods.known().await;
-                volumes.sweep(known.iter().cloned());
-                let has_task = pods.clone();
-                let is_known = move |uid: &PodUid| has_task.is_known(uid);
-                execute::sweep_logs(pod_logs, container_logs, is_known).await;
-                if let Some(cgroups) = cgroups {
-                    follow::sweep(&cgroups, |uid| pods.is_known(uid)).await;
-                }
-            };
-            stop.run_until_cancelled(sweep).await;
+        let stop = self.shutdown.clone();
+        tasks.run("sweep", async move {
+            let known = pods.known().await;
+            volumes.sweep(known.iter().cloned());
+            let has_task = pods.clone();
+            let is_known = move |uid: &PodUid| has_task.is_known(uid);
+            execute::sweep_logs(pod_logs, container_logs, is_known).await;
+            if let Some(cgroups) = cgroups {
+                follow::sweep(&cgroups, |uid| pods.is_known(uid)).await;
+            }
+            // Once per process.
+            stop.cancelled().await;
         });
     }
 
@@ -251,7 +252,7 @@ impl<M: Mounter> Core<M> {
     fn allocatable(
         &self,
         node: Option<&node::Handle>,
-        tasks: &mut JoinSet<()>,
+        tasks: &mut Tasks,
     ) -> watch::Receiver<BTreeMap<String, Quantity>> {
         let Some(node) = node else {
             // The node is not described: what the machine has counts.
@@ -259,25 +260,21 @@ impl<M: Mounter> Core<M> {
         };
         let (sender, receiver) = watch::channel(BTreeMap::new());
         let mut described = node.described();
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move {
-            let work = async {
-                loop {
-                    let node = described.borrow_and_update().clone();
-                    let now = node
-                        .and_then(|node| node.status.as_ref()?.allocatable.clone())
-                        .unwrap_or_default();
-                    sender.send_if_modified(|before| {
-                        let is_changed = *before != now;
-                        *before = now;
-                        is_changed
-                    });
-                    if described.changed().await.is_err() {
-                        return;
-                    }
+        tasks.run("allocatable", async move {
+            loop {
+                let node = described.borrow_and_update().clone();
+                let now = node
+                    .and_then(|node| node.status.as_ref()?.allocatable.clone())
+                    .unwrap_or_default();
+                sender.send_if_modified(|before| {
+                    let is_changed = *before != now;
+                    *before = now;
+                    is_changed
+                });
+                if described.changed().await.is_err() {
+                    return;
                 }
-            };
-            stop.run_until_cancelled(work).await;
+            }
         });
         receiver
     }
@@ -285,51 +282,44 @@ impl<M: Mounter> Core<M> {
     /// The facts of the node that admission looks at: `None` until there is a Node object and it
     /// has a size, where this kubelet describes one.
     fn node_facts(
-        &self,
         parts: &Parts,
         allocatable: &watch::Receiver<BTreeMap<String, Quantity>>,
-        tasks: &mut JoinSet<()>,
+        tasks: &mut Tasks,
     ) -> watch::Receiver<Option<Arc<NodeFacts>>> {
         let (sender, receiver) = watch::channel(None);
         let mut view = parts.api.node.clone();
         let mut described = parts.node.as_ref().map(node::Handle::described);
         let mut allocatable = allocatable.clone();
         let mut condition = parts.runtime.condition.clone();
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move {
-            let work = async {
-                loop {
-                    let bare = bare_facts(
-                        &allocatable.borrow_and_update(),
-                        &condition.borrow_and_update(),
-                    );
-                    let now = match &mut described {
-                        None => Some(bare),
-                        Some(described) => {
-                            let own = described.borrow_and_update().clone();
-                            let object = view.borrow_and_update().node.clone().or(own);
-                            // For a node of no size every new pod would be refused for good.
-                            object
-                                .filter(|_| !bare.allocatable.is_empty())
-                                .map(|object| bare.with_object(&object))
-                        }
-                    };
-                    let now = now.map(Arc::new);
-                    sender.send_if_modified(|before| {
-                        let is_changed = *before != now;
-                        *before = now;
-                        is_changed
-                    });
-                    // Every arm is cancel-safe.
-                    tokio::select! {
-                        () = changed(&mut view) => {}
-                        () = changed_of(&mut described) => {}
-                        () = changed(&mut allocatable) => {}
-                        () = changed(&mut condition) => {}
+        tasks.run("node facts", async move {
+            loop {
+                let bare =
+                    bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
+                let now = match &mut described {
+                    None => Some(bare),
+                    Some(described) => {
+                        let own = described.borrow_and_update().clone();
+                        let object = view.borrow_and_update().node.clone().or(own);
+                        // For a node of no size every new pod would be refused for good.
+                        object
+                            .filter(|_| !bare.allocatable.is_empty())
+                            .map(|object| bare.with_object(&object))
                     }
+                };
+                let now = now.map(Arc::new);
+                sender.send_if_modified(|before| {
+                    let is_changed = *before != now;
+                    *before = now;
+                    is_changed
+                });
+                // Every arm is cancel-safe.
+                tokio::select! {
+                    () = changed(&mut view) => {}
+                    () = changed_of(&mut described) => {}
+                    () = changed(&mut allocatable) => {}
+                    () = changed(&mut condition) => {}
                 }
-            };
-            stop.run_until_cancelled(work).await;
+            }
         });
         receiver
     }
