@@ -31,6 +31,7 @@ use crate::pods::recorded;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::worker::{Directive, Ended, Feeds, NetworkProblem, PodView, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
+use crate::resources::tiers;
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, pleg, status, volumes};
 
@@ -72,6 +73,7 @@ pub(super) struct Launcher {
     clock: Clock,
     recorder: Recorder,
     rest: MemoryTrimmer,
+    tiers: Option<tiers::Handle>,
     shutdown: CancellationToken,
 }
 
@@ -106,6 +108,14 @@ impl Launcher {
             // Nobody describes the node: what the machine has counts.
             None => watch::channel(core.settings.allocatable()).1,
         };
+        let tiers = parts.runtime.cgroups.clone().map(|cgroups| {
+            let (handle, task) = tiers::tiers(cgroups);
+            let stop = core.shutdown.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(task).await;
+            });
+            handle
+        });
         let settings = &core.settings;
         let deps = Deps {
             clock: core.clock,
@@ -157,6 +167,7 @@ impl Launcher {
             clock: core.clock,
             recorder: core.recorder.clone(),
             rest: core.rest.clone(),
+            tiers,
             shutdown: core.shutdown.clone(),
         };
         Ok((launcher, sweep))
@@ -378,12 +389,9 @@ impl Launch for Launcher {
     }
 
     fn active_changed(&mut self, active: Vec<Arc<Pod>>) {
-        let Some(cgroups) = self.deps.cgroups.clone() else { return };
-        self.deps.permits.background(async move {
-            if let Err(error) = cgroups.update_tiers(active.iter().map(AsRef::as_ref)).await {
-                warn!(%error, "the CPU shares of the burstable tier could not be brought up to date");
-            }
-        });
+        if let Some(tiers) = &self.tiers {
+            tiers.set(active);
+        }
     }
 
     fn sweep_disk(&mut self, known: Vec<PodUid>) {

@@ -33,7 +33,7 @@ use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, s
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::model::{EventType, StartBacklog, pod};
+use crate::model::{StartBacklog, pod};
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{Dispatch, PodView, PodsHandle, logs};
 use crate::telemetry::metrics::{
@@ -274,10 +274,8 @@ impl<M: Mounter> Core<M> {
             info!(runtime = identity.node_info(), "container runtime answers");
         }
         let cgroups = self.settings.cgroups(&identified).await?;
-        if cgroups.is_some() {
-            let (reason, text) =
-                ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
-            self.recorder.node(&self.settings.node_name, EventType::Normal, reason, text);
+        if let Some(cgroups) = &cgroups {
+            self.limit_node(cgroups, tasks).await?;
         }
         let (pleg, task) = pleg::pleg(self.runtime.clone(), self.clock, self.observers.pleg());
         let stop = self.shutdown.clone();
@@ -293,6 +291,31 @@ impl<M: Mounter> Core<M> {
         let folder = self.machine.device_plugins_dir.clone();
         let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
         Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
+    }
+
+    /// Makes the cgroups of all pods and has the node's limits enforced. The limit of all pods may
+    /// be refused for a while; one of reserved daemons must not.
+    async fn limit_node(
+        &self,
+        cgroups: &resources::PodCgroups,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let limits = self.settings.node_limits();
+        cgroups.setup(limits.pods.clone()).await.context("setting up the cgroups of pods")?;
+        let enforcer = resources::node_limits::Enforcer {
+            cgroups: cgroups.clone(),
+            limits,
+            recorder: self.recorder.clone(),
+            node_name: self.settings.node_name.clone(),
+        };
+        enforcer.enforce_reserved().await?;
+
+        let stop = self.shutdown.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(enforcer.run()).await;
+            stop.cancelled().await;
+        });
+        Ok(())
     }
 
     /// The ids that pods' users have, as the disk says.
