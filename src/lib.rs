@@ -28,7 +28,7 @@
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
 //! < cri < cni < apiserver < resources < images < volumes < probes < pleg < status < admission <
-//! sources < desired < pods < node < server < daemon`.
+//! sources < desired < dispatch < pods < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -48,7 +48,8 @@
 //! | [`admission`] | whether this node takes a pod |
 //! | [`sources`] | the API server's watch, static manifests from files and from a URL |
 //! | [`desired`] | the merged view of all sources; mirror pods |
-//! | [`pods`] | dispatch, the pod's task, the planner, the executor, pod → CRI requests |
+//! | [`dispatch`] | the table of pods and their tasks: start, stop, orphans, resizes, the handle to pods |
+//! | [`pods`] | the pod's task, the planner, the executor, pod → CRI requests |
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
@@ -100,6 +101,7 @@ pub mod config;
 pub mod cri;
 pub mod daemon;
 pub mod desired;
+pub mod dispatch;
 pub mod images;
 pub mod linux;
 pub mod model;

@@ -33,9 +33,10 @@ use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, s
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
+use crate::dispatch::{Dispatch, PodView, PodsHandle};
 use crate::model::{StartBacklog, pod};
+use crate::pods::logs;
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{Dispatch, PodView, PodsHandle, logs};
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
 };

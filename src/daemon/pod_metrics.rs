@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::desired;
+use crate::dispatch::{PodView, PodsHandle, ViewState};
 use crate::model::{ContainerState, SandboxState, pod};
-use crate::pods::{PodView, PodsHandle, ViewState};
 use crate::telemetry::metrics::{Collected, Kind, Registry};
 
 /// The states of a container, as upstream names them.
@@ -116,7 +116,7 @@ fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
 fn blocked(out: &mut Collected, views: &[PodView]) {
     let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
     for blocked in views.iter().filter_map(|view| view.blocked.as_ref()) {
-        *stages.entry(blocked.stage).or_default() += 1;
+        *stages.entry(blocked.stage.as_str()).or_default() += 1;
     }
     let samples: Vec<([&str; 1], f64)> =
         stages.into_iter().map(|(stage, count)| ([stage], number(count))).collect();

@@ -25,7 +25,7 @@ pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
 pub use pod::{ContainerKind, Pod};
 pub use time::{Mono, Now, Wall};
-pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, VolumesState, Waiting};
+pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 
 /// An error with everything that caused it, as one line: what users read where upstream wraps
 /// errors.

@@ -3,6 +3,7 @@
 //! the planner and the status.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::ids::ContainerId;
 use super::time::{Mono, Now};
@@ -16,13 +17,73 @@ pub struct Waiting {
     pub message: String,
 }
 
-/// What a pod waits for, since when, what went wrong last and when it is tried again (principle
+/// The part of a pod's way that something keeps it from passing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The node has no place for it yet.
+    Admission,
+    /// Its cgroup and directories are made or removed.
+    Cgroup,
+    /// Its volumes are set up or torn down.
+    Volumes,
+    /// Its sandbox is made.
+    Sandbox,
+    /// The node's network is not ready.
+    Network,
+    /// An image is pulled.
+    Image,
+    /// A container is created.
+    Create,
+    /// A container is started, or its back-off runs.
+    Start,
+    /// A postStart hook runs.
+    PostStart,
+    /// An init container runs.
+    Init,
+    /// Its containers are given other resources.
+    Resize,
+    /// All its containers are started again in place.
+    Restart,
+    /// Its containers and sandboxes stop.
+    Stop,
+    /// The API server accepts its last status.
+    Status,
+}
+
+impl Stage {
+    /// The stage as events, `/debug/blocked` and the metric name it, e.g. `postStart`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admission => "admission",
+            Self::Cgroup => "cgroup",
+            Self::Volumes => "volumes",
+            Self::Sandbox => "sandbox",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::PostStart => "postStart",
+            Self::Init => "init",
+            Self::Resize => "resize",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a pod waits for, since when, what went wrong last and when it is tried again (invariant
 /// 12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// The stage: `cgroup`, `volumes`, `sandbox`, `network`, `image`, `create`, `start`,
-    /// `postStart`, `init`, `stop`, `status`.
-    pub stage: &'static str,
+    /// The stage that the pod is in.
+    pub stage: Stage,
     /// What exactly, e.g. `volume "config": configmap "web" not found`.
     pub on: String,
     /// Since when, as far as the planner can tell: whoever shows it keeps the earliest while

@@ -8,22 +8,17 @@
 //! ```
 //!
 //! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides,
-//! `spec` turns a pod into requests, `execute` carries out. Others reach pods by [`PodsHandle`]
-//! only.
+//! `request` turns a pod into requests, `execute` carries out. Others reach pods by
+//! [`PodsHandle`](crate::dispatch::PodsHandle) only.
 
-pub mod dispatch;
 pub mod execute;
-mod handle;
 pub mod hooks;
 pub mod logs;
-pub mod orphan;
 pub mod plan;
 pub mod recorded;
 pub mod request;
 pub mod user_namespaces;
 pub mod worker;
 
-pub use self::dispatch::Dispatch;
 pub use self::execute::SandboxPermits;
-pub use self::handle::PodsHandle;
-pub use self::worker::{NetworkProblem, PodView, ViewState};
+pub use self::worker::NetworkProblem;

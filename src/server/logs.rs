@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::log_lines::{LogOptions, QueryError};
 use super::log_stream::LogStream;
 use super::{State, text};
+use crate::dispatch::PodView;
 use crate::model::reason::container as reason;
 use crate::model::{ContainerId, pod};
-use crate::pods::PodView;
 
 /// Chunks between reading and sending: enough to overlap the two.
 const CHUNKS: usize = 4;

@@ -34,7 +34,7 @@ pub use self::tls::{TlsError, TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
 use crate::cri::Runtime;
 use crate::desired;
-use crate::pods::PodsHandle;
+use crate::dispatch::PodsHandle;
 use crate::telemetry::metrics::Registry;
 
 /// What the endpoints read.

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use super::{State, json};
+use crate::dispatch::PodView;
 use crate::model::{Pod, pod};
-use crate::pods::PodView;
 
 #[derive(Serialize)]
 struct PodList<'a> {
@@ -118,7 +118,7 @@ pub(super) async fn blocked(Shared(state): Shared<State>) -> Response {
                 namespace: key.namespace.to_string(),
                 name: key.name.to_string(),
                 uid: view.uid.to_string(),
-                stage: blocked.stage,
+                stage: blocked.stage.as_str(),
                 on: blocked.on,
                 since: blocked.since.wall.to_string(),
                 last_error: blocked.last_error,

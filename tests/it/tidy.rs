@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The folders of `src` in import order: each may use those before it. `clock` and `model` are for
 /// all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "telemetry", "config", "model", "linux", "cri", "csi", "cni", "apiserver", "resources", "images", "volumes",
-    "probes", "pleg", "status", "admission", "sources", "desired", "pods", "provider", "eviction", "node", "certs",
-    "server", "daemon", "testkit", "lib", "main",
+    "probes", "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "provider", "eviction", "node",
+    "certs", "server", "daemon", "testkit", "lib", "main",
 ];
 const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 

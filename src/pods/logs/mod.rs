@@ -16,9 +16,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tracing::{debug, warn};
 
-use super::handle::PodsHandle;
 use crate::clock::Clock;
 use crate::cri::{Runtime, v1};
+use crate::dispatch::PodsHandle;
 use crate::model::{ContainerId, Wall};
 
 /// How upstream writes the time into the name of a rotated log.

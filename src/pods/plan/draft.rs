@@ -10,7 +10,7 @@ use super::types::{Action, Doing, Failure, Inputs, Key, Notice, Plan, PlanInput}
 use crate::model::observed::Exit;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
-    ObservedPod, Pod, SandboxId, Waiting, Wall, pod,
+    ObservedPod, Pod, SandboxId, Stage, Waiting, Wall, pod,
 };
 
 /// A plan in the making.
@@ -143,7 +143,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Reports that the pod waits for `key`: in flight, or failing.
-    pub(super) fn block_on(&mut self, stage: &'static str, on: String, key: &Key) {
+    pub(super) fn block_on(&mut self, stage: Stage, on: String, key: &Key) {
         let failure = self.inputs.failures.get(key);
         let since = self.busy_since(key).or(failure.map(|failure| failure.at)).unwrap_or(self.now);
         let next_try = self.held_by_failure(key).map(|(_, next)| next);

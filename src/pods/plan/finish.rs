@@ -3,15 +3,15 @@
 
 use super::draft::Draft;
 use super::types::{Action, Key, KillReason, Transition};
-use crate::model::{Blocked, VolumesState};
+use crate::model::{Blocked, Stage, VolumesState};
 
 impl Draft<'_> {
     /// Plans for a pod that has stopped.
     pub(super) fn finish(&mut self) {
         // A start that outlived its caller may still bring something up.
-        let starting = self.wait_for_starts("stop");
+        let starting = self.wait_for_starts(Stage::Stop);
         let quiet = self.stop_containers(Some(self.now.mono), &KillReason::PodStopping);
-        if starting || !quiet || !self.stop_sandboxes("stop") {
+        if starting || !quiet || !self.stop_sandboxes(Stage::Stop) {
             return;
         }
         if self.inputs.gone_from_source {
@@ -48,9 +48,9 @@ impl Draft<'_> {
         let on = "its volumes to be unmounted".to_owned();
         if last_error.is_some() {
             let since = self.busy_since(&Key::Volumes).unwrap_or(self.now);
-            self.block(Blocked { stage: "volumes", on, since, last_error, next_try: None });
+            self.block(Blocked { stage: Stage::Volumes, on, since, last_error, next_try: None });
         } else {
-            self.block_on("volumes", on, &Key::Volumes);
+            self.block_on(Stage::Volumes, on, &Key::Volumes);
         }
         false
     }
@@ -63,7 +63,11 @@ impl Draft<'_> {
         if self.doing(&Key::Prepare).is_none() {
             self.attempt(Action::CleanUp);
         }
-        self.block_on("cgroup", "its cgroup and directories to be removed".into(), &Key::CleanUp);
+        self.block_on(
+            Stage::Cgroup,
+            "its cgroup and directories to be removed".into(),
+            &Key::CleanUp,
+        );
         false
     }
 
@@ -76,7 +80,7 @@ impl Draft<'_> {
         if !self.inputs.status_acked {
             let on = "the API server to accept its final status".into();
             self.block(Blocked {
-                stage: "status",
+                stage: Stage::Status,
                 on,
                 since: self.now,
                 last_error: None,

@@ -5,7 +5,7 @@ use super::draft::Draft;
 use super::restart;
 use super::spec::{Spec, quoted};
 use super::types::{Key, KillReason};
-use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId};
+use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId, Stage};
 
 impl Draft<'_> {
     /// Carries initialization on in `sandbox`; true once main containers may start.
@@ -126,7 +126,13 @@ impl Draft<'_> {
             ContainerState::Running { started_at } => {
                 let since = self.at_wall(*started_at);
                 let on = format!("init {} to finish", quoted(spec.name));
-                self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+                self.block(Blocked {
+                    stage: Stage::Init,
+                    on,
+                    since,
+                    last_error: None,
+                    next_try: None,
+                });
                 return false;
             }
             ContainerState::Unknown => self.stop_unknown(container),
@@ -164,7 +170,7 @@ impl Draft<'_> {
         let Some(container) = self.latest_in(spec.name, sandbox) else { return false };
         if self.hook_is_pending(spec, container) {
             let on = format!("the postStart hook of sidecar {}", quoted(spec.name));
-            self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
             return false;
         }
         let started = !spec.has_startup_probe() || self.startup_succeeded(container);
@@ -176,7 +182,7 @@ impl Draft<'_> {
                 }
             };
             let on = format!("the startup probe of sidecar {}", quoted(spec.name));
-            self.block(Blocked { stage: "init", on, since, last_error: None, next_try: None });
+            self.block(Blocked { stage: Stage::Init, on, since, last_error: None, next_try: None });
         }
         started
     }
@@ -185,7 +191,7 @@ impl Draft<'_> {
     pub(super) fn stop_unknown(&mut self, container: &ObservedContainer) {
         if container.state == ContainerState::Unknown && self.may_run(container) {
             self.kill(container, KillReason::Unknown, None);
-            self.block_on_kill("start", &container.id, &container.name);
+            self.block_on_kill(Stage::Start, &container.id, &container.name);
         }
     }
 }

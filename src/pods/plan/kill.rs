@@ -7,7 +7,9 @@ use super::draft::Draft;
 use super::restart;
 use super::spec::Spec;
 use super::types::{Action, Key, KillReason};
-use crate::model::{ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, pod};
+use crate::model::{
+    ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, Stage, pod,
+};
 
 /// Every container gets this long to end by itself, even when the pod's grace is used up (upstream:
 /// `minimumGracePeriodInSeconds`).
@@ -99,7 +101,7 @@ impl Draft<'_> {
     }
 
     /// Reports that the pod waits for a container to stop.
-    pub(super) fn block_on_kill(&mut self, stage: &'static str, id: &ContainerId, name: &str) {
+    pub(super) fn block_on_kill(&mut self, stage: Stage, id: &ContainerId, name: &str) {
         self.block_on(stage, format!("container \"{name}\" to stop"), &Key::Container(id.clone()));
     }
 }

@@ -4,7 +4,7 @@
 use super::draft::Draft;
 use super::spec::Spec;
 use super::types::{Action, Key};
-use crate::model::{ContainerState, ObservedContainer, SandboxId};
+use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
 
 impl Draft<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
@@ -14,7 +14,11 @@ impl Draft<'_> {
             return;
         }
         self.attempt(Action::Resize { sandbox: sandbox.clone() });
-        self.block_on("resize", "its containers to be given other resources".into(), &Key::Resize);
+        self.block_on(
+            Stage::Resize,
+            "its containers to be given other resources".into(),
+            &Key::Resize,
+        );
     }
 
     /// Whether anything of the pod has other resources than it was given.

@@ -8,7 +8,7 @@
 use super::draft::Draft;
 use super::spec::quoted;
 use super::types::{Action, Key, KillReason};
-use crate::model::{ContainerKind, ObservedContainer};
+use crate::model::{ContainerKind, ObservedContainer, Stage};
 
 impl<'a> Draft<'a> {
     /// Stops and removes everything if a container's end asks for it; false when there is nothing
@@ -17,7 +17,7 @@ impl<'a> Draft<'a> {
         if !self.is_restarting_all() {
             return false;
         }
-        let starting = self.wait_for_starts("restart");
+        let starting = self.wait_for_starts(Stage::Restart);
         let of_kinds = |kinds: &[ContainerKind]| -> Vec<&'a ObservedContainer> {
             let of_kind = |container: &&ObservedContainer| {
                 self.spec(&container.name).is_some_and(|spec| kinds.contains(&spec.kind))
@@ -35,7 +35,7 @@ impl<'a> Draft<'a> {
             self.attempt(Action::RemoveContainer { id: container.id.clone(), reset: true });
             let on =
                 format!("{} to be removed, before all are started again", quoted(&container.name));
-            self.block_on("restart", on, &Key::Container(container.id.clone()));
+            self.block_on(Stage::Restart, on, &Key::Container(container.id.clone()));
         }
         true
     }
@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
             if self.may_run(container) || self.is_being_killed(&container.id) {
                 any = true;
                 self.kill(container, KillReason::RestartAll, Some(self.now.mono));
-                self.block_on_kill("restart", &container.id, &container.name);
+                self.block_on_kill(Stage::Restart, &container.id, &container.name);
             }
         }
         any

@@ -5,7 +5,7 @@ use super::restart;
 use super::types::{Action, Key, KillReason, Notice};
 use crate::model::reason::event;
 use crate::model::{
-    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, VolumesState, pod,
+    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, Stage, VolumesState, pod,
 };
 
 /// What is to be done about the sandbox.
@@ -83,9 +83,9 @@ impl<'a> Draft<'a> {
             });
         }
         // A start that is under way would bring up a container in the old sandbox after the kills.
-        let starting = self.wait_for_starts("sandbox");
+        let starting = self.wait_for_starts(Stage::Sandbox);
         let quiet = self.stop_containers(None, &KillReason::SandboxChanged);
-        if starting || !quiet || !self.stop_sandboxes("sandbox") {
+        if starting || !quiet || !self.stop_sandboxes(Stage::Sandbox) {
             return;
         }
         self.purge_init_containers();
@@ -97,7 +97,11 @@ impl<'a> Draft<'a> {
         }
         if self.foundation_is_laid(true) {
             self.attempt(Action::CreateSandbox { attempt });
-            self.block_on("sandbox", "the pod sandbox and its network".into(), &Key::NewSandbox);
+            self.block_on(
+                Stage::Sandbox,
+                "the pod sandbox and its network".into(),
+                &Key::NewSandbox,
+            );
         }
     }
 
@@ -116,7 +120,7 @@ impl<'a> Draft<'a> {
             None => message,
         };
         self.block(Blocked {
-            stage: "network",
+            stage: Stage::Network,
             on,
             since: self.now,
             last_error: None,
@@ -138,7 +142,7 @@ impl<'a> Draft<'a> {
 
     /// Stops every sandbox that has not been. True when all have: nothing is in flight for any of
     /// them.
-    pub(super) fn stop_sandboxes(&mut self, stage: &'static str) -> bool {
+    pub(super) fn stop_sandboxes(&mut self, stage: Stage) -> bool {
         let mut all = true;
         for sandbox in &self.observed.sandboxes {
             let key = Key::Sandbox(sandbox.id.clone());
@@ -186,7 +190,7 @@ impl<'a> Draft<'a> {
         if !self.inputs.room.is_empty() {
             let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
             self.block(Blocked {
-                stage: "admission",
+                stage: Stage::Admission,
                 on,
                 since: self.now,
                 last_error: None,
@@ -195,13 +199,13 @@ impl<'a> Draft<'a> {
             return false;
         }
         if !self.inputs.prepared {
-            self.block_on("cgroup", "the pod's cgroup and directories".into(), &Key::Prepare);
+            self.block_on(Stage::Cgroup, "the pod's cgroup and directories".into(), &Key::Prepare);
             return false;
         }
         if self.is_cgroup_resizing() {
             // What starts now has the new resources, and its cgroup must hold them.
             self.block_on(
-                "resize",
+                Stage::Resize,
                 "the pod's cgroup to be given other resources".into(),
                 &Key::Resize,
             );
@@ -210,7 +214,7 @@ impl<'a> Draft<'a> {
         match &self.inputs.volumes {
             VolumesState::Ready => true,
             VolumesState::Absent => {
-                self.block_on("volumes", "its volumes to be set up".into(), &Key::Volumes);
+                self.block_on(Stage::Volumes, "its volumes to be set up".into(), &Key::Volumes);
                 false
             }
             VolumesState::Pending { on_their_way: true, .. } if for_sandbox => true,
@@ -225,7 +229,7 @@ impl<'a> Draft<'a> {
                 };
                 let since = self.busy_since(&Key::Volumes).unwrap_or(self.now);
                 self.block(Blocked {
-                    stage: "volumes",
+                    stage: Stage::Volumes,
                     on,
                     since,
                     last_error,
@@ -237,7 +241,7 @@ impl<'a> Draft<'a> {
                 let last_error = (!last_error.is_empty()).then(|| last_error.clone());
                 let on = "its volumes, which are still being torn down".into();
                 self.block(Blocked {
-                    stage: "volumes",
+                    stage: Stage::Volumes,
                     on,
                     since: self.now,
                     last_error,
@@ -249,7 +253,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether a sandbox or a container is being made; says so.
-    pub(super) fn wait_for_starts(&mut self, stage: &'static str) -> bool {
+    pub(super) fn wait_for_starts(&mut self, stage: Stage) -> bool {
         let mut waits = false;
         for key in self.keys_in_flight() {
             let on = match key {

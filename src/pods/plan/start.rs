@@ -9,7 +9,7 @@ use super::spec::{Spec, quoted};
 use super::types::{Action, Backoff, Doing, ImageState, Key, KillReason, Notice};
 use crate::model::observed::Exit;
 use crate::model::reason::{container as reason, event};
-use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId};
+use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId, Stage};
 
 /// After how long a look for an image is taken for a pull.
 const PULL_TOLD_AFTER: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ impl Draft<'_> {
         if self.is_busy(&key) {
             self.keep_telling(spec);
             self.block_on(
-                "start",
+                Stage::Start,
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
@@ -58,7 +58,7 @@ impl Draft<'_> {
             self.wake(next);
             self.wait(spec.name, &failure.reason, failure.message.clone());
             self.block_on(
-                "create",
+                Stage::Create,
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
@@ -84,7 +84,7 @@ impl Draft<'_> {
         }
         let on = format!("the removal of {}, which was made and never started", quoted(spec.name));
         self.attempt(Action::RemoveContainer { id: latest.id.clone(), reset: false });
-        self.block_on("start", on, &key);
+        self.block_on(Stage::Start, on, &key);
         true
     }
 
@@ -106,7 +106,7 @@ impl Draft<'_> {
                 }
                 let last_error = Some(message.clone());
                 self.block(Blocked {
-                    stage: "image",
+                    stage: Stage::Image,
                     on,
                     since: *since,
                     last_error,
@@ -122,7 +122,7 @@ impl Draft<'_> {
                     container: spec.name.to_owned(),
                     silent: false,
                 }) && self.doing(&key).is_none();
-                self.block_on("image", on, &key);
+                self.block_on(Stage::Image, on, &key);
                 if held { Progress::Held } else { Progress::Coming }
             }
         }
@@ -155,7 +155,11 @@ impl Draft<'_> {
             image_ref,
         });
         let key = Key::Start(spec.name.to_owned());
-        self.block_on("start", format!("{} to be created and started", quoted(spec.name)), &key);
+        self.block_on(
+            Stage::Start,
+            format!("{} to be created and started", quoted(spec.name)),
+            &key,
+        );
         if let Some(raised) = raised {
             self.plan.backoff.insert(spec.name.to_owned(), raised);
         }
@@ -268,7 +272,7 @@ impl Draft<'_> {
         });
         let exit = self.last_exit(spec.name);
         self.block(Blocked {
-            stage: "start",
+            stage: Stage::Start,
             on: format!("the back-off before {} is started again", quoted(spec.name)),
             since: exit.map_or(self.now, |exit| self.at_wall(exit.finished_at)),
             last_error: exit.map(|exit| {

@@ -3,7 +3,7 @@
 
 use super::draft::Draft;
 use super::types::{Action, Doing, Key, KillReason, Transition};
-use crate::model::{ContainerKind, Mono, ObservedContainer, Terminating};
+use crate::model::{ContainerKind, Mono, ObservedContainer, Stage, Terminating};
 
 impl Draft<'_> {
     /// Plans for a pod that must stop. Nothing is created or started any more; what is being
@@ -14,8 +14,8 @@ impl Draft<'_> {
             return;
         }
         let quiet = self.stop_containers(Some(terminating.deadline()), &KillReason::PodStopping);
-        let starting = self.wait_for_starts("stop");
-        if !quiet || starting || !self.stop_sandboxes("stop") {
+        let starting = self.wait_for_starts(Stage::Stop);
+        if !quiet || starting || !self.stop_sandboxes(Stage::Stop) {
             return;
         }
         self.plan.transition = Some(Transition::Terminated);
@@ -47,7 +47,7 @@ impl Draft<'_> {
             }
         }
         for container in &running {
-            self.block_on_kill("stop", &container.id, &container.name);
+            self.block_on_kill(Stage::Stop, &container.id, &container.name);
         }
         running.is_empty()
     }

@@ -13,7 +13,7 @@ use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
     ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
-    ObservedSandbox, SandboxId, TerminationCause, pod,
+    ObservedSandbox, SandboxId, Stage, TerminationCause, pod,
 };
 
 impl Draft<'_> {
@@ -41,7 +41,7 @@ impl Draft<'_> {
         match self.sandbox_verdict() {
             // Whatever is observed of a sandbox that is being made is not to be relied on.
             _ if making => {
-                self.wait_for_starts("sandbox");
+                self.wait_for_starts(Stage::Sandbox);
             }
             Verdict::Keep(_) if self.restart_all() => {}
             Verdict::Keep(sandbox) => self.keep(sandbox),
@@ -163,7 +163,7 @@ impl Draft<'_> {
                 && self.hook_is_pending(&spec, container)
             {
                 let on = format!("the postStart hook of {}", quoted(spec.name));
-                self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+                self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
             }
         }
     }
@@ -234,7 +234,7 @@ impl Draft<'_> {
                 quoted(before.name),
                 quoted(spec.name)
             );
-            self.block_on("postStart", on, &Key::PostStart(container.id.clone()));
+            self.block_on(Stage::PostStart, on, &Key::PostStart(container.id.clone()));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::draft::Draft;
 use crate::model::reason::container::{CONTAINER_CREATING, POD_INITIALIZING};
-use crate::model::{ContainerState, Lifecycle, pod};
+use crate::model::{ContainerState, Lifecycle, Stage, pod};
 
 impl Draft<'_> {
     /// Gives every container that has not come up yet, and has no reason so far, upstream's default
@@ -47,13 +47,22 @@ impl Draft<'_> {
             return String::new();
         }
         let Some(blocked) = &self.plan.blocked else { return String::new() };
-        match (blocked.stage, &blocked.last_error) {
-            ("cgroup" | "volumes" | "sandbox", Some(error)) => {
-                format!("waiting for {}: {error}", blocked.on)
+        match blocked.stage {
+            Stage::Cgroup | Stage::Volumes | Stage::Sandbox => {
+                let failed = |error| format!("waiting for {}: {error}", blocked.on);
+                blocked.last_error.as_ref().map(failed).unwrap_or_default()
             }
-            ("network", _) => blocked.on.clone(),
-            ("admission", _) => format!("waiting for {}", blocked.on),
-            (_, _) => String::new(),
+            Stage::Network => blocked.on.clone(),
+            Stage::Admission => format!("waiting for {}", blocked.on),
+            Stage::Image
+            | Stage::Create
+            | Stage::Start
+            | Stage::PostStart
+            | Stage::Init
+            | Stage::Resize
+            | Stage::Restart
+            | Stage::Stop
+            | Stage::Status => String::new(),
         }
     }
 }

@@ -13,7 +13,6 @@
 mod resize;
 mod settle;
 mod state;
-mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, warn};
 
 use self::settle::Settling;
-pub use self::view::{PodView, ViewState};
 use super::execute::{ActionError, Completion, Context, Execute, Outcome};
 use super::plan::plan;
 use super::plan::types::{
@@ -33,9 +31,9 @@ use super::plan::types::{
     Remembered, Transition,
 };
 use crate::clock::Clock;
+use crate::dispatch::{Directive, Ended, PodView, ViewState};
 use crate::model::{
-    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Terminating,
-    TerminationCause, pod,
+    Blocked, ContainerId, Lifecycle, Mono, Now, ObservedPod, Pod, PodUid, Stage, Terminating, pod,
 };
 use crate::resources::allocation::{Requirements, requirements};
 use crate::status::{Acked, ResizeState};
@@ -43,51 +41,6 @@ use crate::status::{Acked, ResizeState};
 /// How often one step may change the lifecycle before it must return to the loop. A plan has at
 /// most three transitions ahead of it; more is a loop in the planner.
 const TRANSITIONS_PER_STEP: usize = 6;
-
-/// What a pod's task is told: the latest value wins, nothing queues (principle 3).
-#[derive(Clone, Debug)]
-pub struct Directive {
-    /// The newest object.
-    pub pod: Arc<Pod>,
-    /// Whether the object is gone from its source.
-    pub gone: bool,
-    /// Stop the pod for the node's sake; the grace only shrinks.
-    pub stop: Option<Stop>,
-    /// What was decided about the newest change of its resources.
-    pub resize: Resize,
-    /// The pods that make room for this one: it starts when they have stopped.
-    pub room: Vec<watch::Receiver<PodView>>,
-}
-
-/// What was decided about a change of a pod's resources. The pod that its task is told of shows
-/// what it has been given.
-#[derive(Clone, Debug, Default)]
-pub struct Resize {
-    /// The generation of the object that was granted last.
-    pub granted: Option<i64>,
-    /// The newest wish, if it has to wait.
-    pub pending: Option<PendingResize>,
-}
-
-/// A wish for other resources that has to wait.
-#[derive(Clone, Debug)]
-pub struct PendingResize {
-    /// Upstream's reason: `Deferred` or `Infeasible`.
-    pub reason: &'static str,
-    /// What stands against it.
-    pub message: String,
-    /// The pod as it wishes to be.
-    pub wanted: Arc<Pod>,
-}
-
-/// An order to stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
-    /// Why, as users will read it.
-    pub cause: TerminationCause,
-    /// The grace period.
-    pub grace: Duration,
-}
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -672,7 +625,8 @@ impl<E: Execute> Worker<E> {
     /// (init containers, crash back-off).
     fn is_told_otherwise(&self, blocked: &Blocked) -> bool {
         !self.lifecycle.is_stopping()
-            && (blocked.last_error.is_some() || matches!(blocked.stage, "init" | "network"))
+            && (blocked.last_error.is_some()
+                || matches!(blocked.stage, Stage::Init | Stage::Network))
     }
 
     /// Emits the notices that are new or have changed.
@@ -687,15 +641,6 @@ impl<E: Execute> Worker<E> {
             self.executor.notice(&self.pod, notice);
         }
     }
-}
-
-/// How a worker's life ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The pod is gone from the node.
-    Gone,
-    /// The process ends; everything that runs stays.
-    Shutdown,
 }
 
 /// The next change of a feed. A feed whose sender is gone has said all that it will ever say (a pod

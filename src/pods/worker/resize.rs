@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::super::execute::Execute;
 use super::super::plan::types::{Key, Notice, Plan};
-use super::{Resize, Worker};
+use super::Worker;
+use crate::dispatch::Resize;
 use crate::model::reason::event;
 use crate::model::{EventType, Pod, pod};
 use crate::status::{ResizeCondition, ResizeState};

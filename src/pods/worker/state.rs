@@ -9,7 +9,8 @@ use super::super::execute::{Execute, Published, Report};
 use super::super::plan::types::{HookState, Key, Plan, Remembered, Transition};
 use super::super::recorded;
 use super::super::request::container_hash;
-use super::{Directive, PodView, Stop, ViewState, Worker};
+use super::Worker;
+use crate::dispatch::{Directive, PodView, Stop, ViewState};
 use crate::model::{ContainerState, Lifecycle, Mono, Now, Pod, pod};
 use crate::resources::allocation::{Requirements, requirements};
 

@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::execute::{Completion, Context, Execute, Outcome, Published, Report};
 use super::super::plan::types::{Action, Inputs, Key, Notice};
-use super::{Directive, Ended, Feeds, Resize, Start, Worker};
+use super::{Feeds, Start, Worker};
 use crate::clock::Clock;
+use crate::dispatch::{Directive, Ended, Resize};
 use crate::model::{
-    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState,
+    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, Stage,
     VolumesState, Wall,
 };
 use crate::pleg::Observation;
@@ -37,7 +38,7 @@ struct Fake {
     /// Per announcement of the end: whether the object was to be deleted.
     announced: Mutex<Vec<bool>>,
     /// Stages that were reported.
-    blocked: Mutex<Vec<&'static str>>,
+    blocked: Mutex<Vec<Stage>>,
     /// What tells the actions that have begun that the pod stops.
     stops: Mutex<Vec<CancellationToken>>,
     /// Whether other pods wait.
@@ -229,7 +230,7 @@ async fn a_wait_is_reported_once_after_it_has_lasted() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(bench.fake.blocked.lock().is_empty());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*bench.fake.blocked.lock(), ["cgroup"]);
+    assert_eq!(*bench.fake.blocked.lock(), [Stage::Cgroup]);
 }
 
 #[tokio::test(start_paused = true)]

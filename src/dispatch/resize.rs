@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::super::worker::{PendingResize, Resize};
-use super::{Asks, Dispatch, Launch, Rejected};
+use super::{Asks, Dispatch, Launch, PendingResize, Rejected, Resize};
 use crate::model::{Pod, PodUid, pod};
 use crate::resources::allocation;
 

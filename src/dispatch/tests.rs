@@ -9,13 +9,11 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Asks, Dispatch, Launch, Preempt, Rejected};
+use super::orphan::RuntimePod;
+use super::{Asks, Directive, Dispatch, Ended, Launch, PodView, PodsHandle, Preempt, Rejected};
 use crate::clock::Clock;
 use crate::desired::Change;
 use crate::model::{Lifecycle, Pod, PodKey, PodUid, TerminationCause, pod};
-use crate::pods::PodsHandle;
-use crate::pods::orphan::RuntimePod;
-use crate::pods::worker::{Directive, Ended, PodView};
 
 /// How a fake task is to end.
 #[derive(Clone, Copy, Debug)]

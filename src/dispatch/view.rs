@@ -40,7 +40,7 @@ pub enum ViewState {
 
 impl PodView {
     /// The view before the first step.
-    pub(in crate::pods) fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
+    pub fn new(pod: &Arc<Pod>, lifecycle: &Lifecycle) -> Self {
         let mut status = pod.status.clone().unwrap_or_default();
         if let Lifecycle::Terminating(Terminating {
             cause: TerminationCause::Rejected { .. },

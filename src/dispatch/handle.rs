@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
-use super::worker::PodView;
+use super::view::PodView;
 use crate::model::{Pod, PodUid, TerminationCause};
 
 /// What dispatch can be asked for.

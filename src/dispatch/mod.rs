@@ -5,7 +5,11 @@
 //! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's
 //! list of pods. Output: workers. It never talks to the runtime or the API server.
 
+pub mod directive;
+mod handle;
+pub mod orphan;
 mod resize;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,9 +20,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::handle::{Command, PodsHandle, Table};
-use super::orphan;
-use super::worker::{Directive, Ended, PodView, Resize, Stop};
+pub use self::directive::{Directive, Ended, PendingResize, Resize, Stop};
+pub use self::handle::PodsHandle;
+use self::handle::{Command, Table};
+pub use self::view::{PodView, ViewState};
 use crate::clock::Clock;
 use crate::desired::Change;
 use crate::model::{Lifecycle, Mono, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
