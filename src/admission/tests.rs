@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::sysctls::{PatternError, normalize};
 use super::{
-    AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit,
+    AdmitInput, Admitted, Features, Found, NodeView, Pressure, Refused, Rejection, SysctlAllowlist,
+    admit,
 };
 use crate::model::Pod;
 use crate::resources::list::amounts;
@@ -21,7 +22,8 @@ struct World {
     taints: Vec<api::Taint>,
     allocatable: Value,
     others: Vec<Arc<Pod>>,
-    adopted: bool,
+    found: Found,
+    refused: Option<Refused<'static>>,
     apparmor: bool,
     strict_groups: bool,
     features: Features<'static>,
@@ -36,7 +38,8 @@ impl Default for World {
             taints: Vec::new(),
             allocatable: json!({"cpu": "10", "memory": "10Gi", "pods": "110", "ephemeral-storage": "10Gi"}),
             others: Vec::new(),
-            adopted: false,
+            found: Found::Nothing,
+            refused: None,
             apparmor: true,
             strict_groups: true,
             features: Features { pod_level_resources: true, declared: Some(&[]) },
@@ -61,7 +64,8 @@ impl World {
             },
             allocatable: &allocatable,
             others: &self.others,
-            adopted: self.adopted,
+            found: self.found,
+            refused: self.refused,
             sysctls: &sysctls,
             apparmor: self.apparmor,
             features: self.features,
@@ -468,13 +472,30 @@ fn pressure_keeps_pods_away() {
 
 #[test]
 fn pods_that_run_already_stay() {
-    let world = World { adopted: true, ..World::default() };
+    let world = World { found: Found::Running, ..World::default() };
     let admitted = world.admit(&pod(json!({"nodeSelector": {"zone": "b"}}))).expect("it stays");
     assert_eq!(
         admitted.overlooked.map(|rejection| rejection.reason).as_deref(),
         Some("NodeAffinity")
     );
     assert_eq!(world.admit(&pod(json!({}))), Ok(Admitted::default()));
+}
+
+#[test]
+fn a_pod_without_its_devices_is_refused_unless_it_runs() {
+    let refused = Refused { reason: "UnexpectedAdmissionError", message: "Allocate failed" };
+    let reason = |found, spec: Value| {
+        let world = World { found, refused: Some(refused), ..World::default() };
+        world.admit(&pod(spec)).map_err(|rejection| rejection.reason)
+    };
+    let lacking = Err("UnexpectedAdmissionError".to_owned());
+    assert_eq!(reason(Found::Nothing, json!({})), lacking);
+    assert_eq!(reason(Found::Stopped, json!({})), lacking, "the node has started anew");
+    assert!(reason(Found::Running, json!({})).is_ok());
+    // Devices are asked for before the checks of the scheduler, and after those of sysctls.
+    assert_eq!(reason(Found::Nothing, json!({"nodeSelector": {"zone": "b"}})), lacking);
+    let sysctls = json!({"securityContext": {"sysctls": [{"name": "net.x", "value": "1"}]}});
+    assert_eq!(reason(Found::Nothing, sysctls), Err("SysctlForbidden".to_owned()));
 }
 
 #[track_caller]

@@ -27,6 +27,7 @@ pub mod list_watch;
 pub mod nodes;
 pub mod objects;
 pub mod random;
+pub mod resource_claims;
 pub mod runtime_classes;
 pub mod services;
 pub mod tokens;

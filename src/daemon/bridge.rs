@@ -145,7 +145,7 @@ impl<M: Mounter> Core<M> {
         parts: &RuntimeParts,
         inputs: Arc<watch::Sender<node::NodeInputs>>,
     ) {
-        let (mut figures, stop) = (parts.devices.figures(), self.shutdown.clone());
+        let (mut figures, stop) = (parts.manager.figures(), self.shutdown.clone());
         tasks.spawn(async move {
             let work = async {
                 loop {

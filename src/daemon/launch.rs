@@ -20,7 +20,7 @@ use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::config::Gate;
 use crate::dispatch::orphan::RuntimePod;
-use crate::dispatch::{Asks, Directive, Ended, Launch, PodView, Preempt, Rejected};
+use crate::dispatch::{Allocated, Asks, Directive, Ended, Launch, PodView, Preempt, Rejected};
 use crate::model::quantity::Amount;
 use crate::model::{EventType, Lifecycle, ObservedPod, Pod, PodKey, PodUid, pod};
 use crate::pods::SandboxPermits;
@@ -31,7 +31,8 @@ use crate::pods::recorded;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::worker::{Feeds, NetworkProblem, Start, Worker};
 use crate::probes::{PodProbes, ProbeDeps};
-use crate::resources::tiers;
+use crate::resources::manager::UNEXPECTED;
+use crate::resources::{Amounts, tiers};
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, pleg, status, volumes};
 
@@ -134,7 +135,7 @@ impl Launcher {
             desired: parts.desired,
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
-            devices: parts.runtime.devices,
+            manager: parts.runtime.manager,
             exec: Arc::new(HookCommands(core.runtime.clone())),
             permits: SandboxPermits::for_cores(core.machine.cores, core.rush.clone()),
             allocatable,
@@ -288,19 +289,61 @@ impl Launch for Launcher {
         (task, view)
     }
 
+    fn allocate(
+        &mut self,
+        pod: &Arc<Pod>,
+    ) -> Option<impl Future<Output = Allocated> + Send + 'static> {
+        let observed = self.observed(&pod::uid(pod));
+        let running: Vec<String> = observed
+            .containers
+            .iter()
+            .filter(|container| container.state.is_running())
+            .map(|container| container.name.clone())
+            .collect();
+        let waits = self.deps.manager.admit(pod, &running)?;
+        let manager = self.deps.manager.clone();
+        Some(async move {
+            let refused = waits.await.err().map(|refusal| Rejected {
+                reason: UNEXPECTED.to_owned(),
+                message: refusal.to_string(),
+            });
+            Allocated { refused, given: manager.given().await }
+        })
+    }
+
     fn admit(
         &mut self,
         pod: &Arc<Pod>,
         others: &[Arc<Pod>],
-        asks: Asks,
+        asks: &Asks,
     ) -> Result<Vec<Preempt>, Rejected> {
-        let allocatable = self
+        let mut allocatable: Amounts = self
             .deps
             .allocatable
             .borrow()
             .iter()
             .filter_map(|(name, quantity)| Some((name.clone(), Amount::parse(&quantity.0).ok()?)))
             .collect();
+        let allocated = match asks {
+            Asks::Entry(allocated) => allocated.as_ref(),
+            Asks::Resize => None,
+        };
+        // What pods have counts, also while its plugin is away.
+        for (resource, count) in allocated.into_iter().flat_map(|allocated| &allocated.given) {
+            let least = Amount::from_units(*count);
+            let amount = allocatable.entry(resource.clone()).or_insert(least);
+            *amount = least.max(*amount);
+        }
+        let is_entry = matches!(asks, Asks::Entry(_));
+        let observed = self.observed(&pod::uid(pod));
+        let is_running = observed.containers.iter().any(|c| c.state.is_running());
+        let found = if !is_entry || observed.is_empty() {
+            admission::Found::Nothing
+        } else if is_running {
+            admission::Found::Running
+        } else {
+            admission::Found::Stopped
+        };
         let node = self.node.as_ref().and_then(node::Handle::node).unwrap_or_default();
         let no_labels = BTreeMap::new();
         let features = self.deps.condition.borrow().features;
@@ -319,7 +362,10 @@ impl Launch for Launcher {
             },
             allocatable: &allocatable,
             others,
-            adopted: asks == Asks::Entry && !self.observed(&pod::uid(pod)).is_empty(),
+            found,
+            refused: allocated.and_then(|allocated| allocated.refused.as_ref()).map(|refused| {
+                admission::Refused { reason: &refused.reason, message: &refused.message }
+            }),
             sysctls: &self.sysctls,
             apparmor: self.apparmor,
             features: self.features,
@@ -334,7 +380,7 @@ impl Launch for Launcher {
                 Ok(admitted.preempt.iter().map(|pod| self.preempt(pod)).collect())
             }
             Err(admission::Rejection { reason, message, .. }) => {
-                if asks == Asks::Entry {
+                if is_entry {
                     self.recorder.pod(pod, None, EventType::Warning, &reason, message.clone());
                 }
                 Err(Rejected { reason, message })
@@ -373,11 +419,12 @@ impl Launch for Launcher {
     }
 
     fn ended(&mut self, uid: &PodUid) {
-        let (status, devices, forgotten) =
-            (self.deps.status.clone(), self.deps.devices.clone(), uid.clone());
+        let status = self.deps.status.clone();
+        let manager = self.deps.manager.clone();
+        let forgotten = uid.clone();
         self.deps.permits.background(async move {
             status.forget(&forgotten).await;
-            devices.forget(&forgotten).await;
+            manager.forget(&forgotten).await;
         });
         self.deps.images.forget(uid);
         self.deps.desired.release(uid);
@@ -386,6 +433,11 @@ impl Launch for Launcher {
             tokens.forget(uid);
         }
         self.rest.note();
+    }
+
+    fn over(&mut self, uid: &PodUid) {
+        let (manager, uid) = (self.deps.manager.clone(), uid.clone());
+        self.deps.permits.background(async move { manager.forget(&uid).await });
     }
 
     fn active_changed(&mut self, active: Vec<Arc<Pod>>) {

@@ -29,7 +29,9 @@ use tracing::{error, info, warn};
 use self::settings::NodeSettings;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
-use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, services, tokens};
+use crate::apiserver::{
+    Clients, claims, events_task, objects, resource_claims, runtime_classes, services, tokens,
+};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
@@ -153,7 +155,7 @@ struct RuntimeParts {
     /// Counts pulls that have ended.
     pulls: watch::Receiver<u64>,
     cgroups: Option<resources::PodCgroups>,
-    devices: resources::devices::Handle,
+    manager: resources::manager::Handle,
 }
 
 /// What talks to the API server.
@@ -290,8 +292,9 @@ impl<M: Mounter> Core<M> {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
         let folder = self.machine.device_plugins_dir.clone();
-        let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
-        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
+        let claims = self.clients.as_ref().map(resource_claims::new);
+        let manager = resources::manager::start(folder, claims, self.clock, tasks, &self.shutdown);
+        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, manager })
     }
 
     /// Makes the cgroups of all pods and has the node's limits enforced. The limit of all pods may

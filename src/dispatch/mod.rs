@@ -5,6 +5,7 @@
 //! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's
 //! list of pods. Output: workers. It never talks to the runtime or the API server.
 
+mod allocate;
 pub mod directive;
 mod handle;
 pub mod orphan;
@@ -48,6 +49,13 @@ pub trait Launch: Send + 'static {
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>);
+    /// Sets aside what a new pod asks of the node besides CPU time and memory, before its
+    /// admission; none if it asks for nothing. What was set aside is free again with
+    /// [`Self::over`] or [`Self::ended`].
+    fn allocate(
+        &mut self,
+        pod: &Arc<Pod>,
+    ) -> Option<impl Future<Output = Allocated> + Send + 'static>;
     /// Admission of a pod that is seen for the first time, or that asks for other resources: the
     /// pods that must make room for it, or why the node does not take it so. `others` are the pods
     /// that count, without itself.
@@ -55,8 +63,10 @@ pub trait Launch: Send + 'static {
         &mut self,
         pod: &Arc<Pod>,
         others: &[Arc<Pod>],
-        asks: Asks,
+        asks: &Asks,
     ) -> Result<Vec<Preempt>, Rejected>;
+    /// The pod counts no longer, though its object is still there: what it was given is free.
+    fn over(&mut self, uid: &PodUid);
     /// Whether all sources have reported and the runtime has been read, so that what nobody knows
     /// may be stopped.
     fn may_sweep(&self) -> bool;
@@ -75,12 +85,21 @@ pub trait Launch: Send + 'static {
 }
 
 /// What a pod asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// To run here.
-    Entry,
+    /// To run here, with what [`Launch::allocate`] has set aside for it.
+    Entry(Option<Allocated>),
     /// To be given other resources in place.
     Resize,
+}
+
+/// The outcome of [`Launch::allocate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocated {
+    /// Why the pod cannot be given what it asks for.
+    pub refused: Option<Rejected>,
+    /// How many of each resource pods have, this one included.
+    pub given: BTreeMap<String, i64>,
 }
 
 /// A pod that makes room for a critical one.
@@ -128,6 +147,11 @@ pub struct Dispatch<L> {
     queued: BTreeMap<PodKey, Arc<Pod>>,
     workers: JoinSet<(PodUid, Ended)>,
     ids: BTreeMap<tokio::task::Id, PodUid>,
+    /// New pods that something is set aside for before their admission.
+    allocating: BTreeMap<PodUid, Arc<Pod>>,
+    allocations: JoinSet<(PodUid, Allocated)>,
+    /// One for each pod that counts: ends when it does not count any more.
+    lives: JoinSet<Option<PodUid>>,
     /// Pods whose task panicked, and when it is started again.
     broken: BTreeMap<PodUid, Mono>,
     /// When resizes that wait are looked at again.
@@ -151,6 +175,9 @@ impl<L: Launch> Dispatch<L> {
             queued: BTreeMap::new(),
             workers: JoinSet::new(),
             ids: BTreeMap::new(),
+            allocating: BTreeMap::new(),
+            allocations: JoinSet::new(),
+            lives: JoinSet::new(),
             broken: BTreeMap::new(),
             next_resize: None,
             table,
@@ -187,6 +214,8 @@ impl<L: Launch> Dispatch<L> {
                 },
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                Some(allocated) = self.allocations.join_next() => self.allocated(allocated),
+                Some(life) = self.lives.join_next() => self.is_over(life),
                 news = sweep.changed() => if news.is_err() { break },
                 () = repair => {
                     self.repair();
@@ -204,10 +233,14 @@ impl<L: Launch> Dispatch<L> {
             Change::Upsert(pod) => self.upsert(pod),
             Change::Gone(uid) => {
                 self.queued.retain(|_, queued| pod::uid(queued) != uid);
+                let allocating = self.allocating.remove(&uid);
                 match self.entries.get(&uid) {
                     Some(entry) => entry.directive.send_modify(|directive| directive.gone = true),
                     // It never had a turn: whoever waits for its end must not wait for ever.
                     None => self.launch.ended(&uid),
+                }
+                if let Some(next) = allocating.and_then(|pod| self.queued.remove(&pod::key(&pod))) {
+                    self.upsert(next);
                 }
             }
         }
@@ -227,16 +260,30 @@ impl<L: Launch> Dispatch<L> {
             self.update(&uid, pod);
             return;
         }
-        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
+        if let Some(allocating) = self.allocating.get_mut(&uid) {
+            *allocating = pod;
+            return;
+        }
+        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key)
+            || self.allocating.values().any(|pod| pod::is_static(pod) && pod::key(pod) == key);
         if pod::is_static(&pod) && older {
             debug!(pod = %key, "static pod waits for its older generation to end");
             self.queued.insert(key, pod);
             return;
         }
+        if self.begin_allocation(&pod) {
+            return;
+        }
+        self.enter(pod, None);
+    }
+
+    /// Admits a pod, with what has been set aside for it, and starts its task.
+    fn enter(&mut self, pod: Arc<Pod>, allocated: Option<Allocated>) {
+        let uid = pod::uid(&pod);
         // A resize that waited when this process began still does: the pod begins with what it had.
         let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
         let start = given.clone().unwrap_or_else(|| pod.clone());
-        let (lifecycle, room) = self.first_lifecycle(&start);
+        let (lifecycle, room) = self.first_lifecycle(&start, allocated);
         self.start(
             Directive { pod: start, gone: false, stop: None, resize: Resize::default(), room },
             lifecycle,
@@ -247,12 +294,16 @@ impl<L: Launch> Dispatch<L> {
     }
 
     /// Where a pod's life begins on this node, and whom it has to wait for.
-    fn first_lifecycle(&mut self, pod: &Arc<Pod>) -> (Lifecycle, Vec<watch::Receiver<PodView>>) {
-        if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
+    fn first_lifecycle(
+        &mut self,
+        pod: &Arc<Pod>,
+        allocated: Option<Allocated>,
+    ) -> (Lifecycle, Vec<watch::Receiver<PodView>>) {
+        if !is_admitted_anew(pod) {
             return (Lifecycle::Syncing, Vec::new());
         }
         let active: Vec<Arc<Pod>> = self.table.active_pods();
-        match self.launch.admit(pod, &active, Asks::Entry) {
+        match self.launch.admit(pod, &active, &Asks::Entry(allocated)) {
             Ok(preempt) => {
                 let room =
                     preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
@@ -295,13 +346,14 @@ impl<L: Launch> Dispatch<L> {
         };
         let (worker, view) = self.launch.launch(pod, lifecycle, receiver);
         self.entries.insert(uid.clone(), entry);
+        self.watch_life(&uid, view.clone());
         self.table.insert(uid.clone(), view);
         let id = {
             let uid = uid.clone();
             self.workers.spawn(async move { (uid, worker.await) }).id()
         };
         self.ids.insert(id, uid);
-        self.launch.active_changed(self.table.active_pods());
+        self.tell_active();
     }
 
     fn joined(
@@ -333,7 +385,7 @@ impl<L: Launch> Dispatch<L> {
         let Some(entry) = self.entries.remove(uid) else { return };
         self.table.remove(uid);
         self.launch.ended(uid);
-        self.launch.active_changed(self.table.active_pods());
+        self.tell_active();
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
         }
@@ -373,7 +425,9 @@ impl<L: Launch> Dispatch<L> {
         }
         let wanted = self.launch.wanted();
         for runtime_pod in self.launch.in_runtime() {
-            if self.entries.contains_key(&runtime_pod.uid) || wanted.contains(&runtime_pod.uid) {
+            let is_known = self.entries.contains_key(&runtime_pod.uid)
+                || self.allocating.contains_key(&runtime_pod.uid);
+            if is_known || wanted.contains(&runtime_pod.uid) {
                 continue;
             }
             info!(pod = %runtime_pod.key, uid = %runtime_pod.uid, "stopping a pod that no source knows");
@@ -395,10 +449,16 @@ impl<L: Launch> Dispatch<L> {
             );
         }
         if !std::mem::replace(&mut self.swept, true) {
-            let known = self.entries.keys().cloned().chain(wanted).collect();
+            let known = self.entries.keys().chain(self.allocating.keys()).cloned();
+            let known = known.chain(wanted).collect();
             self.launch.sweep_disk(known);
         }
     }
+}
+
+/// Whether a pod that is new here is asked about: one that is over, or asked to go, is only stopped.
+fn is_admitted_anew(pod: &Pod) -> bool {
+    !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 
 #[cfg(test)]

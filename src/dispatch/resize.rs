@@ -35,7 +35,9 @@ impl<L: Launch> Dispatch<L> {
         };
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.wanted = resize.pending.as_ref().map(|pending| pending.wanted.clone());
-        entry.allocation = allocation::of(&given);
+        let allocation = allocation::of(&given);
+        let is_changed = allocation != entry.allocation;
+        entry.allocation = allocation;
         if entry.wanted.is_some() {
             self.next_resize.get_or_insert(self.clock.now().mono.after(RETRY));
         }
@@ -44,6 +46,9 @@ impl<L: Launch> Dispatch<L> {
             directive.gone = false;
             directive.resize = resize;
         });
+        if is_changed {
+            self.tell_active();
+        }
     }
 
     /// Whether the pod gets what it asks for: the pod that its task is to see, and what is told.
@@ -57,7 +62,7 @@ impl<L: Launch> Dispatch<L> {
         } else {
             let mut others = self.table.active_pods();
             others.retain(|other| &pod::uid(other) != uid);
-            let answer = self.launch.admit(&wanted, &others, Asks::Resize);
+            let answer = self.launch.admit(&wanted, &others, &Asks::Resize);
             answer.map_err(|Rejected { message, .. }| (DEFERRED, message))
         };
         match decision {

@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::orphan::RuntimePod;
-use super::{Asks, Directive, Dispatch, Ended, Launch, PodView, PodsHandle, Preempt, Rejected};
+use super::{
+    Allocated, Asks, Directive, Dispatch, Ended, Launch, PodView, PodsHandle, Preempt, Rejected,
+};
 use crate::clock::Clock;
 use crate::desired::Change;
 use crate::model::{Lifecycle, Pod, PodKey, PodUid, TerminationCause, pod};
@@ -24,6 +26,7 @@ enum End {
 
 struct Running {
     directive: watch::Receiver<Directive>,
+    view: watch::Sender<PodView>,
     end: oneshot::Sender<End>,
 }
 
@@ -40,6 +43,11 @@ struct World {
     wanted: BTreeSet<PodUid>,
     runtime: Vec<RuntimePod>,
     refuse: bool,
+    /// Pods that something is set aside for, and when that is done.
+    allocations: BTreeMap<PodUid, oneshot::Receiver<Allocated>>,
+    over: Vec<PodUid>,
+    /// The pods that count, as they were told last.
+    active: Vec<Arc<Pod>>,
 }
 
 #[derive(Clone, Default)]
@@ -52,12 +60,12 @@ impl Launch for Fake {
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
     ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>) {
-        let view = watch::channel(PodView::new(&pod, &lifecycle)).1;
+        let (sender, view) = watch::channel(PodView::new(&pod, &lifecycle));
         let (end, ended) = oneshot::channel();
         let uid = pod::uid(&pod);
         let mut world = self.0.lock();
         world.starts.push((uid.clone(), lifecycle));
-        world.running.insert(uid, Running { directive, end });
+        world.running.insert(uid, Running { directive, end, view: sender });
         let task = async move {
             match ended.await {
                 Ok(End::Gone) => Ended::Gone,
@@ -68,12 +76,27 @@ impl Launch for Fake {
         (task, view)
     }
 
+    fn allocate(
+        &mut self,
+        pod: &Arc<Pod>,
+    ) -> Option<impl Future<Output = Allocated> + Send + 'static> {
+        let allocation = self.0.lock().allocations.remove(&pod::uid(pod))?;
+        Some(async move { allocation.await.unwrap_or_default() })
+    }
+
+    fn over(&mut self, uid: &PodUid) {
+        self.0.lock().over.push(uid.clone());
+    }
+
     fn admit(
         &mut self,
         _pod: &Arc<Pod>,
         _others: &[Arc<Pod>],
-        _asks: Asks,
+        asks: &Asks,
     ) -> Result<Vec<Preempt>, Rejected> {
+        if let Asks::Entry(Some(Allocated { refused: Some(refused), .. })) = asks {
+            return Err(refused.clone());
+        }
         let world = self.0.lock();
         if world.refuse {
             return Err(Rejected { reason: "OutOfcpu".into(), message: "no".into() });
@@ -103,7 +126,9 @@ impl Launch for Fake {
         self.0.lock().ended.push(uid.clone());
     }
 
-    fn active_changed(&mut self, _active: Vec<Arc<Pod>>) {}
+    fn active_changed(&mut self, active: Vec<Arc<Pod>>) {
+        self.0.lock().active = active;
+    }
 
     fn sweep_disk(&mut self, known: Vec<PodUid>) {
         self.0.lock().swept.push(known);
@@ -331,4 +356,58 @@ async fn a_generation_that_never_had_a_turn_holds_nobody_up() {
     bench.gone("h2").await;
     bench.started(&["h1"]);
     assert_eq!(bench.fake.0.lock().ended, ["h2".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_devices_are_set_aside_holds_up_no_other() {
+    let (done, allocation) = oneshot::channel();
+    let (gone_done, gone_allocation) = oneshot::channel();
+    let allocations =
+        [(PodUid::from("slow"), allocation), (PodUid::from("gone"), gone_allocation)].into();
+    let bench = bench(World { allocations, ready: true, ..World::default() });
+    bench.upsert(&api_pod("slow")).await;
+    bench.upsert(&api_pod("gone")).await;
+    bench.upsert(&api_pod("quick")).await;
+    bench.settle().await;
+    bench.started(&["quick"]);
+
+    // A change meanwhile is taken along; who goes meanwhile has what came too late taken back.
+    let mut newer = Pod::clone(&api_pod("slow"));
+    newer.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    bench.upsert(&Arc::new(newer)).await;
+    bench.gone("gone").await;
+    bench.settle().await;
+    let refused = Rejected { reason: "UnexpectedAdmissionError".into(), message: "no".into() };
+    let refused = Allocated { refused: Some(refused), ..Allocated::default() };
+    done.send(refused).expect("it waits");
+    gone_done.send(Allocated::default()).expect("it waits");
+    bench.settle().await;
+    bench.started(&["quick", "slow"]);
+    let world = bench.fake.0.lock();
+    let (_, lifecycle) = &world.starts[1];
+    let rejected = matches!(lifecycle, Lifecycle::Terminating(stop)
+        if matches!(&stop.cause, TerminationCause::Rejected { reason, .. }
+            if reason == "UnexpectedAdmissionError"));
+    assert!(rejected, "{lifecycle:?}");
+    assert_eq!(world.ended, [PodUid::from("gone"), PodUid::from("gone")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_over_gives_back_what_it_has_and_counts_no_longer() {
+    let bench = bench(World { ready: true, ..World::default() });
+    bench.upsert(&api_pod("a")).await;
+    bench.upsert(&api_pod("b")).await;
+    bench.settle().await;
+    assert_eq!(bench.fake.0.lock().active.len(), 2);
+    bench.fake.0.lock().running[&PodUid::from("a")].view.send_modify(|view| {
+        view.status = Arc::new(k8s_openapi::api::core::v1::PodStatus {
+            phase: Some("Succeeded".to_owned()),
+            ..Default::default()
+        });
+    });
+    bench.settle().await;
+    let world = bench.fake.0.lock();
+    assert_eq!(world.over, [PodUid::from("a")]);
+    let active: Vec<PodUid> = world.active.iter().map(|pod| pod::uid(pod)).collect();
+    assert_eq!(active, [PodUid::from("b")]);
 }

@@ -2,8 +2,8 @@
 //! above them.
 //!
 //! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per
-//! pod, calls come one at a time from the pod's own worker; the tier of burstable pods is written by
-//! its owner, [`super::tiers`]. Nothing above `cgroupRoot` or beside `kubepods` is ever made or
+//! pod, calls come one at a time from the pod's own worker; the tier of burstable pods is written
+//! by its owner, [`super::tiers`]. Nothing above `cgroupRoot` or beside `kubepods` is ever made or
 //! removed.
 
 use std::collections::BTreeSet;

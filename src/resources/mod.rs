@@ -1,6 +1,8 @@
 //! QoS, OOM scores, the cgroup tree, allocatable: pure arithmetic, and its application to cgroupfs
 //! or to systemd's slices.
 //!
+//! [`manager`] gives out what is not counted in CPU time and memory: devices of plugins.
+//!
 //! Fed by pods and by a small [`apply::Config`]; read by the pods' workers (cgroup parent, OOM
 //! score), by the status (QoS class, resources), by admission (requests) and by the node status
 //! (allocatable). Effects are in [`apply`] and [`slices`], asked by the pods' workers, by [`tiers`]
@@ -11,9 +13,11 @@ pub mod allocatable;
 pub mod allocation;
 pub mod apply;
 pub mod cgroup_names;
+pub mod claims;
 pub mod cpu;
 pub mod devices;
 pub mod list;
+pub mod manager;
 pub mod node_limits;
 pub mod oom;
 pub mod pod_config;

@@ -18,7 +18,7 @@ const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 #[rustfmt::skip]
 const PURE: [&str; 33] = [
     "config/validate", "model", "resources/qos", "resources/cgroup_names", "resources/allocatable",
-    "resources/topology", "resources/cpus", "resources/memory", "resources/devices/inventory",
+    "resources/manager/ledger", "resources/manager/provider", "linux/cgroup/values", "resources/devices/inventory",
     "resources/devices/checkpoint", "images/policy", "images/gc_plan",
     "images/reference", "volumes/plan", "volumes/payload", "probes/verdict", "probes/schedule", "pleg/diff",
     "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/plan",

@@ -378,9 +378,9 @@ fn write_file(path: &Path, value: &str) -> Result<(), CgroupError> {
 /// how much is used, in upstream's words.
 fn write_value(file: &Path, value: &Value) -> Result<(), CgroupError> {
     let outcome = write_file(file, &value.text);
-    let is_busy = |error: &CgroupError| match error {
-        CgroupError::Write { source, .. } => source.0.raw_os_error() == Some(libc::EBUSY),
-        _ => false,
+    let is_busy = |error: &CgroupError| {
+        matches!(error, CgroupError::Write { source, .. }
+            if source.0.raw_os_error() == Some(libc::EBUSY))
     };
     match outcome {
         Err(error) if value.file == "memory.limit_in_bytes" && is_busy(&error) => {

@@ -33,7 +33,7 @@ pub(super) enum Refusal {
 }
 
 impl Value {
-    fn new(controller: &'static str, file: impl Into<String>, text: impl ToString) -> Self {
+    fn new(controller: &'static str, file: impl Into<String>, text: &impl ToString) -> Self {
         let (file, text) = (file.into(), text.to_string());
         Self { controller, file, text, refusal: Refusal::Fails }
     }
@@ -52,21 +52,21 @@ pub(super) fn v1(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
     if let Some(limit) = settings.memory.filter(|limit| *limit != 0) {
         if limit < 0 {
             // The limit of memory cannot be above that of memory and swap together.
-            let swap = Value::new("memory", "memory.memsw.limit_in_bytes", limit);
+            let swap = Value::new("memory", "memory.memsw.limit_in_bytes", &limit);
             values.push(swap.or(Refusal::Optional));
         }
-        values.push(Value::new("memory", "memory.limit_in_bytes", limit));
+        values.push(Value::new("memory", "memory.limit_in_bytes", &limit));
     }
     if let Some(shares) = settings.cpu_shares.filter(|shares| *shares != 0) {
-        values.push(Value::new("cpu", "cpu.shares", shares));
+        values.push(Value::new("cpu", "cpu.shares", &shares));
     }
     let quota = settings.cpu_quota.filter(|quota| *quota != 0);
     if let Some(period) = settings.cpu_period.filter(|period| *period != 0) {
         let refusal = if quota.is_some() { Refusal::Later } else { Refusal::Fails };
-        values.push(Value::new("cpu", "cpu.cfs_period_us", period).or(refusal));
+        values.push(Value::new("cpu", "cpu.cfs_period_us", &period).or(refusal));
     }
     if let Some(quota) = quota {
-        values.push(Value::new("cpu", "cpu.cfs_quota_us", quota));
+        values.push(Value::new("cpu", "cpu.cfs_quota_us", &quota));
     }
     values.extend(settings.pids.map(pids));
     values.extend(huge_pages(settings, page_sizes, "limit_in_bytes"));
@@ -79,13 +79,13 @@ pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
     values.extend(settings.pids.map(pids));
     if let Some(limit) = settings.memory.filter(|limit| *limit != 0) {
         if limit < 0 {
-            values.push(Value::new("memory", "memory.swap.max", "max").or(Refusal::Optional));
+            values.push(Value::new("memory", "memory.swap.max", &"max").or(Refusal::Optional));
         }
         let text = if limit < 0 { "max".to_owned() } else { limit.to_string() };
-        values.push(Value::new("memory", "memory.max", text));
+        values.push(Value::new("memory", "memory.max", &text));
     }
     if let Some(shares) = settings.cpu_shares.filter(|shares| *shares != 0) {
-        values.push(Value::new("cpu", "cpu.weight", cpu_weight(shares)));
+        values.push(Value::new("cpu", "cpu.weight", &cpu_weight(shares)));
     }
     let quota = settings.cpu_quota.filter(|quota| *quota != 0);
     let period = settings.cpu_period.filter(|period| *period != 0);
@@ -93,7 +93,7 @@ pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
         let quota = quota.filter(|quota| *quota > 0);
         let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         let period = period.unwrap_or(DEFAULT_PERIOD);
-        values.push(Value::new("cpu", "cpu.max", format!("{quota} {period}")));
+        values.push(Value::new("cpu", "cpu.max", &format!("{quota} {period}")));
     }
     if let Some(cpus) = &settings.cpus {
         values.push(Value::new("cpuset", "cpuset.cpus", cpus));
@@ -111,7 +111,7 @@ pub fn cpu_weight(shares: u64) -> u64 {
 /// systemd takes no limit of zero, so upstream's library writes one in both places.
 fn pids(limit: i64) -> Value {
     let text = if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() };
-    Value::new("pids", "pids.max", text)
+    Value::new("pids", "pids.max", &text)
 }
 
 /// A limit on pages in use, and one on reserved pages where the kernel can tell them apart.
@@ -124,8 +124,8 @@ fn huge_pages(settings: &Settings, page_sizes: &[i64], suffix: &str) -> Vec<Valu
             HugePages::Limits(limits) => limits.get(size).copied().unwrap_or_default().max(0),
         };
         let name = size_name(*size);
-        values.push(Value::new("hugetlb", format!("hugetlb.{name}.{suffix}"), limit));
-        let reserved = Value::new("hugetlb", format!("hugetlb.{name}.rsvd.{suffix}"), limit);
+        values.push(Value::new("hugetlb", format!("hugetlb.{name}.{suffix}"), &limit));
+        let reserved = Value::new("hugetlb", format!("hugetlb.{name}.rsvd.{suffix}"), &limit);
         values.push(reserved.or(Refusal::Optional));
     }
     values

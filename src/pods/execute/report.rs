@@ -31,7 +31,7 @@ use crate::model::{
     ObservedPod, Pod, PodUid, pod,
 };
 use crate::probes::{Exec, PodProbes, ProbeTarget, Recorded};
-use crate::resources::devices;
+use crate::resources::manager;
 use crate::status::{Acked, StatusUpdate};
 use crate::{desired, images, pleg, resources, status, volumes};
 
@@ -75,7 +75,7 @@ pub struct Deps {
     /// Cgroups of pods; `None` when `cgroupsPerQOS` is off.
     pub cgroups: Option<resources::PodCgroups>,
     /// Devices of plugins.
-    pub devices: devices::Handle,
+    pub manager: manager::Handle,
     /// Runs the commands of hooks.
     pub exec: Arc<dyn Exec>,
     /// Limit on concurrent sandbox starts.

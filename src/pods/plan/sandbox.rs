@@ -7,6 +7,7 @@ use crate::model::reason::event;
 use crate::model::{
     Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, Stage, VolumesState, pod,
 };
+use crate::resources::claims;
 
 /// What is to be done about the sandbox.
 #[derive(Debug)]
@@ -97,11 +98,13 @@ impl<'a> Draft<'a> {
         }
         if self.foundation_is_laid(true) {
             self.attempt(Action::CreateSandbox { attempt });
-            self.block_on(
-                Stage::Sandbox,
-                "the pod sandbox and its network".into(),
-                &Key::NewSandbox,
-            );
+            let claims = claims::names(self.pod);
+            let on = if claims.is_empty() {
+                "the pod sandbox and its network".to_owned()
+            } else {
+                format!("resource claim \"{}\" and the pod sandbox", claims.join("\", \""))
+            };
+            self.block_on(Stage::Sandbox, on, &Key::NewSandbox);
         }
     }
 
