@@ -42,10 +42,10 @@ pub struct AdmitInput<'a> {
     pub allocatable: &'a Amounts,
     /// The pods that are admitted and not over yet; not the pod itself.
     pub others: &'a [Arc<Pod>],
-    /// What the runtime has of the pod already.
-    pub found: Found,
+    /// Whether containers of the pod run here already.
+    pub adopted: bool,
     /// Why the pod cannot be given what it asks for besides CPU time and memory.
-    pub refused: Option<Refused<'a>>,
+    pub refused: Option<&'a Rejection>,
     /// The sysctls that pods may set.
     pub sysctls: &'a SysctlAllowlist,
     /// Whether the kernel can enforce AppArmor profiles.
@@ -54,26 +54,6 @@ pub struct AdmitInput<'a> {
     pub features: Features<'a>,
     /// The pressure that the node is under, in the order in which it is told.
     pub pressure: &'a [Pressure],
-}
-
-/// What the runtime has of a pod that is admitted: this process may be newer than the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing: the pod is new.
-    Nothing,
-    /// Containers that have ended.
-    Stopped,
-    /// A container that runs.
-    Running,
-}
-
-/// What the manager of devices said.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused<'a> {
-    /// Upstream's reason.
-    pub reason: &'a str,
-    /// Upstream's message.
-    pub message: &'a str,
 }
 
 /// The node as the API has it, or as it would be registered where there is no API.
@@ -112,7 +92,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+    /// A rejection that a newer Node object does not change.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into(), is_stale_node: false }
     }
 }
@@ -145,24 +126,11 @@ impl Misfit {
 /// Decides.
 pub fn admit(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     match decide(input) {
-        Err(rejection) if input.stays(&rejection) => {
+        Err(rejection) if input.adopted => {
             Ok(Admitted { preempt: Vec::new(), overlooked: Some(rejection) })
         }
-        Ok(_) if input.found != Found::Nothing => Ok(Admitted::default()),
+        Ok(_) if input.adopted => Ok(Admitted::default()),
         decision => decision,
-    }
-}
-
-impl AdmitInput<'_> {
-    /// Whether the pod stays although it would be rejected today: it was admitted before. One that
-    /// does not run needs its devices anew, for the node may have started anew.
-    fn stays(&self, rejection: &Rejection) -> bool {
-        let lacks_devices = self.refused.is_some_and(|refused| refused.reason == rejection.reason);
-        match self.found {
-            Found::Nothing => false,
-            Found::Stopped => !lacks_devices,
-            Found::Running => true,
-        }
     }
 }
 
@@ -170,8 +138,8 @@ impl AdmitInput<'_> {
 fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     pressure::check(input)?;
     input.sysctls.check(input.pod)?;
-    if let Some(Refused { reason, message }) = input.refused {
-        return Err(Rejection::new(reason, message));
+    if let Some(refused) = input.refused {
+        return Err(refused.clone());
     }
     os::check(input.pod)?;
     supplemental_groups::check(input)?;

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use super::sysctls::{PatternError, normalize};
 use super::{
-    AdmitInput, Admitted, Features, Found, NodeView, Pressure, Refused, Rejection, SysctlAllowlist,
-    admit,
+    AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit,
 };
 use crate::model::Pod;
 use crate::resources::list::amounts;
@@ -22,8 +21,8 @@ struct World {
     taints: Vec<api::Taint>,
     allocatable: Value,
     others: Vec<Arc<Pod>>,
-    found: Found,
-    refused: Option<Refused<'static>>,
+    adopted: bool,
+    refused: Option<Rejection>,
     apparmor: bool,
     strict_groups: bool,
     features: Features<'static>,
@@ -38,7 +37,7 @@ impl Default for World {
             taints: Vec::new(),
             allocatable: json!({"cpu": "10", "memory": "10Gi", "pods": "110", "ephemeral-storage": "10Gi"}),
             others: Vec::new(),
-            found: Found::Nothing,
+            adopted: false,
             refused: None,
             apparmor: true,
             strict_groups: true,
@@ -64,8 +63,8 @@ impl World {
             },
             allocatable: &allocatable,
             others: &self.others,
-            found: self.found,
-            refused: self.refused,
+            adopted: self.adopted,
+            refused: self.refused.as_ref(),
             sysctls: &sysctls,
             apparmor: self.apparmor,
             features: self.features,
@@ -472,7 +471,7 @@ fn pressure_keeps_pods_away() {
 
 #[test]
 fn pods_that_run_already_stay() {
-    let world = World { found: Found::Running, ..World::default() };
+    let world = World { adopted: true, ..World::default() };
     let admitted = world.admit(&pod(json!({"nodeSelector": {"zone": "b"}}))).expect("it stays");
     assert_eq!(
         admitted.overlooked.map(|rejection| rejection.reason).as_deref(),
@@ -483,19 +482,18 @@ fn pods_that_run_already_stay() {
 
 #[test]
 fn a_pod_without_its_devices_is_refused_unless_it_runs() {
-    let refused = Refused { reason: "UnexpectedAdmissionError", message: "Allocate failed" };
-    let reason = |found, spec: Value| {
-        let world = World { found, refused: Some(refused), ..World::default() };
-        world.admit(&pod(spec)).map_err(|rejection| rejection.reason)
+    let refused = Rejection::new("UnexpectedAdmissionError", "Allocate failed");
+    let reason = |adopted, spec: Value| {
+        let world = World { adopted, refused: Some(refused.clone()), ..World::default() };
+        world.admit(&pod(spec)).map(drop).map_err(|rejection| rejection.reason)
     };
     let lacking = Err("UnexpectedAdmissionError".to_owned());
-    assert_eq!(reason(Found::Nothing, json!({})), lacking);
-    assert_eq!(reason(Found::Stopped, json!({})), lacking, "the node has started anew");
-    assert!(reason(Found::Running, json!({})).is_ok());
+    assert_eq!(reason(false, json!({})), lacking);
+    assert_eq!(reason(true, json!({})), Ok(()));
     // Devices are asked for before the checks of the scheduler, and after those of sysctls.
-    assert_eq!(reason(Found::Nothing, json!({"nodeSelector": {"zone": "b"}})), lacking);
+    assert_eq!(reason(false, json!({"nodeSelector": {"zone": "b"}})), lacking);
     let sysctls = json!({"securityContext": {"sysctls": [{"name": "net.x", "value": "1"}]}});
-    assert_eq!(reason(Found::Nothing, sysctls), Err("SysctlForbidden".to_owned()));
+    assert_eq!(reason(false, sysctls), Err("SysctlForbidden".to_owned()));
 }
 
 #[track_caller]

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -20,6 +21,29 @@ pub struct NodeView {
     pub synced: bool,
     /// The object, if it exists.
     pub node: Option<Arc<Node>>,
+}
+
+/// How long one read of the object may take.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Reads the object past the watch, which may be behind. `None`: there was no answer in time, or
+/// there is no object.
+pub fn read(clients: &Clients) -> impl Future<Output = Option<Arc<Node>>> + Send + 'static {
+    let api: Api<Node> = Api::all(clients.writes.clone());
+    let name = clients.node_name.clone();
+    async move {
+        match tokio::time::timeout(READ_DEADLINE, api.get(&name)).await {
+            Ok(Ok(node)) => Some(Arc::new(node)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot read this node's object");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("cannot read this node's object: no answer in time");
+                None
+            }
+        }
+    }
 }
 
 /// Starts the watch; the receiver always holds the latest view.

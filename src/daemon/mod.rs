@@ -5,9 +5,9 @@
 //! that it computes here is a setting that some subsystem asked for.
 
 mod bridge;
-mod launch;
 mod metrics;
 mod pod_metrics;
+mod pods;
 mod process;
 mod settings;
 #[cfg(any(test, feature = "testkit"))]
@@ -35,7 +35,7 @@ use crate::apiserver::{
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::dispatch::{Dispatch, PodView, PodsHandle};
+use crate::dispatch::{PodView, PodsHandle};
 use crate::model::{StartBacklog, pod};
 use crate::pods::logs;
 use crate::pods::user_namespaces::UserNamespaces;
@@ -220,26 +220,18 @@ impl<M: Mounter> Core<M> {
             return supervise(tasks, self.shutdown).await;
         };
         let images = runtime_parts.images.clone();
-        let parts = launch::Parts {
+        let parts = pods::Parts {
             user_namespaces,
             runtime: runtime_parts,
             api,
             status,
             volumes,
             desired: desired.clone(),
+            changes,
             node: node_handle,
             network_not_ready,
         };
-        let (launch, sweep) = launch::Launcher::new(&self, parts, &mut tasks)?;
-        let ready = launch.readiness();
-        let (dispatch, pods) = Dispatch::new(launch, self.clock, self.shutdown.clone());
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move {
-            // A pod that runs already must not be taken for a new one.
-            if stop.run_until_cancelled(ready).await.is_some() {
-                dispatch.run(changes, sweep).await;
-            }
-        });
+        let pods = self.start_pods(parts, &mut tasks)?;
         self.start_housekeeping(&mut tasks, images, &pods);
         pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
         self.start_server(&mut tasks, pods, desired, unhealthy).await?;

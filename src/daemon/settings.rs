@@ -16,7 +16,7 @@ use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
 use crate::config::types::GoDuration;
 use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
-use crate::linux::fs::ensure_dir;
+use crate::linux::fs::ensure_root_dir;
 use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
@@ -102,13 +102,14 @@ impl NodeSettings {
         Ok(())
     }
 
-    /// Makes the directories of the root, with upstream's modes.
+    /// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may
+    /// be a link, as upstream.
     pub(super) fn make_directories(&self) -> anyhow::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             bail!("the kubelet must run as root: it makes mounts and cgroups");
         }
         let make = |path: &Path, mode| {
-            ensure_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
+            ensure_root_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
         };
         make(&self.root_dir, 0o750)?;
         for name in ["pods", "plugins", "plugins_registry", "pod-resources"] {

@@ -1,25 +1,67 @@
 //! Before a pod's admission something may have to be set aside for it, which can take a plugin's
 //! time; when it does not count any more, that is free again. Other pods go on meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
-use super::{Allocated, Dispatch, Launch, PodView, is_admitted_anew};
+use super::{Backend, Dispatch, PodView};
+use crate::admission::Rejection;
 use crate::model::{Pod, PodUid, pod};
 
-impl<L: Launch> Dispatch<L> {
+/// Gives what pods ask of the node besides CPU time and memory.
+pub trait Give: Send + Sync + 'static {
+    /// Sets aside what a new pod asks for; none if it asks for nothing. `running` names its
+    /// containers if they run already. What was set aside is free again with [`Self::release`], or
+    /// when the pod is forgotten.
+    fn allocate(&self, pod: &Arc<Pod>, running: &[String])
+    -> Option<BoxFuture<'static, Allocated>>;
+
+    /// The pod counts no longer, though its object is still there. Must not block.
+    fn release(&self, uid: &PodUid);
+}
+
+/// The outcome of [`Give::allocate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocated {
+    /// Why the pod cannot be given what it asks for.
+    pub refused: Option<Rejection>,
+    /// How many of each resource pods have, this one included.
+    pub given: BTreeMap<String, i64>,
+}
+
+/// Pods that something is set aside for, and pods that count.
+#[derive(Debug, Default)]
+pub(super) struct Allocations {
+    /// New pods whose allocation is under way. They have no task yet; the newest object counts.
+    pub(super) pending: BTreeMap<PodUid, Arc<Pod>>,
+    /// What was set aside for pods that are not admitted yet.
+    pub(super) done: BTreeMap<PodUid, Allocated>,
+    pub(super) jobs: JoinSet<(PodUid, Allocated)>,
+    /// One for each pod that counts: ends when it does not count any more.
+    pub(super) lives: JoinSet<Option<PodUid>>,
+}
+
+impl<B: Backend> Dispatch<B> {
     /// Has things set aside for a new pod. Returns false if it needs none: it is admitted at once.
     pub(super) fn begin_allocation(&mut self, pod: &Arc<Pod>) -> bool {
-        if !is_admitted_anew(pod) {
+        if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
             return false;
         }
-        let Some(allocation) = self.launch.allocate(pod) else { return false };
         let uid = pod::uid(pod);
-        self.allocating.insert(uid.clone(), pod.clone());
-        self.allocations.spawn(async move { (uid, allocation.await) });
+        let running = {
+            let found = self.backend.found();
+            let found = found.borrow();
+            let own = found.as_ref().and_then(|found| found.get(&uid));
+            own.filter(|own| own.is_running).map(|own| own.containers.clone()).unwrap_or_default()
+        };
+        let Some(allocation) = self.give.allocate(pod, &running) else { return false };
+        self.allocations.pending.insert(uid.clone(), pod.clone());
+        self.allocations.jobs.spawn(async move { (uid, allocation.await) });
         true
     }
 
@@ -32,11 +74,14 @@ impl<L: Launch> Dispatch<L> {
                 return;
             }
         };
-        match self.allocating.remove(&uid) {
-            Some(pod) => self.enter(pod, Some(allocated)),
+        match self.allocations.pending.remove(&uid) {
+            Some(pod) => {
+                self.allocations.done.insert(uid, allocated);
+                self.enter(pod, None);
+            }
             // It went meanwhile: what came too late is given back. Its object may be back already.
             None if self.entries.contains_key(&uid) => {}
-            None => self.launch.ended(&uid),
+            None => self.forget.forget(&uid),
         }
     }
 
@@ -44,7 +89,7 @@ impl<L: Launch> Dispatch<L> {
     /// object is there.
     pub(super) fn watch_life(&mut self, uid: &PodUid, mut view: watch::Receiver<PodView>) {
         let uid = uid.clone();
-        self.lives.spawn(async move {
+        self.allocations.lives.spawn(async move {
             let over = view.wait_for(|view| !view.is_active()).await;
             // A task that has ended says so itself.
             over.is_ok().then_some(uid)
@@ -54,20 +99,20 @@ impl<L: Launch> Dispatch<L> {
     /// A pod does not count any more.
     pub(super) fn is_over(&mut self, life: Result<Option<PodUid>, JoinError>) {
         if let Ok(Some(uid)) = life {
-            self.launch.over(&uid);
-            self.tell_active();
+            self.give.release(&uid);
         }
     }
 
-    /// Tells which pods count, with the resources that they have been given: a task may not have
-    /// seen its pod's newest ones yet.
-    pub(super) fn tell_active(&mut self) {
-        let mut active = self.table.active_pods();
-        for pod in &mut active {
-            if let Some(entry) = self.entries.get(&pod::uid(pod)) {
-                *pod = entry.directive.borrow().pod.clone();
-            }
-        }
-        self.launch.active_changed(active);
+    /// Publishes the pods that count, with what they have been given, if that has changed.
+    pub(super) fn publish_active(&self) {
+        let views = self.table.views().into_iter().filter(PodView::is_active);
+        self.table.publish_active(
+            views
+                .map(|view| match self.entries.get(&view.uid) {
+                    Some(entry) => entry.directive.borrow().pod.clone(),
+                    None => view.pod,
+                })
+                .collect(),
+        );
     }
 }

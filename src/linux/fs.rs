@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
@@ -92,14 +92,63 @@ pub fn fill(path: &Path, data: &[u8], options: WriteOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory and its parents. The directory itself ends with exactly `mode`, whether it
-/// existed or not; parents that are missing are made with 0755 less the umask.
+/// Returns true if `path` is a regular file with exactly this content. At most one byte more than
+/// `data` is read, whatever length the file claims: a container may have written to it. Follows no
+/// link at the end of the path, never waits for a pipe. Blocks.
+pub fn holds(path: &Path, data: &[u8]) -> bool {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path);
+    let Ok(file) = opened else { return false };
+
+    let wanted = u64::try_from(data.len()).unwrap_or(u64::MAX);
+    if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == wanted) {
+        return false;
+    }
+
+    let mut content = Vec::with_capacity(data.len());
+    let read = file.take(wanted.saturating_add(1)).read_to_end(&mut content);
+    read.is_ok() && content == data
+}
+
+/// Makes a directory and its parents. A directory that is made has exactly `mode`, whatever the
+/// umask; one that exists keeps its mode, as an administrator may have set it. Parents that are
+/// missing are made with 0755 less the umask. A link at the end of the path is not followed.
 pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
+    make_dir(path, mode).map(drop)
+}
+
+/// The same, but a directory that exists is given `mode`, too.
+pub fn ensure_dir_with_mode(path: &Path, mode: u32) -> io::Result<()> {
+    match make_dir(path, mode)? {
+        MadeDir::Made => Ok(()),
+        MadeDir::Existed => set_dir_mode(path, mode),
+    }
+}
+
+/// The same as [`ensure_dir`] for a directory that the administrator chooses (`/var/lib/kubelet`,
+/// `/var/log/pods`): a link to a directory is followed.
+pub fn ensure_root_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    ensure_dir(path, mode)
+}
+
+/// Whether [`make_dir`] made the directory.
+enum MadeDir {
+    Made,
+    Existed,
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<MadeDir> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
+
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {}
+        Ok(()) => set_dir_mode(path, mode).map(|()| MadeDir::Made),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if !std::fs::symlink_metadata(path)?.is_dir() {
                 return Err(io::Error::new(
@@ -107,9 +156,13 @@ pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
                     "exists and is not a directory",
                 ));
             }
+            Ok(MadeDir::Existed)
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
+}
+
+fn set_dir_mode(path: &Path, mode: u32) -> io::Result<()> {
     let dir = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -147,7 +200,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::path::Path;
 
-    use super::{WriteOptions, ensure_dir, write_atomic, write_atomic_with};
+    use super::{
+        WriteOptions, ensure_dir, ensure_dir_with_mode, ensure_root_dir, holds, write_atomic,
+        write_atomic_with,
+    };
 
     fn mode(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).expect("it exists").permissions().mode() & 0o7777
@@ -201,12 +257,51 @@ mod tests {
         let path = dir.path().join("a/b/c");
         ensure_dir(&path, 0o777).expect("made");
         assert_eq!(mode(&path), 0o777);
-        ensure_dir(&path, 0o2750).expect("changed");
+        ensure_dir_with_mode(&path, 0o2750).expect("changed");
         assert_eq!(mode(&path), 0o2750);
         let file = dir.path().join("file");
         write_atomic(&file, "", 0o600).expect("written");
         assert!(ensure_dir(&file, 0o755).is_err());
         symlink(&path, dir.path().join("link")).expect("linked");
         assert!(ensure_dir(&dir.path().join("link"), 0o755).is_err(), "a link is not followed");
+    }
+
+    #[test]
+    fn a_directory_that_exists_keeps_its_mode() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("logs");
+        ensure_dir(&path, 0o750).expect("made");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        ensure_dir(&path, 0o750).expect("it exists");
+        assert_eq!(mode(&path), 0o755, "a log reader may have been given the directory");
+    }
+
+    #[test]
+    fn a_root_may_be_a_link_to_a_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, link) = (dir.path().join("big-disk"), dir.path().join("kubelet"));
+        symlink(&target, &link).expect("linked");
+        assert!(ensure_root_dir(&link, 0o750).is_err(), "it leads nowhere");
+        std::fs::create_dir(&target).expect("made");
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o711)).expect("changed");
+        ensure_root_dir(&link, 0o750).expect("a link to a directory");
+        assert_eq!(mode(&target), 0o711);
+        ensure_root_dir(&link.join("pods"), 0o750).expect("made");
+        assert_eq!(mode(&target.join("pods")), 0o750);
+    }
+
+    #[test]
+    fn content_is_compared_without_reading_what_cannot_be_equal() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hosts");
+        write_atomic(&path, "one", 0o644).expect("written");
+        assert!(holds(&path, b"one") && !holds(&path, b"two") && !holds(&path, b"on"));
+        assert!(!holds(&dir.path().join("missing"), b""));
+        // Reading it would take all memory.
+        std::fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("grown");
+        assert!(!holds(&path, b"one"));
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("made");
+        assert!(!holds(&pipe, b""), "nobody writes to the pipe");
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::plan::types::{Recorded, Remembered};
-use crate::model::observed::Exit;
+use super::memory::facts::Recorded;
+use crate::model::observed::{Exit, Remembered};
 use crate::model::{ContainerId, ObservedSandbox, Wall, reason};
 use crate::probes;
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 use super::cpu;
-use super::list::{CPU, Column, MEMORY, amounts, column, container_amount};
+use super::list::{CPU, Column, MEMORY, Quantities, amounts, column, container_amount};
 use crate::model::observed::AppliedResources;
 use crate::model::pod;
 
@@ -26,8 +26,10 @@ pub fn of(pod: &api::Pod) -> Allocation {
         .collect()
 }
 
-/// What the pod had been given before this process: by its status where a resize waited, else by
-/// its spec.
+/// What the pod had been given before this process, by its status: where a resize waited, and where
+/// the spec asks for other requests than were given. The latter is a resize that was asked for while
+/// nothing looked. Limits are not kept in the status as given, only as applied; where the requests
+/// are as the spec has them, a resize that was granted may still be under way, and the spec counts.
 pub fn recorded(pod: &api::Pod) -> Allocation {
     let mut allocation = of(pod);
     let Some(status) = &pod.status else { return allocation };
@@ -35,14 +37,24 @@ pub fn recorded(pod: &api::Pod) -> Allocation {
         status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
     let statuses =
         status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    for status in statuses.filter(|_| waits) {
-        let given = status.resources.as_ref().zip(allocation.get_mut(&status.name));
-        if let Some((given, own)) = given {
-            own.limits.clone_from(&given.limits);
-            own.requests = status.allocated_resources.clone().or_else(|| given.requests.clone());
-        }
+    for status in statuses {
+        let Some(own) = allocation.get_mut(&status.name) else { continue };
+        let given = status.allocated_resources.as_ref();
+        let asks_for_more = given.is_some_and(|given| is_resized(given, own));
+        let Some(applied) = status.resources.as_ref().filter(|_| waits || asks_for_more) else {
+            continue;
+        };
+        own.limits.clone_from(&applied.limits);
+        own.requests = given.cloned().or_else(|| applied.requests.clone());
     }
     allocation
+}
+
+/// Whether what can be resized of the requests is other than what was given.
+fn is_resized(given: &Quantities, own: &api::ResourceRequirements) -> bool {
+    let given = amounts(Some(given));
+    let own = amounts(column(Some(own), Column::Requests));
+    [CPU, MEMORY].into_iter().any(|name| given.get(name) != own.get(name))
 }
 
 /// The pod with what it has been given in the place of what it asks for; `None` where that is the
@@ -169,8 +181,19 @@ mod tests {
             "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "64Mi"}}});
         let waits = json!({"conditions": [{"type": "PodResizePending", "status": "True"}], "containerStatuses": [container]});
         assert!(apply(&pod("2", &waits), &recorded(&pod("2", &waits))).is_some());
-        let settled = json!({"containerStatuses": [container]});
-        assert!(apply(&pod("2", &settled), &recorded(&pod("2", &settled))).is_none());
+        let asked_meanwhile = json!({"containerStatuses": [container]});
+        let given = recorded(&pod("2", &asked_meanwhile));
+        assert!(apply(&pod("2", &asked_meanwhile), &given).is_some(), "nothing has granted it");
+        let settled = recorded(&pod("1", &asked_meanwhile));
+        assert!(apply(&pod("1", &asked_meanwhile), &settled).is_none());
+    }
+
+    #[test]
+    fn a_granted_resize_that_is_under_way_stays_granted() {
+        let container = json!({"name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
+            "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "32Mi"}}});
+        let under_way = pod("2", &json!({"containerStatuses": [container]}));
+        assert!(apply(&under_way, &recorded(&under_way)).is_none());
     }
 
     #[test]

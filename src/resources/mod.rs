@@ -16,6 +16,7 @@ pub mod cgroup_names;
 pub mod claims;
 pub mod cpu;
 pub mod devices;
+pub mod follow;
 pub mod list;
 pub mod manager;
 pub mod node_limits;

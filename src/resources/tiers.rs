@@ -19,31 +19,19 @@ use crate::model::{Pod, error_chain};
 /// How soon a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The pods that count, and the task that follows them.
-pub fn tiers(cgroups: PodCgroups) -> (Handle, impl Future<Output = ()> + Send + 'static) {
-    let (pods, list) = watch::channel(None);
-    (Handle { pods }, run(cgroups, list))
-}
-
-/// Tells the task which pods there are.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    pods: watch::Sender<Option<Vec<Arc<Pod>>>>,
-}
-
-impl Handle {
-    /// The pods that count against the node are now these.
-    pub fn set(&self, pods: Vec<Arc<Pod>>) {
-        self.pods.send_replace(Some(pods));
-    }
-}
-
-/// Ends with the last handle.
-async fn run(cgroups: PodCgroups, mut pods: watch::Receiver<Option<Vec<Arc<Pod>>>>) {
+/// Keeps the shares of the burstable tier at what the pods that count ask for together. Ends with
+/// the sender.
+pub async fn keep(cgroups: PodCgroups, mut pods: watch::Receiver<Vec<Arc<Pod>>>) {
     let mut written = None;
+    let mut is_stale = false;
     loop {
-        let wanted = pods.borrow_and_update().as_deref().and_then(shares);
-        let mut is_stale = false;
+        // Cancel-safe: both only wait.
+        tokio::select! {
+            changed = pods.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if is_stale => {}
+        }
+        is_stale = false;
+        let wanted = shares(&pods.borrow_and_update());
         if let Some(wanted) = wanted.filter(|wanted| written != Some(*wanted)) {
             match cgroups.share_burstable(wanted).await {
                 Ok(()) => written = Some(wanted),
@@ -56,11 +44,6 @@ async fn run(cgroups: PodCgroups, mut pods: watch::Receiver<Option<Vec<Arc<Pod>>
                     );
                 }
             }
-        }
-        // Cancel-safe: both only wait.
-        tokio::select! {
-            changed = pods.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY), if is_stale => {}
         }
     }
 }
@@ -77,8 +60,9 @@ mod tests {
 
     use parking_lot::Mutex;
     use serde_json::json;
+    use tokio::sync::watch;
 
-    use super::tiers;
+    use super::keep;
     use crate::linux::cgroup::CgroupError;
     use crate::model::Pod;
     use crate::resources::apply::{Backend, Config, PodCgroups};
@@ -142,18 +126,19 @@ mod tests {
     #[tokio::test]
     async fn the_latest_list_wins_and_is_written_once() {
         let fake = Fake::default();
-        let (handle, task) = tiers(cgroups(&fake));
+        let (handle, list) = watch::channel(Vec::new());
+        let task = keep(cgroups(&fake), list);
         let seen = async {
             settle().await;
             assert!(fake.0.lock().0.is_empty(), "nothing is known yet");
             // A pod is resized while the write for the one before is under way.
-            handle.set(vec![pod("1")]);
-            handle.set(vec![pod("2")]);
-            handle.set(vec![pod("500m"), pod("250m")]);
+            handle.send_replace(vec![pod("1")]);
+            handle.send_replace(vec![pod("2")]);
+            handle.send_replace(vec![pod("500m"), pod("250m")]);
             settle().await;
-            handle.set(vec![pod("250m"), pod("500m")]);
+            handle.send_replace(vec![pod("250m"), pod("500m")]);
             settle().await;
-            handle.set(Vec::new());
+            handle.send_replace(Vec::new());
             settle().await;
             let written = fake.0.lock().0.clone();
             assert_eq!(written.last(), Some(&2), "the last pod is gone: {written:?}");
@@ -167,9 +152,10 @@ mod tests {
     async fn a_write_that_fails_is_tried_again() {
         let fake = Fake::default();
         fake.0.lock().1 = 2;
-        let (handle, task) = tiers(cgroups(&fake));
+        let (handle, list) = watch::channel(Vec::new());
+        let task = keep(cgroups(&fake), list);
         let seen = async {
-            handle.set(vec![pod("1")]);
+            handle.send_replace(vec![pod("1")]);
             tokio::time::sleep(Duration::from_secs(200)).await;
             assert_eq!(fake.0.lock().0, [1024]);
             drop(handle);

@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::SetUpError;
 use super::payload::{self, Payload};
-use crate::linux::fs::{WriteOptions, ensure_dir, fill};
+use crate::linux::fs::{WriteOptions, ensure_dir_with_mode, fill, holds};
 use crate::linux::{ownership, walk};
 use crate::model::Wall;
 
@@ -186,8 +186,7 @@ fn is_same(generation: &Path, payload: &Payload) -> bool {
     }
     present.len() == payload.len()
         && payload.iter().all(|(path, file)| {
-            present.contains(Path::new(path))
-                && std::fs::read(generation.join(path)).is_ok_and(|content| content == file.data)
+            present.contains(Path::new(path)) && holds(&generation.join(path), &file.data)
         })
 }
 
@@ -233,7 +232,7 @@ fn make_generation(dir: &Path, now: Wall) -> io::Result<OsString> {
         let name = format!("{second}.{number:09}");
         match std::fs::create_dir(dir.join(&name)) {
             Ok(()) => {
-                ensure_dir(&dir.join(&name), 0o755)?;
+                ensure_dir_with_mode(&dir.join(&name), 0o755)?;
                 return Ok(name.into());
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

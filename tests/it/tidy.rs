@@ -16,12 +16,13 @@ const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
 
 /// Files (or folders of them) that only compute.
 #[rustfmt::skip]
-const PURE: [&str; 33] = [
+const PURE: [&str; 34] = [
     "config/validate", "model", "resources/qos", "resources/cgroup_names", "resources/allocatable",
     "resources/manager/ledger", "resources/manager/provider", "linux/cgroup/values", "resources/devices/inventory",
     "resources/devices/checkpoint", "images/policy", "images/gc_plan",
     "images/reference", "volumes/plan", "volumes/payload", "probes/verdict", "probes/schedule", "pleg/diff",
-    "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/plan",
+    "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/memory",
+    "pods/plan",
     "pods/request", "eviction/thresholds", "eviction/rank", "node/status", "certs/rotate", "cri/convert",
     "config/gates", "config/decode",
 ];
@@ -201,6 +202,19 @@ fn imports_go_leftward_only() {
          the wrong place, or what it needs is. Let the right one hand it a value, a handle or a small trait.",
         &places,
     );
+}
+
+#[test]
+fn the_documented_order_is_the_checked_one() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
+    let text = text.replace("\n//! ", " ");
+    let (_, rest) = text.split_once("`telemetry <").expect("lib.rs documents the import order");
+    let (rest, _) = rest.split_once('`').expect("its end");
+    let documented: Vec<&str> =
+        std::iter::once("telemetry").chain(rest.split('<').map(str::trim)).collect();
+    let exists = |name: &&&str| root().join("src").join(name).is_dir() && **name != "testkit";
+    let checked: Vec<&str> = ORDER.iter().filter(exists).copied().collect();
+    assert_eq!(documented, checked, "src/lib.rs and ORDER say the same");
 }
 
 #[test]

@@ -13,13 +13,15 @@ use k8s_openapi::api::core::v1 as api;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
-use super::super::plan::types::{HookState, Key};
+use super::super::memory::container::HookState;
+use super::super::plan::types::Key;
 use super::super::{hooks, request};
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::apiserver::objects::ObjectError;
 use crate::cri::v1;
-use crate::linux::fs::{WriteOptions, fill, go_text};
+use crate::linux::blocking;
+use crate::linux::fs::{WriteOptions, fill, go_text, holds};
 use crate::model::reason::{container as reason, event};
 use crate::model::{ContainerId, ContainerKind, EventType, SandboxId, pod};
 
@@ -89,13 +91,17 @@ struct References {
     files: BTreeMap<(String, String), request::EnvFile>,
 }
 
-/// Writes a file that containers which run already have mounted: it must stay the same file.
+/// Writes a file that running containers have mounted, so that it stays the same file. A container
+/// may have written anything to it: no more than the wanted text is read back. Blocks.
 fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
-    if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
+    if holds(path, text.as_bytes()) {
         return Ok(());
     }
+
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    options.write(true).create(true).truncate(true).mode(0o644);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    let mut file = options.open(path)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
@@ -266,7 +272,7 @@ impl PodExecutor {
         let volumes = sources.await.ok_or_else(cancelled)??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
         let sub_paths = self.sub_paths(container, &env, &volumes, context).await?;
-        let etc_hosts = self.write_etc_hosts(container, context, &pod_ips)?;
+        let etc_hosts = self.write_etc_hosts(container, context, &pod_ips).await?;
         let termination_log = self.termination_log(container)?;
         let pid_target = Self::pid_target(&start.container, context)?;
         let config = request::container_config(&request::ContainerInput {
@@ -378,7 +384,7 @@ impl PodExecutor {
 
     /// Writes the managed `/etc/hosts`; `None` while the pod has no address, or where the container
     /// mounts its own (it is then not mounted, as upstream).
-    fn write_etc_hosts(
+    async fn write_etc_hosts(
         &self,
         container: &api::Container,
         context: &Context,
@@ -393,7 +399,9 @@ impl PodExecutor {
         let failed =
             |message: String| ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let text = if pod::is_host_network(&context.pod) {
-            let node = std::fs::read_to_string("/etc/hosts")
+            let read = blocking::spawn(|| std::fs::read_to_string("/etc/hosts")).await;
+            let node = read
+                .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
                 .map_err(|error| failed(format!("open /etc/hosts: {}", go_text(&error))))?;
             request::node_hosts_file(&context.pod, &node)
         } else {
@@ -402,7 +410,11 @@ impl PodExecutor {
             request::hosts_file(&context.pod, &name, pod_ips)
         };
         let path = self.pod_dir().join("etc-hosts");
-        write_in_place(&path, &text)
+        // The container may have made the file huge: truncating it takes time.
+        let file = path.clone();
+        let written = blocking::spawn(move || write_in_place(&file, &text)).await;
+        written
+            .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
             .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
         Ok(Some(path.to_string_lossy().into_owned()))
     }
@@ -503,7 +515,23 @@ impl PodExecutor {
 
 #[cfg(test)]
 mod tests {
-    use super::{ImageUsers, request::ImageUser};
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::{ImageUsers, request::ImageUser, write_in_place};
+
+    #[test]
+    fn a_hosts_file_that_a_container_has_blown_up_is_written_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("etc-hosts");
+        write_in_place(&path, "127.0.0.1 web").expect("written");
+        let inode = || std::fs::metadata(&path).expect("it exists").ino();
+        let first = inode();
+        // `truncate -s 1T /etc/hosts`, in the container.
+        std::fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("grown");
+        write_in_place(&path, "127.0.0.1 web").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("readable"), "127.0.0.1 web");
+        assert_eq!(inode(), first, "containers that run have it mounted");
+    }
 
     #[test]
     fn the_users_that_are_remembered_are_bounded() {

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::spec::Spec;
+use super::container_spec::ContainerSpec;
 use super::types::KillReason;
 use crate::model::observed::Exit;
 use crate::model::reason::container::OOM_KILLED;
@@ -13,7 +13,7 @@ pub(super) const RESTART_ALL: &str = "RestartAllContainers";
 
 /// The first of a container's rules that an exit with `exit_code` matches.
 pub(super) fn matching_rule<'a>(
-    spec: &Spec<'a>,
+    spec: &ContainerSpec<'a>,
     exit_code: i32,
 ) -> Option<&'a api::ContainerRestartRule> {
     spec.restart_rules.iter().find(|rule| {
@@ -30,7 +30,7 @@ pub(super) fn matching_rule<'a>(
 
 /// Whether the policies ask for another start after an exit with `exit_code`: the first rule that
 /// matches, else the container's policy, else the pod's.
-pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bool {
+pub(super) fn by_policy(spec: &ContainerSpec<'_>, pod_policy: &str, exit_code: i32) -> bool {
     let rule = matching_rule(spec, exit_code);
     // Rules count only beside a policy of the container's own; the API server asks for both.
     if spec.restart_policy.is_some() && rule.is_some_and(|rule| rule.action == "Restart") {
@@ -44,7 +44,7 @@ pub(super) fn by_policy(spec: &Spec<'_>, pod_policy: &str, exit_code: i32) -> bo
 }
 
 /// The policy that counts where there is no exit code: the container's, else the pod's.
-fn effective<'a>(spec: &Spec<'a>, pod_policy: &'a str) -> &'a str {
+fn effective<'a>(spec: &ContainerSpec<'a>, pod_policy: &'a str) -> &'a str {
     match spec.restart_policy {
         Some(policy @ ("Always" | "OnFailure" | "Never")) => policy,
         Some(_) | None => pod_policy,
@@ -52,7 +52,7 @@ fn effective<'a>(spec: &Spec<'a>, pod_policy: &'a str) -> &'a str {
 }
 
 /// Whether a container that was killed for `why` is to be replaced whatever its exit code.
-pub(super) fn after_kill(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) -> bool {
+pub(super) fn after_kill(spec: &ContainerSpec<'_>, pod_policy: &str, why: &KillReason) -> bool {
     match why {
         KillReason::DefinitionChanged | KillReason::Unknown | KillReason::Resize => true,
         KillReason::Liveness | KillReason::Startup => effective(spec, pod_policy) != "Never",
@@ -66,7 +66,7 @@ pub(super) fn after_kill(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) ->
 
 /// Whether a container that is being killed for `why` is not started again, whatever its exit code
 /// will be.
-pub(super) fn stays_stopped(spec: &Spec<'_>, pod_policy: &str, why: &KillReason) -> bool {
+pub(super) fn stays_stopped(spec: &ContainerSpec<'_>, pod_policy: &str, why: &KillReason) -> bool {
     effective(spec, pod_policy) == "Never"
         && spec.restart_rules.is_empty()
         && !after_kill(spec, pod_policy, why)
@@ -79,7 +79,7 @@ pub(super) fn init_failed(exit: &Exit) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::Spec;
+    use super::super::container_spec::ContainerSpec;
     use super::by_policy;
     use crate::model::Pod;
 
@@ -89,7 +89,7 @@ mod tests {
             r#"{{"metadata":{{}},"spec":{{"containers":[{{"name":"app","image":"i"{container}}}]}}}}"#
         ))
         .expect("a pod");
-        let specs = Spec::all(&pod);
+        let specs = ContainerSpec::all(&pod);
         for code in restarts {
             assert!(
                 by_policy(&specs[0], pod_policy, *code),

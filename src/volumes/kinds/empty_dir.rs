@@ -224,7 +224,7 @@ fn mark_ready(ready_dir: &Path) -> io::Result<()> {
 fn make_dir(dir: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(dir) {
         Ok(metadata) if metadata.is_dir() && metadata.mode() & 0o777 == 0o777 => Ok(()),
-        Ok(_) | Err(_) => fs::ensure_dir(dir, 0o777),
+        Ok(_) | Err(_) => fs::ensure_dir_with_mode(dir, 0o777),
     }
 }
 

@@ -183,7 +183,10 @@ fn directory<M: Mounter>(
         }
     }
     let others = mounter.other_places(source).map_err(io_failed("look for other mounts of"))?;
-    let of_pods = |place: &PathBuf| place.starts_with(local.paths.pods()) && *place != dir;
+    // The kernel shows mounts without links; the root directory may be one.
+    let plain = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (pods, own) = (plain(&local.paths.pods()), plain(&dir));
+    let of_pods = |place: &PathBuf| place.starts_with(&pods) && *place != own;
     let in_use: Vec<PathBuf> = others.into_iter().filter(of_pods).collect();
     let warning = already_mounted(local, source, &in_use);
     local.note(&record)?;

@@ -32,7 +32,7 @@ use super::source::{ObjectSource, TokenSource};
 use super::{Shared, Sources, Stuck, Wish};
 use crate::apiserver::events::Recorder;
 use crate::clock::{Clock, Jumps};
-use crate::linux::fs::ensure_dir;
+use crate::linux::fs::ensure_root_dir;
 use crate::model::{Mono, PodUid, VolumesState};
 use removals::Removals;
 use tell::tell;
@@ -146,7 +146,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     async fn reconstruct(&mut self) {
         let (mounter, paths) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths));
         let read = crate::linux::blocking::spawn(move || {
-            ensure_dir(&paths.pods(), 0o750)?;
+            ensure_root_dir(&paths.pods(), 0o750)?;
             directories::reconstruct(&mounter, &paths)
         });
         match read.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {

@@ -11,7 +11,7 @@ use crate::resources::allocation::Requirements;
 
 /// What the planner needs to know of a container's definition.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spec<'a> {
+pub(super) struct ContainerSpec<'a> {
     pub(super) name: &'a str,
     pub(super) kind: ContainerKind,
     pub(super) image: &'a str,
@@ -28,7 +28,7 @@ pub(super) struct Spec<'a> {
     pub(super) restart_rules: &'a [api::ContainerRestartRule],
 }
 
-impl<'a> Spec<'a> {
+impl<'a> ContainerSpec<'a> {
     fn new(container: &'a api::Container, kind: ContainerKind) -> Self {
         Self {
             name: &container.name,
