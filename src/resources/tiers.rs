@@ -1,9 +1,9 @@
 //! The CPU shares of the burstable tier: as many as its pods ask for together.
 //!
 //! One task owns the value. In: the pods that count against the node, the latest list wins. Out:
-//! the tier's shares, written when they change. A write that fails is tried again after a minute, which
-//! is how often upstream writes it. Without a list nothing is written: after a restart the tier
-//! keeps what it has until the pods are known.
+//! the tier's shares, written when they change. A write that fails is tried again after a minute,
+//! which is how often upstream writes it. Without a list nothing is written: after a restart the
+//! tier keeps what it has until the pods are known.
 
 use std::sync::Arc;
 use std::time::Duration;

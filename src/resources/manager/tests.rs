@@ -1,3 +1,5 @@
+//! The manager with a device plugin in this process, over its real sockets.
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
