@@ -42,7 +42,7 @@
 //! | [`cri`] | the container runtime interface: client with deadlines, conversions, events, runtime status |
 //! | [`cni`] | says why the network is not ready |
 //! | [`apiserver`] | HTTP/2 transport, events, tokens, the cache of ConfigMaps and Secrets, services |
-//! | [`resources`] | QoS, OOM scores, the cgroup tree, allocatable; applied to cgroupfs or as slices |
+//! | [`resources`] | QoS, OOM scores, cgroups of pods, tiers and node, allocatable; the manager |
 //! | [`images`] | references, pull policies, credentials, pulls |
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
 //! | [`probes`] | verdicts, schedule, checks |

@@ -44,6 +44,8 @@ pub struct AdmitInput<'a> {
     pub others: &'a [Arc<Pod>],
     /// Whether containers of the pod run here already.
     pub adopted: bool,
+    /// Why the pod cannot be given what it asks for besides CPU time and memory.
+    pub refused: Option<&'a Rejection>,
     /// The sysctls that pods may set.
     pub sysctls: &'a SysctlAllowlist,
     /// Whether the kernel can enforce AppArmor profiles.
@@ -90,7 +92,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+    /// A rejection that a newer Node object does not change.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into(), is_stale_node: false }
     }
 }
@@ -135,6 +138,9 @@ pub fn admit(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
 fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     pressure::check(input)?;
     input.sysctls.check(input.pod)?;
+    if let Some(refused) = input.refused {
+        return Err(refused.clone());
+    }
     os::check(input.pod)?;
     supplemental_groups::check(input)?;
     let preempt = fit(input)?;

@@ -22,6 +22,7 @@ struct World {
     allocatable: Value,
     others: Vec<Arc<Pod>>,
     adopted: bool,
+    refused: Option<Rejection>,
     apparmor: bool,
     strict_groups: bool,
     features: Features<'static>,
@@ -37,6 +38,7 @@ impl Default for World {
             allocatable: json!({"cpu": "10", "memory": "10Gi", "pods": "110", "ephemeral-storage": "10Gi"}),
             others: Vec::new(),
             adopted: false,
+            refused: None,
             apparmor: true,
             strict_groups: true,
             features: Features { pod_level_resources: true, declared: Some(&[]) },
@@ -62,6 +64,7 @@ impl World {
             allocatable: &allocatable,
             others: &self.others,
             adopted: self.adopted,
+            refused: self.refused.as_ref(),
             sysctls: &sysctls,
             apparmor: self.apparmor,
             features: self.features,
@@ -475,6 +478,22 @@ fn pods_that_run_already_stay() {
         Some("NodeAffinity")
     );
     assert_eq!(world.admit(&pod(json!({}))), Ok(Admitted::default()));
+}
+
+#[test]
+fn a_pod_without_its_devices_is_refused_unless_it_runs() {
+    let refused = Rejection::new("UnexpectedAdmissionError", "Allocate failed");
+    let reason = |adopted, spec: Value| {
+        let world = World { adopted, refused: Some(refused.clone()), ..World::default() };
+        world.admit(&pod(spec)).map(drop).map_err(|rejection| rejection.reason)
+    };
+    let lacking = Err("UnexpectedAdmissionError".to_owned());
+    assert_eq!(reason(false, json!({})), lacking);
+    assert_eq!(reason(true, json!({})), Ok(()));
+    // Devices are asked for before the checks of the scheduler, and after those of sysctls.
+    assert_eq!(reason(false, json!({"nodeSelector": {"zone": "b"}})), lacking);
+    let sysctls = json!({"securityContext": {"sysctls": [{"name": "net.x", "value": "1"}]}});
+    assert_eq!(reason(false, sysctls), Err("SysctlForbidden".to_owned()));
 }
 
 #[track_caller]

@@ -90,7 +90,7 @@ impl Handle {
     }
 }
 
-async fn get<T>(api: &Api<T>, name: &str) -> Result<T, ClaimError>
+pub(super) async fn get<T>(api: &Api<T>, name: &str) -> Result<T, ClaimError>
 where
     T: Clone + serde::de::DeserializeOwned + fmt::Debug,
 {

@@ -31,6 +31,7 @@ pub mod nodes;
 pub mod objects;
 pub mod proxy;
 pub mod random;
+pub mod resource_claims;
 pub mod runtime_classes;
 pub mod services;
 pub mod tokens;

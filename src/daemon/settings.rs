@@ -185,38 +185,32 @@ impl NodeSettings {
                 resources::PodCgroups::new(resources::Slices::new(fs, Systemd::default()), pods)
             }
         };
-        let refused =
-            cgroups.setup(self.node_cgroup()).await.context("setting up the cgroups of pods")?;
-        if let Some(error) = refused {
-            warn!(%error, "the limit of all pods together is not in force: they use more already");
-        }
         Ok(Some(cgroups))
     }
 
-    /// What all pods may use together: the machine less what is reserved (`enforceNodeAllocatable:
-    /// [pods]`).
-    fn node_cgroup(&self) -> resources::CgroupSettings {
+    /// What all pods may use together, and the reserved daemons (`enforceNodeAllocatable`).
+    pub(super) fn node_limits(&self) -> resources::NodeLimits {
         let config = self.config();
-        if !config.enforce_node_allocatable.iter().any(|what| what == "pods") {
-            return resources::CgroupSettings::default();
-        }
         let amounts = |map: &std::collections::BTreeMap<String, String>| {
             map.iter()
                 .filter_map(|(name, text)| Some((name.clone(), Amount::parse(text).ok()?)))
                 .collect()
         };
-        let memory = i64::try_from(self.machine.memory).unwrap_or(i64::MAX);
-        let capacity = [
-            ("cpu".to_owned(), Amount::from_units(self.machine.cores.into())),
-            ("memory".to_owned(), Amount::from_units(memory)),
-        ];
-        let reservations = resources::Reservations {
-            kube: amounts(&config.kube_reserved),
-            system: amounts(&config.system_reserved),
-            ..resources::Reservations::default()
+        let wanted = resources::node_limits::Config {
+            enforce: config.enforce_node_allocatable.clone(),
+            system_reserved: amounts(&config.system_reserved),
+            kube_reserved: amounts(&config.kube_reserved),
+            system_cgroup: config.system_reserved_cgroup.clone(),
+            kube_cgroup: config.kube_reserved_cgroup.clone(),
+            cpus_are_managed: config.cpu_manager_policy == "static",
         };
-        let enforced = resources::allocatable::enforced(&capacity.into(), &reservations);
-        resources::pod_config::node(&enforced, false)
+        let machine = resources::node_limits::Machine {
+            cores: self.machine.cores,
+            cpus: crate::linux::machine::cpus(),
+            memory: self.machine.memory,
+            pids: crate::linux::machine::processes(),
+        };
+        resources::node_limits::plan(&wanted, &machine)
     }
 
     /// The configuration of the Node object.

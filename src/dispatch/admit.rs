@@ -4,6 +4,7 @@
 //! decision waits for an answer: a pod that only the node's labels refuse is decided again with the
 //! Node object read afresh, since the labels may be older than the pod.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tracing::info;
 
+use super::allocate::Allocated;
 use crate::admission::{self, AdmitInput, Rejection, SysctlAllowlist};
 use crate::apiserver::events::Recorder;
+use crate::model::quantity::Amount;
 use crate::model::{EventType, NodeFacts, Pod, PodUid, TerminationCause, pod, time};
 
 /// What admission looks at and does not change.
@@ -87,12 +90,20 @@ impl Door {
         others: &[Arc<Pod>],
         asks: Asks,
         fresh: Option<&Node>,
+        allocated: Option<&Allocated>,
     ) -> Result<Vec<Preempt>, Rejection> {
         let known = self.node.borrow().clone().unwrap_or_default();
         let facts = match fresh {
             Some(node) => Arc::new((*known).clone().with_object(node)),
             None => known,
         };
+        // What pods have counts, also while its plugin is away.
+        let mut allocatable = Cow::Borrowed(&facts.allocatable);
+        for (resource, count) in allocated.into_iter().flat_map(|allocated| &allocated.given) {
+            let least = Amount::from_units(*count);
+            let amount = allocatable.to_mut().entry(resource.clone()).or_insert(least);
+            *amount = least.max(*amount);
+        }
         let decision = admission::admit(&AdmitInput {
             pod,
             node: admission::NodeView {
@@ -101,9 +112,10 @@ impl Door {
                 taints: &facts.taints,
                 supplemental_groups_policy: facts.supplemental_groups_policy,
             },
-            allocatable: &facts.allocatable,
+            allocatable: &allocatable,
             others,
             adopted: asks == Asks::Entry { is_running: true },
+            refused: allocated.and_then(|allocated| allocated.refused.as_ref()),
             sysctls: &self.config.sysctls,
             apparmor: self.config.apparmor,
             features: self.config.features,

@@ -50,9 +50,14 @@ impl Table {
         self.views.read().values().map(|view| view.borrow().clone()).collect()
     }
 
-    /// Publishes the pods that count, after one came or went.
-    pub(super) fn publish_active(&self) {
-        self.active.send_replace(self.active_pods());
+    /// Publishes the pods that count, if they or what they have been given has changed.
+    pub(super) fn publish_active(&self, active: Vec<Arc<Pod>>) {
+        self.active.send_if_modified(|before| {
+            let is_same = before.len() == active.len()
+                && before.iter().zip(&active).all(|(before, now)| Arc::ptr_eq(before, now));
+            *before = active;
+            !is_same
+        });
     }
 
     /// Publishes the pods that are known.
@@ -63,11 +68,6 @@ impl Table {
     /// Whether the pods that are known have been published.
     pub(super) fn is_swept(&self) -> bool {
         self.known.borrow().is_some()
-    }
-
-    /// The pods that count against the node's resources.
-    pub(super) fn active_pods(&self) -> Vec<Arc<Pod>> {
-        self.views().into_iter().filter(PodView::is_active).map(|view| view.pod).collect()
     }
 }
 

@@ -15,6 +15,7 @@
 //! and what the [`Backend`] finds on the node. It never talks to a runtime or the API server.
 
 mod admit;
+mod allocate;
 mod backend;
 mod directive;
 mod forget;
@@ -36,6 +37,8 @@ use tracing::{debug, error, info};
 
 use self::admit::{Asks, Door, Preempt, Undecided};
 pub use self::admit::{Config, ReadNode};
+use self::allocate::Allocations;
+pub use self::allocate::{Allocated, Give};
 pub use self::backend::{Backend, Found, FoundPod, Launched};
 pub use self::directive::{Directive, Ended, PendingResize, Resize, Stop};
 pub use self::forget::{Forget, Forgetters};
@@ -70,6 +73,8 @@ pub struct Deps<B> {
     pub node: watch::Receiver<Option<Arc<NodeFacts>>>,
     /// Reads the Node object afresh; `None` without an API server.
     pub read_node: Option<ReadNode>,
+    /// Gives what pods ask for besides CPU time and memory.
+    pub give: Arc<dyn Give>,
     /// Everything that keeps something of a pod.
     pub forget: Forgetters,
     /// Events.
@@ -102,12 +107,13 @@ struct Entry {
 }
 
 /// The table of pods and their tasks.
-#[derive(Debug)]
 pub struct Dispatch<B> {
     backend: B,
     door: Door,
     desired: desired::Handle,
     forget: Forgetters,
+    give: Arc<dyn Give>,
+    allocations: Allocations,
     clock: Clock,
     entries: BTreeMap<PodUid, Entry>,
     /// Pods that are not admitted yet.
@@ -124,6 +130,12 @@ pub struct Dispatch<B> {
     shutdown: CancellationToken,
 }
 
+impl<B> std::fmt::Debug for Dispatch<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatch").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
 impl<B: Backend> Dispatch<B> {
     /// The table, empty, and the handle that others reach pods by.
     pub fn new(config: Config, deps: Deps<B>) -> (Self, PodsHandle) {
@@ -137,6 +149,8 @@ impl<B: Backend> Dispatch<B> {
             door,
             desired: deps.desired,
             forget: deps.forget,
+            give: deps.give,
+            allocations: Allocations::default(),
             clock: deps.clock,
             entries: BTreeMap::new(),
             undecided: Undecided::default(),
@@ -197,6 +211,8 @@ impl<B: Backend> Dispatch<B> {
                 },
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                Some(allocated) = self.allocations.jobs.join_next() => self.allocated(allocated),
+                Some(life) = self.allocations.lives.join_next() => self.is_over(life),
                 answered = self.undecided.next() => if let Some((pod, node)) = answered {
                     self.enter(pod, NodeLook::Afresh(node.as_deref()));
                 },
@@ -209,6 +225,7 @@ impl<B: Backend> Dispatch<B> {
             }
             self.sweep(&found);
             self.catch_up();
+            self.publish_active();
         }
     }
 
@@ -218,10 +235,15 @@ impl<B: Backend> Dispatch<B> {
             Change::Gone(uid) => {
                 self.queued.retain(|_, queued| pod::uid(queued) != uid);
                 self.undecided.remove(&uid);
+                self.allocations.done.remove(&uid);
+                let pending = self.allocations.pending.remove(&uid);
                 match self.entries.get(&uid) {
                     Some(entry) => entry.directive.send_modify(|directive| directive.gone = true),
                     // It never had a turn: what waits for its end must not wait for ever.
                     None => self.forget.forget(&uid),
+                }
+                if let Some(next) = pending.and_then(|pod| self.queued.remove(&pod::key(&pod))) {
+                    self.upsert(next);
                 }
             }
         }
@@ -244,20 +266,25 @@ impl<B: Backend> Dispatch<B> {
         if self.undecided.update(&pod) {
             return;
         }
-        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
+        if let Some(pending) = self.allocations.pending.get_mut(&uid) {
+            *pending = pod;
+            return;
+        }
+        let pending = &self.allocations.pending;
+        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key)
+            || pending.values().any(|pod| pod::is_static(pod) && pod::key(pod) == key);
         if pod::is_static(&pod) && older {
             debug!(pod = %key, "static pod waits for its older generation to end");
             self.queued.insert(key, pod);
             return;
         }
-        self.enter(pod, NodeLook::Cached);
+        if !self.begin_allocation(&pod) {
+            self.enter(pod, NodeLook::Cached);
+        }
     }
 
     /// Has a pod admitted and starts its task, or puts it off until the Node object has been read.
-    /// `look`: which Node object is decided by.
-    ///
-    /// An admission that has to wait for more (a manager that allocates CPUs or devices) is put off
-    /// here in the same way.
+    /// `look`: which Node object is decided by. What the pod asks for besides has been set aside.
     fn enter(&mut self, pod: Arc<Pod>, look: NodeLook<'_>) {
         // A resize that waited when this process began still does: the pod begins with what it had.
         let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
@@ -297,7 +324,9 @@ impl<B: Backend> Dispatch<B> {
             NodeLook::Cached => (None, true),
             NodeLook::Afresh(node) => (node, false),
         };
-        match self.door.admit(pod, &others, Asks::Entry { is_running }, fresh) {
+        let asks = Asks::Entry { is_running };
+        let allocated = self.allocations.done.get(&pod::uid(pod));
+        match self.door.admit(pod, &others, asks, fresh, allocated) {
             Ok(preempt) => {
                 let room =
                     preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
@@ -359,13 +388,14 @@ impl<B: Backend> Dispatch<B> {
         };
         let launched = self.backend.launch(pod, lifecycle, receiver);
         self.entries.insert(uid.clone(), entry);
+        self.allocations.done.remove(&uid);
+        self.watch_life(&uid, launched.view.clone());
         self.table.insert(uid.clone(), launched.view);
         let id = {
             let uid = uid.clone();
             self.workers.spawn(async move { (uid, launched.task.await) }).id()
         };
         self.ids.insert(id, uid);
-        self.table.publish_active();
     }
 
     fn joined(
@@ -397,7 +427,6 @@ impl<B: Backend> Dispatch<B> {
         let Some(entry) = self.entries.remove(uid) else { return };
         self.table.remove(uid);
         self.forget.forget(uid);
-        self.table.publish_active();
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
         }

@@ -132,7 +132,7 @@ impl<B: Backend> Dispatch<B> {
 
         let decision = if pod_level(&before.pod) == pod_level(&wanted) {
             let others = self.others(uid);
-            let answer = self.door.admit(&wanted, &others, Asks::Resize, None);
+            let answer = self.door.admit(&wanted, &others, Asks::Resize, None, None);
             answer.map_err(|rejection| (DEFERRED, rejection.message))
         } else {
             Err((INFEASIBLE, POD_LEVEL.to_owned()))

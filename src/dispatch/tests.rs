@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -13,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backend, Config, Deps, Directive, Dispatch, Ended, Forgetters, Found, FoundPod, Launched,
-    PodView, PodsHandle, ReadNode,
+    Allocated, Backend, Config, Deps, Directive, Dispatch, Ended, Forgetters, Found, FoundPod,
+    Give, Launched, PodView, PodsHandle, ReadNode,
 };
-use crate::admission::{Features, SysctlAllowlist};
+use crate::admission::{Features, Rejection, SysctlAllowlist};
 use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
 use crate::desired::{self, Change};
@@ -35,6 +36,7 @@ enum End {
 struct Running {
     directive: watch::Receiver<Directive>,
     end: oneshot::Sender<End>,
+    view: watch::Sender<PodView>,
 }
 
 #[derive(Default)]
@@ -43,6 +45,10 @@ struct World {
     starts: Vec<(PodUid, Lifecycle)>,
     running: BTreeMap<PodUid, Running>,
     forgotten: Vec<PodUid>,
+    /// Pods that something is set aside for, and when that is done.
+    allocations: BTreeMap<PodUid, oneshot::Receiver<Allocated>>,
+    /// Pods that count no longer.
+    released: Vec<PodUid>,
     /// How often the Node object was read.
     reads: usize,
     /// The Node object in the API.
@@ -62,7 +68,7 @@ impl Backend for Fake {
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
     ) -> Launched {
-        let view = watch::channel(PodView::new(&pod, &lifecycle)).1;
+        let (sender, view) = watch::channel(PodView::new(&pod, &lifecycle));
         let (end, ended) = oneshot::channel();
         let uid = pod::uid(&pod);
         self.found.send_if_modified(|found| {
@@ -70,7 +76,7 @@ impl Backend for Fake {
         });
         let mut world = self.world.lock();
         world.starts.push((uid.clone(), lifecycle));
-        world.running.insert(uid, Running { directive, end });
+        world.running.insert(uid, Running { directive, end, view: sender });
         let task = async move {
             match ended.await {
                 Ok(End::Gone) => Ended::Gone,
@@ -83,6 +89,17 @@ impl Backend for Fake {
 
     fn found(&self) -> watch::Receiver<Option<Found>> {
         self.found.subscribe()
+    }
+}
+
+impl Give for Fake {
+    fn allocate(&self, pod: &Arc<Pod>, _: &[String]) -> Option<BoxFuture<'static, Allocated>> {
+        let allocation = self.world.lock().allocations.remove(&pod::uid(pod))?;
+        Some(async move { allocation.await.unwrap_or_default() }.boxed())
+    }
+
+    fn release(&self, uid: &PodUid) {
+        self.world.lock().released.push(uid.clone());
     }
 }
 
@@ -151,6 +168,7 @@ fn bench(found: &[&str]) -> Bench {
         desired,
         node: node_facts,
         read_node: Some(read_node),
+        give: Arc::new(fake.clone()),
         forget,
         recorder,
         clock,
@@ -506,4 +524,54 @@ async fn a_generation_that_never_had_a_turn_holds_nobody_up() {
     bench.gone("h2").await;
     bench.started(&["h1"]);
     assert_eq!(bench.forgotten(), ["h2".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_devices_are_set_aside_holds_up_no_other() {
+    let bench = bench(&[]);
+    let (done, allocation) = oneshot::channel();
+    let (gone_done, gone_allocation) = oneshot::channel();
+    bench.fake.world.lock().allocations =
+        [(PodUid::from("slow"), allocation), (PodUid::from("gone"), gone_allocation)].into();
+    bench.upsert(&api_pod("slow")).await;
+    bench.upsert(&api_pod("gone")).await;
+    bench.upsert(&api_pod("quick")).await;
+    bench.settle().await;
+    bench.started(&["quick"]);
+
+    // Who goes meanwhile has what came too late taken back.
+    bench.gone("gone").await;
+    bench.settle().await;
+    let refused = Some(Rejection::new("UnexpectedAdmissionError", "no"));
+    done.send(Allocated { refused, ..Allocated::default() }).expect("it waits");
+    gone_done.send(Allocated::default()).expect("it waits");
+    bench.settle().await;
+    bench.started(&["quick", "slow"]);
+    let world = bench.fake.world.lock();
+    let (_, lifecycle) = &world.starts[1];
+    let rejected = matches!(lifecycle, Lifecycle::Terminating(stop)
+        if matches!(&stop.cause, TerminationCause::Rejected { reason, .. }
+            if reason == "UnexpectedAdmissionError"));
+    assert!(rejected, "{lifecycle:?}");
+    assert_eq!(world.forgotten, [PodUid::from("gone"), PodUid::from("gone")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_over_gives_back_what_it_has_and_counts_no_longer() {
+    let bench = bench(&[]);
+    let active = bench.handle.active();
+    bench.upsert(&api_pod("a")).await;
+    bench.upsert(&api_pod("b")).await;
+    bench.settle().await;
+    assert_eq!(active.borrow().len(), 2);
+    bench.fake.world.lock().running[&PodUid::from("a")].view.send_modify(|view| {
+        view.status = Arc::new(k8s_openapi::api::core::v1::PodStatus {
+            phase: Some("Succeeded".to_owned()),
+            ..Default::default()
+        });
+    });
+    bench.settle().await;
+    assert_eq!(bench.fake.world.lock().released, [PodUid::from("a")]);
+    let left: Vec<PodUid> = active.borrow().iter().map(|pod| pod::uid(pod)).collect();
+    assert_eq!(left, [PodUid::from("b")]);
 }

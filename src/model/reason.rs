@@ -16,6 +16,7 @@ pub mod event {
     pub const EXCEEDED_GRACE_PERIOD: &str = "ExceededGracePeriod";
     pub const FAILED_KILL_POD: &str = "FailedKillPod";
     pub const FAILED_CREATE_POD_CONTAINER: &str = "FailedCreatePodContainer";
+    pub const FAILED_PREPARE_DYNAMIC_RESOURCES: &str = "FailedPrepareDynamicResources";
     pub const FAILED_CREATE_POD_SANDBOX: &str = "FailedCreatePodSandBox";
     pub const FAILED_POD_SANDBOX_STATUS: &str = "FailedPodSandBoxStatus";
     pub const SANDBOX_CHANGED: &str = "SandboxChanged";

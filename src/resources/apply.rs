@@ -2,9 +2,9 @@
 //! above them.
 //!
 //! [`PodCgroups`] is a cheap handle over one [`Backend`]; every call runs on a blocking thread. Per
-//! pod, calls come one at a time from the pod's own worker; the only shared memory is the last
-//! value written to the burstable tier. Nothing above `cgroupRoot` or beside `kubepods` is ever
-//! made, changed or removed.
+//! pod, calls come one at a time from the pod's own worker; the tier of burstable pods is written
+//! by its owner, [`super::tiers`]. Nothing above `cgroupRoot` or beside `kubepods` is ever made or
+//! removed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
-use parking_lot::Mutex;
+use tracing::warn;
 
-use super::cgroup_names::CgroupTree;
+use super::cgroup_names::{CgroupName, CgroupTree};
 use super::cpu;
 use super::pod_config::{self, CgroupSettings, PodCgroupPolicy};
 use super::qos::{self, QosClass};
 use crate::linux::cgroup::{CgroupError, CgroupFs};
-use crate::model::PodUid;
+use crate::model::{PodUid, error_chain};
 
 /// How long the processes of a finished pod may take to vanish after SIGKILL before its removal is
 /// reported as failed.
@@ -42,9 +42,9 @@ pub struct Config {
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Whether the cgroup is complete.
     fn validate(&self, path: &str) -> Result<(), CgroupError>;
-    /// Makes what is missing between `top` and `path`, and sets `path`.
-    fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError>;
-    /// Sets an existing cgroup.
+    /// Makes what is missing between `top` and `path`.
+    fn create(&self, top: &str, path: &str) -> Result<(), CgroupError>;
+    /// Sets an existing cgroup: every value that can be set is; the first failure is the error.
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError>;
     /// The names of the cgroups right inside.
     fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError>;
@@ -59,8 +59,8 @@ impl Backend for CgroupFs {
         Self::validate(self, path)
     }
 
-    fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
-        Self::create(self, top, path, settings)
+    fn create(&self, top: &str, path: &str) -> Result<(), CgroupError> {
+        Self::create(self, top, path)
     }
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
@@ -135,60 +135,62 @@ pub struct PodCgroups {
 struct Inner {
     backend: Box<dyn Backend>,
     config: Config,
-    /// The shares last written to the burstable tier. Locked while they are written, on a blocking
-    /// thread.
-    burstable_shares: Mutex<Option<u64>>,
 }
 
 impl PodCgroups {
     /// A handle; nothing is made before [`Self::setup`].
     pub fn new(backend: impl Backend, config: Config) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                backend: Box::new(backend),
-                config,
-                burstable_shares: Mutex::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { backend: Box::new(backend), config }) }
     }
 
-    /// Makes the cgroup of all pods and the QoS tiers, and brings them up to date where they exist.
-    /// `node` is what all pods may use together (`pod_config::node` of the enforced allocatable).
-    /// Run it once, before the first pod.
+    /// The names of the cgroups.
+    pub fn tree(&self) -> &CgroupTree {
+        &self.inner.config.tree
+    }
+
+    /// Makes the cgroup of all pods and the QoS tiers. Run it once, before the first pod.
     ///
-    /// A limit that the kernel refuses because pods use more already is the caller's to try again
-    /// with [`Self::enforce_node`]: it is answered as `Ok(Some(error))`.
-    pub async fn setup(
-        &self,
-        node: CgroupSettings,
-    ) -> Result<Option<PodCgroupError>, PodCgroupError> {
+    /// - A cgroup of all pods that is new gets the limits `node`; one that exists keeps its own
+    ///   until [`Self::enforce_node`].
+    /// - A burstable tier that exists keeps its shares until [`Self::share_burstable`]: pods may
+    ///   run in it.
+    /// - A value that the kernel refuses is logged; that a controller is missing for all pods is an
+    ///   error.
+    pub async fn setup(&self, node: CgroupSettings) -> Result<(), PodCgroupError> {
         if !self.inner.config.tree.per_qos() {
-            return Ok(None);
+            return Ok(());
         }
         self.blocking(move |inner| {
             let tree = &inner.config.tree;
             let top = tree.top().path(tree.driver());
-            inner
-                .backend
-                .validate(&top)
-                .map_err(|source| PodCgroupError::Root { root: top.clone(), source })?;
+            let unusable = |source| PodCgroupError::Root { root: top.clone(), source };
+            inner.backend.validate(&top).map_err(unusable)?;
+
             let path = tree.node().path(tree.driver());
-            inner.create(&path, &CgroupSettings::default())?;
-            let refused = inner
-                .backend
-                .update(&path, &node)
-                .err()
-                .map(|source| PodCgroupError::Cgroup { path, source });
-            for class in [QosClass::Burstable, QosClass::BestEffort] {
-                inner
-                    .create(&tree.tier(class).path(tree.driver()), &pod_config::tier(class, []))?;
+            if inner.backend.validate(&path).is_err() {
+                inner.create(&path, &node)?;
             }
-            Ok(refused)
+            let failed = |source| PodCgroupError::Cgroup { path: path.clone(), source };
+            inner.backend.validate(&path).map_err(failed)?;
+
+            for class in [QosClass::Burstable, QosClass::BestEffort] {
+                let path = tree.tier(class).path(tree.driver());
+                let mut settings = pod_config::tier(class, []);
+                if inner.backend.validate(&path).is_err() {
+                    inner.create(&path, &settings)?;
+                    continue;
+                }
+                if class == QosClass::Burstable {
+                    settings.cpu_shares = None;
+                }
+                inner.update(&path, &settings)?;
+            }
+            Ok(())
         })
         .await
     }
 
-    /// Sets what all pods may use together.
+    /// Sets what all pods may use together. A limit is refused while pods use more already.
     pub async fn enforce_node(&self, node: CgroupSettings) -> Result<(), PodCgroupError> {
         self.blocking(move |inner| {
             let tree = &inner.config.tree;
@@ -201,15 +203,27 @@ impl PodCgroups {
     /// `kubeReservedCgroup`.
     pub async fn enforce_reserved(
         &self,
-        path: String,
+        name: &CgroupName,
         settings: CgroupSettings,
     ) -> Result<(), PodCgroupError> {
+        let path = name.path(self.inner.config.tree.driver());
         self.blocking(move |inner| {
             inner
                 .backend
                 .validate(&path)
                 .and_then(|()| inner.backend.update(&path, &settings))
                 .map_err(|source| PodCgroupError::Cgroup { path, source })
+        })
+        .await
+    }
+
+    /// Sets the CPU shares of the burstable tier. Called by the tier's owner, one call at a time.
+    pub async fn share_burstable(&self, shares: u64) -> Result<(), PodCgroupError> {
+        self.blocking(move |inner| {
+            let tree = &inner.config.tree;
+            let path = tree.tier(QosClass::Burstable).path(tree.driver());
+            let settings = CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
+            inner.update(&path, &settings)
         })
         .await
     }
@@ -254,29 +268,6 @@ impl PodCgroups {
             .config
             .tree
             .cgroup_parent(qos::of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
-    }
-
-    /// Writes the burstable tier's shares anew when what its pods ask for together has changed.
-    /// Call it with the pods that may run, after one came or went.
-    pub async fn update_tiers<'a>(
-        &self,
-        pods: impl IntoIterator<Item = &'a api::Pod>,
-    ) -> Result<(), PodCgroupError> {
-        if !self.inner.config.tree.per_qos() {
-            return Ok(());
-        }
-        let settings = pod_config::tier(QosClass::Burstable, pods);
-        let shares = settings.cpu_shares.unwrap_or(cpu::MIN_SHARES);
-        self.blocking(move |inner| {
-            let mut written = inner.burstable_shares.lock();
-            if *written != Some(shares) {
-                let tree = &inner.config.tree;
-                inner.update(&tree.tier(QosClass::Burstable).path(tree.driver()), &settings)?;
-                *written = Some(shares);
-            }
-            Ok(())
-        })
-        .await
     }
 
     /// Kills what is left in the pod's cgroup and removes it, wherever it is. Tries again until the
@@ -373,11 +364,18 @@ impl PodCgroups {
 }
 
 impl Inner {
+    /// Makes a cgroup and sets it. What cannot be set is logged, as upstream: a pod runs without
+    /// that limit rather than not at all.
     fn create(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
         let top = self.config.tree.top().path(self.config.tree.driver());
         self.backend
-            .create(&top, path, settings)
-            .map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
+            .create(&top, path)
+            .map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })?;
+        if let Err(error) = self.backend.update(path, settings) {
+            let error = error_chain(&error);
+            warn!(cgroup = path, error, "a cgroup was made without all of its limits");
+        }
+        Ok(())
     }
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
@@ -404,9 +402,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Backend, CgroupError, CgroupSettings, CgroupTree, Config, PodCgroupError, PodCgroupPolicy,
-        PodCgroups,
+        Backend, CgroupError, CgroupName, CgroupSettings, CgroupTree, Config, PodCgroupError,
+        PodCgroupPolicy, PodCgroups,
     };
+    use crate::linux::cgroup::Errno;
     use crate::model::PodUid;
     use crate::resources::CgroupDriver;
 
@@ -419,6 +418,8 @@ mod tests {
         cgroups: BTreeMap<String, CgroupSettings>,
         linger: BTreeMap<String, usize>,
         updates: Vec<String>,
+        /// The cgroups whose limits are refused.
+        refused: BTreeSet<String>,
         kills: usize,
     }
 
@@ -431,20 +432,22 @@ mod tests {
             }
         }
 
-        fn create(
-            &self,
-            _top: &str,
-            path: &str,
-            settings: &CgroupSettings,
-        ) -> Result<(), CgroupError> {
-            self.0.lock().cgroups.insert(path.to_owned(), settings.clone());
+        fn create(&self, _top: &str, path: &str) -> Result<(), CgroupError> {
+            self.0.lock().cgroups.insert(path.to_owned(), CgroupSettings::default());
             Ok(())
         }
 
         fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
             let mut state = self.0.lock();
+            if state.refused.contains(path) {
+                let source = Errno(io::ErrorKind::InvalidInput.into());
+                let (path, value) = (format!("{path}/pids.max").into(), "5000000".to_owned());
+                return Err(CgroupError::Write { path, value, source });
+            }
             state.updates.push(path.to_owned());
-            state.cgroups.insert(path.to_owned(), settings.clone());
+            let own = state.cgroups.entry(path.to_owned()).or_default();
+            let before = std::mem::replace(own, settings.clone());
+            own.cpu_shares = own.cpu_shares.or(before.cpu_shares);
             Ok(())
         }
 
@@ -492,7 +495,7 @@ mod tests {
     async fn makes_tiers_and_pods_once() {
         let fake = Fake::default();
         let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
-        assert!(handle.setup(CgroupSettings::default()).await.expect("set up").is_none());
+        handle.setup(CgroupSettings::default()).await.expect("set up");
         let pod = pod("a-1", &json!({"requests": {"cpu": "1"}}));
         assert_eq!(handle.ensure(&pod).await.expect("made"), "/kubepods/burstable/poda-1");
         fake.0.lock().cgroups.insert(
@@ -510,17 +513,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_burstable_tier_is_written_only_when_it_changes() {
+    async fn a_start_leaves_the_shares_of_pods_that_run() {
         let fake = Fake::default();
         let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
-        let pods = [pod("a", &json!({"requests": {"cpu": "500m"}})), pod("b", &json!({}))];
-        for _ in 0..3 {
-            handle.update_tiers(&pods).await.expect("updated");
+        let new = CgroupSettings { memory: Some(1 << 30), ..CgroupSettings::default() };
+        handle.setup(new).await.expect("set up");
+        let shares = |fake: &Fake| fake.0.lock().cgroups["/kubepods/burstable"].cpu_shares;
+        assert_eq!(shares(&fake), Some(2), "a new tier has the least");
+        handle.share_burstable(512).await.expect("written");
+        handle.setup(CgroupSettings::default()).await.expect("set up");
+        assert_eq!(shares(&fake), Some(512));
+        let kept = fake.0.lock().cgroups["/kubepods"].memory;
+        assert_eq!(kept, Some(1 << 30), "limits are another's to bring up to date");
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_is_refused_keeps_no_pod_from_running() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
+        for path in ["/kubepods", "/kubepods/besteffort", "/kubepods/besteffort/poda"] {
+            fake.0.lock().refused.insert(path.to_owned());
         }
-        handle.update_tiers([]).await.expect("updated");
-        let state = fake.0.lock();
-        assert_eq!(state.updates, ["/kubepods/burstable", "/kubepods/burstable"]);
-        assert_eq!(state.cgroups["/kubepods/burstable"].cpu_shares, Some(2));
+        handle.setup(CgroupSettings::default()).await.expect("set up all the same");
+        handle.ensure(&pod("a", &json!({}))).await.expect("made all the same");
+        assert!(handle.resize(&pod("a", &json!({}))).await.is_err(), "a resize says so");
+        assert!(handle.enforce_node(CgroupSettings::default()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reserved_cgroup_must_exist() {
+        let fake = Fake::default();
+        let handle = cgroups(&fake, CgroupDriver::Systemd);
+        let name = CgroupName::parse("/system.slice", CgroupDriver::Systemd);
+        let some = CgroupSettings { cpu_shares: Some(102), ..CgroupSettings::default() };
+        handle.enforce_reserved(&name, some.clone()).await.expect_err("it is not there");
+        fake.0.lock().cgroups.insert("/system.slice".into(), CgroupSettings::default());
+        handle.enforce_reserved(&name, some.clone()).await.expect("set");
+        assert_eq!(fake.0.lock().cgroups["/system.slice"], some);
     }
 
     #[tokio::test(start_paused = true)]

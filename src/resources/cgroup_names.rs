@@ -36,6 +36,24 @@ impl CgroupName {
         Self(path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect())
     }
 
+    /// Reads the configured name of a cgroup that the driver made: `/system`, `/system.slice`.
+    pub fn parse(path: &str, driver: CgroupDriver) -> Self {
+        match driver {
+            CgroupDriver::Cgroupfs => Self::parse_cgroupfs(path),
+            CgroupDriver::Systemd => {
+                let unit = path.rsplit('/').next().unwrap_or_default();
+                let name = unit.strip_suffix(SLICE).unwrap_or(unit);
+                Self(name.split('-').map(|part| part.replace('_', "-")).collect())
+            }
+        }
+    }
+
+    /// The parts as Go quotes a list: `["kubepods" "burstable"]`.
+    pub fn quoted(&self) -> String {
+        let parts: Vec<String> = self.0.iter().map(|part| format!("{part:?}")).collect();
+        format!("[{}]", parts.join(" "))
+    }
+
     /// The cgroup of that name inside this one.
     #[must_use]
     pub fn child(&self, part: impl Into<String>) -> Self {

@@ -39,23 +39,21 @@ impl Backend for Slices {
         self.fs.validate(path)
     }
 
-    fn create(&self, top: &str, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
+    fn create(&self, top: &str, path: &str) -> Result<(), CgroupError> {
         if let Some(unit) = slice_of(path) {
             self.systemd
                 .start_slice(unit, &birth(unit, path, self.unified()))
                 .map_err(failed(unit))?;
         }
-        self.fs.create(top, path, &CgroupSettings::default())?;
-        self.update(path, settings)
+        self.fs.create(top, path)
     }
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         let settings = rounded(settings);
-        if let Some(unit) = slice_of(path) {
-            let properties = properties(&settings, self.unified());
-            if !properties.is_empty() {
-                self.systemd.set_properties(unit, &properties).map_err(failed(unit))?;
-            }
+        let properties = properties(&settings, self.unified());
+        if let Some(unit) = slice_of(path).filter(|_| !properties.is_empty()) {
+            // Without systemd's word the files would be undone at its next reload.
+            self.systemd.set_properties(unit, &properties).map_err(failed(unit))?;
         }
         self.fs.update(path, &settings)
     }
@@ -156,10 +154,9 @@ fn properties(settings: &CgroupSettings, unified: bool) -> Vec<Property> {
         found.push(("CPUQuotaPerSecUSec", share.into()));
     }
     if let Some(limit) = settings.pids {
-        found.push((
-            "TasksMax",
-            u64::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(INFINITY).into(),
-        ));
+        // systemd takes no zero: upstream's library makes one of it.
+        let limit = u64::try_from(limit).map_or(INFINITY, |limit| limit.max(1));
+        found.push(("TasksMax", limit.into()));
     }
     if let Some(cpus) = settings.cpus.as_deref().and_then(bits) {
         found.push(("AllowedCPUs", cpus.into()));
@@ -246,6 +243,8 @@ mod tests {
             []
         );
         assert_eq!(shown(&NONE, false), []);
+        let none_at_all = CgroupSettings { pids: Some(0), ..NONE };
+        assert_eq!(shown(&none_at_all, true), [("TasksMax", 1)], "systemd takes no zero");
     }
 
     #[test]

@@ -61,6 +61,7 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "PersistentVolume" => ("", "persistentvolumes", false),
         "PersistentVolumeClaim" => ("", "persistentvolumeclaims", true),
         "Event" => ("", "events", true),
+        "ResourceClaim" => ("resource.k8s.io", "resourceclaims", true),
         "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),

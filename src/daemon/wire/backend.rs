@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{mpsc, watch};
 
 use super::{ApiParts, RuntimeParts};
-use crate::admission::{self, SysctlAllowlist};
+use crate::admission::{self, Rejection, SysctlAllowlist};
 use crate::apiserver::nodes;
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
@@ -24,14 +25,15 @@ use crate::daemon::tasks::Tasks;
 use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::model::quantity::Amount;
-use crate::model::{NodeFacts, PodUid};
+use crate::model::{NodeFacts, Pod, PodUid};
 use crate::pods::execute::{self, Count, ImageUsers, Metrics, Settings};
 use crate::pods::hooks::HookCommands;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{self, CriBackend, SandboxPermits};
 use crate::probes::{self, ProbeDeps};
-use crate::resources::follow;
+use crate::resources::manager::UNEXPECTED;
+use crate::resources::{follow, tiers};
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, status, volumes};
 
@@ -51,6 +53,35 @@ pub(in crate::daemon) struct Parts {
     /// The node's own addresses, preferred first.
     pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
+}
+
+/// Has the manager give pods what they ask for.
+struct Gives(Arc<execute::Deps>);
+
+impl dispatch::Give for Gives {
+    fn allocate(
+        &self,
+        pod: &Arc<Pod>,
+        running: &[String],
+    ) -> Option<BoxFuture<'static, dispatch::Allocated>> {
+        let waits = self.0.manager.admit(pod, running)?;
+        let manager = self.0.manager.clone();
+        Some(
+            async move {
+                let refused = waits.await.err();
+                let refused =
+                    refused.map(|refusal| Rejection::new(UNEXPECTED, refusal.to_string()));
+                dispatch::Allocated { refused, given: manager.given().await }
+            }
+            .boxed(),
+        )
+    }
+
+    fn release(&self, uid: &PodUid) {
+        let manager = self.0.manager.clone();
+        let uid = uid.clone();
+        self.0.permits.background(async move { manager.forget(&uid).await });
+    }
 }
 
 impl<M: Mounter> Core<M> {
@@ -94,6 +125,7 @@ impl<M: Mounter> Core<M> {
                 .clients
                 .clone()
                 .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
+            give: Arc::new(Gives(Arc::clone(&shared))),
             forget: self.forgetters(&shared, &report),
             recorder: self.recorder.clone(),
             clock: self.clock,
@@ -165,7 +197,7 @@ impl<M: Mounter> Core<M> {
             recorder: self.recorder.clone(),
             user_namespaces: parts.user_namespaces,
             cgroups: parts.runtime.cgroups,
-            devices: parts.runtime.devices,
+            manager: parts.runtime.manager,
             exec: Arc::new(HookCommands(self.runtime.clone())),
             permits,
             allocatable,
@@ -200,11 +232,11 @@ impl<M: Mounter> Core<M> {
         let statuses = report.status.clone();
         forget.add(move |uid: &PodUid| {
             let status = statuses.clone();
-            let devices = queues.devices.clone();
+            let manager = queues.manager.clone();
             let uid = uid.clone();
             queues.permits.background(async move {
                 status.forget(&uid).await;
-                devices.forget(&uid).await;
+                manager.forget(&uid).await;
             });
         });
         let images = shared.images.clone();
@@ -225,7 +257,7 @@ impl<M: Mounter> Core<M> {
     /// process the sweep of what pods left that are not known any more.
     fn follow_pods(&self, shared: &Arc<execute::Deps>, pods: &PodsHandle, tasks: &mut Tasks) {
         if let Some(cgroups) = shared.cgroups.clone() {
-            tasks.run("tiers", follow::keep_tiers(cgroups, pods.active()));
+            tasks.run("tiers", tiers::keep(cgroups, pods.active()));
         }
 
         let volumes = shared.volumes.clone();

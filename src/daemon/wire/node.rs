@@ -68,7 +68,7 @@ impl<M: Mounter> Core<M> {
             runtime: runtime.condition.clone(),
             pleg: runtime.pleg.clone(),
             images,
-            devices: runtime.devices.figures(),
+            devices: runtime.manager.figures(),
             pressure: watch::channel(Pressure::default()).1,
             storage: watch::channel(None).1,
             shutdown: watch::channel(None).1,

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::apiserver::resource_claims;
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
-use crate::model::EventType;
 use crate::volumes::mounter::Mounter;
 use crate::{cni, cri, images, pleg, resources};
 
@@ -22,7 +23,7 @@ pub(in crate::daemon) struct RuntimeParts {
     pub(in crate::daemon) condition: watch::Receiver<cri::RuntimeCondition>,
     pub(in crate::daemon) images: images::Handle,
     pub(in crate::daemon) cgroups: Option<resources::PodCgroups>,
-    pub(in crate::daemon) devices: resources::devices::Handle,
+    pub(in crate::daemon) manager: resources::manager::Handle,
 }
 
 impl<M: Mounter> Core<M> {
@@ -49,10 +50,8 @@ impl<M: Mounter> Core<M> {
         }
 
         let cgroups = self.settings.cgroups(&answer).await?;
-        if cgroups.is_some() {
-            let reason = "NodeAllocatableEnforced";
-            let text = "Updated Node Allocatable limit across pods";
-            self.recorder.node(&self.settings.node_name, EventType::Normal, reason, text);
+        if let Some(cgroups) = &cgroups {
+            self.limit_node(cgroups, tasks).await?;
         }
 
         let observer = pleg::metrics::observer(&self.metrics);
@@ -73,10 +72,35 @@ impl<M: Mounter> Core<M> {
         }
 
         let folder = self.machine.device_plugins_dir.clone();
-        let devices = tasks.group("device plugins", |set, stop| {
-            resources::devices::start(folder, self.clock, set, stop)
+        let claims = self.clients.as_ref().map(resource_claims::new);
+        let manager = tasks.group("resource manager", |set, stop| {
+            resources::manager::start(folder, claims, self.clock, set, stop)
         });
-        Ok(Some(RuntimeParts { pleg, condition, images, cgroups, devices }))
+        Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager }))
+    }
+
+    /// Makes the cgroups of all pods and has the node's limits enforced. The limit of all pods may
+    /// be refused for a while; one of reserved daemons must not.
+    async fn limit_node(
+        &self,
+        cgroups: &resources::PodCgroups,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<()> {
+        let limits = self.settings.node_limits();
+        cgroups.setup(limits.pods.clone()).await.context("setting up the cgroups of pods")?;
+        let enforcer = resources::node_limits::Enforcer {
+            cgroups: cgroups.clone(),
+            limits,
+            recorder: self.recorder.clone(),
+            node_name: self.settings.node_name.clone(),
+        };
+        enforcer.enforce_reserved().await?;
+        let stop = self.shutdown.clone();
+        tasks.run("node limits", async move {
+            enforcer.run().await;
+            stop.cancelled().await;
+        });
+        Ok(())
     }
 }
 

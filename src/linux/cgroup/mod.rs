@@ -1,21 +1,23 @@
 //! cgroupfs, v1 and v2: making, setting, killing and removing cgroups below a given root.
 //!
-//! Attribute files are written through cgroups-rs' controllers; directories, v2's
-//! `cgroup.subtree_control`, `cgroup.kill` and the two-valued `cpu.max` are ours, because the crate
-//! ties those to `/sys/fs/cgroup` of the machine it runs on. Every function blocks for as long as
-//! the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing here
-//! leaves the root that it was given.
+//! `values` says which file gets which text, [`CgroupFs`] writes it. Every function blocks for as
+//! long as the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing
+//! here leaves the root that it was given.
 
 mod fs;
 mod layout;
+mod values;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-pub use fs::{CgroupFs, cpu_weight};
+pub use fs::CgroupFs;
 pub use layout::Layout;
+pub use values::cpu_weight;
 
+use super::fs::go_text;
 use super::systemd::SystemdError;
 
 /// What may be set on a cgroup. `None`: left as it is.
@@ -45,6 +47,18 @@ pub enum HugePages {
     /// Bytes by page size in bytes; a size that is not named gets none.
     Limits(BTreeMap<i64, i64>),
 }
+
+/// An error of the kernel, printed as upstream prints it: `no such file or directory`.
+#[derive(Debug)]
+pub struct Errno(pub io::Error);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&go_text(&self.0))
+    }
+}
+
+impl std::error::Error for Errno {}
 
 /// What went wrong with a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -76,16 +90,34 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
-    /// A file could not be written.
-    #[error("cannot write {value:?} to {path:?}")]
+    /// A file could not be written. Upstream's words.
+    #[error("failed to write {value:?}: write {}", path.display())]
     Write {
-        /// The file or the cgroup's directory.
+        /// The file.
         path: PathBuf,
-        /// What was to be written.
+        /// The text that was to be written.
         value: String,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Errno,
+    },
+    /// More memory is in use than the new limit allows. Upstream's words.
+    #[error("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
+    MemoryInUse {
+        /// The limit in bytes.
+        limit: String,
+        /// Bytes in use.
+        usage: u64,
+        /// The most bytes that were in use.
+        peak: u64,
+    },
+    /// A cgroup v1 is not there in every hierarchy.
+    #[error("cgroup {path:?} has some missing paths: {missing}")]
+    MissingPaths {
+        /// The cgroup.
+        path: PathBuf,
+        /// The directories, separated by commas.
+        missing: String,
     },
     /// A cgroup v2 lacks controllers.
     #[error(

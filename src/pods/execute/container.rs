@@ -265,9 +265,9 @@ impl PodExecutor {
         .map_err(config_error)?;
         // Given up with the pod's stop: what was set aside stays the pod's own until it is
         // forgotten.
-        let devices =
-            context.stop.run_until_cancelled(self.deps.devices.allocate(&context.pod, container));
-        let devices = devices.await.ok_or_else(cancelled)?.map_err(refused)?;
+        let allocation =
+            context.stop.run_until_cancelled(self.deps.manager.start(&context.pod, container));
+        let allocation = allocation.await.ok_or_else(cancelled)?.map_err(refused)?;
         let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
         let volumes = sources.await.ok_or_else(cancelled)??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
@@ -282,7 +282,7 @@ impl PodExecutor {
             image_ref: &start.image_ref,
             image_user: &image_user,
             env: &env,
-            devices: &devices,
+            allocation: &allocation,
             volumes: &volumes,
             sub_paths: &sub_paths,
             etc_hosts: etc_hosts.as_deref(),

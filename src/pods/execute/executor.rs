@@ -23,7 +23,7 @@ use crate::cri::{Runtime, RuntimeCondition};
 use crate::model::reason::event;
 use crate::model::{ContainerKind, EventType, Pod, PodUid, pod};
 use crate::probes::Exec;
-use crate::resources::devices;
+use crate::resources::manager;
 use crate::{images, pleg, resources, volumes};
 
 /// What every pod's executor shares.
@@ -58,7 +58,7 @@ pub struct Deps {
     /// Cgroups of pods; `None` when `cgroupsPerQOS` is off.
     pub cgroups: Option<resources::PodCgroups>,
     /// Devices of plugins.
-    pub devices: devices::Handle,
+    pub manager: manager::Handle,
     /// Runs the commands of hooks.
     pub exec: Arc<dyn Exec>,
     /// Limit on concurrent sandbox starts.

@@ -32,6 +32,9 @@ impl PodExecutor {
     ) -> Completion {
         let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
         self.deps.metrics.count(Count::Pod { own_users });
+        if let Err(error) = self.prepare_claims(&context).await {
+            return Completion { key, outcome: Err(error), mutated: false };
+        }
         let prepared = self.user_ids(&context.pod).await.and_then(|user_ids| {
             let request = self.sandbox_request(&context, attempt, user_ids)?;
             Ok((request, self.runtime_handler(&context.pod)?))
@@ -92,6 +95,17 @@ impl PodExecutor {
             }
         };
         Completion { key, outcome, mutated: true }
+    }
+
+    /// Prepares what the pod has claimed (DRA). Without it the pod gets no sandbox.
+    async fn prepare_claims(&self, context: &Context) -> Result<(), ActionError> {
+        let prepared = context.stop.run_until_cancelled(self.deps.manager.prepare(&context.pod));
+        let Some(Err(problem)) = prepared.await else { return Ok(()) };
+        warn!(problem, "preparing the pod's claims failed");
+        let reason = event::FAILED_PREPARE_DYNAMIC_RESOURCES;
+        let message = format!("Failed to prepare dynamic resources: {problem}");
+        self.pod_event(&context.pod, EventType::Warning, reason, message.clone());
+        Err(ActionError::new(reason, message))
     }
 
     /// Tells what of the request is not as the pod wishes, once for each generation of the pod:

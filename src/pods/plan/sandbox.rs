@@ -9,6 +9,7 @@ use crate::model::{
     VolumesState, pod,
 };
 use crate::pods::memory::facts::NetworkProblem;
+use crate::resources::claims;
 
 /// What is to be done about the sandbox.
 #[derive(Debug)]
@@ -99,11 +100,13 @@ impl<'a> Planner<'a> {
         }
         if self.pod_is_prepared(true) {
             self.attempt(Action::CreateSandbox { attempt });
-            self.block_on(
-                Stage::Sandbox,
-                "the pod sandbox and its network".into(),
-                &Key::NewSandbox,
-            );
+            let claims = claims::names(self.pod);
+            let on = if claims.is_empty() {
+                "the pod sandbox and its network".to_owned()
+            } else {
+                format!("resource claim \"{}\" and the pod sandbox", claims.join("\", \""))
+            };
+            self.block_on(Stage::Sandbox, on, &Key::NewSandbox);
         }
     }
 

@@ -26,17 +26,17 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         value: value.as_bytes().to_vec(),
     };
     // What comes with devices goes first: of two that have one name the runtime takes the last.
-    let device_envs = input.devices.envs.iter().map(|(name, value)| variable(name, value));
+    let device_envs = input.allocation.envs.iter().map(|(name, value)| variable(name, value));
     let envs =
         device_envs.chain(input.env.iter().map(|var| variable(&var.name, &var.value))).collect();
     let mut annotations = annotations::container_annotations(pod, container, input.restart_count);
-    annotations.extend(input.devices.annotations.clone());
+    annotations.extend(input.allocation.annotations.clone());
     let device = |(path, (host_path, permissions)): (&String, &(String, String))| Device {
         container_path: path.clone(),
         host_path: host_path.clone(),
         permissions: permissions.clone(),
     };
-    devices.extend(input.devices.devices.iter().map(device));
+    devices.extend(input.allocation.devices.iter().map(device));
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata {
             name: container.name.clone(),
@@ -56,7 +56,7 @@ pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, S
         annotations,
         devices,
         cdi_devices: input
-            .devices
+            .allocation
             .cdi
             .iter()
             .map(|name| CdiDevice { name: name.clone() })
@@ -98,7 +98,7 @@ mod tests {
     use crate::cri::v1::{LinuxContainerSecurityContext, NamespaceMode};
     use crate::model::{ContainerId, Pod};
     use crate::pods::request::{EnvVar, IdRange, ImageUser, Settings, VolumeSource, testing};
-    use crate::resources::devices::DeviceOptions;
+    use crate::resources::manager::Allocation;
     use serde_json::json;
 
     struct World {
@@ -110,7 +110,7 @@ mod tests {
         settings: Settings,
         target: Option<ContainerId>,
         user_ids: Option<IdRange>,
-        devices: DeviceOptions,
+        allocation: Allocation,
     }
 
     fn world(pod_security: serde_json::Value, container: serde_json::Value) -> World {
@@ -149,7 +149,7 @@ mod tests {
             settings: Settings::default(),
             target: None,
             user_ids: None,
-            devices: DeviceOptions::default(),
+            allocation: Allocation::default(),
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
                 image_ref: "sha256:abc",
                 image_user: &self.user,
                 env: &self.env,
-                devices: &self.devices,
+                allocation: &self.allocation,
                 volumes: &self.volumes,
                 sub_paths: &self.sub_paths,
                 etc_hosts: Some("/pods/u1/etc-hosts"),
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn what_comes_with_devices_goes_first() {
         let mut world = world(json!({}), json!({}));
-        world.devices = DeviceOptions {
+        world.allocation = Allocation {
             envs: [("A".to_owned(), "device".to_owned())].into(),
             mounts: [("/lib/gpu".to_owned(), ("/usr/lib/gpu".to_owned(), true))].into(),
             devices: [("/dev/gpu".to_owned(), ("/dev/gpu0".to_owned(), "rw".to_owned()))].into(),

@@ -14,7 +14,7 @@ use super::{IdRange, Settings};
 use crate::apiserver::objects::ObjectError;
 use crate::apiserver::services::Service;
 use crate::model::{ContainerId, Pod};
-use crate::resources::devices::DeviceOptions;
+use crate::resources::manager::Allocation;
 
 /// Where a volume of the pod is, as the volume subsystem says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub struct ContainerInput<'a> {
     pub image_user: &'a ImageUser,
     /// The environment, from [`super::environment`].
     pub env: &'a [EnvVar],
-    /// What comes with the devices of plugins.
-    pub devices: &'a DeviceOptions,
+    /// What the node gives besides: devices and what comes with them.
+    pub allocation: &'a Allocation,
     /// Where the pod's volumes are, by name.
     pub volumes: &'a BTreeMap<String, VolumeSource>,
     /// The prepared paths of mounts with a `subPath`, by index in `volumeMounts`.

@@ -48,7 +48,7 @@ pub fn mounts_hosts_file(container: &api::Container) -> bool {
 pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
     let wanted = input.container.volume_mounts.as_deref().unwrap_or_default();
     let mut out = Vec::with_capacity(wanted.len() + 2);
-    out.extend(input.devices.mounts.iter().map(|(path, (host_path, read_only))| Mount {
+    out.extend(input.allocation.mounts.iter().map(|(path, (host_path, read_only))| Mount {
         container_path: path.clone(),
         host_path: host_path.clone(),
         readonly: *read_only,

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use super::inventory::{Allocation, PodAllocations};
+use super::inventory::{Grant, PodGrants};
 use super::v1beta1::ContainerAllocateResponse;
 use crate::model::PodUid;
 
@@ -51,7 +51,7 @@ struct Nodes(BTreeMap<String, Vec<String>>);
 #[derive(Debug, Default, PartialEq)]
 pub struct Checkpoint {
     /// What containers have.
-    pub pods: BTreeMap<PodUid, PodAllocations>,
+    pub pods: BTreeMap<PodUid, PodGrants>,
     /// The healthy devices of each resource.
     pub registered: BTreeMap<String, Vec<String>>,
 }
@@ -74,7 +74,7 @@ pub enum CheckpointError {
 
 /// The file's text.
 pub fn encode(
-    pods: &BTreeMap<PodUid, PodAllocations>,
+    pods: &BTreeMap<PodUid, PodGrants>,
     registered: &BTreeMap<String, Vec<String>>,
 ) -> String {
     let mut entries = Vec::new();
@@ -110,12 +110,11 @@ pub fn decode(text: &str) -> Result<Checkpoint, CheckpointError> {
     if found != file.checksum {
         return Err(CheckpointError::Checksum { found, wanted: file.checksum });
     }
-    let mut pods: BTreeMap<PodUid, PodAllocations> = BTreeMap::new();
+    let mut pods: BTreeMap<PodUid, PodGrants> = BTreeMap::new();
     for entry in file.data.pod_device_entries.into_iter().flatten() {
         let bytes = BASE64.decode(&entry.alloc_resp).unwrap_or_default();
         let Ok(response) = ContainerAllocateResponse::decode(bytes.as_slice()) else { continue };
-        let allocation =
-            Allocation { devices: entry.device_ids.devices(), response: Some(response) };
+        let allocation = Grant { devices: entry.device_ids.devices(), response: Some(response) };
         let pod = pods.entry(PodUid::new(entry.pod_uid)).or_default();
         pod.entry(entry.container_name).or_default().insert(entry.resource_name, allocation);
     }
@@ -126,7 +125,7 @@ pub fn decode(text: &str) -> Result<Checkpoint, CheckpointError> {
 }
 
 impl Nodes {
-    fn of(allocation: &Allocation) -> Self {
+    fn of(allocation: &Grant) -> Self {
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (id, near) in &allocation.devices {
             let near = if near.is_empty() { &[NO_NODE][..] } else { near };
@@ -249,9 +248,9 @@ mod tests {
             ..Default::default()
         };
         let devices = [("d1".to_owned(), vec![]), ("d2".to_owned(), vec![0, 1])].into();
-        let given = Allocation { devices, response: Some(response) };
-        let asked = Allocation { devices: [("d3".to_owned(), vec![])].into(), response: None };
-        let pods: BTreeMap<PodUid, PodAllocations> = [
+        let given = Grant { devices, response: Some(response) };
+        let asked = Grant { devices: [("d3".to_owned(), vec![])].into(), response: None };
+        let pods: BTreeMap<PodUid, PodGrants> = [
             (PodUid::new("u"), [("c".to_owned(), [("r".to_owned(), given)].into())].into()),
             (PodUid::new("v"), [("c".to_owned(), [("r".to_owned(), asked)].into())].into()),
         ]

@@ -1,30 +1,29 @@
-//! Device plugins: what they offer, and which container has which device.
+//! Device plugins: the first provider of the manager ([`super::manager`]).
 //!
 //! ```text
-//!  plugin ── Register ──► server ──► task ── ListAndWatch ──► inventory* ──► figures (watch) ──► the Node's status
-//!  pods' workers ── allocate ───────► task ── Allocate, PreStartContainer ──► what the container gets
+//!  plugin ── Register ──► server ──┐
+//!  plugin ── ListAndWatch ─────────┴─ News ──► the manager's task ──► inventory* ──► figures
 //! ```
 //!
-//! Fed by the plugins, on sockets in `device-plugins` below the kubelet's directory, and by
-//! containers that are about to start. [`inventory`] decides, `task` owns its state, `checkpoint`
-//! keeps it in upstream's file. Whether a pod fits is decided elsewhere, from the figures in the
-//! Node's status.
+//! [`inventory`] decides who gets which device, [`checkpoint`] is upstream's file, `plugin` calls
+//! plugins and `server` takes them on, over sockets in `device-plugins` below the kubelet's
+//! directory. No state lives here: the manager's task owns it.
 
 pub mod checkpoint;
 pub mod inventory;
 mod plugin;
 mod server;
-mod task;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as api;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
-use crate::clock::Clock;
+use self::inventory::Device;
+pub use self::plugin::{Connection, follow};
+pub use self::server::serve;
+use self::v1beta1::ContainerAllocateResponse;
+use super::manager::provider::Ask;
 use crate::model::quantity::Amount;
 use crate::model::{Pod, PodUid, pod};
 use crate::resources::list;
@@ -46,32 +45,112 @@ pub mod v1beta1 {
     include!("../../../proto/gen/v1beta1.rs");
 }
 
-/// How many requests may wait for the task.
-const QUEUE: usize = 64;
+/// How many lists and registrations of plugins may wait.
+pub const NEWS: usize = 64;
 
 /// Capacity and allocatable by resource.
 pub type Figures = BTreeMap<String, (i64, i64)>;
 
-/// What a container gets with its devices.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DeviceOptions {
-    /// Environment variables; those of the container come after them.
-    pub envs: BTreeMap<String, String>,
-    /// Mounts by path in the container: path on the node, and whether it is read-only.
-    pub mounts: BTreeMap<String, (String, bool)>,
-    /// Device files by path in the container: path on the node, and permissions.
-    pub devices: BTreeMap<String, (String, String)>,
-    /// Annotations for the runtime.
-    pub annotations: BTreeMap<String, String>,
-    /// Names of CDI devices.
-    pub cdi: Vec<String>,
+/// What plugins tell the manager's task.
+#[derive(Debug)]
+pub enum News {
+    /// A plugin has been taken on.
+    Connected {
+        /// Its resource.
+        resource: String,
+        /// The way to it.
+        connection: Connection,
+        /// Answered when its list is followed.
+        reply: oneshot::Sender<()>,
+    },
+    /// A plugin's list of devices.
+    Listed {
+        /// Its resource.
+        resource: String,
+        /// Which plugin of that resource.
+        generation: u64,
+        /// The devices by id.
+        devices: BTreeMap<String, Device>,
+    },
+    /// A plugin has gone.
+    Ended {
+        /// Its resource.
+        resource: String,
+        /// Which plugin of that resource.
+        generation: u64,
+    },
 }
 
-/// A container that is about to start, as far as devices go.
+/// A call to a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Which devices would it choose?
+    Prefer {
+        /// The resource.
+        resource: String,
+        /// Those that it may choose from.
+        available: BTreeSet<String>,
+        /// Those that must be among them.
+        included: BTreeSet<String>,
+        /// How many.
+        count: usize,
+    },
+    /// What does a container need besides these devices?
+    Allocate {
+        /// The resource.
+        resource: String,
+        /// The devices.
+        devices: BTreeSet<String>,
+    },
+}
+
+impl Call {
+    /// The plugin's resource.
+    pub fn resource(&self) -> &str {
+        match self {
+            Self::Prefer { resource, .. } | Self::Allocate { resource, .. } => resource,
+        }
+    }
+}
+
+/// The answer to a [`Call`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The plugin would choose these; none: it has no choice.
+    Preferred {
+        /// The resource.
+        resource: String,
+        /// The devices.
+        devices: BTreeSet<String>,
+    },
+    /// The plugin gives the devices that were set aside.
+    Allocated {
+        /// The resource.
+        resource: String,
+        /// What the container needs besides.
+        response: ContainerAllocateResponse,
+    },
+    /// The call failed.
+    Refused {
+        /// The resource.
+        resource: String,
+        /// Upstream's text.
+        problem: String,
+    },
+}
+
+/// Whether the pod's container asks for anything that a plugin could offer.
+pub fn asks_for_any(pod: &Pod, container: &api::Container) -> bool {
+    !wanted(pod, container).is_empty()
+}
+
+/// A container's way to devices.
 #[derive(Clone, Debug)]
 pub struct Request {
     uid: PodUid,
     container: String,
+    /// Whether it runs already.
+    running: bool,
     /// How many of which resource.
     wanted: BTreeMap<String, usize>,
     /// Containers whose devices it may have as well: init containers, which are over by then.
@@ -81,104 +160,47 @@ pub struct Request {
 }
 
 impl Request {
-    /// What the container asks for; `None`: nothing that a plugin could offer.
-    fn new(pod: &Pod, container: &api::Container) -> Option<Self> {
-        let limits =
-            container.resources.as_ref().and_then(|resources| resources.limits.as_ref())?;
-        let amount = |text: &str| {
-            Amount::parse(text).map_or(0, |amount| usize::try_from(amount.units()).unwrap_or(0))
-        };
-        let wanted: BTreeMap<String, usize> = limits
-            .iter()
-            .filter(|(name, _)| list::is_extended(name))
-            .map(|(name, quantity)| (name.clone(), amount(&quantity.0)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        if wanted.is_empty() {
-            return None;
-        }
+    fn new(ask: &Ask) -> Self {
         let over = |candidate: &&api::Container| !pod::is_sidecar(candidate);
         let name = |container: &api::Container| container.name.clone();
         let reusable: Vec<String> =
-            pod::init_containers(pod).iter().filter(over).map(name).collect();
-        let others = pod::init_containers(pod)
+            pod::init_containers(&ask.pod).iter().filter(over).map(name).collect();
+        let others = pod::init_containers(&ask.pod)
             .iter()
-            .chain(pod::main_containers(pod))
+            .chain(pod::main_containers(&ask.pod))
             .map(name)
-            .filter(|other| *other != container.name && !reusable.contains(other))
+            .filter(|other| *other != ask.container.name && !reusable.contains(other))
             .collect();
-        Some(Self {
-            uid: pod::uid(pod),
-            container: container.name.clone(),
-            wanted,
+        Self {
+            uid: ask.uid(),
+            container: ask.container.name.clone(),
+            running: ask.running,
+            wanted: wanted(&ask.pod, &ask.container),
             reusable,
             others,
+        }
+    }
+}
+
+/// How many of which resource: by the limits, for extended resources cannot be overcommitted. Those
+/// that a claim stands for are no plugin's.
+fn wanted(pod: &Pod, container: &api::Container) -> BTreeMap<String, usize> {
+    let claim =
+        pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+    let claimed = |resource: &str| {
+        claim.into_iter().flat_map(|claim| &claim.request_mappings).any(|mapping| {
+            mapping.container_name == container.name && mapping.resource_name == resource
         })
-    }
-}
-
-/// The way to the devices. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<task::Command>,
-    figures: watch::Receiver<Figures>,
-}
-
-impl Handle {
-    /// Gives the container its devices, the same ones each time that it starts. Cancel-safe: what
-    /// was set aside for it stays its own until the pod is forgotten.
-    pub async fn allocate(
-        &self,
-        pod: &Pod,
-        container: &api::Container,
-    ) -> Result<DeviceOptions, String> {
-        let Some(request) = Request::new(pod, container) else {
-            return Ok(DeviceOptions::default());
-        };
-        plugin::allocate(self, request).await
-    }
-
-    /// The pod is over: its devices are free. Bounded by the task, which empties its queue without
-    /// waiting for anything else; dropped before its end, the pod keeps its devices.
-    pub async fn forget(&self, uid: &PodUid) {
-        // The task is gone only when the kubelet ends.
-        self.commands.send(task::Command::Forget(uid.clone())).await.ok();
-    }
-
-    /// Capacity and allocatable of each resource, now and from now on.
-    pub fn figures(&self) -> watch::Receiver<Figures> {
-        self.figures.clone()
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
-    ) -> Result<T, String> {
-        let (reply, answer) = oneshot::channel();
-        let gone = |_| "the kubelet is ending".to_owned();
-        self.commands.send(command(reply)).await.map_err(|_| "the kubelet is ending".to_owned())?;
-        answer.await.map_err(gone)
-    }
-}
-
-/// Starts the registration server and the task. Without the folder there are no plugins: the
-/// problem is logged.
-pub fn start(
-    folder: PathBuf,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) -> Handle {
-    let (commands, receiver) = mpsc::channel(QUEUE);
-    let (figures, published) = watch::channel(Figures::new());
-    let handle = Handle { commands, figures: published };
-    let task = task::Task::new(&folder, clock, figures);
-    let (for_server, stop_task, stop_server) = (handle.clone(), stop.clone(), stop.clone());
-    tasks.spawn(async move {
-        stop_task.run_until_cancelled(task.run(receiver)).await;
-    });
-    tasks.spawn(async move {
-        stop_server.run_until_cancelled(server::serve(folder, for_server)).await;
-    });
-    handle
+    };
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let amount = |text: &str| {
+        Amount::parse(text).map_or(0, |amount| usize::try_from(amount.units()).unwrap_or(0))
+    };
+    limits
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| list::is_extended(name) && !claimed(name))
+        .map(|(name, quantity)| (name.clone(), amount(&quantity.0)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }

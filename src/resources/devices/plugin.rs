@@ -1,7 +1,7 @@
-//! Calls to a device plugin: taking it on, following its list, asking it for a container's devices.
-//! Every call but the list has a deadline.
+//! Calls to a device plugin: taking it on, following its list, making the calls that the inventory
+//! decides. Every call but the list has a deadline.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,11 +10,10 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::inventory::{Device, Need};
-use super::task::{Command, Event};
+use super::inventory::Device;
 use super::v1beta1::device_plugin_client::DevicePluginClient;
 use super::v1beta1::{self, DevicePluginOptions};
-use super::{DeviceOptions, Handle, Request};
+use super::{Answer, Call, News};
 
 /// How long a plugin may take to accept the connection and to say its options; upstream's limit of
 /// the first.
@@ -25,7 +24,7 @@ const PREPARE: Duration = Duration::from_secs(30);
 
 /// A plugin that has been taken on. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Connection {
+pub struct Connection {
     client: DevicePluginClient<Channel>,
     options: DevicePluginOptions,
 }
@@ -49,27 +48,27 @@ pub(super) async fn connect(socket: &Path) -> Result<Connection, String> {
     Ok(Connection { client, options: options.into_inner() })
 }
 
-/// Tells the task each list of the plugin, and its end.
-pub(super) async fn follow(
+/// Tells of each list of the plugin, and of its end.
+pub async fn follow(
     mut connection: Connection,
     resource: String,
     generation: u64,
-    events: mpsc::Sender<Event>,
+    news: mpsc::Sender<News>,
 ) {
     if let Ok(lists) = connection.client.list_and_watch(v1beta1::Empty {}).await {
         let mut lists = lists.into_inner();
         while let Ok(Some(list)) = lists.message().await {
-            let event = Event::Listed {
+            let list = News::Listed {
                 resource: resource.clone(),
                 generation,
                 devices: list.devices.into_iter().map(device).collect(),
             };
-            if events.send(event).await.is_err() {
+            if news.send(list).await.is_err() {
                 return;
             }
         }
     }
-    events.send(Event::Ended { resource, generation }).await.ok();
+    news.send(News::Ended { resource, generation }).await.ok();
 }
 
 fn device(device: v1beta1::Device) -> (String, Device) {
@@ -82,75 +81,35 @@ fn device(device: v1beta1::Device) -> (String, Device) {
     (device.id, Device { healthy: device.health == "Healthy", nodes })
 }
 
-/// Gets a container its devices, resource by resource.
-pub(super) async fn allocate(handle: &Handle, request: Request) -> Result<DeviceOptions, String> {
-    for (resource, &count) in &request.wanted {
-        let ask = |reply| Command::Need {
-            request: request.clone(),
-            resource: resource.clone(),
-            count,
-            reply,
-        };
-        let (need, connection) = handle.ask(ask).await??;
-        let devices = match need {
-            Need::None => continue,
-            Need::Has(devices) => devices,
-            Need::Some { available, first } => {
-                let Some(mut plugin) = connection.clone() else {
-                    return Err(format!(
-                        "endpoint not found in cache for a registered resource: {resource}"
-                    ));
-                };
-                let preferred = plugin.preferred(&available, &first, count).await?;
-                let ask = |reply| Command::Reserve {
-                    request: request.clone(),
-                    resource: resource.clone(),
-                    count,
-                    preferred,
-                    reply,
-                };
-                let devices = handle.ask(ask).await??;
-                let answer = plugin.allocate(&devices).await;
-                let (response, problem) = match answer {
-                    Ok(response) => (Some(response), None),
-                    Err(problem) => (None, Some(problem)),
-                };
-                let ask = |reply| Command::Answered {
-                    request: request.clone(),
-                    resource: resource.clone(),
-                    response,
-                    reply,
-                };
-                handle.ask(ask).await?;
-                if let Some(problem) = problem {
-                    return Err(problem);
-                }
-                devices
+impl Connection {
+    /// Makes a call. The error is upstream's text.
+    pub async fn make(&mut self, call: Call) -> Result<Answer, String> {
+        match call {
+            Call::Prefer { resource, available, included, count } => {
+                let devices = self.prefer(available, included, count).await?;
+                Ok(Answer::Preferred { resource, devices })
             }
-        };
-        if let Some(mut plugin) = connection {
-            plugin.before_start(&devices).await?;
+            Call::Allocate { resource, devices } => {
+                let response = self.allocate(devices).await?;
+                Ok(Answer::Allocated { resource, response })
+            }
         }
     }
-    handle.ask(|reply| Command::Options { request, reply }).await
-}
 
-impl Connection {
-    /// Which of the available devices the plugin would choose; nothing if it does not want to be
-    /// asked or has no choice.
-    async fn preferred(
+    /// The devices that the plugin would choose; none if it does not want to be asked.
+    async fn prefer(
         &mut self,
-        available: &BTreeSet<String>,
-        first: &BTreeSet<String>,
+        available: BTreeSet<String>,
+        included: BTreeSet<String>,
         count: usize,
     ) -> Result<BTreeSet<String>, String> {
-        if !self.options.get_preferred_allocation_available || available.len() <= count {
+        if !self.options.get_preferred_allocation_available {
             return Ok(BTreeSet::new());
         }
         let request = v1beta1::PreferredAllocationRequest {
             container_requests: vec![v1beta1::ContainerPreferredAllocationRequest {
-                available_device_i_ds: available.iter().cloned().collect(),
-                must_include_device_i_ds: first.iter().take(count).cloned().collect(),
+                available_device_i_ds: available.into_iter().collect(),
+                must_include_device_i_ds: included.into_iter().collect(),
                 allocation_size: i32::try_from(count).unwrap_or(i32::MAX),
             }],
         };
@@ -165,11 +124,11 @@ impl Connection {
 
     async fn allocate(
         &mut self,
-        devices: &BTreeSet<String>,
+        devices: BTreeSet<String>,
     ) -> Result<v1beta1::ContainerAllocateResponse, String> {
         let request = v1beta1::AllocateRequest {
             container_requests: vec![v1beta1::ContainerAllocateRequest {
-                devices_ids: devices.iter().cloned().collect(),
+                devices_ids: devices.into_iter().collect(),
             }],
         };
         let answer = bounded(PREPARE, self.client.allocate(request)).await?.into_inner();
@@ -177,7 +136,8 @@ impl Connection {
         first.ok_or_else(|| "no containers return in allocation response {}".to_owned())
     }
 
-    async fn before_start(&mut self, devices: &BTreeSet<String>) -> Result<(), String> {
+    /// Has the plugin prepare a container's devices if it wants to be asked before each start.
+    pub async fn before_start(&mut self, devices: &BTreeSet<String>) -> Result<(), String> {
         if !self.options.pre_start_required {
             return Ok(());
         }
@@ -217,6 +177,3 @@ impl From<tonic::transport::Error> for Failure {
         )
     }
 }
-
-/// The list of a plugin, by id.
-pub(super) type Devices = BTreeMap<String, Device>;

@@ -5,13 +5,13 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, Status};
 use tracing::{info, warn};
 
-use super::task::Command;
 use super::v1beta1::registration_server::{Registration, RegistrationServer};
 use super::v1beta1::{Empty, RegisterRequest};
-use super::{Handle, plugin};
+use super::{News, plugin};
 use crate::linux::fs::ensure_dir;
 use crate::resources::list;
 
@@ -19,7 +19,7 @@ const SOCKET: &str = "kubelet.sock";
 const VERSION: &str = "v1beta1";
 
 /// Serves until it is dropped.
-pub(super) async fn serve(folder: PathBuf, handle: Handle) {
+pub async fn serve(folder: PathBuf, news: mpsc::Sender<News>) {
     let listener = match listen(&folder) {
         Ok(listener) => listener,
         Err(error) => {
@@ -31,7 +31,7 @@ pub(super) async fn serve(folder: PathBuf, handle: Handle) {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((accepted, listener))
     });
-    let service = RegistrationServer::new(Registrar { folder, handle });
+    let service = RegistrationServer::new(Registrar { folder, news });
     if let Err(error) =
         tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
     {
@@ -55,7 +55,7 @@ fn listen(folder: &Path) -> io::Result<UnixListener> {
 #[derive(Debug)]
 struct Registrar {
     folder: PathBuf,
-    handle: Handle,
+    news: mpsc::Sender<News>,
 }
 
 impl Registrar {
@@ -70,8 +70,11 @@ impl Registrar {
             return Err(format!("the ResourceName {resource:?} is invalid"));
         }
         let connection = plugin::connect(&self.folder.join(&request.endpoint)).await?;
-        let ask = |reply| Command::Connected { resource: resource.clone(), connection, reply };
-        self.handle.ask(ask).await
+        let (reply, taken) = oneshot::channel();
+        let news = News::Connected { resource: resource.clone(), connection, reply };
+        let gone = || "the kubelet is ending".to_owned();
+        self.news.send(news).await.map_err(|_| gone())?;
+        taken.await.map_err(|_| gone())
     }
 }
 

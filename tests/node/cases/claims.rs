@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(volume_of_another_node_is_refused),
         case(volume_without_its_directory_is_named),
         beyond(csi_volume_is_told_that_its_driver_is_missing),
+        case(resource_claim_holds_its_pod),
         case(image_volume),
         case(image_volume_that_cannot_be_pulled),
     ]
@@ -316,6 +317,22 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
     bed.pod("p", spec).await?;
     bed.event("p", "FailedMount", "MountVolume.MountDevice failed for volume *driver name none.example.com not found in the list of registered CSI drivers").await?;
     delete_volume(&bed).await
+}
+
+/// A pod does not start without what it claims: no driver has prepared it.
+async fn resource_claim_holds_its_pod(bed: Bed) -> Result<()> {
+    bed.create("{apiVersion: resource.k8s.io/v1, kind: ResourceClaim, metadata: {name: gpu}, spec: {devices: {requests: [{name: r, exactly: {deviceClassName: none.example.com}}]}}}")
+        .await?;
+    let spec = "
+nodeName: n1
+resourceClaims: [{name: gpu, resourceClaimName: gpu}]
+containers: [{name: main, image: busybox, command: [sleep, '1000'], resources: {claims: [{name: gpu}]}}]
+";
+    bed.pod("p", spec).await?;
+    bed.event("p", "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: prepare dynamic resources: pod p (*) is not allowed to use ResourceClaim gpu (*)").await?;
+    bed.until("p", &["phase=Pending", "c[main].state.waiting.reason=ContainerCreating"]).await?;
+    bed.delete("p", None).await?;
+    bed.until_gone("Pod", "p").await
 }
 
 async fn image_volume(bed: Bed) -> Result<()> {

@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(guaranteed_pod),
         case(burstable_pod),
         case(best_effort_pod),
+        case(all_pods_have_the_nodes_limits),
         case(out_of_memory),
         case(device_files_and_tty),
     ]
@@ -205,6 +206,23 @@ async fn best_effort_pod(bed: Bed) -> Result<()> {
     let share = cgroup(&bed, &folder, ("cpu", "cpu.shares"), "cpu.weight")?;
     ensure!(["2", "1"].contains(&share.as_str()), "the CPU share is {share}");
     check_oom_score(&bed, 1000).await
+}
+
+async fn all_pods_have_the_nodes_limits(bed: Bed) -> Result<()> {
+    let node = bed.get("Node", "n1").await?;
+    let cores: i64 = text(&node, "status.capacity.cpu").parse()?;
+    let shares = cgroup(&bed, "", ("cpu", "cpu.shares"), "cpu.weight")?;
+    let weight = (1 + (cores * 1024 - 2) * 9999 / 262_142).to_string();
+    ensure!([(cores * 1024).to_string(), weight].contains(&shares), "the CPU share is {shares}");
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
+    let mut limits = Vec::new();
+    for file in ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"] {
+        limits.push(read(file)?.parse::<u64>()?);
+    }
+    let processes = limits.into_iter().min().unwrap_or_default().to_string();
+    same("processes", cgroup(&bed, "", ("pids", "pids.max"), "pids.max")?, processes)?;
+    let cpus = read("/sys/devices/system/cpu/online")?;
+    same("CPUs", cgroup(&bed, "", ("cpuset", "cpuset.cpus"), "cpuset.cpus")?, cpus)
 }
 
 async fn out_of_memory(bed: Bed) -> Result<()> {

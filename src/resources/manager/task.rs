@@ -1,0 +1,228 @@
+//! The task that owns the ledger: hears plugins and pods, publishes the figures, keeps the
+//! checkpoint.
+//!
+//! In: commands of the handle, news of device plugins. Out: replies, figures, the file. It never
+//! waits for a plugin.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::Allocation;
+use super::ledger::Ledger;
+use super::provider::{Ask, Step};
+use crate::clock::Clock;
+use crate::linux::fs::write_atomic;
+use crate::model::PodUid;
+use crate::resources::devices::inventory::Inventory;
+use crate::resources::devices::{self, Answer, Connection, Figures, News, checkpoint};
+
+const CHECKPOINT: &str = "kubelet_internal_checkpoint";
+
+/// What [`Command::Next`] is answered with: the step, and the plugin that it calls if it is there.
+type Next = Result<(Step, Option<Connection>), String>;
+
+/// What the handle asks for.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The next step on a container's way to what it asks for.
+    Next { ask: Ask, answer: Option<Answer>, reply: oneshot::Sender<Next> },
+    /// What a container has, with the plugins that gave it.
+    Held { ask: Ask, reply: oneshot::Sender<Result<Held, String>> },
+    /// What a container gets.
+    Read { ask: Ask, reply: oneshot::Sender<Allocation> },
+    /// How many of each resource pods have.
+    Given { reply: oneshot::Sender<BTreeMap<String, i64>> },
+    /// A pod is over.
+    Forget(PodUid),
+}
+
+/// What a container has.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The devices of each resource, and the plugin if it is there.
+    pub(super) devices: Vec<(BTreeSet<String>, Option<Connection>)>,
+    /// Whether it lacks something that it asks for.
+    pub(super) is_short: bool,
+}
+
+pub(super) struct Task {
+    ledger: Ledger,
+    /// The plugins that are there, with their generation.
+    plugins: BTreeMap<String, (u64, Connection)>,
+    generation: u64,
+    /// Follow the plugins' lists.
+    followers: JoinSet<()>,
+    /// For the followers.
+    news: mpsc::Sender<News>,
+    file: PathBuf,
+    clock: Clock,
+    figures: watch::Sender<Figures>,
+}
+
+impl Task {
+    pub(super) fn new(
+        folder: &Path,
+        clock: Clock,
+        figures: watch::Sender<Figures>,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        let file = folder.join(CHECKPOINT);
+        let ledger = Ledger { devices: restore(&file, clock) };
+        figures.send_replace(ledger.devices.figures());
+        Self {
+            ledger,
+            plugins: BTreeMap::new(),
+            generation: 0,
+            followers: JoinSet::new(),
+            news,
+            file,
+            clock,
+            figures,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut news: mpsc::Receiver<News>,
+    ) {
+        loop {
+            let next = self.ledger.devices.expire(self.clock.now().mono);
+            self.publish();
+            let clock = self.clock;
+            // Cancel-safe: all of them only wait.
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                Some(news) = news.recv() => self.hear(news),
+                Some(_) = self.followers.join_next() => {}
+                () = async { match next {
+                    Some(next) => clock.sleep_until(next).await,
+                    None => std::future::pending().await,
+                } } => {}
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // Who asked and no longer waits needs no answer.
+        match command {
+            Command::Next { ask, answer, reply } => {
+                reply.send(self.next(&ask, answer)).ok();
+            }
+            Command::Held { ask, reply } => {
+                reply.send(self.held(&ask)).ok();
+            }
+            Command::Read { ask, reply } => {
+                reply.send(self.ledger.allocation(&ask.uid(), &ask.container.name)).ok();
+            }
+            Command::Given { reply } => {
+                reply.send(self.ledger.devices.given()).ok();
+            }
+            Command::Forget(uid) => {
+                if self.ledger.forget(&uid) {
+                    self.keep();
+                }
+            }
+        }
+    }
+
+    fn next(&mut self, ask: &Ask, answer: Option<Answer>) -> Next {
+        let is_settled = matches!(answer, Some(Answer::Allocated { .. } | Answer::Refused { .. }));
+        let step = self.ledger.allocate(ask, answer);
+        if is_settled {
+            self.keep();
+        }
+        let step = step?;
+        let plugin = match &step {
+            Step::Done => None,
+            Step::Call(call) => self.plugin(call.resource()),
+        };
+        Ok((step, plugin))
+    }
+
+    fn held(&self, ask: &Ask) -> Result<Held, String> {
+        let mut held = Held::default();
+        for (resource, devices) in self.ledger.devices.held(ask)? {
+            match devices {
+                Some(devices) => held.devices.push((devices, self.plugin(&resource))),
+                None => held.is_short = true,
+            }
+        }
+        Ok(held)
+    }
+
+    fn plugin(&self, resource: &str) -> Option<Connection> {
+        self.plugins.get(resource).map(|(_, connection)| connection.clone())
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Connected { resource, connection, reply } => {
+                self.generation += 1;
+                self.ledger.devices.connected(&resource, self.generation);
+                self.plugins.insert(resource.clone(), (self.generation, connection.clone()));
+                let news = self.news.clone();
+                self.followers.spawn(devices::follow(connection, resource, self.generation, news));
+                reply.send(()).ok();
+            }
+            News::Listed { resource, generation, devices } => {
+                self.ledger.devices.listed(&resource, generation, devices);
+                self.keep();
+            }
+            News::Ended { resource, generation } => {
+                info!(resource, "device plugin has gone");
+                self.ledger.devices.disconnected(&resource, generation, self.clock.now().mono);
+                if self.plugins.get(&resource).is_some_and(|(present, _)| *present == generation) {
+                    self.plugins.remove(&resource);
+                }
+                self.keep();
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let now = self.ledger.devices.figures();
+        self.figures.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    /// Writes the checkpoint: a small file in the folder that plugins use.
+    fn keep(&self) {
+        let devices = &self.ledger.devices;
+        let text = checkpoint::encode(devices.allocations(), &devices.registered());
+        if let Err(error) = write_atomic(&self.file, text, 0o600) {
+            let file = self.file.display();
+            warn!(%file, %error, "the devices of containers were not written");
+        }
+    }
+}
+
+fn restore(file: &Path, clock: Clock) -> Inventory {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Inventory::default(),
+        Err(error) => {
+            warn!(file = %file.display(), %error, "the devices of containers could not be read");
+            return Inventory::default();
+        }
+    };
+    match checkpoint::decode(&text) {
+        Ok(known) => {
+            Inventory::restored(known.registered.into_keys(), known.pods, clock.now().mono)
+        }
+        Err(error) => {
+            warn!(file = %file.display(), %error, "the devices of containers are not used");
+            Inventory::default()
+        }
+    }
+}
