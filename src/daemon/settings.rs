@@ -102,8 +102,8 @@ impl NodeSettings {
         Ok(())
     }
 
-    /// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may
-    /// be a link, as upstream.
+    /// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and
+    /// may be a link, as upstream.
     pub(super) fn make_directories(&self) -> anyhow::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             bail!("the kubelet must run as root: it makes mounts and cgroups");
