@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use crate::linux::timer::WallClockTimer;
+use crate::model::time::LONGEST;
 use crate::model::{Mono, Now};
 
 /// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are
@@ -42,14 +43,23 @@ impl Clock {
         Now { mono: Mono(elapsed), wall }
     }
 
-    /// The instant to hand to tokio's timers for `moment`.
+    /// The instant to hand to tokio's timers for `moment`; one that cannot be expressed is far off.
     pub fn instant(&self, moment: Mono) -> Instant {
-        self.origin + moment.0
+        let far = || self.origin + LONGEST;
+        self.origin.checked_add(moment.0).unwrap_or_else(far)
     }
 
     /// Sleeps until `moment`. Cancel-safe.
     pub async fn sleep_until(&self, moment: Mono) {
         tokio::time::sleep_until(self.instant(moment)).await;
+    }
+
+    /// Sleeps until `moment`, for ever without one. Cancel-safe.
+    pub async fn sleep_until_some(&self, moment: Option<Mono>) {
+        match moment {
+            Some(moment) => self.sleep_until(moment).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -63,7 +73,7 @@ impl Jumps {
     pub fn watch() -> Self {
         let timer = WallClockTimer::new();
         if let Err(error) = &timer {
-            tracing::warn!(%error, "Changes of the wall clock cannot be watched");
+            tracing::warn!(%error, "changes of the wall clock cannot be watched");
         }
         Self(timer.ok())
     }
@@ -72,8 +82,29 @@ impl Jumps {
     pub async fn next(&mut self) {
         let Some(timer) = &self.0 else { return std::future::pending().await };
         if let Err(error) = timer.was_set().await {
-            tracing::warn!(%error, "Changes of the wall clock can no longer be watched");
+            tracing::warn!(%error, "changes of the wall clock can no longer be watched");
             self.0 = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Clock;
+    use crate::model::time::seconds;
+    use crate::model::{Mono, Now};
+
+    #[tokio::test(start_paused = true)]
+    async fn no_moment_is_too_far_away() {
+        let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let Now { mono, .. } = clock.now();
+        for wait in [seconds(400_000_000_000), seconds(i64::MAX), Duration::MAX] {
+            let sleep = clock.sleep_until(mono.after(wait));
+            let woken = tokio::time::timeout(Duration::from_secs(1), sleep).await;
+            assert!(woken.is_err(), "{wait:?}");
+        }
+        assert!(clock.instant(Mono(Duration::MAX)) > clock.instant(mono));
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  apiserver watch ─┐
-//!  static manifests ┴► sources ─► desired ─► admission ─► pods ──► status ─► apiserver
-//!                                                         │  ▲
+//!  static manifests ┴► sources ─► desired ─► dispatch ─► pods ───► status ─► apiserver
+//!                                          (admission)    │  ▲
 //!                  plan(pod, observed, inputs, in_flight, now)      inputs: volumes ready, image and pull state,
 //!                                                         │  ▲              probe verdicts, back-off, deadlines,
 //!                                                         ▼  │              recorded (the API's last status)
@@ -16,11 +16,14 @@
 //!                                                         │  ▲
 //!                                                         ▼  │ observed, with an epoch
 //!                                                         pleg  (own results, event stream, adaptive relist)
-//!  node · server run beside the flow and reach pods by handle only
+//!  node · server run beside the flow and reach pods by dispatch's handle only
 //! ```
 //!
-//! Each pod has one task (`pods::worker`). It keeps what it knows of the pod, asks the pure planner
-//! (`pods::plan`) what to do, and has each action carried out as a task of its own
+//! `dispatch` has each pod admitted and starts a task for it on a [`backend`]: the one seam between
+//! the node agent and what runs pods. `pods` is the backend that drives a container runtime by CRI.
+//!
+//! There, each pod has one task (`pods::worker`). It keeps what it knows of the pod, asks the pure
+//! planner (`pods::plan`) what to do, and has each action carried out as a task of its own
 //! (`pods::execute`). A completion, an observation, a probe verdict, a new object or a timer makes
 //! it plan again. Nothing a pod does can hold up another pod.
 //!
@@ -48,8 +51,8 @@
 //! | [`admission`] | whether this node takes a pod |
 //! | [`sources`] | the API server's watch, static manifests from files and from a URL |
 //! | [`desired`] | the merged view of all sources; mirror pods |
-//! | [`dispatch`] | the table of pods and their tasks: start, stop, orphans, resizes, the handle to pods |
-//! | [`pods`] | the pod's task, the planner, the executor, pod → CRI requests |
+//! | [`dispatch`] | the table of pods and their tasks: admission, orphans, resizes, forgetting; the seam of backends |
+//! | [`pods`] | the CRI backend: the pod's task, the planner, the executor, pod → CRI requests |
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
@@ -57,7 +60,10 @@
 //! Every subsystem folder has the same anatomy: `mod.rs` (documentation, the public handle), pure
 //! files named after the question that they answer (`plan`, `compute`, `policy`, `verdict`),
 //! `task.rs` (the one task that owns the state), effects behind a small local trait with a real and
-//! a hand-written fake implementation, tests at the bottom.
+//! a hand-written fake implementation, tests at the bottom. `config.rs` cuts the folder's part out
+//! of the loaded configuration, `metrics.rs` registers its metrics. A subsystem starts in one way:
+//! `new(…)` returns its handle and its task. `daemon` runs the task under a name (`Tasks::run`) and
+//! may drop it at any await; a task that has to finish something first sees the stop itself.
 //!
 //! # Invariants
 //!
@@ -117,3 +123,20 @@ pub mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod volumes;
+
+/// The public face: what the author of a backend needs.
+///
+/// A backend implements [`Backend`](backend::Backend) and is handed to
+/// [`Dispatch`](backend::Dispatch). Everything else in this crate is public for its own binary and
+/// tests, and may change at any time.
+pub mod backend {
+    pub use crate::clock::Clock;
+    pub use crate::desired::Change;
+    pub use crate::dispatch::{
+        Backend, Config, Deps, Directive, Dispatch, Ended, Forget, Forgetters, Found, FoundPod,
+        Launched, PendingResize, PodView, PodsHandle, ReadNode, Resize, Stop, ViewState,
+    };
+    pub use crate::model::{
+        Lifecycle, NodeFacts, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause,
+    };
+}

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(refused) => {
             // The configuration of the log is not known: its defaults.
+            notify_of(&refused.deprecated_flags);
             logging::init(LogConfig::default()).ok();
             warn(&refused.warnings);
             return refuse(&refused.error);
@@ -38,10 +39,7 @@ fn main() -> ExitCode {
     if let Some(text) = config::version_text(loaded.flags.version) {
         return print(&format!("{text}\n"));
     }
-    for notice in &loaded.deprecated_flags {
-        // Before the log begins, as upstream does. Nobody is left to tell when stderr is gone.
-        writeln!(std::io::stderr().lock(), "{notice}").ok();
-    }
+    notify_of(&loaded.deprecated_flags);
     let log = match logging::init(log_config(&loaded.config, &loaded.gates)) {
         Ok(log) => log,
         Err(error) => return refuse(&error),
@@ -53,6 +51,14 @@ fn main() -> ExitCode {
     );
     warn(&loaded.warnings);
     run(loaded, &log)
+}
+
+/// Prints the notices about deprecated flags, before the log begins, as upstream does.
+fn notify_of(deprecated_flags: &[String]) {
+    for notice in deprecated_flags {
+        // No other way to say it is left when stderr is gone.
+        writeln!(std::io::stderr().lock(), "{notice}").ok();
+    }
 }
 
 fn warn(warnings: &[ConfigWarning]) {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::{AdmitInput, Rejection};
-use crate::model::pod;
+use crate::model::{Phase, pod};
 
 /// The annotation of former days, followed by the container's name.
 const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
@@ -13,7 +13,9 @@ const ANNOTATION_LOCALHOST: &str = "localhost/";
 
 /// Only pods that have not been started are looked at, by their recorded phase, as upstream does.
 pub(super) fn check(input: &AdmitInput<'_>) -> Result<(), Rejection> {
-    if pod::phase(input.pod) != "Pending" || !is_required(input.pod) {
+    if input.pod.status.as_ref().and_then(Phase::of) != Some(Phase::Pending)
+        || !is_required(input.pod)
+    {
         return Ok(());
     }
     if !input.apparmor {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::{AdmitInput, Rejection};
-use crate::model::pod;
+use crate::model::{pod, restart};
 
 /// What this node can do, of what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +49,11 @@ fn has_pod_level_resources(pod: &api::Pod) -> bool {
 /// The declared features that a pod cannot do without, sorted.
 fn needed(pod: &api::Pod) -> Vec<&'static str> {
     let mut needed = Vec::new();
-    let rules = |container: &api::Container| {
-        container
-            .restart_policy_rules
-            .iter()
-            .flatten()
-            .any(|rule| rule.action == "RestartAllContainers")
-    };
-    if pod::init_containers(pod).iter().chain(pod::main_containers(pod)).any(rules) {
+    if pod::init_containers(pod)
+        .iter()
+        .chain(pod::main_containers(pod))
+        .any(restart::could_restart_all)
+    {
         needed.push("RestartAllContainersOnContainerExits");
     }
     if pod::is_host_network(pod)

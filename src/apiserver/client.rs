@@ -13,8 +13,10 @@ use super::connectivity::Connectivity;
 use super::credentials::{Credentials, CredentialsError};
 use super::kubeconfig::{self, Access, Identity, KubeconfigError};
 use super::limiter::{Limiter, Urgency};
+use super::proxy::{Connector, Proxy};
 use super::transport::{self, ANSWER_DEADLINE, Lane, LaneKind};
 use crate::clock::Clock;
+use crate::config::Proxies;
 
 /// What upstream's kubelet of this release calls itself; audit policies and flow schemas match on
 /// it.
@@ -43,6 +45,8 @@ pub struct ClientConfig {
     pub event_burst: u32,
     /// `DISABLE_HTTP2`: speak HTTP/1.1 only.
     pub disable_http2: bool,
+    /// The proxies of the environment; one of the kubeconfig's goes first.
+    pub proxies: Proxies,
 }
 
 /// Why there is no client.
@@ -134,10 +138,12 @@ impl Clients {
                 })?)
             }
         };
+        let proxy = access.proxy.take().or_else(|| config.proxies.choose(&access.server));
+        let proxy = proxy.map(Proxy::new).transpose().map_err(wrap)?;
         let disable_http2 = config.disable_http2;
         let reach = Connectivity::default();
         let lane = |name, ping, deadline, urgency, limiter: &Limiter| {
-            let (tls, server_name) = (tls.clone(), server_name.clone());
+            let (tls, server_name, proxy) = (tls.clone(), server_name.clone(), proxy.clone());
             let make = move || {
                 let mut builder =
                     HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
@@ -145,7 +151,7 @@ impl Clients {
                     builder = builder
                         .with_server_name_resolver(FixedServerNameResolver::new(name.clone()));
                 }
-                let tcp = transport::tcp_connector(ping);
+                let tcp = Connector { tcp: transport::tcp_connector(ping), proxy: proxy.clone() };
                 if disable_http2 {
                     builder.enable_http1().wrap_connector(tcp)
                 } else {
@@ -154,7 +160,8 @@ impl Clients {
             };
             let kind = LaneKind { name, ping, deadline, urgency, user_agent: USER_AGENT };
             let told = (limiter.clone(), reach.clone());
-            Lane::new(kind, access.server.clone(), Arc::clone(&credentials), told, Arc::new(make))
+            let shown = (Arc::clone(&credentials), access.impersonation.clone());
+            Lane::new(kind, access.server.clone(), shown, told, Arc::new(make))
         };
         let qps = if config.qps == 0.0 { (5.0, 10) } else { (config.qps, config.burst) };
         let shared = Limiter::new(qps.0, qps.1, clock);
@@ -234,6 +241,7 @@ mod tests {
     use crate::apiserver::kubeconfig::{Access, Bearer};
     use crate::apiserver::transport::STREAMS_PER_CONNECTION;
     use crate::clock::Clock;
+    use crate::config::Proxies;
 
     /// An HTTPS server that answers a watch with one event and then keeps it open.
     struct Server {
@@ -292,6 +300,9 @@ mod tests {
             insecure: false,
             identity: None,
             bearer: Bearer::Token("t0ken".to_owned()),
+            plugin: None,
+            proxy: None,
+            impersonation: HeaderMap::new(),
         };
         Server { access, connections, headers, _tasks: tasks }
     }
@@ -305,6 +316,7 @@ mod tests {
             event_qps: 0.0,
             event_burst: 0,
             disable_http2: false,
+            proxies: Proxies::default(),
         }
     }
 

@@ -2,8 +2,8 @@
 //! similar ones, or nothing.
 //!
 //! Pure; upstream's rules. More than ten similar events within ten minutes become one "(combined
-//! from similar events)"; equal ones are counted; of one object at most 25 at once and then one in
-//! five minutes are told.
+//! from similar events)"; equal ones are counted; of one object and type at most 25 at once and then
+//! one in five minutes are told.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -16,7 +16,7 @@ use crate::model::{EventType, Mono, Now, Wall};
 const MAX_SIMILAR: usize = 10;
 /// After how long without a similar event counting begins anew.
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
-/// How many events of one object may come at once.
+/// How many events of one type and object may come at once.
 const SPAM_BURST: f64 = 25.0;
 /// Thereafter one in this time.
 const SPAM_PERIOD: Duration = Duration::from_secs(300);
@@ -85,7 +85,9 @@ struct Bucket {
 pub struct Correlator {
     similar: HashMap<Key, Similar>,
     written: HashMap<Key, Written>,
-    buckets: HashMap<InvolvedObject, Bucket>,
+    /// By object and type, as upstream's spam filter: Normal events do not use up what Warnings
+    /// need.
+    buckets: HashMap<(InvolvedObject, EventType), Bucket>,
 }
 
 impl Correlator {
@@ -159,7 +161,7 @@ impl Correlator {
         bound(&mut self.buckets, now, SPAM_PERIOD.saturating_mul(25), |bucket| bucket.updated);
         let bucket = self
             .buckets
-            .entry(spam_object(&event.object, false))
+            .entry((spam_object(&event.object, false), event.event_type))
             .or_insert_with(|| Bucket { tokens: SPAM_BURST, updated: now });
         let refill = now.since(bucket.updated).as_secs_f64() / SPAM_PERIOD.as_secs_f64();
         bucket.tokens = SPAM_BURST.min(bucket.tokens + refill);
@@ -289,6 +291,15 @@ mod tests {
         assert_ne!(write(&mut correlator, event("other", "m"), 0), "drop");
         assert_ne!(write(&mut correlator, event("p", "m"), 300), "drop");
         assert_eq!(write(&mut correlator, event("p", "m"), 301), "drop");
+    }
+
+    #[test]
+    fn normal_events_do_not_use_up_what_warnings_need() {
+        let mut correlator = Correlator::default();
+        let normal = || Event { event_type: EventType::Normal, ..event("p", "m") };
+        while write(&mut correlator, normal(), 0) != "drop" {}
+        assert_ne!(write(&mut correlator, event("p", "m"), 0), "drop");
+        assert_eq!(write(&mut correlator, normal(), 0), "drop");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use super::exec;
 use super::kubeconfig::{Access, Bearer, Identity};
 use super::transport::TransportError;
 use crate::clock::Clock;
@@ -54,6 +55,9 @@ pub struct Credentials {
     identity: RwLock<Option<Arc<CertifiedKey>>>,
     bearer: Bearer,
     cached: RwLock<Option<(HeaderValue, Mono)>>,
+    plugin: Option<exec::Source>,
+    /// What the plug-in gave last, to see whether its certificate is another one.
+    given: RwLock<Option<Arc<exec::Given>>>,
     provider: Arc<CryptoProvider>,
     clock: Clock,
 }
@@ -74,10 +78,13 @@ impl Credentials {
         if let Bearer::Token(token) = &bearer {
             header_value(token).ok_or(CredentialsError::Token)?;
         }
+        let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
         let credentials = Self {
             identity: RwLock::new(None),
             bearer,
             cached: RwLock::new(None),
+            plugin,
+            given: RwLock::new(None),
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             clock,
         };
@@ -99,8 +106,9 @@ impl Credentials {
     /// older token is known.
     pub async fn bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
         let file = match &self.bearer {
-            Bearer::None => return Ok(None),
+            Bearer::None => return self.from_plugin().await,
             Bearer::Token(token) => return Ok(header_value(token)),
+            Bearer::Basic(both) => return Ok(sensitive(&format!("Basic {both}"))),
             Bearer::File(file) => file,
         };
         let now = self.clock.now().mono;
@@ -116,6 +124,33 @@ impl Credentials {
                 None => Err(error),
             },
         }
+    }
+
+    /// The header that the plug-in gives, if there is one; its certificate is put in place.
+    async fn from_plugin(&self) -> Result<Option<HeaderValue>, TransportError> {
+        let Some(plugin) = &self.plugin else { return Ok(None) };
+        let given = plugin.get().await.map_err(TransportError::Plugin)?;
+        let known = self.given.read().as_ref().is_some_and(|known| Arc::ptr_eq(known, &given));
+        if !known {
+            if let Some(identity) = &given.identity {
+                self.replace_identity(identity.clone_key())?;
+            }
+            *self.given.write() = Some(Arc::clone(&given));
+        }
+        Ok(given.bearer.clone())
+    }
+
+    /// Notes that the API server has refused a request with this header: the plug-in is asked
+    /// again.
+    pub async fn refused(&self, header: Option<&HeaderValue>) {
+        if let Some(plugin) = &self.plugin {
+            plugin.refused(header).await;
+        }
+    }
+
+    /// The certificate that new connections show.
+    pub fn shown(&self) -> Option<Arc<CertifiedKey>> {
+        self.identity.read().clone()
     }
 
     async fn read_token(&self, file: &PathBuf, now: Mono) -> Result<HeaderValue, TransportError> {
@@ -153,8 +188,12 @@ pub fn anonymous_tls() -> Result<ClientConfig, CredentialsError> {
     Ok(builder.with_root_certificates(roots(None)?).with_no_client_auth())
 }
 
-fn header_value(token: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+pub(super) fn header_value(token: &str) -> Option<HeaderValue> {
+    sensitive(&format!("Bearer {token}"))
+}
+
+fn sensitive(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -185,7 +224,8 @@ impl rustls::client::ResolvesClientCert for Resolver {
     }
 
     fn has_certs(&self) -> bool {
-        self.0.identity.read().is_some()
+        // A plug-in may give one at any time.
+        self.0.identity.read().is_some() || self.0.plugin.is_some()
     }
 }
 

@@ -14,8 +14,6 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::correlate::{Correlator, Observation, Verdict};
@@ -42,9 +40,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts, as upstream.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// What the writer is made of.
+/// The parts of the kubelet that the writer is made with.
 #[derive(Clone, Debug)]
-pub struct Parts<'a> {
+pub struct Deps<'a> {
     /// How the API server is reached; none: events are only logged (standalone).
     pub clients: Option<&'a Clients>,
     /// What the events name as their source's host: the node.
@@ -55,23 +53,20 @@ pub struct Parts<'a> {
     pub rush: StartBacklog,
 }
 
-/// Starts the writer.
-pub fn start(
-    parts: Parts<'_>,
+/// Makes the task that writes the events of `queue`.
+pub fn new(
+    deps: Deps<'_>,
     queue: mpsc::Receiver<Event>,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) {
+) -> impl Future<Output = ()> + Send + use<> {
     let writer = Writer {
-        client: parts.clients.map(|clients| clients.events.clone()),
-        host: parts.host.to_owned(),
-        clock: parts.clock,
-        rush: parts.rush,
+        client: deps.clients.map(|clients| clients.events.clone()),
+        host: deps.host.to_owned(),
+        clock: deps.clock,
+        rush: deps.rush,
         correlator: Correlator::default(),
     };
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(Box::pin(run(writer, queue))).await;
-    });
+    // Boxed: it holds whole events across its waits.
+    Box::pin(run(writer, queue))
 }
 
 async fn run(mut writer: Writer, mut queue: mpsc::Receiver<Event>) {
@@ -104,7 +99,7 @@ async fn run(mut writer: Writer, mut queue: mpsc::Receiver<Event>) {
                     Some(_) => {
                         dropped += 1;
                         if dropped.is_power_of_two() {
-                            tracing::warn!(dropped, "Events are dropped: the API server does not take them");
+                            tracing::warn!(dropped, "events are dropped: the API server does not take them");
                         }
                     }
                     None => open = false,
@@ -192,14 +187,14 @@ impl Writer {
                 | FailureKind::Gone
                 | FailureKind::Invalid => {
                     let error = failure::text(&error);
-                    tracing::debug!(error, "The API server refuses an event");
+                    tracing::debug!(error, "the API server refuses an event");
                     return;
                 }
             }
         }
         tracing::warn!(
             reason = observation.event.reason,
-            "An event could not be written and is dropped"
+            "an event could not be written and is dropped"
         );
     }
 
@@ -250,9 +245,8 @@ mod tests {
     use std::time::Duration;
 
     use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
 
-    use super::{Parts, start};
+    use super::{Deps, new};
     use crate::apiserver::events::Recorder;
     use crate::apiserver::fake::FakeApi;
     use crate::clock::Clock;
@@ -273,8 +267,8 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Parts { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
-        start(parts, queue, &mut tasks, CancellationToken::new());
+            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+        tasks.spawn(new(parts, queue));
         fake.set_down(true);
         let container = Some((crate::model::ContainerKind::Main, "c"));
         recorder.pod(&pod(), container, EventType::Normal, "Pulled", "pulled");
@@ -312,8 +306,8 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Parts { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
-        start(parts, queue, &mut tasks, CancellationToken::new());
+            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+        tasks.spawn(new(parts, queue));
         recorder.pod(&pod(), None, EventType::Normal, "Killing", "m");
         let first = fake.wait_for("api/v1/events", |events| events.first().cloned()).await;
         fake.remove("api/v1/events", "d", first["metadata"]["name"].as_str().expect("a name"));

@@ -3,8 +3,10 @@
 //!
 //! Relative paths are relative to the kubeconfig, data wins over a file, and every error names the
 //! kubeconfig, the field and, where there is one, the file that the field names. Key material never
-//! appears in an error or in `Debug`.
+//! appears in an error or in `Debug`. As for client-go, credentials are for https only, and a user
+//! that is not listed has none.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +14,18 @@ use base64::Engine as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::exec::{self, Plugin};
+use super::impersonation;
+use super::proxy::Proxy;
+use crate::config::document;
 
 /// Why a kubeconfig cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
     /// A file cannot be read.
-    #[error("kubeconfig {kubeconfig}: cannot read {file} ({field})")]
+    #[error("kubeconfig {kubeconfig}: cannot read {file:?} ({field})")]
     Read {
         /// The kubeconfig.
         kubeconfig: PathBuf,
@@ -64,6 +72,12 @@ pub struct Access {
     pub identity: Option<Identity>,
     /// The bearer token.
     pub bearer: Bearer,
+    /// The plug-in that gives credentials; without others only.
+    pub plugin: Option<Plugin>,
+    /// The proxy that the kubeconfig names.
+    pub proxy: Option<http::Uri>,
+    /// `Impersonate-…`: whose rights requests have instead of the user's.
+    pub impersonation: http::HeaderMap,
 }
 
 /// A client certificate with its key.
@@ -81,6 +95,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Another copy, the key included.
+    pub fn clone_key(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+
     /// Reads a certificate chain and a key from PEM; they may be the same text
     /// (`kubelet-client-current.pem`).
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, String> {
@@ -105,6 +124,8 @@ pub enum Bearer {
     Token(String),
     /// One that is read again when it is older than a minute.
     File(PathBuf),
+    /// No token: a name and a password, as the header has them.
+    Basic(String),
 }
 
 impl fmt::Debug for Bearer {
@@ -112,27 +133,10 @@ impl fmt::Debug for Bearer {
         match self {
             Self::None => f.write_str("None"),
             Self::Token(_) => f.write_str("Token(…)"),
+            Self::Basic(_) => f.write_str("Basic(…)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-struct Kubeconfig {
-    current_context: String,
-    clusters: Vec<Named>,
-    users: Vec<Named>,
-    contexts: Vec<Named>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    name: String,
-    cluster: serde_json::Value,
-    user: serde_json::Value,
-    context: serde_json::Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -151,6 +155,15 @@ struct Cluster {
     certificate_authority: String,
     certificate_authority_data: String,
     proxy_url: String,
+    disable_compression: bool,
+    extensions: Vec<Extension>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Extension {
+    name: String,
+    extension: Value,
 }
 
 // No Debug: it holds secrets.
@@ -165,8 +178,37 @@ struct User {
     #[serde(rename = "tokenFile")]
     token_file: String,
     username: String,
-    exec: Option<serde_json::Value>,
-    auth_provider: Option<serde_json::Value>,
+    password: String,
+    #[serde(rename = "as")]
+    impersonate: String,
+    #[serde(rename = "as-uid")]
+    impersonate_uid: String,
+    #[serde(rename = "as-groups")]
+    impersonate_groups: Vec<String>,
+    #[serde(rename = "as-user-extra")]
+    impersonate_extra: BTreeMap<String, Vec<String>>,
+    exec: Option<Exec>,
+    auth_provider: Option<Value>,
+}
+
+// No Debug: it holds secrets.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Exec {
+    command: String,
+    args: Vec<String>,
+    env: Vec<Variable>,
+    api_version: String,
+    install_hint: String,
+    provide_cluster_info: bool,
+    interactive_mode: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Variable {
+    name: String,
+    value: String,
 }
 
 struct Loader<'a> {
@@ -177,47 +219,204 @@ struct Loader<'a> {
 pub fn load(path: &Path) -> Result<Access, KubeconfigError> {
     let loader = Loader { path };
     let text = loader.read("the kubeconfig itself", path)?;
-    let text =
-        String::from_utf8(text).map_err(|_| loader.parse_error("it is not UTF-8".to_owned()))?;
     loader.understand(&text)
 }
 
-impl Loader<'_> {
-    fn understand(&self, text: &str) -> Result<Access, KubeconfigError> {
-        let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|error| {
-            let place = error
-                .location()
-                .map(|place| format!(" at line {}", place.line()))
-                .unwrap_or_default();
-            self.parse_error(format!("it is not a kubeconfig: not the expected YAML{place}"))
-        })?;
-        let context: Context =
-            self.section(&config.contexts, "contexts", &config.current_context, |n| &n.context)?;
-        let cluster: Cluster =
-            self.section(&config.clusters, "clusters", &context.cluster, |named| &named.cluster)?;
-        let user: User =
-            self.section(&config.users, "users", &context.user, |named| &named.user)?;
+/// The extension of a cluster that is meant for plug-ins.
+const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
 
-        let field = |name: &str| format!("clusters[{}].cluster.{name}", context.cluster);
-        let server: http::Uri = normalised(&cluster.server).parse().map_err(|error| {
-            self.field_error(field("server"), format!("{:?} is no URL: {error}", cluster.server))
+impl Loader<'_> {
+    fn understand(&self, text: &[u8]) -> Result<Access, KubeconfigError> {
+        // The library's text would quote what it read.
+        let read = document::read(text).map_err(|_| {
+            self.parse_error("it is not a kubeconfig: neither YAML nor JSON".to_owned())
         })?;
-        if server.host().is_none() || !matches!(server.scheme_str(), Some("http" | "https")) {
-            let problem = format!("{:?} is no http or https URL", cluster.server);
-            return Err(self.field_error(field("server"), problem));
+        let mut config = read.value;
+        strip_nulls(&mut config);
+        self.check_kind(&config)?;
+
+        let current = self.text(&config, "current-context")?;
+        let context: Context = self.section(&config, "contexts", "context", current)?;
+        let cluster: Cluster = self.section(&config, "clusters", "cluster", &context.cluster)?;
+        let user: User = if self.find(&config, "users", &context.user)?.is_some() {
+            self.section(&config, "users", "user", &context.user)?
+        } else {
+            User::default()
+        };
+
+        let server = self.server(&cluster, &context.cluster)?;
+        let proxy = self.proxy(&cluster, &context.cluster)?;
+        let roots = self.roots(&cluster, &context.cluster)?;
+        if cluster.insecure_skip_tls_verify && roots.is_some() {
+            return Err(self.field_error(
+                format!("clusters[{}].cluster.insecure-skip-tls-verify", context.cluster),
+                "specifying a root certificates file with the insecure flag is not allowed".into(),
+            ));
         }
-        if !cluster.proxy_url.is_empty() {
-            return Err(
-                self.field_error(field("proxy-url"), "proxies are not supported".to_owned())
-            );
-        }
+        let user = if server.scheme_str() == Some("https") { user } else { User::default() };
+        let name = &context.user;
+        let identity = self.identity(&user, name)?;
+        let bearer = self.bearer(&user, name)?;
+        let plugin = self.plugin(&user, name, &cluster)?;
         Ok(Access {
             server,
             tls_server_name: Some(cluster.tls_server_name.clone()).filter(|name| !name.is_empty()),
-            roots: self.roots(&cluster, &context.cluster)?,
+            roots,
             insecure: cluster.insecure_skip_tls_verify,
-            identity: self.identity(&user, &context.user)?,
-            bearer: self.bearer(&user, &context.user)?,
+            plugin: plugin.filter(|_| identity.is_none() && bearer == Bearer::None),
+            identity,
+            bearer,
+            proxy,
+            impersonation: self.impersonation(&user, name)?,
+        })
+    }
+
+    /// What says that it is something else is no kubeconfig; what says nothing is one.
+    fn check_kind(&self, config: &Value) -> Result<(), KubeconfigError> {
+        let fields = config.as_object().ok_or_else(|| {
+            self.parse_error("it is not a kubeconfig: it holds no object".to_owned())
+        })?;
+        let said = |name: &str| {
+            let found = fields.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.and_then(|(_, value)| value.as_str()).unwrap_or_default()
+        };
+        let (kind, version) = (said("kind"), said("apiVersion"));
+        if matches!(kind, "" | "Config") && matches!(version, "" | "v1") {
+            return Ok(());
+        }
+        Err(self.parse_error(format!("no kind {kind:?} is registered for version {version:?}")))
+    }
+
+    fn server(&self, cluster: &Cluster, name: &str) -> Result<http::Uri, KubeconfigError> {
+        let field = || format!("clusters[{name}].cluster.server");
+        let server: http::Uri = normalised(&cluster.server).parse().map_err(|error| {
+            self.field_error(field(), format!("{:?} is no URL: {error}", cluster.server))
+        })?;
+        if server.host().is_none() || !matches!(server.scheme_str(), Some("http" | "https")) {
+            let problem = format!("{:?} is no http or https URL", cluster.server);
+            return Err(self.field_error(field(), problem));
+        }
+        Ok(server)
+    }
+
+    fn proxy(&self, cluster: &Cluster, name: &str) -> Result<Option<http::Uri>, KubeconfigError> {
+        if cluster.proxy_url.is_empty() {
+            return Ok(None);
+        }
+        let proxy: Option<http::Uri> = cluster.proxy_url.parse().ok();
+        // The URL may hold a password.
+        proxy.filter(Proxy::is_supported).map(Some).ok_or_else(|| {
+            self.field_error(
+                format!("clusters[{name}].cluster.proxy-url"),
+                "unsupported scheme, must be http, https, or socks5".to_owned(),
+            )
+        })
+    }
+
+    fn plugin(
+        &self,
+        user: &User,
+        name: &str,
+        cluster: &Cluster,
+    ) -> Result<Option<Plugin>, KubeconfigError> {
+        let prefix = format!("users[{name}].user");
+        if user.auth_provider.is_some() {
+            let problem = "auth providers were removed from Kubernetes: use exec";
+            return Err(self.field_error(format!("{prefix}.auth-provider"), problem.to_owned()));
+        }
+        let Some(exec) = &user.exec else { return Ok(None) };
+        let fail = |field: &str, problem: String| {
+            Err(self.field_error(format!("{prefix}.exec.{field}"), problem))
+        };
+        if exec.command.is_empty() {
+            return fail("command", "command must be specified".to_owned());
+        }
+        if !exec::VERSIONS.contains(&exec.api_version.as_str()) {
+            let problem = format!("exec plugin: invalid apiVersion {:?}", exec.api_version);
+            return fail("apiVersion", problem);
+        }
+        if exec.env.iter().any(|variable| variable.name.is_empty()) {
+            return fail("env", "env variable name must be specified".to_owned());
+        }
+        match exec.interactive_mode.as_str() {
+            "Never" | "IfAvailable" => {}
+            // The older version of the API has a default.
+            "" if exec.api_version == exec::VERSIONS[1] => {}
+            "" => return fail("interactiveMode", "interactiveMode must be specified".to_owned()),
+            "Always" => {
+                return fail("interactiveMode", "standard input is not a terminal".to_owned());
+            }
+            other => return fail("interactiveMode", format!("invalid interactiveMode: {other:?}")),
+        }
+        let command = if exec.command.contains('/') {
+            self.resolve(&exec.command)
+        } else {
+            PathBuf::from(&exec.command)
+        };
+        let variables = exec.env.iter();
+        Ok(Some(Plugin {
+            command,
+            args: exec.args.clone(),
+            env: variables.map(|one| (one.name.clone(), one.value.clone())).collect(),
+            api_version: exec.api_version.clone(),
+            install_hint: exec.install_hint.clone(),
+            cluster: if exec.provide_cluster_info {
+                Some(self.cluster_for_plugins(cluster)?)
+            } else {
+                None
+            },
+        }))
+    }
+
+    /// The cluster as a plug-in is told of it.
+    fn cluster_for_plugins(&self, cluster: &Cluster) -> Result<Value, KubeconfigError> {
+        let mut told = serde_json::json!({ "server": cluster.server });
+        let mut set = |name: &str, value: Value, set: bool| {
+            if set {
+                told[name] = value;
+            }
+        };
+        let server_name = &cluster.tls_server_name;
+        set("tls-server-name", server_name.as_str().into(), !server_name.is_empty());
+        set("insecure-skip-tls-verify", true.into(), cluster.insecure_skip_tls_verify);
+        let authority = "certificate-authority";
+        let roots = self.data_or_file(
+            &cluster.certificate_authority_data,
+            &cluster.certificate_authority,
+            authority,
+            authority,
+        )?;
+        if let Some((pem, _)) = roots {
+            let data = base64::engine::general_purpose::STANDARD.encode(pem);
+            set("certificate-authority-data", data.into(), true);
+        }
+        set("proxy-url", cluster.proxy_url.as_str().into(), !cluster.proxy_url.is_empty());
+        set("disable-compression", true.into(), cluster.disable_compression);
+        let extension = cluster.extensions.iter().find(|found| found.name == EXEC_EXTENSION);
+        if let Some(extension) = extension {
+            set("config", extension.extension.clone(), true);
+        }
+        Ok(told)
+    }
+
+    fn impersonation(&self, user: &User, name: &str) -> Result<http::HeaderMap, KubeconfigError> {
+        let field = || format!("users[{name}].user.as");
+        let more = !user.impersonate_uid.is_empty()
+            || !user.impersonate_groups.is_empty()
+            || !user.impersonate_extra.is_empty();
+        if user.impersonate.is_empty() && more {
+            let problem = "requesting uid, groups or user-extra without impersonating a user";
+            return Err(self.field_error(field(), problem.to_owned()));
+        }
+        impersonation::headers(
+            &user.impersonate,
+            &user.impersonate_uid,
+            &user.impersonate_groups,
+            &user.impersonate_extra,
+        )
+        .ok_or_else(|| {
+            let problem = "it holds characters that a header may not hold";
+            self.field_error(field(), problem.to_owned())
         })
     }
 
@@ -244,16 +443,6 @@ impl Loader<'_> {
 
     fn identity(&self, user: &User, name: &str) -> Result<Option<Identity>, KubeconfigError> {
         let prefix = format!("users[{name}].user");
-        if user.exec.is_some() || user.auth_provider.is_some() {
-            let problem = "credential plug-ins (exec, auth-provider) are not supported: use a certificate or a token";
-            return Err(self.field_error(prefix, problem.to_owned()));
-        }
-        if !user.username.is_empty() {
-            return Err(self.field_error(
-                format!("{prefix}.username"),
-                "basic authentication is not supported".into(),
-            ));
-        }
         let certificate = self.data_or_file(
             &user.client_certificate_data,
             &user.client_certificate,
@@ -281,19 +470,29 @@ impl Loader<'_> {
     }
 
     fn bearer(&self, user: &User, name: &str) -> Result<Bearer, KubeconfigError> {
+        let prefix = format!("users[{name}].user");
+        let basic = !user.username.is_empty() || !user.password.is_empty();
+        if basic && !user.token.is_empty() {
+            let problem = "more than one authentication method found; found [token basicAuth], \
+                only one is allowed";
+            return Err(self.field_error(prefix, problem.to_owned()));
+        }
         if !user.token_file.is_empty() {
             let file = self.resolve(&user.token_file);
             let token = self.read("tokenFile", &file)?;
             if token.iter().all(u8::is_ascii_whitespace) {
-                let field = format!("users[{name}].user.tokenFile");
+                let field = format!("{prefix}.tokenFile");
                 return Err(self.field_error(field, format!("{} is empty", file.display())));
             }
             return Ok(Bearer::File(file));
         }
-        Ok(if user.token.is_empty() {
-            Bearer::None
-        } else {
+        Ok(if !user.token.is_empty() {
             Bearer::Token(user.token.trim().to_owned())
+        } else if basic {
+            let both = format!("{}:{}", user.username, user.password);
+            Bearer::Basic(base64::engine::general_purpose::STANDARD.encode(both))
+        } else {
+            Bearer::None
         })
     }
 
@@ -322,32 +521,69 @@ impl Loader<'_> {
         Ok(Some((bytes, format!("{field} ({})", path.display()))))
     }
 
+    /// A field of the kubeconfig itself that is a text.
+    fn text<'v>(&self, config: &'v Value, name: &str) -> Result<&'v str, KubeconfigError> {
+        match config.get(name) {
+            None => Ok(""),
+            Some(value) => value
+                .as_str()
+                .ok_or_else(|| self.field_error(name.to_owned(), "it is no text".to_owned())),
+        }
+    }
+
+    /// The entry of a list that has a name; two of one name are none.
+    fn find<'v>(
+        &self,
+        config: &'v Value,
+        list: &str,
+        name: &str,
+    ) -> Result<Option<&'v Value>, KubeconfigError> {
+        let entries: &[Value] = match config.get(list) {
+            None => &[],
+            Some(Value::Array(entries)) => entries,
+            Some(_) => {
+                return Err(self.field_error(list.to_owned(), "it is no list".to_owned()));
+            }
+        };
+        let mut names = std::collections::BTreeSet::new();
+        let name_of = |entry: &'v Value| entry.get("name").and_then(Value::as_str);
+        for entry in entries {
+            let name = name_of(entry).unwrap_or_default();
+            if !names.insert(name) {
+                return Err(self.field_error(list.to_owned(), format!("duplicate name {name:?}")));
+            }
+        }
+        Ok(entries.iter().find(|entry| name_of(entry) == Some(name)))
+    }
+
+    /// What an entry of a list says in its one field.
     fn section<T: serde::de::DeserializeOwned + Default>(
         &self,
-        list: &[Named],
-        section: &str,
+        config: &Value,
+        list: &str,
+        field: &str,
         name: &str,
-        pick: fn(&Named) -> &serde_json::Value,
     ) -> Result<T, KubeconfigError> {
         if name.is_empty() {
-            let problem = if section == "contexts" {
-                "it is not set"
+            let (field, problem) = if list == "contexts" {
+                ("current-context", "it is not set")
             } else {
-                "the current context names none"
+                (list, "the current context names none")
             };
-            let field = if section == "contexts" { "current-context" } else { section };
             return Err(self.field_error(field.to_owned(), problem.to_owned()));
         }
-        let found = list.iter().find(|named| named.name == name).ok_or_else(|| {
-            self.field_error(section.to_owned(), format!("there is none named {name:?}"))
+        let found = self.find(config, list, name)?.ok_or_else(|| {
+            self.field_error(list.to_owned(), format!("there is none named {name:?}"))
         })?;
-        let value = pick(found);
-        if value.is_null() {
-            return Ok(T::default());
-        }
+        let Some(value) = found.get(field) else { return Ok(T::default()) };
         // serde's text would quote values, which may be secrets.
         T::deserialize(value).map_err(|_| {
-            self.field_error(format!("{section}[{name}]"), "a field has the wrong type".to_owned())
+            let place = format!("{list}[{name}].{field}");
+            let place = match wrong_field::<T>(value) {
+                Some(inner) => format!("{place}.{inner}"),
+                None => place,
+            };
+            self.field_error(place, "it has the wrong type".to_owned())
         })
     }
 
@@ -373,13 +609,33 @@ impl Loader<'_> {
     }
 }
 
-/// A server without a scheme is https, as client-go has it.
+/// The field of an object that alone makes it no `T`.
+fn wrong_field<T: serde::de::DeserializeOwned>(value: &Value) -> Option<&str> {
+    let is_wrong =
+        |name: &str, value: &Value| T::deserialize(serde_json::json!({ name: value })).is_err();
+    let mut fields = value.as_object()?.iter();
+    fields.find(|(name, value)| is_wrong(name, value)).map(|(name, _)| name.as_str())
+}
+
+/// Removes what says null, which for Go says nothing.
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// A server without a scheme is http, as client-go has it.
 fn normalised(server: &str) -> String {
     let server = server.trim_end_matches('/');
     if server.contains("://") || server.is_empty() {
         server.to_owned()
     } else {
-        format!("https://{server}")
+        format!("http://{server}")
     }
 }
 
@@ -393,7 +649,7 @@ mod tests {
 
     fn understand(text: &str) -> Result<Access, String> {
         Loader { path: Path::new("/etc/kubernetes/kubelet.conf") }
-            .understand(text)
+            .understand(text.as_bytes())
             .map_err(|error| error.to_string())
     }
 
@@ -447,7 +703,7 @@ mod tests {
     fn errors_name_the_file_and_the_field() {
         refused("current-context: c\n", "contexts: there is none named \"c\"");
         refused("clusters: []\n", "current-context: it is not set");
-        refused("a: [", "not the expected YAML");
+        refused("a: [", "neither YAML nor JSON");
         refused(&kubeconfig("{server: 'ftp://x'}", "{}"), "clusters[k].cluster.server");
         refused(
             &kubeconfig("{server: 'https://x', certificate-authority-data: '?'}", "{}"),
@@ -463,11 +719,81 @@ mod tests {
         );
         refused(
             &kubeconfig("{server: 'https://x'}", "{token: [s3cret]}"),
-            "users[u]: a field has the wrong type",
+            "users[u].user.token: it has the wrong type",
         );
-        refused(
-            &kubeconfig("{server: 'https://x'}", "{exec: {command: x}}"),
-            "credential plug-ins",
+        for (user, expected) in [
+            ("{exec: {command: x}}", "users[u].user.exec.apiVersion: exec plugin: invalid"),
+            (
+                "{exec: {command: x, apiVersion: client.authentication.k8s.io/v1}}",
+                "users[u].user.exec.interactiveMode: interactiveMode must be specified",
+            ),
+            (
+                "{exec: {command: x, apiVersion: client.authentication.k8s.io/v1, interactiveMode: Always}}",
+                "standard input is not a terminal",
+            ),
+            ("{as-groups: [a]}", "users[u].user.as: requesting uid, groups or user-extra"),
+            ("{token: s3cret, username: u}", "users[u].user: more than one authentication method"),
+        ] {
+            refused(&kubeconfig("{server: 'https://x'}", user), expected);
+        }
+        for (cluster, expected) in [
+            ("{server: 'https://x', proxy-url: 'ftp://s3cret@x'}", "clusters[k].cluster.proxy-url"),
+            ("{server: [x]}", "clusters[k].cluster.server: it has the wrong type"),
+        ] {
+            refused(&kubeconfig(cluster, "{}"), expected);
+        }
+        let twice = kubeconfig("{server: 'https://x'}", "{}")
+            .replace("clusters: [", "clusters: [{name: k}, ");
+        refused(&twice, "clusters: duplicate name \"k\"");
+        let pod = kubeconfig("{server: 'https://x'}", "{}").replace("kind: Config", "kind: Pod");
+        refused(&pod, "no kind \"Pod\" is registered for version \"v1\"");
+        let pair = rcgen::generate_simple_self_signed(["node".to_owned()]).expect("a certificate");
+        let data = base64::engine::general_purpose::STANDARD.encode(pair.cert.pem());
+        let cluster = format!(
+            "{{server: 'https://x', insecure-skip-tls-verify: true, certificate-authority-data: {data}}}"
         );
+        refused(&kubeconfig(&cluster, "{}"), "with the insecure flag is not allowed");
+    }
+
+    #[test]
+    fn what_client_go_takes_is_taken() {
+        let with =
+            |cluster: &str, user: &str| understand(&kubeconfig(cluster, user)).expect("taken");
+        let server = "{server: 'https://x'}";
+        let twice = kubeconfig(server, "{token: a}") + "current-context: c\n";
+        assert_eq!(understand(&twice).expect("taken").bearer, Bearer::Token("a".to_owned()));
+        let other = kubeconfig(server, "{token: a}").replace("user: u}", "user: nope}");
+        assert_eq!(understand(&other).expect("taken").bearer, Bearer::None);
+        let basic = with(server, "{username: u, password: p}");
+        assert_eq!(basic.bearer, Bearer::Basic("dTpw".to_owned()));
+        let plain = with("{server: 'x:8080'}", "{token: a}");
+        assert_eq!(
+            (plain.server.to_string().as_str(), plain.bearer),
+            ("http://x:8080/", Bearer::None)
+        );
+        let proxied = with("{server: 'https://x', proxy-url: 'socks5://p:1'}", "{token: null}");
+        assert_eq!(proxied.proxy.expect("a proxy").to_string(), "socks5://p:1/");
+        let other = with(server, "{as: a, as-groups: [g, h], as-user-extra: {Sc opes: [x]}}");
+        assert_eq!(other.impersonation["impersonate-user"], "a");
+        assert_eq!(other.impersonation.get_all("impersonate-group").iter().count(), 2);
+        assert_eq!(other.impersonation["impersonate-extra-sc%20opes"], "x");
+    }
+
+    #[test]
+    fn reads_the_plugin_of_eks() {
+        let user = "{exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: aws, \
+            args: [eks, get-token], env: [{name: A, value: b}], provideClusterInfo: true}}";
+        let cluster = "{server: 'https://x', extensions: [{name: client.authentication.k8s.io/exec, \
+            extension: {audience: a}}]}";
+        let plugin = understand(&kubeconfig(cluster, user)).expect("taken").plugin.expect("one");
+        assert_eq!(plugin.command, Path::new("aws"));
+        assert_eq!(plugin.env, [("A".to_owned(), "b".to_owned())]);
+        let told = serde_json::json!({"server": "https://x", "config": {"audience": "a"}});
+        assert_eq!(plugin.cluster, Some(told));
+        let own = user.replace("command: aws", "command: ./bin/aws");
+        let plugin = understand(&kubeconfig(cluster, &own)).expect("taken").plugin.expect("one");
+        assert_eq!(plugin.command, Path::new("/etc/kubernetes/./bin/aws"));
+        let both = user.replace("{exec", "{token: a, exec");
+        assert_eq!(understand(&kubeconfig(cluster, &both)).expect("taken").plugin, None);
     }
 }

@@ -13,19 +13,23 @@
 
 pub mod claims;
 pub mod client;
+mod config;
 pub mod connectivity;
 pub mod correlate;
 pub mod credentials;
 pub mod events;
 pub mod events_task;
+pub mod exec;
 pub mod failure;
 #[cfg(any(test, feature = "testkit"))]
 pub mod fake;
+mod impersonation;
 pub mod kubeconfig;
 pub mod limiter;
 pub mod list_watch;
 pub mod nodes;
 pub mod objects;
+pub mod proxy;
 pub mod random;
 pub mod runtime_classes;
 pub mod services;

@@ -7,8 +7,6 @@ use std::ops::ControlFlow;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::list_watch::{self, Change};
@@ -43,14 +41,14 @@ pub struct Handle {
     state: watch::Receiver<State>,
 }
 
-/// Starts the watch.
-pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Handle {
+/// Makes the handle and the task that watches the classes.
+pub fn new(clients: &Clients) -> (Handle, impl Future<Output = ()> + Send + use<>) {
     let (sender, state) = watch::channel(State::default());
     let api: Api<Watched<RuntimeClass>> = Api::all(clients.watches.clone());
     let reach = clients.reach.clone();
-    tasks.spawn(async move {
+    let task = async move {
         let reduce = |class: RuntimeClass| (class.metadata.name.unwrap_or_default(), class.handler);
-        let follow = list_watch::follow((api, &reach), None, reduce, |change| {
+        list_watch::follow((api, &reach), None, reduce, |change| {
             sender.send_if_modified(|state| {
                 match change {
                     Change::Reset(classes) => {
@@ -68,10 +66,10 @@ pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationTok
                 true
             });
             ControlFlow::Continue(())
-        });
-        cancel.run_until_cancelled(follow).await;
-    });
-    Handle { state }
+        })
+        .await;
+    };
+    (Handle { state }, task)
 }
 
 impl Handle {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 use kube::Api;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::list_watch::{self, Change};
@@ -63,29 +61,29 @@ pub struct Handle {
     state: watch::Receiver<State>,
 }
 
-/// Starts the watch.
-pub fn start(clients: &Clients, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Handle {
+/// Makes the handle and the task that watches the services.
+pub fn new(clients: &Clients) -> (Handle, impl Future<Output = ()> + Send + use<>) {
     let (sender, state) = watch::channel(State::default());
     let api: Api<Watched<api::Service>> = Api::all(clients.watches.clone());
     let reach = clients.reach.clone();
-    tasks.spawn(async move {
+    let task = async move {
         let mut problem = String::new();
-        let follow = list_watch::follow((api, &reach), None, reduce, |change| {
+        list_watch::follow((api, &reach), None, reduce, |change| {
             if let Change::Failed(text) = &change
                 && *text != problem
             {
                 tracing::warn!(
                     error = text,
-                    "Cannot watch services; environment variables of services may be missing"
+                    "cannot watch services; environment variables of services may be missing"
                 );
                 problem.clone_from(text);
             }
             sender.send_if_modified(|state| apply(state, change));
             ControlFlow::Continue(())
-        });
-        cancel.run_until_cancelled(follow).await;
-    });
-    Handle { state }
+        })
+        .await;
+    };
+    (Handle { state }, task)
 }
 
 impl Handle {

@@ -21,7 +21,7 @@ use super::client::Clients;
 use super::failure::{self, FailureKind};
 use super::random;
 use crate::clock::Clock;
-use crate::model::{Mono, Now, PodUid, Wall};
+use crate::model::{Mono, Now, PodUid, Wall, time};
 
 /// The longest time between two requests for one token, whatever its expiry.
 const LONGEST_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -145,7 +145,7 @@ impl Handle {
                         namespace = request.namespace,
                         service_account = request.service_account,
                         error = error.problem,
-                        "Could not renew a service account token, the old one is still valid"
+                        "a service account token could not be renewed; the old one is still valid"
                     );
                     let refresh_at = now.mono.after(RETRY);
                     Ok(Token { refresh_at, ..known.token.clone() })
@@ -237,7 +237,7 @@ fn is_fresh(cached: &Cached, now: Now) -> bool {
 /// Upstream's rule: at 80 % of the life, at the latest after a day, a little earlier at random.
 fn refresh_at(expires_at: Wall, asked_seconds: i64, early: Duration, now: Now) -> Mono {
     let left = Duration::try_from(expires_at.duration_since(now.wall)).unwrap_or_default();
-    let asked = Duration::from_secs(u64::try_from(asked_seconds).unwrap_or_default());
+    let asked = time::seconds(asked_seconds);
     // The server may give another life than was asked; the share of it that is left unused follows
     // what was asked.
     let life = if asked.is_zero() { left } else { asked };

@@ -16,7 +16,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -25,8 +24,10 @@ use parking_lot::{Mutex, RwLock};
 use tower::BoxError;
 
 use super::connectivity::Connectivity;
-use super::credentials::Credentials;
+use super::credentials::{Credentials, CredentialsError};
+use super::exec::ExecError;
 use super::limiter::{Limiter, Urgency};
+use super::proxy::ServerConnector;
 
 /// Requests in flight (watches above all) on one connection before another one is opened: 80 % of
 /// the 100 streams that an API server allows. hyper hides the peer's real setting.
@@ -45,7 +46,7 @@ const PROOF_DEADLINE: Duration = Duration::from_secs(2);
 /// The largest answer that is read: a list of 5000 services takes about 10 MB.
 const MAX_ANSWER: u64 = 512 << 20;
 
-type Connections = Client<HttpsConnector<HttpConnector>, Body>;
+type Connections = Client<ServerConnector, Body>;
 
 /// What one lane is for.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,12 @@ pub enum TransportError {
     /// The body did not come in time.
     #[error("the API server's answer broke off: not complete within {0:?}")]
     BodyDeadline(Duration),
+    /// The plug-in gives no credentials.
+    #[error("getting credentials: {0}")]
+    Plugin(#[source] ExecError),
+    /// What the plug-in gave cannot be used.
+    #[error("getting credentials: {0}")]
+    Credentials(#[from] CredentialsError),
     /// The bearer token cannot be read.
     #[error("cannot read the token file {file}")]
     Token {
@@ -92,13 +99,16 @@ struct Inner {
     kind: LaneKind,
     base: Uri,
     credentials: Arc<Credentials>,
+    impersonation: http::HeaderMap,
+    /// The certificate that the connections were made with.
+    shown: Mutex<Option<Arc<rustls::sign::CertifiedKey>>>,
     limiter: Limiter,
     reach: Connectivity,
     connections: Mutex<Vec<Connection>>,
     make: RwLock<Make>,
 }
 
-type Make = Arc<dyn Fn() -> HttpsConnector<HttpConnector> + Send + Sync>;
+type Make = Arc<dyn Fn() -> ServerConnector + Send + Sync>;
 
 struct Connection {
     client: Connections,
@@ -130,15 +140,22 @@ impl Lane {
     pub fn new(
         kind: LaneKind,
         base: Uri,
-        credentials: Arc<Credentials>,
+        (credentials, impersonation): (Arc<Credentials>, http::HeaderMap),
         (limiter, reach): (Limiter, Connectivity),
         make: Make,
     ) -> Self {
-        let connections = Mutex::new(Vec::new());
-        let make = RwLock::new(make);
-        Self {
-            inner: Arc::new(Inner { kind, base, credentials, limiter, reach, connections, make }),
-        }
+        let inner = Inner {
+            kind,
+            base,
+            shown: Mutex::new(credentials.shown()),
+            credentials,
+            impersonation,
+            limiter,
+            reach,
+            connections: Mutex::new(Vec::new()),
+            make: RwLock::new(make),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Lets go of every connection: requests in flight end on the old ones, new ones connect anew.
@@ -177,6 +194,20 @@ impl Lane {
         (client, StreamGuard(state))
     }
 
+    /// Lets go of connections that were made with a certificate that has been replaced.
+    fn follow_certificate(&self) {
+        let present = self.inner.credentials.shown();
+        let mut shown = self.inner.shown.lock();
+        let same = match (&*shown, &present) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        if !same {
+            *shown = present;
+            self.reconnect();
+        }
+    }
+
     /// Sends one request, one at a time while the connection is not proven.
     async fn exchange(
         client: Connections,
@@ -201,12 +232,14 @@ impl Lane {
         inner.limiter.wait(inner.kind.urgency).await;
         let timing = Timing::of(request.uri(), inner.kind.deadline);
         *request.uri_mut() = absolute(&inner.base, request.uri())?;
-        if let Some(bearer) = inner.credentials.bearer().await? {
-            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        let bearer = inner.credentials.bearer().await?;
+        self.follow_certificate();
+        let headers = request.headers_mut();
+        if let Some(bearer) = &bearer {
+            headers.insert(header::AUTHORIZATION, bearer.clone());
         }
-        request
-            .headers_mut()
-            .insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
+        headers.extend(inner.impersonation.clone());
         let (client, guard) = self.pick();
         let answer =
             tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
@@ -214,6 +247,9 @@ impl Lane {
                 .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()))
                 .inspect_err(|_| inner.reach.lost())?;
         inner.reach.answered(answer.status());
+        if answer.status() == http::StatusCode::UNAUTHORIZED {
+            inner.credentials.refused(bearer.as_ref()).await;
+        }
         Ok(answer.map(|body| LaneBody {
             incoming: body,
             read: 0,

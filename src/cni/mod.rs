@@ -5,6 +5,7 @@
 //! the configuration changes (for `cri::condition`), [`diagnose`] says what is wrong with it,
 //! [`install`] puts one in place where there is none.
 
+mod problem;
 mod watch;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::linux::fs::{ensure_dir, write_atomic};
 
+pub use problem::{NetworkProblem, problem};
 pub use watch::{Watcher, watch};
 
 /// Where the runtime looks, unless it is configured otherwise.

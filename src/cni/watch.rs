@@ -8,7 +8,6 @@ use std::time::Duration;
 use inotify::{EventMask, Inotify, WatchMask};
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
-use tokio_util::sync::CancellationToken;
 
 /// A configuration is often several files and renames: they are one change.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -31,19 +30,13 @@ pub fn watch(dir: &Path) -> (watch::Receiver<u64>, Watcher) {
 }
 
 impl Watcher {
-    /// Runs until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Watches for ever; may be dropped at any await.
+    pub async fn run(self) {
         loop {
-            // Waiting only: dropping it loses nothing but the watch, which is made anew.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                outcome = self.follow() => if let Err(error) = outcome {
-                    tracing::warn!(dir = %self.dir.display(), %error, "The CNI configuration cannot be watched");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(AGAIN) => {}
-                    }
-                },
+            if let Err(error) = self.follow().await {
+                let dir = self.dir.display();
+                tracing::warn!(%dir, %error, "the CNI configuration cannot be watched");
+                tokio::time::sleep(AGAIN).await;
             }
         }
     }
@@ -115,8 +108,6 @@ fn is_gone(mask: EventMask) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use tokio_util::sync::CancellationToken;
-
     use super::watch;
 
     #[tokio::test]
@@ -124,9 +115,8 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("cni/net.d");
         let (mut changes, watcher) = watch(&dir);
-        let stop = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(watcher.run(stop.clone()));
+        tasks.spawn(watcher.run());
         let limit = Duration::from_secs(20);
         let next = async |changes: &mut watch::Receiver<u64>| {
             tokio::time::timeout(limit, changes.changed())
@@ -143,7 +133,5 @@ mod tests {
         }
         std::fs::remove_dir_all(&dir).expect("removed");
         next(&mut changes).await;
-        stop.cancel();
-        tasks.join_all().await;
     }
 }

@@ -1,14 +1,12 @@
 //! From the text of a configuration file to a typed configuration and a list of what looked wrong.
 //!
-//! YAML 1.1 as Go's library reads it (JSON is a part of it): the first document only, `0755` is
-//! octal, `yes` is true, `5.0` is an integer. Unknown and repeated fields are warnings that name
-//! them; a value of the wrong type is an error that names its field, and all such errors are
-//! reported together. Pure: `file` reads the text.
+//! [`document`] reads the text. Unknown and repeated fields are warnings that name them; a value of
+//! the wrong type is an error that names its field, and all such errors are reported together. A
+//! drop-in is read strictly: a repeated field is an error. Pure: `file` reads the files.
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
-use std::cell::RefCell;
-use std::fmt;
+use serde_json::{Map, Value};
+
+use super::document;
 
 use super::types::{API_VERSION, KIND, KubeletConfiguration};
 
@@ -24,6 +22,12 @@ pub enum DecodeError {
     /// It does not say what it is.
     #[error("Object '{0}' is missing")]
     Missing(&'static str),
+    /// What it says it is is no text.
+    #[error("couldn't get version/kind; json parse error: {0} is no string")]
+    NoText(&'static str),
+    /// Fields of a drop-in that stand twice.
+    #[error("strict decoding error: {}", already_set(.0))]
+    Repeated(Vec<String>),
     /// It is something else.
     #[error(
         "no kind {kind:?} is registered for version {version:?}: expected {KIND} of {API_VERSION}"
@@ -39,6 +43,12 @@ pub enum DecodeError {
     Fields(Vec<String>),
 }
 
+fn already_set(fields: &[String]) -> String {
+    let texts: Vec<String> =
+        fields.iter().map(|field| format!("key {field:?} already set in map")).collect();
+    texts.join(", ")
+}
+
 /// What a file says, before types: its fields, and complaints about repeated ones.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Document {
@@ -48,25 +58,60 @@ pub(super) struct Document {
     pub repeated: Vec<String>,
 }
 
-/// Reads a file's text up to its fields. `nulls` keeps fields that say null: in a drop-in they mean
-/// "remove".
-pub(super) fn parse(text: &str, nulls: bool) -> Result<Document, DecodeError> {
-    let repeated = RefCell::new(Vec::new());
-    let value = read_first_document(text, &repeated)?;
-    let Value::Object(mut fields) = value else { return Err(DecodeError::NotAnObject) };
-    let mut take = |name: &'static str| match fields.remove(name) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text),
-        Some(_) | None => Err(DecodeError::Missing(name)),
-    };
-    let (kind, version) = (take("kind")?, take("apiVersion")?);
+/// What a text is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The file that `--config` names: leniently.
+    File,
+    /// A file of the drop-in directory: strictly, and null means "remove".
+    DropIn,
+}
+
+/// Reads a file's text up to its fields.
+pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Document, DecodeError> {
+    let read = document::read(bytes).map_err(|error| DecodeError::Syntax(error.to_string()))?;
+    let Value::Object(mut fields) = read.value else { return Err(DecodeError::NotAnObject) };
+    let kind = type_field(&fields, "kind", role)?;
+    let version = type_field(&fields, "apiVersion", role)?;
     if kind != KIND || version != API_VERSION {
         return Err(DecodeError::OtherKind { kind, version });
     }
+    fields.retain(|name, _| name != "kind" && name != "apiVersion");
+
     let mut fields = Value::Object(fields);
-    if !nulls {
-        drop_nulls(&mut fields);
+    match role {
+        Role::File => drop_nulls(&mut fields),
+        Role::DropIn if read.repeated.is_empty() => {}
+        Role::DropIn => return Err(DecodeError::Repeated(read.repeated)),
     }
-    Ok(Document { fields, repeated: repeated.into_inner() })
+    Ok(Document { fields, repeated: read.repeated })
+}
+
+/// `kind` or `apiVersion`. Go finds both whatever their case, and so a file may say `Kind`; a
+/// drop-in may not.
+fn type_field(
+    fields: &Map<String, Value>,
+    name: &'static str,
+    role: Role,
+) -> Result<String, DecodeError> {
+    let is_it = |key: &str| match role {
+        Role::File => key.eq_ignore_ascii_case(name),
+        Role::DropIn => key == name,
+    };
+    let mut found = "";
+    for (_, value) in fields.iter().filter(|(key, _)| is_it(key)) {
+        match value {
+            Value::String(text) => found = text,
+            Value::Null => {}
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                return Err(DecodeError::NoText(name));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(DecodeError::Missing(name));
+    }
+    Ok(found.to_owned())
 }
 
 /// Gives the fields their types. Returns the configuration and the names of unknown fields.
@@ -108,153 +153,6 @@ fn narrow<'a>(path: &mut Vec<&'a str>, value: &'a Value, problems: &mut Vec<Stri
     }
 }
 
-fn read_first_document(text: &str, repeated: &RefCell<Vec<String>>) -> Result<Value, DecodeError> {
-    let options = serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
-        legacy_octal_numbers: true,
-    };
-    let root = Tree { path: String::new(), repeated };
-    serde_saphyr::with_deserializer_from_str_with_options(
-        first_document(text),
-        options,
-        |deserializer| root.deserialize(deserializer),
-    )
-    .map_err(|error| DecodeError::Syntax(error.without_snippet().to_string()))
-}
-
-/// The text up to the marker that begins a second document: Go's library reads no further.
-fn first_document(text: &str) -> &str {
-    let mut offset = 0;
-    let mut content = false;
-    for line in text.split_inclusive('\n') {
-        let marker = line.trim_end();
-        if content && (marker == "---" || marker.starts_with("--- ") || marker == "...") {
-            return &text[..offset];
-        }
-        let blank =
-            marker.is_empty() || marker.trim_start().starts_with('#') || marker.starts_with('%');
-        content |= !blank && marker != "---";
-        offset += line.len();
-    }
-    text
-}
-
-/// Builds a [`Value`] and notes keys that stand twice in one map; the later one wins.
-struct Tree<'a> {
-    path: String,
-    repeated: &'a RefCell<Vec<String>>,
-}
-
-impl Tree<'_> {
-    fn child(&self, name: &str) -> Self {
-        let path =
-            if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        Self { path, repeated: self.repeated }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Tree<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(integral(value).map_or_else(
-            || Number::from_f64(value).map_or(Value::Null, Value::Number),
-            Value::from,
-        ))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.deserialize(deserializer)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(self.child(&values.len().to_string()))? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = entries.next_key_seed(Key)? {
-            let child = self.child(&key);
-            let path = child.path.clone();
-            let value = entries.next_value_seed(child)?;
-            if map.insert(key, value).is_some() {
-                self.repeated.borrow_mut().push(path);
-            }
-        }
-        Ok(Value::Object(map))
-    }
-}
-
-/// A key as its text, whatever YAML took it for.
-struct Key;
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<String, E> {
-        Ok(value.to_owned())
-    }
-}
-
-/// `5.0` as 5, as Go's conversion by way of JSON makes it.
-#[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
-fn integral(value: f64) -> Option<i64> {
-    const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
-    (value.fract() == 0.0 && value.abs() <= LARGEST_EXACT).then_some(value as i64)
-}
-
 /// Fields whose members have names of the administrator's choice: there null is a value, the zero
 /// one, and a threshold without one is refused. Everywhere else null says nothing.
 const MAPS: [&str; 12] = [
@@ -272,10 +170,33 @@ const MAPS: [&str; 12] = [
     "topologyManagerPolicyOptions",
 ];
 
+/// Durations, for which null is no valid text.
+const DURATIONS: [&str; 19] = [
+    "cacheAuthorizedTTL",
+    "cacheTTL",
+    "cacheUnauthorizedTTL",
+    "containerLogMonitorInterval",
+    "cpuCFSQuotaPeriod",
+    "cpuManagerReconcilePeriod",
+    "evictionPressureTransitionPeriod",
+    "fileCheckFrequency",
+    "httpCheckFrequency",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "nodeStatusReportFrequency",
+    "nodeStatusUpdateFrequency",
+    "runtimeRequestTimeout",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodCriticalPods",
+    "streamingConnectionIdleTimeout",
+    "syncFrequency",
+    "volumeStatsAggPeriod",
+];
+
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
+            map.retain(|name, value| !value.is_null() || DURATIONS.contains(&name.as_str()));
             map.iter_mut()
                 .filter(|(name, _)| !MAPS.contains(&name.as_str()))
                 .for_each(|(_, value)| drop_nulls(value));
@@ -292,7 +213,7 @@ mod tests {
     const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
     fn decode(body: &str) -> Result<(KubeletConfiguration, Vec<String>, Vec<String>), DecodeError> {
-        let document = parse(&format!("{HEAD}{body}"), false)?;
+        let document = parse(format!("{HEAD}{body}").as_bytes(), Role::File)?;
         let (config, unknown) = typed(&document.fields)?;
         Ok((config, unknown, document.repeated))
     }
@@ -315,11 +236,14 @@ mod tests {
     #[test]
     fn reads_json_and_the_first_document_only() {
         let json = r#"{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 7}"#;
-        assert_eq!(parse(json, false).expect("JSON").fields, serde_json::json!({ "maxPods": 7 }));
+        assert_eq!(
+            parse(json.as_bytes(), Role::File).expect("JSON").fields,
+            serde_json::json!({ "maxPods": 7 })
+        );
         max_pods("maxPods: 5\n---\nmaxPods: 6\n", 5);
         let leading = format!("# comment\n---\n{HEAD}maxPods: 9\n");
         assert_eq!(
-            parse(&leading, false).expect("YAML").fields,
+            parse(leading.as_bytes(), Role::File).expect("YAML").fields,
             serde_json::json!({ "maxPods": 9 })
         );
     }
@@ -363,11 +287,68 @@ mod tests {
     }
 
     #[test]
+    fn kind_and_version_are_found_whatever_their_case() {
+        for head in
+            ["Kind: KubeletConfiguration\napiVersion: ", "kind: KubeletConfiguration\nApiVersion: "]
+        {
+            let text = format!("{head}{API_VERSION}\nmaxPods: 5\n");
+            let document = parse(text.as_bytes(), Role::File).expect("upstream takes it");
+            let (config, unknown) = typed(&document.fields).expect("typed");
+            assert_eq!((config.max_pods, unknown.len()), (5, 1), "{unknown:?}");
+            let error = parse(text.as_bytes(), Role::DropIn).expect_err("strict");
+            assert!(matches!(error, DecodeError::Missing(_)), "{error}");
+        }
+        let number = parse(b"kind: 1", Role::File);
+        assert_eq!(number, Err(DecodeError::NoText("kind")));
+    }
+
+    #[test]
+    fn a_repeated_field_of_a_drop_in_is_an_error() {
+        let text = format!("{HEAD}maxPods: 60\nmaxPods: 61\n");
+        let error = parse(text.as_bytes(), Role::DropIn).expect_err("strict").to_string();
+        assert_eq!(error, "strict decoding error: key \"maxPods\" already set in map");
+    }
+
+    #[test]
+    fn a_duration_that_is_null_is_refused() {
+        let document = KubeletConfiguration::default().to_document();
+        let is_duration = |value: &Value| {
+            value.as_str().is_some_and(|text| super::super::GoDuration::parse(text).is_ok())
+        };
+        let mut seen = 0;
+        for (name, _) in
+            document.as_object().expect("an object").iter().filter(|(_, value)| is_duration(value))
+        {
+            let error = decode(&format!("{name}: null")).expect_err(name).to_string();
+            assert!(error.contains(r#"time: invalid duration """#), "{error}");
+            seen += 1;
+        }
+        assert_eq!(seen, DURATIONS.len() - 3, "three are nested");
+        decode(
+            "logging: {flushFrequency: null}\ncrashLoopBackOff: {maxContainerRestartPeriod: null}",
+        )
+        .expect("upstream takes these");
+    }
+
+    #[test]
+    fn numbers_of_json_are_as_they_are_written() {
+        let json = |value: &str| {
+            let text =
+                format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","maxPods":{value}}}"#);
+            parse(text.as_bytes(), Role::File).and_then(|document| typed(&document.fields))
+        };
+        json("77").expect("a number");
+        for value in ["7.7e1", "5.0", "077"] {
+            json(value).expect_err(value);
+        }
+    }
+
+    #[test]
     fn insists_on_kind_and_version() {
-        assert_eq!(parse("maxPods: 1", false), Err(DecodeError::Missing("kind")));
-        assert_eq!(parse("- a", false), Err(DecodeError::NotAnObject));
-        assert_eq!(parse("# nothing", false), Err(DecodeError::NotAnObject));
-        let other = parse("apiVersion: v1\nkind: Pod", false).expect_err("another kind");
+        assert_eq!(parse(b"maxPods: 1", Role::File), Err(DecodeError::Missing("kind")));
+        assert_eq!(parse(b"- a", Role::File), Err(DecodeError::NotAnObject));
+        assert_eq!(parse(b"# nothing", Role::File), Err(DecodeError::NotAnObject));
+        let other = parse(b"apiVersion: v1\nkind: Pod", Role::File).expect_err("another kind");
         assert!(
             other.to_string().starts_with("no kind \"Pod\" is registered for version \"v1\""),
             "{other}"
@@ -377,7 +358,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(text in "(?s).{0,200}", name in "[a-zA-Z]{1,20}", value in "(?s).{0,40}") {
-            drop(parse(&text, false));
+            drop(parse(text.as_bytes(), Role::File));
             drop(decode(&format!("{name}: {value}")));
         }
     }

@@ -239,6 +239,9 @@ fn or_default<T: Default + PartialEq + Clone>(slot: &mut T, default: &T) {
 /// Gives every field in which zero means "not said" its default.
 fn fill_zeros(config: &mut KubeletConfiguration) {
     let defaults = KubeletConfiguration::default();
+    if config.logging.flush_frequency.duration == GoDuration::ZERO {
+        config.logging.flush_frequency = defaults.logging.flush_frequency;
+    }
     macro_rules! fill {
         ($($($field:ident).+),* $(,)?) => {
             $( or_default(&mut config.$($field).+, &defaults.$($field).+); )*
@@ -250,7 +253,6 @@ fn fill_zeros(config: &mut KubeletConfiguration) {
         authorization.webhook.cache_authorized_ttl,
         authorization.webhook.cache_unauthorized_ttl,
         logging.format,
-        logging.flush_frequency,
         pod_logs_dir,
         sync_frequency,
         file_check_frequency,

@@ -166,7 +166,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("configMapAndSecretChangeDetectionStrategy", Other, Yes),
     ("systemReserved", Reservation, Yes),
     ("kubeReserved", Reservation, Yes),
-    ("reservedSystemCPUs", Reservation, No),
+    ("reservedSystemCPUs", Reservation, Partly("it counts as systemReserved; containers use these cpus too")),
     ("showHiddenMetricsForVersion", Other, No),
     ("systemReservedCgroup", Cgroups, No),
     ("kubeReservedCgroup", Cgroups, No),
@@ -206,14 +206,14 @@ pub(super) static FLAGS: &[Row] = &[
     ("--cloud-provider", Other, Yes),
     ("--config", Other, Yes),
     ("--config-dir", Other, Yes),
-    ("--exit-on-lock-contention", Other, No),
+    ("--exit-on-lock-contention", Other, Yes),
     ("--help", Other, Yes),
     ("--hostname-override", Other, Yes),
     ("--housekeeping-interval", Other, Never),
-    ("--image-credential-provider-bin-dir", Other, No),
-    ("--image-credential-provider-config", Other, No),
+    ("--image-credential-provider-bin-dir", Other, Partly("it is checked; no plug-in is asked")),
+    ("--image-credential-provider-config", Other, Partly("it is checked; no plug-in is asked")),
     ("--kubeconfig", Other, Yes),
-    ("--lock-file", Other, No),
+    ("--lock-file", Other, Yes),
     ("--node-ip", Other, Yes),
     ("--node-labels", Other, Yes),
     ("--root-dir", Other, Yes),
@@ -246,7 +246,13 @@ pub(super) fn without_effect(
         let pointer = format!("/{}", path.replace('.', "/"));
         set.pointer(&pointer) != defaults.pointer(&pointer)
     };
-    let fields = FIELDS.iter().filter(|(path, ..)| differs(path));
+    // Without enforcement, or with that of pods, nothing is missing.
+    let enforced_here = |level: &String| matches!(level.as_str(), "pods" | "none");
+    let has_effect = |path: &str| {
+        path == "enforceNodeAllocatable"
+            && config.enforce_node_allocatable.iter().all(enforced_here)
+    };
+    let fields = FIELDS.iter().filter(|(path, ..)| differs(path) && !has_effect(path));
     let flags = FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-')));
     let set: Vec<&Row> = fields.chain(flags).collect();
     let mut warnings: Vec<ConfigWarning> =
@@ -356,6 +362,8 @@ mod tests {
         defaults::default_eviction_hard(&mut config, &Value::Null);
         let flags = Flags::default();
         assert_eq!(without_effect(&flags, &config, true), []);
+        config.enforce_node_allocatable.clear();
+        assert_eq!(without_effect(&flags, &config, true), [], "it is honoured");
         config.run_once = true;
         let warnings = without_effect(&flags, &config, true);
         assert_eq!(warnings.len(), 1);

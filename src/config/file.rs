@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::decode::{self, Document};
+use super::decode::{self, Document, Role};
 use super::types::KubeletConfiguration;
 use super::{ConfigError, ConfigWarning, defaults};
 
@@ -21,8 +21,8 @@ pub(super) fn load(
     let path = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
     let fail = |problem: String| ConfigError::File { path: path.clone(), problem };
     let text = read(&path).map_err(fail)?;
-    let document =
-        decode::parse(&text, false).map_err(|error| fail(format!("failed to decode: {error}")))?;
+    let document = decode::parse(&text, Role::File)
+        .map_err(|error| fail(format!("failed to decode: {error}")))?;
     let mut config = typed(&path, &document, warnings).map_err(fail)?;
     defaults::complete(&mut config, &document.fields);
     defaults::default_eviction_hard(&mut config, &document.fields);
@@ -45,14 +45,13 @@ pub(super) fn merge_drop_ins(
     let mut merged = base.to_document();
     for path in files {
         let drop_in = read(&path)
-            .and_then(|text| decode::parse(&text, true).map_err(|error| error.to_string()))
+            .and_then(|text| decode::parse(&text, Role::DropIn).map_err(|error| error.to_string()))
             .map_err(|problem| {
                 fail(format!(
                     "failed to load kubelet dropin file, path: {}, error: {problem}",
                     path.display()
                 ))
             })?;
-        complain(&path, &drop_in.repeated, &[], warnings);
         // Its types are checked alone first, so that an error and an unknown field name the file
         // they are in.
         let mut alone = drop_in.fields.clone();
@@ -101,7 +100,7 @@ fn complain(
     warnings.extend(unknown.chain(repeated).map(|text| ConfigWarning { text, node_event: false }));
 }
 
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let fail = |problem: String| {
         format!("failed to read kubelet config file {:?}, error: {problem}", path.display())
     };
@@ -109,7 +108,7 @@ fn read(path: &Path) -> Result<String, String> {
     if length > LARGEST_FILE {
         return Err(fail(format!("its {length} bytes are more than {LARGEST_FILE}")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let text = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
     if text.is_empty() {
         return Err(format!("kubelet config file {:?} was empty", path.display()));
     }
@@ -131,7 +130,7 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), 
         // file.
         if entry.file_type().map_err(fail)?.is_dir() {
             walk(&path, depth + 1, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "conf") {
+        } else if entry.file_name().as_encoded_bytes().ends_with(b".conf") {
             files.push(path);
         } else {
             tracing::debug!(file = %path.display(), "Skipped file in drop-in directory: it is no .conf file");

@@ -1,4 +1,4 @@
-//! Feature gates: which are on, given what files and flags said.
+//! Feature gates: which are on, given what files and flags said. Pure.
 //!
 //! Fed by `load` with the merged `featureGates` of files and flags. The result is a value that is
 //! handed to whoever looks at a gate; there is no global.
@@ -70,6 +70,8 @@ gates! {
     KUBELET_FINE_GRAINED_AUTHZ = "KubeletFineGrainedAuthz",
     KUBELET_IN_USER_NAMESPACE = "KubeletInUserNamespace",
     KUBELET_REGISTRATION_GET_ON_EXISTS_ONLY = "KubeletRegistrationGetOnExistsOnly",
+    KUBELET_SERVICE_ACCOUNT_TOKEN_FOR_CREDENTIAL_PROVIDERS =
+        "KubeletServiceAccountTokenForCredentialProviders",
     LOGGING_ALPHA_OPTIONS = "LoggingAlphaOptions",
     LOGGING_BETA_OPTIONS = "LoggingBetaOptions",
     MEMORY_QOS = "MemoryQoS",

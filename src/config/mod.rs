@@ -11,22 +11,28 @@
 //!                  └─ decode ─┘ (strict, then lenient with a warning)
 //! ```
 
+mod credential_providers;
 mod decode;
 pub mod defaults;
+pub mod document;
 mod effects;
 mod file;
 mod flags;
 pub mod gates;
 mod gates_table;
+pub mod machine;
+mod proxies;
 pub mod types;
 mod validate;
 
 use std::path::PathBuf;
 
+pub use credential_providers::Provider as CredentialProvider;
 pub use decode::DecodeError;
 pub use effects::{Area, Effect};
 pub use flags::{FlagError, Flags, Version, help};
 pub use gates::{FeatureGates, Gate, GateError};
+pub use proxies::Proxies;
 pub use types::{GoDuration, KubeletConfiguration};
 
 /// The release of Kubernetes that is implemented.
@@ -45,6 +51,10 @@ pub struct Loaded {
     pub deprecated_flags: Vec<String>,
     /// What else should be said at the start.
     pub warnings: Vec<ConfigWarning>,
+    /// The proxies that the environment names.
+    pub proxies: Proxies,
+    /// Plug-ins that have credentials for images.
+    pub credential_providers: Vec<CredentialProvider>,
 }
 
 /// Something that the administrator should know about the configuration.
@@ -90,6 +100,9 @@ pub enum ConfigError {
     /// The configuration is not possible: every reason.
     #[error("failed to validate kubelet configuration, error: {}", aggregate(.0))]
     Invalid(Vec<String>),
+    /// Parts of the kubelet would refuse to start: every reason.
+    #[error("{}", aggregate(.0))]
+    Startup(Vec<String>),
 }
 
 /// A configuration that is not taken, with what should be said besides: an unknown field may be the
@@ -101,6 +114,8 @@ pub struct Refused {
     pub error: ConfigError,
     /// What was noticed until then.
     pub warnings: Vec<ConfigWarning>,
+    /// Notices about deprecated flags.
+    pub deprecated_flags: Vec<String>,
 }
 
 /// Several errors as one text: upstream's brackets, one error per line when there are many.
@@ -132,7 +147,8 @@ impl Host {
 /// With `--help` or `--version` the files are not read and nothing is checked: look at `flags.help`
 /// and `flags.version` first, in this order.
 pub fn load(args: &[String]) -> Result<Loaded, Refused> {
-    load_on(args, Host::detect())
+    let loaded = load_on(args, Host::detect())?;
+    Ok(Loaded { proxies: Proxies::from_environment(), ..loaded })
 }
 
 /// [`load`] for a machine that is described.
@@ -140,7 +156,11 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, Refused> {
     let mut warnings = Vec::new();
     match read(args, host, &mut warnings) {
         Ok(loaded) => Ok(Loaded { warnings, ..loaded }),
-        Err(error) => Err(Refused { error, warnings }),
+        Err(error) => {
+            let parsed = flags::parse(args, defaults::flag_defaults());
+            let deprecated_flags = parsed.map(|parsed| parsed.deprecated).unwrap_or_default();
+            Err(Refused { error, warnings, deprecated_flags })
+        }
     }
 }
 
@@ -160,6 +180,8 @@ fn read(
             gates,
             deprecated_flags: deprecated,
             warnings: Vec::new(),
+            credential_providers: Vec::new(),
+            proxies: Proxies::default(),
         });
     }
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
@@ -189,6 +211,13 @@ fn read(
             return Err(ConfigError::Invalid(invalid));
         }
     }
+    let refused = validate::startup(&flags, &config, &gates);
+    if !refused.is_empty() {
+        return Err(ConfigError::Startup(refused));
+    }
+    let credential_providers = credential_providers(&flags, &gates)?;
+    let mut config = config;
+    reserve_system_cpus(&mut config);
     warnings.extend(validate::doubtful(&config, &gates));
     warnings.extend(gates.named_on_their_way_out().map(|(spec, value)| ConfigWarning {
         text: format!(
@@ -198,10 +227,48 @@ fn read(
         node_event: false,
     }));
     warnings.extend(effects::without_effect(&flags, &config, files));
-    Ok(Loaded { flags, config, gates, deprecated_flags: deprecated, warnings: Vec::new() })
+    Ok(Loaded {
+        flags,
+        config,
+        gates,
+        deprecated_flags: deprecated,
+        warnings: Vec::new(),
+        credential_providers,
+        proxies: Proxies::default(),
+    })
+}
+
+/// The credential provider plug-ins, if the flags name some.
+fn credential_providers(
+    flags: &Flags,
+    gates: &FeatureGates,
+) -> Result<Vec<CredentialProvider>, ConfigError> {
+    let config = &flags.image_credential_provider_config;
+    let bin_dir = &flags.image_credential_provider_bin_dir;
+    if config.is_empty() && bin_dir.is_empty() {
+        return Ok(Vec::new());
+    }
+    credential_providers::load(config, bin_dir, gates).map_err(|problem| {
+        ConfigError::Startup(vec![format!("Failed to register CRI auth plugins: {problem}")])
+    })
+}
+
+/// Counts `reservedSystemCPUs` as the cpu of `systemReserved`, in place of that of both
+/// reservations.
+fn reserve_system_cpus(config: &mut KubeletConfiguration) {
+    let cpus = machine::cpu_list(&config.reserved_system_cpus).unwrap_or_default();
+    if !cpus.is_empty() {
+        config.kube_reserved.remove("cpu");
+        config.system_reserved.insert("cpu".to_owned(), cpus.len().to_string());
+    }
 }
 
 impl Loaded {
+    /// What of `--node-ip` is an address, and what is none and is ignored.
+    pub fn node_ips(&self) -> (Vec<std::net::IpAddr>, Vec<&str>) {
+        validate::split_node_ips(&self.flags.node_ip)
+    }
+
     /// The configuration as a file in `directory` would have to say it: relative paths, which
     /// drop-ins may leave, made absolute.
     #[cfg(any(test, feature = "testkit"))]
@@ -272,8 +339,10 @@ mod tests {
 
         fn load_or_refuse(&self, args: &[&str]) -> Result<Loaded, Refused> {
             let root = self.0.path().display().to_string();
-            let args: Vec<String> = args.iter().map(|arg| arg.replace('@', &root)).collect();
-            load_on(&args, V2)
+            // Without a kubeconfig nobody can be asked about callers, which is refused.
+            let kubeconfig = "--kubeconfig=/etc/kubernetes/kubelet.conf".to_owned();
+            let args = args.iter().map(|arg| arg.replace('@', &root)).chain([kubeconfig]);
+            load_on(&args.collect::<Vec<_>>(), V2)
         }
     }
 
@@ -318,6 +387,7 @@ mod tests {
             ("d/10-a.conf", "podsPerCore: 2\nclusterDomain: a\n"),
             ("d/30/c.conf", "clusterDomain: c\nevictionHard: {memory.available: null}\n"),
             ("d/99.yaml", "maxPods: 99\n"),
+            ("d/.conf", "imageGCLowThresholdPercent: 7\n"),
         ]);
         let loaded = files
             .load(&[
@@ -330,6 +400,7 @@ mod tests {
         let config = &loaded.config;
         assert_eq!((config.max_pods, config.pods_per_core, config.oom_score_adj), (1, 3, 4));
         assert_eq!(config.cluster_domain, "c");
+        assert_eq!(config.image_gc_low_threshold_percent, 7);
         assert_eq!(
             config.eviction_hard.iter().collect::<Vec<_>>(),
             [(&"nodefs.available".into(), &"1%".into())]
@@ -346,7 +417,7 @@ mod tests {
     fn paths_are_relative_to_the_file() {
         let files = Files::new(&[(
             "c.yaml",
-            "staticPodPath: manifests\nresolvConf: \"\"\ntlsCertFile: /abs\n",
+            "staticPodPath: manifests\nresolvConf: \"\"\ntlsCertFile: /abs\ntlsPrivateKeyFile: key\n",
         )]);
         let config = files.load(&["--config=@/c.yaml"]).expect("valid").config;
         assert_eq!(config.static_pod_path, files.0.path().join("manifests").display().to_string());
@@ -365,7 +436,7 @@ mod tests {
         assert_eq!(config.sync_frequency.to_string(), "1m0s");
         assert_eq!(config.node_status_report_frequency.to_string(), "20s");
         assert!(!config.serialize_image_pulls);
-        assert_eq!(config.logging.flush_frequency.to_string(), "5s");
+        assert_eq!(config.logging.flush_frequency.duration.to_string(), "5s");
         assert!(config.enforce_node_allocatable.is_empty());
     }
 
@@ -387,6 +458,29 @@ mod tests {
             texts.iter().any(|text| text.contains("\"maxPods\"") && text.contains("twice")),
             "{texts:?}"
         );
+    }
+
+    #[test]
+    fn deprecated_flags_are_named_also_when_it_refuses() {
+        let refused = Files::new(&[]).load_or_refuse(&["--port=99999"]).expect_err("no port");
+        assert!(
+            refused.deprecated_flags[0].starts_with("Flag --port has been deprecated"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn configz_shows_what_runs_as_it_was_written() {
+        let files = Files::new(&[(
+            "c.yaml",
+            "reservedSystemCPUs: 0-1\nkubeReserved: {cpu: 70m}\nlogging: {flushFrequency: 5000000000}\n",
+        )]);
+        let loaded = files.load(&["--config=@/c.yaml", "--seccomp-default"]).expect("valid");
+        let shown = &loaded.config.configz()["kubeletconfig"];
+        assert_eq!(shown["systemReserved"], serde_json::json!({ "cpu": "2" }));
+        assert!(shown.get("kubeReserved").is_none(), "{shown}");
+        assert_eq!(shown["logging"]["flushFrequency"], serde_json::json!(5_000_000_000_i64));
+        assert_eq!(shown["seccompDefault"], serde_json::json!(false), "the flag is none of it");
     }
 
     #[test]
@@ -502,7 +596,8 @@ mod tests {
         let again = tempfile::tempdir().expect("a directory");
         let path = again.path().join("c.json");
         write(&path, &document);
-        let loaded = load_on(&[format!("--config={}", path.display())], V2).expect("valid");
+        let args = [format!("--config={}", path.display()), "--kubeconfig=/k".to_owned()];
+        let loaded = load_on(&args, V2).expect("valid");
         assert_eq!(loaded.config, config);
         assert_eq!(loaded.warnings.iter().filter(|w| w.text.contains("unknown")).count(), 0);
     }

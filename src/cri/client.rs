@@ -28,6 +28,7 @@ use super::v1;
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use crate::clock::Clock;
+use crate::model::time::{self, seconds};
 use crate::model::{ContainerId, SandboxId};
 
 /// The largest answer that is taken; upstream's limit. A node with many containers lists megabytes.
@@ -260,7 +261,8 @@ impl Runtime {
 fn request<T>(message: T, limit: Option<Duration>) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     if let Some(limit) = limit {
-        request.set_timeout(limit);
+        // Its format has eight digits; it panics on what does not fit.
+        request.set_timeout(limit.min(time::LONGEST));
     }
     request
 }
@@ -500,10 +502,6 @@ impl Runtime {
     }
 }
 
-fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-}
-
 fn channel(endpoint: &Endpoint, state: Option<watch::Sender<Connection>>) -> Transport {
     let path = endpoint.path().to_owned();
     let state = state.map(Arc::new);
@@ -593,5 +591,19 @@ impl AsyncWrite for Tracked {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{request, seconds};
+
+    #[test]
+    fn no_limit_is_too_long_for_the_header() {
+        for limit in [seconds(400_000_000_000) + Duration::from_secs(120), Duration::MAX] {
+            assert!(request((), Some(limit)).metadata().contains_key("grpc-timeout"), "{limit:?}");
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! Whether the runtime and its network are ready: one task that asks `Status` and publishes the
-//! answer.
+//! The condition of the runtime and its network: one task asks `Status` and publishes the answer.
 //!
 //! In: the runtime, its connection, and a `look_again` channel (fed by `cni` when the network
 //! configuration changes). Out: a `watch` of [`RuntimeCondition`], changed only when something
@@ -8,7 +7,6 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Runtime;
 use super::error::CriError;
@@ -24,7 +22,7 @@ const PERIOD_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// Without a good answer for this long the runtime is down; upstream's threshold.
 const DOWN_AFTER: Duration = Duration::from_secs(30);
 
-/// What is known of the runtime.
+/// The runtime as its last answers describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeCondition {
     /// Ready, or upstream's text why not (`container runtime not ready: …`).
@@ -122,15 +120,20 @@ impl Default for RuntimeCondition {
 }
 
 impl RuntimeCondition {
-    /// Why the runtime counts as not ready now, in upstream's words; empty: it is ready. The health
-    /// of `pleg` belongs between the first and the second, see `pleg::Handle::healthy`.
-    pub fn runtime_errors(&self, now: Mono) -> Vec<String> {
-        let silence = match self.last_ready {
+    /// Returns upstream's text for a runtime that has been silent for too long, or has never
+    /// answered.
+    pub fn silence(&self, now: Mono) -> Option<&'static str> {
+        match self.last_ready {
             None => Some("container runtime status check may not have completed yet"),
             Some(last) if now.since(last) >= DOWN_AFTER => Some("container runtime is down"),
             Some(_) => None,
-        };
-        silence.map(str::to_owned).into_iter().chain(self.runtime.clone().err()).collect()
+        }
+    }
+
+    /// Returns when the runtime counts as down unless it answers before; `None` before its first
+    /// answer.
+    pub fn silent_at(&self) -> Option<Mono> {
+        self.last_ready.map(|last| last.after(DOWN_AFTER))
     }
 
     /// Whether the last `Status` was answered: the runtime can be talked to.
@@ -177,42 +180,40 @@ fn verdict(conditions: &[v1::RuntimeCondition], name: &str, prefix: &str) -> Res
     }
 }
 
-/// The task. Make the channel, hand the receiver out, run the task in the daemon's set.
+/// Keeps the condition.
 #[derive(Debug)]
-pub struct ConditionTask {
+struct ConditionTask {
     runtime: Runtime,
     clock: Clock,
     look_again: watch::Receiver<u64>,
     state: watch::Sender<RuntimeCondition>,
 }
 
-/// The condition and the task that keeps it. `look_again`: a change means that the network may have
-/// become ready.
-pub fn condition(
+/// Makes the condition and the task that keeps it. `look_again`: a change means that the network
+/// may have become ready.
+pub fn new(
     runtime: Runtime,
     clock: Clock,
     look_again: watch::Receiver<u64>,
-) -> (watch::Receiver<RuntimeCondition>, ConditionTask) {
+) -> (watch::Receiver<RuntimeCondition>, impl Future<Output = ()> + Send + 'static) {
     let (state, receiver) = watch::channel(RuntimeCondition::default());
-    (receiver, ConditionTask { runtime, clock, look_again, state })
+    let task = ConditionTask { runtime, clock, look_again, state };
+    (receiver, task.run())
 }
 
 impl ConditionTask {
-    /// Runs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Asks for ever; may be dropped at any await.
+    async fn run(mut self) {
         let mut connection = self.runtime.connection();
         let mut asked_on = None;
         loop {
             connection.mark_unchanged();
             self.look_again.mark_unchanged();
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.ask(&mut asked_on) => {}
-            }
+            self.ask(&mut asked_on).await;
+
             let period = if self.state.borrow().answers() { PERIOD } else { PERIOD_WHEN_DOWN };
             // Every arm only waits: dropping it loses nothing.
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
                 () = changed(&mut connection) => {}
                 () = changed(&mut self.look_again) => {}
@@ -284,9 +285,8 @@ mod tests {
     use std::time::Duration;
 
     use tokio::sync::watch;
-    use tokio_util::sync::CancellationToken;
 
-    use super::{CgroupDriver, RuntimeCondition, RuntimeIdentity, condition};
+    use super::{CgroupDriver, RuntimeCondition, RuntimeIdentity, new};
     use crate::clock::Clock;
     use crate::cri::fake::{Effect, FakeRuntime};
     use crate::cri::v1;
@@ -309,8 +309,8 @@ mod tests {
         let mut state = RuntimeCondition::default();
         let at = |seconds| Mono(Duration::from_secs(seconds));
         assert_eq!(
-            state.runtime_errors(at(1)),
-            ["container runtime status check may not have completed yet"]
+            state.silence(at(1)),
+            Some("container runtime status check may not have completed yet")
         );
         state.apply(&answer(true, Some(false)), at(1));
         assert_eq!(
@@ -318,11 +318,12 @@ mod tests {
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not \
              initialized"
         );
-        assert_eq!(state.runtime_errors(at(30)), Vec::<String>::new());
-        assert_eq!(state.runtime_errors(at(31)), ["container runtime is down"]);
+        assert_eq!((state.silence(at(30)), state.runtime.clone()), (None, Ok(())));
+        assert_eq!(state.silence(at(31)), Some("container runtime is down"));
+        assert_eq!(state.silent_at(), Some(at(31)));
         state.apply(&answer(false, None), at(40));
         assert_eq!(state.network, Err("container runtime network not ready: <nil>".to_owned()));
-        assert_eq!(state.runtime_errors(at(40)).len(), 2);
+        assert!(state.silence(at(40)).is_some() && state.runtime.is_err(), "both");
         state.apply(&answer(true, Some(true)), at(50));
         assert_eq!((state.runtime.clone(), state.network.clone()), (Ok(()), Ok(())));
     }
@@ -333,9 +334,9 @@ mod tests {
         let fake = FakeRuntime::new(clock);
         fake.set_ready(true, false);
         let (look_again, receiver) = watch::channel(0);
-        let (mut state, task) = condition(fake.client(), clock, receiver);
+        let (mut state, task) = new(fake.client(), clock, receiver);
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(task.run(CancellationToken::new()));
+        tasks.spawn(task);
         state.wait_for(|state| state.identity.is_some()).await.expect("it runs");
         assert_eq!(state.borrow().cgroup_driver, Some(CgroupDriver::Cgroupfs));
         assert_eq!(
@@ -357,7 +358,7 @@ mod tests {
         fake.script("Status", None, usize::MAX, Effect::Fail(tonic::Status::unavailable("gone")));
         tokio::time::sleep(Duration::from_secs(40)).await;
         assert!(!state.borrow().answers());
-        assert_eq!(state.borrow().runtime_errors(clock.now().mono), ["container runtime is down"]);
+        assert_eq!(state.borrow().silence(clock.now().mono), Some("container runtime is down"));
         fake.clear_script();
         let before = clock.now().mono;
         state.wait_for(RuntimeCondition::answers).await.expect("it runs");

@@ -7,10 +7,12 @@
 
 pub mod client;
 pub mod condition;
+mod config;
 pub mod endpoint;
 pub mod error;
 #[cfg(any(test, feature = "testkit"))]
 pub mod fake;
+pub mod metrics;
 
 pub use client::{Operation, Runtime, Settings};
 pub use condition::{RuntimeCondition, RuntimeIdentity};

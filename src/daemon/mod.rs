@@ -1,79 +1,83 @@
 //! The composition root: makes every subsystem, leaves first, joins their channels, supervises
 //! their tasks, drains.
 //!
-//! Fed by the configuration; nothing imports it but `main`. It has no policy of its own: a value
-//! that it computes here is a setting that some subsystem asked for.
+//! Fed by the configuration; nothing imports it but `main`. It has no policy of its own. [`run`]
+//! makes what the process needs from the machine; [`Core::start`] is the list of everything else,
+//! in order, with one function for each group in `wire`.
 
-mod bridge;
-mod launch;
-mod metrics;
-mod pod_metrics;
+mod lock_file;
 mod process;
 mod settings;
 #[cfg(any(test, feature = "testkit"))]
 pub mod simulated;
 mod stuck_volumes;
 mod subordinate_ids;
+mod tasks;
 mod trim_memory;
+mod watchdog;
+mod wire;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::settings::NodeSettings;
+use self::tasks::Tasks;
 use crate::apiserver::events::Recorder;
-use crate::apiserver::nodes::NodeView;
-use crate::apiserver::{Clients, claims, events_task, objects, runtime_classes, services, tokens};
+use crate::apiserver::{Clients, events_task};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
-use crate::dispatch::{Dispatch, PodView, PodsHandle};
-use crate::model::{EventType, StartBacklog, pod};
-use crate::pods::logs;
-use crate::pods::user_namespaces::UserNamespaces;
+use crate::dispatch;
+use crate::model::StartBacklog;
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
 };
 use crate::volumes::mounter::{KernelMounter, Mounter};
-use crate::{cni, desired, images, node, pleg, resources, server, sources, status, volumes};
 
-/// How long the end may take: statuses in flight, nothing else. Containers stay.
-const DRAIN: Duration = Duration::from_secs(2);
-
-/// How long the first answer of the runtime is waited for between complaints.
-const RUNTIME_COMPLAINT: Duration = Duration::from_secs(10);
+/// How long the HTTPS server waits for the node's addresses: its own certificate names them.
+const ADDRESSES: Duration = Duration::from_secs(3);
 
 /// Runs the kubelet until `shutdown`.
 pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::system();
-    let mut tasks: JoinSet<()> = JoinSet::new();
-    let mut settings = NodeSettings::new(&loaded)?;
-    settings.find_ips().await?;
+    let mut tasks = Tasks::new(shutdown.clone());
+    let (health, unhealthy) = watch::channel(None);
+    if let Some(interval) = watchdog::interval()? {
+        // From here on, as upstream: the start is watched too.
+        tasks.run("watchdog", watchdog::run(interval, unhealthy, watchdog::ping));
+    }
+
+    let path = &loaded.flags.lock_file;
+    let mut _lock = None;
+    if !path.is_empty() {
+        _lock = lock_file::acquire(path, &shutdown).await?;
+        if _lock.is_none() {
+            return Ok(());
+        }
+        if loaded.flags.exit_on_lock_contention {
+            lock_file::end_on_contention(path, shutdown.clone())?;
+        }
+    }
+
+    let settings = NodeSettings::new(&loaded)?;
     settings.make_directories()?;
     process::prepare(&loaded.config)?;
     let metrics = Registry::new();
     register_self(&metrics, &loaded);
-    let observers = metrics::Observers::new(&metrics);
-    let (recorder, events) = Recorder::channel();
 
-    let runtime = Runtime::new(&settings.cri(), clock, observers.cri())
+    let observer = cri::metrics::observer(&metrics);
+    let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)
         .context("containerRuntimeEndpoint")?;
     let clients = settings.clients(clock)?;
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
     }
-    let (name, rush) = (settings.node_name.clone(), StartBacklog::default());
-    let written =
-        events_task::Parts { clients: clients.as_ref(), host: &name, clock, rush: rush.clone() };
-    events_task::start(written, events, &mut tasks, shutdown.clone());
-    settings.report_warnings(&recorder);
-    let rest = trim_memory::MemoryTrimmer::start(&mut tasks, shutdown.clone());
 
     let machine = Machine {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -82,25 +86,15 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         // Where plugins look for it, wherever the kubelet's own directory is; as upstream.
         device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
         describes_node: true,
+        host_ips: watch::channel(Vec::new()).1,
     };
-    let core = Core {
-        clock,
-        machine,
-        settings,
-        loaded,
-        metrics,
-        observers,
-        recorder,
-        rush,
-        runtime,
-        clients,
-        rest,
-        shutdown,
-    };
+    let outside = Outside { clock, machine, runtime, clients, metrics };
+    let core = Core::new(loaded, settings, outside, health, &mut tasks, shutdown);
+    core.settings.report_warnings(&core.recorder);
     core.start(tasks).await
 }
 
-/// Shows what the process is: its use of the machine, its version, its gates.
+/// Registers the metrics of the process: its use of the machine, its version, its gates.
 fn register_self(metrics: &Registry, loaded: &Loaded) {
     register_process(metrics);
     // As Go names the architectures that we are built for.
@@ -115,400 +109,145 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
     register_features(metrics, loaded.gates.all());
 }
 
-/// What the parts ask of the machine itself. A simulation has stand-ins for it.
+/// The parts of the machine that subsystems use. A simulation has stand-ins for them.
 struct Machine<M> {
     /// How many processors share the work.
     cores: usize,
     mounter: M,
-    /// Where the links to containers' logs are.
+    /// The folder of links to containers' logs.
     container_logs_dir: PathBuf,
-    /// Where the registration socket of device plugins is.
+    /// The folder of the registration socket of device plugins.
     device_plugins_dir: PathBuf,
-    /// Whether the Node object is kept.
+    /// Whether the Node object is kept. If not, `host_ips` are the node's addresses.
     describes_node: bool,
+    host_ips: watch::Receiver<Vec<IpAddr>>,
 }
 
-/// What everything else is made from.
+/// The world outside the process, and the registry that its clients count in.
+struct Outside<M> {
+    clock: Clock,
+    machine: Machine<M>,
+    runtime: Runtime,
+    clients: Option<Clients>,
+    metrics: Registry,
+}
+
+/// The base that every subsystem is made from.
 struct Core<M> {
     clock: Clock,
     machine: Machine<M>,
     settings: NodeSettings,
     loaded: Loaded,
+    /// The registry of `/metrics`.
     metrics: Registry,
-    observers: metrics::Observers,
+    /// The registry of `/metrics/probes`.
+    probe_metrics: Registry,
     recorder: Recorder,
     /// Whether pods wait for their start.
     rush: StartBacklog,
     runtime: Runtime,
     clients: Option<Clients>,
     rest: trim_memory::MemoryTrimmer,
+    /// Why the kubelet is not healthy; `None` while it is.
+    health: watch::Sender<Option<String>>,
     shutdown: CancellationToken,
 }
 
-/// What talks to the runtime.
-struct RuntimeParts {
-    pleg: pleg::Handle,
-    condition: watch::Receiver<cri::RuntimeCondition>,
-    images: images::Handle,
-    /// Counts pulls that have ended.
-    pulls: watch::Receiver<u64>,
-    cgroups: Option<resources::PodCgroups>,
-    devices: resources::devices::Handle,
-}
-
-/// What talks to the API server.
-struct ApiParts {
-    objects: Option<objects::Handle>,
-    services: services::Handle,
-    runtime_classes: runtime_classes::Handle,
-    tokens: Option<tokens::Handle>,
-    node: watch::Receiver<NodeView>,
-}
-
 impl<M: Mounter> Core<M> {
-    async fn start(self, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
-        // The runtime may take the whole of a deadline for any of its answers; who asks for the end
-        // does not wait for that.
-        let answered = self.shutdown.run_until_cancelled(self.start_runtime(&mut tasks)).await;
-        let Some(runtime_parts) = answered.transpose()? else {
-            info!("ended before the container runtime answered");
+    /// Makes the base, and starts what every subsystem uses: events, and the return of memory.
+    fn new(
+        loaded: Loaded,
+        settings: NodeSettings,
+        outside: Outside<M>,
+        health: watch::Sender<Option<String>>,
+        tasks: &mut Tasks,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let Outside { clock, machine, runtime, clients, metrics } = outside;
+        let probe_metrics = Registry::new();
+        register_process(&probe_metrics);
+        let rush = StartBacklog::default();
+        let (recorder, events) = Recorder::channel();
+        let writer = events_task::Deps {
+            clients: clients.as_ref(),
+            host: &settings.node_name,
+            clock,
+            rush: rush.clone(),
+        };
+        tasks.run("events", events_task::new(writer, events));
+        let (rest, task) = trim_memory::new();
+        tasks.run("memory", task);
+
+        Self {
+            clock,
+            machine,
+            settings,
+            loaded,
+            metrics,
+            probe_metrics,
+            recorder,
+            rush,
+            runtime,
+            clients,
+            rest,
+            health,
+            shutdown,
+        }
+    }
+
+    /// Starts everything, then runs until the stop.
+    async fn start(self, mut tasks: Tasks) -> anyhow::Result<()> {
+        // The runtime may take the whole of a deadline for any of its answers; a stop does not wait
+        // for that.
+        let stop = &self.shutdown;
+        let answered = stop.run_until_cancelled(self.start_runtime(&mut tasks)).await;
+        let Some(runtime) = answered.transpose()?.flatten() else {
+            info!("stopped before the container runtime answered");
             return Ok(());
         };
         let api = self.start_api(&mut tasks);
-        let (inputs, inputs_receiver) = watch::channel(node::NodeInputs::default());
-        self.bridge_node(&mut tasks, &runtime_parts, inputs);
-        let network_not_ready = self.bridge_network(&mut tasks, &runtime_parts);
-        let unhealthy = self.bridge_health(&mut tasks, &runtime_parts);
-        let node_handle =
-            self.clients.as_ref().filter(|_| self.machine.describes_node).map(|clients| {
-                let parts = node::Parts {
-                    clients: clients.clone(),
-                    view: api.node.clone(),
-                    inputs: inputs_receiver,
-                    recorder: self.recorder.clone(),
-                    clock: self.clock,
-                };
-                node::start(self.settings.node(), parts, &mut tasks, &self.shutdown)
-            });
-
+        let node = self.start_node(&mut tasks, &runtime, &api).await;
         let status = self.start_status(&mut tasks);
-        let volumes = volumes::start(
-            self.settings.volumes(),
-            volumes::Sources {
-                objects: api.objects.clone(),
-                tokens: api.tokens.clone(),
-                claims: Arc::new(
-                    self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone())),
-                ),
-            },
-            self.recorder.clone(),
-            self.clock,
-            self.machine.mounter.clone(),
-            &mut tasks,
-            &self.shutdown,
-        );
-        stuck_volumes::register(&self.metrics, volumes.swept());
-        let (node, recorder) = (self.settings.node_name.clone(), self.recorder.clone());
-        stuck_volumes::tell(volumes.swept(), node, recorder, &mut tasks, self.shutdown.clone());
+        let volumes = self.start_volumes(&mut tasks, &api);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         // A directory service may be asked, which may take its time.
-        let Some(user_namespaces) =
-            self.shutdown.run_until_cancelled(self.user_namespaces()).await.transpose()?
-        else {
-            return supervise(tasks, self.shutdown).await;
-        };
-        let images = runtime_parts.images.clone();
-        let parts = launch::Parts {
+        let ids = stop.run_until_cancelled(self.user_namespaces()).await;
+        let Some(user_namespaces) = ids.transpose()? else { return tasks.supervise().await };
+
+        let mut host_ips = node.host_ips.clone();
+        let driver = runtime.condition.borrow().cgroup_driver;
+        let housekeeping = runtime.images.clone();
+        let parts = wire::Parts {
             user_namespaces,
-            runtime: runtime_parts,
+            runtime,
             api,
             status,
             volumes,
             desired: desired.clone(),
-            node: node_handle,
-            network_not_ready,
+            changes,
+            node: node.node,
+            host_ips: node.host_ips,
+            network_not_ready: node.network_not_ready,
         };
-        let (launch, sweep) = launch::Launcher::new(&self, parts, &mut tasks)?;
-        let ready = launch.readiness();
-        let (dispatch, pods) = Dispatch::new(launch, self.clock, self.shutdown.clone());
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move {
-            // A pod that runs already must not be taken for a new one.
-            if stop.run_until_cancelled(ready).await.is_some() {
-                dispatch.run(changes, sweep).await;
-            }
-        });
-        self.start_housekeeping(&mut tasks, images, &pods);
-        pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
-        self.start_server(&mut tasks, pods, desired, unhealthy).await?;
+        let pods = self.start_pods(&mut tasks, parts)?;
+        self.start_housekeeping(&mut tasks, housekeeping, &pods);
+        dispatch::metrics::register(&self.metrics, pods.clone(), desired.clone());
+
+        // Without an address in time the certificate goes without.
+        let found = host_ips.wait_for(|found| !found.is_empty());
+        tokio::time::timeout(ADDRESSES, found).await.ok();
+        let addresses = host_ips.borrow().clone();
+        self.start_server(&mut tasks, (pods, desired), driver, &addresses).await?;
+
         info!(node = self.settings.node_name, "kubelet started");
         notify_ready();
-        supervise(tasks, self.shutdown).await
-    }
-
-    /// The runtime's answers: its version first, for nothing works without it. May be dropped at
-    /// any point, with `tasks`.
-    async fn start_runtime(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<RuntimeParts> {
-        // The runtime has its own setting for the folder; it is looked at only to ask the runtime
-        // at once.
-        let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
-        tasks.spawn(watcher.run(self.shutdown.clone()));
-        let (mut condition, task) =
-            cri::condition::condition(self.runtime.clone(), self.clock, look_again);
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move { task.run(stop).await });
-        let identified = loop {
-            let wait = condition.wait_for(|condition| condition.identity.is_some());
-            // Cancel-safe: a lost wait is made again.
-            match tokio::time::timeout(RUNTIME_COMPLAINT, wait).await {
-                Ok(Ok(condition)) => break condition.clone(),
-                Ok(Err(_)) => anyhow::bail!("the runtime's task has ended"),
-                Err(_) => {}
-            }
-            let problem = condition.borrow().last_error.as_ref().map(ToString::to_string);
-            warn!(
-                endpoint = self.loaded.config.container_runtime_endpoint,
-                problem, "waiting for the container runtime: is containerd running?"
-            );
-        };
-        if let Some(identity) = &identified.identity {
-            info!(runtime = identity.node_info(), "container runtime answers");
-        }
-        let cgroups = self.settings.cgroups(&identified).await?;
-        if cgroups.is_some() {
-            let (reason, text) =
-                ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
-            self.recorder.node(&self.settings.node_name, EventType::Normal, reason, text);
-        }
-        let (pleg, task) = pleg::pleg(self.runtime.clone(), self.clock, self.observers.pleg());
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move { task.run(stop).await });
-        let (pulled, pulls) = watch::channel(0_u64);
-        let observer = self.observers.images(move || pulled.send_modify(|count| *count += 1));
-        let (runtime, recorder) = (self.runtime.clone(), self.recorder.clone());
-        let images =
-            images::Handle::new(self.settings.images(), runtime, self.clock, recorder, observer);
-        if let Err(error) = images.recover_records().await {
-            warn!(%error, "records of images that were pulled before could not be checked");
-        }
-        let folder = self.machine.device_plugins_dir.clone();
-        let devices = resources::devices::start(folder, self.clock, tasks, &self.shutdown);
-        Ok(RuntimeParts { pleg, condition, images, pulls, cgroups, devices })
-    }
-
-    /// The ids that pods' users have, as the disk says.
-    async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
-        let ids = subordinate_ids::ids(&self.loaded.config).await?;
-        let paths = self.settings.paths();
-        Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
-    }
-
-    /// What keeps the node's disk from filling up: images that nobody needs go, long logs are
-    /// rotated.
-    fn start_housekeeping(
-        &self,
-        tasks: &mut JoinSet<()>,
-        images: images::Handle,
-        pods: &PodsHandle,
-    ) {
-        let wanted = {
-            let pods = pods.clone();
-            Arc::new(move || {
-                pods.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect()
-            })
-        };
-        let collector = images::gc::Collector::new(
-            images,
-            self.settings.image_gc(),
-            self.settings.node_name.clone(),
-            wanted,
-        );
-        let stop = self.shutdown.clone();
-        tasks.spawn(async move {
-            stop.run_until_cancelled(collector.run()).await;
-            stop.cancelled().await;
-        });
-        if let Some(policy) = self.settings.log_rotation() {
-            let rotator =
-                logs::Rotator::new(policy, pods.clone(), self.runtime.clone(), self.clock);
-            let stop = self.shutdown.clone();
-            tasks.spawn(async move {
-                stop.run_until_cancelled(rotator.run()).await;
-            });
-        }
-    }
-
-    fn start_status(&self, tasks: &mut JoinSet<()>) -> status::Handle {
-        match &self.clients {
-            Some(clients) => {
-                let api = status::KubeStatusApi::new(clients.writes.clone());
-                let (handle, writer) =
-                    status::Writer::new(api, self.clock, self.rush.clone(), &clients.reach);
-                tasks.spawn(writer.run(self.shutdown.clone()));
-                handle
-            }
-            // Nothing is sent: no pod has an object in the API.
-            None => status::Handle::standalone(),
-        }
-    }
-
-    fn start_api(&self, tasks: &mut JoinSet<()>) -> ApiParts {
-        let Some(clients) = &self.clients else {
-            return ApiParts {
-                objects: None,
-                services: services::Handle::standalone(),
-                runtime_classes: runtime_classes::Handle::standalone(),
-                tokens: None,
-                node: watch::channel(NodeView::default()).1,
-            };
-        };
-        let stop = || self.shutdown.clone();
-        let node = crate::apiserver::nodes::start(clients, tasks, stop());
-        ApiParts {
-            objects: Some(objects::start(
-                clients,
-                self.settings.change_detection(node.clone()),
-                stop(),
-            )),
-            services: services::start(clients, tasks, stop()),
-            runtime_classes: runtime_classes::start(clients, tasks, stop()),
-            tokens: Some(tokens::new(clients, self.clock)),
-            node,
-        }
-    }
-
-    fn start_sources(
-        &self,
-        tasks: &mut JoinSet<()>,
-        api: &ApiParts,
-    ) -> anyhow::Result<(desired::Handle, tokio::sync::mpsc::Receiver<desired::Change>)> {
-        let mut all = Vec::new();
-        if let Some(config) = self.settings.manifests() {
-            let recorder = self.recorder.clone();
-            all.push(sources::manifests::start(
-                config,
-                recorder,
-                self.clock,
-                tasks,
-                self.shutdown.clone(),
-            ));
-        }
-        if let Some(config) = self.settings.http()? {
-            all.push(sources::http::start(config, self.clock, tasks, self.shutdown.clone()));
-        }
-        if let Some(clients) = &self.clients {
-            let node = self.loaded.config.register_node.then(|| api.node.clone());
-            all.push(sources::apiserver::start(
-                clients,
-                node,
-                self.clock,
-                tasks,
-                self.shutdown.clone(),
-            ));
-        }
-        let mirrors = self.clients.as_ref().map(|clients| desired::MirrorSetup {
-            clients: clients.clone(),
-            node: api.node.clone(),
-        });
-        Ok(desired::start(all, mirrors, self.recorder.clone(), self.clock, tasks, &self.shutdown))
-    }
-
-    async fn start_server(
-        &self,
-        tasks: &mut JoinSet<()>,
-        pods: PodsHandle,
-        desired: desired::Handle,
-        unhealthy: watch::Receiver<Option<String>>,
-    ) -> anyhow::Result<()> {
-        let config = &self.loaded.config;
-        let state = server::State {
-            pods,
-            desired,
-            cri: self.runtime.clone(),
-            metrics: self.metrics.clone(),
-            probe_metrics: self.observers.probe_registry(),
-            configz: config.configz().to_string().into(),
-            unhealthy,
-            clock: self.clock,
-            debugging_handlers: config.enable_debugging_handlers,
-        };
-        if let Some(address) = self.settings.health_address()? {
-            tasks.spawn(server::serve_when_free(
-                address,
-                server::health_router(state.clone()),
-                self.shutdown.clone(),
-            ));
-        }
-        let mut serve = |listener, router, tls| {
-            let stop = self.shutdown.clone();
-            tasks.spawn(server::serve(listener, router, tls, stop));
-        };
-        if !config.enable_server {
-            return Ok(());
-        }
-        if let Some(address) = self.settings.read_only_address()? {
-            serve(server::bind(address).await?, server::read_only_router(state.clone()), None);
-        }
-        let tls = server::TlsSource::load(self.settings.tls(self.clock)?)?;
-        let client = self.clients.as_ref().map(|clients| clients.writes.clone());
-        let authenticator =
-            server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
-        let authorizer = server::Authorizer::new(
-            self.settings.authorization(),
-            &self.settings.node_name,
-            client,
-            self.clock,
-        );
-        let address = self.settings.server_address()?;
-        let router = server::secure_router(state, authenticator, authorizer);
-        serve(server::bind(address).await?, router, Some(Arc::new(tls)));
-        Ok(())
-    }
-}
-
-/// Waits for the end that was asked for; a task that ends before it ends the process with an error,
-/// and whoever supervises the process starts it again.
-async fn supervise(mut tasks: JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    // Cancel-safe: `join_next` and `cancelled` lose nothing when dropped.
-    let unexpected = loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break None,
-            ended = tasks.join_next() => match ended {
-                Some(Err(error)) => break Some(error),
-                // Tasks may end on their own only when their work is done for good.
-                Some(Ok(())) => {}
-                None => break None,
-            },
-        }
-    };
-    shutdown.cancel();
-    let drained =
-        tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
-        warn!(left = tasks.len(), "tasks did not end in time; they are dropped");
-        tasks.abort_all();
-    }
-    match unexpected {
-        Some(panic) => {
-            error!(error = %panic, "a core task failed");
-            Err(anyhow::anyhow!(panic).context("a core task of the kubelet failed"))
-        }
-        None => Ok(()),
+        tasks.supervise().await
     }
 }
 
 /// Tells systemd that the kubelet is up; without systemd nobody listens.
-/// The images that a pod refers to: of its containers, and those that it mounts.
-fn images_of(view: &PodView) -> Vec<String> {
-    let spec = view.pod.spec.as_ref();
-    let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    let mounted = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.clone());
-    let containers = pod::main_containers(&view.pod).iter().chain(pod::init_containers(&view.pod));
-    containers.filter_map(|container| container.image.clone()).chain(mounted).collect()
-}
-
 fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd did not take the notice");
     }
 }

@@ -1,7 +1,7 @@
-//! What the kubelet asks of the machine for its own process: no swap, a low OOM score, enough open
+//! The machine's settings for the kubelet's own process: no swap, a low OOM score, enough open
 //! files.
 //!
-//! Done once, at the start. Only swap is a reason not to start; the rest is said and lived with.
+//! Applied once, at the start. Only swap is a reason not to start; other failures are logged.
 
 use std::path::Path;
 
@@ -11,11 +11,10 @@ use tracing::{info, warn};
 
 use crate::config::KubeletConfiguration;
 
-/// Where the kernel lists swap devices; not there without swap in the kernel.
+/// The kernel's list of swap devices; absent without swap in the kernel.
 const SWAPS: &str = "/proc/swaps";
 
-/// Checks and settles what the configuration says of the process and its machine. Blocks on files
-/// of procfs.
+/// Applies `failSwapOn`, `oomScoreAdj` and `maxOpenFiles`. Blocks on files of procfs.
 pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
     let swaps = if Path::new(SWAPS).exists() {
         std::fs::read_to_string(SWAPS)
@@ -45,8 +44,8 @@ pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether cgroups can limit swap. Of the unified hierarchy the kubelet's own has the file for it.
-/// (A root cgroup has none; the kubelet of a node runs in a service's.)
+/// Returns true if cgroups can limit swap. In the unified hierarchy the kubelet's own cgroup has
+/// the file for it. (A root cgroup has none; the kubelet of a node runs in a service's.)
 pub(super) fn has_swap_controller(unified: bool) -> bool {
     if !unified {
         return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
@@ -56,14 +55,15 @@ pub(super) fn has_swap_controller(unified: bool) -> bool {
     Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
 }
 
-/// Whether SELinux labels files here: its file system is mounted and the process has a label.
+/// Returns true if SELinux labels files here: its file system is mounted and the process has a
+/// label.
 pub(super) fn has_selinux() -> bool {
     let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
     Path::new("/sys/fs/selinux/enforce").exists()
         && label().trim_end_matches('\0').trim() != "kernel"
 }
 
-/// Whether the kernel's list names a device below its heading.
+/// Returns true if the kernel's list names a device below its heading.
 fn is_swap_on(swaps: &str) -> bool {
     swaps.trim().lines().count() > 1
 }

@@ -1,30 +1,26 @@
-//! The configuration, cut into what each subsystem asks for. Every error names the field or flag
-//! and what to do.
+//! The configuration of subsystems that also depends on the machine or has to be checked here. The
+//! rest is made by the subsystems themselves, in their `config.rs`.
+//!
+//! Every error names the field or flag and what to do.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::apiserver::events::Recorder;
-use crate::apiserver::nodes::NodeView;
-use crate::apiserver::objects::ChangeDetection;
 use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
-use crate::config::types::GoDuration;
-use crate::config::{Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded};
+use crate::config::{Gate, KubeletConfiguration, Loaded, machine};
 use crate::linux::fs::ensure_root_dir;
 use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
-use crate::node::addresses;
 use crate::pods::request;
-use crate::{cri, images, node, pods, resources, server, sources, volumes};
+use crate::{cri, node, resources, server, volumes};
 
-/// Settings of the node: what was configured and what the machine says.
+/// The node as configured, and its machine.
 #[derive(Debug)]
 pub(super) struct NodeSettings {
     /// The node's name.
@@ -33,7 +29,7 @@ pub(super) struct NodeSettings {
     pub(super) root_dir: PathBuf,
     /// The machine.
     pub(super) machine: node::info::MachineInfo,
-    /// The node's addresses, preferred first.
+    /// `--node-ip`: none, one, or one per family.
     pub(super) node_ips: Vec<IpAddr>,
     loaded: Loaded,
     hostname: String,
@@ -57,7 +53,12 @@ impl NodeSettings {
             loaded: loaded.clone(),
             hostname: if loaded.flags.hostname_override.is_empty() { hostname } else { node_name },
         };
-        settings.node_ips = settings.configured_ips()?;
+        let (ips, others) = loaded.node_ips();
+        if !others.is_empty() {
+            info!(IPs = ?others, "Could not parse some node IP(s), ignoring them");
+        }
+        settings.node_ips = ips;
+        settings.check_machine()?;
         Ok(settings)
     }
 
@@ -65,41 +66,13 @@ impl NodeSettings {
         &self.loaded.config
     }
 
-    /// `--node-ip`.
-    fn configured_ips(&self) -> anyhow::Result<Vec<IpAddr>> {
-        let text = self.loaded.flags.node_ip.trim();
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts
-            .map(|part| {
-                part.parse().with_context(|| format!("--node-ip: {part:?} is not an IP address"))
-            })
-            .collect()
-    }
-
-    /// The node's own addresses: those configured, else the one of the default route.
-    pub(super) async fn find_ips(&mut self) -> anyhow::Result<()> {
-        if !self.node_ips.is_empty() && self.node_ips.iter().all(|ip| !ip.is_unspecified()) {
-            return Ok(());
-        }
-        let network = addresses::read()
-            .await
-            .map_err(anyhow::Error::msg)
-            .context("reading the node's addresses")?;
-        let wanted = addresses::Wanted {
-            node_name: &self.node_name,
-            hostname: &self.hostname,
-            node_ips: &self.node_ips,
-            external_cloud_provider: false,
-        };
-        match addresses::choose(wanted, &network, &[], &[]) {
-            Ok(found) => {
-                let internal = found.iter().filter(|address| address.type_ == "InternalIP");
-                self.node_ips =
-                    internal.filter_map(|address| address.address.parse().ok()).collect();
-            }
-            Err(problem) => warn!(%problem, "no address for this node was found; give --node-ip"),
-        }
-        Ok(())
+    /// Refuses what the machine cannot give.
+    fn check_machine(&self) -> anyhow::Result<()> {
+        machine::check(self.config(), &machine::Cpus::detect()).map_err(anyhow::Error::msg)?;
+        let config = self.node();
+        let devices = resources::devices::Figures::new();
+        let capacity = node::resources::capacity(&config, &self.machine, &devices);
+        node::resources::check(&config, &capacity).map_err(anyhow::Error::msg)
     }
 
     /// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and
@@ -139,48 +112,19 @@ impl NodeSettings {
         }
     }
 
-    pub(super) fn cri(&self) -> cri::Settings {
-        let image = &self.config().image_service_endpoint;
-        cri::Settings {
-            runtime_endpoint: self.config().container_runtime_endpoint.clone(),
-            image_endpoint: (!image.is_empty()).then(|| image.clone()),
-            request_timeout: duration(self.config().runtime_request_timeout),
-        }
-    }
-
+    /// The clients of the API server; `None` without `--kubeconfig`.
     pub(super) fn clients(&self, clock: Clock) -> anyhow::Result<Option<Clients>> {
-        let flags = &self.loaded.flags;
-        if flags.kubeconfig.is_empty() {
+        let Some(config) = ClientConfig::from_loaded(&self.loaded, &self.node_name) else {
             return Ok(None);
-        }
-        let kubeconfig = PathBuf::from(&flags.kubeconfig);
-        if !kubeconfig.exists() && !flags.bootstrap_kubeconfig.is_empty() {
+        };
+        if !config.kubeconfig.exists() && !self.loaded.flags.bootstrap_kubeconfig.is_empty() {
             bail!(
                 "{} does not exist, and requesting a client certificate with --bootstrap-kubeconfig is not supported yet: \
                  let kubeadm or upstream's kubelet write it first",
-                kubeconfig.display()
+                config.kubeconfig.display()
             );
         }
-        let config = self.config();
-        let clients = ClientConfig {
-            kubeconfig,
-            node_name: self.node_name.clone(),
-            qps: f64::from(config.kube_api_qps),
-            burst: u32::try_from(config.kube_api_burst).unwrap_or(0),
-            event_qps: f64::from(config.event_record_qps),
-            event_burst: u32::try_from(config.event_burst).unwrap_or(0),
-            disable_http2: false,
-        };
-        Ok(Some(Clients::new(&clients, clock)?))
-    }
-
-    pub(super) fn change_detection(&self, node: watch::Receiver<NodeView>) -> ChangeDetection {
-        let sync = self.config().sync_frequency.to_std();
-        match self.config().config_map_and_secret_change_detection_strategy.as_str() {
-            "Get" => ChangeDetection::Get(sync),
-            "Cache" => ChangeDetection::Cache { sync, node },
-            _ => ChangeDetection::Watch,
-        }
+        Ok(Some(Clients::new(&config, clock)?))
     }
 
     /// The node's directories.
@@ -198,34 +142,6 @@ impl NodeSettings {
             ephemeral_storage: amount("ephemeral-storage"),
         };
         volumes::Config { paths: self.paths(), allocatable }
-    }
-
-    pub(super) fn images(&self) -> images::Settings {
-        let config = self.config();
-        let parallel = match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
-            (true, _) => Some(1),
-            (false, limit) => limit.and_then(|limit| usize::try_from(limit).ok()),
-        };
-        images::Settings {
-            limits: images::Limits {
-                parallel,
-                qps: config.registry_pull_qps.into(),
-                burst: u32::try_from(config.registry_burst).unwrap_or(0),
-            },
-            node_credentials: images::NodeCredentials::in_usual_places(
-                &self.root_dir,
-                Some(Path::new("/root")),
-            ),
-            root_dir: self.root_dir.clone(),
-            verification: match config.image_pull_credentials_verification_policy.as_str() {
-                "NeverVerify" => images::Verification::Never,
-                "AlwaysVerify" => images::Verification::Always,
-                "NeverVerifyAllowlistedImages" => images::Verification::NeverForAllowlisted(
-                    config.preloaded_images_verification_allowlist.clone(),
-                ),
-                _ => images::Verification::NeverForPreloaded,
-            },
-        }
     }
 
     /// The cgroups of pods; `None` with `cgroupsPerQOS: false`.
@@ -255,7 +171,7 @@ impl NodeSettings {
         }
         let policy = resources::PodCgroupPolicy {
             enforce_cpu_limits: config.cpu_cfs_quota,
-            cpu_period: u64::try_from(duration(config.cpu_cfs_quota_period).as_micros())
+            cpu_period: u64::try_from(config.cpu_cfs_quota_period.to_std().as_micros())
                 .unwrap_or(100_000),
             pids_limit: config.pod_pids_limit,
         };
@@ -303,68 +219,11 @@ impl NodeSettings {
         resources::pod_config::node(&enforced, false)
     }
 
+    /// The configuration of the Node object.
     pub(super) fn node(&self) -> node::NodeConfig {
-        let (flags, config) = (&self.loaded.flags, self.config());
-        node::NodeConfig {
-            node_name: self.node_name.clone(),
-            hostname: self.hostname.clone(),
-            node_ips: self.configured_ips().unwrap_or_default(),
-            register: config.register_node,
-            labels: flags.node_labels.clone(),
-            taints: config.register_with_taints.clone(),
-            external_cloud_provider: flags.cloud_provider == "external",
-            provider_id: config.provider_id.clone(),
-            controller_attach_detach: config.enable_controller_attach_detach,
-            max_pods: config.max_pods.into(),
-            pods_per_core: config.pods_per_core.into(),
-            kube_reserved: config.kube_reserved.clone(),
-            system_reserved: config.system_reserved.clone(),
-            eviction_hard: if flags.experimental_allocatable_ignore_eviction {
-                std::collections::BTreeMap::new()
-            } else {
-                config.eviction_hard.clone()
-            },
-            local_storage: config.local_storage_capacity_isolation,
-            status_update_frequency: duration(config.node_status_update_frequency),
-            status_report_frequency: duration(config.node_status_report_frequency),
-            lease_duration: Duration::from_secs(
-                u64::try_from(config.node_lease_duration_seconds).unwrap_or(40),
-            ),
-            max_images: config.node_status_max_images.into(),
-            port: u16::try_from(config.port).unwrap_or(10250),
-            kubelet_version: KUBERNETES_VERSION.to_owned(),
-            declared_features: self
-                .declared_features()
-                .unwrap_or_default()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            root_dir: self.root_dir.clone(),
-        }
-    }
-
-    /// When images that nobody needs go.
-    pub(super) fn image_gc(&self) -> images::gc_plan::Policy {
-        let config = self.config();
-        let percent = |value: i32| u64::try_from(value).unwrap_or_default();
-        images::gc_plan::Policy {
-            high_percent: percent(config.image_gc_high_threshold_percent),
-            low_percent: percent(config.image_gc_low_threshold_percent),
-            min_age: duration(config.image_minimum_gc_age),
-            max_age: duration(config.image_maximum_gc_age),
-        }
-    }
-
-    /// When containers' logs are rotated; `None` for a negative size: never.
-    pub(super) fn log_rotation(&self) -> Option<pods::logs::Policy> {
-        let config = self.config();
-        let size = Amount::parse(&config.container_log_max_size).ok()?.units();
-        Some(pods::logs::Policy {
-            max_size: u64::try_from(size).ok()?,
-            max_files: usize::try_from(config.container_log_max_files).ok()?,
-            workers: usize::try_from(config.container_log_max_workers).unwrap_or(1),
-            every: duration(config.container_log_monitor_interval),
-        })
+        let names = node::Names { node: self.node_name.clone(), host: self.hostname.clone() };
+        let declared = self.declared_features().unwrap_or_default();
+        node::NodeConfig::from_loaded(&self.loaded, names, self.node_ips.clone(), declared)
     }
 
     /// What the scheduler may count on: of the features that upstream's kubelet declares, those
@@ -382,46 +241,10 @@ impl NodeSettings {
 
     /// What pods may have of this machine.
     pub(super) fn allocatable(&self) -> node::resources::Resources {
-        let (config, inputs) = (self.node(), node::NodeInputs::default());
-        let capacity = node::resources::capacity(&config, &self.machine, &inputs);
-        node::resources::allocatable(&config, &capacity, &inputs)
-    }
-
-    pub(super) fn manifests(&self) -> Option<sources::manifests::Config> {
-        let path = &self.config().static_pod_path;
-        (!path.is_empty()).then(|| sources::manifests::Config {
-            path: PathBuf::from(path),
-            check_frequency: duration(self.config().file_check_frequency),
-            node_name: self.node_name.clone(),
-        })
-    }
-
-    pub(super) fn http(&self) -> anyhow::Result<Option<sources::http::Config>> {
-        let config = self.config();
-        if config.static_pod_url.is_empty() {
-            return Ok(None);
-        }
-        let url = config
-            .static_pod_url
-            .parse()
-            .with_context(|| format!("staticPodURL {:?}", config.static_pod_url))?;
-        let mut headers = http::HeaderMap::new();
-        for (name, values) in &config.static_pod_url_header.0 {
-            let name = http::HeaderName::try_from(name)
-                .with_context(|| format!("staticPodURLHeader {name:?}"))?;
-            for value in values {
-                let value = http::HeaderValue::from_str(value).with_context(|| {
-                    format!("staticPodURLHeader {name}: a value is not allowed in a header")
-                })?;
-                headers.append(name.clone(), value);
-            }
-        }
-        Ok(Some(sources::http::Config {
-            url,
-            headers,
-            check_frequency: duration(config.http_check_frequency),
-            node_name: self.node_name.clone(),
-        }))
+        let config = self.node();
+        let devices = resources::devices::Figures::new();
+        let capacity = node::resources::capacity(&config, &self.machine, &devices);
+        node::resources::allocatable(&config, &capacity, &devices)
     }
 
     /// What shapes the requests to the runtime.
@@ -438,9 +261,9 @@ impl NodeSettings {
             },
             pod_logs_dir: config.pod_logs_dir.clone(),
             seccomp_profile_root: self.root_dir.join("seccomp").to_string_lossy().into_owned(),
-            seccomp_default: config.seccomp_default,
+            seccomp_default: config.seccomp_default || self.loaded.flags.seccomp_default,
             cpu_cfs_quota: config.cpu_cfs_quota,
-            cpu_cfs_quota_period: duration(config.cpu_cfs_quota_period),
+            cpu_cfs_quota_period: config.cpu_cfs_quota_period.to_std(),
             cgroup_v2: unified,
             swap_controller: super::process::has_swap_controller(unified),
             limited_swap: (config.memory_swap.swap_behavior == "LimitedSwap").then(|| {
@@ -465,34 +288,18 @@ impl NodeSettings {
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
-    pub(super) fn authentication(&self) -> server::AuthenticationSettings {
-        let authentication = &self.config().authentication;
-        let webhook = &authentication.webhook;
-        server::AuthenticationSettings {
-            anonymous: authentication.anonymous.enabled,
-            webhook: webhook.enabled.then(|| duration(webhook.cache_ttl)),
-        }
-    }
-
-    pub(super) fn authorization(&self) -> server::AuthorizationMode {
-        let authorization = &self.config().authorization;
-        match authorization.mode.as_str() {
-            "AlwaysAllow" => server::AuthorizationMode::AlwaysAllow,
-            _ => server::AuthorizationMode::Webhook {
-                allowed_ttl: duration(authorization.webhook.cache_authorized_ttl),
-                denied_ttl: duration(authorization.webhook.cache_unauthorized_ttl),
-            },
-        }
-    }
-
     /// The serving certificate: configured, or self-signed in `--cert-dir`.
-    pub(super) fn tls(&self, clock: Clock) -> anyhow::Result<server::TlsSettings> {
+    pub(super) fn tls(
+        &self,
+        clock: Clock,
+        host_ips: &[IpAddr],
+    ) -> anyhow::Result<server::TlsSettings> {
         let config = self.config();
         let client_ca = &config.authentication.x509.client_ca_file;
         let (cert_file, key_file) =
             if config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty() {
                 let directory = Path::new(&self.loaded.flags.cert_dir);
-                server::self_signed(directory, &self.hostname, &self.node_ips, clock.now().wall)?
+                server::self_signed(directory, &self.hostname, host_ips, clock.now().wall)?
             } else {
                 (PathBuf::from(&config.tls_cert_file), PathBuf::from(&config.tls_private_key_file))
             };
@@ -515,16 +322,11 @@ impl NodeSettings {
             .transpose()
     }
 
-    pub(super) fn health_address(&self) -> anyhow::Result<Option<SocketAddr>> {
-        let port = self.config().healthz_port;
-        let address = &self.config().healthz_bind_address;
-        (port > 0).then(|| socket("healthzBindAddress", address, "healthzPort", port)).transpose()
+    /// Where to serve the health endpoint: an address, or a name that is looked up.
+    pub(super) fn health_address(&self) -> Option<(String, u16)> {
+        let port = u16::try_from(self.config().healthz_port).ok()?;
+        (port > 0).then(|| (self.config().healthz_bind_address.clone(), port))
     }
-}
-
-/// A duration of the configuration; negative ones (which validation refuses) are none.
-pub(super) fn duration(duration: GoDuration) -> Duration {
-    u64::try_from(duration.nanos()).map(Duration::from_nanos).unwrap_or_default()
 }
 
 fn socket(

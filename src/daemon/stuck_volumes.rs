@@ -1,11 +1,9 @@
-//! What is left of pods that are gone and cannot be removed: one event per pod and cause, and
+//! Leftovers of pods that are gone which cannot be removed: one event per pod and cause, and
 //! gauges. Fed by `volumes`.
 
 use std::collections::BTreeSet;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::apiserver::events::Recorder;
 use crate::model::reason::event::ORPHANED_VOLUME_STUCK;
@@ -13,7 +11,7 @@ use crate::model::{EventType, PodUid};
 use crate::telemetry::metrics::{Kind, Registry};
 use crate::volumes::{StuckReason, Swept};
 
-/// Shows upstream's gauges and ours.
+/// Registers upstream's gauges and ours.
 pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
     registry.on_collect(move |out| {
         let swept = swept.borrow().clone();
@@ -47,51 +45,37 @@ pub(super) fn register(registry: &Registry, swept: watch::Receiver<Swept>) {
     });
 }
 
-/// Tells each new cause in an event of the node.
-pub(super) fn tell(
+/// Reports each new cause in an event of the node.
+pub(super) async fn report(
     mut swept: watch::Receiver<Swept>,
     node_name: String,
     recorder: Recorder,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
 ) {
-    tasks.spawn(async move {
-        let work = async {
-            let mut told: BTreeSet<(PodUid, String)> = BTreeSet::new();
-            while swept.changed().await.is_ok() {
-                let stuck = swept.borrow_and_update().stuck.clone();
-                told.retain(|(uid, problem)| {
-                    stuck.iter().any(|stuck| stuck.uid == *uid && stuck.problem == *problem)
-                });
-                for stuck in stuck {
-                    let message = format!(
-                        "Could not remove what is left of pod {}: {}",
-                        stuck.uid, stuck.problem
-                    );
-                    if told.insert((stuck.uid, stuck.problem)) {
-                        recorder.node(
-                            &node_name,
-                            EventType::Warning,
-                            ORPHANED_VOLUME_STUCK,
-                            message,
-                        );
-                    }
-                }
+    let mut reported: BTreeSet<(PodUid, String)> = BTreeSet::new();
+    while swept.changed().await.is_ok() {
+        let stuck = swept.borrow_and_update().stuck.clone();
+        reported.retain(|(uid, problem)| {
+            stuck.iter().any(|stuck| stuck.uid == *uid && stuck.problem == *problem)
+        });
+
+        for stuck in stuck {
+            let message =
+                format!("Could not remove what is left of pod {}: {}", stuck.uid, stuck.problem);
+            if reported.insert((stuck.uid, stuck.problem)) {
+                recorder.node(&node_name, EventType::Warning, ORPHANED_VOLUME_STUCK, message);
             }
-            // The volumes have ended: so does everything, by `cancel`.
-            std::future::pending::<()>().await;
-        };
-        cancel.run_until_cancelled(work).await;
-    });
+        }
+    }
+    // The volumes have ended: so does everything, by the stop.
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
-    use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
 
-    use super::{register, tell};
+    use super::{register, report};
     use crate::apiserver::events::Recorder;
     use crate::model::PodUid;
     use crate::telemetry::metrics::Registry;
@@ -110,8 +94,8 @@ mod tests {
     async fn each_cause_is_told_once() {
         let (sender, receiver) = watch::channel(Swept::default());
         let (recorder, mut events) = Recorder::channel();
-        let mut tasks = JoinSet::new();
-        tell(receiver.clone(), "n1".to_owned(), recorder, &mut tasks, CancellationToken::new());
+        let tasks = TaskTracker::new();
+        tasks.spawn(report(receiver.clone(), "n1".to_owned(), recorder));
         let registry = Registry::new();
         register(&registry, receiver);
         sender.send_replace(stuck("one"));

@@ -1,6 +1,5 @@
-//! Which ids pods with a user namespace of their own may have: `userNamespaces`, and the
-//! subordinate ids of the user `kubelet` where the machine has that user and `getsubids`. Asked
-//! once, at the start.
+//! The ids for pods with a user namespace of their own: `userNamespaces`, and the subordinate ids
+//! of the user `kubelet` where the machine has that user and `getsubids`. Read once, at the start.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -13,20 +12,20 @@ use tracing::debug;
 use crate::config::KubeletConfiguration;
 use crate::pods::user_namespaces::{Ids, parse_subids};
 
-/// The user whose subordinate ids are meant.
+/// The user whose subordinate ids pods get.
 const USER: &str = "kubelet";
 
-/// Prints the subordinate ids of a user; it may ask a directory service.
+/// The program that prints the subordinate ids of a user; it may ask a directory service.
 const TOOL: &str = "getsubids";
 
-/// How long it may take.
+/// The deadline of the program.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Upstream's default of `userNamespaces.idsPerPod`.
 const IDS_PER_POD: i64 = 65_536;
 
-/// The ids, checked. Where the user exists the tool's answer counts, and an answer that cannot be
-/// used is an error.
+/// Reads and checks the ids. Where the user exists the program's answer counts, and an answer that
+/// cannot be used is an error.
 pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
     let per_pod =
         config.user_namespaces.as_ref().and_then(|users| users.ids_per_pod).unwrap_or(IDS_PER_POD);
@@ -66,7 +65,7 @@ async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
     parse_subids(&users).map(Some).map_err(anyhow::Error::msg)
 }
 
-/// Whether the tool is in one of `folders`, a value of `PATH`, as upstream looks for it.
+/// Returns true if the program is in one of `folders`, a value of `PATH`, as upstream looks for it.
 fn has_tool(folders: &OsStr) -> bool {
     std::env::split_paths(folders).any(|folder| {
         let tool = folder.join(TOOL);
@@ -74,7 +73,7 @@ fn has_tool(folders: &OsStr) -> bool {
     })
 }
 
-/// What the tool prints; `None` where there is no such tool.
+/// Runs the program and returns its output; `None` where it does not exist.
 async fn printed(arguments: &[&str]) -> anyhow::Result<Option<String>> {
     let run = Command::new(TOOL).args(arguments).kill_on_drop(true).output();
     match tokio::time::timeout(DEADLINE, run).await.context("it does not answer")? {

@@ -1,44 +1,42 @@
-//! Gives memory back to the system when a burst of work is over: what decoding and starting many
-//! pods took for a moment is otherwise kept by the allocator for good, and so is the code that ran
-//! only then. Told of containers that start and of pods that end; nothing waits for it.
+//! Returns freed memory to the kernel when a burst of work is over. The allocator would otherwise
+//! keep for good what decoding and starting many pods took for a moment, and so would the code that
+//! ran only then.
+//!
+//! Fed by the starts of containers and the ends of pods. Nothing waits for it.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::linux::{malloc, program};
 
-/// So long nothing must have begun or ended. A burst of pods is quiet for a second at times; giving
-/// back takes milliseconds, and what comes next has to ask for the memory again.
+/// Memory is returned after this long without a start or an end. A burst of pods is quiet for a
+/// second at times; returning takes milliseconds, and the next burst has to ask for the memory
+/// again.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Where work is told. Cheap to clone.
+/// Takes notes of work. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryTrimmer(watch::Sender<u64>);
 
-impl MemoryTrimmer {
-    /// Starts the task; the start of the process is the first burst. It ends with `stop`.
-    pub(super) fn start(tasks: &mut JoinSet<()>, stop: CancellationToken) -> Self {
-        let (sender, receiver) = watch::channel(0);
-        tasks.spawn(async move {
-            let trim = || {
-                malloc::trim();
-                program::forget_code();
-            };
-            stop.run_until_cancelled(give_back(receiver, trim)).await;
-        });
-        Self(sender)
-    }
+/// Makes the trimmer and its task; the start of the process is the first burst.
+pub(super) fn new() -> (MemoryTrimmer, impl Future<Output = ()> + Send + 'static) {
+    let (sender, receiver) = watch::channel(0);
+    let trim = || {
+        malloc::trim();
+        program::forget_code();
+    };
+    (MemoryTrimmer(sender), give_back(receiver, trim))
+}
 
-    /// Something has begun or ended.
+impl MemoryTrimmer {
+    /// Notes that something has begun or ended.
     pub(super) fn note(&self) {
         self.0.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
-/// Calls `trim` once after each burst; returns when nobody can tell of another one.
+/// Calls `trim` once after each burst; returns when no other can be noted.
 async fn give_back(mut work: watch::Receiver<u64>, trim: impl Fn()) {
     loop {
         // Cancel-safe: a timeout loses no change.

@@ -28,7 +28,7 @@ pub struct Duplicate {
     pub source: SourceKind,
 }
 
-/// What one update has changed. Removals come first.
+/// What one update has changed. Removals come first, then the pods in the order of their creation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// For the pods' tasks.
@@ -59,11 +59,16 @@ impl Index {
         }
         let gone =
             self.pods.keys().filter(|uid| !next.pods.contains_key(*uid)).cloned().map(Change::Gone);
-        let upserts = next
+        let mut newer: Vec<&Arc<Pod>> = next
             .pods
             .iter()
             .filter(|(uid, pod)| self.pods.get(*uid).is_none_or(|old| !Arc::ptr_eq(old, pod)))
-            .map(|(_, pod)| Change::Upsert(Arc::clone(pod)));
+            .map(|(_, pod)| pod)
+            .collect();
+        // Admission goes in this order: what came first keeps its place. Stable, so that static
+        // pods, which have no time, stay in the order of their UIDs.
+        newer.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        let upserts = newer.into_iter().map(|pod| Change::Upsert(Arc::clone(pod)));
         let changes = gone.chain(upserts).collect();
         *self = next;
         Step { changes, duplicates }
@@ -174,6 +179,29 @@ mod tests {
         let changed = make("a", "1", &[("x", "y")]);
         let step = index.update([(SourceKind::Api, &set(&[&changed]))]);
         assert_eq!(step.changes, [Change::Gone("2".into()), Change::Upsert(Arc::clone(&changed))]);
+    }
+
+    #[test]
+    fn the_pods_of_one_update_come_in_the_order_of_their_creation() {
+        let created = |uid: &str, second: i64| {
+            let mut pod = (*make(uid, uid, &[])).clone();
+            let at = jiff::Timestamp::from_second(second).expect("a time");
+            pod.metadata.creation_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+            Arc::new(pod)
+        };
+        let pods = [created("a", 3), created("b", 1), created("c", 2), static_pod("s", "s")];
+        let mut index = Index::default();
+        let step = index.update([(SourceKind::Api, &set(&pods.iter().collect::<Vec<_>>()))]);
+        let order: Vec<String> = step
+            .changes
+            .iter()
+            .map(|change| match change {
+                Change::Upsert(pod) => pod::uid(pod).to_string(),
+                Change::Gone(uid) => uid.to_string(),
+            })
+            .collect();
+        assert_eq!(order, ["s", "b", "c", "a"]);
     }
 
     #[test]

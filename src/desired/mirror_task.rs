@@ -85,7 +85,7 @@ impl MirrorTask {
                         busy.clear();
                     }
                 }
-                () = sleep_until(self.clock, wake), if wake.is_some() => {}
+                () = self.clock.sleep_until_some(wake), if wake.is_some() => {}
             }
         }
     }
@@ -130,12 +130,6 @@ impl MirrorTask {
             }
         };
         pauses.insert(key, pause);
-    }
-}
-
-async fn sleep_until(clock: Clock, wake: Option<Mono>) {
-    if let Some(wake) = wake {
-        clock.sleep_until(wake).await;
     }
 }
 

@@ -258,7 +258,8 @@ mod tests {
             (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
         fake.put("api/v1/nodes", json!({"metadata": {"name": "n", "uid": "node-uid"}}));
         let clients = fake.clients("n");
-        let node = nodes::start(&clients, &mut tasks, cancel.clone());
+        let (node, watching) = nodes::new(&clients);
+        tasks.spawn(watching);
         let api = apiserver::start(&clients, Some(node.clone()), clock, &mut tasks, cancel.clone());
         let (file, state) = watch::channel(SourceState::default());
         let sources = vec![Source { kind: SourceKind::File, state }, api];

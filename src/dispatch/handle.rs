@@ -1,6 +1,6 @@
-//! How the rest of the process reaches pods: read their views, ask for one to stop.
+//! How the rest of the process reaches pods: their views, the pods that count, orders to stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +24,12 @@ pub(super) enum Command {
     },
 }
 
-/// The read cache of views: written by dispatch, read by everybody; never held across an await.
+/// The read cache of views: written by dispatch, read by others; never held across an await.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     views: Arc<RwLock<BTreeMap<PodUid, watch::Receiver<PodView>>>>,
+    active: watch::Sender<Vec<Arc<Pod>>>,
+    known: watch::Sender<Option<Arc<BTreeSet<PodUid>>>>,
 }
 
 impl Table {
@@ -46,6 +48,21 @@ impl Table {
 
     pub(super) fn views(&self) -> Vec<PodView> {
         self.views.read().values().map(|view| view.borrow().clone()).collect()
+    }
+
+    /// Publishes the pods that count, after one came or went.
+    pub(super) fn publish_active(&self) {
+        self.active.send_replace(self.active_pods());
+    }
+
+    /// Publishes the pods that are known.
+    pub(super) fn publish_known(&self, known: BTreeSet<PodUid>) {
+        self.known.send_replace(Some(Arc::new(known)));
+    }
+
+    /// Whether the pods that are known have been published.
+    pub(super) fn is_swept(&self) -> bool {
+        self.known.borrow().is_some()
     }
 
     /// The pods that count against the node's resources.
@@ -90,6 +107,26 @@ impl PodsHandle {
     /// The view of one pod as it changes; it ends with the pod's task.
     pub fn watch(&self, uid: &PodUid) -> Option<watch::Receiver<PodView>> {
         self.table.view(uid)
+    }
+
+    /// The pods that count against the node's resources, as of the last time that one came or went.
+    pub fn active(&self) -> watch::Receiver<Vec<Arc<Pod>>> {
+        self.table.active.subscribe()
+    }
+
+    /// Waits until every source has said which pods it has: the UIDs of those, and of the pods that
+    /// have a task. What is on disk of any other pod is left over. Cancel-safe.
+    pub async fn known(&self) -> Arc<BTreeSet<PodUid>> {
+        let mut known = self.table.known.subscribe();
+        // Never an error: the table of this handle holds the sender.
+        let known = known.wait_for(Option::is_some).await.map(|known| known.clone());
+        known.ok().flatten().unwrap_or_default()
+    }
+
+    /// Whether a pod has a task, or was among [`PodsHandle::known`].
+    pub fn is_known(&self, uid: &PodUid) -> bool {
+        let has_task = self.table.views.read().contains_key(uid);
+        has_task || self.table.known.borrow().as_ref().is_some_and(|known| known.contains(uid))
     }
 
     /// Asks for a pod to be stopped; false when the process is shutting down.

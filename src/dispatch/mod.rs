@@ -1,13 +1,26 @@
-//! Which pods have a task. One task owns the table: it starts a worker for each pod that is new,
-//! tells workers what their source says, keeps one live generation per static pod name, and starts
-//! workers that only stop for what the runtime has and no source knows.
+//! The table of pods and their tasks.
 //!
-//! Input: changes of the desired pods, commands of other subsystems, ends of workers, the runtime's
-//! list of pods. Output: workers. It never talks to the runtime or the API server.
+//! ```text
+//!  desired ──(Change)──► table ──(Directive)──► task of a pod, made by the backend
+//!                          │ ▲                      │
+//!     admission ◄──────────┘ └── found (watch) ─────┴──► PodView ──► Handle ──► node, server, …
+//! ```
+//!
+//! One task owns the table. It has each new pod admitted, starts a task for it, hands newer objects
+//! and orders on, keeps one live generation per static pod name, decides on resizes in place, and
+//! starts tasks that only stop what runs and no source has. When nothing of a pod is left,
+//! everything that registered a [`Forget`] forgets it.
+//!
+//! Fed by the desired pods, the facts of the node, commands of other subsystems, the ends of tasks,
+//! and what the [`Backend`] finds on the node. It never talks to a runtime or the API server.
 
-pub mod directive;
+mod admit;
+mod backend;
+mod directive;
+mod forget;
 mod handle;
-pub mod orphan;
+pub mod metrics;
+mod orphan;
 mod resize;
 mod view;
 
@@ -15,18 +28,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
+use self::admit::{Asks, Door, Preempt, Undecided};
+pub use self::admit::{Config, ReadNode};
+pub use self::backend::{Backend, Found, FoundPod, Launched};
 pub use self::directive::{Directive, Ended, PendingResize, Resize, Stop};
+pub use self::forget::{Forget, Forgetters};
 pub use self::handle::PodsHandle;
 use self::handle::{Command, Table};
+use self::resize::Wish;
 pub use self::view::{PodView, ViewState};
+use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
-use crate::desired::Change;
-use crate::model::{Lifecycle, Mono, Pod, PodKey, PodUid, Terminating, TerminationCause, pod};
+use crate::desired::{self, Change};
+use crate::model::{
+    Lifecycle, Mono, NodeFacts, Pod, PodKey, PodUid, Terminating, TerminationCause, pod,
+};
 use crate::resources::allocation::{self, Allocation};
 
 /// How many commands of other subsystems may wait (evictions, requests of the server).
@@ -38,69 +60,30 @@ const PANIC_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause after panics.
 const PANIC_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// What dispatch needs to start a pod's task. Implemented by `pods::launch`, and by a fake in
-/// tests.
-pub trait Launch: Send + 'static {
-    /// Starts the task of a pod: a future that ends with the pod, and its view.
-    fn launch(
-        &mut self,
-        pod: Arc<Pod>,
-        lifecycle: Lifecycle,
-        directive: watch::Receiver<Directive>,
-    ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>);
-    /// Admission of a pod that is seen for the first time, or that asks for other resources: the
-    /// pods that must make room for it, or why the node does not take it so. `others` are the pods
-    /// that count, without itself.
-    fn admit(
-        &mut self,
-        pod: &Arc<Pod>,
-        others: &[Arc<Pod>],
-        asks: Asks,
-    ) -> Result<Vec<Preempt>, Rejected>;
-    /// Whether all sources have reported and the runtime has been read, so that what nobody knows
-    /// may be stopped.
-    fn may_sweep(&self) -> bool;
-    /// The pods that a source has now, among them those whose change has not been received yet: a
-    /// change is queued behind others, and what it is about must not be taken for an orphan
-    /// meanwhile.
-    fn wanted(&self) -> BTreeSet<PodUid>;
-    /// Pods that the runtime has.
-    fn in_runtime(&self) -> Vec<orphan::RuntimePod>;
-    /// Everything of the pod is gone: other subsystems forget it.
-    fn ended(&mut self, uid: &PodUid);
-    /// The pods that count against the node have changed.
-    fn active_changed(&mut self, active: Vec<Arc<Pod>>);
-    /// Removes what is on disk of pods that nobody knows.
-    fn sweep_disk(&mut self, known: Vec<PodUid>);
+/// What dispatch works with.
+pub struct Deps<B> {
+    /// Runs the pods.
+    pub backend: B,
+    /// The desired pods. Their changes come by [`Dispatch::run`].
+    pub desired: desired::Handle,
+    /// The facts of the node; `None` until they are known, and no pod is admitted before.
+    pub node: watch::Receiver<Option<Arc<NodeFacts>>>,
+    /// Reads the Node object afresh; `None` without an API server.
+    pub read_node: Option<ReadNode>,
+    /// Everything that keeps something of a pod.
+    pub forget: Forgetters,
+    /// Events.
+    pub recorder: Recorder,
+    /// The clocks.
+    pub clock: Clock,
+    /// The end of the process; pods run on.
+    pub shutdown: CancellationToken,
 }
 
-/// What a pod asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
-    /// To run here.
-    Entry,
-    /// To be given other resources in place.
-    Resize,
-}
-
-/// A pod that makes room for a critical one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Preempt {
-    /// Which.
-    pub uid: PodUid,
-    /// Upstream's reason and message.
-    pub why: Rejected,
-    /// Its grace period.
-    pub grace: Duration,
-}
-
-/// Why a pod was refused, or has to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Upstream's reason.
-    pub reason: String,
-    /// Upstream's message.
-    pub message: String,
+impl<B> std::fmt::Debug for Deps<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deps").field("forget", &self.forget).finish_non_exhaustive()
+    }
 }
 
 /// A pod that has a task.
@@ -114,89 +97,119 @@ struct Entry {
     panics: u32,
     /// What its containers have been given.
     allocation: Allocation,
-    /// The pod as it wishes to be, while a resize has to wait.
-    wanted: Option<Arc<Pod>>,
+    /// The resize that has to wait.
+    wish: Option<Wish>,
 }
 
 /// The table of pods and their tasks.
 #[derive(Debug)]
-pub struct Dispatch<L> {
-    launch: L,
+pub struct Dispatch<B> {
+    backend: B,
+    door: Door,
+    desired: desired::Handle,
+    forget: Forgetters,
     clock: Clock,
     entries: BTreeMap<PodUid, Entry>,
+    /// Pods that are not admitted yet.
+    undecided: Undecided,
     /// Static pods whose older generation still stops.
     queued: BTreeMap<PodKey, Arc<Pod>>,
     workers: JoinSet<(PodUid, Ended)>,
     ids: BTreeMap<tokio::task::Id, PodUid>,
     /// Pods whose task panicked, and when it is started again.
     broken: BTreeMap<PodUid, Mono>,
-    /// When resizes that wait are looked at again.
-    next_resize: Option<Mono>,
+    resizes: resize::Schedule,
     table: Table,
     commands: mpsc::Receiver<Command>,
-    swept: bool,
     shutdown: CancellationToken,
 }
 
-impl<L: Launch> Dispatch<L> {
+impl<B: Backend> Dispatch<B> {
     /// The table, empty, and the handle that others reach pods by.
-    pub fn new(launch: L, clock: Clock, shutdown: CancellationToken) -> (Self, PodsHandle) {
+    pub fn new(config: Config, deps: Deps<B>) -> (Self, PodsHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let table = Table::default();
         let handle = PodsHandle::new(table.clone(), sender);
+        let door =
+            Door { config, node: deps.node, read_node: deps.read_node, recorder: deps.recorder };
         let dispatch = Self {
-            launch,
-            clock,
+            backend: deps.backend,
+            door,
+            desired: deps.desired,
+            forget: deps.forget,
+            clock: deps.clock,
             entries: BTreeMap::new(),
+            undecided: Undecided::default(),
             queued: BTreeMap::new(),
             workers: JoinSet::new(),
             ids: BTreeMap::new(),
             broken: BTreeMap::new(),
-            next_resize: None,
+            resizes: resize::Schedule::default(),
             table,
             commands,
-            swept: false,
-            shutdown,
+            shutdown: deps.shutdown,
         };
         (dispatch, handle)
     }
 
-    /// Runs until shutdown. `sweep` changes when the sources or the runtime's list of pods have
-    /// changed.
-    pub async fn run(
-        mut self,
+    /// Runs until shutdown.
+    pub async fn run(mut self, changes: mpsc::Receiver<Change>) {
+        let shutdown = self.shutdown.clone();
+        let mut found = self.backend.found();
+
+        // A pod that runs already must not be taken for a new one, and for a node of no size every
+        // new pod would be refused for good.
+        let ready = async {
+            let looked = found.wait_for(Option::is_some).await.is_ok();
+            looked && self.door.wait().await
+        };
+        if shutdown.run_until_cancelled(ready).await == Some(true) {
+            self.serve(changes, found).await;
+        }
+
+        // Workers see the same cancellation; containers stay.
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    async fn serve(
+        &mut self,
         mut changes: mpsc::Receiver<Change>,
-        mut sweep: watch::Receiver<u64>,
+        mut found: watch::Receiver<Option<Found>>,
     ) {
+        let shutdown = self.shutdown.clone();
+        let desired = self.desired.clone();
         loop {
             let clock = self.clock;
-            let next_repair = self.broken.values().chain(&self.next_resize).min().copied();
+            let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
             let repair = async {
                 match next_repair {
                     Some(moment) => clock.sleep_until(moment).await,
                     None => std::future::pending().await,
                 }
             };
-            // Every arm is cancel-safe: `recv`, `changed` and `join_next` lose nothing when
-            // dropped.
+            // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
+            // `wait_sources_ready` lose nothing when dropped.
             tokio::select! {
-                () = self.shutdown.cancelled() => break,
+                () = shutdown.cancelled() => break,
                 change = changes.recv() => match change {
                     Some(change) => self.change(change),
                     None => break,
                 },
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
-                news = sweep.changed() => if news.is_err() { break },
+                answered = self.undecided.next() => if let Some((pod, node)) = answered {
+                    self.enter(pod, NodeLook::Afresh(node.as_deref()));
+                },
+                news = found.changed() => if news.is_err() { break },
+                () = desired.wait_sources_ready(), if !self.table.is_swept() => {}
                 () = repair => {
                     self.repair();
                     self.retry_resizes();
                 }
             }
-            self.sweep();
+            self.sweep(&found);
+            self.catch_up();
         }
-        // Workers see the same cancellation; containers stay.
-        while self.workers.join_next().await.is_some() {}
     }
 
     fn change(&mut self, change: Change) {
@@ -204,10 +217,11 @@ impl<L: Launch> Dispatch<L> {
             Change::Upsert(pod) => self.upsert(pod),
             Change::Gone(uid) => {
                 self.queued.retain(|_, queued| pod::uid(queued) != uid);
+                self.undecided.remove(&uid);
                 match self.entries.get(&uid) {
                     Some(entry) => entry.directive.send_modify(|directive| directive.gone = true),
-                    // It never had a turn: whoever waits for its end must not wait for ever.
-                    None => self.launch.ended(&uid),
+                    // It never had a turn: what waits for its end must not wait for ever.
+                    None => self.forget.forget(&uid),
                 }
             }
         }
@@ -227,53 +241,101 @@ impl<L: Launch> Dispatch<L> {
             self.update(&uid, pod);
             return;
         }
+        if self.undecided.update(&pod) {
+            return;
+        }
         let older = self.entries.values().any(|entry| entry.is_static && entry.key == key);
         if pod::is_static(&pod) && older {
             debug!(pod = %key, "static pod waits for its older generation to end");
             self.queued.insert(key, pod);
             return;
         }
+        self.enter(pod, NodeLook::Cached);
+    }
+
+    /// Has a pod admitted and starts its task, or puts it off until the Node object has been read.
+    /// `look`: which Node object is decided by.
+    ///
+    /// An admission that has to wait for more (a manager that allocates CPUs or devices) is put off
+    /// here in the same way.
+    fn enter(&mut self, pod: Arc<Pod>, look: NodeLook<'_>) {
         // A resize that waited when this process began still does: the pod begins with what it had.
         let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
         let start = given.clone().unwrap_or_else(|| pod.clone());
-        let (lifecycle, room) = self.first_lifecycle(&start);
-        self.start(
-            Directive { pod: start, gone: false, stop: None, resize: Resize::default(), room },
-            lifecycle,
-        );
+        let resize = match given {
+            Some(_) => Resize { granted: None, pending: resize::recorded(&pod) },
+            None => Resize::default(),
+        };
+        let (lifecycle, room) = match self.decide_entry(&start, look) {
+            Entrance::Open { room } => (Lifecycle::Syncing, room),
+            Entrance::Closed(cause) => (self.terminating(cause, Duration::ZERO), Vec::new()),
+            Entrance::PutOff(read_node) => {
+                self.undecided.put_off(pod, &read_node);
+                return;
+            }
+        };
+        self.start(Directive { pod: start, gone: false, stop: None, resize, room }, lifecycle);
         if given.is_some() {
-            self.update(&uid, pod);
+            self.update(&pod::uid(&pod), pod);
         }
     }
 
-    /// Where a pod's life begins on this node, and whom it has to wait for.
-    fn first_lifecycle(&mut self, pod: &Arc<Pod>) -> (Lifecycle, Vec<watch::Receiver<PodView>>) {
+    /// Whether a pod may run on this node, and which pods it has to wait for.
+    fn decide_entry(&mut self, pod: &Arc<Pod>, look: NodeLook<'_>) -> Entrance {
         if pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
-            return (Lifecycle::Syncing, Vec::new());
+            return Entrance::Open { room: Vec::new() };
         }
-        let active: Vec<Arc<Pod>> = self.table.active_pods();
-        match self.launch.admit(pod, &active, Asks::Entry) {
+        let is_running = self
+            .backend
+            .found()
+            .borrow()
+            .as_ref()
+            .and_then(|found| found.get(&pod::uid(pod)))
+            .is_some_and(|found| found.is_running);
+        let others = self.others(&pod::uid(pod));
+        let (fresh, may_read) = match look {
+            NodeLook::Cached => (None, true),
+            NodeLook::Afresh(node) => (node, false),
+        };
+        match self.door.admit(pod, &others, Asks::Entry { is_running }, fresh) {
             Ok(preempt) => {
                 let room =
                     preempt.iter().filter_map(|preempt| self.table.view(&preempt.uid)).collect();
                 self.preempt(preempt);
-                (Lifecycle::Syncing, room)
+                Entrance::Open { room }
             }
-            Err(Rejected { reason, message }) => {
+            Err(rejection) => {
+                if may_read && let Some(read_node) = self.door.may_be_stale(&rejection) {
+                    return Entrance::PutOff(read_node.clone());
+                }
+                self.door.tell_rejected(pod, &rejection);
+                let reason = rejection.reason;
+                let message = rejection.message;
                 info!(pod = %pod::key(pod), reason, message, "pod rejected");
-                let lifecycle = Lifecycle::Terminating(Terminating {
-                    cause: TerminationCause::Rejected { reason, message },
-                    since: self.clock.now(),
-                    grace: Duration::ZERO,
-                });
-                (lifecycle, Vec::new())
+                Entrance::Closed(TerminationCause::Rejected { reason, message })
             }
         }
     }
 
+    /// The other pods that count against the node, with what they have been given: a task may not
+    /// have seen its newest order yet.
+    fn others(&self, uid: &PodUid) -> Vec<Arc<Pod>> {
+        let views = self.table.views().into_iter();
+        views
+            .filter(|view| view.is_active() && view.uid != *uid)
+            .map(|view| match self.entries.get(&view.uid) {
+                Some(entry) => entry.directive.borrow().pod.clone(),
+                None => view.pod,
+            })
+            .collect()
+    }
+
+    fn terminating(&self, cause: TerminationCause, grace: Duration) -> Lifecycle {
+        Lifecycle::Terminating(Terminating { cause, since: self.clock.now(), grace })
+    }
+
     fn preempt(&mut self, preempt: Vec<Preempt>) {
-        for Preempt { uid, why: Rejected { reason, message }, grace } in preempt {
-            let cause = TerminationCause::Evicted { reason, message };
+        for Preempt { uid, cause, grace } in preempt {
             self.command(Command::Stop { uid, cause, grace });
         }
     }
@@ -282,7 +344,9 @@ impl<L: Launch> Dispatch<L> {
         let pod = directive.pod.clone();
         let uid = pod::uid(&pod);
         let (directive, receiver) = watch::channel(directive);
-        let panics = self.entries.remove(&uid).map_or(0, |entry| entry.panics);
+        // A task that is started again goes on where the one before it stood.
+        let before = self.entries.remove(&uid);
+        let (panics, wish) = before.map_or((0, None), |entry| (entry.panics, entry.wish));
         let is_static = pod::is_static(&pod);
         let entry = Entry {
             directive,
@@ -291,17 +355,17 @@ impl<L: Launch> Dispatch<L> {
             first: lifecycle.clone(),
             panics,
             allocation: allocation::of(&pod),
-            wanted: None,
+            wish,
         };
-        let (worker, view) = self.launch.launch(pod, lifecycle, receiver);
+        let launched = self.backend.launch(pod, lifecycle, receiver);
         self.entries.insert(uid.clone(), entry);
-        self.table.insert(uid.clone(), view);
+        self.table.insert(uid.clone(), launched.view);
         let id = {
             let uid = uid.clone();
-            self.workers.spawn(async move { (uid, worker.await) }).id()
+            self.workers.spawn(async move { (uid, launched.task.await) }).id()
         };
         self.ids.insert(id, uid);
-        self.launch.active_changed(self.table.active_pods());
+        self.table.publish_active();
     }
 
     fn joined(
@@ -332,8 +396,8 @@ impl<L: Launch> Dispatch<L> {
     fn gone(&mut self, uid: &PodUid) {
         let Some(entry) = self.entries.remove(uid) else { return };
         self.table.remove(uid);
-        self.launch.ended(uid);
-        self.launch.active_changed(self.table.active_pods());
+        self.forget.forget(uid);
+        self.table.publish_active();
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
         }
@@ -366,39 +430,61 @@ impl<L: Launch> Dispatch<L> {
         }
     }
 
-    /// Stops what the runtime has and no source knows.
-    fn sweep(&mut self) {
-        if !self.launch.may_sweep() {
+    /// Stops what is on the node and no source has, once every source has said what it has.
+    fn sweep(&mut self, found: &watch::Receiver<Option<Found>>) {
+        if !self.desired.sources_ready() {
             return;
         }
-        let wanted = self.launch.wanted();
-        for runtime_pod in self.launch.in_runtime() {
-            if self.entries.contains_key(&runtime_pod.uid) || wanted.contains(&runtime_pod.uid) {
-                continue;
-            }
-            info!(pod = %runtime_pod.key, uid = %runtime_pod.uid, "stopping a pod that no source knows");
-            let pod = orphan::pod(&runtime_pod);
-            let lifecycle = Lifecycle::Terminating(Terminating {
-                cause: TerminationCause::Removed,
-                since: self.clock.now(),
-                grace: runtime_pod.grace,
-            });
-            self.start(
-                Directive {
-                    pod,
-                    gone: true,
-                    stop: None,
-                    resize: Resize::default(),
-                    room: Vec::new(),
-                },
-                lifecycle,
-            );
+        let orphans: Vec<(PodUid, FoundPod)> = found
+            .borrow()
+            .iter()
+            .flatten()
+            .filter(|(uid, _)| !self.entries.contains_key(*uid))
+            .map(|(uid, found)| (uid.clone(), found.clone()))
+            .collect();
+        if orphans.is_empty() && self.table.is_swept() {
+            return;
         }
-        if !std::mem::replace(&mut self.swept, true) {
-            let known = self.entries.keys().cloned().chain(wanted).collect();
-            self.launch.sweep_disk(known);
+
+        // Also those whose change has not been received yet: a change is queued behind others, and
+        // its pod must not be taken for an orphan meanwhile.
+        let wanted: BTreeSet<PodUid> =
+            self.desired.pods().iter().map(|pod| pod::uid(pod)).collect();
+        for (uid, found) in orphans.into_iter().filter(|(uid, _)| !wanted.contains(uid)) {
+            info!(pod = %found.key, %uid, "stopping a pod that no source has");
+            let directive = Directive {
+                pod: orphan::pod(&uid, &found),
+                gone: true,
+                stop: None,
+                resize: Resize::default(),
+                room: Vec::new(),
+            };
+            let lifecycle = self.terminating(TerminationCause::Removed, found.grace);
+            self.start(directive, lifecycle);
+        }
+        if !self.table.is_swept() {
+            self.table.publish_known(self.entries.keys().cloned().chain(wanted).collect());
         }
     }
+}
+
+/// The Node object that a pod is decided by.
+#[derive(Clone, Copy, Debug)]
+enum NodeLook<'a> {
+    /// As it was last heard of; it may be behind.
+    Cached,
+    /// Read afresh for this pod; `None`: there was no answer.
+    Afresh(Option<&'a Node>),
+}
+
+/// The answer to a pod that comes to the node.
+enum Entrance {
+    /// It may run, once the pods of these views have stopped.
+    Open { room: Vec<watch::Receiver<PodView>> },
+    /// It may not.
+    Closed(TerminationCause),
+    /// The Node object has to be read first.
+    PutOff(ReadNode),
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
-//! Resizes in place: whether a pod that asks for other resources gets them now. Until then its task
-//! sees it with what it has been given, and those who wait are looked at again when a pod has gone,
-//! and every now and then.
+//! Resizes in place: whether a pod that asks for other resources gets them now.
+//!
+//! Until then its task sees it with what it has been given. Wishes that wait are looked at again
+//! when a pod has gone, when another pod asks, and every now and then, always in [`order`].
+//! Nothing is decided before every source has said what it has and those pods are admitted: a
+//! resize must not take the room of a pod that was there before it.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{PodCondition, ResourceRequirements};
 use tracing::info;
 
-use super::{Asks, Dispatch, Launch, PendingResize, Rejected, Resize};
-use crate::model::{Pod, PodUid, pod};
-use crate::resources::allocation;
+use super::{Asks, Backend, Dispatch, Entry, PendingResize, Resize};
+use crate::model::{Mono, Pod, PodUid, Wall, pod};
+use crate::resources::allocation::{self, RESIZE_PENDING};
+use crate::resources::list::{self, CPU, MEMORY};
+use crate::resources::qos::{self, QosClass};
 
 /// How often resizes that wait are looked at: pods that end without going away make room, too.
 const RETRY: Duration = Duration::from_secs(10);
@@ -21,69 +28,239 @@ const INFEASIBLE: &str = "Infeasible";
 /// The message of a resize of the pod as a whole.
 const POD_LEVEL: &str = "InPlacePodLevelResourcesVerticalScaling is disabled";
 
-impl<L: Launch> Dispatch<L> {
+/// A resize that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    /// The pod as it wishes to be.
+    pod: Arc<Pod>,
+    /// Since when it waits.
+    since: Wall,
+}
+
+/// When resizes are decided.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    /// When those that wait are looked at again.
+    pub(super) next: Option<Mono>,
+    /// Whether the pods that the sources had at the start have all been admitted.
+    is_caught_up: bool,
+}
+
+impl<B: Backend> Dispatch<B> {
     /// Hands a newer object on, with other resources only if the node has them.
     pub(super) fn update(&mut self, uid: &PodUid, newer: Arc<Pod>) {
-        let Some(entry) = self.entries.get(uid) else { return };
-        let (given, resize) = match allocation::apply(&newer, &entry.allocation) {
-            _ if entry.is_static => (newer, Resize::default()),
-            None => {
-                let granted = entry.directive.borrow().resize.granted;
-                (newer, Resize { granted, pending: None })
-            }
-            Some(given) => self.decide(uid, given, newer),
-        };
+        let now = self.clock.now();
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.wanted = resize.pending.as_ref().map(|pending| pending.wanted.clone());
-        entry.allocation = allocation::of(&given);
-        if entry.wanted.is_some() {
-            self.next_resize.get_or_insert(self.clock.now().mono.after(RETRY));
-        }
-        entry.directive.send_modify(|directive| {
-            directive.pod = given;
-            directive.gone = false;
-            directive.resize = resize;
-        });
-    }
-
-    /// Whether the pod gets what it asks for: the pod that its task is to see, and what is told.
-    fn decide(&mut self, uid: &PodUid, given: Pod, wanted: Arc<Pod>) -> (Arc<Pod>, Resize) {
-        let granted =
-            self.entries.get(uid).and_then(|entry| entry.directive.borrow().resize.granted);
-        let pod_level = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.resources.clone());
-        let before = self.entries.get(uid).map(|entry| entry.directive.borrow().pod.clone());
-        let decision = if before.is_some_and(|before| pod_level(&before) != pod_level(&wanted)) {
-            Err((INFEASIBLE, POD_LEVEL.to_owned()))
-        } else {
-            let mut others = self.table.active_pods();
-            others.retain(|other| &pod::uid(other) != uid);
-            let answer = self.launch.admit(&wanted, &others, Asks::Resize);
-            answer.map_err(|Rejected { message, .. }| (DEFERRED, message))
+        let resize = entry.directive.borrow().resize.clone();
+        let given = match allocation::apply(&newer, &entry.allocation) {
+            Some(given) if !entry.is_static => given,
+            Some(_) | None => {
+                let granted = resize.granted.filter(|_| !entry.is_static);
+                entry.wish = None;
+                entry.hand_on(newer, Resize { granted, pending: None });
+                return;
+            }
         };
-        match decision {
-            Ok(preempt) => {
-                info!(pod = %pod::key(&wanted), "a resize is granted");
-                self.preempt(preempt);
-                let granted = wanted.metadata.generation.or(Some(0));
-                (wanted, Resize { granted, pending: None })
-            }
-            Err((reason, message)) => {
-                let pending = Some(PendingResize { reason, message, wanted });
-                (Arc::new(given), Resize { granted, pending })
-            }
+
+        let since = match &entry.wish {
+            Some(wish) => wish.since,
+            None => pending_condition(&newer).map_or(now.wall, |found| since(found, now.wall)),
+        };
+        entry.wish = Some(Wish { pod: newer, since });
+        self.resizes.next.get_or_insert(now.mono.after(RETRY));
+        if self.may_decide() {
+            self.decide_resizes();
+        } else if let Some(entry) = self.entries.get_mut(uid) {
+            entry.hand_on(Arc::new(given), resize);
         }
     }
 
     /// Looks again at those that wait.
     pub(super) fn retry_resizes(&mut self) {
-        self.next_resize = None;
-        let waiting: Vec<(PodUid, Arc<Pod>)> = self
+        if self.desired.sources_ready() {
+            self.decide_resizes();
+        }
+    }
+
+    /// Decides on the resizes that were asked for while this process was away, once every pod that
+    /// the sources had at the start is here.
+    pub(super) fn catch_up(&mut self) {
+        if !self.resizes.is_caught_up && self.may_decide() {
+            self.decide_resizes();
+        }
+    }
+
+    fn may_decide(&mut self) -> bool {
+        if !self.resizes.is_caught_up && self.desired.sources_ready() {
+            let is_here = |pod: &Arc<Pod>| {
+                let uid = pod::uid(pod);
+                self.entries.contains_key(&uid)
+                    || self.queued.get(&pod::key(pod)).is_some_and(|own| pod::uid(own) == uid)
+            };
+            self.resizes.is_caught_up = self.desired.pods().iter().all(is_here);
+        }
+        self.resizes.is_caught_up && self.desired.sources_ready()
+    }
+
+    /// Decides on every resize that waits, in order: what one is granted the next one cannot have.
+    fn decide_resizes(&mut self) {
+        self.resizes.next = None;
+        let mut waiting: Vec<(PodUid, Candidate)> = self
             .entries
             .iter()
-            .filter_map(|(uid, entry)| Some((uid.clone(), entry.wanted.clone()?)))
+            .filter_map(|(uid, entry)| {
+                let wish = entry.wish.as_ref()?;
+                let given = allocation::apply(&wish.pod, &entry.allocation);
+                Some((uid.clone(), Candidate::new(wish, given.as_ref())))
+            })
             .collect();
-        for (uid, wanted) in waiting {
-            self.update(&uid, wanted);
+        waiting.sort_by(|(_, a), (_, b)| order(a, b));
+        for (uid, _) in waiting {
+            self.decide_resize(&uid);
         }
+        if self.entries.values().any(|entry| entry.wish.is_some()) {
+            self.resizes.next = Some(self.clock.now().mono.after(RETRY));
+        }
+    }
+
+    /// Decides on one resize and hands on what follows.
+    fn decide_resize(&mut self, uid: &PodUid) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let Some(Wish { pod: wanted, .. }) = entry.wish.clone() else { return };
+        let before = entry.directive.borrow().clone();
+        let Some(given) = allocation::apply(&wanted, &entry.allocation) else { return };
+
+        let decision = if pod_level(&before.pod) == pod_level(&wanted) {
+            let others = self.others(uid);
+            let answer = self.door.admit(&wanted, &others, Asks::Resize, None);
+            answer.map_err(|rejection| (DEFERRED, rejection.message))
+        } else {
+            Err((INFEASIBLE, POD_LEVEL.to_owned()))
+        };
+
+        let preempt = match decision {
+            Ok(preempt) => preempt,
+            Err((reason, message)) => {
+                let Some(entry) = self.entries.get_mut(uid) else { return };
+                if reason == INFEASIBLE {
+                    entry.wish = None;
+                }
+                let is_known = before.resize.pending.as_ref().is_some_and(|known| {
+                    known.reason == reason
+                        && known.message == message
+                        && Arc::ptr_eq(&known.wanted, &wanted)
+                });
+                if !is_known {
+                    let pending = Some(PendingResize { reason, message, wanted });
+                    let granted = before.resize.granted;
+                    entry.hand_on(Arc::new(given), Resize { granted, pending });
+                }
+                return;
+            }
+        };
+        info!(pod = %pod::key(&wanted), "a resize is granted");
+        self.preempt(preempt);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            let granted = wanted.metadata.generation.or(Some(0));
+            entry.wish = None;
+            entry.hand_on(wanted, Resize { granted, pending: None });
+        }
+    }
+}
+
+impl Entry {
+    /// Hands an object, and what was decided on its resources, on to the pod's task.
+    fn hand_on(&mut self, pod: Arc<Pod>, resize: Resize) {
+        self.allocation = allocation::of(&pod);
+        self.directive.send_modify(|directive| {
+            directive.pod = pod;
+            directive.gone = false;
+            directive.resize = resize;
+        });
+    }
+}
+
+/// What the order of resizes looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    /// Whether it asks for more CPU or memory than it has.
+    is_increasing: bool,
+    priority: i32,
+    is_guaranteed: bool,
+    since: Wall,
+}
+
+impl Candidate {
+    /// `given` is the pod with what it has; `None`: the same as it wishes.
+    fn new(wish: &Wish, given: Option<&Pod>) -> Self {
+        let asked = list::pod_requests(&wish.pod);
+        let has = given.map(list::pod_requests).unwrap_or_default();
+        let is_more = |name| {
+            asked.get(name).copied().unwrap_or_default()
+                > has.get(name).copied().unwrap_or_default()
+        };
+        Self {
+            is_increasing: given.is_some() && (is_more(CPU) || is_more(MEMORY)),
+            priority: wish.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default(),
+            is_guaranteed: qos::of(&wish.pod) == QosClass::Guaranteed,
+            since: wish.since,
+        }
+    }
+}
+
+/// Upstream's order: those that ask for no more first, then by priority, Guaranteed before
+/// Burstable, and the longest wait first.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    a.is_increasing
+        .cmp(&b.is_increasing)
+        .then(b.priority.cmp(&a.priority))
+        .then(b.is_guaranteed.cmp(&a.is_guaranteed))
+        .then(a.since.cmp(&b.since))
+}
+
+fn pod_level(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
+}
+
+/// What an earlier process said of a resize that still waits.
+pub(super) fn recorded(pod: &Arc<Pod>) -> Option<PendingResize> {
+    let condition = pending_condition(pod)?;
+    let is_infeasible = condition.reason.as_deref() == Some(INFEASIBLE);
+    Some(PendingResize {
+        reason: if is_infeasible { INFEASIBLE } else { DEFERRED },
+        message: condition.message.clone().unwrap_or_default(),
+        wanted: Arc::clone(pod),
+    })
+}
+
+fn pending_condition(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == RESIZE_PENDING)
+}
+
+fn since(condition: &PodCondition, now: Wall) -> Wall {
+    condition.last_transition_time.as_ref().map_or(now, |time| time.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Candidate, Wall, order};
+
+    #[test]
+    fn resizes_are_decided_by_need_priority_class_and_age() {
+        let at = |second| Wall::from_second(second).expect("a time");
+        let first =
+            Candidate { is_increasing: false, priority: 0, is_guaranteed: false, since: at(9) };
+        let increasing = Candidate { is_increasing: true, ..first };
+        let sorted = [
+            first,
+            Candidate { priority: 2, ..increasing },
+            Candidate { priority: 1, is_guaranteed: true, ..increasing },
+            Candidate { since: at(1), ..increasing },
+            Candidate { since: at(2), ..increasing },
+        ];
+        let mut shuffled = [sorted[3], sorted[1], sorted[4], sorted[0], sorted[2]];
+        shuffled.sort_by(order);
+        assert_eq!(shuffled, sorted);
     }
 }

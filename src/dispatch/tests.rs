@@ -1,19 +1,29 @@
-//! The laws of the table of pods, with a launcher that only writes down what it is asked for.
+//! The laws of the table of pods, with a backend that only writes down what it is asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::orphan::RuntimePod;
-use super::{Asks, Directive, Dispatch, Ended, Launch, PodView, PodsHandle, Preempt, Rejected};
+use super::{
+    Backend, Config, Deps, Directive, Dispatch, Ended, Forgetters, Found, FoundPod, Launched,
+    PodView, PodsHandle, ReadNode,
+};
+use crate::admission::{Features, SysctlAllowlist};
+use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
-use crate::desired::Change;
-use crate::model::{Lifecycle, Pod, PodKey, PodUid, TerminationCause, pod};
+use crate::desired::{self, Change};
+use crate::model::quantity::Amount;
+use crate::model::{Lifecycle, NodeFacts, Pod, PodKey, PodUid, TerminationCause, pod};
+use crate::resources::allocation;
+use crate::sources::{Source, SourceKind, SourceState};
 
 /// How a fake task is to end.
 #[derive(Clone, Copy, Debug)]
@@ -32,30 +42,33 @@ struct World {
     /// Every start, in order.
     starts: Vec<(PodUid, Lifecycle)>,
     running: BTreeMap<PodUid, Running>,
-    ended: Vec<PodUid>,
-    swept: Vec<Vec<PodUid>>,
-    ready: bool,
-    /// Who has to make room for the next one.
-    preempt: Vec<PodUid>,
-    wanted: BTreeSet<PodUid>,
-    runtime: Vec<RuntimePod>,
-    refuse: bool,
+    forgotten: Vec<PodUid>,
+    /// How often the Node object was read.
+    reads: usize,
+    /// The Node object in the API.
+    node: Option<Value>,
 }
 
-#[derive(Clone, Default)]
-struct Fake(Arc<Mutex<World>>);
+#[derive(Clone)]
+struct Fake {
+    world: Arc<Mutex<World>>,
+    found: watch::Sender<Option<Found>>,
+}
 
-impl Launch for Fake {
+impl Backend for Fake {
     fn launch(
         &mut self,
         pod: Arc<Pod>,
         lifecycle: Lifecycle,
         directive: watch::Receiver<Directive>,
-    ) -> (impl Future<Output = Ended> + Send + 'static, watch::Receiver<PodView>) {
+    ) -> Launched {
         let view = watch::channel(PodView::new(&pod, &lifecycle)).1;
         let (end, ended) = oneshot::channel();
         let uid = pod::uid(&pod);
-        let mut world = self.0.lock();
+        self.found.send_if_modified(|found| {
+            found.as_mut().is_some_and(|found| found.remove(&uid).is_some())
+        });
+        let mut world = self.world.lock();
         world.starts.push((uid.clone(), lifecycle));
         world.running.insert(uid, Running { directive, end });
         let task = async move {
@@ -65,69 +78,98 @@ impl Launch for Fake {
                 Err(_) => Ended::Shutdown,
             }
         };
-        (task, view)
+        Launched { task: Box::pin(task), view }
     }
 
-    fn admit(
-        &mut self,
-        _pod: &Arc<Pod>,
-        _others: &[Arc<Pod>],
-        _asks: Asks,
-    ) -> Result<Vec<Preempt>, Rejected> {
-        let world = self.0.lock();
-        if world.refuse {
-            return Err(Rejected { reason: "OutOfcpu".into(), message: "no".into() });
-        }
-        let why = Rejected { reason: "Preempting".into(), message: "out".into() };
-        let preempt = |uid: &PodUid| Preempt {
-            uid: uid.clone(),
-            why: why.clone(),
-            grace: Duration::from_secs(1),
-        };
-        Ok(world.preempt.iter().map(preempt).collect())
-    }
-
-    fn may_sweep(&self) -> bool {
-        self.0.lock().ready
-    }
-
-    fn wanted(&self) -> BTreeSet<PodUid> {
-        self.0.lock().wanted.clone()
-    }
-
-    fn in_runtime(&self) -> Vec<RuntimePod> {
-        self.0.lock().runtime.clone()
-    }
-
-    fn ended(&mut self, uid: &PodUid) {
-        self.0.lock().ended.push(uid.clone());
-    }
-
-    fn active_changed(&mut self, _active: Vec<Arc<Pod>>) {}
-
-    fn sweep_disk(&mut self, known: Vec<PodUid>) {
-        self.0.lock().swept.push(known);
+    fn found(&self) -> watch::Receiver<Option<Found>> {
+        self.found.subscribe()
     }
 }
 
 struct Bench {
     fake: Fake,
     changes: mpsc::Sender<Change>,
-    sweep: watch::Sender<u64>,
+    /// What the one source has.
+    source: watch::Sender<SourceState>,
+    node: watch::Sender<Option<Arc<NodeFacts>>>,
     handle: PodsHandle,
+    events: mpsc::Receiver<Event>,
+    _merged: mpsc::Receiver<Change>,
+    _tasks: JoinSet<()>,
     _shutdown: tokio_util::sync::DropGuard,
 }
 
-fn bench(world: World) -> Bench {
-    let (fake, clock) =
-        (Fake(Arc::new(Mutex::new(world))), Clock::starting_at(jiff::Timestamp::UNIX_EPOCH));
+/// A node with two CPUs.
+fn facts() -> NodeFacts {
+    let amounts = [("cpu", "2"), ("memory", "4Gi"), ("pods", "10")];
+    NodeFacts {
+        allocatable: amounts
+            .into_iter()
+            .map(|(name, text)| (name.to_owned(), Amount::parse(text).expect("an amount")))
+            .collect(),
+        ..NodeFacts::default()
+    }
+}
+
+fn bench(found: &[&str]) -> Bench {
+    let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
     let shutdown = CancellationToken::new();
-    let (dispatch, handle) = Dispatch::new(fake.clone(), clock, shutdown.clone());
-    let (changes, receiver) = mpsc::channel(64);
-    let (sweep, sweeps) = watch::channel(0);
-    #[expect(clippy::disallowed_methods, reason = "a test's task ends with its runtime")]
-    tokio::spawn(dispatch.run(receiver, sweeps));
-    Bench { fake, changes, sweep, handle, _shutdown: shutdown.drop_guard() }
+    let mut tasks = JoinSet::new();
+    let (recorder, events) = Recorder::channel();
+    let (source, state) = watch::channel(SourceState::default());
+    let sources = vec![Source { kind: SourceKind::Api, state }];
+    let (desired, merged) =
+        desired::start(sources, None, recorder.clone(), clock, &mut tasks, &shutdown);
+    let (node, node_facts) = watch::channel(Some(Arc::new(facts())));
+
+    let found = found.iter().map(|uid| (PodUid::from(*uid), found_pod(uid, true))).collect();
+    let fake = Fake { world: Arc::default(), found: watch::Sender::new(Some(found)) };
+    let mut forget = Forgetters::default();
+    let world = Arc::clone(&fake.world);
+    forget.add(move |uid: &PodUid| world.lock().forgotten.push(uid.clone()));
+    let world = Arc::clone(&fake.world);
+    let read_node: ReadNode = Arc::new(move || {
+        let mut world = world.lock();
+        world.reads += 1;
+        let node: Option<Node> =
+            world.node.clone().map(|node| serde_json::from_value(node).expect("a node"));
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            node.map(Arc::new)
+        }
+        .boxed()
+    });
+
+    let config = Config {
+        node_name: "n".to_owned(),
+        sysctls: SysctlAllowlist::default(),
+        apparmor: true,
+        features: Features { pod_level_resources: true, declared: None },
+    };
+    let deps = Deps {
+        backend: fake.clone(),
+        desired,
+        node: node_facts,
+        read_node: Some(read_node),
+        forget,
+        recorder,
+        clock,
+        shutdown: shutdown.clone(),
+    };
+    let (dispatch, handle) = Dispatch::new(config, deps);
+    let (changes, receiver) = mpsc::channel(16);
+    tasks.spawn(dispatch.run(receiver));
+    Bench {
+        fake,
+        changes,
+        source,
+        node,
+        handle,
+        events,
+        _merged: merged,
+        _tasks: tasks,
+        _shutdown: shutdown.drop_guard(),
+    }
 }
 
 impl Bench {
@@ -141,32 +183,80 @@ impl Bench {
         self.settle().await;
     }
 
+    /// The source has these pods, and has seen all that it will see.
+    async fn source_has(&self, pods: &[&Arc<Pod>]) {
+        let pods = pods.iter().map(|pod| (pod::uid(pod), Arc::clone(pod))).collect();
+        self.source.send_replace(SourceState { ready: true, pods });
+        self.settle().await;
+    }
+
+    /// Changes the facts of the node.
+    async fn node(&self, change: impl FnOnce(&mut NodeFacts)) {
+        let mut facts = facts();
+        change(&mut facts);
+        self.node.send_replace(Some(Arc::new(facts)));
+        self.settle().await;
+    }
+
     /// Lets every task come to rest; time is paused, so this takes none.
     async fn settle(&self) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     async fn end(&self, uid: &str, end: End) {
-        let running = self.fake.0.lock().running.remove(&PodUid::from(uid)).expect("it runs");
-        running.end.send(end).expect("its task waits");
+        let running = self.fake.world.lock().running.remove(&PodUid::from(uid));
+        running.expect("it runs").end.send(end).expect("its task waits");
         self.settle().await;
     }
 
     #[track_caller]
     fn started(&self, uids: &[&str]) {
-        let world = self.fake.0.lock();
+        let world = self.fake.world.lock();
         let started: Vec<&str> = world.starts.iter().map(|(uid, _)| uid.as_str()).collect();
         assert_eq!(started, uids);
     }
 
     fn directive(&self, uid: &str) -> Directive {
-        self.fake.0.lock().running[&PodUid::from(uid)].directive.borrow().clone()
+        self.fake.world.lock().running[&PodUid::from(uid)].directive.borrow().clone()
+    }
+
+    fn forgotten(&self) -> Vec<PodUid> {
+        self.fake.world.lock().forgotten.clone()
+    }
+
+    /// Where the life of a pod began.
+    fn first(&self, uid: &str) -> Lifecycle {
+        let world = self.fake.world.lock();
+        let start = world.starts.iter().find(|(started, _)| started.as_str() == uid);
+        start.expect("it was started").1.clone()
+    }
+
+    fn rejection(&self, uid: &str) -> Option<String> {
+        let first = self.first(uid);
+        let terminating = first.terminating()?;
+        let TerminationCause::Rejected { reason, .. } = &terminating.cause else { return None };
+        Some(reason.clone())
     }
 }
 
-fn api_pod(uid: &str) -> Arc<Pod> {
-    let value = json!({"metadata": {"name": uid, "namespace": "d", "uid": uid}, "spec": {"containers": [{"name": "c"}]}});
+/// A pod of the API, changed as JSON.
+fn api_pod_with(uid: &str, change: impl FnOnce(&mut Value)) -> Arc<Pod> {
+    let mut value = json!({"metadata": {"name": uid, "namespace": "d", "uid": uid},
+        "spec": {"containers": [{"name": "c"}]}});
+    change(&mut value);
     Arc::new(serde_json::from_value(value).expect("a pod"))
+}
+
+fn api_pod(uid: &str) -> Arc<Pod> {
+    api_pod_with(uid, |_| {})
+}
+
+/// A pod that asks for CPU.
+fn sized(uid: &str, cpu: &str, generation: i64) -> Arc<Pod> {
+    api_pod_with(uid, |pod| {
+        pod["metadata"]["generation"] = json!(generation);
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+    })
 }
 
 fn static_pod(name: &str, uid: &str) -> Arc<Pod> {
@@ -176,67 +266,61 @@ fn static_pod(name: &str, uid: &str) -> Arc<Pod> {
     Arc::new(serde_json::from_value(value).expect("a pod"))
 }
 
-fn in_runtime(uid: &str) -> RuntimePod {
-    RuntimePod {
-        uid: uid.into(),
+fn found_pod(uid: &str, is_running: bool) -> FoundPod {
+    FoundPod {
         key: PodKey::new("d", uid),
         containers: vec!["c".into()],
         grace: Duration::from_secs(30),
+        is_running,
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_an_orphan_before_the_sources_are_ready() {
-    let bench = bench(World { runtime: vec![in_runtime("left")], ..World::default() });
-    bench.upsert(&api_pod("a")).await;
+    let bench = bench(&["left"]);
+    let pod = api_pod("a");
+    bench.upsert(&pod).await;
     bench.started(&["a"]);
-    assert!(bench.fake.0.lock().swept.is_empty());
-    bench.fake.0.lock().ready = true;
-    bench.sweep.send_modify(|count| *count += 1);
-    bench.settle().await;
+    assert!(bench.handle.known().now_or_never().is_none());
+    bench.source_has(&[&pod]).await;
     bench.started(&["a", "left"]);
-    assert!(bench.directive("left").gone, "it has no object that anybody could wait for");
-    let world = bench.fake.0.lock();
+    assert!(bench.directive("left").gone, "it has no object that could be waited for");
     assert!(matches!(
-        &world.starts[1].1,
+        bench.first("left"),
         Lifecycle::Terminating(ending) if ending.cause == TerminationCause::Removed
     ));
-    assert_eq!(world.swept.len(), 1);
+    assert_eq!(bench.handle.known().now_or_never().map(|known| known.len()), Some(2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_whose_change_is_still_queued_is_no_orphan() {
-    let bench = bench(World {
-        ready: true,
-        wanted: BTreeSet::from(["a".into(), "b".into()]),
-        runtime: vec![in_runtime("a"), in_runtime("b")],
-        ..World::default()
-    });
+    let bench = bench(&["a", "b"]);
+    bench.source_has(&[&api_pod("a"), &api_pod("b")]).await;
     bench.upsert(&api_pod("a")).await;
     bench.started(&["a"]);
-    let swept = bench.fake.0.lock().swept.clone();
-    assert!(swept[0].contains(&"b".into()), "what it has on disk is spared, too: {swept:?}");
+    let known = bench.handle.known().await;
+    assert!(known.contains(&"b".into()), "what it has on disk is spared, too: {known:?}");
     bench.upsert(&api_pod("b")).await;
     assert!(!bench.directive("b").gone);
-    assert_eq!(bench.fake.0.lock().starts[1].1, Lifecycle::Syncing);
+    assert_eq!(bench.first("b"), Lifecycle::Syncing);
 }
 
 #[tokio::test(start_paused = true)]
 async fn generations_of_a_static_pod_never_overlap() {
-    let bench = bench(World::default());
+    let bench = bench(&[]);
     bench.upsert(&static_pod("etcd", "h1")).await;
     bench.gone("h1").await;
     bench.upsert(&static_pod("etcd", "h2")).await;
     bench.started(&["h1"]);
     bench.end("h1", End::Gone).await;
     bench.started(&["h1", "h2"]);
-    assert_eq!(bench.fake.0.lock().ended, ["h1".into()]);
+    assert_eq!(bench.forgotten(), ["h1".into()]);
     assert!(bench.handle.by_uid(&"h1".into()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_static_pod_that_comes_back_while_it_stops_is_started_anew() {
-    let bench = bench(World::default());
+    let bench = bench(&[]);
     let pod = static_pod("etcd", "h1");
     bench.upsert(&pod).await;
     bench.gone("h1").await;
@@ -256,8 +340,8 @@ async fn a_static_pod_that_comes_back_while_it_stops_is_started_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_panics_is_started_again_as_it_was() {
-    let bench = bench(World { refuse: true, ..World::default() });
-    bench.upsert(&api_pod("a")).await;
+    let bench = bench(&[]);
+    bench.upsert(&sized("a", "3", 1)).await;
     let grace = Duration::from_secs(5);
     assert!(bench.handle.stop("a".into(), TerminationCause::Removed, grace).await);
     bench.settle().await;
@@ -265,9 +349,9 @@ async fn a_task_that_panics_is_started_again_as_it_was() {
     bench.started(&["a"]);
     tokio::time::sleep(Duration::from_secs(11)).await;
     bench.started(&["a", "a"]);
-    let world = bench.fake.0.lock();
-    assert_eq!(world.starts[0].1, world.starts[1].1, "a rejected pod stays rejected");
-    drop(world);
+    let starts = bench.fake.world.lock().starts.clone();
+    assert_eq!(bench.rejection("a").as_deref(), Some("OutOfcpu"));
+    assert_eq!(starts[0].1, starts[1].1, "a rejected pod stays rejected");
     assert_eq!(
         bench.directive("a").stop.map(|stop| stop.grace),
         Some(grace),
@@ -277,58 +361,149 @@ async fn a_task_that_panics_is_started_again_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_critical_pod_waits_for_those_that_make_room() {
-    let bench = bench(World::default());
-    bench.upsert(&api_pod("a")).await;
-    bench.fake.0.lock().preempt = vec!["a".into()];
-    bench.upsert(&api_pod("critical")).await;
+    let mut bench = bench(&[]);
+    bench.upsert(&sized("a", "2", 1)).await;
+    let critical = api_pod_with("critical", |pod| {
+        pod["spec"]["priority"] = json!(2_000_001_000);
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    });
+    bench.upsert(&critical).await;
     let room: Vec<_> =
         bench.directive("critical").room.iter().map(|view| view.borrow().uid.clone()).collect();
     assert_eq!(room, ["a".into()]);
     assert!(bench.directive("a").stop.is_some());
+    assert_eq!(bench.events.try_recv().map(|event| event.reason).as_deref(), Ok("Preempting"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_resize_waits_until_there_is_room() {
-    let sized = |cpu: &str, generation: i64| {
-        let mut pod = (*api_pod("a")).clone();
-        pod.metadata.generation = Some(generation);
-        let spec = pod.spec.as_mut().expect("a spec");
-        let resources =
-            serde_json::from_value(json!({"requests": {"cpu": cpu}})).expect("resources");
-        spec.containers[0].resources = Some(resources);
-        Arc::new(pod)
-    };
-    let bench = bench(World::default());
-    bench.upsert(&sized("1", 1)).await;
-    bench.fake.0.lock().refuse = true;
-    bench.upsert(&sized("2", 2)).await;
+    let bench = bench(&[]);
+    bench.source_has(&[]).await;
+    bench.upsert(&sized("a", "1", 1)).await;
+    bench.upsert(&sized("a", "3", 2)).await;
     let directive = bench.directive("a");
-    assert_eq!(
-        crate::resources::allocation::of(&directive.pod),
-        crate::resources::allocation::of(&sized("1", 1))
-    );
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "1", 1)));
     assert_eq!(directive.pod.metadata.generation, Some(2), "all else is the newest");
     assert_eq!(
         directive.resize.pending.map(|pending| (pending.reason, pending.message)),
-        Some(("Deferred", "no".into()))
+        Some((
+            "Deferred",
+            "Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000"
+                .into()
+        ))
     );
-    bench.fake.0.lock().refuse = false;
+    bench
+        .node(|facts| {
+            facts.allocatable.insert("cpu".into(), Amount::from_units(4));
+        })
+        .await;
     tokio::time::sleep(Duration::from_secs(11)).await;
     let directive = bench.directive("a");
     assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
-    assert_eq!(
-        crate::resources::allocation::of(&directive.pod),
-        crate::resources::allocation::of(&sized("2", 2))
-    );
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "3", 2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_resizes_that_wait_the_more_important_one_goes_first() {
+    let important = |cpu: &str, generation| {
+        let mut pod = (*sized("z", cpu, generation)).clone();
+        pod.spec.as_mut().expect("a spec").priority = Some(10);
+        Arc::new(pod)
+    };
+    let bench = bench(&[]);
+    bench.source_has(&[]).await;
+    bench.upsert(&sized("a", "1", 1)).await;
+    bench.upsert(&important("1", 1)).await;
+    bench.upsert(&sized("a", "2", 2)).await;
+    bench.upsert(&important("2", 2)).await;
+    bench
+        .node(|facts| {
+            facts.allocatable.insert("cpu".into(), Amount::from_units(3));
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(bench.directive("z").resize.granted, Some(2), "by priority, not by UID");
+    assert!(bench.directive("a").resize.pending.is_some());
+}
+
+/// A pod that was given one CPU, before this process, and asks for more.
+fn resized_meanwhile(uid: &str, cpu: &str) -> Arc<Pod> {
+    let mut pod = (*sized(uid, cpu, 2)).clone();
+    let status = json!({"containerStatuses": [{"name": "c", "ready": true, "restartCount": 0,
+        "image": "", "imageID": "", "allocatedResources": {"cpu": "1"},
+        "resources": {"requests": {"cpu": "1"}}}]});
+    pod.status = serde_json::from_value(status).expect("a status");
+    Arc::new(pod)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_asked_for_while_the_kubelet_was_away_is_decided_when_every_pod_is_here() {
+    let bench = bench(&["a", "b"]);
+    let pods = [resized_meanwhile("a", "2"), sized("b", "1", 1)];
+    bench.source_has(&[&pods[0], &pods[1]]).await;
+    bench.upsert(&pods[0]).await;
+    let directive = bench.directive("a");
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "1", 1)));
+    assert!(directive.resize.pending.is_none() && directive.resize.granted.is_none());
+    bench.upsert(&pods[1]).await;
+    let pending = bench.directive("a").resize.pending.expect("it waits: b has its place");
+    assert_eq!(pending.reason, "Deferred");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reboot_left_does_not_spare_admission() {
+    let bench = bench(&["runs"]);
+    bench.fake.found.send_modify(|found| {
+        let found = found.as_mut().expect("it was looked at");
+        found.insert("left".into(), found_pod("left", false));
+    });
+    bench.upsert(&sized("runs", "3", 1)).await;
+    assert_eq!(bench.rejection("runs"), None, "a pod that runs is never sent away");
+    bench.upsert(&sized("left", "3", 1)).await;
+    assert_eq!(bench.rejection("left").as_deref(), Some("OutOfcpu"));
+}
+
+/// A pod for nodes with a label.
+fn choosy(uid: &str) -> Arc<Pod> {
+    api_pod_with(uid, |pod| pod["spec"]["nodeSelector"] = json!({"disk": "ssd"}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_only_the_labels_refuse_is_decided_by_the_node_read_afresh() {
+    let bench = bench(&[]);
+    bench.fake.world.lock().node =
+        Some(json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}}}));
+    bench.upsert(&choosy("a")).await;
+    bench.upsert(&api_pod("b")).await;
+    bench.started(&["b"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    bench.started(&["b", "a"]);
+    assert_eq!(bench.rejection("a"), None);
+
+    bench.fake.world.lock().node = None;
+    bench.upsert(&choosy("c")).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.rejection("c").as_deref(), Some("NodeAffinity"), "no answer: as it was known");
+    assert_eq!(bench.fake.world.lock().reads, 2, "once for each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_while_its_admission_waits_never_starts() {
+    let bench = bench(&[]);
+    bench.upsert(&choosy("a")).await;
+    bench.gone("a").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    bench.started(&[]);
+    assert_eq!(bench.forgotten(), ["a".into()]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_generation_that_never_had_a_turn_holds_nobody_up() {
-    let bench = bench(World::default());
+    let bench = bench(&[]);
     bench.upsert(&static_pod("etcd", "h1")).await;
     bench.gone("h1").await;
     bench.upsert(&static_pod("etcd", "h2")).await;
     bench.gone("h2").await;
     bench.started(&["h1"]);
-    assert_eq!(bench.fake.0.lock().ended, ["h2".into()]);
+    assert_eq!(bench.forgotten(), ["h2".into()]);
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use crate::model::{
-    Blocked, Lifecycle, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause, pod,
+    Blocked, Lifecycle, ObservedPod, Phase, Pod, PodKey, PodUid, Terminating, TerminationCause,
+    phase, pod,
 };
 
 /// A pod as its task sees it.
@@ -48,7 +49,7 @@ impl PodView {
         }) = lifecycle
         {
             // It is not taken: it must not count even before its task has said so.
-            status.phase = Some("Failed".to_owned());
+            status.phase = Some(Phase::Failed.as_str().to_owned());
         }
         Self {
             uid: pod::uid(pod),
@@ -63,7 +64,7 @@ impl PodView {
 
     /// Whether the pod still counts against the node's resources (upstream's active pods).
     pub fn is_active(&self) -> bool {
-        let is_terminal = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let is_terminal = phase::is_terminal(&self.status);
         let is_asked_to_go = self.pod.metadata.deletion_timestamp.is_some();
         self.state != ViewState::Terminated && (!is_terminal || is_asked_to_go)
     }

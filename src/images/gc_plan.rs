@@ -1,5 +1,5 @@
 //! Which images may go: pure bookkeeping of when each was first seen and last used, the order in
-//! which they go, and how much has to be freed.
+//! which they go, and how much has to be freed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

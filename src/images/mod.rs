@@ -13,9 +13,12 @@
 //! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success
 //! counts: when the container's turn comes, the events tell of that pull.
 
+mod config;
 pub mod credentials;
 pub mod gc;
 pub mod gc_plan;
+mod listing;
+pub mod metrics;
 pub mod policy;
 mod pull;
 mod records;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
@@ -38,6 +42,7 @@ use crate::model::reason::{container as waiting, event};
 use crate::model::{ContainerKind, EventType, Mono, Pod, PodUid};
 
 pub use credentials::{NodeCredentials, PullSecret};
+pub use listing::listing;
 pub use policy::PullPolicy;
 pub use pull::{Limits, PullState};
 pub use records::Verification;
@@ -177,6 +182,8 @@ struct Inner {
     node_credentials: NodeCredentials,
     puller: Arc<Puller>,
     records: Arc<Records>,
+    /// How many pulls have succeeded.
+    pulled: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -220,6 +227,7 @@ impl Handle {
             clock,
             recorder,
             observer,
+            pulled: watch::Sender::new(0),
             state: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -270,6 +278,11 @@ impl Handle {
             .into_iter()
             .map(|image| NodeImage { size: image.size, names: names(image).collect() })
             .collect())
+    }
+
+    /// Counts the pulls that have succeeded.
+    pub fn pulled(&self) -> watch::Receiver<u64> {
+        self.inner.pulled.subscribe()
     }
 
     /// The pulls that are under way.
@@ -354,20 +367,23 @@ impl Inner {
         let precheck = self.precheck(request, &spec).await.inspect_err(|error| {
             count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
         })?;
-        let credentials = self.credentials(request)?;
+        // A broken secret matters only if a credential is needed.
+        let credentials = self.credentials(request);
         if let Precheck::Present { image_ref } = &precheck {
+            let known = credentials.as_deref().unwrap_or_default();
             let own: Vec<_> =
-                credentials.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
+                known.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
             if !self.records.must_pull(&request.image, image_ref, &own, self.clock.now().wall) {
                 count(Some(true), Some(false));
                 let message = policy::already_present(&request.image);
                 request.tell(self, EventType::Normal, event::PULLED, message);
                 return Ok(Present { image_ref: image_ref.clone() });
             }
-            if request.policy == PullPolicy::Never {
-                count(Some(true), Some(true));
-                return Err(self.never_pull(request));
-            }
+        }
+        let credentials = credentials?;
+        if matches!(precheck, Precheck::Present { .. }) && request.policy == PullPolicy::Never {
+            count(Some(true), Some(true));
+            return Err(self.never_pull(request));
         }
         let present = match precheck {
             Precheck::Present { .. } => Some(true),
@@ -513,6 +529,7 @@ impl Inner {
         request.tell(self, EventType::Normal, event::PULLED, message);
         if !request.silent {
             (self.observer)(Measure::Pulled { size: pulled.size, took: with_wait });
+            self.pulled.send_modify(|count| *count += 1);
         }
     }
 }

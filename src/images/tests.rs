@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::{
-    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Present, PullPolicy, Settings,
-    Verification,
+    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Present, PullPolicy, PullSecret,
+    Settings, Verification,
 };
 use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
@@ -101,6 +101,30 @@ async fn an_image_that_is_there_is_not_pulled() {
         assert!(present.image_ref.starts_with("sha256:"));
         let expected = "Normal Pulled Container image \"nginx:1\" already present on machine and can be accessed by the pod";
         assert_eq!(node.told(), [expected]);
+    }
+    assert_eq!(node.fake.count("PullImage"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_secret_matters_only_when_the_image_is_pulled() {
+    let node = start(FREE);
+    node.fake.add_image("nginx:1", 7);
+    let secret = serde_json::json!({
+        "metadata": {"name": "pull", "namespace": "default", "uid": "u"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": "bm8ganNvbg=="},
+    });
+    let secret = serde_json::from_value(secret).expect("a secret");
+    let secret = PullSecret::from_secret(&secret).expect("a pull secret");
+    let with = |image: &str, policy| EnsureImage {
+        secrets: vec![secret.clone()],
+        ..request("a", image, policy)
+    };
+    node.images.ensure(with("nginx:1", PullPolicy::IfNotPresent)).await.expect("it is there");
+    for (image, policy) in [("nginx:1", PullPolicy::Always), ("other:1", PullPolicy::IfNotPresent)]
+    {
+        let error = node.images.ensure(with(image, policy)).await.expect_err("it is pulled");
+        assert_eq!(error.reason, "ErrImagePull");
     }
     assert_eq!(node.fake.count("PullImage"), 0);
 }

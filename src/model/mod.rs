@@ -10,11 +10,15 @@ pub mod event;
 pub mod expansion;
 pub mod ids;
 pub mod lifecycle;
+pub mod node_facts;
 pub mod node_selector;
 pub mod observed;
+pub mod phase;
 pub mod pod;
+pub mod pressure;
 pub mod quantity;
 pub mod reason;
+pub mod restart;
 pub mod time;
 pub mod waiting;
 
@@ -22,8 +26,12 @@ pub use backlog::StartBacklog;
 pub use event::EventType;
 pub use ids::{ContainerId, PodKey, PodUid, SandboxId};
 pub use lifecycle::{Lifecycle, Terminating, TerminationCause};
+pub use node_facts::NodeFacts;
 pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState};
+pub use phase::Phase;
 pub use pod::{ContainerKind, Pod};
+pub use pressure::Pressure;
+pub use restart::{RestartPolicy, RestartRules};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 

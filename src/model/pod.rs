@@ -7,6 +7,8 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::ids::{PodKey, PodUid};
+use super::phase;
+use super::restart::RestartPolicy;
 
 /// The API's pod, without managedFields (sources strip them).
 pub type Pod = api::Pod;
@@ -156,8 +158,9 @@ pub fn field_path(kind: ContainerKind, name: &str) -> String {
 }
 
 /// The pod's restart policy; `Always` when unset.
-pub fn restart_policy(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
+pub fn restart_policy(pod: &Pod) -> RestartPolicy {
+    let text = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    text.and_then(RestartPolicy::parse).unwrap_or(RestartPolicy::Always)
 }
 
 /// Whether the pod uses the node's network namespace.
@@ -170,12 +173,7 @@ pub fn spec_grace_seconds(pod: &Pod) -> i64 {
     pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30)
 }
 
-/// The phase in the object's status; empty when unset.
-pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-/// Whether the recorded phase is Succeeded or Failed.
+/// Returns true if the object's status has a phase that is never left.
 pub fn is_terminal(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
+    pod.status.as_ref().is_some_and(phase::is_terminal)
 }

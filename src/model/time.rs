@@ -11,11 +11,26 @@ pub type Wall = jiff::Timestamp;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(pub Duration);
 
+/// The longest wait: a hundred years. What objects ask for beyond it means the same, and overflows
+/// neither a deadline nor the formats of those that are told it.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A number of seconds as objects carry them: from zero to [`LONGEST`].
+pub fn seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).min(LONGEST)
+}
+
 impl Mono {
     /// The moment `wait` later; saturates.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))
+    }
+
+    /// The earlier of two moments, either of which may be missing.
+    #[must_use]
+    pub fn earliest(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        first.into_iter().chain(second).min()
     }
 
     /// How long from `earlier` to here; zero when `earlier` is later.
@@ -81,11 +96,19 @@ pub fn go_duration(duration: Duration) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::go_duration;
+    use super::{LONGEST, go_duration, seconds};
 
     #[track_caller]
     fn check(nanos: u64, text: &str) {
         assert_eq!(go_duration(Duration::from_nanos(nanos)), text);
+    }
+
+    #[test]
+    fn seconds_of_objects_are_bounded() {
+        let cases = [(-1, Duration::ZERO), (30, Duration::from_secs(30)), (i64::MAX, LONGEST)];
+        for (given, expected) in cases {
+            assert_eq!(seconds(given), expected);
+        }
     }
 
     #[test]

@@ -122,6 +122,22 @@ pub fn choose(
     Ok(vec![internal(address), hostname])
 }
 
+/// Returns the addresses that pods on the host's network have, and that `hostIP` reports: the first
+/// InternalIP, else the first ExternalIP, and the first one of the other family.
+pub fn host_ips(addresses: &[NodeAddress]) -> Vec<IpAddr> {
+    let of = |type_: &'static str| {
+        addresses
+            .iter()
+            .filter(move |address| address.type_ == type_)
+            .filter_map(|address| address.address.parse::<IpAddr>().ok())
+    };
+    let all: Vec<IpAddr> = of("InternalIP").chain(of("ExternalIP")).collect();
+    let Some(first) = all.first().copied() else { return Vec::new() };
+
+    let other = all.into_iter().find(|address| Family::of(*address) != Family::of(first));
+    [first].into_iter().chain(other).collect()
+}
+
 fn from_look_up(looked_up: &[IpAddr], network: &Network, preferred: Family) -> Option<IpAddr> {
     let mut usable =
         looked_up.iter().copied().filter(|address| validate(*address, network).is_ok());
@@ -344,6 +360,28 @@ mod tests {
             &[],
             false,
             Err("failed to validate nodeIP: nodeIP can't be loopback address"),
+        );
+    }
+
+    #[test]
+    fn pods_on_the_hosts_network_have_one_address_per_family() {
+        let addresses = |list: &[(&str, &str)]| {
+            let address = |(type_, address): &(&str, &str)| NodeAddress {
+                type_: (*type_).to_owned(),
+                address: (*address).to_owned(),
+            };
+            let list: Vec<NodeAddress> = list.iter().map(address).collect();
+            super::host_ips(&list)
+        };
+        assert_eq!(addresses(&[("Hostname", "n")]), Vec::<IpAddr>::new());
+        assert_eq!(
+            addresses(&[("ExternalIP", "203.0.113.1"), ("InternalIP", "10.0.0.5")]),
+            [ip("10.0.0.5")]
+        );
+        assert_eq!(addresses(&[("ExternalIP", "203.0.113.1")]), [ip("203.0.113.1")]);
+        assert_eq!(
+            addresses(&[("InternalIP", "fd00::5"), ("InternalIP", "10.0.0.5")]),
+            [ip("fd00::5"), ip("10.0.0.5")]
         );
     }
 

@@ -15,7 +15,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{NodeConfig, Parts};
+use super::{Deps, NodeConfig};
 use crate::apiserver::failure::{self, FailureKind};
 use crate::apiserver::nodes::NodeView;
 use crate::apiserver::random;
@@ -44,14 +44,14 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(config: &NodeConfig, parts: &Parts) -> Self {
+    pub(super) fn new(config: &NodeConfig, deps: &Deps) -> Self {
         Self {
             node_name: config.node_name.as_str().into(),
             duration: config.lease_duration,
-            first: Api::namespaced(parts.clients.lease.clone(), NAMESPACE),
-            second: Api::namespaced(parts.clients.lease_hedge.clone(), NAMESPACE),
-            view: parts.view.clone(),
-            clock: parts.clock,
+            first: Api::namespaced(deps.clients.lease.clone(), NAMESPACE),
+            second: Api::namespaced(deps.clients.lease_hedge.clone(), NAMESPACE),
+            view: deps.view.clone(),
+            clock: deps.clock,
             owned: false,
             said: String::new(),
         }
@@ -71,7 +71,7 @@ impl Lease {
                 Ok(false) => self.wait_for_node().await,
                 Err(problem) => {
                     if self.said != problem {
-                        tracing::warn!(node = %self.node_name, error = problem, "Cannot renew the node's lease");
+                        tracing::warn!(node = %self.node_name, error = problem, "cannot renew the node's lease");
                         self.said = problem;
                     }
                     failures = failures.saturating_add(1);

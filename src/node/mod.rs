@@ -2,179 +2,49 @@
 //!
 //! ```text
 //!  machine (procfs, sysfs) ─┐
-//!  addresses (rtnetlink) ───┼─► status* ─► task ──► register, PATCH status, events
-//!  NodeInputs (watch) ──────┘                │
-//!                                            └─► lease (a task and connections of its own)
+//!  addresses (rtnetlink) ───┼─► status*, conditions* ─► task ──► register, PATCH status, events
+//!  Sources (one watch each) ┘                             ├────► host_ips (watch): pods' `hostIP`
+//!                                                         └────► described (watch): allocatable
+//!  lease: beside it, on connections of its own
 //! ```
 //!
-//! Fed by the runtime's readiness and by eviction through [`NodeInputs`]; never looks at pods.
+//! Fed by the receivers of [`Sources`]; never looks at pods.
 
 pub mod addresses;
+mod conditions;
+mod config;
 pub mod info;
 mod lease;
 pub mod patch;
 pub mod register;
 pub mod resources;
+mod sources;
+pub mod standalone;
 pub mod status;
 mod task;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+pub use self::config::{Names, NodeConfig};
+pub use self::sources::{Facts, Shutdown, Sources};
 use crate::apiserver::Clients;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
 use crate::clock::Clock;
 
-/// What the node says of itself by configuration.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// Its name in the API.
-    pub node_name: String,
-    /// The value of the label `kubernetes.io/hostname` and of the Hostname address.
-    pub hostname: String,
-    /// `--node-ip`: none, one, or one per family; an unspecified address asks for that family's
-    /// default route.
-    pub node_ips: Vec<IpAddr>,
-    /// `registerNode`: whether to make the object if there is none.
-    pub register: bool,
-    /// `--node-labels`.
-    pub labels: BTreeMap<String, String>,
-    /// `registerWithTaints`.
-    pub taints: Vec<Taint>,
-    /// `--cloud-provider=external`.
-    pub external_cloud_provider: bool,
-    /// `providerID`; empty for none.
-    pub provider_id: String,
-    /// `enableControllerAttachDetach`.
-    pub controller_attach_detach: bool,
-    /// `maxPods`.
-    pub max_pods: i64,
-    /// `podsPerCore`; zero for no such limit.
-    pub pods_per_core: i64,
-    /// `kubeReserved` by resource name.
-    pub kube_reserved: BTreeMap<String, String>,
-    /// `systemReserved` by resource name.
-    pub system_reserved: BTreeMap<String, String>,
-    /// `evictionHard` by signal, e.g. `memory.available` → `100Mi`.
-    pub eviction_hard: BTreeMap<String, String>,
-    /// `localStorageCapacityIsolation`.
-    pub local_storage: bool,
-    /// `nodeStatusUpdateFrequency`.
-    pub status_update_frequency: Duration,
-    /// `nodeStatusReportFrequency`.
-    pub status_report_frequency: Duration,
-    /// `nodeLeaseDurationSeconds`.
-    pub lease_duration: Duration,
-    /// `nodeStatusMaxImages`; negative for all.
-    pub max_images: i64,
-    /// The HTTPS server's port.
-    pub port: u16,
-    /// `v1.36.3`.
-    pub kubelet_version: String,
-    /// Features that pods may ask a node for and that this kubelet carries out, sorted.
-    pub declared_features: Vec<String>,
-    /// The kubelet's root directory: its file system is the node's ephemeral storage.
-    pub root_dir: PathBuf,
-}
-
-/// What the rest of the kubelet says about the node's readiness; the integrator keeps it up to
-/// date.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeInputs {
-    /// What is wrong with the runtime: upstream's `container runtime status check may not have
-    /// completed yet`, `container runtime is down`, or what the runtime says. `None`: it is ready.
-    pub runtime_problem: Option<String>,
-    /// `container runtime network not ready: NetworkReady=false reason:… message:…`.
-    pub network_problem: Option<String>,
-    /// `PLEG is not healthy: …`, whole.
-    pub pleg_problem: Option<String>,
-    /// What is wrong with storage, e.g. `CSINode is not yet initialized`.
-    pub storage_problem: Option<String>,
-    /// `node is shutting down`.
-    pub shutdown_problem: Option<String>,
-    /// `containerd://2.3.7`.
-    pub runtime_version: String,
-    /// The images on the node, in any order.
-    pub images: Arc<Vec<NodeImage>>,
-    /// The runtime's handlers.
-    pub runtime_handlers: Vec<RuntimeHandler>,
-    /// Whether the runtime knows supplementalGroupsPolicy; `None`: it does not say.
-    pub supplemental_groups_policy: Option<bool>,
-    /// Whether the node is short of memory.
-    pub memory_pressure: bool,
-    /// Whether the node is short of disk.
-    pub disk_pressure: bool,
-    /// Whether the node is short of process ids.
-    pub pid_pressure: bool,
-    /// Extended resources (device plugins): capacity and allocatable by name.
-    pub extended: BTreeMap<String, (i64, i64)>,
-    /// Attachable volumes in use; `None`: not known yet, the object is left as it is.
-    pub volumes_in_use: Option<Vec<String>>,
-}
-
-impl Default for NodeInputs {
-    fn default() -> Self {
-        Self {
-            runtime_problem: Some(
-                "container runtime status check may not have completed yet".to_owned(),
-            ),
-            network_problem: None,
-            pleg_problem: None,
-            storage_problem: None,
-            shutdown_problem: None,
-            runtime_version: "containerd://Unknown".to_owned(),
-            images: Arc::default(),
-            runtime_handlers: Vec::new(),
-            supplemental_groups_policy: None,
-            memory_pressure: false,
-            disk_pressure: false,
-            pid_pressure: false,
-            extended: BTreeMap::new(),
-            volumes_in_use: None,
-        }
-    }
-}
-
-/// An image on the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeImage {
-    /// `name@sha256:…`.
-    pub repo_digests: Vec<String>,
-    /// `name:tag`.
-    pub repo_tags: Vec<String>,
-    /// Its size.
-    pub bytes: i64,
-}
-
-/// A runtime handler and what it can do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeHandler {
-    /// Its name; empty for the default one.
-    pub name: String,
-    /// Whether read-only mounts can be recursive.
-    pub recursive_read_only_mounts: bool,
-    /// Whether pods can have user namespaces.
-    pub user_namespaces: bool,
-}
-
-/// What [`start`] connects.
+/// The parts of the kubelet that the Node object is made with.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Deps {
     /// The clients.
     pub clients: Clients,
-    /// The API's Node object, see `apiserver::nodes::start`.
+    /// The API's Node object, see `apiserver::nodes::new`.
     pub view: watch::Receiver<NodeView>,
-    /// Readiness.
-    pub inputs: watch::Receiver<NodeInputs>,
+    /// What the status is made from.
+    pub sources: Sources,
     /// For events about the node.
     pub recorder: Recorder,
     /// The clock.
@@ -186,6 +56,7 @@ pub struct Parts {
 pub struct Handle {
     node: watch::Receiver<Option<Arc<Node>>>,
     view: watch::Receiver<NodeView>,
+    host_ips: watch::Receiver<Vec<IpAddr>>,
 }
 
 impl Handle {
@@ -212,29 +83,29 @@ impl Handle {
     pub fn described(&self) -> watch::Receiver<Option<Arc<Node>>> {
         self.node.clone()
     }
+
+    /// The node's own addresses, preferred first: those of the API's object, else those that this
+    /// kubelet has found.
+    pub fn host_ips(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.host_ips.clone()
+    }
 }
 
-/// Starts the task of the Node object and that of the lease.
-pub fn start(
-    config: NodeConfig,
-    parts: Parts,
-    tasks: &mut JoinSet<()>,
-    cancel: &CancellationToken,
-) -> Handle {
+/// Makes the Node object's handle, and the task that keeps the object and its lease.
+pub fn new(config: NodeConfig, deps: Deps) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (described, node) = watch::channel(None);
-    let view = parts.view.clone();
-    let lease = lease::Lease::new(&config, &parts);
-    let task = task::Task::new(config, parts, described);
+    let (addresses, host_ips) = watch::channel(standalone::specified(&config.node_ips));
+    let view = deps.view.clone();
+    let lease = lease::Lease::new(&config, &deps);
+    let task = task::Task::new(config, deps, task::Outputs { described, host_ips: addresses });
+
     // Boxed: they hold whole Node objects across their waits.
-    let (lease, task) = (Box::pin(lease.run()), Box::pin(task.run()));
-    let (for_lease, for_task) = (cancel.clone(), cancel.clone());
-    tasks.spawn(async move {
-        for_lease.run_until_cancelled(lease).await;
-    });
-    tasks.spawn(async move {
-        for_task.run_until_cancelled(task).await;
-    });
-    Handle { node, view }
+    let lease = Box::pin(lease.run());
+    let task = Box::pin(task.run());
+    let both = async move {
+        tokio::join!(lease, task);
+    };
+    (Handle { node, view, host_ips }, both)
 }
 
 #[cfg(test)]
@@ -244,19 +115,22 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::sync::{mpsc, watch};
     use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
 
-    use super::status::tests::{config, ready};
-    use super::{Handle, NodeInputs, Parts, start};
+    use super::status::tests::{config, ready_runtime};
+    use super::{Deps, Handle, NodeConfig, Sources, new};
     use crate::apiserver::connectivity::Connectivity;
     use crate::apiserver::events::{Event, Recorder};
     use crate::apiserver::fake::FakeApi;
     use crate::apiserver::nodes;
     use crate::clock::Clock;
+    use crate::cri::RuntimeCondition;
+    use crate::cri::fake::FakeRuntime;
+    use crate::model::Mono;
+    use crate::pleg;
 
     struct World {
         fake: FakeApi,
-        inputs: watch::Sender<NodeInputs>,
+        runtime: watch::Sender<RuntimeCondition>,
         events: mpsc::Receiver<Event>,
         node: Handle,
         reach: Connectivity,
@@ -265,21 +139,51 @@ mod tests {
     }
 
     fn world(prepare: impl FnOnce(&FakeApi)) -> World {
+        world_of(config(), prepare)
+    }
+
+    fn world_of(config: NodeConfig, prepare: impl FnOnce(&FakeApi)) -> World {
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-        let (fake, cancel, mut tasks) =
-            (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        let fake = FakeApi::new(clock);
+        let mut tasks = JoinSet::new();
         prepare(&fake);
         let clients = fake.clients("n");
-        let view = nodes::start(&clients, &mut tasks, cancel.clone());
+        let (view, watching) = nodes::new(&clients);
+        tasks.spawn(watching);
         let (recorder, events) = Recorder::channel();
-        let (inputs, receiver) = watch::channel(NodeInputs::default());
+        let (runtime, condition) = watch::channel(RuntimeCondition::default());
+        let reads = FakeRuntime::new(clock).client();
+        let (pleg, reader) = pleg::new(reads, clock, std::sync::Arc::new(|_| {}));
+        tasks.spawn(reader);
+        let sources = Sources {
+            runtime: condition,
+            pleg,
+            images: watch::channel(std::sync::Arc::default()).1,
+            devices: watch::channel([].into()).1,
+            pressure: watch::channel(crate::model::Pressure::default()).1,
+            storage: watch::channel(None).1,
+            shutdown: watch::channel(None).1,
+            volumes_in_use: watch::channel(None).1,
+        };
         let reach = clients.reach.clone();
-        let parts = Parts { clients, view, inputs: receiver, recorder, clock };
-        let node = start(config(), parts, &mut tasks, &cancel);
-        World { fake, inputs, events, node, reach, clock, _tasks: tasks }
+        let (node, task) = new(config, Deps { clients, view, sources, recorder, clock });
+        tasks.spawn(task);
+        World { fake, runtime, events, node, reach, clock, _tasks: tasks }
     }
 
     impl World {
+        /// The runtime answers now, and never again.
+        fn set_ready(&self) {
+            let last_ready = Some(self.clock.now().mono);
+            self.runtime.send_replace(RuntimeCondition { last_ready, ..ready_runtime() });
+        }
+
+        /// The runtime answers for ever.
+        fn stay_ready(&self) {
+            let last_ready = Some(Mono(Duration::from_secs(1 << 30)));
+            self.runtime.send_replace(RuntimeCondition { last_ready, ..ready_runtime() });
+        }
+
         async fn ready(&self, status: &str) -> Value {
             let is = |node: &&Value| {
                 let conditions =
@@ -303,7 +207,7 @@ mod tests {
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n");
         assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.36.3");
         let before = world.clock.now();
-        world.inputs.send_replace(ready());
+        world.stay_ready();
         world.ready("True").await;
         assert!(
             world.clock.now().mono.since(before.mono) < Duration::from_millis(300),
@@ -329,7 +233,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reports_seldom_when_nothing_changes() {
         let world = world(|_| {});
-        world.inputs.send_replace(ready());
+        world.stay_ready();
         world.ready("True").await;
         tokio::time::sleep(Duration::from_secs(1000)).await;
         let writes = world
@@ -363,7 +267,7 @@ mod tests {
                 json!({"metadata": {"name": "n", "labels": {"mine": "x"}}, "spec": {"unschedulable": true}}),
             );
         });
-        world.inputs.send_replace(ready());
+        world.stay_ready();
         let node = world.ready("True").await;
         assert_eq!(node["metadata"]["labels"]["mine"], "x");
         assert_eq!(
@@ -371,7 +275,7 @@ mod tests {
             "true"
         );
         world.fake.set_down(true);
-        world.inputs.send_replace(NodeInputs::default());
+        world.runtime.send_replace(RuntimeCondition::default());
         tokio::time::sleep(Duration::from_secs(60)).await;
         world.fake.set_down(false);
         let before = world.clock.now();
@@ -382,11 +286,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_changed_in_an_outage_is_told_as_soon_as_somebody_is_answered() {
         let world = world(|_| {});
-        world.inputs.send_replace(ready());
+        world.stay_ready();
         world.ready("True").await;
         for away in 60..70 {
             world.fake.set_down(true);
-            world.inputs.send_replace(NodeInputs::default());
+            world.runtime.send_replace(RuntimeCondition::default());
             tokio::time::sleep(Duration::from_secs(away)).await;
             world.fake.set_down(false);
             world.reach.lost();
@@ -395,8 +299,37 @@ mod tests {
             world.ready("False").await;
             let took = world.clock.now().mono.since(before.mono);
             assert!(took < Duration::from_secs(1), "{away} s away: {took:?}");
-            world.inputs.send_replace(ready());
+            world.stay_ready();
             world.ready("True").await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silence_of_the_runtime_is_told_when_it_becomes_a_problem() {
+        let config = NodeConfig { status_update_frequency: Duration::from_secs(300), ..config() };
+        let world = world_of(config, |_| {});
+        let before = world.clock.now().mono;
+        world.set_ready();
+        world.ready("True").await;
+        world.ready("False").await;
+        let took = world.clock.now().mono.since(before);
+        assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(32), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_get_the_addresses_of_the_apis_object() {
+        // A cloud provider chose them; this machine has none of them.
+        let external = NodeConfig { external_cloud_provider: true, ..config() };
+        let addresses = json!([
+            {"type": "InternalIP", "address": "10.9.9.9"},
+            {"type": "InternalIP", "address": "fd00::9"},
+            {"type": "ExternalIP", "address": "203.0.113.9"},
+        ]);
+        let object = json!({"metadata": {"name": "n"}, "status": {"addresses": addresses}});
+        let world = world_of(external, |fake| drop(fake.put("api/v1/nodes", object)));
+        let mut host_ips = world.node.host_ips();
+        let wanted: [std::net::IpAddr; 2] =
+            ["10.9.9.9", "fd00::9"].map(|ip| ip.parse().expect("an address"));
+        host_ips.wait_for(|found| found[..] == wanted).await.expect("it runs");
     }
 }

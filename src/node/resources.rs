@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::NodeConfig;
 use super::info::MachineInfo;
-use super::{NodeConfig, NodeInputs};
 use crate::model::quantity::Amount;
+use crate::resources::devices::Figures;
 
 /// Resource quantities by name.
 pub type Resources = BTreeMap<String, Quantity>;
 
 /// What the node has. Storage that cannot be told is left out, which makes the node not ready.
-pub fn capacity(config: &NodeConfig, info: &MachineInfo, inputs: &NodeInputs) -> Resources {
+pub fn capacity(config: &NodeConfig, info: &MachineInfo, devices: &Figures) -> Resources {
     let cores = i64::from(info.cores);
     let pods = if config.pods_per_core > 0 {
         config.max_pods.min(cores.saturating_mul(config.pods_per_core))
@@ -35,14 +36,14 @@ pub fn capacity(config: &NodeConfig, info: &MachineInfo, inputs: &NodeInputs) ->
     if let Some(bytes) = info.storage.filter(|_| config.local_storage) {
         set("ephemeral-storage", binary(to_i64(bytes)));
     }
-    for (name, (capacity, _)) in &inputs.extended {
+    for (name, (capacity, _)) in devices {
         set(name, Amount::from_units(*capacity).to_string());
     }
     capacity
 }
 
 /// What pods may have of `capacity`.
-pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInputs) -> Resources {
+pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures) -> Resources {
     let mut allocatable: BTreeMap<&str, Amount> = capacity
         .iter()
         .map(|(name, quantity)| {
@@ -51,7 +52,7 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInput
             (name.as_str(), positive(whole - reserved))
         })
         .collect();
-    for (name, (_, left)) in &inputs.extended {
+    for (name, (_, left)) in devices {
         allocatable.insert(name, Amount::from_units(*left));
     }
     let huge: Amount = capacity
@@ -71,6 +72,28 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, inputs: &NodeInput
             (name.to_owned(), Quantity(text))
         })
         .collect()
+}
+
+/// Refuses reservations that exceed what the node has, as upstream does when it starts.
+pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
+    let problems: Vec<String> = capacity
+        .iter()
+        .filter_map(|(name, quantity)| {
+            let whole = parse(&quantity.0);
+            let reserved = reserved(config, name, whole);
+            (reserved > whole).then(|| {
+                format!(
+                    "Resource {name:?} has a reservation of {reserved} but capacity of {}. \
+                     Expected capacity >= reservation.",
+                    quantity.0
+                )
+            })
+        })
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(format!("invalid Node Allocatable configuration. {}", problems.join(" ")))
 }
 
 /// What is kept from pods of one resource.
@@ -138,9 +161,10 @@ pub fn binary(bytes: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Resources, allocatable, binary, capacity};
+    use crate::node::NodeConfig;
     use crate::node::info::MachineInfo;
     use crate::node::status::tests::config;
-    use crate::node::{NodeConfig, NodeInputs};
+    use crate::resources::devices::Figures;
 
     fn info() -> MachineInfo {
         MachineInfo {
@@ -175,11 +199,8 @@ mod tests {
             .into(),
             ..config()
         };
-        let inputs = NodeInputs {
-            extended: [("example.com/gpu".to_owned(), (2, 1))].into(),
-            ..NodeInputs::default()
-        };
-        let capacity = capacity(&config, &info(), &inputs);
+        let devices = Figures::from([("example.com/gpu".to_owned(), (2, 1))]);
+        let capacity = capacity(&config, &info(), &devices);
         check(
             &capacity,
             &[
@@ -193,7 +214,7 @@ mod tests {
             ],
         );
         check(
-            &allocatable(&config, &capacity, &inputs),
+            &allocatable(&config, &capacity, &devices),
             &[
                 ("cpu", "2900m"),
                 ("ephemeral-storage", "47394739736"),
@@ -207,17 +228,33 @@ mod tests {
     }
 
     #[test]
+    fn reservations_above_the_capacity_are_refused() {
+        let config = NodeConfig {
+            system_reserved: [("memory".to_owned(), "1Ti".to_owned())].into(),
+            eviction_hard: [("nodefs.available".to_owned(), "100%".to_owned())].into(),
+            ..config()
+        };
+        let capacity = capacity(&config, &info(), &Figures::new());
+        let problem = super::check(&config, &capacity).expect_err("more than there is");
+        assert!(
+            problem.starts_with("invalid Node Allocatable configuration. Resource \"memory\" has")
+                && !problem.contains("storage"),
+            "{problem}"
+        );
+    }
+
+    #[test]
     fn reservations_never_go_below_zero() {
         let config =
             NodeConfig { system_reserved: [("cpu".to_owned(), "9".to_owned())].into(), ..config() };
-        let capacity = capacity(&config, &info(), &NodeInputs::default());
-        assert_eq!(allocatable(&config, &capacity, &NodeInputs::default())["cpu"].0, "0");
+        let capacity = capacity(&config, &info(), &Figures::new());
+        assert_eq!(allocatable(&config, &capacity, &Figures::new())["cpu"].0, "0");
     }
 
     #[test]
     fn pods_per_core_limits() {
         let config = NodeConfig { pods_per_core: 10, ..config() };
-        assert_eq!(capacity(&config, &info(), &NodeInputs::default())["pods"].0, "40");
+        assert_eq!(capacity(&config, &info(), &Figures::new())["pods"].0, "40");
     }
 
     #[test]

@@ -1,26 +1,32 @@
-//! What the Node object should say now: a pure function of configuration, machine, inputs and the
-//! present object.
+//! The Node object as it should be now, from the configuration, the machine, the facts of other
+//! subsystems and the present object.
 //!
-//! Reasons and messages are upstream's. Fields of others (NetworkUnavailable, a cloud provider's
-//! addresses, attached volumes) are left as they are.
+//! Pure. Conditions are made in `conditions`, resources in `resources`. Reasons and messages are
+//! upstream's. Fields of others (NetworkUnavailable, a cloud provider's addresses, attached
+//! volumes) are left as they are.
+
+use std::cmp::Reverse;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::info::MachineInfo;
-use super::{NodeConfig, NodeInputs, resources};
-use crate::model::{EventType, Wall};
+use super::sources::Facts;
+use super::{NodeConfig, conditions, resources};
+use crate::cri::{RuntimeCondition, RuntimeIdentity};
+use crate::images::NodeImage;
+use crate::model::{EventType, Now};
 
 /// How many names of an image are reported, as upstream.
 const MAX_NAMES: usize = 5;
+/// `containerRuntimeVersion` before the runtime has said its version.
+const UNKNOWN_RUNTIME: &str = "containerd://Unknown";
 /// The annotation that tells an external cloud provider of `--node-ip`.
 const PROVIDED_IP: &str = "alpha.kubernetes.io/provided-node-ip";
 
-/// What a status is made from.
+/// The inputs of a status.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusInput<'a> {
     /// Configuration.
@@ -29,10 +35,10 @@ pub struct StatusInput<'a> {
     pub info: &'a MachineInfo,
     /// Its addresses, or why there are none (then those of the object stay).
     pub addresses: &'a Result<Vec<NodeAddress>, String>,
-    /// What the rest of the kubelet says.
-    pub inputs: &'a NodeInputs,
+    /// What the other subsystems have found.
+    pub facts: &'a Facts,
     /// The time.
-    pub now: Wall,
+    pub now: Now,
 }
 
 /// An event that follows from a change of the status; emitted once the API server has accepted it.
@@ -58,12 +64,12 @@ pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>)
     }
     machine(status, input, &mut events);
     endpoints(status, input.config);
-    status.images = Some(images(input.config, input.inputs));
-    runtime(status, input.inputs);
+    status.images = Some(images(input.config, &input.facts.images));
+    runtime(status, &input.facts.runtime);
     let declared = &input.config.declared_features;
     status.declared_features = (!declared.is_empty()).then(|| declared.clone());
-    conditions(status, input, &mut events);
-    if let Some(volumes) = &input.inputs.volumes_in_use {
+    conditions::apply(status, input, &mut events);
+    if let Some(volumes) = &input.facts.volumes_in_use {
         status.volumes_in_use = (!volumes.is_empty()).then(|| volumes.clone());
     }
     (node, events)
@@ -127,9 +133,9 @@ fn provided_ip(node: &mut Node, config: &NodeConfig) {
 }
 
 fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<StatusEvent>) {
-    let StatusInput { config, info, inputs, .. } = input;
-    let capacity = resources::capacity(config, info, inputs);
-    let allocatable = resources::allocatable(config, &capacity, inputs);
+    let StatusInput { config, info, facts, .. } = input;
+    let capacity = resources::capacity(config, info, &facts.devices);
+    let allocatable = resources::allocatable(config, &capacity, &facts.devices);
     let before = status.capacity.take().unwrap_or_default();
     let before_allocatable = status.allocatable.take().unwrap_or_default();
     // Resources that others advertise on the object (extended resources set by hand) stay; huge
@@ -150,7 +156,11 @@ fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<Sta
     status.node_info = Some(NodeSystemInfo {
         architecture: info.architecture.to_owned(),
         boot_id: info.boot_id.clone(),
-        container_runtime_version: inputs.runtime_version.clone(),
+        container_runtime_version: facts
+            .runtime
+            .identity
+            .as_ref()
+            .map_or_else(|| UNKNOWN_RUNTIME.to_owned(), RuntimeIdentity::node_info),
         kernel_version: info.kernel_version.clone(),
         kube_proxy_version: String::new(),
         kubelet_version: config.kubelet_version.clone(),
@@ -167,32 +177,31 @@ fn endpoints(status: &mut NodeStatus, config: &NodeConfig) {
     status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(endpoint) });
 }
 
-fn images(config: &NodeConfig, inputs: &NodeInputs) -> Vec<ContainerImage> {
-    let mut images: Vec<_> = inputs.images.iter().collect();
-    images.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.repo_digests.cmp(&b.repo_digests)));
+/// Lists the images, the largest first, each with at most [`MAX_NAMES`] names.
+fn images(config: &NodeConfig, known: &[NodeImage]) -> Vec<ContainerImage> {
+    let mut images: Vec<&NodeImage> = known.iter().collect();
+    images.sort_by_cached_key(|image| (Reverse(image.size), digests(image)));
+
     let limit = usize::try_from(config.max_images).unwrap_or(usize::MAX);
     images
         .into_iter()
         .take(limit)
         .map(|image| ContainerImage {
-            names: Some(
-                image
-                    .repo_digests
-                    .iter()
-                    .chain(&image.repo_tags)
-                    .take(MAX_NAMES)
-                    .cloned()
-                    .collect(),
-            ),
-            size_bytes: Some(image.bytes),
+            names: Some(image.names.iter().take(MAX_NAMES).cloned().collect()),
+            size_bytes: Some(i64::try_from(image.size).unwrap_or(i64::MAX)),
         })
         .collect()
 }
 
-fn runtime(status: &mut NodeStatus, inputs: &NodeInputs) {
-    let mut handlers: Vec<_> = inputs.runtime_handlers.iter().collect();
-    handlers.sort_by(|a, b| a.name.cmp(&b.name));
-    let handlers = handlers.into_iter().map(|handler| NodeRuntimeHandler {
+/// Returns the names with a digest, e.g. `docker.io/library/nginx@sha256:…`.
+fn digests(image: &NodeImage) -> Vec<String> {
+    image.names.iter().filter(|name| name.contains('@')).cloned().collect()
+}
+
+/// Sets the runtime's handlers and features.
+fn runtime(status: &mut NodeStatus, runtime: &RuntimeCondition) {
+    // Sorted by name already.
+    let handlers = runtime.handlers.iter().map(|handler| NodeRuntimeHandler {
         name: Some(handler.name.clone()),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
@@ -200,179 +209,11 @@ fn runtime(status: &mut NodeStatus, inputs: &NodeInputs) {
         }),
     });
     status.runtime_handlers = Some(handlers.collect());
-    if let Some(known) = inputs.supplemental_groups_policy {
+
+    if let Some(features) = &runtime.features {
+        let known = features.supplemental_groups_policy;
         status.features = Some(NodeFeatures { supplemental_groups_policy: Some(known) });
     }
-}
-
-/// One of the three pressures.
-struct Pressure {
-    type_: &'static str,
-    under: bool,
-    /// Reason, message and event when it is so.
-    yes: (&'static str, &'static str, &'static str),
-    /// Reason, message and event when it is not.
-    no: (&'static str, &'static str, &'static str),
-}
-
-fn conditions(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<StatusEvent>) {
-    let inputs = input.inputs;
-    let pressures = [
-        Pressure {
-            type_: "MemoryPressure",
-            under: inputs.memory_pressure,
-            yes: (
-                "KubeletHasInsufficientMemory",
-                "kubelet has insufficient memory available",
-                "NodeHasInsufficientMemory",
-            ),
-            no: (
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available",
-                "NodeHasSufficientMemory",
-            ),
-        },
-        Pressure {
-            type_: "DiskPressure",
-            under: inputs.disk_pressure,
-            yes: ("KubeletHasDiskPressure", "kubelet has disk pressure", "NodeHasDiskPressure"),
-            no: (
-                "KubeletHasNoDiskPressure",
-                "kubelet has no disk pressure",
-                "NodeHasNoDiskPressure",
-            ),
-        },
-        Pressure {
-            type_: "PIDPressure",
-            under: inputs.pid_pressure,
-            yes: (
-                "KubeletHasInsufficientPID",
-                "kubelet has insufficient PID available",
-                "NodeHasInsufficientPID",
-            ),
-            no: (
-                "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available",
-                "NodeHasSufficientPID",
-            ),
-        },
-    ];
-    let missing = missing_capacity(status, input.config);
-    let conditions = status.conditions.get_or_insert_default();
-    for pressure in pressures {
-        let (reason, message, event) = if pressure.under { pressure.yes } else { pressure.no };
-        let value = if pressure.under { "True" } else { "False" };
-        let changed = set(conditions, pressure.type_, value, input.now, |condition, changed| {
-            // Upstream leaves reason and message alone while the status stays.
-            if changed {
-                condition.reason = Some(reason.to_owned());
-                condition.message = Some(message.to_owned());
-            }
-        });
-        if changed != Transition::None {
-            events.push(status_event(input.config, event));
-        }
-    }
-    let problem = problem(inputs, &missing);
-    let (value, reason, message) = match &problem {
-        None => ("True", "KubeletReady", "kubelet is posting ready status"),
-        Some(problem) => ("False", "KubeletNotReady", problem.as_str()),
-    };
-    let changed = set(conditions, "Ready", value, input.now, |condition, _| {
-        condition.reason = Some(reason.to_owned());
-        condition.message = Some(message.to_owned());
-    });
-    if changed == Transition::Changed {
-        let event = if problem.is_none() { "NodeReady" } else { "NodeNotReady" };
-        events.push(status_event(input.config, event));
-    }
-}
-
-/// How a condition's status has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transition {
-    None,
-    New,
-    Changed,
-}
-
-/// Sets a condition in its place, or appends it.
-fn set(
-    conditions: &mut Vec<NodeCondition>,
-    type_: &str,
-    value: &str,
-    now: Wall,
-    describe: impl FnOnce(&mut NodeCondition, bool),
-) -> Transition {
-    // The API keeps seconds: a finer time would look like a change.
-    let now = Time(Wall::from_second(now.as_second()).unwrap_or(now));
-    let position = conditions.iter().position(|condition| condition.type_ == type_);
-    let index = position.unwrap_or_else(|| {
-        conditions.push(NodeCondition { type_: type_.to_owned(), ..NodeCondition::default() });
-        conditions.len() - 1
-    });
-    let condition = &mut conditions[index];
-    let changed = condition.status != value;
-    condition.last_heartbeat_time = Some(now.clone());
-    if changed {
-        value.clone_into(&mut condition.status);
-        condition.last_transition_time = Some(now);
-    }
-    describe(condition, changed);
-    match (position, changed) {
-        (None, _) => Transition::New,
-        (Some(_), true) => Transition::Changed,
-        (Some(_), false) => Transition::None,
-    }
-}
-
-fn missing_capacity(status: &NodeStatus, config: &NodeConfig) -> Vec<&'static str> {
-    let mut required = vec!["cpu", "memory", "pods"];
-    if config.local_storage {
-        required.push("ephemeral-storage");
-    }
-    required.retain(|name| {
-        status.capacity.as_ref().is_none_or(|capacity| !capacity.contains_key(*name))
-    });
-    required
-}
-
-/// Why the node is not ready, as upstream joins several reasons; `None`: it is.
-fn problem(inputs: &NodeInputs, missing: &[&str]) -> Option<String> {
-    let missing = (!missing.is_empty())
-        .then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
-    // Upstream's order: silence of the runtime, PLEG, what the runtime says of itself.
-    let (said, silent) = match &inputs.runtime_problem {
-        Some(problem) if problem.starts_with("container runtime not ready") => {
-            (Some(problem.clone()), None)
-        }
-        other => (None, other.clone()),
-    };
-    join([
-        silent,
-        inputs.pleg_problem.clone(),
-        said,
-        inputs.network_problem.clone(),
-        inputs.storage_problem.clone(),
-        inputs.shutdown_problem.clone(),
-        missing,
-    ])
-}
-
-/// One problem is itself; several are a list in brackets without repetitions.
-fn join(problems: impl IntoIterator<Item = Option<String>>) -> Option<String> {
-    let mut list: Vec<String> = Vec::new();
-    for problem in problems.into_iter().flatten() {
-        if !list.contains(&problem) {
-            list.push(problem);
-        }
-    }
-    if list.len() < 2 { list.pop() } else { Some(format!("[{}]", list.join(", "))) }
-}
-
-fn status_event(config: &NodeConfig, reason: &'static str) -> StatusEvent {
-    let message = format!("Node {} status is now: {reason}", config.node_name);
-    StatusEvent { event_type: EventType::Normal, reason, message }
 }
 
 #[cfg(test)]
@@ -383,9 +224,12 @@ pub(super) mod tests {
     use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
 
     use super::{StatusInput, build, differs, differs_urgently};
-    use crate::model::Wall;
+    use crate::cri::{RuntimeCondition, RuntimeIdentity};
+    use crate::images::NodeImage;
+    use crate::model::{Mono, Now, Pressure, Wall};
+    use crate::node::NodeConfig;
     use crate::node::info::MachineInfo;
-    use crate::node::{NodeConfig, NodeImage, NodeInputs};
+    use crate::node::sources::{Facts, Shutdown};
 
     pub(in crate::node) fn config() -> NodeConfig {
         NodeConfig {
@@ -426,11 +270,30 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::node) fn ready() -> NodeInputs {
-        NodeInputs {
-            runtime_problem: None,
-            runtime_version: "containerd://2.3.7".to_owned(),
-            ..NodeInputs::default()
+    /// A runtime that has said at `Mono::default()` that it is ready.
+    pub(in crate::node) fn ready_runtime() -> RuntimeCondition {
+        RuntimeCondition {
+            network: Ok(()),
+            last_ready: Some(Mono::default()),
+            identity: Some(RuntimeIdentity {
+                name: "containerd".to_owned(),
+                version: "2.3.7".to_owned(),
+                api_version: "v1".to_owned(),
+            }),
+            ..RuntimeCondition::default()
+        }
+    }
+
+    fn ready() -> Facts {
+        Facts {
+            runtime: ready_runtime(),
+            pleg: Ok(()),
+            images: Arc::default(),
+            devices: [].into(),
+            pressure: Pressure::default(),
+            storage: None,
+            shutdown: None,
+            volumes_in_use: None,
         }
     }
 
@@ -438,7 +301,7 @@ pub(super) mod tests {
         Wall::from_second(seconds).expect("in range")
     }
 
-    fn step(present: &Node, inputs: &NodeInputs, now: i64) -> (Node, Vec<String>) {
+    fn step(present: &Node, facts: &Facts, now: i64) -> (Node, Vec<String>) {
         let (config, info) = (config(), info());
         let addresses = Ok(vec![NodeAddress {
             type_: "InternalIP".to_owned(),
@@ -448,8 +311,11 @@ pub(super) mod tests {
             config: &config,
             info: &info,
             addresses: &addresses,
-            inputs,
-            now: at(now),
+            facts,
+            now: Now {
+                mono: Mono(Duration::from_secs(u64::try_from(now).expect("not negative"))),
+                wall: at(now),
+            },
         };
         let (node, events) = build(input, present);
         (node, events.into_iter().map(|event| event.message).collect())
@@ -500,17 +366,15 @@ pub(super) mod tests {
         assert!(!differs(&first, &second) && events.is_empty());
         assert_eq!(conditions(&second)[3].last_heartbeat_time.as_ref().map(|t| t.0), Some(at(15)));
         assert_eq!(conditions(&second)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(5)));
-        let broken =
-            NodeInputs { runtime_problem: Some("container runtime is down".to_owned()), ..ready() };
-        let (third, events) = step(&second, &broken, 25);
-        assert!(differs_urgently(&second, &third));
-        assert_eq!(conditions(&third)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(25)));
+        let (third, events) = step(&second, &ready(), 35);
+        assert!(differs_urgently(&second, &third), "the runtime has been silent for too long");
+        assert_eq!(conditions(&third)[3].last_transition_time.as_ref().map(|t| t.0), Some(at(35)));
         assert_eq!(events, ["Node n status is now: NodeNotReady"]);
     }
 
     #[track_caller]
-    fn message(inputs: &NodeInputs, expected: &str) {
-        let (node, _) = step(&Node::default(), inputs, 5);
+    fn message(facts: &Facts, now: i64, expected: &str) {
+        let (node, _) = step(&Node::default(), facts, now);
         assert_eq!(conditions(&node)[3].message.as_deref(), Some(expected));
     }
 
@@ -518,29 +382,48 @@ pub(super) mod tests {
     fn says_why_it_is_not_ready() {
         let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
             message:Network plugin returns error: cni plugin not initialized";
-        message(&NodeInputs { network_problem: Some(network.to_owned()), ..ready() }, network);
+        let mut facts = ready();
+        facts.runtime.network = Err(network.to_owned());
+        message(&facts, 5, network);
+
+        let mut facts = ready();
+        facts.pleg = Err("PLEG is not healthy: x".to_owned());
+        facts.shutdown = Some(Shutdown { since: Mono::default() });
         message(
-            &NodeInputs {
-                runtime_problem: Some("container runtime is down".to_owned()),
-                pleg_problem: Some("PLEG is not healthy: x".to_owned()),
-                shutdown_problem: Some("node is shutting down".to_owned()),
-                ..ready()
-            },
+            &facts,
+            30,
             "[container runtime is down, PLEG is not healthy: x, node is shutting down]",
         );
+
+        // Upstream's order: what the runtime says of itself comes after PLEG.
+        facts.runtime.runtime = Err("container runtime not ready: y".to_owned());
+        facts.storage = Some("CSINode is not yet initialized".to_owned());
+        message(
+            &facts,
+            30,
+            "[container runtime is down, PLEG is not healthy: x, container runtime not ready: y, \
+             CSINode is not yet initialized, node is shutting down]",
+        );
+
+        facts = ready();
+        facts.runtime = RuntimeCondition { network: Ok(()), ..RuntimeCondition::default() };
+        message(&facts, 5, "container runtime status check may not have completed yet");
+    }
+
+    #[test]
+    fn pressure_is_told() {
+        let pressure = Pressure { disk: true, ..Pressure::default() };
+        let (node, events) = step(&Node::default(), &Facts { pressure, ..ready() }, 5);
+        assert_eq!(conditions(&node)[1].status, "True");
+        assert_eq!(events[1], "Node n status is now: NodeHasDiskPressure");
     }
 
     #[test]
     fn images_can_wait_but_are_told() {
         let (first, _) = step(&Node::default(), &ready(), 5);
-        let image = |name: &str, bytes| NodeImage {
-            repo_tags: vec![name.to_owned()],
-            bytes,
-            ..NodeImage::default()
-        };
-        let inputs =
-            NodeInputs { images: Arc::new(vec![image("small", 1), image("big", 9)]), ..ready() };
-        let (second, _) = step(&first, &inputs, 15);
+        let image = |name: &str, size| NodeImage { names: vec![name.to_owned()], size };
+        let facts = Facts { images: Arc::new(vec![image("small", 1), image("big", 9)]), ..ready() };
+        let (second, _) = step(&first, &facts, 15);
         assert!(differs(&first, &second) && !differs_urgently(&first, &second));
         let images = second.status.and_then(|status| status.images).expect("images");
         assert_eq!(images[0].names.as_deref(), Some(&["big".to_owned()][..]));

@@ -1,9 +1,12 @@
 //! The task of the Node object: registers it, then keeps its status true.
 //!
-//! In: `NodeInputs`, the watch of the object, a tick every `nodeStatusUpdateFrequency`. Out:
-//! PATCHes of the status, at once when a condition changes, with the next tick when only images do,
-//! and every `nodeStatusReportFrequency` in any case; events once the API server has accepted what
-//! they tell.
+//! In: [`Sources`](super::Sources), the watch of the object, a tick every
+//! `nodeStatusUpdateFrequency`. Out:
+//!
+//! - PATCHes of the status: at once when a condition changes, with the next tick when only images
+//!   do, and every `nodeStatusReportFrequency` in any case;
+//! - events, once the API server has accepted the status that caused them;
+//! - the node as described, and the addresses of pods on the host's network, on `watch`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +17,11 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::watch;
 
-use super::addresses::{self, Network, Wanted};
+use super::addresses::{self, AddressError, Network};
 use super::info::{self, MachineInfo};
+use super::sources::Facts;
 use super::status::{self, StatusEvent, StatusInput};
-use super::{NodeConfig, Parts, patch, register};
+use super::{Deps, NodeConfig, patch, register};
 use crate::apiserver::failure::{self, FailureKind};
 use crate::apiserver::nodes::NodeView;
 use crate::apiserver::random;
@@ -40,10 +44,19 @@ const NETWORK_AGE: Duration = Duration::from_secs(60);
 /// How old the answer of the resolver may be.
 const LOOK_UP_AGE: Duration = Duration::from_secs(300);
 
+/// What the task publishes.
+pub(super) struct Outputs {
+    /// The node as this kubelet describes it.
+    pub(super) described: watch::Sender<Option<Arc<Node>>>,
+    /// The addresses of pods on the host's network, preferred first.
+    pub(super) host_ips: watch::Sender<Vec<IpAddr>>,
+}
+
 pub(super) struct Task {
     config: NodeConfig,
-    parts: Parts,
-    described: watch::Sender<Option<Arc<Node>>>,
+    deps: Deps,
+    outputs: Outputs,
+    facts: Facts,
     api: Api<Node>,
     machine: MachineInfo,
     network: Cached<Network>,
@@ -77,18 +90,16 @@ fn is_ready(node: &Node) -> bool {
 }
 
 impl Task {
-    pub(super) fn new(
-        config: NodeConfig,
-        parts: Parts,
-        described: watch::Sender<Option<Arc<Node>>>,
-    ) -> Self {
+    pub(super) fn new(config: NodeConfig, mut deps: Deps, outputs: Outputs) -> Self {
         // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it
         // there.
-        let api = Api::all(parts.clients.lease.clone());
+        let api = Api::all(deps.clients.lease.clone());
+        let facts = deps.sources.read(deps.clock.now().mono);
         Self {
             config,
-            parts,
-            described,
+            deps,
+            outputs,
+            facts,
             api,
             machine: MachineInfo::default(),
             network: Cached { value: Network::default(), read: None },
@@ -104,8 +115,8 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         let name = self.config.node_name.clone();
-        self.parts.recorder.node(&name, EventType::Normal, "Starting", "Starting kubelet.");
-        self.starting_until = self.parts.clock.now().mono.after(STARTING);
+        self.deps.recorder.node(&name, EventType::Normal, "Starting", "Starting kubelet.");
+        self.starting_until = self.deps.clock.now().mono.after(STARTING);
         self.look().await;
         self.describe();
         if self.config.register {
@@ -113,9 +124,9 @@ impl Task {
         }
         let mut tick = self.next_tick();
         let mut retry: Option<Mono> = None;
-        let mut returns = self.parts.clients.reach.listen();
+        let mut returns = self.deps.clients.reach.listen();
         loop {
-            let now = self.parts.clock.now().mono;
+            let now = self.deps.clock.now().mono;
             let due = now >= tick;
             if due {
                 self.look().await;
@@ -127,20 +138,17 @@ impl Task {
             let wake = retry.map_or(tick, |retry| retry.min(tick));
             // Cancel-safe: all of them only wait.
             tokio::select! {
-                changed = self.parts.inputs.changed() => {
-                    if changed.is_err() {
-                        std::future::pending::<()>().await;
-                    }
+                () = self.deps.sources.changed(self.deps.clock) => {
                     tokio::time::sleep(SETTLE).await;
                 }
-                changed = self.parts.view.changed() => {
+                changed = self.deps.view.changed() => {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
                     }
                 }
-                () = self.parts.clock.sleep_until(wake) => {}
+                () = self.deps.clock.sleep_until(wake) => {}
                 () = returns.next() => {
-                    let soon = self.parts.clock.now().mono.after(RETRY);
+                    let soon = self.deps.clock.now().mono.after(RETRY);
                     retry = retry.map(|at| at.min(soon));
                 }
             }
@@ -148,20 +156,21 @@ impl Task {
     }
 
     fn next_tick(&self) -> Mono {
-        self.parts.clock.now().mono.after(random::jitter(self.config.status_update_frequency, 0.04))
+        self.deps.clock.now().mono.after(random::jitter(self.config.status_update_frequency, 0.04))
     }
 
     fn retry_at(&self) -> Mono {
         let wait = RETRY
             .saturating_mul(1 << self.failures.min(6))
             .min(self.config.status_update_frequency);
-        self.parts.clock.now().mono.after(random::jitter(wait, 0.5))
+        self.deps.clock.now().mono.after(random::jitter(wait, 0.5))
     }
 
     /// Looks at the machine: once, and at what may change again when it has become old.
     async fn look(&mut self) {
-        let now = self.parts.clock.now().mono;
-        if self.network.is_old(NETWORK_AGE, now) {
+        let now = self.deps.clock.now().mono;
+        // A node without an address waits for one, e.g. from DHCP.
+        if self.network.is_old(NETWORK_AGE, now) || self.addresses(&Node::default()).is_err() {
             match addresses::read().await {
                 Ok(network) => self.network = Cached { value: network, read: Some(now) },
                 Err(problem) => {
@@ -174,41 +183,62 @@ impl Task {
                 self.machine = machine;
             }
         }
-        if wanted(&self.config).needs_look_up() && self.looked_up.is_old(LOOK_UP_AGE, now) {
+        if self.config.wanted().needs_look_up() && self.looked_up.is_old(LOOK_UP_AGE, now) {
             let found = addresses::look_up(&self.config.hostname).await;
             self.looked_up = Cached { value: found, read: Some(now) };
         }
     }
 
+    /// The addresses of the node, as the object `present` should have them.
+    fn addresses(&self, present: &Node) -> Result<Vec<NodeAddress>, AddressError> {
+        let known = addresses_of(present);
+        let wanted = self.config.wanted();
+        addresses::choose(wanted, &self.network.value, &self.looked_up.value, known)
+    }
+
     /// The node as it should be, from the given one.
     fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
-        let known = present
-            .status
-            .as_ref()
-            .and_then(|status| status.addresses.as_deref())
-            .unwrap_or_default();
-        let addresses: Result<Vec<NodeAddress>, String> = addresses::choose(
-            wanted(&self.config),
-            &self.network.value,
-            &self.looked_up.value,
-            known,
-        )
-        .map_err(|error| error.to_string());
+        let addresses = self.addresses(present).map_err(|error| error.to_string());
         let input = StatusInput {
             config: &self.config,
             info: &self.machine,
             addresses: &addresses,
-            inputs: &self.parts.inputs.borrow(),
-            now: self.parts.clock.now().wall,
+            facts: &self.facts,
+            now: self.deps.clock.now(),
         };
         status::build(input, present)
     }
 
     /// Publishes the node as this kubelet would describe it, for those who need it before the API
     /// has it.
-    fn describe(&self) {
+    fn describe(&mut self) {
+        self.facts = self.deps.sources.read(self.deps.clock.now().mono);
         let (node, _) = self.build(&register::initial(&self.config, &self.machine));
-        self.described.send_replace(Some(Arc::new(node)));
+        self.publish(node);
+    }
+
+    /// Publishes the node as described, and its addresses.
+    fn publish(&self, described: Node) {
+        self.publish_host_ips(&described);
+        self.outputs.described.send_replace(Some(Arc::new(described)));
+    }
+
+    /// Publishes the addresses of pods on the host's network: those of the API's object, else those
+    /// described, else the last ones.
+    fn publish_host_ips(&self, described: &Node) {
+        let view = self.deps.view.borrow().node.clone();
+        let known = view.map(|node| addresses::host_ips(addresses_of(&node))).unwrap_or_default();
+        let found =
+            if known.is_empty() { addresses::host_ips(addresses_of(described)) } else { known };
+
+        self.outputs.host_ips.send_if_modified(|current| {
+            let changed = !found.is_empty() && *current != found;
+            if changed {
+                tracing::info!(addresses = ?found, "the addresses of the node have changed");
+                *current = found;
+            }
+            changed
+        });
     }
 
     async fn register(&mut self) {
@@ -216,7 +246,7 @@ impl Task {
         loop {
             match self.try_register().await {
                 Ok(node) => {
-                    tracing::info!(node = self.config.node_name, "Registered the node");
+                    tracing::info!(node = self.config.node_name, "registered the node");
                     self.answered = Some(Arc::new(node));
                     self.said.clear();
                     return;
@@ -225,6 +255,9 @@ impl Task {
             }
             tokio::time::sleep(random::jitter(wait, 0.1)).await;
             wait = LONGEST_WAIT.min(wait * 2);
+            // Pods do not wait for the API server, and the machine may change meanwhile.
+            self.look().await;
+            self.describe();
         }
     }
 
@@ -260,8 +293,10 @@ impl Task {
     async fn synchronise(&mut self, due: bool) -> Result<(), ()> {
         let Some(present) = self.present().await? else { return Ok(()) };
         self.schedulable(&present);
+        self.facts = self.deps.sources.read(self.deps.clock.now().mono);
         let (node, events) = self.build(&present);
-        if self.parts.clock.now().mono < self.starting_until
+        self.publish_host_ips(&node);
+        if self.deps.clock.now().mono < self.starting_until
             && is_ready(&present)
             && !is_ready(&node)
         {
@@ -270,8 +305,8 @@ impl Task {
             return Ok(());
         }
         // What pods may have is decided by it, and device plugins come and go.
-        self.described.send_replace(Some(Arc::new(node.clone())));
-        let now = self.parts.clock.now().mono;
+        self.publish(node.clone());
+        let now = self.deps.clock.now().mono;
         let changed = if due {
             status::differs(&present, &node)
         } else {
@@ -292,7 +327,7 @@ impl Task {
                 // in step.
                 let frequency = self.config.status_report_frequency;
                 let share = if changed || first { 0.5 + random::unit() } else { 1.0 };
-                self.report_at = self.parts.clock.now().mono.after(frequency.mul_f64(share));
+                self.report_at = self.deps.clock.now().mono.after(frequency.mul_f64(share));
                 Ok(())
             }
             Err(error) => {
@@ -323,7 +358,7 @@ impl Task {
                 }
             };
         }
-        let view: NodeView = self.parts.view.borrow_and_update().clone();
+        let view: NodeView = self.deps.view.borrow_and_update().clone();
         Ok(newest(view, self.answered.clone()))
     }
 
@@ -347,7 +382,7 @@ impl Task {
 
     fn emit(&self, events: &[StatusEvent]) {
         for event in events {
-            self.parts.recorder.node(
+            self.deps.recorder.node(
                 &self.config.node_name,
                 event.event_type,
                 event.reason,
@@ -362,20 +397,16 @@ impl Task {
             tracing::warn!(
                 node = self.config.node_name,
                 error = problem,
-                "The Node object is not up to date"
+                "the Node object is not up to date"
             );
             self.said = problem;
         }
     }
 }
 
-fn wanted(config: &NodeConfig) -> Wanted<'_> {
-    Wanted {
-        node_name: &config.node_name,
-        hostname: &config.hostname,
-        node_ips: &config.node_ips,
-        external_cloud_provider: config.external_cloud_provider,
-    }
+/// The addresses in a node's status.
+fn addresses_of(node: &Node) -> &[NodeAddress] {
+    node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default()
 }
 
 /// The newer of the watch's object and the last answer to a request of ours.

@@ -1,4 +1,4 @@
-//! Whether what a list says differs from what is published: pure. Fed by the relist.
+//! Whether what a list says differs from what is published. Pure. Fed by the relist.
 
 use super::convert::{Rows, same_state};
 use crate::model::ObservedPod;

@@ -1,7 +1,7 @@
-//! What runs: reads the runtime and tells each pod's task what is new (upstream: pod lifecycle
+//! Reads what runs in the runtime and tells each pod's task what is new (upstream: pod lifecycle
 //! event generator).
 //!
-//! One task ([`PlegTask`]) reads; pods subscribe by UID through the [`Handle`] and get an
+//! One task reads; pods subscribe by UID through the [`Handle`] and get an
 //! [`Observation`] on a `watch`. It is fed by the runtime's answers only: the event stream, relists
 //! and the ends of our own calls merely say where to look again, by marking pods in one dirty set.
 //!
@@ -20,6 +20,8 @@
 mod convert;
 mod diff;
 mod dirty;
+mod health;
+pub mod metrics;
 mod read;
 mod stream;
 mod task;
@@ -40,7 +42,8 @@ use crate::cri::Runtime;
 use crate::model::{ContainerId, Mono, ObservedPod, PodKey, PodUid, SandboxId};
 
 use dirty::{Dirty, Look};
-pub use task::PlegTask;
+pub use health::health;
+use task::PlegTask;
 
 /// Without a successful relist for this long nothing that is published can be trusted; upstream's
 /// threshold.
@@ -129,8 +132,12 @@ pub enum Measure {
 /// Told of every [`Measure`].
 pub type Observer = Arc<dyn Fn(Measure) + Send + Sync>;
 
-/// Makes the handle and the task. Run the task in the daemon's set.
-pub fn pleg(runtime: Runtime, clock: Clock, observer: Observer) -> (Handle, PlegTask) {
+/// Makes the handle, and the task that reads.
+pub fn new(
+    runtime: Runtime,
+    clock: Clock,
+    observer: Observer,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let shared = Arc::new(Shared {
         pods: Mutex::default(),
         dirty: Dirty::default(),
@@ -138,7 +145,8 @@ pub fn pleg(runtime: Runtime, clock: Clock, observer: Observer) -> (Handle, Pleg
         changes: watch::Sender::new(0),
         last_relist: watch::Sender::new(None),
     });
-    (Handle { shared: Arc::clone(&shared) }, PlegTask::new(runtime, clock, observer, shared))
+    let task = PlegTask::new(runtime, clock, observer, Arc::clone(&shared));
+    (Handle { shared }, task.run())
 }
 
 /// What the handle and the task share. The lock on the pods is held for look-ups only.
@@ -261,9 +269,9 @@ impl Handle {
         }
     }
 
-    /// Waits until a relist has succeeded. Cancel-safe.
-    pub async fn relisted(&self) {
-        if self.shared.last_relist.subscribe().wait_for(Option::is_some).await.is_err() {
+    /// Waits until a relist has succeeded after the one at `last`. Cancel-safe.
+    pub async fn relisted_since(&self, last: Option<Mono>) {
+        if self.shared.last_relist.subscribe().wait_for(|now| *now != last).await.is_err() {
             // The sender lives in `self`, so it cannot be gone.
             std::future::pending::<()>().await;
         }
@@ -272,6 +280,13 @@ impl Handle {
     /// When the last relist succeeded.
     pub fn last_relist(&self) -> Option<Mono> {
         *self.shared.last_relist.borrow()
+    }
+
+    /// Returns when what is published can no longer be trusted unless a relist succeeds before;
+    /// `None` before the first one.
+    pub fn unhealthy_at(&self) -> Option<Mono> {
+        // Healthy up to and including the threshold.
+        self.last_relist().map(|last| last.after(UNHEALTHY_AFTER + Duration::from_nanos(1)))
     }
 
     /// Whether what is published can be trusted, else upstream's text for the node's condition.

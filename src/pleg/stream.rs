@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::dirty::Look;
 use super::{Measure, Observation, Observer, Shared};
@@ -47,33 +46,25 @@ enum End {
 }
 
 impl Reader {
-    /// Runs until `stop`.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Reads for ever; may be dropped at any await.
+    pub(super) async fn run(mut self) {
         let mut wait = REOPEN_FIRST;
         loop {
             let mut connection = self.runtime.connection();
-            let end = tokio::select! {
-                () = stop.cancelled() => return,
-                end = self.follow() => end,
-            };
+            let end = self.follow().await;
             if self.up.send_replace(false) {
                 wait = REOPEN_FIRST;
                 (self.observer)(Measure::StreamLost);
                 self.shared.dirty.mark_all();
             }
-            // Every arm only waits: dropping it loses nothing.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = async {
-                    match end {
-                        End::Lost => tokio::select! {
-                            () = tokio::time::sleep(wait) => {}
-                            () = reconnected(&mut connection) => wait = REOPEN_FIRST,
-                        },
-                        End::Distrusted => tokio::time::sleep(DISTRUST).await,
-                        End::Useless => reconnected(&mut connection).await,
-                    }
-                } => {}
+            match end {
+                // Both only wait: dropping one loses nothing.
+                End::Lost => tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = reconnected(&mut connection) => wait = REOPEN_FIRST,
+                },
+                End::Distrusted => tokio::time::sleep(DISTRUST).await,
+                End::Useless => reconnected(&mut connection).await,
             }
             wait = (wait * 2).min(REOPEN_LAST);
         }
@@ -92,7 +83,7 @@ impl Reader {
         if !identity.has_event_stream() {
             tracing::info!(
                 runtime = identity.node_info(),
-                "The runtime's event stream is not used"
+                "the runtime's event stream is not used"
             );
             return End::Useless;
         }

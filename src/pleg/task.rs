@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 
 use super::convert::Rows;
 use super::diff::differs;
@@ -24,7 +23,7 @@ use crate::cri::{CriError, Runtime};
 use crate::model::{Mono, PodUid};
 
 /// How many pods are read at the same time.
-const READS: usize = 32;
+pub(super) const READS: usize = 32;
 /// How often everything is listed without an event stream while something runs; upstream's period.
 const RELIST: Duration = Duration::from_secs(1);
 /// … and while nothing runs: only what others put into the runtime would be missed.
@@ -36,21 +35,16 @@ const RELIST_APART: Duration = Duration::from_millis(100);
 /// How long after a failed read of a pod it is read again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// So many relists in a row that find what no event told: the stream is not to be trusted.
+/// If this many consecutive relists find changes that the event stream did not report, the stream
+/// is considered broken and is reopened.
 const SUSPICIOUS: u32 = 2;
 
-/// The task; made by [`super::pleg`].
-pub struct PlegTask {
+/// The task; made by [`super::new`].
+pub(super) struct PlegTask {
     runtime: Runtime,
     clock: Clock,
     observer: Observer,
     shared: Arc<Shared>,
-}
-
-impl std::fmt::Debug for PlegTask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PlegTask").finish_non_exhaustive()
-    }
 }
 
 /// What is to be read of a pod that waits for its turn.
@@ -106,8 +100,8 @@ impl PlegTask {
         Self { runtime, clock, observer, shared }
     }
 
-    /// Runs until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Reads for ever; may be dropped at any await.
+    pub(super) async fn run(self) {
         let Self { runtime, clock, observer, shared } = self;
         let (up, mut stream_up) = watch::channel(false);
         let (distrust, distrusted) = watch::channel(0);
@@ -119,7 +113,8 @@ impl PlegTask {
             distrusted,
         };
         let mut readers = JoinSet::new();
-        readers.spawn(reader.run(stop.clone()));
+        // It ends with this task, which owns the set.
+        readers.spawn(reader.run());
         let mut state = State {
             runtime,
             clock,
@@ -144,7 +139,6 @@ impl PlegTask {
             let wake = clock.instant(state.wake_at());
             // `marked`, `join_next` and `changed` are cancel-safe; a timer is made anew each time.
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = shared.dirty.marked() => state.take_marks(),
                 Some(done) = state.reads.join_next_with_id() => state.read_done(done),
                 Some(done) = state.relists.join_next() => state.relist_done(done),
@@ -171,7 +165,7 @@ impl State {
             let Some(uid) = self.queue.pop_front() else { break };
             let Some(waiting) = self.waiting.get(&uid) else { continue };
             let early = waiting.not_before.is_some_and(|moment| moment > now);
-            if early || self.reading.values().any(|reading| reading.uid == uid) {
+            if early || self.is_read(&uid) {
                 self.queue.push_back(uid);
                 continue;
             }
@@ -181,11 +175,25 @@ impl State {
         }
     }
 
+    /// Returns the next moment at which time alone makes something due. Never in the past without
+    /// [`Self::start_what_is_due`] being able to act on it.
     fn wake_at(&self) -> Mono {
-        let retry = self.waiting.values().filter_map(|waiting| waiting.not_before).min();
+        // With every slot taken the end of a read is what makes room, not time.
+        let may_read = self.reads.len() < READS;
+        let retry = self
+            .waiting
+            .iter()
+            .filter(|(uid, _)| may_read && !self.is_read(uid))
+            .filter_map(|(_, waiting)| waiting.not_before)
+            .min();
         let relist = if self.relisting.is_some() { Mono(Duration::MAX) } else { self.relist_due };
         let far = self.clock.now().mono.after(RELIST_SAFETY * 4);
         retry.map_or(relist, |retry| retry.min(relist)).min(far)
+    }
+
+    /// Returns true while a read of the pod is running.
+    fn is_read(&self, uid: &PodUid) -> bool {
+        self.reading.values().any(|reading| &reading.uid == uid)
     }
 
     fn start_read(&mut self, uid: PodUid, waiting: Waiting, now: Mono) {
@@ -207,7 +215,7 @@ impl State {
         let (id, outcome) = match done {
             Ok((id, outcome)) => (id, outcome),
             Err(error) => {
-                tracing::error!(%error, "Reading a pod from the runtime panicked");
+                tracing::error!(%error, "reading a pod from the runtime panicked");
                 (
                     error.id(),
                     Err(CriError::unusable_answer("ContainerStatus", "the reader panicked")),
@@ -227,7 +235,7 @@ impl State {
                 }
             }
             Err(error) => {
-                tracing::debug!(%uid, %error, "Reading a pod from the runtime failed");
+                tracing::debug!(%uid, %error, "reading a pod from the runtime failed");
                 let failures = self.failures.entry(uid.clone()).or_default();
                 let wait = (RETRY_FIRST * 2_u32.saturating_pow(*failures)).min(RETRY_LAST);
                 *failures = (*failures + 1).min(8);
@@ -332,8 +340,8 @@ impl State {
                 self.shared.last_relist.send_replace(Some(now));
                 self.compare(rows, &stamps);
             }
-            Ok(Err(error)) => tracing::debug!(%error, "Listing what runs failed"),
-            Err(error) => tracing::error!(%error, "Listing what runs panicked"),
+            Ok(Err(error)) => tracing::debug!(%error, "listing what runs failed"),
+            Err(error) => tracing::error!(%error, "listing what runs panicked"),
         }
         self.relist_began = Some(began);
         self.relist_due = self.relist_due.min(now.after(self.relist_period()));
@@ -357,8 +365,7 @@ impl State {
                 self.forget_if_unused(&uid);
                 continue;
             }
-            let busy = self.waiting.contains_key(&uid)
-                || self.reading.values().any(|reading| reading.uid == uid);
+            let busy = self.waiting.contains_key(&uid) || self.is_read(&uid);
             unannounced |= differs && observation.fresh && observation.in_flight == 0 && !busy;
             // A pod that nobody had heard of when the list was asked for has stood still since.
             let stamp = stamps
@@ -395,7 +402,7 @@ impl State {
         self.suspicion = if unannounced { self.suspicion + 1 } else { 0 };
         if self.suspicion >= SUSPICIOUS {
             tracing::warn!(
-                "The runtime's event stream misses events: listing every second for a while"
+                "the runtime's event stream misses events: listing every second for a while"
             );
             self.suspicion = 0;
             self.distrust.send_modify(|times| *times += 1);
@@ -406,8 +413,7 @@ impl State {
     }
 
     fn forget_if_unused(&mut self, uid: &PodUid) {
-        let busy = self.waiting.contains_key(uid)
-            || self.reading.values().any(|reading| &reading.uid == uid);
+        let busy = self.waiting.contains_key(uid) || self.is_read(uid);
         let mut pods = self.shared.pods.lock();
         if !busy && pods.get(uid).is_some_and(Entry::is_unused) {
             pods.remove(uid);

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Handle, Mutation, Observation, pleg};
+use super::{Handle, Mutation, Observation, new};
 use crate::clock::Clock;
 use crate::cri::fake::{Effect, FakeRuntime, Gate};
 use crate::cri::{Runtime, labels, v1};
@@ -30,9 +29,9 @@ fn start(prepare: impl FnOnce(&FakeRuntime)) -> Node {
     fake.add_image("web:1", 1);
     prepare(&fake);
     let runtime = fake.client();
-    let (handle, task) = pleg(runtime.clone(), clock, Arc::new(|_| {}));
+    let (handle, task) = new(runtime.clone(), clock, Arc::new(|_| {}));
     let mut tasks = JoinSet::new();
-    tasks.spawn(task.run(CancellationToken::new()));
+    tasks.spawn(task);
     Node { fake, runtime, pleg: handle, clock, _tasks: tasks }
 }
 
@@ -613,4 +612,42 @@ async fn whatever_happens_the_truth_is_seen_in_the_end() {
             assert_eq!(seen(&observation), truth(&node.fake, &uid), "seed {seed}");
         }
     }
+}
+
+/// A runtime that hangs with every read slot taken, while another pod's retry has come due.
+async fn hang_with_a_retry_due() {
+    let node = start(|_| {});
+    let bad = node.sandbox("bad").await;
+    for pod in 0..super::task::READS {
+        node.sandbox(&format!("p{pod}")).await;
+    }
+    node.pleg.synced().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let refused = Effect::Fail(Status::unavailable("by chance"));
+    node.fake.script("PodSandboxStatus", Some(bad.as_str()), 1, refused);
+    node.pleg.refresh(&PodUid::new("bad"));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let hang = Effect::Delay(Duration::from_secs(20));
+    node.fake.script("PodSandboxStatus", None, super::task::READS, hang);
+    for pod in 0..super::task::READS {
+        node.pleg.refresh(&PodUid::new(format!("p{pod}")));
+    }
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(node.until("bad", |observation| observation.fresh).await.quiet);
+}
+
+#[test]
+fn a_hanging_runtime_does_not_make_it_spin() {
+    let (done, ended) = std::sync::mpsc::channel();
+    // Paused time goes on only when every task waits: a loop that never waits stops it for good.
+    // The thread is left behind then.
+    std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(hang_with_a_retry_due());
+        done.send(()).ok();
+    });
+    ended.recv_timeout(Duration::from_secs(30)).expect("time goes on");
 }

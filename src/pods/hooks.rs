@@ -13,7 +13,7 @@ use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::cri::client::ExecOutput;
 use crate::cri::{CriError, Runtime};
-use crate::model::{ContainerId, ContainerKind, EventType, Mono, Pod, reason};
+use crate::model::{ContainerId, ContainerKind, EventType, Mono, Pod, reason, time};
 use crate::probes::check::Exec;
 use crate::probes::check::exec::combined;
 use crate::probes::check::http::{Get, fetch_any};
@@ -155,7 +155,7 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
     }
     if let Some(action) = &handler.sleep {
         // Zero is allowed; less is refused by the API server.
-        tokio::time::sleep(Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0))).await;
+        tokio::time::sleep(time::seconds(action.seconds)).await;
         return Ok(());
     }
     // `tcpSocket` has never been run; the API keeps it for old manifests, and upstream fails it as

@@ -7,18 +7,25 @@
 //!                         └─ admission           └─► status, probes, PodView
 //! ```
 //!
-//! `dispatch` owns the table of pods, a `worker` owns what is known of one pod, `plan` decides,
-//! `request` turns a pod into requests, `execute` carries out. Others reach pods by
+//! `dispatch` owns the table of pods, `memory` is what is known of one pod, `plan` decides, a
+//! `worker` drives both, `request` turns a pod into requests, `execute` carries out, `report`
+//! publishes. Others reach pods by
 //! [`PodsHandle`](crate::dispatch::PodsHandle) only.
 
+mod config;
 pub mod execute;
 pub mod hooks;
+mod launch;
 pub mod logs;
+pub mod memory;
+pub mod metrics;
 pub mod plan;
 pub mod recorded;
+pub mod report;
 pub mod request;
 pub mod user_namespaces;
 pub mod worker;
 
 pub use self::execute::SandboxPermits;
-pub use self::worker::NetworkProblem;
+pub use self::launch::{CriBackend, Deps};
+pub use self::memory::facts::Config;

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::plan::types::{Recorded, Remembered};
-use crate::model::observed::Exit;
-use crate::model::{ContainerId, ObservedSandbox, Wall, reason};
+use super::memory::facts::Recorded;
+use crate::model::observed::{Exit, Remembered};
+use crate::model::{ContainerId, ObservedSandbox, Phase, Wall, reason};
 use crate::probes;
 
 /// Terminal phase, finished init containers, start time.
 pub fn recorded(status: Option<&PodStatus>) -> Recorded {
     let Some(status) = status else { return Recorded::default() };
-    let phase = status.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"));
     let done: Vec<_> = status
         .init_container_statuses
         .iter()
@@ -22,7 +21,7 @@ pub fn recorded(status: Option<&PodStatus>) -> Recorded {
         .filter(|(_, ended)| ended.exit_code == 0)
         .collect();
     Recorded {
-        terminal_phase: phase.map(str::to_owned),
+        terminal_phase: Phase::of(status).filter(|phase| phase.is_terminal()),
         init_done: done.iter().map(|(status, _)| status.name.clone()).collect(),
         init_began: done.iter().filter_map(|(_, ended)| Some(ended.started_at.as_ref()?.0)).min(),
         sandbox: None,

@@ -11,6 +11,7 @@
 //! container id and goes with it.
 
 pub mod check;
+pub mod metrics;
 pub mod schedule;
 mod task;
 pub mod verdict;

@@ -177,7 +177,7 @@ async fn run(
                 Err(_) => return,
             },
             Some(done) = attempts.next(), if !attempts.is_empty() => state.finish(&done),
-            () = clock.sleep_until(next.unwrap_or_default()), if next.is_some() => {}
+            () = clock.sleep_until_some(next), if next.is_some() => {}
         }
         state.launch(&mut attempts);
         let verdicts = state.verdicts();

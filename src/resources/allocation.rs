@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 use super::cpu;
-use super::list::{CPU, Column, MEMORY, amounts, column, container_amount};
+use super::list::{CPU, Column, MEMORY, Quantities, amount, amounts, column, container_amount};
 use crate::model::observed::AppliedResources;
 use crate::model::pod;
 
@@ -26,8 +26,11 @@ pub fn of(pod: &api::Pod) -> Allocation {
         .collect()
 }
 
-/// What the pod had been given before this process: by its status where a resize waited, else by
-/// its spec.
+/// What the pod had been given before this process, by its status: where a resize waited, and where
+/// the spec asks for other requests than were given. The latter is a resize that was asked for
+/// while nothing looked. Limits are not kept in the status as given, only as applied; where the
+/// requests are as the spec has them, a resize that was granted may still be under way, and the
+/// spec counts.
 pub fn recorded(pod: &api::Pod) -> Allocation {
     let mut allocation = of(pod);
     let Some(status) = &pod.status else { return allocation };
@@ -35,14 +38,24 @@ pub fn recorded(pod: &api::Pod) -> Allocation {
         status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
     let statuses =
         status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    for status in statuses.filter(|_| waits) {
-        let given = status.resources.as_ref().zip(allocation.get_mut(&status.name));
-        if let Some((given, own)) = given {
-            own.limits.clone_from(&given.limits);
-            own.requests = status.allocated_resources.clone().or_else(|| given.requests.clone());
-        }
+    for status in statuses {
+        let Some(own) = allocation.get_mut(&status.name) else { continue };
+        let given = status.allocated_resources.as_ref();
+        let asks_for_more = given.is_some_and(|given| is_resized(given, own));
+        let Some(applied) = status.resources.as_ref().filter(|_| waits || asks_for_more) else {
+            continue;
+        };
+        own.limits.clone_from(&applied.limits);
+        own.requests = given.cloned().or_else(|| applied.requests.clone());
     }
     allocation
+}
+
+/// Whether what can be resized of the requests is other than what was given.
+fn is_resized(given: &Quantities, own: &api::ResourceRequirements) -> bool {
+    let given = amounts(Some(given));
+    let own = amounts(column(Some(own), Column::Requests));
+    [CPU, MEMORY].into_iter().any(|name| given.get(name) != own.get(name))
 }
 
 /// The pod with what it has been given in the place of what it asks for; `None` where that is the
@@ -86,13 +99,19 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// What a container's spec asks for.
-    pub fn of(container: &api::Container) -> Self {
+    /// Reads what a container of the pod asks for. A limit of the pod as a whole holds for the
+    /// containers that have none of their own: the runtime is told so when it creates them.
+    pub fn of(pod: &api::Pod, container: &api::Container) -> Self {
+        let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+        let limit = |name: &str| {
+            let own = container_amount(container, Column::Limits, name);
+            if own.is_zero() { amount(whole, Column::Limits, name) } else { own }
+        };
         Self {
             cpu_request: container_amount(container, Column::Requests, CPU).milli(),
-            cpu_limit: container_amount(container, Column::Limits, CPU).milli(),
+            cpu_limit: limit(CPU).milli(),
             memory_request: container_amount(container, Column::Requests, MEMORY).units(),
-            memory_limit: container_amount(container, Column::Limits, MEMORY).units(),
+            memory_limit: limit(MEMORY).units(),
         }
     }
 
@@ -135,17 +154,34 @@ impl Requirements {
     }
 }
 
+/// Returns true if a container has to be started anew to be given `wants` instead of `has`: its
+/// resize policy asks for that for a resource that differs.
+pub fn needs_restart(
+    policies: &[api::ContainerResizePolicy],
+    has: Requirements,
+    wants: Requirements,
+) -> bool {
+    let restarts_for = |resource: &str| {
+        let policy = policies.iter().find(|policy| policy.resource_name == resource);
+        policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
+    };
+    let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
+    let memory =
+        (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
+    (cpu && restarts_for(CPU)) || (memory && restarts_for(MEMORY))
+}
+
 /// What each container of the pod asks for of CPU and memory.
 pub fn requirements(pod: &api::Pod) -> BTreeMap<String, Requirements> {
     let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
-    containers.map(|container| (container.name.clone(), Requirements::of(container))).collect()
+    containers.map(|container| (container.name.clone(), Requirements::of(pod, container))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Requirements, apply, of, recorded};
+    use super::{Requirements, apply, needs_restart, of, recorded, requirements};
     use crate::model::Pod;
     use crate::model::observed::AppliedResources;
 
@@ -160,7 +196,7 @@ mod tests {
         let before = of(&pod("1", &json!({})));
         assert!(apply(&pod("1000m", &json!({})), &before).is_none(), "the same in other words");
         let given = apply(&pod("2", &json!({})), &before).expect("it differs");
-        assert_eq!(Requirements::of(&given.spec.expect("a spec").containers[0]).cpu_request, 1000);
+        assert_eq!(requirements(&given)["c"].cpu_request, 1000);
     }
 
     #[test]
@@ -169,8 +205,55 @@ mod tests {
             "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "64Mi"}}});
         let waits = json!({"conditions": [{"type": "PodResizePending", "status": "True"}], "containerStatuses": [container]});
         assert!(apply(&pod("2", &waits), &recorded(&pod("2", &waits))).is_some());
-        let settled = json!({"containerStatuses": [container]});
-        assert!(apply(&pod("2", &settled), &recorded(&pod("2", &settled))).is_none());
+        let asked_meanwhile = json!({"containerStatuses": [container]});
+        let given = recorded(&pod("2", &asked_meanwhile));
+        assert!(apply(&pod("2", &asked_meanwhile), &given).is_some(), "nothing has granted it");
+        let settled = recorded(&pod("1", &asked_meanwhile));
+        assert!(apply(&pod("1", &asked_meanwhile), &settled).is_none());
+    }
+
+    #[test]
+    fn a_granted_resize_that_is_under_way_stays_granted() {
+        let container = json!({"name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
+            "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "32Mi"}}});
+        let under_way = pod("2", &json!({"containerStatuses": [container]}));
+        assert!(apply(&under_way, &recorded(&under_way)).is_none());
+    }
+
+    #[test]
+    fn a_limit_of_the_pod_is_no_resize_of_a_container_without_one() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "resources": {"limits": {"cpu": "1", "memory": "256Mi"}},
+            "containers": [
+                {"name": "none", "resources": {}},
+                {"name": "own", "resources": {"limits": {"memory": "64Mi"}}}]}}))
+        .expect("a pod");
+        let asked = requirements(&pod);
+        assert_eq!(asked["own"].memory_limit, 64 << 20);
+
+        // As the runtime was asked to run it, before this process.
+        let applied = AppliedResources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(100_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(256 << 20),
+        };
+        assert_eq!(Requirements::adopted(asked["none"], Some(&applied)), asked["none"]);
+    }
+
+    #[test]
+    fn a_resize_policy_asks_for_a_restart_by_resource() {
+        let policies =
+            serde_json::from_value::<Vec<k8s_openapi::api::core::v1::ContainerResizePolicy>>(
+                json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"},
+                {"resourceName": "cpu", "restartPolicy": "NotRequired"}]),
+            )
+            .expect("policies");
+        let has = Requirements { cpu_request: 250, memory_request: 1, ..Requirements::default() };
+        assert!(!needs_restart(&policies, has, has));
+        assert!(!needs_restart(&policies, has, Requirements { cpu_request: 500, ..has }));
+        assert!(needs_restart(&policies, has, Requirements { memory_request: 2, ..has }));
+        assert!(!needs_restart(&[], has, Requirements { memory_request: 2, ..has }));
     }
 
     #[test]

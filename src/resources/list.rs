@@ -59,9 +59,12 @@ pub fn column(
 
 /// What one container asks for (or may use at most) of one resource; zero when it does not say.
 pub fn container_amount(container: &api::Container, which: Column, name: &str) -> Amount {
-    column(container.resources.as_ref(), which)
-        .and_then(|list| list.get(name))
-        .map_or(Amount::ZERO, parse)
+    amount(container.resources.as_ref(), which, name)
+}
+
+/// One amount of a list; zero where it is missing.
+pub fn amount(resources: Option<&api::ResourceRequirements>, which: Column, name: &str) -> Amount {
+    column(resources, which).and_then(|list| list.get(name)).map_or(Amount::ZERO, parse)
 }
 
 /// What the pod asks for, with pod-level requests and the overhead.

@@ -12,6 +12,7 @@ pub mod apply;
 pub mod cgroup_names;
 pub mod cpu;
 pub mod devices;
+pub mod follow;
 pub mod list;
 pub mod oom;
 pub mod pod_config;

@@ -52,18 +52,30 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried
 /// again every five seconds: a kubelet without its health port still does its work, and whoever
 /// watches that port hears from the one who has it.
-pub async fn serve_when_free(address: SocketAddr, router: Router, shutdown: CancellationToken) {
+pub async fn serve_when_free(
+    (host, port): (String, u16),
+    router: Router,
+    shutdown: CancellationToken,
+) {
     loop {
-        match bind(address).await {
+        match bind_host(&host, port).await {
             Ok(listener) => return serve(listener, router, None, shutdown).await,
             Err(error) => {
-                tracing::error!(%address, error = &error.source as &dyn std::error::Error, "Failed to start healthz server");
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(host, port, error, "Failed to start healthz server");
             }
         }
         if shutdown.run_until_cancelled(tokio::time::sleep(TAKEN)).await.is_none() {
             return;
         }
     }
+}
+
+/// Listens on a host, which may be an address or a name.
+async fn bind_host(host: &str, port: u16) -> std::io::Result<TcpListener> {
+    let address = tokio::net::lookup_host((host, port)).await?.next();
+    let address = address.ok_or_else(|| std::io::Error::other("the name has no address"))?;
+    bind(address).await.map_err(|error| error.source)
 }
 
 /// Serves `router` until `shutdown`; with `tls`, every connection begins with a handshake.
@@ -146,12 +158,17 @@ mod tests {
 
     use super::{TAKEN, serve_when_free};
 
+    /// The host of an address, as the configuration gives it.
+    fn host(address: std::net::SocketAddr) -> (String, u16) {
+        (address.ip().to_string(), address.port())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_port_that_is_taken_is_had_when_it_is_free_again() {
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = other.local_addr().expect("an address");
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let task = tasks.spawn(serve_when_free(address, Router::new(), shutdown.clone()));
+        let task = tasks.spawn(serve_when_free(host(address), Router::new(), shutdown.clone()));
         tokio::time::sleep(TAKEN * 3).await;
         assert!(!task.is_finished(), "it waits");
         drop(other);
@@ -166,8 +183,11 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = other.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let task =
-            TaskTracker::new().spawn(serve_when_free(address, Router::new(), shutdown.clone()));
+        let task = TaskTracker::new().spawn(serve_when_free(
+            host(address),
+            Router::new(),
+            shutdown.clone(),
+        ));
         tokio::time::sleep(TAKEN / 2).await;
         shutdown.cancel();
         tokio::time::timeout(Duration::from_millis(1), task)

@@ -104,6 +104,9 @@ pub(super) struct LineWriter {
     timestamps: bool,
     since: Option<Wall>,
     remaining: Option<u64>,
+    /// How many lines of the file are sent at most: those that are appended after the place of the
+    /// last ones was found are not.
+    lines: Option<u64>,
     at_line_start: bool,
 }
 
@@ -123,6 +126,7 @@ impl LineWriter {
             timestamps: options.timestamps,
             since: options.since,
             remaining: options.limit_bytes,
+            lines: options.tail_lines.filter(|_| !options.follow),
             at_line_start: true,
         }
     }
@@ -130,7 +134,11 @@ impl LineWriter {
     /// Appends what is sent for `line` (with its newline) to `out`. A line that is not in the
     /// format is left out.
     pub(super) fn push(&mut self, line: &[u8], out: &mut Vec<u8>) -> More {
+        if self.lines == Some(0) {
+            return More::Enough;
+        }
         let Some(parsed) = parse(line) else { return More::Wanted };
+        self.lines = self.lines.map(|lines| lines - 1);
         if let Some(since) = self.since {
             let time: Option<Wall> =
                 std::str::from_utf8(parsed.time).ok().and_then(|time| time.parse().ok());
@@ -140,7 +148,7 @@ impl LineWriter {
         }
         let start = out.len();
         if self.timestamps && self.at_line_start {
-            out.extend_from_slice(parsed.time);
+            push_time(parsed.time, out);
             out.push(b' ');
         }
         out.extend_from_slice(parsed.content);
@@ -155,6 +163,29 @@ impl LineWriter {
         *remaining -= written;
         More::Wanted
     }
+}
+
+/// Appends a time with nine digits behind the point, so that lines stand below each other: the
+/// runtime leaves zeros at the end out.
+fn push_time(time: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: usize = 9;
+
+    let after = |from: usize, what: fn(&u8) -> bool| {
+        time[from..].iter().position(what).map_or(time.len(), |found| from + found)
+    };
+    let date = time.iter().position(|byte| *byte == b'T').unwrap_or_default();
+    let seconds = after(date, |byte| matches!(byte, b'.' | b'Z' | b'+' | b'-'));
+    let zone = after(seconds, |byte| matches!(byte, b'Z' | b'+' | b'-'));
+    let fraction = time[seconds..zone].strip_prefix(b".").unwrap_or_default();
+    let kept = fraction.len().min(DIGITS);
+    out.extend_from_slice(&time[..seconds]);
+    out.push(b'.');
+    out.extend_from_slice(&fraction[..kept]);
+    out.extend(std::iter::repeat_n(b'0', DIGITS - kept));
+    out.extend_from_slice(match &time[zone..] {
+        b"+00:00" => b"Z",
+        zone => zone,
+    });
 }
 
 #[derive(Debug)]
@@ -191,6 +222,36 @@ mod tests {
 
     fn query(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn times_have_nine_digits() {
+        for (written, shown) in [
+            ("2026-11-21T09:00:00Z", "2026-11-21T09:00:00.000000000Z"),
+            ("2026-11-21T09:00:00.5+02:00", "2026-11-21T09:00:00.500000000+02:00"),
+            ("2026-11-21T09:00:00.123456789-07:00", "2026-11-21T09:00:00.123456789-07:00"),
+            ("2026-11-21T09:00:00.1+00:00", "2026-11-21T09:00:00.100000000Z"),
+        ] {
+            let mut out = Vec::new();
+            push_time(written.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), shown);
+        }
+        push_time(b"", &mut Vec::new());
+        push_time(b"T.-Z", &mut Vec::new());
+    }
+
+    #[test]
+    fn no_more_lines_than_asked_for_are_sent() {
+        let options = LogOptions { tail_lines: Some(2), ..LogOptions::default() };
+        for (follow, expected) in [(false, "a\nb\n"), (true, "a\nb\nc\n")] {
+            let mut writer = LineWriter::new(&LogOptions { follow, ..options.clone() });
+            let mut out = Vec::new();
+            for text in ["a", "b", "c"] {
+                let line = format!("2026-11-21T09:00:00Z stdout F {text}\n");
+                writer.push(line.as_bytes(), &mut out);
+            }
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
     }
 
     #[test]
@@ -242,7 +303,7 @@ mod tests {
         ];
         assert_eq!(written(&LogOptions::default(), &lines).0, "abcd\n");
         let stamped = LogOptions { timestamps: true, ..LogOptions::default() };
-        assert_eq!(written(&stamped, &lines).0, "2026-11-21T09:00:00.1Z abcd\n");
+        assert_eq!(written(&stamped, &lines).0, "2026-11-21T09:00:00.100000000Z abcd\n");
     }
 
     #[test]

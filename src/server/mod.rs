@@ -7,6 +7,7 @@
 
 mod authn;
 mod authz;
+mod config;
 mod guard;
 mod health;
 mod listener;

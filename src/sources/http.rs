@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::static_pod::{self, Origin};
+use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
 use crate::apiserver::credentials;
 use crate::clock::Clock;
@@ -30,14 +30,16 @@ const MAX_SIZE: usize = 10 << 20;
 /// What to read and how often.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `staticPodURL`.
-    pub url: http::Uri,
+    /// `staticPodURL`; what is no URL fails at each read.
+    pub url: String,
     /// `staticPodURLHeader`.
     pub headers: http::HeaderMap,
     /// `httpCheckFrequency`.
     pub check_frequency: Duration,
     /// This node's name.
     pub node_name: String,
+    /// Whether static pods may refer to objects of the API.
+    pub references: References,
 }
 
 /// Starts reading.
@@ -60,9 +62,13 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
         let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(
             |text| {
-                let origin = config.url.to_string();
-                static_pod::read(&text, Origin::Url(&origin), &config.node_name)
-                    .map_err(|error| error.to_string())
+                static_pod::read(
+                    &text,
+                    Origin::Url(&config.url),
+                    &config.node_name,
+                    config.references,
+                )
+                .map_err(|error| error.to_string())
             },
         );
         match pods {
@@ -95,7 +101,7 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     }
 }
 
-async fn fetch(config: &Config) -> Result<String, String> {
+async fn fetch(config: &Config) -> Result<Vec<u8>, String> {
     let tls = credentials::anonymous_tls().map_err(|error| error.to_string())?;
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -103,9 +109,9 @@ async fn fetch(config: &Config) -> Result<String, String> {
         .enable_all_versions()
         .build();
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let mut request = http::Request::get(config.url.clone())
+    let mut request = http::Request::get(config.url.as_str())
         .body(Empty::new())
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| format!("parse {:?}: {error}", config.url))?;
     request.headers_mut().extend(config.headers.clone());
     let answer = client.request(request).await.map_err(|error| error.to_string())?;
     if answer.status() != http::StatusCode::OK {
@@ -115,7 +121,6 @@ async fn fetch(config: &Config) -> Result<String, String> {
         .collect()
         .await
         .map_err(|error| error.to_string())?;
-    let text = String::from_utf8(body.to_bytes().to_vec())
-        .map_err(|_| "the answer is not UTF-8".to_owned())?;
+    let text = body.to_bytes().to_vec();
     if text.is_empty() { Err("the answer is empty".to_owned()) } else { Ok(text) }
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::static_pod::{self, Origin};
+use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
@@ -38,6 +38,8 @@ pub struct Config {
     pub check_frequency: Duration,
     /// This node's name.
     pub node_name: String,
+    /// Whether static pods may refer to objects of the API.
+    pub references: References,
 }
 
 /// One file as it was last read.
@@ -174,7 +176,7 @@ impl Task {
                 Ok(text) if file.pod.is_some() && file.problem.is_none() && file.text == text => {
                     continue;
                 }
-                Ok(text) => file.read(text, &path, &self.config.node_name, now),
+                Ok(text) => file.read(text, &path, &self.config, now),
                 Err(problem) => Some(problem),
             };
             if let Some(problem) = problem
@@ -211,15 +213,12 @@ impl Task {
 
 impl File {
     /// Reads a new text; answers what is wrong with it.
-    fn read(&mut self, text: Vec<u8>, path: &Path, node_name: &str, now: Wall) -> Option<String> {
+    fn read(&mut self, text: Vec<u8>, path: &Path, config: &Config, now: Wall) -> Option<String> {
         let origin = path.display().to_string();
-        let pod = std::str::from_utf8(&text)
-            .map_err(|_| "it is not UTF-8".to_owned())
-            .and_then(|text| {
-                static_pod::read(text, Origin::File(&origin), node_name)
-                    .map_err(|error| error.to_string())
-            })
-            .map(|mut pods| pods.pop());
+        let pod =
+            static_pod::read(&text, Origin::File(&origin), &config.node_name, config.references)
+                .map_err(|error| error.to_string())
+                .map(|mut pods| pods.pop());
         self.text = text;
         match pod {
             Ok(Some(mut pod)) => {
@@ -330,6 +329,7 @@ mod tests {
             path: path.to_owned(),
             check_frequency: Duration::from_millis(20),
             node_name: "n".to_owned(),
+            references: super::References::Refused,
         };
         let source = start(config, recorder, Clock::system(), &mut tasks, CancellationToken::new());
         World { _tasks: tasks, source, events }

@@ -6,6 +6,7 @@
 
 pub mod apiserver;
 mod compact;
+pub mod config;
 pub mod defaults;
 pub mod http;
 pub mod manifests;

@@ -110,6 +110,18 @@ fn volume_object(volume: &Volume) -> Option<&'static str> {
     })
 }
 
+/// What no static pod can use, whether or not it may refer to objects.
+pub(super) fn unusable(pod: &Pod) -> Option<&'static str> {
+    let spec = pod.spec.as_ref()?;
+    let projected = spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref());
+    let mut sources = projected.flat_map(|projected| projected.sources.iter().flatten());
+    if sources.any(|source| source.cluster_trust_bundle.is_some()) {
+        return Some("ClusterTrustBundle projected volume sources");
+    }
+    let claims = spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty());
+    claims.then_some("ResourceClaims")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

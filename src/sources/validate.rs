@@ -435,8 +435,33 @@ fn int_or_name(problems: &mut Problems, path: &str, port: &IntOrString) {
     match port {
         IntOrString::Int(port) => number(problems, path, *port),
         IntOrString::String(name) if name.is_empty() => problems.required(path),
-        IntOrString::String(_) => {}
+        IntOrString::String(name) => {
+            for problem in port_name_problems(name) {
+                problems.invalid(path, name, problem);
+            }
+        }
     }
+}
+
+/// Why a text is not the name of a port; upstream's sentences.
+fn port_name_problems(name: &str) -> Vec<&'static str> {
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    [
+        (name.len() > 15, "must be no more than 15 characters"),
+        (
+            !name.bytes().all(is_allowed),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (
+            !name.bytes().any(|byte| byte.is_ascii_lowercase()),
+            "must contain at least one letter (a-z)",
+        ),
+        (name.contains("--"), "must not contain consecutive hyphens"),
+        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
+    ]
+    .into_iter()
+    .filter_map(|(wrong, problem)| wrong.then_some(problem))
+    .collect()
 }
 
 fn number(problems: &mut Problems, path: &str, port: i32) {

@@ -57,6 +57,16 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// Returns true if it is unknown what the object is now: it has to be read.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Unknown { .. } | Self::Conflict { .. } => true,
+            Self::NotFound { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
 /// The API server, as far as the writer needs it. Every call ends within a deadline.
 pub trait StatusApi: Send + Sync + 'static {
     /// PATCHes the status; answers the object as it is then.

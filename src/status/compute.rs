@@ -5,18 +5,16 @@
 //! ([`super::containers`]), the resources ([`super::resources`]). A terminal phase is never left,
 //! and is never entered while anything of the pod could still run.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::input::ComputeInput;
+use super::phase::PhaseDecision;
 use super::{conditions, containers, merge, phase, resources, terminated};
-use crate::model::observed::Remembered;
-use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, SandboxState,
-    TerminationCause, Waiting, pod,
-};
+use crate::model::phase::is_terminal;
+use crate::model::{ContainerState, Lifecycle, Phase, SandboxState, TerminationCause, pod};
 use crate::resources::qos;
 
 /// The reason of a pod that ran longer than `activeDeadlineSeconds`.
@@ -26,89 +24,6 @@ pub const DEADLINE_EXCEEDED_MESSAGE: &str =
     "Pod was active on the node longer than the specified deadline";
 /// What the status message of a rejected pod begins with.
 pub const REJECTED_PREFIX: &str = "Pod was rejected: ";
-
-/// Everything that a status follows from.
-#[derive(Clone, Copy, Debug)]
-pub struct ComputeInput<'a> {
-    /// The pod as its source has it; for a static pod the static pod, not its mirror.
-    pub pod: &'a Pod,
-    /// Where it is in its life.
-    pub lifecycle: &'a Lifecycle,
-    /// What the runtime says.
-    pub observed: &'a ObservedPod,
-    /// The status that this process has computed last; none the first time.
-    pub previous: Option<&'a api::PodStatus>,
-    /// The API's status: the watched object's, a static pod's mirror's. None: the one in `pod`.
-    pub recorded: Option<&'a api::PodStatus>,
-    /// Why containers do not run, by the planner.
-    pub waiting: &'a BTreeMap<String, Waiting>,
-    /// Containers whose end is not told before their successor runs, by the planner.
-    pub replaced: &'a BTreeSet<ContainerId>,
-    /// How far a resize is.
-    pub resize: &'a ResizeState,
-    /// What probes say.
-    pub probes: &'a ProbeVerdicts,
-    /// How containers ended that are already removed, by name.
-    pub remembered: &'a BTreeMap<String, Remembered>,
-    /// What is the same for all pods of the node.
-    pub node: &'a NodeFacts,
-    /// The time: for transition times and the start time.
-    pub now: Now,
-}
-
-/// How far a resize of the pod is: the two conditions that say so.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResizeState {
-    /// It has to wait.
-    pub pending: Option<ResizeCondition>,
-    /// It is being carried out.
-    pub in_progress: Option<ResizeCondition>,
-}
-
-/// One of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResizeCondition {
-    /// Upstream's reason; empty while all goes well.
-    pub reason: String,
-    /// What stands in the way.
-    pub message: String,
-    /// The generation of the object that it is about.
-    pub generation: Option<i64>,
-}
-
-impl ResizeState {
-    /// What a status says of it.
-    pub fn recorded(status: Option<&api::PodStatus>) -> Self {
-        let find = |name: &str| {
-            let conditions = status?.conditions.as_ref()?;
-            let found = conditions.iter().find(|condition| condition.type_ == name)?;
-            Some(ResizeCondition {
-                reason: found.reason.clone().unwrap_or_default(),
-                message: found.message.clone().unwrap_or_default(),
-                generation: found.observed_generation,
-            })
-        };
-        Self {
-            pending: find(conditions::RESIZE_PENDING),
-            in_progress: find(conditions::RESIZE_IN_PROGRESS),
-        }
-    }
-}
-
-/// What statuses need to know of the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeFacts {
-    /// The node's addresses, primary first; the second, if any, is of the other family. Empty: not
-    /// known yet, or no API.
-    pub host_ips: Vec<IpAddr>,
-    /// Whether a pod's IPv6 address comes first: the node's configured address is IPv6.
-    pub prefers_ipv6: bool,
-    /// The runtime's name, e.g. `containerd`: the scheme of container ids.
-    pub runtime: String,
-    /// The runtime handlers that can mount read-only recursively; the default handler is the empty
-    /// text.
-    pub recursive_read_only: BTreeSet<String>,
-}
 
 /// Computes the status.
 pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
@@ -168,7 +83,7 @@ fn rejected(
     message: &str,
 ) -> api::PodStatus {
     api::PodStatus {
-        phase: Some(phase::FAILED.into()),
+        phase: Some(Phase::Failed.as_str().to_owned()),
         reason: Some(reason.to_owned()),
         message: Some(format!("{REJECTED_PREFIX}{message}")),
         qos_class: Some(qos::of(input.pod).as_str().to_owned()),
@@ -180,7 +95,7 @@ fn rejected(
 /// Whether the status is one of [`rejected`]: there is never more to say of such a pod.
 fn was_rejected(recorded: &api::PodStatus) -> bool {
     let message = recorded.message.as_deref().unwrap_or_default();
-    recorded.phase.as_deref() == Some(phase::FAILED)
+    Phase::of(recorded) == Some(Phase::Failed)
         && message.starts_with(REJECTED_PREFIX)
         && recorded.container_statuses.as_ref().is_none_or(Vec::is_empty)
 }
@@ -200,13 +115,13 @@ fn observed(
     };
     addresses(input, old, &mut status);
     let decision = decide_phase(input, recorded, old, &status);
-    status.phase = Some(decision.reported.clone());
+    status.phase = Some(decision.reported.as_str().to_owned());
     (status.reason, status.message) = reason_and_message(input, recorded, old, &decision);
     status.conditions = Some(conditions::all(input, recorded, old, &status, &decision));
     if matches!(input.lifecycle, Lifecycle::Terminated(_)) {
         terminated::settle(input.pod, old, &mut status);
         if !pod::is_static(input.pod) && !is_terminal(&status) {
-            status.phase = Some(phase::FAILED.into());
+            status.phase = Some(Phase::Failed.as_str().to_owned());
         }
     }
     if is_terminal(&status) {
@@ -214,18 +129,6 @@ fn observed(
     }
     resources::pod_level(input.pod, &mut status);
     status
-}
-
-/// The phase that is reported and the one that conditions are made for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PhaseDecision {
-    /// What the status says.
-    pub reported: String,
-    /// What the containers' states amount to: runs ahead of `reported` while something of the pod
-    /// could still run.
-    pub natural: String,
-    /// Whether the pod is over and nothing of it can run: disruption is told only then.
-    pub over: bool,
 }
 
 fn decide_phase(
@@ -238,26 +141,20 @@ fn decide_phase(
     // A static pod that is started anew may find the mirror of its former life.
     let recorded = if pod::is_static(input.pod) { None } else { Some(recorded) };
     for known in recorded.into_iter().chain(input.previous) {
-        if let Some(terminal) = known.phase.as_deref().filter(|phase| phase::is_terminal(phase)) {
-            return PhaseDecision {
-                reported: terminal.to_owned(),
-                natural: terminal.to_owned(),
-                over,
-            };
+        if let Some(terminal) = Phase::of(known).filter(|phase| phase.is_terminal()) {
+            return PhaseDecision { reported: terminal, natural: terminal, over };
         }
     }
     let is_done = matches!(input.lifecycle, Lifecycle::Terminated(_));
-    let mut natural = phase::of(input.pod, status, is_done, initialized(input)).to_owned();
-    if over && forced_reason(input).is_some() {
-        phase::FAILED.clone_into(&mut natural);
-    }
-    let reported = if phase::is_terminal(&natural) && !over {
-        old.phase
-            .clone()
-            .filter(|phase| !phase.is_empty())
-            .unwrap_or_else(|| phase::PENDING.to_owned())
+    let natural = if over && forced_reason(input).is_some() {
+        Phase::Failed
     } else {
-        natural.clone()
+        phase::of(input.pod, status, is_done, initialized(input))
+    };
+    let reported = if natural.is_terminal() && !over {
+        Phase::of(old).unwrap_or(Phase::Pending)
+    } else {
+        natural
     };
     PhaseDecision { reported, natural, over }
 }
@@ -312,7 +209,7 @@ fn reason_and_message(
     decision: &PhaseDecision,
 ) -> (Option<String>, Option<String>) {
     let known = [old, recorded];
-    let unchanged = old.phase.as_deref().unwrap_or_default() == decision.reported;
+    let unchanged = Phase::of(old) == Some(decision.reported);
     let kept = |field: fn(&api::PodStatus) -> &Option<String>| {
         let mut texts = known.into_iter().filter_map(|status| field(status).clone());
         texts.find(|text| !text.is_empty()).filter(|_| unchanged)
@@ -363,11 +260,6 @@ fn addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::P
 pub fn ordered(ips: &[IpAddr], prefers_ipv6: bool) -> Vec<String> {
     let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).map(IpAddr::to_string);
     first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
-}
-
-/// Whether the status has a terminal phase.
-pub(super) fn is_terminal(status: &api::PodStatus) -> bool {
-    status.phase.as_deref().is_some_and(phase::is_terminal)
 }
 
 fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {

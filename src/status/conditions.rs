@@ -6,9 +6,11 @@
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::compute::{ComputeInput, PhaseDecision, ResizeCondition, is_terminal};
-use super::{containers, phase, restart};
-use crate::model::{Lifecycle, Now, SandboxState, TerminationCause, pod};
+use super::input::{ComputeInput, ResizeCondition, ResizeState};
+use super::phase::PhaseDecision;
+use super::restart::{self, ALL_RESTARTING};
+use crate::model::phase::is_terminal;
+use crate::model::{Lifecycle, Now, Phase, SandboxState, TerminationCause, pod};
 
 /// The pod has a node. Set by the scheduler, kept by us.
 pub const POD_SCHEDULED: &str = "PodScheduled";
@@ -22,8 +24,6 @@ pub const CONTAINERS_READY: &str = "ContainersReady";
 pub const READY: &str = "Ready";
 /// Something ends the pod that is not the pod's own fault.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
-/// The pod is being started again in place.
-pub const ALL_RESTARTING: &str = "AllContainersRestarting";
 /// A resize that has to wait.
 pub(super) const RESIZE_PENDING: &str = crate::resources::allocation::RESIZE_PENDING;
 /// A resize that is being carried out.
@@ -36,6 +36,21 @@ const FALSE: &str = "False";
 pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
 const PREEMPTED_MESSAGE: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+
+impl ResizeState {
+    /// Reads the two conditions of a resize from a status.
+    pub fn recorded(status: Option<&api::PodStatus>) -> Self {
+        let read = |name: &str| {
+            let found = find(status?, name)?;
+            Some(ResizeCondition {
+                reason: found.reason.clone().unwrap_or_default(),
+                message: found.message.clone().unwrap_or_default(),
+                generation: found.observed_generation,
+            })
+        };
+        Self { pending: read(RESIZE_PENDING), in_progress: read(RESIZE_IN_PROGRESS) }
+    }
+}
 
 /// Whether the condition is ours to write and to remove.
 pub fn is_ours(condition: &str) -> bool {
@@ -89,7 +104,7 @@ pub fn all(
     decision: &PhaseDecision,
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
-    if !phase::is_terminal(&decision.natural) {
+    if !decision.natural.is_terminal() {
         let of_resize = [
             (RESIZE_PENDING, &input.resize.pending),
             (RESIZE_IN_PROGRESS, &input.resize.in_progress),
@@ -112,17 +127,17 @@ pub fn all(
         );
         return list;
     }
-    let ready = containers_ready(input.pod, status, &decision.natural);
+    let ready = containers_ready(input.pod, status, decision.natural);
     let whole = pod_ready(input.pod, &list, &ready);
     let mut said = vec![
         (READY_TO_START, if has_sandbox(input) { Said::yes() } else { Said::no("") }),
-        (INITIALIZED, initialized(input.pod, old, status, &decision.natural)),
+        (INITIALIZED, initialized(input.pod, old, status, decision.natural)),
         (READY, whole),
         (CONTAINERS_READY, ready),
         (POD_SCHEDULED, Said::yes()),
     ];
     if restart::could_restart_all(input.pod) {
-        said.push((ALL_RESTARTING, all_restarting(input, old, &decision.natural)));
+        said.push((ALL_RESTARTING, all_restarting(input, old, decision.natural)));
     }
     list.extend(said.into_iter().map(|(name, said)| condition(input, old, name, said)));
     list
@@ -130,8 +145,7 @@ pub fn all(
 
 /// Makes sure that a pod which is over is not said to be ready.
 pub fn unready(status: &mut api::PodStatus, now: Now) {
-    let reason =
-        if status.phase.as_deref() == Some(phase::FAILED) { POD_FAILED } else { POD_COMPLETED };
+    let reason = if Phase::of(status) == Some(Phase::Failed) { POD_FAILED } else { POD_COMPLETED };
     let conditions = status.conditions.iter_mut().flatten();
     let ready = [READY, CONTAINERS_READY];
     let mut both: Vec<_> =
@@ -214,7 +228,7 @@ fn status_of<'a>(status: &'a api::PodStatus, name: &str) -> Option<&'a api::Cont
     all.find(|status| status.name == name)
 }
 
-fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: &str) -> Said {
+fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: Phase) -> Said {
     if !has_statuses(status) {
         return Said::no(UNKNOWN_STATUSES);
     }
@@ -228,10 +242,10 @@ fn containers_ready(pod: &api::Pod, status: &api::PodStatus, phase: &str) -> Sai
             Some(_) => {}
         }
     }
-    if phase == phase::SUCCEEDED && unknown.is_empty() {
+    if phase == Phase::Succeeded && unknown.is_empty() {
         return Said::no(POD_COMPLETED);
     }
-    if phase == phase::FAILED {
+    if phase == Phase::Failed {
         return Said::no(POD_FAILED);
     }
     match message(&[
@@ -274,7 +288,12 @@ fn pod_ready(pod: &api::Pod, conditions: &[api::PodCondition], containers: &Said
     }
 }
 
-fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, phase: &str) -> Said {
+fn initialized(
+    pod: &api::Pod,
+    old: &api::PodStatus,
+    status: &api::PodStatus,
+    phase: Phase,
+) -> Said {
     let init = pod::init_containers(pod);
     if !has_statuses(status) && !init.is_empty() {
         return Said::no(UNKNOWN_STATUSES);
@@ -292,7 +311,7 @@ fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, ph
             incomplete.push(container.name.as_str());
         }
     }
-    if phase == phase::SUCCEEDED && unknown.is_empty() {
+    if phase == Phase::Succeeded && unknown.is_empty() {
         return Said { is_true: true, ..Said::no(POD_COMPLETED) };
     }
     let begun = |status: &api::ContainerStatus| {
@@ -317,16 +336,16 @@ fn initialized(pod: &api::Pod, old: &api::PodStatus, status: &api::PodStatus, ph
     }
 }
 
-fn all_restarting(input: &ComputeInput<'_>, old: &api::PodStatus, phase: &str) -> Said {
-    if phase == phase::SUCCEEDED {
+fn all_restarting(input: &ComputeInput<'_>, old: &api::PodStatus, phase: Phase) -> Said {
+    if phase == Phase::Succeeded {
         return Said::no(POD_COMPLETED);
     }
-    if phase == phase::FAILED {
+    if phase == Phase::Failed {
         return Said::no(POD_FAILED);
     }
     let mut names = pod::main_containers(input.pod).iter().chain(pod::init_containers(input.pod));
     let is_clean = names.all(|container| input.observed.latest(&container.name).is_none());
-    if is_clean || !containers::is_restarting_all(input, old) {
+    if is_clean || !restart::is_restarting_all(input, old) {
         return Said::no("");
     }
     Said {
@@ -366,7 +385,7 @@ fn disruption(
     let TerminationCause::Evicted { reason, message } = &stopping.cause else {
         return before.cloned();
     };
-    if !decision.over || !phase::is_terminal(&decision.natural) || is_terminal(old) {
+    if !decision.over || !decision.natural.is_terminal() || is_terminal(old) {
         return before.cloned();
     }
     let message = match reason.as_str() {

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::compute::ComputeInput;
+use super::input::ComputeInput;
 use super::phase::RESTARTING_ALL;
 use super::{resources, restart};
 use crate::model::observed::Exit;
@@ -48,7 +48,7 @@ enum Group {
 impl<'a> Groups<'a> {
     /// `old` is what was said last.
     pub(super) fn new(input: &'a ComputeInput<'a>, old: &'a api::PodStatus) -> Self {
-        Self { input, old, restarting_all: is_restarting_all(input, old) }
+        Self { input, old, restarting_all: restart::is_restarting_all(input, old) }
     }
 
     /// The main containers, by name.
@@ -146,9 +146,15 @@ impl<'a> Groups<'a> {
         }
         status.volume_mounts =
             old.and_then(|old| old.volume_mounts.clone()).or_else(|| self.volume_mounts(spec));
-        status.resources =
-            Some(resources::container(spec, newest, status.container_id.as_ref(), old));
+        status.resources = Some(resources::container(
+            spec,
+            newest,
+            old.filter(|old| old.container_id == status.container_id),
+            self.input.resize.in_progress.is_some(),
+        ));
         status.allocated_resources = resources::canonical(resources::requests(spec));
+        status.stop_signal =
+            newest.stop_signal.clone().filter(|_| self.input.node.shows_stop_signals);
         status.user = newest.user.as_ref().map(|user| api::ContainerUser {
             linux: Some(api::LinuxContainerUser {
                 uid: user.uid,
@@ -344,7 +350,7 @@ impl<'a> Groups<'a> {
         let is_final = newest
             .state
             .exit()
-            .is_some_and(|e| !restart::restarts(self.input.pod, spec, e.exit_code));
+            .is_some_and(|e| !restart::rules(self.input.pod, spec).restarts(e.exit_code));
         ended
             && was_running
             && is_final
@@ -362,7 +368,7 @@ impl<'a> Groups<'a> {
             None | Some(ContainerState::Created | ContainerState::Unknown) => true,
             Some(ContainerState::Running { .. }) => false,
             Some(ContainerState::Exited(exit)) => {
-                restart::restarts(self.input.pod, spec, exit.exit_code)
+                restart::rules(self.input.pod, spec).restarts(exit.exit_code)
                     || newest.is_some_and(|newest| self.input.replaced.contains(&newest.id))
             }
         }
@@ -471,31 +477,6 @@ impl<'a> Groups<'a> {
     fn scheme(&self, id: &str) -> String {
         format!("{}://{id}", self.input.node.runtime)
     }
-}
-
-/// Whether the pod is being started again in place: it was said to be, or a container ended in a
-/// way that asks for it.
-pub(super) fn is_restarting_all(input: &ComputeInput<'_>, old: &api::PodStatus) -> bool {
-    let mut conditions = old.conditions.iter().flatten();
-    if conditions
-        .any(|condition| condition.type_ == "AllContainersRestarting" && condition.status == "True")
-    {
-        return true;
-    }
-    let told = |name: &str| {
-        let mut statuses =
-            old.init_container_statuses.iter().chain(&old.container_statuses).flatten();
-        let status = statuses.find(|status| status.name == name)?;
-        Some(status.state.as_ref()?.terminated.as_ref()?.exit_code)
-    };
-    pod::init_containers(input.pod).iter().chain(pod::main_containers(input.pod)).any(|spec| {
-        let Some(exit) = input.observed.latest(&spec.name).and_then(|newest| newest.state.exit())
-        else {
-            return false;
-        };
-        restart::restarts_all(spec, exit.exit_code)
-            || told(&spec.name).is_some_and(|exit_code| restart::restarts_all(spec, exit_code))
-    })
 }
 
 /// A terminated state of which nothing is known.

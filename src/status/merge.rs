@@ -4,8 +4,8 @@
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::compute::is_terminal;
 use super::conditions::{DISRUPTION_TARGET, TERMINATION_BY_KUBELET, is_ours};
+use crate::model::phase::is_terminal;
 use crate::model::{Wall, pod};
 
 /// The bytes of termination messages that a pod's status may have, shared by its containers.

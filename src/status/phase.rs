@@ -3,23 +3,21 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::restart;
-use crate::model::pod;
-
-/// Not everything has been started.
-pub const PENDING: &str = "Pending";
-/// Everything has been started, something runs or will.
-pub const RUNNING: &str = "Running";
-/// Everything has ended with success, for good.
-pub const SUCCEEDED: &str = "Succeeded";
-/// Something has ended without success, for good.
-pub const FAILED: &str = "Failed";
+use crate::model::{Phase, pod};
 
 /// The reason of containers that were removed to start the whole pod again in place.
 pub const RESTARTING_ALL: &str = "RestartingAllContainers";
 
-/// Whether a phase is never left.
-pub fn is_terminal(phase: &str) -> bool {
-    phase == SUCCEEDED || phase == FAILED
+/// The phase that is reported and the one that conditions are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseDecision {
+    /// The phase of the status.
+    pub reported: Phase,
+    /// The phase that the containers' states amount to. It runs ahead of `reported` while something
+    /// of the pod could still run.
+    pub natural: Phase,
+    /// True if the pod is over and nothing of it can run: a disruption is shown only then.
+    pub over: bool,
 }
 
 /// What one container's status amounts to.
@@ -64,7 +62,7 @@ fn is_restartable(
     end: &api::ContainerStateTerminated,
 ) -> bool {
     end.reason.as_deref() == Some(RESTARTING_ALL)
-        || restart::restarts(pod, container, end.exit_code)
+        || restart::rules(pod, container).restarts(end.exit_code)
 }
 
 #[derive(Default)]
@@ -80,12 +78,7 @@ struct Tally {
 /// The phase. `is_over`: the pod's end has come, nothing is started again. `was_initialized`: a
 /// main container of its present sandbox exists, so restarting sidecars do not make it pending
 /// again.
-pub fn of(
-    pod: &api::Pod,
-    status: &api::PodStatus,
-    is_over: bool,
-    was_initialized: bool,
-) -> &'static str {
+pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialized: bool) -> Phase {
     let mut pending_init = 0_usize;
     let mut pending_sidecars = 0_usize;
     let mut tally = Tally::default();
@@ -114,7 +107,7 @@ pub fn of(
         match stand {
             Stand::Ended(end) if end.exit_code != 0 => {
                 if !is_restartable(pod, container, end) {
-                    return FAILED;
+                    return Phase::Failed;
                 }
             }
             Stand::Ended(_) => {}
@@ -137,26 +130,27 @@ pub fn of(
         }
     }
     if pending_init > 0 || (pending_sidecars > 0 && !was_initialized) || tally.waiting > 0 {
-        return PENDING;
+        return Phase::Pending;
     }
     by_tally(pod, &tally, is_over)
 }
 
-fn by_tally(pod: &api::Pod, tally: &Tally, is_over: bool) -> &'static str {
+fn by_tally(pod: &api::Pod, tally: &Tally, is_over: bool) -> Phase {
     if tally.unknown > 0 {
-        return PENDING;
+        return Phase::Pending;
     }
     if tally.running > 0 {
-        return RUNNING;
+        return Phase::Running;
     }
     if tally.stopped == 0 {
-        return PENDING;
+        return Phase::Pending;
     }
-    let by_exit_codes = if tally.stopped == tally.succeeded { SUCCEEDED } else { FAILED };
+    let by_exit_codes =
+        if tally.stopped == tally.succeeded { Phase::Succeeded } else { Phase::Failed };
     if is_over && !pod::is_static(pod) {
         return by_exit_codes;
     }
-    if tally.stopped == tally.stopped_for_good { by_exit_codes } else { RUNNING }
+    if tally.stopped == tally.stopped_for_good { by_exit_codes } else { Phase::Running }
 }
 
 /// A container that waits to be started again has not succeeded, whatever it ended with.
@@ -172,7 +166,8 @@ fn ended_and_waiting(status: &api::PodStatus, name: &str) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{FAILED, PENDING, RUNNING, SUCCEEDED, of};
+    use super::of;
+    use crate::model::Phase::{self, Failed, Pending, Running, Succeeded};
     use crate::model::Pod;
 
     fn run(name: &str) -> Value {
@@ -221,7 +216,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(case: Case, expected: &str) {
+    fn check(case: Case, expected: Phase) {
         let main: Vec<Value> = case.main.iter().map(|name| json!({"name": name})).collect();
         let pod: Pod = serde_json::from_value(json!({
             "spec": {"restartPolicy": case.policy, "initContainers": case.init, "containers": main},
@@ -231,46 +226,46 @@ mod tests {
         assert_eq!(of(&pod, &status, case.is_over, case.was_initialized), expected);
     }
 
-    fn main_only(policy: &'static str, statuses: Vec<Value>, expected: &str) {
+    fn main_only(policy: &'static str, statuses: Vec<Value>, expected: Phase) {
         check(Case { policy, statuses, ..Case::default() }, expected);
     }
 
     #[test]
     fn restarted_always() {
-        main_only("Always", vec![], PENDING);
-        main_only("Always", vec![run("a"), run("b")], RUNNING);
-        main_only("Always", vec![end("a", 0), end("b", 0)], RUNNING);
-        main_only("Always", vec![end("a", 1), end("b", 1)], RUNNING);
-        main_only("Always", vec![run("a"), end("b", 0)], RUNNING);
-        main_only("Always", vec![run("a")], PENDING);
-        main_only("Always", vec![run("a"), wait("b")], PENDING);
-        main_only("Always", vec![run("a"), wait_again("b", 1)], RUNNING);
+        main_only("Always", vec![], Pending);
+        main_only("Always", vec![run("a"), run("b")], Running);
+        main_only("Always", vec![end("a", 0), end("b", 0)], Running);
+        main_only("Always", vec![end("a", 1), end("b", 1)], Running);
+        main_only("Always", vec![run("a"), end("b", 0)], Running);
+        main_only("Always", vec![run("a")], Pending);
+        main_only("Always", vec![run("a"), wait("b")], Pending);
+        main_only("Always", vec![run("a"), wait_again("b", 1)], Running);
     }
 
     #[test]
     fn restarted_never() {
-        main_only("Never", vec![run("a"), run("b")], RUNNING);
-        main_only("Never", vec![end("a", 0), end("b", 0)], SUCCEEDED);
-        main_only("Never", vec![end("a", 1), end("b", 0)], FAILED);
-        main_only("Never", vec![run("a"), end("b", 1)], RUNNING);
-        main_only("Never", vec![end("a", 0), wait("b")], PENDING);
+        main_only("Never", vec![run("a"), run("b")], Running);
+        main_only("Never", vec![end("a", 0), end("b", 0)], Succeeded);
+        main_only("Never", vec![end("a", 1), end("b", 0)], Failed);
+        main_only("Never", vec![run("a"), end("b", 1)], Running);
+        main_only("Never", vec![end("a", 0), wait("b")], Pending);
     }
 
     #[test]
     fn restarted_on_failure() {
-        main_only("OnFailure", vec![end("a", 0), end("b", 0)], SUCCEEDED);
-        main_only("OnFailure", vec![end("a", 1), end("b", 0)], RUNNING);
-        main_only("OnFailure", vec![end("a", 0), wait_again("b", 1)], RUNNING);
+        main_only("OnFailure", vec![end("a", 0), end("b", 0)], Succeeded);
+        main_only("OnFailure", vec![end("a", 1), end("b", 0)], Running);
+        main_only("OnFailure", vec![end("a", 0), wait_again("b", 1)], Running);
     }
 
     #[test]
     fn at_its_end_exit_codes_decide() {
         for policy in ["Always", "OnFailure", "Never"] {
             let over = |statuses| Case { policy, statuses, is_over: true, ..Case::default() };
-            check(over(vec![end("a", 0), end("b", 0)]), SUCCEEDED);
-            check(over(vec![end("a", 0), end("b", 3)]), FAILED);
-            check(over(vec![run("a"), end("b", 3)]), RUNNING);
-            check(over(vec![end("a", 0), wait("b")]), PENDING);
+            check(over(vec![end("a", 0), end("b", 0)]), Succeeded);
+            check(over(vec![end("a", 0), end("b", 3)]), Failed);
+            check(over(vec![run("a"), end("b", 3)]), Running);
+            check(over(vec![end("a", 0), wait("b")]), Pending);
         }
     }
 
@@ -284,13 +279,13 @@ mod tests {
             statuses,
             ..Case::default()
         };
-        check(case("Always", vec![], vec![]), PENDING);
-        check(case("Always", vec![run("i")], vec![wait("a"), wait("b")]), PENDING);
-        check(case("Always", vec![end("i", 1)], vec![wait("a"), wait("b")]), PENDING);
-        check(case("Never", vec![end("i", 1)], vec![wait("a"), wait("b")]), FAILED);
-        check(case("OnFailure", vec![wait_again("i", 1)], vec![wait("a"), wait("b")]), PENDING);
-        check(case("Never", vec![end("i", 0)], vec![end("a", 0), end("b", 0)]), SUCCEEDED);
-        check(case("Always", vec![end("i", 0)], vec![run("a"), run("b")]), RUNNING);
+        check(case("Always", vec![], vec![]), Pending);
+        check(case("Always", vec![run("i")], vec![wait("a"), wait("b")]), Pending);
+        check(case("Always", vec![end("i", 1)], vec![wait("a"), wait("b")]), Pending);
+        check(case("Never", vec![end("i", 1)], vec![wait("a"), wait("b")]), Failed);
+        check(case("OnFailure", vec![wait_again("i", 1)], vec![wait("a"), wait("b")]), Pending);
+        check(case("Never", vec![end("i", 0)], vec![end("a", 0), end("b", 0)]), Succeeded);
+        check(case("Always", vec![end("i", 0)], vec![run("a"), run("b")]), Running);
     }
 
     #[test]
@@ -303,18 +298,18 @@ mod tests {
             statuses,
             ..Case::default()
         };
-        check(case("Always", vec![run_unstarted("s")], vec![wait("a"), wait("b")]), PENDING);
-        check(case("Always", vec![run("s")], vec![run("a"), run("b")]), RUNNING);
-        check(case("Never", vec![run("s")], vec![end("a", 0), end("b", 0)]), RUNNING);
-        check(case("Never", vec![end("s", 137)], vec![end("a", 0), end("b", 0)]), SUCCEEDED);
-        check(case("Never", vec![end("s", 0)], vec![end("a", 1), end("b", 0)]), FAILED);
-        check(case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")]), PENDING);
+        check(case("Always", vec![run_unstarted("s")], vec![wait("a"), wait("b")]), Pending);
+        check(case("Always", vec![run("s")], vec![run("a"), run("b")]), Running);
+        check(case("Never", vec![run("s")], vec![end("a", 0), end("b", 0)]), Running);
+        check(case("Never", vec![end("s", 137)], vec![end("a", 0), end("b", 0)]), Succeeded);
+        check(case("Never", vec![end("s", 0)], vec![end("a", 1), end("b", 0)]), Failed);
+        check(case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")]), Pending);
         check(
             Case {
                 was_initialized: true,
                 ..case("Always", vec![run_unstarted("s")], vec![run("a"), run("b")])
             },
-            RUNNING,
+            Running,
         );
     }
 
@@ -329,7 +324,7 @@ mod tests {
             statuses: vec![wait("a"), wait("b")],
             ..Case::default()
         };
-        check(case(42), PENDING);
-        check(case(1), FAILED);
+        check(case(42), Pending);
+        check(case(1), Failed);
     }
 }

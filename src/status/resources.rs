@@ -6,20 +6,25 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::phase;
-use crate::model::ObservedContainer;
+use crate::model::phase::is_terminal;
 use crate::model::quantity::Amount;
+use crate::model::{ObservedContainer, Phase};
 use crate::resources::cpu;
 use crate::resources::list::{self, CPU, Column, MEMORY, Quantities, binary_text};
 use crate::resources::pod_config::{self, PodCgroupPolicy};
 
-/// `resources` of a container's status. One that does not run has what its spec says; one that runs
-/// has what the runtime says, and where that is silent what was said of the same container before.
+/// Computes `resources` of a container's status.
+///
+/// - A container that does not run shows what its spec says.
+/// - One that runs shows what the runtime says; where the runtime is silent, `same`: the last
+///   status of the same container.
+/// - The memory request is in no file of a cgroup. It is the spec's, once a resize is carried out;
+///   until then (`is_resizing`) it is that of `same`.
 pub(super) fn container(
     spec: &api::Container,
     observed: &ObservedContainer,
-    id: Option<&String>,
-    old: Option<&api::ContainerStatus>,
+    same: Option<&api::ContainerStatus>,
+    is_resizing: bool,
 ) -> api::ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
     resources.limits = canonical(resources.limits);
@@ -27,8 +32,7 @@ pub(super) fn container(
     if !observed.state.is_running() {
         return resources;
     }
-    let same =
-        old.filter(|old| old.container_id.as_ref() == id).and_then(|old| old.resources.as_ref());
+    let same = same.and_then(|same| same.resources.as_ref());
     let applied = observed.resources.clone().unwrap_or_default();
     if let Some(limits) = &mut resources.limits {
         let before = same.and_then(|old| old.limits.as_ref());
@@ -45,7 +49,9 @@ pub(super) fn container(
     if let Some(requests) = &mut resources.requests {
         let before = same.and_then(|old| old.requests.as_ref());
         set_cpu(requests, applied.cpu_shares.map(cpu::milli_of_shares), 2, before);
-        keep(requests, MEMORY, before);
+        if is_resizing {
+            keep(requests, MEMORY, before);
+        }
     }
     resources
 }
@@ -71,9 +77,9 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let allocated: Quantities = requests.iter().map(text).collect();
     let mut resources =
         pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
-    if status.phase.as_deref() == Some(phase::RUNNING) {
+    if Phase::of(status) == Some(Phase::Running) {
         running(pod, &allocated, &mut resources);
-    } else if matches!(status.phase.as_deref(), Some(phase::SUCCEEDED | phase::FAILED)) {
+    } else if is_terminal(status) {
         // Upstream reads what it has from its cgroup, which is gone; a request of memory has no
         // place in one.
         let memory = allocated.iter().filter(|(name, _)| *name == MEMORY);

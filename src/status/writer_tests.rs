@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Failure, StatusApi, Target};
-use super::writer::HOLD;
+use super::queue::HOLD;
 use super::{Acked, Handle, StatusUpdate, Writer};
 use crate::apiserver::connectivity::Connectivity;
 use crate::clock::Clock;

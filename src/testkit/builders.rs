@@ -49,6 +49,13 @@ impl PodBuilder {
         self
     }
 
+    /// Sets the resource version: the object is the API server's.
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        self.pod.metadata.resource_version = Some(version.to_owned());
+        self
+    }
+
     /// Puts the pod into the node's network.
     #[must_use]
     pub fn host_network(mut self) -> Self {

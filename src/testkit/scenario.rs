@@ -139,8 +139,8 @@ fn tell_state(output: &mut String, world: &mut World) {
         "state: {}",
         if state.is_empty() { "nothing".to_owned() } else { state.join("; ") }
     );
-    if !world.in_flight.is_empty() {
-        let keys: Vec<String> = world.in_flight.keys().map(key_text).collect();
+    if !world.in_flight().is_empty() {
+        let keys: Vec<String> = world.in_flight().keys().map(key_text).collect();
         let _ = writeln!(output, "doing: {}", keys.join(" "));
     }
     for (name, waiting) in &plan.waiting {
@@ -163,7 +163,7 @@ fn tell_state(output: &mut String, world: &mut World) {
     if let Some(wake) = plan.wake_at {
         let _ = writeln!(output, "wake: {}", time_text(wake));
     }
-    if world.finished {
+    if world.is_finished() {
         let _ = writeln!(output, "finished");
     }
 }

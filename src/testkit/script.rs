@@ -7,9 +7,10 @@ use super::builders::{ContainerBuilder, PodBuilder, add_ephemeral, mark_deleted,
 use super::world::World;
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
-    ContainerId, ContainerState, SandboxId, SandboxState, TerminationCause, VolumesState,
+    ContainerId, ContainerState, Phase, SandboxId, SandboxState, TerminationCause, VolumesState,
 };
-use crate::pods::plan::types::{Key, Transition};
+use crate::pods::memory::facts::{NetworkProblem, Removal, Source};
+use crate::pods::plan::types::Key;
 
 /// A scenario that is being played.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl Script {
 
     /// Ends every action in flight that is not held; false when there was none.
     pub(super) fn settle(&mut self) -> Result<bool, String> {
-        let keys: Vec<Key> = self.world()?.in_flight.keys().cloned().collect();
+        let keys: Vec<Key> = self.world()?.in_flight().keys().cloned().collect();
         let mut any = false;
         for key in keys {
             if self.held.contains(&key) {
@@ -156,19 +157,24 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             mark_deleted(&mut world.pod, now, grace);
             Ok(())
         }
-        ("gone", kept @ ([] | [_])) => {
-            world.inputs.gone_from_source = true;
-            let kept_for =
-                kept.first().map(|time| duration(time.trim_start_matches("kept="))).transpose()?;
-            world.inputs.removable_at = kept_for.map(|time| world.now.mono.after(time));
+        // The remains of the pod may be removed at once …
+        ("gone", []) => {
+            world.remove_object();
+            world.facts_mut().source = Source::Gone(Removal::Due);
+            Ok(())
+        }
+        // … or after the delay that the pod's task makes.
+        ("gone", ["delayed"]) => {
+            world.remove_object();
             Ok(())
         }
         ("acked", []) => {
-            world.inputs.status_acked = true;
+            world.accept_status(true);
             Ok(())
         }
         ("room", names) => {
-            world.inputs.room = names.iter().map(|name| format!("pod {name}")).collect();
+            world.facts_mut().preemption_victims =
+                names.iter().map(|name| format!("pod {name}")).collect();
             Ok(())
         }
         ("resize", [name, amounts @ ..]) => {
@@ -177,35 +183,37 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             set_resources(container.ok_or("there is no such container")?, amounts)
         }
         ("diagnosis", text) => {
-            world.inputs.network_diagnosis = Some(text.join(" "));
+            let problem = world.facts_mut().network.as_mut().ok_or("the network is ready")?;
+            problem.diagnosis = Some(text.join(" "));
             Ok(())
         }
         ("network", ["ready"]) => {
-            world.inputs.network_not_ready = None;
+            world.facts_mut().network = None;
             Ok(())
         }
         ("network", text) => {
-            world.inputs.network_not_ready = Some(text.join(" "));
+            let message = text.join(" ");
+            world.facts_mut().network = Some(NetworkProblem { message, diagnosis: None });
             Ok(())
         }
         ("volumes", ["ready"]) => {
-            world.inputs.volumes = VolumesState::Ready;
+            world.facts_mut().volumes = VolumesState::Ready;
             Ok(())
         }
         ("volume", [name, "comes"]) => {
             let missing = vec![((*name).to_owned(), String::new())];
-            world.inputs.volumes =
+            world.facts_mut().volumes =
                 VolumesState::Pending { missing, next_try: None, on_their_way: true };
             Ok(())
         }
         ("volume", [name, error @ ..]) => {
             let missing = vec![((*name).to_owned(), error.join(" "))];
-            world.inputs.volumes =
+            world.facts_mut().volumes =
                 VolumesState::Pending { missing, next_try: None, on_their_way: false };
             Ok(())
         }
         ("tearing-down", error) => {
-            world.inputs.volumes = VolumesState::TearingDown { last_error: error.join(" ") };
+            world.facts_mut().volumes = VolumesState::TearingDown { last_error: error.join(" ") };
             Ok(())
         }
         ("edit", [name, image]) => edit_image(world, name, image),
@@ -218,11 +226,11 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
                 reason: "Evicted".into(),
                 message: "The node was low on resource: memory.".into(),
             };
-            world.transit(&Transition::Terminate { cause, grace: duration(grace)? });
+            world.evict(cause, duration(grace)?);
             Ok(())
         }
         ("max-backoff", [time]) => {
-            world.inputs.max_backoff = duration(time)?;
+            world.facts_mut().config.max_backoff = duration(time)?;
             Ok(())
         }
         ("kubelet-restarts", []) => {
@@ -230,11 +238,12 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             Ok(())
         }
         ("recorded", ["phase", phase]) => {
-            world.inputs.recorded.terminal_phase = Some((*phase).to_owned());
+            world.facts_mut().recorded.terminal_phase = Phase::parse(phase);
             Ok(())
         }
         ("recorded", ["init-done", names @ ..]) => {
-            world.inputs.recorded.init_done = names.iter().map(|name| (*name).to_owned()).collect();
+            world.facts_mut().recorded.init_done =
+                names.iter().map(|name| (*name).to_owned()).collect();
             Ok(())
         }
         (_, _) => Err("not a command of scenarios".into()),
@@ -304,7 +313,7 @@ fn change_sandbox(world: &mut World, what: &str) -> Result<(), String> {
 
 fn set_probes(world: &mut World, name: &str, verdicts: &[&str]) -> Result<(), String> {
     let id = latest(world, name)?;
-    let entry = world.inputs.probes.containers.entry(id).or_default();
+    let entry = world.verdict_mut(id);
     for verdict in verdicts {
         let (probe, outcome) = verdict.split_once('=').ok_or("PROBE=OUTCOME is wanted")?;
         let outcome = match outcome {
@@ -327,7 +336,6 @@ fn edit_image(world: &mut World, name: &str, image: &str) -> Result<(), String> 
     let init = spec.init_containers.iter_mut().flatten();
     let container = spec.containers.iter_mut().chain(init).find(|container| container.name == name);
     container.ok_or("there is no such container")?.image = Some(image.to_owned());
-    world.expect_hashes();
     Ok(())
 }
 
@@ -355,6 +363,7 @@ fn pod_options(mut builder: PodBuilder, options: &[&str]) -> Result<PodBuilder, 
             ("grace", seconds) => builder.grace(number(seconds)?),
             ("deadline", seconds) => builder.active_deadline(number(seconds)?),
             ("host-network", "") => builder.host_network(),
+            ("version", version) => builder.version(version),
             ("static", "") => builder.annotation(crate::model::pod::CONFIG_SOURCE, "file"),
             (_, _) => return Err(format!("a pod has no option {option:?}")),
         };

@@ -1,46 +1,48 @@
-//! A world of one pod: what the runtime shows, what the worker would keep, and the effect of every
-//! action. It carries plans out as a worker does, at the moments that the test chooses.
+//! A world of one pod: its object, its runtime and its node, around the real memory of its task
+//! ([`Memory`]). Plans are carried out as a worker does, at the moments that the test chooses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dispatch::{Resize, Stop};
 use crate::model::observed::Exit;
 use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod,
-    ObservedSandbox, Pod, SandboxId, SandboxState, Terminating, VolumesState, Wall, pod,
+    ContainerId, ContainerState, ContainerVerdict, Lifecycle, Mono, Now, ObservedContainer,
+    ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, TerminationCause, VolumesState,
+    Wall, pod,
 };
-use crate::pods::plan::plan;
-use crate::pods::plan::types::{
-    Action, Doing, Failure, HookState, ImageState, InFlight, Inputs, Key, Notice, Plan, PlanInput,
-    Recorded, Remembered, Transition,
-};
+use crate::pods::memory::container::HookState;
+use crate::pods::memory::facts::{Config, Facts, Recorded};
+use crate::pods::memory::known::{Known, Preparation};
+use crate::pods::memory::outcome::{ActionError, Completion, Outcome};
+use crate::pods::memory::slot::ImageState;
+use crate::pods::memory::{Event, Memory, Order, Start};
+use crate::pods::plan::types::{Action, InFlight, Key, Notice, Plan, Transition};
+use crate::pods::request::container_hash;
 use crate::resources::allocation::requirements;
+use crate::status::Acked;
 
-/// How many changes of lifecycle one round may make; more is a loop in the planner.
-const TRANSITIONS: usize = 6;
-
-/// One pod, its runtime and its worker's memory.
+/// One pod, its runtime and its task's memory.
 #[derive(Clone, Debug)]
 pub struct World {
     /// The object.
     pub pod: Pod,
-    /// Where it is in its life.
-    pub lifecycle: Lifecycle,
     /// What the runtime shows.
     pub observed: ObservedPod,
-    /// What the worker knows.
-    pub inputs: Inputs,
-    /// What is being carried out.
-    pub in_flight: InFlight,
     /// The time.
     pub now: Now,
-    /// Whether `Finished` was reached.
-    pub finished: bool,
     /// The exit codes of containers that are stopped, by name; 143 without an entry.
     pub stop_codes: BTreeMap<String, i32>,
+    /// What the pod's task knows.
+    memory: Memory,
+    /// The object as the task has it.
+    sent: Arc<Pod>,
+    /// Whether the object is gone from its source.
+    is_gone: bool,
+    stop: Option<Stop>,
     actions: BTreeMap<Key, Action>,
-    notices: BTreeMap<String, String>,
 }
 
 /// What one round of planning did.
@@ -52,8 +54,6 @@ pub struct Round {
     pub events: Vec<Notice>,
     /// The actions that were begun.
     pub actions: Vec<Action>,
-    /// The plan, with its actions.
-    pub plan: Plan,
 }
 
 impl World {
@@ -63,158 +63,165 @@ impl World {
     /// A world in which the pod has just arrived.
     pub fn new(pod: Pod) -> Self {
         let start = Wall::from_second(1_767_225_600).unwrap_or_default();
-        let inputs = Inputs {
+        let now = Now { mono: Self::BEGINNING, wall: start };
+        let sent = Arc::new(pod.clone());
+        let memory = Start {
+            pod: sent.clone(),
+            lifecycle: Lifecycle::Syncing,
+            config: Config { restart_all: true, ..Config::default() },
             recorded: Recorded { start_time: Some(start), ..Recorded::default() },
-            ..Inputs::default()
+            remembered: BTreeMap::new(),
+            preparation: Preparation::Absent,
         };
-        let inputs = Inputs { restart_all: true, ..inputs };
         let mut world = Self {
             pod,
-            lifecycle: Lifecycle::Syncing,
             observed: ObservedPod::default(),
-            inputs,
-            in_flight: InFlight::new(),
-            now: Now { mono: Self::BEGINNING, wall: start },
-            finished: false,
+            now,
             stop_codes: BTreeMap::new(),
+            memory: Memory::new(memory, Arc::default()),
+            sent,
+            is_gone: false,
+            stop: None,
             actions: BTreeMap::new(),
-            notices: BTreeMap::new(),
         };
-        world.expect_hashes();
+        world.publish();
         world
+    }
+
+    /// Where the pod is in its life.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        self.memory.lifecycle()
+    }
+
+    /// What others say of the pod.
+    pub fn facts(&self) -> &Facts {
+        self.memory.facts()
+    }
+
+    /// What others say of the pod, to be set at will.
+    pub fn facts_mut(&mut self) -> &mut Facts {
+        self.memory.facts_mut()
+    }
+
+    /// What the pod's task did.
+    pub fn known(&self) -> &Known {
+        self.memory.known()
+    }
+
+    /// What is being carried out.
+    pub fn in_flight(&self) -> &InFlight {
+        self.memory.in_flight()
+    }
+
+    /// Returns true once everything is cleaned up.
+    pub fn is_finished(&self) -> bool {
+        self.memory.is_finished()
+    }
+
+    /// The verdicts about a container, to be set at will.
+    pub fn verdict_mut(&mut self, id: ContainerId) -> &mut ContainerVerdict {
+        let probes = Arc::make_mut(&mut self.memory.facts_mut().probes);
+        probes.containers.entry(id).or_default()
     }
 
     /// The plan for the world as it is.
     pub fn plan(&self) -> Plan {
-        plan(&PlanInput {
-            pod: &self.pod,
-            lifecycle: &self.lifecycle,
-            observed: &self.observed,
-            inputs: &self.inputs,
-            in_flight: &self.in_flight,
-            now: self.now,
-        })
+        let mut world = self.clone();
+        world.deliver();
+        world.memory.plan(self.now)
     }
 
     /// Plans and begins what was planned, changes of lifecycle included.
     pub fn round(&mut self) -> Round {
-        let mut round = Round::default();
-        for _ in 0..TRANSITIONS {
-            let plan = self.plan();
-            round.events.extend(self.new_events(&plan));
-            match plan.transition.clone() {
-                Some(transition) if self.transit(&transition) => round.transitions.push(transition),
-                Some(_) | None => {
-                    round.actions = self.begin(&plan);
-                    round.plan = plan;
-                    break;
-                }
-            }
+        self.deliver();
+        let step = self.memory.step(self.now);
+        for key in step.cancel {
+            self.actions.remove(&key);
+            self.memory.take(Event::Cancelled(key), self.now);
         }
-        round
-    }
-
-    /// Applies a change of lifecycle; false when it changes nothing.
-    pub fn transit(&mut self, transition: &Transition) -> bool {
-        let next = match (transition, &self.lifecycle) {
-            (Transition::Terminate { cause, grace }, Lifecycle::Syncing) => {
-                Lifecycle::Terminating(Terminating {
-                    cause: cause.clone(),
-                    since: self.now,
-                    grace: *grace,
-                })
-            }
-            (Transition::Shorten { grace }, Lifecycle::Terminating(before))
-                if *grace < before.grace =>
-            {
-                Lifecycle::Terminating(Terminating { grace: *grace, ..before.clone() })
-            }
-            (Transition::Terminated, Lifecycle::Terminating(before)) => {
-                Lifecycle::Terminated(before.clone())
-            }
-            (Transition::Finished, Lifecycle::Terminated(_)) if !self.finished => {
-                self.finished = true;
-                return true;
-            }
-            (_, _) => return false,
-        };
-        self.lifecycle = next;
-        true
-    }
-
-    /// Begins the actions of a plan and stores its back-offs.
-    pub fn begin(&mut self, plan: &Plan) -> Vec<Action> {
-        self.inputs.backoff.append(&mut plan.backoff.clone());
-        for action in &plan.actions {
-            let key = action.key();
-            let since = self.now;
-            let doing = match action {
-                Action::KillContainer { id, deadline, why, .. } => {
-                    self.inputs.killing.insert(id.clone(), why.clone());
-                    Doing::Kill { since, deadline: *deadline }
-                }
-                Action::HurryKill { deadline, .. } => Doing::Kill { since, deadline: *deadline },
-                Action::EnsureImage { silent, .. } => Doing::Busy { since, silent: *silent },
-                Action::StartContainer { container, .. } => {
-                    self.inputs.images.remove(container);
-                    self.inputs.warmed.remove(container);
-                    Doing::Busy { since, silent: false }
-                }
-                Action::Prepare
-                | Action::MountVolumes
-                | Action::CreateSandbox { .. }
-                | Action::Resize { .. }
-                | Action::PostStart { .. }
-                | Action::PreStop { .. }
-                | Action::RemoveContainer { .. }
-                | Action::StopSandbox { .. }
-                | Action::RemoveSandbox { .. }
-                | Action::UnmountVolumes
-                | Action::CleanUp => Doing::Busy { since, silent: false },
-            };
-            self.in_flight.insert(key.clone(), doing);
+        for action in &step.begin {
             if !matches!(action, Action::HurryKill { .. }) {
-                self.actions.insert(key, action.clone());
+                self.actions.insert(action.key(), action.clone());
             }
         }
-        plan.actions.clone()
+        Round { transitions: step.transitions, events: step.notices, actions: step.begin }
+    }
+
+    /// Applies the change of lifecycle that is due; false when there is none.
+    pub fn turn(&mut self) -> bool {
+        self.deliver();
+        self.memory.turn(self.now)
+    }
+
+    /// The pod's task reads its feeds.
+    fn deliver(&mut self) {
+        if *self.sent != self.pod {
+            self.sent = Arc::new(self.pod.clone());
+        }
+        let observed = Arc::new(self.observed.clone());
+        self.memory.take(Event::Observed(observed), self.now);
+        let order = Order {
+            pod: self.sent.clone(),
+            gone: self.is_gone,
+            stop: self.stop.clone(),
+            resize: Resize::default(),
+        };
+        self.memory.take(Event::Ordered(order), self.now);
+        self.memory.refresh(self.now);
+    }
+
+    /// The pod's status is handed to the writer.
+    fn publish(&mut self) {
+        let published = Event::Published { version: Some(1), start_time: None };
+        self.memory.take(published, self.now);
+    }
+
+    /// The API server has the newest status, or has not.
+    pub fn accept_status(&mut self, is_accepted: bool) {
+        let accepted = Acked { version: u64::from(is_accepted), ..Acked::default() };
+        self.memory.take(Event::Accepted(accepted), self.now);
+        self.memory.refresh(self.now);
+    }
+
+    /// The object goes from its source.
+    pub fn remove_object(&mut self) {
+        self.is_gone = true;
+        self.deliver();
+    }
+
+    /// The node stops the pod.
+    pub fn evict(&mut self, cause: TerminationCause, grace: Duration) {
+        self.stop = Some(Stop { cause, grace });
+        self.deliver();
     }
 
     /// Ends an action with success; false when nothing is in flight for the key.
     pub fn complete(&mut self, key: &Key) -> bool {
-        self.in_flight.remove(key);
+        self.deliver();
         let Some(action) = self.actions.remove(key) else { return false };
-        self.inputs.failures.remove(key);
-        self.take_effect(action);
+        let outcome = self.take_effect(action);
+        self.end(key, Ok(outcome));
         true
     }
 
     /// Ends an action with a failure; false when nothing is in flight for the key.
     pub fn fail(&mut self, key: &Key, reason: &str, message: &str) -> bool {
-        self.in_flight.remove(key);
+        self.deliver();
         let Some(action) = self.actions.remove(key) else { return false };
         let (reason, message) = (reason.to_owned(), message.to_owned());
-        match action {
+        let outcome = match action {
             Action::EnsureImage { container, silent: true } => {
-                self.inputs.warmed.insert(container);
+                Ok(Outcome::PulledAhead { container })
             }
             Action::EnsureImage { container, silent: false } => {
-                let failed = self.inputs.images.get(&container);
-                let since = match failed {
-                    Some(ImageState::Failed { since, .. }) => *since,
-                    Some(ImageState::Present { .. }) | None => self.now,
-                };
                 let retry_at = Some(self.now.mono.after(Duration::from_secs(10)));
-                self.inputs
-                    .images
-                    .insert(container, ImageState::Failed { reason, message, retry_at, since });
+                let state = ImageState::Failed { reason, message, retry_at, since: self.now };
+                Ok(Outcome::Image { container, state })
             }
             Action::PostStart { id, .. } => {
-                self.inputs.post_start.insert(id, HookState::Failed { message });
+                Ok(Outcome::Hook { id, state: HookState::Failed { message } })
             }
-            Action::PreStop { id, .. } => {
-                self.inputs.pre_stopped.insert(id);
-            }
+            Action::PreStop { id, .. } => Ok(Outcome::PreStopped { id }),
             Action::Prepare
             | Action::MountVolumes
             | Action::CreateSandbox { .. }
@@ -226,17 +233,17 @@ impl World {
             | Action::StopSandbox { .. }
             | Action::RemoveSandbox { .. }
             | Action::UnmountVolumes
-            | Action::CleanUp => {
-                let count = self.inputs.failures.get(key).map_or(1, |failure| failure.count + 1);
-                if let Key::Container(id) = &key {
-                    self.inputs.killing.remove(id);
-                }
-                self.inputs
-                    .failures
-                    .insert(key.clone(), Failure { count, at: self.now, reason, message });
-            }
-        }
+            | Action::CleanUp => Err(ActionError { reason, message }),
+        };
+        self.end(key, outcome);
         true
+    }
+
+    /// An action ends, and the runtime is read after it.
+    fn end(&mut self, key: &Key, outcome: Result<Outcome, ActionError>) {
+        let completion = Completion { key: key.clone(), outcome, mutated: true };
+        self.memory.take(Event::Completed(completion), self.now);
+        self.deliver();
     }
 
     /// Lets time pass.
@@ -249,31 +256,26 @@ impl World {
     /// The kubelet is restarted: what was in flight is lost, what was kept in memory only is
     /// forgotten.
     pub fn restart_kubelet(&mut self) {
-        let old = std::mem::take(&mut self.inputs);
-        self.inputs = Inputs {
-            prepared: old.prepared,
-            volumes: old.volumes,
-            network_not_ready: old.network_not_ready,
-            max_backoff: old.max_backoff,
-            expected_hash: old.expected_hash,
-            remembered: old.remembered,
-            recorded: Recorded {
-                sandbox: self.observed.latest_sandbox().map(|sandbox| sandbox.id.clone()),
-                ..old.recorded
-            },
-            gone_from_source: old.gone_from_source,
-            restart_all: old.restart_all,
-            ..Inputs::default()
+        self.deliver();
+        let facts = self.memory.facts().clone();
+        let preparation = match self.memory.known().preparation {
+            Preparation::Absent => Preparation::Absent,
+            Preparation::LeftBehind | Preparation::Prepared => Preparation::LeftBehind,
         };
-        let running =
-            self.observed.containers.iter().filter(|container| container.state.is_running());
-        self.inputs.post_start =
-            running.map(|container| (container.id.clone(), HookState::Done)).collect();
-        self.lifecycle = Lifecycle::Syncing;
-        self.in_flight.clear();
+        let start = Start {
+            pod: self.sent.clone(),
+            lifecycle: Lifecycle::Syncing,
+            config: facts.config,
+            recorded: facts.recorded,
+            remembered: self.memory.remembered(),
+            preparation,
+        };
+        self.memory = Memory::new(start, Arc::new(self.observed.clone()));
+        self.memory.take(Event::Volumes(facts.volumes), self.now);
+        self.memory.take(Event::Network(facts.network), self.now);
+        self.publish();
+        self.stop = None;
         self.actions.clear();
-        self.notices.clear();
-        self.finished = false;
     }
 
     /// A container ends by itself.
@@ -289,20 +291,9 @@ impl World {
         self.observed.containers.iter_mut().find(|container| &container.id == id)
     }
 
-    /// The actions in flight.
-    pub fn actions(&self) -> &BTreeMap<Key, Action> {
-        &self.actions
-    }
-
-    /// Takes the hashes of the spec as they are now.
-    pub fn expect_hashes(&mut self) {
-        let containers =
-            pod::init_containers(&self.pod).iter().chain(pod::main_containers(&self.pod));
-        let hash = |container: &k8s_openapi::api::core::v1::Container| {
-            let image = container.image.as_deref().unwrap_or_default();
-            (container.name.clone(), hash_of(image))
-        };
-        self.inputs.expected_hash = containers.map(hash).collect();
+    /// The runtime forgets a container.
+    pub fn remove_container(&mut self, id: &ContainerId) {
+        self.observed.containers.retain(|container| &container.id != id);
     }
 
     /// Puts a container into the runtime, in front of its predecessors.
@@ -317,9 +308,8 @@ impl World {
         while self.observed.container(&ContainerId::from(id.as_str())).is_some() {
             id.push('+');
         }
-        let image = pod::find_container(&self.pod, name)
-            .and_then(|(_, spec)| spec.image.clone())
-            .unwrap_or_default();
+        let spec = pod::find_container(&self.pod, name).map(|(_, spec)| spec);
+        let image = spec.as_ref().and_then(|spec| spec.image.clone()).unwrap_or_default();
         self.observed.containers.insert(
             0,
             ObservedContainer {
@@ -327,7 +317,7 @@ impl World {
                 name: name.to_owned(),
                 sandbox: sandbox.clone(),
                 restart_count,
-                hash: hash_of(&image),
+                hash: spec.map_or(0, |spec| container_hash(&spec)),
                 image_ref: format!("sha256:{image}"),
                 image,
                 created_at: self.now.wall,
@@ -341,98 +331,86 @@ impl World {
         );
     }
 
-    fn new_events(&mut self, plan: &Plan) -> Vec<Notice> {
-        let mut events = Vec::new();
-        for notice in &plan.notices {
-            let subject =
-                format!("{}/{}", notice.reason, notice.container.as_deref().unwrap_or_default());
-            if self.notices.insert(subject, notice.dedup.clone()).as_ref() != Some(&notice.dedup) {
-                events.push(notice.clone());
-            }
-        }
-        events
-    }
-
-    fn take_effect(&mut self, action: Action) {
+    /// Changes the world as an action does that succeeds.
+    fn take_effect(&mut self, action: Action) -> Outcome {
         match action {
-            Action::Prepare => {
-                self.inputs.prepared = true;
-                self.inputs.cgroup_given = requirements(&self.pod);
-            }
+            Action::Prepare => Outcome::Prepared { logged_restarts: BTreeMap::new() },
             Action::Resize { .. } => {
-                self.inputs.cgroup_given = requirements(&self.pod);
-                for container in
-                    self.observed.containers.iter().filter(|container| container.state.is_running())
-                {
-                    if let Some(given) = self.inputs.cgroup_given.get(&container.name) {
-                        self.inputs.actuated.insert(container.id.clone(), *given);
-                    }
-                }
+                let pod = requirements(&self.pod);
+                let running = self.observed.containers.iter();
+                let running = running.filter(|container| container.state.is_running());
+                let containers = running.filter_map(|container| {
+                    Some((container.id.clone(), *pod.get(&container.name)?))
+                });
+                Outcome::Resized { containers: containers.collect(), pod: pod.clone() }
             }
-            Action::MountVolumes => self.inputs.volumes = VolumesState::Ready,
-            Action::UnmountVolumes => self.inputs.volumes = VolumesState::Absent,
-            Action::CleanUp => self.inputs.prepared = false,
-            Action::CreateSandbox { attempt } => self.add_sandbox(attempt),
-            Action::EnsureImage { container, silent: true } => {
-                self.inputs.warmed.insert(container);
+            Action::MountVolumes => {
+                self.memory.take(Event::Volumes(VolumesState::Ready), self.now);
+                Outcome::Done
             }
+            Action::UnmountVolumes => {
+                self.memory.take(Event::Volumes(VolumesState::Absent), self.now);
+                Outcome::Done
+            }
+            Action::CleanUp => Outcome::CleanedUp,
+            Action::CreateSandbox { attempt } => {
+                self.add_sandbox(attempt);
+                Outcome::Done
+            }
+            Action::EnsureImage { container, silent: true } => Outcome::PulledAhead { container },
             Action::EnsureImage { container, silent: false } => {
                 let image_ref = format!("ref of {container}");
-                self.inputs.images.insert(container, ImageState::Present { image_ref });
+                Outcome::Image { container, state: ImageState::Present { image_ref } }
             }
             Action::StartContainer { container, restart_count, sandbox, .. } => {
-                let started_at = self.now.wall;
-                self.add_container(
-                    &container,
-                    restart_count,
-                    &sandbox,
-                    ContainerState::Running { started_at },
-                );
-                let given = requirements(&self.pod).remove(&container);
-                let id = self.observed.latest(&container).map(|container| container.id.clone());
-                self.inputs.actuated.extend(id.zip(given));
+                self.start_container(&container, restart_count, &sandbox)
             }
-            Action::PostStart { id, .. } => {
-                self.inputs.post_start.insert(id, HookState::Done);
-            }
-            Action::PreStop { id, .. } => {
-                self.inputs.pre_stopped.insert(id);
-            }
+            Action::PostStart { id, .. } => Outcome::Hook { id, state: HookState::Done },
+            Action::PreStop { id, .. } => Outcome::PreStopped { id },
             Action::KillContainer { id, container, why, .. } => {
                 let code = self.stop_codes.get(&container).copied().unwrap_or(143);
                 self.exit(&id, code, if code == 0 { "Completed" } else { "Error" });
-                self.inputs.killing.remove(&id);
-                self.inputs.killed.insert(id, why);
+                Outcome::Killed { id, why }
             }
-            Action::HurryKill { .. } => {}
+            Action::HurryKill { .. } => Outcome::Done,
             Action::RemoveContainer { id, reset } => {
                 self.remove_container(&id);
-                if reset {
-                    self.inputs.recorded.init_done.clear();
-                    self.inputs.remembered.values_mut().for_each(|seen| seen.exit = None);
-                }
+                if reset { Outcome::Reset { id } } else { Outcome::Done }
             }
             Action::StopSandbox { id } => {
-                let inside: Vec<_> =
-                    self.observed.containers.iter().filter(|c| c.sandbox == id).collect();
-                let ids: Vec<_> = inside
-                    .into_iter()
-                    .filter(|c| c.state.is_running())
-                    .map(|c| c.id.clone())
-                    .collect();
-                for container in ids {
-                    self.exit(&container, 137, "Error");
-                }
-                for sandbox in self.observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id)
-                {
-                    sandbox.state = SandboxState::NotReady;
-                }
-                self.inputs.stopped.insert(id);
+                self.stop_sandbox(&id);
+                Outcome::SandboxStopped { id }
             }
             Action::RemoveSandbox { id } => {
                 self.observed.sandboxes.retain(|sandbox| sandbox.id != id);
-                self.inputs.stopped.remove(&id);
+                Outcome::Done
             }
+        }
+    }
+
+    fn start_container(&mut self, name: &str, restart_count: u32, sandbox: &SandboxId) -> Outcome {
+        let started_at = self.now.wall;
+        let running = ContainerState::Running { started_at };
+        self.add_container(name, restart_count, sandbox, running);
+        let hook = pod::find_container(&self.pod, name)
+            .and_then(|(_, spec)| spec.lifecycle.as_ref()?.post_start.clone());
+        match self.observed.latest(name) {
+            Some(made) => Outcome::Started { id: made.id.clone(), has_post_start: hook.is_some() },
+            None => Outcome::Done,
+        }
+    }
+
+    fn stop_sandbox(&mut self, id: &SandboxId) {
+        let inside = self.observed.containers.iter().filter(|container| &container.sandbox == id);
+        let running: Vec<ContainerId> = inside
+            .filter(|container| container.state.is_running())
+            .map(|container| container.id.clone())
+            .collect();
+        for container in running {
+            self.exit(&container, 137, "Error");
+        }
+        for sandbox in self.observed.sandboxes.iter_mut().filter(|sandbox| &sandbox.id == id) {
+            sandbox.state = SandboxState::NotReady;
         }
     }
 
@@ -457,30 +435,6 @@ impl World {
             },
         );
     }
-
-    /// The runtime forgets a container; the worker remembers its count and exit.
-    pub fn remove_container(&mut self, id: &ContainerId) {
-        let Some(place) = self.observed.containers.iter().position(|container| &container.id == id)
-        else {
-            return;
-        };
-        let old = self.observed.containers.remove(place);
-        // Only what has run is remembered.
-        if old.state != ContainerState::Created {
-            let seen = Remembered { restart_count: old.restart_count, exit: None };
-            let remembered = self.inputs.remembered.entry(old.name).or_insert(seen);
-            if old.restart_count >= remembered.restart_count {
-                remembered.restart_count = old.restart_count;
-                if let Some(exit) = old.state.exit() {
-                    remembered.exit = Some(exit.clone());
-                }
-            }
-        }
-        self.inputs.killed.remove(id);
-        self.inputs.pre_stopped.remove(id);
-        self.inputs.post_start.remove(id);
-        self.inputs.failures.remove(&Key::Container(id.clone()));
-    }
 }
 
 /// The exited state of a container that was in `state`.
@@ -497,11 +451,4 @@ pub fn exited(state: &ContainerState, now: Wall, exit_code: i32, reason: &str) -
         reason: reason.to_owned(),
         message: String::new(),
     })
-}
-
-/// A stand-in for the hash of a container's definition (FNV-1a of the image); never zero.
-fn hash_of(image: &str) -> u64 {
-    image.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }) | 1
 }

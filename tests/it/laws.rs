@@ -5,15 +5,18 @@
 //! node. Every plan on the way is checked; at the end the world heals and must come to rest.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use rkubelet::model::waiting::ProbeOutcome;
 use rkubelet::model::{
-    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, SandboxId, SandboxState,
-    TerminationCause, VolumesState, pod,
+    ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, RestartPolicy, SandboxId,
+    SandboxState, TerminationCause, VolumesState, pod,
 };
-use rkubelet::pods::plan::types::{Action, Doing, ImageState, Key, Plan, Transition};
+use rkubelet::pods::memory::facts::NetworkProblem;
+use rkubelet::pods::memory::slot::ImageState;
+use rkubelet::pods::plan::types::{Action, InFlightAction, Key, Plan, Transition};
 use rkubelet::testkit::builders::{add_ephemeral, mark_deleted};
 use rkubelet::testkit::{ContainerBuilder, PodBuilder, World};
 
@@ -117,7 +120,7 @@ impl History {
         match what {
             0..=3 => {
                 self.round()?;
-                while !self.world.in_flight.is_empty() {
+                while !self.world.in_flight().is_empty() {
                     self.end_one(which, true);
                     self.note();
                 }
@@ -136,12 +139,11 @@ impl History {
         for _ in 0..6 {
             let plan = self.world.plan();
             self.check(&plan)?;
-            let before = self.world.lifecycle.clone();
-            let moved =
-                plan.transition.as_ref().is_some_and(|transition| self.world.transit(transition));
-            check_lifecycle(&before, &self.world.lifecycle)?;
+            let before = self.world.lifecycle().clone();
+            let moved = self.world.turn();
+            check_lifecycle(&before, self.world.lifecycle())?;
             if !moved {
-                self.world.begin(&plan);
+                self.world.round();
                 return Ok(());
             }
         }
@@ -150,7 +152,7 @@ impl History {
 
     /// Ends one of the actions in flight.
     fn end_one(&mut self, which: u8, well: bool) {
-        let keys: Vec<Key> = self.world.in_flight.keys().cloned().collect();
+        let keys: Vec<Key> = self.world.in_flight().keys().cloned().collect();
         if let Some(key) = pick(&keys, which) {
             if well {
                 self.world.complete(key);
@@ -182,27 +184,24 @@ impl History {
             (48, Some(id)) if how < 60 => world.remove_container(&id),
             (49, _) if how < 80 => break_sandbox(world, how),
             (50, _) => {
-                world.inputs.network_not_ready =
-                    how.is_multiple_of(2).then(|| "no plugin".to_owned());
+                let problem = NetworkProblem { message: "no plugin".to_owned(), diagnosis: None };
+                world.facts_mut().network = how.is_multiple_of(2).then_some(problem);
             }
-            (51, _) if world.inputs.volumes == VolumesState::Ready => {
+            (51, _) if world.facts().volumes == VolumesState::Ready => {
                 let missing = vec![("data".to_owned(), "gone".to_owned())];
-                world.inputs.volumes =
+                world.facts_mut().volumes =
                     VolumesState::Pending { missing, next_try: None, on_their_way: false };
             }
             (52, _) if how < 40 => {
                 let now = world.now.wall;
                 mark_deleted(&mut world.pod, now, i64::from(which % 40));
             }
-            (53, _) if how < 20 => world.inputs.gone_from_source = true,
-            (54, _) => world.inputs.status_acked = how.is_multiple_of(2),
+            (53, _) if how < 20 => world.remove_object(),
+            (54, _) => world.accept_status(how.is_multiple_of(2)),
             (55, _) if how < 40 => {
                 let cause =
                     TerminationCause::Evicted { reason: "Evicted".into(), message: String::new() };
-                world.transit(&Transition::Terminate {
-                    cause,
-                    grace: Duration::from_secs(u64::from(which % 20)),
-                });
+                world.evict(cause, Duration::from_secs(u64::from(which % 20)));
             }
             (56, _) if how < 60 => world.restart_kubelet(),
             (57, _) if how < 60 => change_image(world, which, how),
@@ -256,10 +255,10 @@ impl History {
         for action in &plan.actions {
             let key = action.key();
             prop_assert!(keys.insert(key.clone()), "one action per key: {:?}", action);
-            match (action, world.in_flight.get(&key)) {
+            match (action, world.in_flight().get(&key)) {
                 (
                     Action::HurryKill { deadline, .. },
-                    Some(Doing::Kill { deadline: running, .. }),
+                    Some(InFlightAction::Kill { deadline: running, .. }),
                 ) => {
                     prop_assert!(deadline < running, "a stop is only ever hurried");
                 }
@@ -272,7 +271,7 @@ impl History {
             }
             adds |= is_start(action);
             prop_assert_eq!(is_start(action), adds, "removal precedes addition: {:?}", action);
-            if world.lifecycle.is_stopping() {
+            if world.lifecycle().is_stopping() {
                 prop_assert!(!is_start(action), "nothing starts any more: {:?}", action);
             }
             self.check_ids(action)?;
@@ -297,7 +296,7 @@ impl History {
             }
             Action::StopSandbox { id }
             | Action::RemoveSandbox { id }
-            | Action::Resize { sandbox: id }
+            | Action::Resize { sandbox: id, .. }
             | Action::StartContainer { sandbox: id, .. } => {
                 let known = observed.sandboxes.iter().any(|sandbox| &sandbox.id == id);
                 prop_assert!(known, "not observed: {:?}", action);
@@ -316,7 +315,7 @@ impl History {
         let world = &self.world;
         let may_run = |container: &&rkubelet::model::ObservedContainer| match container.state {
             ContainerState::Running { .. } => true,
-            ContainerState::Unknown => !world.inputs.killed.contains_key(&container.id),
+            ContainerState::Unknown => !world.known().killed(&container.id).is_some(),
             ContainerState::Created | ContainerState::Exited(_) => false,
         };
         match action {
@@ -342,7 +341,7 @@ impl History {
                     world.observed.containers.iter().filter(|container| &container.sandbox == id);
                 prop_assert!(inside.next().is_none(), "emptied before removed: {:?}", action);
                 prop_assert!(
-                    world.inputs.stopped.contains(id),
+                    world.known().stopped.contains(id),
                     "stopped before removed: {:?}",
                     action
                 );
@@ -378,10 +377,10 @@ impl History {
                 .all(|sandbox| sandbox.state == SandboxState::NotReady);
             prop_assert!(none_ready, "one ready sandbox at a time");
             let come = matches!(
-                world.inputs.volumes,
+                world.facts().volumes,
                 VolumesState::Ready | VolumesState::Pending { on_their_way: true, .. }
             );
-            prop_assert!(world.inputs.prepared && come, "volumes are there or come");
+            prop_assert!(world.known().is_prepared() && come, "volumes are there or come");
         }
         let Action::StartContainer { container, kind, restart_count, sandbox, .. } = action else {
             return Ok(());
@@ -389,7 +388,7 @@ impl History {
         let twins: Vec<_> =
             world.observed.containers.iter().filter(|twin| &twin.name == container).collect();
         for twin in &twins {
-            let killed = world.inputs.killed.contains_key(&twin.id);
+            let killed = world.known().killed(&twin.id).is_some();
             let stopped = match twin.state {
                 ContainerState::Created | ContainerState::Exited(_) => true,
                 ContainerState::Unknown => killed,
@@ -399,10 +398,10 @@ impl History {
             prop_assert!(twin.restart_count < *restart_count, "restart counts grow: {:?}", action);
         }
         prop_assert!(
-            world.inputs.prepared && world.inputs.volumes == VolumesState::Ready,
+            world.known().is_prepared() && world.facts().volumes == VolumesState::Ready,
             "volumes come first"
         );
-        let image = world.inputs.images.get(container);
+        let image = world.known().image(container);
         prop_assert!(matches!(image, Some(ImageState::Present { .. })), "the image comes first");
         let latest = world.observed.latest_sandbox();
         prop_assert!(
@@ -439,7 +438,7 @@ impl History {
                 let running =
                     world.observed.containers.iter().any(|container| container.state.is_running());
                 let starting = world
-                    .in_flight
+                    .in_flight()
                     .keys()
                     .any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
                 prop_assert!(
@@ -449,9 +448,9 @@ impl History {
             }
             Some(Transition::Finished) => {
                 prop_assert!(
-                    !world.inputs.prepared && world.inputs.volumes == VolumesState::Absent
+                    !world.known().is_prepared() && world.facts().volumes == VolumesState::Absent
                 );
-                prop_assert!(world.inputs.status_acked || world.inputs.gone_from_source);
+                prop_assert!(world.facts().status_accepted || world.facts().is_gone());
             }
             Some(Transition::Terminate { .. } | Transition::Shorten { .. }) | None => {}
         }
@@ -460,19 +459,19 @@ impl History {
 
     /// From here on everything works: the pod must come to rest, and be what it should be.
     fn heal(&mut self) -> Result<(), TestCaseError> {
-        self.world.inputs.network_not_ready = None;
-        self.world.inputs.probes.containers.clear();
-        let lost_volumes = matches!(self.world.inputs.volumes, VolumesState::Pending { .. });
+        self.world.facts_mut().network = None;
+        self.world.facts_mut().probes = Arc::default();
+        let lost_volumes = matches!(self.world.facts().volumes, VolumesState::Pending { .. });
         if lost_volumes
-            && !self.world.in_flight.contains_key(&Key::Volumes)
-            && !self.world.lifecycle.is_stopping()
+            && !self.world.in_flight().contains_key(&Key::Volumes)
+            && !self.world.lifecycle().is_stopping()
         {
-            self.world.inputs.volumes = VolumesState::Ready;
+            self.world.facts_mut().volumes = VolumesState::Ready;
         }
         for _ in 0..400 {
             self.note();
             self.round()?;
-            let keys: Vec<Key> = self.world.in_flight.keys().cloned().collect();
+            let keys: Vec<Key> = self.world.in_flight().keys().cloned().collect();
             for key in &keys {
                 self.world.complete(key);
                 self.note();
@@ -489,11 +488,9 @@ impl History {
                         return Err(TestCaseError::fail("it wakes up for nothing"));
                     }
                 }
-                None if self.world.lifecycle.is_stopping()
-                    && !self.world.inputs.gone_from_source =>
-                {
-                    self.world.inputs.status_acked = true;
-                    self.world.inputs.gone_from_source = true;
+                None if self.world.lifecycle().is_stopping() && !self.world.facts().is_gone() => {
+                    self.world.accept_status(true);
+                    self.world.remove_object();
                 }
                 None => return self.check_rest(),
             }
@@ -514,7 +511,7 @@ impl History {
                 world.exit(&container.id, 0, "Completed");
                 worked = true;
             }
-            let verdict = world.inputs.probes.containers.entry(container.id).or_default();
+            let verdict = world.verdict_mut(container.id);
             if verdict.startup != Some(ProbeOutcome::Success) {
                 verdict.startup = Some(ProbeOutcome::Success);
                 worked = true;
@@ -526,10 +523,10 @@ impl History {
     fn check_rest(&self) -> Result<(), TestCaseError> {
         let world = &self.world;
         let plan = world.plan();
-        prop_assert!(plan.actions.is_empty() && world.in_flight.is_empty());
-        if world.lifecycle.is_stopping() {
+        prop_assert!(plan.actions.is_empty() && world.in_flight().is_empty());
+        if world.lifecycle().is_stopping() {
             prop_assert!(
-                world.finished,
+                world.is_finished(),
                 "a pod that stops is finished in the end: {:?}",
                 plan.blocked
             );
@@ -543,7 +540,7 @@ impl History {
                 .latest(&container.name)
                 .is_some_and(|found| found.state.is_running());
             let remembered =
-                world.inputs.remembered.get(&container.name).and_then(|seen| seen.exit.as_ref());
+                world.known().remembered(&container.name).and_then(|seen| seen.exit.as_ref());
             let observed = world.observed.latest(&container.name).map(|found| found.state.exit());
             let exit = observed.unwrap_or(remembered);
             let is_done =
@@ -574,10 +571,11 @@ fn comes_back(
             .and_then(|codes| codes.values.as_ref())
             .is_some_and(|codes| codes.contains(&exit_code))
     });
-    match container.restart_policy.as_deref().unwrap_or(pod::restart_policy(pod)) {
-        "Always" => true,
-        "OnFailure" => exit_code != 0,
-        _ => by_rule,
+    let own = container.restart_policy.as_deref().and_then(RestartPolicy::parse);
+    match own.unwrap_or(pod::restart_policy(pod)) {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => exit_code != 0,
+        RestartPolicy::Never => by_rule,
     }
 }
 
@@ -628,7 +626,7 @@ fn set_state(world: &mut World, id: &ContainerId, state: ContainerState) {
 }
 
 fn set_probe(world: &mut World, id: ContainerId, how: u8) {
-    let verdict = world.inputs.probes.containers.entry(id).or_default();
+    let verdict = world.verdict_mut(id);
     match how % 4 {
         0 => verdict.liveness = Some(ProbeOutcome::Failure),
         1 => verdict.startup = Some(ProbeOutcome::Failure),
@@ -664,5 +662,4 @@ fn change_image(world: &mut World, which: u8, how: u8) {
     let Some(spec) = world.pod.spec.as_mut() else { return };
     let place = usize::from(which) % spec.containers.len();
     spec.containers[place].image = Some(format!("new:{}", how % 3));
-    world.expect_hashes();
 }

@@ -7,24 +7,17 @@ use std::path::{Path, PathBuf};
 /// The folders of `src` in import order: each may use those before it. `clock` and `model` are for
 /// all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
-const ORDER: [&str; 28] = [
-    "telemetry", "config", "model", "linux", "cri", "csi", "cni", "apiserver", "resources", "images", "volumes",
-    "probes", "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "provider", "eviction", "node",
-    "certs", "server", "daemon", "testkit", "lib", "main",
+const ORDER: [&str; 24] = [
+    "telemetry", "config", "model", "linux", "cri", "cni", "apiserver", "resources", "images", "volumes", "probes",
+    "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "node", "server", "daemon", "testkit",
+    "lib", "main",
 ];
-const FOR_ALL: [&str; 3] = ["clock", "model", "shutdown"];
+const FOR_ALL: [&str; 2] = ["clock", "model"];
 
-/// Files (or folders of them) that only compute.
-#[rustfmt::skip]
-const PURE: [&str; 33] = [
-    "config/validate", "model", "resources/qos", "resources/cgroup_names", "resources/allocatable",
-    "resources/topology", "resources/cpus", "resources/memory", "resources/devices/inventory",
-    "resources/devices/checkpoint", "images/policy", "images/gc_plan",
-    "images/reference", "volumes/plan", "volumes/payload", "probes/verdict", "probes/schedule", "pleg/diff",
-    "status/compute", "status/merge", "status/patch", "admission", "desired/index", "desired/mirror", "pods/plan",
-    "pods/request", "eviction/thresholds", "eviction/rank", "node/status", "certs/rotate", "cri/convert",
-    "config/gates", "config/decode",
-];
+/// Folders of which every file only computes. Elsewhere a file says so itself, by the word "Pure" in
+/// its own `//!`.
+const PURE: [&str; 6] =
+    ["admission", "config/validate", "model", "pods/memory", "pods/plan", "pods/request"];
 /// What they therefore never name.
 #[rustfmt::skip]
 const IMPURE: [&str; 14] = [
@@ -50,6 +43,12 @@ impl Source {
         lines
             .enumerate()
             .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
+    }
+
+    /// Returns true if the `//!` at the top has a sentence that begins with "Pure".
+    fn says_pure(&self) -> bool {
+        let mut head = self.text.lines().map_while(|line| line.strip_prefix("//!"));
+        head.any(|line| ["Pure.", "Pure;", "Pure:"].iter().any(|word| line.contains(word)))
     }
 
     fn is_rust(&self) -> bool {
@@ -204,6 +203,19 @@ fn imports_go_leftward_only() {
 }
 
 #[test]
+fn the_documented_order_is_the_checked_one() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
+    let text = text.replace("\n//! ", " ");
+    let (_, rest) = text.split_once("`telemetry <").expect("lib.rs documents the import order");
+    let (rest, _) = rest.split_once('`').expect("its end");
+    let documented: Vec<&str> =
+        std::iter::once("telemetry").chain(rest.split('<').map(str::trim)).collect();
+    let exists = |name: &&&str| root().join("src").join(name).is_dir() && **name != "testkit";
+    let checked: Vec<&str> = ORDER.iter().filter(exists).copied().collect();
+    assert_eq!(documented, checked, "src/lib.rs and ORDER say the same");
+}
+
+#[test]
 fn the_import_parser_sees_groups() {
     let code =
         "use crate::a::x;\nuse crate::{b, c::{d, e}};\nlet y = crate::f::g(); $crate::h; scrate::i";
@@ -344,9 +356,8 @@ fn pure_files_only_compute() {
     let mut places = Vec::new();
     for source in sources().iter().filter(|source| source.is_rust()) {
         let Some(path) = source.path.strip_prefix("src/") else { continue };
-        let is_pure = PURE.iter().any(|pure| {
-            path.strip_prefix(pure).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
-        });
+        let is_in = |folder: &&str| path.strip_prefix(*folder).is_some_and(|p| p.starts_with('/'));
+        let is_pure = source.says_pure() || PURE.iter().any(is_in);
         if !is_pure {
             continue;
         }
@@ -364,6 +375,31 @@ fn pure_files_only_compute() {
          a table and replayed. Take what is needed as an argument; effects belong to the task beside it.",
         &places,
     );
+}
+
+#[test]
+fn the_lists_of_this_file_name_what_exists() {
+    let exists = |name: &str| {
+        let path = root().join("src").join(name);
+        path.is_dir() || path.with_extension("rs").is_file()
+    };
+    let names = ORDER.iter().chain(&FOR_ALL).chain(&PURE).chain(&BEING_WRITTEN);
+    let places: Vec<String> =
+        names.filter(|name| !exists(name)).map(|name| (*name).to_owned()).collect();
+    report("A rule about a name that does not exist looks as if it held something.", &places);
+}
+
+#[test]
+fn the_architecture_document_has_the_order_that_is_checked() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
+    let prose = text.replace("\n//! ", " ");
+    let start = prose.find("`telemetry < ").expect("the order");
+    let order = prose[start + 1..].split('`').next().unwrap_or_default();
+    let written: Vec<&str> = order.split(" < ").collect();
+
+    let program = ["testkit", "lib", "main"];
+    let checked: Vec<&str> = ORDER.into_iter().filter(|folder| !program.contains(folder)).collect();
+    assert_eq!(written, checked, "the code map of src/lib.rs beside ORDER of this file");
 }
 
 #[test]

@@ -72,7 +72,6 @@ pub(in crate::config) fn parse(
     for (name, value) in gates_of_the_file {
         config.feature_gates.entry(name).or_insert(value);
     }
-    config.seccomp_default |= flags.seccomp_default;
     flags.given = given;
     Ok(Parsed { flags, config, deprecated })
 }

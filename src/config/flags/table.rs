@@ -169,7 +169,7 @@ pub(super) static OWN: &[Group] = &[
             ),
             own(
                 "log-flush-frequency",
-                Bind::Duration(|t| &mut t.config.logging.flush_frequency),
+                Bind::Duration(|t| &mut t.config.logging.flush_frequency.duration),
                 "How often a buffered log is flushed; lines are never held back here.",
             ),
         ],

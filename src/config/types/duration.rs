@@ -173,8 +173,9 @@ impl Serialize for GoDuration {
 
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(de::Error::custom)
+        // Null is no text, as for Go.
+        let text = Option::<String>::deserialize(deserializer)?;
+        Self::parse(&text.unwrap_or_default()).map_err(de::Error::custom)
     }
 }
 

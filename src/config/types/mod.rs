@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{DurationError, GoDuration};
 pub use parts::{
-    Anonymous, CrashLoopBackOff, FormatOptions, Headers, KubeletAuthentication,
+    Anonymous, CrashLoopBackOff, FlushFrequency, FormatOptions, Headers, KubeletAuthentication,
     KubeletAuthorization, LoggingConfiguration, MemoryReservation, MemorySwap, OutputRouting,
     QuantityText, ShutdownGracePeriodByPodPriority, Tracing, UserNamespaces, VModule,
     WebhookAuthentication, WebhookAuthorization, X509,

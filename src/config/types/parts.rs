@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{GoDuration, is_false};
 
@@ -161,8 +161,7 @@ pub struct LoggingConfiguration {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub format: String,
     /// How often a buffered log is flushed at least. Lines are never held back here.
-    #[serde(deserialize_with = "duration_or_nanoseconds")]
-    pub flush_frequency: GoDuration,
+    pub flush_frequency: FlushFrequency,
     /// Level: the higher the more is logged.
     pub verbosity: u32,
     /// Levels per source file, for the text format.
@@ -176,7 +175,7 @@ impl Default for LoggingConfiguration {
     fn default() -> Self {
         Self {
             format: "text".to_owned(),
-            flush_frequency: GoDuration::from_secs(5),
+            flush_frequency: FlushFrequency::default(),
             verbosity: 0,
             vmodule: Vec::new(),
             options: FormatOptions::default(),
@@ -277,18 +276,47 @@ impl<'de> Deserialize<'de> for QuantityText {
     }
 }
 
-/// A duration's text, or a number of nanoseconds as older versions of the logging API wrote it.
-fn duration_or_nanoseconds<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<GoDuration, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Nanoseconds(i64),
-        Text(String),
+/// A duration that older versions of the logging API wrote as a number of nanoseconds. `/configz`
+/// shows it as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushFrequency {
+    /// The duration.
+    pub duration: GoDuration,
+    /// Whether it was written as a number.
+    pub as_number: bool,
+}
+
+impl Default for FlushFrequency {
+    fn default() -> Self {
+        Self { duration: GoDuration::from_secs(5), as_number: false }
     }
-    match Either::deserialize(deserializer)? {
-        Either::Nanoseconds(nanos) => Ok(GoDuration::from_nanos(nanos)),
-        Either::Text(text) => GoDuration::parse(&text).map_err(de::Error::custom),
+}
+
+impl Serialize for FlushFrequency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.as_number {
+            serializer.serialize_i64(self.duration.nanos())
+        } else {
+            self.duration.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FlushFrequency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Nanoseconds(i64),
+            Text(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Nanoseconds(nanos) => {
+                Ok(Self { duration: GoDuration::from_nanos(nanos), as_number: true })
+            }
+            Either::Text(text) => GoDuration::parse(&text)
+                .map(|duration| Self { duration, as_number: false })
+                .map_err(de::Error::custom),
+        }
     }
 }

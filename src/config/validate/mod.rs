@@ -8,12 +8,14 @@ pub(super) mod labels;
 mod policies;
 mod ranges;
 mod resources;
+mod startup;
 
 pub(super) use labels::node_labels;
+pub(super) use startup::split_node_ips;
 
 use super::gates::FeatureGates;
 use super::types::KubeletConfiguration;
-use super::{ConfigWarning, Host};
+use super::{ConfigWarning, Flags, Host};
 
 /// Everything that makes `config` impossible, in upstream's order.
 pub(super) fn configuration(
@@ -28,6 +30,17 @@ pub(super) fn configuration(
     // One mistake can break one rule twice.
     let mut seen = std::collections::HashSet::new();
     report.problems.retain(|problem| seen.insert(problem.clone()));
+    report.problems
+}
+
+/// Everything that makes the parts refuse to start, in upstream's order.
+pub(super) fn startup(
+    flags: &Flags,
+    config: &KubeletConfiguration,
+    gates: &FeatureGates,
+) -> Vec<String> {
+    let mut report = Report::default();
+    startup::check(flags, config, gates, &mut report);
     report.problems
 }
 

@@ -3,9 +3,9 @@
 use std::path::{Component, Path};
 
 use super::Report;
-use crate::config::Host;
 use crate::config::gates::{FeatureGates, Gate};
 use crate::config::types::{GoDuration, KubeletConfiguration};
+use crate::config::{Host, machine};
 use crate::model::quantity::Amount;
 
 /// Identifiers per pod come in units of this many.
@@ -30,7 +30,7 @@ pub(super) fn check(
     pulled_images(config, gates, report);
     reserved_cpus(config, report);
     reserved_memory(config, report);
-    machine(config, host, report);
+    self::host(config, host, report);
     if !matches!(config.show_hidden_metrics_for_version.as_str(), "" | "1.35") {
         report.add(format!(
             "invalid showHiddenMetricsForVersion: showHiddenMetricsForVersion: Invalid value: {:?}: must be omitted or \
@@ -149,30 +149,11 @@ fn reserved_cpus(c: &KubeletConfiguration, report: &mut Report) {
          kubeReservedCgroup (--kube-reserved-cgroup)"
             .into()
     });
-    if let Err(problem) = cpu_list(cpus) {
+    if let Err(problem) = machine::cpu_list(cpus) {
         report.require(false, || {
             format!("unable to parse reservedSystemCPUs (--reserved-cpus) {cpus}, error: {problem}")
         });
     }
-}
-
-/// Checks a list of CPUs and ranges of them: `0-3,8`.
-fn cpu_list(text: &str) -> Result<(), String> {
-    let number = |text: &str| {
-        text.parse::<u32>().map_err(|_| format!("strconv.Atoi: parsing {text:?}: invalid syntax"))
-    };
-    for range in text.split(',') {
-        match range.split_once('-') {
-            None => drop(number(range)?),
-            Some((first, last)) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if first > last {
-                    return Err(format!("invalid range {range:?} ({first} > {last})"));
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 fn reserved_memory(c: &KubeletConfiguration, report: &mut Report) {
@@ -202,7 +183,7 @@ fn reserved_memory(c: &KubeletConfiguration, report: &mut Report) {
 }
 
 /// What depends on the machine. Upstream stops at the first of these.
-fn machine(c: &KubeletConfiguration, host: Host, report: &mut Report) {
+fn host(c: &KubeletConfiguration, host: Host, report: &mut Report) {
     if c.fail_cgroup_v1 && !host.cgroup_v2 {
         report.add(
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be \
@@ -228,8 +209,8 @@ fn machine(c: &KubeletConfiguration, host: Host, report: &mut Report) {
 
 fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) {
     let logging = &c.logging;
-    if logging.flush_frequency <= GoDuration::ZERO {
-        let frequency = logging.flush_frequency;
+    if logging.flush_frequency.duration <= GoDuration::ZERO {
+        let frequency = logging.flush_frequency.duration;
         report.add(format!(
             "logging.flushFrequency: Invalid value: \"{frequency}\": Must be greater than zero"
         ));

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::super::plan::types::Key;
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, PodUid, pod};
@@ -86,7 +86,7 @@ impl PodExecutor {
     }
 
     /// Removes the pod's log directory, once nothing of the pod is left.
-    pub(super) fn remove_log_directory(&self, pod: &crate::model::Pod) {
+    pub fn remove_log_directory(&self, pod: &crate::model::Pod) {
         let directory = request::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir);
         // Its containers' links went with them, unless a process died between the removal in the
         // runtime and its own. Before the directory: while that is there, somebody will look.
@@ -99,25 +99,39 @@ impl PodExecutor {
     }
 }
 
-/// Log directories of pods that nobody knows: a process that died between the last removal in the
-/// runtime and its own left them. Only what is there now: a pod that comes later has a directory
-/// that was not.
-pub fn unknown_logs(pod_logs: &Path, known: &[PodUid]) -> Vec<PathBuf> {
+/// Removes the logs of pods that are not known. `is_known` is asked after the directories have been
+/// listed, so that a pod that comes meanwhile keeps its own.
+pub async fn sweep_logs(
+    pod_logs: PathBuf,
+    container_logs: PathBuf,
+    is_known: impl Fn(&PodUid) -> bool + Send + 'static,
+) {
+    let removal = move || remove_unknown_logs(&unknown_logs(&pod_logs, is_known), &container_logs);
+    if let Err(error) = crate::linux::blocking::spawn(removal).await {
+        warn!(%error, "removing logs of pods that are not known failed");
+    }
+}
+
+/// Log directories of pods that are not known: a process that died between the last removal in the
+/// runtime and its own left them.
+fn unknown_logs(pod_logs: &Path, is_known: impl Fn(&PodUid) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(pod_logs) else { return Vec::new() };
-    let unknown = entries.flatten().filter(|entry| {
+    // All of them are listed before the first one is asked for.
+    let entries: Vec<_> = entries.flatten().collect();
+    let unknown = entries.into_iter().filter(|entry| {
         let name = entry.file_name();
         // NAMESPACE_NAME_UID: whatever else lies here is not ours.
         let uid = name
             .to_str()
             .filter(|name| name.matches('_').count() == 2)
             .and_then(|name| name.rsplit('_').next());
-        uid.is_some_and(|uid| !known.iter().any(|known| known.as_str() == uid))
+        uid.is_some_and(|uid| !is_known(&PodUid::from(uid)))
     });
     unknown.map(|entry| entry.path()).collect()
 }
 
 /// Removes such directories, and the links to what was in them. Blocks on the disk.
-pub fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
+fn remove_unknown_logs(directories: &[PathBuf], container_logs: &Path) {
     remove_links(directories, container_logs);
     for directory in directories {
         info!(directory = %directory.display(), "removing the logs of a pod that nobody knows");
@@ -183,7 +197,7 @@ mod tests {
             std::os::unix::fs::symlink(pods.join(target).join("main/0.log"), links.join(name))
                 .expect("a link");
         }
-        remove_unknown_logs(&unknown_logs(&pods, &[PodUid::from("u1")]), &links);
+        remove_unknown_logs(&unknown_logs(&pods, |uid| uid.as_str() == "u1"), &links);
         let left = |folder: &Path| {
             let entries = std::fs::read_dir(folder).expect("readable");
             let mut names: Vec<_> =

@@ -13,9 +13,10 @@ use k8s_openapi::api::core::v1 as api;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
-use super::super::plan::types::{HookState, Key};
+use super::super::memory::container::HookState;
+use super::super::plan::types::Key;
 use super::super::{hooks, request};
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::apiserver::objects::ObjectError;
 use crate::cri::v1;
@@ -254,7 +255,7 @@ impl PodExecutor {
             pod: &context.pod,
             container,
             pod_ips: &self.preferred(&pod_ips),
-            host_ips: &self.deps.settings.node_ips,
+            host_ips: &self.deps.host_ips.borrow(),
             allocatable: &self.deps.allocatable.borrow(),
             services: services.as_deref(),
             config_maps: &references.config_maps,

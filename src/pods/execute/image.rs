@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::super::plan::types::{ImageState, Key};
-use super::report::PodExecutor;
+use super::super::memory::slot::ImageState;
+use super::super::plan::types::Key;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::images;
 use crate::model::reason::event;
@@ -45,10 +46,10 @@ impl PodExecutor {
         };
         let answer = self.deps.images.ensure(request).await;
         let outcome = match (answer, silent) {
-            (Ok(_), true) => Outcome::Warmed { container },
+            (Ok(_), true) => Outcome::PulledAhead { container },
             (Err(error), true) => {
                 debug!(container, %error, "silent pull failed; it is tried again in its turn");
-                Outcome::Warmed { container }
+                Outcome::PulledAhead { container }
             }
             (Ok(present), false) => Outcome::Image {
                 container,

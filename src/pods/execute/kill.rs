@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::super::hooks;
 use super::super::plan::kill_message;
 use super::super::plan::types::{Key, KillReason};
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::reason::event;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1 as api;
 use tracing::warn;
 
 use super::super::request::{self, EnvVar, VolumeSource};
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Context};
 use crate::images;
 use crate::linux::beneath::Root;

@@ -1,4 +1,4 @@
-//! How many pods the runtime is asked to start and to take down at a time (principle 7): a new
+//! How many pods the runtime is asked to start and to take down at a time (invariant 9): a new
 //! sandbox waits while too much is being started, a container of a pod that has its sandbox never
 //! does; a sandbox is stopped when few others are. The limits order, they never block: a start that
 //! hangs counts for [`START_FOR`] only, a stop for [`STOP_FOR`].

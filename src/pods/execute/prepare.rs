@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::plan::types::Key;
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::linux::fs::ensure_dir;
 use crate::model::reason::event;

@@ -2,17 +2,19 @@
 //! those that shrink first, then its cgroup where that shrinks. Doing it again changes nothing, so
 //! a failure half-way is simply repeated.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tracing::{debug, info};
 
 use super::super::plan::types::Key;
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, ObservedContainer, Pod, SandboxId, error_chain, pod};
-use crate::resources::allocation::{Requirements, requirements};
+use crate::resources::allocation::{Requirements, needs_restart, requirements};
 use crate::resources::list::{CPU, MEMORY, Quantities};
 
 /// A container that is to be given other resources.
@@ -36,15 +38,17 @@ impl PodExecutor {
         &self,
         key: Key,
         sandbox: SandboxId,
+        given: BTreeMap<ContainerId, Requirements>,
         context: Context,
     ) -> Completion {
         let mut mutation = self.deps.pleg.begin(&self.uid);
-        let changes = changes(&context);
+        let changes = changes(&given, &context);
         // Their states stay the same: without a word they would not be asked again.
         for change in &changes {
             mutation.touched_container(&change.id, &sandbox);
         }
-        let done = self.resize_in_order(&sandbox, changes, &context).await;
+        let widest = widest(&context.pod, &given, &context);
+        let done = self.resize_in_order(&sandbox, changes, &widest, &context).await;
         mutation.end();
         let outcome =
             done.map(|containers| Outcome::Resized { containers, pod: requirements(&context.pod) });
@@ -55,13 +59,13 @@ impl PodExecutor {
         &self,
         sandbox: &SandboxId,
         mut changes: Vec<Change>,
+        widest: &Pod,
         context: &Context,
     ) -> Result<Vec<(ContainerId, Requirements)>, ActionError> {
         let failed = |message: String| ActionError::new("Error", message);
         self.check_memory(&changes).await?;
-        let widest = widest(&context.pod, context);
         self.tell_sandbox(sandbox, context).await?;
-        self.set_cgroup(&widest).await.map_err(failed)?;
+        self.set_cgroup(widest).await.map_err(failed)?;
         changes.sort_by_key(|change| !change.shrinks());
         for change in &changes {
             let oom = self.oom_score_adj(&context.pod, &change.spec);
@@ -152,12 +156,15 @@ impl PodExecutor {
     }
 }
 
-fn changes(context: &Context) -> Vec<Change> {
+fn changes(given: &BTreeMap<ContainerId, Requirements>, context: &Context) -> Vec<Change> {
     let change = |container: &ObservedContainer| {
-        let has = *context.actuated.get(&container.id)?;
+        let has = *given.get(&container.id)?;
         let (_, spec) = pod::find_container(&context.pod, &container.name)?;
-        let wants = Requirements::of(&spec);
-        (container.state.is_running() && has != wants).then(|| Change {
+        let wants = Requirements::of(&context.pod, &spec);
+        // One that has to be started anew gets its resources with that start.
+        let policies = spec.resize_policy.as_deref().unwrap_or_default();
+        let is_update = has != wants && !needs_restart(policies, has, wants);
+        (container.state.is_running() && is_update).then(|| Change {
             id: container.id.clone(),
             spec: spec.into_owned(),
             has,
@@ -169,16 +176,16 @@ fn changes(context: &Context) -> Vec<Change> {
 
 /// The pod with the larger of what its containers have and what they are given: its cgroup must
 /// hold both meanwhile.
-fn widest(pod: &Pod, context: &Context) -> Pod {
+fn widest(pod: &Pod, given: &BTreeMap<ContainerId, Requirements>, context: &Context) -> Pod {
     let mut widest = pod.clone();
     let Some(spec) = &mut widest.spec else { return widest };
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         let running =
             context.observed.latest(&container.name).filter(|latest| latest.state.is_running());
-        let Some(has) = running.and_then(|latest| context.actuated.get(&latest.id)) else {
+        let Some(has) = running.and_then(|latest| given.get(&latest.id)) else {
             continue;
         };
-        let both = has.widest(Requirements::of(container));
+        let both = has.widest(Requirements::of(pod, container));
         let own = container.resources.get_or_insert_default();
         let set = |list: &mut Option<Quantities>, name: &str, amount: i64, unit: &str| {
             let list = list.get_or_insert_default();

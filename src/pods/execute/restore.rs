@@ -7,9 +7,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use tracing::warn;
 
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use crate::cri::{labels, v1};
-use crate::model::{ContainerId, Pod, pod};
+use crate::model::{ContainerId, Pod, pod, time};
 
 /// What is needed to stop a container of an orphan as its pod wished.
 #[derive(Debug, Default, PartialEq)]
@@ -41,7 +41,8 @@ impl PodExecutor {
 
 fn restored(name: &str, annotations: &std::collections::HashMap<String, String>) -> Restored {
     let seconds = |label: &str| {
-        annotations.get(label).and_then(|text| text.parse().ok()).map(Duration::from_secs)
+        let seconds = annotations.get(label).and_then(|text| text.parse().ok());
+        seconds.map(|seconds| Duration::from_secs(seconds).min(time::LONGEST))
     };
     let pre_stop = annotations
         .get(labels::CONTAINER_PRE_STOP_HANDLER)
@@ -88,6 +89,16 @@ mod tests {
             hook.exec.and_then(|exec| exec.command),
             Some(vec!["sleep".to_owned(), "1".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_grace_that_nothing_can_count_is_cut() {
+        let annotations = [(labels::POD_TERMINATION_GRACE_PERIOD, "400000000000000")];
+        let annotations = annotations
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect();
+        assert_eq!(restored("app", &annotations).grace, Some(crate::model::time::LONGEST));
     }
 
     #[test]

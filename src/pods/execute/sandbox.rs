@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::super::plan::types::Key;
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Completion, Context, Count, Outcome};
 use crate::clock::Clock;
 use crate::cri::{CriError, Runtime, v1};
@@ -16,7 +16,7 @@ use crate::model::reason::event;
 use crate::model::{EventType, SandboxId, pod};
 
 /// How long a reserved name is waited for: the runtime still makes or undoes an earlier attempt
-/// (principle 9).
+/// (invariant 7).
 const RESERVED_FOR: Duration = Duration::from_secs(60);
 
 /// How often a reserved name is tried.

@@ -2,7 +2,7 @@
 //! is made, kept until its directory is removed.
 
 use super::super::request;
-use super::report::PodExecutor;
+use super::executor::PodExecutor;
 use super::{ActionError, Context};
 use crate::cri::v1;
 use crate::model::Pod;

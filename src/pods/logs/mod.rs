@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::tz::TimeZone;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
@@ -119,7 +120,8 @@ impl Rotator {
         let (path, max_files) = (log.path.clone(), self.policy.max_files);
         let prepared = crate::linux::blocking::spawn(move || prepare(&path, max_files));
         prepared.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let rotated = rotated(&log.path, self.clock.now().wall);
+        let zone = crate::linux::blocking::spawn(local_zone).await.unwrap_or(TimeZone::UTC);
+        let rotated = rotated(&log.path, self.clock.now().wall, zone);
         let rename =
             |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| error.to_string());
         rename(&log.path, &rotated)?;
@@ -149,9 +151,16 @@ fn size(path: &Path, max_size: u64) -> Size {
     }
 }
 
-fn rotated(path: &Path, now: Wall) -> PathBuf {
+/// The time zone of the node, in which upstream names rotated logs.
+fn local_zone() -> TimeZone {
+    let data = std::fs::read("/etc/localtime").unwrap_or_default();
+    TimeZone::tzif("Local", &data).unwrap_or(TimeZone::UTC)
+}
+
+/// The name of a log that is rotated now, by the clock of the node's time zone.
+fn rotated(path: &Path, now: Wall, zone: TimeZone) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", now.strftime(TIME_FORMAT)));
+    name.push(format!(".{}", now.to_zoned(zone).strftime(TIME_FORMAT)));
     PathBuf::from(name)
 }
 
@@ -210,6 +219,8 @@ mod tests {
     use std::io::Read as _;
     use std::path::Path;
 
+    use jiff::tz::TimeZone;
+
     use super::{Size, prepare, rotated, size};
 
     #[test]
@@ -245,6 +256,9 @@ mod tests {
         std::fs::write(&path, "abc").expect("written");
         assert_eq!((size(&path, 3), size(&path, 4)), (Size::TooLong, Size::Fine));
         let now = jiff::Timestamp::UNIX_EPOCH;
-        assert_eq!(rotated(Path::new("/l/0.log"), now), Path::new("/l/0.log.19700101-000000"));
+        for (hours, name) in [(0, "0.log.19700101-000000"), (-7, "0.log.19691231-170000")] {
+            let zone = TimeZone::fixed(jiff::tz::offset(hours));
+            assert_eq!(rotated(Path::new("0.log"), now, zone), Path::new(name));
+        }
     }
 }

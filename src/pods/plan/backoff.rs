@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::types::Backoff;
 use crate::model::Mono;
+use crate::pods::memory::slot::Backoff;
 
 /// The first wait of the crash back-off.
 const INITIAL: Duration = Duration::from_secs(10);

@@ -1,11 +1,13 @@
 //! A pod that has stopped: volumes, directories and cgroup, the final status, and the removal of
 //! what is left.
 
-use super::draft::Draft;
+use super::planner::Planner;
 use super::types::{Action, Key, KillReason, Transition};
 use crate::model::{Blocked, Stage, VolumesState};
+use crate::pods::memory::facts::{Removal, Source};
+use crate::pods::memory::known::Preparation;
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Plans for a pod that has stopped.
     pub(super) fn finish(&mut self) {
         // A start that outlived its caller may still bring something up.
@@ -14,13 +16,10 @@ impl Draft<'_> {
         if starting || !quiet || !self.stop_sandboxes(Stage::Stop) {
             return;
         }
-        if self.inputs.gone_from_source {
-            match self.inputs.removable_at.filter(|moment| *moment > self.now.mono) {
-                Some(moment) => self.wake(moment),
-                None => self.remove_everything(),
-            }
-        } else {
-            self.remove_leftovers();
+        match self.facts.source {
+            Source::Gone(Removal::Delayed { at, .. }) if at > self.now.mono => self.wake(at),
+            Source::Gone(Removal::Delayed { .. } | Removal::Due) => self.remove_everything(),
+            Source::Present => self.remove_leftovers(),
         }
         if self.are_volumes_gone() && self.is_cleaned_up() && self.is_told() {
             self.plan.transition = Some(Transition::Finished);
@@ -28,8 +27,8 @@ impl Draft<'_> {
     }
 
     fn are_volumes_gone(&mut self) -> bool {
-        let failed_before = self.inputs.failures.contains_key(&Key::Volumes);
-        let last_error = match &self.inputs.volumes {
+        let failed_before = self.known.failures.contains_key(&Key::Volumes);
+        let last_error = match &self.facts.volumes {
             VolumesState::Absent if self.doing(&Key::Volumes).is_none() => return true,
             // What is being set up would come to be mounted after all.
             VolumesState::Absent => None,
@@ -56,7 +55,7 @@ impl Draft<'_> {
     }
 
     fn is_cleaned_up(&mut self) -> bool {
-        let is_there = self.inputs.prepared || self.inputs.left_behind;
+        let is_there = self.known.preparation != Preparation::Absent;
         if !is_there && self.doing(&Key::CleanUp).is_none() && self.doing(&Key::Prepare).is_none() {
             return true;
         }
@@ -74,10 +73,10 @@ impl Draft<'_> {
     /// Whether nothing is left to be told or removed. The worker ends when, beyond that, the object
     /// is gone.
     fn is_told(&mut self) -> bool {
-        if self.inputs.gone_from_source {
+        if self.facts.is_gone() {
             return self.observed.is_empty();
         }
-        if !self.inputs.status_acked {
+        if !self.facts.status_accepted {
             let on = "the API server to accept its final status".into();
             self.block(Blocked {
                 stage: Stage::Status,
@@ -87,6 +86,6 @@ impl Draft<'_> {
                 next_try: None,
             });
         }
-        self.inputs.status_acked
+        self.facts.status_accepted
     }
 }

@@ -1,13 +1,13 @@
 //! Initialization: init containers in order, each ended before the next begins; sidecars in
 //! between, each started before the next begins, then kept running.
 
-use super::draft::Draft;
+use super::container_spec::{ContainerSpec, quoted};
+use super::planner::Planner;
 use super::restart;
-use super::spec::{Spec, quoted};
 use super::types::{Key, KillReason};
 use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId, Stage};
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Carries initialization on in `sandbox`; true once main containers may start.
     ///
     /// Progress is read off the newest init container that this sandbox has seen (upstream reads it
@@ -70,13 +70,10 @@ impl Draft<'_> {
 
     /// The same of all main containers but one.
     pub(super) fn is_ending_but_for(&self, except: Option<&str>) -> bool {
-        let policy = self.restart_policy();
-        let stays_stopped = |spec: &Spec<'_>| {
-            let why = self
-                .observed
-                .latest(spec.name)
-                .and_then(|latest| self.inputs.killing.get(&latest.id));
-            why.is_some_and(|why| restart::stays_stopped(spec, policy, why))
+        let stays_stopped = |spec: &ContainerSpec<'_>| {
+            let why =
+                self.observed.latest(spec.name).and_then(|latest| self.known.killing(&latest.id));
+            why.is_some_and(|why| restart::stays_stopped(spec, why))
         };
         self.of_kind(ContainerKind::Main)
             .iter()
@@ -86,7 +83,7 @@ impl Draft<'_> {
 
     /// Whether a container was begun in `sandbox`: it is there, is being made, or is recorded as
     /// done.
-    fn has_begun(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+    fn has_begun(&self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
         self.latest_in(spec.name, sandbox).is_some()
             || self.doing(&Key::Start(spec.name.to_owned())).is_some()
             || self.is_recorded_done(spec, sandbox)
@@ -94,15 +91,15 @@ impl Draft<'_> {
 
     /// Whether the API knew the init container as done when this process adopted the pod with this
     /// sandbox.
-    fn is_recorded_done(&self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
-        let recorded = &self.inputs.recorded;
+    fn is_recorded_done(&self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
+        let recorded = &self.facts.recorded;
         spec.kind == ContainerKind::Init
             && recorded.sandbox.as_ref() == Some(sandbox)
             && recorded.init_done.iter().any(|name| name == spec.name)
     }
 
     /// Carries the newest init container on; true when the next may begin.
-    fn is_through(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+    fn is_through(&mut self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
         match spec.kind {
             ContainerKind::Sidecar => {
                 self.keep_running(spec, sandbox) && self.is_started(spec, sandbox)
@@ -113,7 +110,7 @@ impl Draft<'_> {
         }
     }
 
-    fn is_init_through(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+    fn is_init_through(&mut self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
         let Some(container) = self.latest_in(spec.name, sandbox) else {
             if self.is_recorded_done(spec, sandbox) {
                 return true;
@@ -146,10 +143,10 @@ impl Draft<'_> {
     }
 
     /// Keeps a sidecar running; true while it does.
-    fn keep_running(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+    fn keep_running(&mut self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
         match self.latest_in(spec.name, sandbox) {
             Some(container) if container.state.is_running() => {
-                self.look_after(spec, container);
+                self.check_running(spec, container);
                 !self.is_being_killed(&container.id)
             }
             latest => {
@@ -166,7 +163,7 @@ impl Draft<'_> {
 
     /// Whether a running sidecar counts as started: its postStart hook has ended and its startup
     /// probe has succeeded.
-    fn is_started(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> bool {
+    fn is_started(&mut self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> bool {
         let Some(container) = self.latest_in(spec.name, sandbox) else { return false };
         if self.hook_is_pending(spec, container) {
             let on = format!("the postStart hook of sidecar {}", quoted(spec.name));

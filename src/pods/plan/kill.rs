@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use super::draft::Draft;
+use super::container_spec::ContainerSpec;
+use super::planner::Planner;
 use super::restart;
-use super::spec::Spec;
 use super::types::{Action, Key, KillReason};
+use crate::model::time::seconds;
 use crate::model::{
     ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, Stage, pod,
 };
@@ -18,7 +19,7 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// The text of the `Killing` event, upstream's: why a container is stopped and whether it comes
 /// back.
 pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
-    let specs = Spec::all(pod);
+    let specs = ContainerSpec::all(pod);
     let spec = specs.iter().find(|spec| spec.name == container);
     let is_main = spec.is_none_or(|spec| spec.kind == ContainerKind::Main);
     let subject = if is_main { "Container" } else { "Init container" };
@@ -38,13 +39,12 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
         KillReason::Startup => "failed startup probe",
     };
     // Upstream announces the restart of main containers only.
-    let restarts =
-        is_main && spec.is_none_or(|spec| restart::after_kill(spec, pod::restart_policy(pod), why));
+    let restarts = is_main && spec.is_none_or(|spec| restart::after_kill(spec, why));
     let outlook = if restarts { ", will be restarted" } else { "" };
     format!("{subject} {container} {cause}{outlook}")
 }
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its
     /// own grace from now.
     pub(super) fn kill(
@@ -60,9 +60,9 @@ impl Draft<'_> {
         let pre_stop = spec.is_some_and(|spec| spec.has_pre_stop())
             && wanted > self.now.mono
             && container.state != ContainerState::Unknown
-            && !self.inputs.pre_stopped.contains(&container.id)
+            && !self.known.is_pre_stopped(&container.id)
             // A kill that failed has run the hook already.
-            && !self.inputs.failures.contains_key(&key);
+            && !self.known.failures.contains_key(&key);
         self.attempt(Action::KillContainer {
             id: container.id.clone(),
             container: container.name.clone(),
@@ -73,7 +73,7 @@ impl Draft<'_> {
     }
 
     /// The grace of a container that is stopped on its own.
-    pub(super) fn own_grace(&self, spec: Option<&Spec<'_>>, why: &KillReason) -> Duration {
+    pub(super) fn own_grace(&self, spec: Option<&ContainerSpec<'_>>, why: &KillReason) -> Duration {
         let of_probe = spec.and_then(|spec| spec.probe_grace_seconds(why));
         seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
     }
@@ -86,13 +86,18 @@ impl Draft<'_> {
     /// may never be seen, the removal overtakes it. A pod that was rebuilt from the runtime has no
     /// version: its own grace counts.
     pub(super) fn pod_grace(&self) -> Duration {
-        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
-        if self.inputs.gone_from_source && from_api {
+        if self.is_removed_by_force() {
             return Duration::from_secs(1);
         }
         let deletion = self.pod.metadata.deletion_grace_period_seconds;
         seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
             .max(Duration::from_secs(1))
+    }
+
+    /// Whether the object is gone from the API server, see [`Planner::pod_grace`].
+    pub(super) fn is_removed_by_force(&self) -> bool {
+        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
+        self.facts.is_gone() && from_api
     }
 
     /// `deadline`, or a little later where that leaves a container no time at all.
@@ -104,10 +109,6 @@ impl Draft<'_> {
     pub(super) fn block_on_kill(&mut self, stage: Stage, id: &ContainerId, name: &str) {
         self.block_on(stage, format!("container \"{name}\" to stop"), &Key::Container(id.clone()));
     }
-}
-
-fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use super::draft::Draft;
+use super::planner::Planner;
 use super::types::Action;
 use crate::model::{ContainerState, ObservedContainer, SandboxState};
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Removes dead containers and old sandboxes that nothing needs: per name the newest container
     /// and the newest that has ended are kept (`kubectl logs --previous`, `lastState`), per pod the
     /// newest sandbox.
@@ -64,7 +64,7 @@ impl Draft<'_> {
 
     fn remove_sandbox(&mut self, id: &crate::model::SandboxId) {
         // One that died by itself may still hold its address: it is stopped before it is removed.
-        let action = if self.inputs.stopped.contains(id) {
+        let action = if self.known.stopped.contains(id) {
             Action::RemoveSandbox { id: id.clone() }
         } else {
             Action::StopSandbox { id: id.clone() }

@@ -29,24 +29,26 @@
 //!   upstream stops one after the other.
 
 pub mod backoff;
-mod draft;
+mod container_spec;
 mod finish;
 mod init;
+mod input;
 mod kill;
 mod leftovers;
+mod planner;
 mod resize;
 mod restart;
 mod restart_all;
 mod sandbox;
-mod spec;
 mod start;
 mod stop;
 mod sync;
 pub mod types;
 mod waiting;
 
+pub use input::PlanInput;
 pub use kill::kill_message;
-pub use types::{Inputs, Plan, PlanInput};
+pub use types::Plan;
 
 use crate::model::Lifecycle;
 
@@ -55,14 +57,14 @@ use crate::model::Lifecycle;
 /// Pure and total: the same input gives the same plan, and there is a plan for every input.
 /// Upstream's counterparts are `computePodActions`, `SyncPod` and `SyncTerminatingPod`.
 pub fn plan(input: &PlanInput<'_>) -> Plan {
-    let mut draft = draft::Draft::new(input);
+    let mut planner = planner::Planner::new(input);
     match input.lifecycle {
         Lifecycle::Syncing => {
-            draft.sync();
-            draft.note_replaced();
+            planner.sync();
+            planner.note_replaced();
         }
-        Lifecycle::Terminating(terminating) => draft.stop(terminating),
-        Lifecycle::Terminated(_) => draft.finish(),
+        Lifecycle::Terminating(terminating) => planner.stop(terminating),
+        Lifecycle::Terminated(_) => planner.finish(),
     }
-    draft.into_plan()
+    planner.into_plan()
 }

@@ -1,19 +1,25 @@
 //! A resize in place (KEP-1287): running containers are given other amounts of CPU and memory
 //! without a restart, unless their resize policy asks for one. The pod's cgroup goes with them.
 
-use super::draft::Draft;
-use super::spec::Spec;
+use super::container_spec::ContainerSpec;
+use super::planner::Planner;
 use super::types::{Action, Key};
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
+use crate::resources::allocation;
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
     /// container that is about to be replaced gets it with its next start.
     pub(super) fn resize(&mut self, sandbox: &SandboxId) {
         if !self.is_resizing() {
             return;
         }
-        self.attempt(Action::Resize { sandbox: sandbox.clone() });
+        let running =
+            self.observed.containers.iter().filter(|container| container.state.is_running());
+        let given = running
+            .filter_map(|container| Some((container.id.clone(), *self.known.given(&container.id)?)))
+            .collect();
+        self.attempt(Action::Resize { sandbox: sandbox.clone(), given });
         self.block_on(
             Stage::Resize,
             "its containers to be given other resources".into(),
@@ -34,29 +40,31 @@ impl Draft<'_> {
     /// Whether the pod's cgroup was made for other resources.
     pub(super) fn is_cgroup_resizing(&self) -> bool {
         self.specs.iter().any(|spec| {
-            let given = self.inputs.cgroup_given.get(spec.name);
+            let given = self.known.cgroup_given(spec.name);
             given.is_some_and(|given| *given != spec.requirements)
         })
     }
 
     /// Whether a running container was given other resources than it has.
-    pub(super) fn is_resized(&self, spec: &Spec<'_>, container: &ObservedContainer) -> bool {
-        let has = self.inputs.actuated.get(&container.id);
-        !self.is_being_killed(&container.id) && has.is_some_and(|has| *has != spec.requirements)
+    pub(super) fn is_resized(
+        &self,
+        spec: &ContainerSpec<'_>,
+        container: &ObservedContainer,
+    ) -> bool {
+        let has = self.known.given(&container.id);
+        !self.is_being_killed(&container.id)
+            && !self.needs_restart_for_resize(spec, container)
+            && has.is_some_and(|has| *has != spec.requirements)
     }
 
     /// Whether a running container has to be started anew to be given what its spec says.
     pub(super) fn needs_restart_for_resize(
         &self,
-        spec: &Spec<'_>,
+        spec: &ContainerSpec<'_>,
         container: &ObservedContainer,
     ) -> bool {
         let ContainerState::Running { .. } = container.state else { return false };
-        let Some(has) = self.inputs.actuated.get(&container.id) else { return false };
-        let wants = spec.requirements;
-        let cpu = (has.cpu_request, has.cpu_limit) != (wants.cpu_request, wants.cpu_limit);
-        let memory =
-            (has.memory_request, has.memory_limit) != (wants.memory_request, wants.memory_limit);
-        (cpu && spec.restarts_for("cpu")) || (memory && spec.restarts_for("memory"))
+        let Some(has) = self.known.given(&container.id) else { return false };
+        allocation::needs_restart(spec.resize_policy, *has, spec.requirements)
     }
 }

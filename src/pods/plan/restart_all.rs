@@ -5,12 +5,12 @@
 //! The container that asked is what says that this is going on. It is removed when nothing else is
 //! left, so that a process that ends in between leaves enough behind for the next one to go on.
 
-use super::draft::Draft;
-use super::spec::quoted;
+use super::container_spec::quoted;
+use super::planner::Planner;
 use super::types::{Action, Key, KillReason};
 use crate::model::{ContainerKind, ObservedContainer, Stage};
 
-impl<'a> Draft<'a> {
+impl<'a> Planner<'a> {
     /// Stops and removes everything if a container's end asks for it; false when there is nothing
     /// of the kind to do.
     pub(super) fn restart_all(&mut self) -> bool {
@@ -41,7 +41,7 @@ impl<'a> Draft<'a> {
     }
 
     fn is_restarting_all(&self) -> bool {
-        self.inputs.restart_all
+        self.facts.config.restart_all
             && self.specs.iter().any(|spec| {
                 self.observed.latest(spec.name).is_some_and(|container| self.has_asked(container))
             })
@@ -51,7 +51,7 @@ impl<'a> Draft<'a> {
     fn has_asked(&self, container: &ObservedContainer) -> bool {
         let exit = container.state.exit();
         exit.is_some_and(|exit| {
-            self.spec(&container.name).is_some_and(|spec| spec.restarts_all(exit.exit_code))
+            self.spec(&container.name).is_some_and(|spec| spec.restart.restarts_all(exit.exit_code))
         })
     }
 

@@ -1,12 +1,14 @@
 //! The pod's sandbox: whether the newest one can be used, and how it is replaced when not.
 
-use super::draft::Draft;
+use super::planner::Planner;
 use super::restart;
 use super::types::{Action, Key, KillReason, Notice};
 use crate::model::reason::event;
 use crate::model::{
-    Blocked, ContainerKind, EventType, ObservedSandbox, SandboxState, Stage, VolumesState, pod,
+    Blocked, ContainerKind, EventType, ObservedSandbox, RestartPolicy, SandboxState, Stage,
+    VolumesState, pod,
 };
+use crate::pods::memory::facts::NetworkProblem;
 
 /// What is to be done about the sandbox.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(super) enum Verdict<'a> {
     },
 }
 
-impl<'a> Draft<'a> {
+impl<'a> Planner<'a> {
     /// Judges the newest sandbox as upstream's `PodSandboxChanged` does: it must be the only one
     /// that is ready, in the right network, and have an address.
     pub(super) fn sandbox_verdict(&self) -> Verdict<'a> {
@@ -40,7 +42,7 @@ impl<'a> Draft<'a> {
             && (host_network || !latest.ips.is_empty())
             // One that is being stopped, or has been, only looks ready.
             && !self.is_busy(&Key::Sandbox(latest.id.clone()))
-            && !self.inputs.stopped.contains(&latest.id);
+            && !self.known.stopped.contains(&latest.id);
         if good {
             Verdict::Keep(latest)
         } else {
@@ -61,7 +63,7 @@ impl<'a> Draft<'a> {
         }
         let is_second = self.observed.latest_sandbox().is_some();
         let is_over = mains.iter().all(|spec| self.is_done(spec));
-        !(is_over || is_second && self.restart_policy() == "Never")
+        !(is_over || is_second && self.restart_policy() == RestartPolicy::Never)
     }
 
     /// Whether an init container has failed for good.
@@ -89,13 +91,13 @@ impl<'a> Draft<'a> {
             return;
         }
         self.purge_init_containers();
-        if let Some(text) =
-            self.inputs.network_not_ready.as_deref().filter(|_| !pod::is_host_network(self.pod))
+        if let Some(problem) = self.facts.network.as_ref()
+            && !pod::is_host_network(self.pod)
         {
-            self.block_on_network(text);
+            self.block_on_network(problem);
             return;
         }
-        if self.foundation_is_laid(true) {
+        if self.pod_is_prepared(true) {
             self.attempt(Action::CreateSandbox { attempt });
             self.block_on(
                 Stage::Sandbox,
@@ -105,8 +107,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn block_on_network(&mut self, text: &str) {
-        let message = format!("network is not ready: {text}");
+    fn block_on_network(&mut self, problem: &NetworkProblem) {
+        let message = format!("network is not ready: {}", problem.message);
         self.notice(Notice {
             dedup: message.clone(),
             container: None,
@@ -115,7 +117,7 @@ impl<'a> Draft<'a> {
             message: message.clone(),
         });
         // The event is upstream's; what the pod waits for says more.
-        let on = match &self.inputs.network_diagnosis {
+        let on = match &problem.diagnosis {
             Some(diagnosis) => format!("{message}; {diagnosis}"),
             None => message,
         };
@@ -146,8 +148,8 @@ impl<'a> Draft<'a> {
         let mut all = true;
         for sandbox in &self.observed.sandboxes {
             let key = Key::Sandbox(sandbox.id.clone());
-            let stopped = self.inputs.stopped.contains(&sandbox.id)
-                && sandbox.state == SandboxState::NotReady;
+            let stopped =
+                self.known.stopped.contains(&sandbox.id) && sandbox.state == SandboxState::NotReady;
             if stopped && self.doing(&key).is_none() {
                 continue;
             }
@@ -163,12 +165,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Has the pod's cgroup, directories and volumes made, side by side; nothing waits for it here.
-    pub(super) fn lay_foundation(&mut self) {
-        if !self.inputs.prepared {
+    pub(super) fn prepare_pod(&mut self) {
+        if !self.known.is_prepared() {
             self.attempt(Action::Prepare);
         }
-        let asked_before = self.inputs.failures.contains_key(&Key::Volumes);
-        match self.inputs.volumes {
+        let asked_before = self.known.failures.contains_key(&Key::Volumes);
+        match self.facts.volumes {
             VolumesState::Absent => {
                 self.attempt(Action::MountVolumes);
             }
@@ -186,9 +188,12 @@ impl<'a> Draft<'a> {
     /// Whether cgroup, directories and volumes are there; says what is missing when not. A sandbox
     /// does not wait for volumes that are on their way (upstream's does): they take about as long,
     /// and only containers need them.
-    pub(super) fn foundation_is_laid(&mut self, for_sandbox: bool) -> bool {
-        if !self.inputs.room.is_empty() {
-            let on = format!("{} to stop and make room for it", self.inputs.room.join(", "));
+    pub(super) fn pod_is_prepared(&mut self, for_sandbox: bool) -> bool {
+        if !self.facts.preemption_victims.is_empty() {
+            let on = format!(
+                "{} to stop and make room for it",
+                self.facts.preemption_victims.join(", ")
+            );
             self.block(Blocked {
                 stage: Stage::Admission,
                 on,
@@ -198,7 +203,7 @@ impl<'a> Draft<'a> {
             });
             return false;
         }
-        if !self.inputs.prepared {
+        if !self.known.is_prepared() {
             self.block_on(Stage::Cgroup, "the pod's cgroup and directories".into(), &Key::Prepare);
             return false;
         }
@@ -211,7 +216,7 @@ impl<'a> Draft<'a> {
             );
             return false;
         }
-        match &self.inputs.volumes {
+        match &self.facts.volumes {
             VolumesState::Ready => true,
             VolumesState::Absent => {
                 self.block_on(Stage::Volumes, "its volumes to be set up".into(), &Key::Volumes);

@@ -4,57 +4,58 @@
 use std::time::Duration;
 
 use super::backoff;
-use super::draft::Draft;
-use super::spec::{Spec, quoted};
-use super::types::{Action, Backoff, Doing, ImageState, Key, KillReason, Notice};
+use super::container_spec::{ContainerSpec, quoted};
+use super::planner::Planner;
+use super::types::{Action, InFlightAction, Key, KillReason, Notice};
 use crate::model::observed::Exit;
 use crate::model::reason::{container as reason, event};
 use crate::model::{Blocked, ContainerKind, ContainerState, EventType, Mono, SandboxId, Stage};
+use crate::pods::memory::slot::{Backoff, ImageState};
 
 /// After how long a look for an image is taken for a pull.
-const PULL_TOLD_AFTER: Duration = Duration::from_millis(500);
+const PULL_ANNOUNCED_AFTER: Duration = Duration::from_millis(500);
 
 /// How far a container is that should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// On its way: those behind it wait.
-    Coming,
+    InProgress,
     /// Held back (back-off, a failure, a missing image): those behind it go first.
-    Held,
+    Blocked,
 }
 
-impl Draft<'_> {
-    /// Brings up a container that should be started in `sandbox`. With `its_turn` false only says
+impl Planner<'_> {
+    /// Brings up a container that should be started in `sandbox`. With `may_start` false only says
     /// why it waits.
     pub(super) fn start(
         &mut self,
-        spec: &Spec<'_>,
+        spec: &ContainerSpec<'_>,
         sandbox: &SandboxId,
-        its_turn: bool,
+        may_start: bool,
     ) -> Progress {
         let key = Key::Start(spec.name.to_owned());
         if self.is_busy(&key) {
-            self.keep_telling(spec);
+            self.keep_waiting_reason(spec);
             self.block_on(
                 Stage::Start,
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
-            return Progress::Coming;
+            return Progress::InProgress;
         }
         if self.name_is_taken(spec.name) {
             // Its predecessor is still being stopped.
-            return Progress::Coming;
+            return Progress::InProgress;
         }
         if self.clears_never_started(spec) {
-            return Progress::Coming;
+            return Progress::InProgress;
         }
-        if let Some(until) = self.crash_hold(spec) {
-            self.tell_crash_loop(spec, until);
-            return Progress::Held;
+        if let Some(until) = self.crash_backoff_until(spec) {
+            self.report_crash_loop(spec, until);
+            return Progress::Blocked;
         }
-        self.keep_telling(spec);
-        if let Some((failure, next)) = self.held_by_failure(&key) {
+        self.keep_waiting_reason(spec);
+        if let Some((failure, next)) = self.retry_pending(&key) {
             self.wake(next);
             self.wait(spec.name, &failure.reason, failure.message.clone());
             self.block_on(
@@ -62,13 +63,13 @@ impl Draft<'_> {
                 format!("{} to be created and started", quoted(spec.name)),
                 &key,
             );
-            return Progress::Held;
+            return Progress::Blocked;
         }
-        if !its_turn {
-            return Progress::Coming;
+        if !may_start {
+            return Progress::InProgress;
         }
-        if !self.foundation_is_laid(false) {
-            return Progress::Coming;
+        if !self.pod_is_prepared(false) {
+            return Progress::InProgress;
         }
         self.start_with_image(spec, sandbox)
     }
@@ -76,10 +77,10 @@ impl Draft<'_> {
     /// Removes a container that was made and never started: whoever made it died before, or the
     /// answer was lost. The one made in its place has its number, since nothing was restarted;
     /// upstream counts it. True while it is in the way.
-    fn clears_never_started(&mut self, spec: &Spec<'_>) -> bool {
+    fn clears_never_started(&mut self, spec: &ContainerSpec<'_>) -> bool {
         let Some(latest) = self.observed.latest(spec.name) else { return false };
         let key = Key::Container(latest.id.clone());
-        if latest.state != ContainerState::Created || self.held_by_failure(&key).is_some() {
+        if latest.state != ContainerState::Created || self.retry_pending(&key).is_some() {
             return false;
         }
         let on = format!("the removal of {}, which was made and never started", quoted(spec.name));
@@ -88,10 +89,10 @@ impl Draft<'_> {
         true
     }
 
-    fn start_with_image(&mut self, spec: &Spec<'_>, sandbox: &SandboxId) -> Progress {
+    fn start_with_image(&mut self, spec: &ContainerSpec<'_>, sandbox: &SandboxId) -> Progress {
         let key = Key::Image(spec.name.to_owned());
         let on = format!("image \"{}\" of {}", spec.image, quoted(spec.name));
-        match self.inputs.images.get(spec.name) {
+        match self.known.image(spec.name) {
             Some(ImageState::Present { image_ref }) => {
                 self.start_now(spec, sandbox, image_ref.clone())
             }
@@ -112,25 +113,25 @@ impl Draft<'_> {
                     last_error,
                     next_try: *retry_at,
                 });
-                Progress::Held
+                Progress::Blocked
             }
             None => {
-                if let Some(Doing::Busy { silent: true, since }) = self.doing(&key) {
-                    self.tell_pull_ahead(spec, since.mono.after(PULL_TOLD_AFTER));
+                if let Some(InFlightAction::Busy { silent: true, since }) = self.doing(&key) {
+                    self.announce_pull(spec, since.mono.after(PULL_ANNOUNCED_AFTER));
                 }
                 let held = !self.attempt(Action::EnsureImage {
                     container: spec.name.to_owned(),
                     silent: false,
                 }) && self.doing(&key).is_none();
                 self.block_on(Stage::Image, on, &key);
-                if held { Progress::Held } else { Progress::Coming }
+                if held { Progress::Blocked } else { Progress::InProgress }
             }
         }
     }
 
     /// An image is pulled ahead and its turn has come: users are told as if the pull began here.
     /// Not before `due`: most of the time it is only found that the image is there.
-    fn tell_pull_ahead(&mut self, spec: &Spec<'_>, due: Mono) {
+    fn announce_pull(&mut self, spec: &ContainerSpec<'_>, due: Mono) {
         if self.now.mono < due {
             self.wake(due);
             return;
@@ -144,7 +145,12 @@ impl Draft<'_> {
         });
     }
 
-    fn start_now(&mut self, spec: &Spec<'_>, sandbox: &SandboxId, image_ref: String) -> Progress {
+    fn start_now(
+        &mut self,
+        spec: &ContainerSpec<'_>,
+        sandbox: &SandboxId,
+        image_ref: String,
+    ) -> Progress {
         let restart_count = self.next_restart_count(spec.name);
         let raised = self.raised_backoff(spec, restart_count);
         self.attempt(Action::StartContainer {
@@ -163,7 +169,7 @@ impl Draft<'_> {
         if let Some(raised) = raised {
             self.plan.backoff.insert(spec.name.to_owned(), raised);
         }
-        Progress::Coming
+        Progress::InProgress
     }
 
     /// The crash back-off's entry, unless it is about another definition of the container.
@@ -172,33 +178,33 @@ impl Draft<'_> {
             .observed
             .latest(name)
             .is_some_and(|container| self.definition_changed(name, container.hash));
-        self.inputs.backoff.get(name).filter(|_| !changed)
+        self.known.backoff(name).filter(|_| !changed)
     }
 
     /// Whether a container was made from another definition than the spec's.
     pub(super) fn definition_changed(&self, name: &str, hash: u64) -> bool {
-        hash != 0 && self.inputs.expected_hash.get(name).is_some_and(|expected| *expected != hash)
+        hash != 0 && self.known.expected_hash(name).is_some_and(|expected| expected != hash)
     }
 
     /// Until when a container that has crashed is held back.
-    fn crash_hold(&self, spec: &Spec<'_>) -> Option<Mono> {
+    fn crash_backoff_until(&self, spec: &ContainerSpec<'_>) -> Option<Mono> {
         let entry = self.entry(spec.name)?;
         // The start that this entry was raised for has been tried already; its failures have a
         // cadence of their own.
         if entry.restart_count >= self.next_restart_count(spec.name) {
             return None;
         }
-        backoff::held_until(Some(entry), self.counted_from(spec)?, self.now.mono)
+        backoff::held_until(Some(entry), self.crash_counted_from(spec)?, self.now.mono)
     }
 
     /// The back-off to be stored together with the start.
-    fn raised_backoff(&self, spec: &Spec<'_>, restart_count: u32) -> Option<Backoff> {
-        let ended = self.counted_from(spec)?;
+    fn raised_backoff(&self, spec: &ContainerSpec<'_>, restart_count: u32) -> Option<Backoff> {
+        let ended = self.crash_counted_from(spec)?;
         let entry = self.entry(spec.name);
         if entry.is_some_and(|entry| entry.restart_count >= restart_count) {
             return None;
         }
-        let max = backoff::maximum(self.inputs.max_backoff);
+        let max = backoff::maximum(self.facts.config.max_backoff);
         Some(backoff::raised(entry, ended, self.now.mono, restart_count, max))
     }
 
@@ -207,13 +213,13 @@ impl Draft<'_> {
     /// One that was stopped in order to be replaced has not crashed. One that a probe killed is
     /// restarted at once as long as it ran longer than the back-off: upstream decides before the
     /// kill, when it only knows of the end before.
-    fn counted_from(&self, spec: &Spec<'_>) -> Option<Mono> {
+    fn crash_counted_from(&self, spec: &ContainerSpec<'_>) -> Option<Mono> {
         let own = self.ended_at(spec)?;
         let Some(latest) = self.observed.latest(spec.name) else {
             // An init container without a trace was removed for a new sandbox.
             return (spec.kind == ContainerKind::Main).then_some(own);
         };
-        match self.inputs.killed.get(&latest.id) {
+        match self.known.killed(&latest.id) {
             None | Some(KillReason::PodStopping | KillReason::PostStart { .. }) => Some(own),
             Some(
                 KillReason::SandboxChanged
@@ -233,12 +239,12 @@ impl Draft<'_> {
 
     /// When the newest container of that name ended. A runtime that lost the time gets the time of
     /// creation.
-    fn ended_at(&self, spec: &Spec<'_>) -> Option<Mono> {
+    fn ended_at(&self, spec: &ContainerSpec<'_>) -> Option<Mono> {
         let exit = self.last_exit(spec.name)?;
         let created = self.observed.latest(spec.name).map(|container| container.created_at);
-        Some(
-            self.mono_of(created.map_or(exit.finished_at, |created| exit.finished_at.max(created))),
-        )
+        Some(self.mono_at_wall(
+            created.map_or(exit.finished_at, |created| exit.finished_at.max(created)),
+        ))
     }
 
     /// When the container before the newest one of that name ended.
@@ -246,18 +252,15 @@ impl Draft<'_> {
         let mut ended = self.observed.containers.iter().filter(|container| container.name == name);
         let latest = ended.next()?;
         let observed: Option<&Exit> = ended.find_map(|container| container.state.exit());
-        let remembered = self
-            .inputs
-            .remembered
-            .get(name)
-            .filter(|seen| seen.restart_count < latest.restart_count);
+        let remembered =
+            self.known.remembered(name).filter(|seen| seen.restart_count < latest.restart_count);
         let exit = observed.or_else(|| remembered?.exit.as_ref())?;
-        Some(self.mono_of(exit.finished_at))
+        Some(self.mono_at_wall(exit.finished_at))
     }
 
-    fn tell_crash_loop(&mut self, spec: &Spec<'_>, until: Mono) {
+    fn report_crash_loop(&mut self, spec: &ContainerSpec<'_>, until: Mono) {
         self.wake(until);
-        let wait = self.inputs.backoff.get(spec.name).map(|entry| entry.wait).unwrap_or_default();
+        let wait = self.known.backoff(spec.name).map(|entry| entry.wait).unwrap_or_default();
         self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, wait));
         self.notice(Notice {
             dedup: format!("restart {}", self.next_restart_count(spec.name)),
@@ -282,7 +285,7 @@ impl Draft<'_> {
         });
     }
 
-    fn crash_text(&self, spec: &Spec<'_>, wait: Duration) -> String {
+    fn crash_text(&self, spec: &ContainerSpec<'_>, wait: Duration) -> String {
         let wait = backoff::go_text(wait);
         format!("back-off {wait} restarting failed container={} pod={}", spec.name, self.pod_text())
     }
@@ -290,23 +293,22 @@ impl Draft<'_> {
     /// What a container's status says while it is brought up: its last trouble, until it runs.
     /// Upstream's reason cache does the same; without it the status would change twice within one
     /// start.
-    fn keep_telling(&mut self, spec: &Spec<'_>) {
-        if let Some(ImageState::Failed { reason, message, .. }) = self.inputs.images.get(spec.name)
-        {
+    fn keep_waiting_reason(&mut self, spec: &ContainerSpec<'_>) {
+        if let Some(ImageState::Failed { reason, message, .. }) = self.known.image(spec.name) {
             self.wait(spec.name, reason, message.clone());
             return;
         }
-        if let Some(failure) = self.inputs.failures.get(&Key::Start(spec.name.to_owned())) {
+        if let Some(failure) = self.known.failures.get(&Key::Start(spec.name.to_owned())) {
             self.wait(spec.name, &failure.reason, failure.message.clone());
             return;
         }
-        let max = backoff::maximum(self.inputs.max_backoff);
+        let max = backoff::maximum(self.facts.config.max_backoff);
         let Some(entry) = self.entry(spec.name) else { return };
         if self.last_exit(spec.name).is_none() {
             return;
         }
         let is_raised_for_this = entry.restart_count >= self.next_restart_count(spec.name);
-        let served = match (is_raised_for_this, self.counted_from(spec)) {
+        let served = match (is_raised_for_this, self.crash_counted_from(spec)) {
             // Raised when the start began: what was served is the step before. The first restart is
             // immediate.
             (true, _) if entry.wait > backoff::initial(max) => {

@@ -1,11 +1,11 @@
 //! A pod that must stop: main containers first and in parallel, sidecars after them in reverse
 //! order, all within one deadline, then the sandboxes.
 
-use super::draft::Draft;
-use super::types::{Action, Doing, Key, KillReason, Transition};
+use super::planner::Planner;
+use super::types::{Action, InFlightAction, Key, KillReason, Transition};
 use crate::model::{ContainerKind, Mono, ObservedContainer, Stage, Terminating};
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Plans for a pod that must stop. Nothing is created or started any more; what is being
     /// created is waited for, since it cannot be called back (principle 9), and stopped then.
     pub(super) fn stop(&mut self, terminating: &Terminating) {
@@ -22,8 +22,12 @@ impl Draft<'_> {
     }
 
     /// The shorter grace that a later deletion asks for, counted from when the pod began to stop.
+    /// The removal of an object by force may come without the update that carried the grace.
     fn shortened(&self, terminating: &Terminating) -> Option<Transition> {
-        self.pod.metadata.deletion_grace_period_seconds?;
+        if self.pod.metadata.deletion_grace_period_seconds.is_none() && !self.is_removed_by_force()
+        {
+            return None;
+        }
         let elapsed = self.now.mono.since(terminating.since.mono);
         let grace = elapsed.saturating_add(self.pod_grace());
         (grace < terminating.grace).then_some(Transition::Shorten { grace })
@@ -40,7 +44,7 @@ impl Draft<'_> {
             .filter(|container| self.may_run(container) || self.is_being_killed(&container.id))
             .collect();
         for container in &running {
-            if self.may_go(container, &running, shared) {
+            if self.may_stop(container, &running, shared) {
                 self.stop_one(container, why, deadline, shared);
             } else {
                 self.run_pre_stop_early(container, shared);
@@ -61,7 +65,7 @@ impl Draft<'_> {
     ) {
         let key = Key::Container(container.id.clone());
         match (self.doing(&key), deadline) {
-            (Some(Doing::Kill { deadline: running, .. }), Some(deadline)) => {
+            (Some(InFlightAction::Kill { deadline: running, .. }), Some(deadline)) => {
                 let deadline = self.at_least(deadline);
                 if *running > deadline {
                     self.plan
@@ -76,7 +80,7 @@ impl Draft<'_> {
 
     /// Whether it is a container's turn to stop. Sidecars come after all main containers, the last
     /// one first; when time is up, everybody goes.
-    fn may_go(
+    fn may_stop(
         &mut self,
         container: &ObservedContainer,
         running: &[&ObservedContainer],
@@ -117,10 +121,7 @@ impl Draft<'_> {
         let has_hook = self.spec(&container.name).is_some_and(|spec| spec.has_pre_stop());
         let grace = self.own_grace(None, &KillReason::PodStopping);
         let deadline = deadline.unwrap_or_else(|| self.now.mono.after(grace));
-        if has_hook
-            && container.state.is_running()
-            && !self.inputs.pre_stopped.contains(&container.id)
-        {
+        if has_hook && container.state.is_running() && !self.known.is_pre_stopped(&container.id) {
             self.attempt(Action::PreStop {
                 container: container.name.clone(),
                 id: container.id.clone(),

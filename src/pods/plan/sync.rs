@@ -2,21 +2,21 @@
 //! containers, and the images that are pulled ahead.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use super::draft::Draft;
+use super::container_spec::{ContainerSpec, quoted};
+use super::planner::Planner;
 use super::restart;
 use super::sandbox::Verdict;
-use super::spec::{Spec, quoted};
 use super::start::Progress;
-use super::types::{Action, HookState, Key, KillReason, Notice, Transition};
+use super::types::{Action, Key, KillReason, Notice, Transition};
 use crate::model::waiting::ProbeOutcome;
 use crate::model::{
     ContainerKind, ContainerState, ContainerVerdict, EventType, Mono, ObservedContainer,
-    ObservedSandbox, SandboxId, Stage, TerminationCause, pod,
+    ObservedSandbox, SandboxId, Stage, TerminationCause, pod, time,
 };
+use crate::pods::memory::container::HookState;
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Plans for a pod that should run.
     pub(super) fn sync(&mut self) {
         if let Some(cause) = self.cause_to_stop() {
@@ -36,7 +36,7 @@ impl Draft<'_> {
             self.wake(deadline);
         }
         self.remove_leftovers();
-        self.lay_foundation();
+        self.prepare_pod();
         let making = self.doing(&Key::NewSandbox).is_some();
         match self.sandbox_verdict() {
             // Whatever is observed of a sandbox that is being made is not to be relied on.
@@ -55,11 +55,11 @@ impl Draft<'_> {
         if self.pod.metadata.deletion_timestamp.is_some() {
             return Some(TerminationCause::Deleted);
         }
-        if self.inputs.gone_from_source {
+        if self.facts.is_gone() {
             return Some(TerminationCause::Removed);
         }
         // A terminal phase is never left, whoever wrote it.
-        if self.inputs.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
+        if self.facts.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
             return Some(TerminationCause::Finished);
         }
         if self.active_deadline().is_some_and(|deadline| deadline <= self.now.mono) {
@@ -71,8 +71,8 @@ impl Draft<'_> {
     /// When `activeDeadlineSeconds` is over.
     fn active_deadline(&self) -> Option<Mono> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
-        let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let started = self.inputs.recorded.start_time?;
+        let allowed = time::seconds(seconds);
+        let started = self.facts.recorded.start_time?;
         // The whole allowance is measured from here, so that a start before this process counts
         // too.
         let remaining = allowed.saturating_sub(self.now.elapsed_since(started));
@@ -95,7 +95,7 @@ impl Draft<'_> {
 
     /// Plans in a good sandbox.
     fn keep(&mut self, sandbox: &ObservedSandbox) {
-        self.stop_strays(&sandbox.id);
+        self.stop_unwanted(&sandbox.id);
         for spec in self.of_kind(ContainerKind::Ephemeral) {
             // Not tied to initialization: they are there to look into pods that do not come up.
             if self.wants_start(&spec) {
@@ -111,7 +111,7 @@ impl Draft<'_> {
 
     /// Stops containers that run in another sandbox, and those behind a newer one of their name:
     /// whatever has become of that one, its predecessor was given up when it was made.
-    fn stop_strays(&mut self, sandbox: &SandboxId) {
+    fn stop_unwanted(&mut self, sandbox: &SandboxId) {
         for container in &self.observed.containers {
             if !self.may_run(container) {
                 continue;
@@ -131,15 +131,15 @@ impl Draft<'_> {
     /// Keeps the main containers running and starts those that do not, in order: one that is on its
     /// way holds the next.
     fn run_mains(&mut self, sandbox: &SandboxId) {
-        let mut its_turn = true;
+        let mut may_start = true;
         for spec in self.of_kind(ContainerKind::Main) {
             match self.latest_in(spec.name, sandbox) {
                 Some(container) if container.state.is_running() => {
-                    self.look_after(&spec, container);
+                    self.check_running(&spec, container);
                     if self.hook_is_pending(&spec, container)
                         && !self.is_being_killed(&container.id)
                     {
-                        its_turn = false;
+                        may_start = false;
                     }
                 }
                 latest => {
@@ -147,12 +147,12 @@ impl Draft<'_> {
                         self.stop_unknown(container);
                     }
                     if self.wants_start(&spec)
-                        && self.start(&spec, sandbox, its_turn) == Progress::Coming
+                        && self.start(&spec, sandbox, may_start) == Progress::InProgress
                     {
-                        if !its_turn {
+                        if !may_start {
                             self.block_on_turn(&spec);
                         }
-                        its_turn = false;
+                        may_start = false;
                     }
                 }
             }
@@ -169,15 +169,19 @@ impl Draft<'_> {
     }
 
     /// Checks a running container: its definition, its probes, its postStart hook.
-    pub(super) fn look_after(&mut self, spec: &Spec<'_>, container: &ObservedContainer) {
+    pub(super) fn check_running(
+        &mut self,
+        spec: &ContainerSpec<'_>,
+        container: &ObservedContainer,
+    ) {
         if self.is_being_killed(&container.id) {
             return;
         }
-        let verdict = self.inputs.probes.containers.get(&container.id);
+        let verdict = self.facts.probes.containers.get(&container.id);
         let failed = |probe: fn(&ContainerVerdict) -> Option<ProbeOutcome>| {
             verdict.and_then(probe) == Some(ProbeOutcome::Failure)
         };
-        let hook = self.inputs.post_start.get(&container.id).filter(|_| spec.has_post_start());
+        let hook = self.known.hook(&container.id).filter(|_| spec.has_post_start());
         let why = if self.definition_changed(spec.name, container.hash) {
             KillReason::DefinitionChanged
         } else if failed(|verdict| verdict.liveness) {
@@ -203,26 +207,30 @@ impl Draft<'_> {
 
     /// Whether a probe's kill leaves no main container that runs or will run: upstream then stops
     /// the pod, and says so.
-    fn ends_the_pod(&self, spec: &Spec<'_>, why: &KillReason) -> bool {
+    fn ends_the_pod(&self, spec: &ContainerSpec<'_>, why: &KillReason) -> bool {
         spec.kind == ContainerKind::Main
             && matches!(why, KillReason::Liveness | KillReason::Startup)
-            && !restart::after_kill(spec, self.restart_policy(), why)
+            && !restart::after_kill(spec, why)
             && self.is_ending_but_for(Some(spec.name))
     }
 
     /// Whether a running container's postStart hook has not ended yet.
-    pub(super) fn hook_is_pending(&self, spec: &Spec<'_>, container: &ObservedContainer) -> bool {
-        spec.has_post_start() && !self.inputs.post_start.contains_key(&container.id)
+    pub(super) fn hook_is_pending(
+        &self,
+        spec: &ContainerSpec<'_>,
+        container: &ObservedContainer,
+    ) -> bool {
+        spec.has_post_start() && !self.known.hook(&container.id).is_some()
     }
 
     /// Whether a container's startup probe has succeeded.
     pub(super) fn startup_succeeded(&self, container: &ObservedContainer) -> bool {
-        let verdict = self.inputs.probes.containers.get(&container.id);
+        let verdict = self.facts.probes.containers.get(&container.id);
         verdict.and_then(|verdict| verdict.startup) == Some(ProbeOutcome::Success)
     }
 
     /// Reports that a main container waits for one before it.
-    fn block_on_turn(&mut self, spec: &Spec<'_>) {
+    fn block_on_turn(&mut self, spec: &ContainerSpec<'_>) {
         let pending = self.of_kind(ContainerKind::Main).into_iter().find_map(|before| {
             let container = self.observed.latest(before.name)?;
             (container.state.is_running() && self.hook_is_pending(&before, container))
@@ -243,7 +251,7 @@ impl Draft<'_> {
     /// Only where a present image would be used as it is: otherwise the pull in turn would come on
     /// top.
     fn pull_ahead(&mut self) {
-        if !self.inputs.prepared {
+        if !self.known.is_prepared() {
             return;
         }
         let mut images: BTreeSet<&str> = BTreeSet::new();
@@ -257,13 +265,12 @@ impl Draft<'_> {
             if over || !is_new || self.doing(&Key::Start(spec.name.to_owned())).is_some() {
                 continue;
             }
-            let known = self.inputs.images.contains_key(spec.name)
-                || self.inputs.warmed.contains(spec.name);
+            let known = !self.known.is_image_unknown(spec.name);
             // Several containers often share an image: one pull serves them all.
             let is_first = images.insert(spec.image);
             let failed = [key.clone(), Key::Start(spec.name.to_owned())];
             let is_quiet = !self.is_busy(&key)
-                && !failed.iter().any(|key| self.inputs.failures.contains_key(key));
+                && !failed.iter().any(|key| self.known.failures.contains_key(key));
             if is_first
                 && is_quiet
                 && !known

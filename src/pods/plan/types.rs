@@ -1,182 +1,16 @@
-//! What the planner reads and what it answers: its inputs, the actions in flight, the plan.
+//! The planner's vocabulary: actions, their keys, the actions in flight, the plan. Pure.
 //!
-//! The worker (`pods::worker`) fills [`Inputs`] and [`InFlight`], the planner answers a [`Plan`],
-//! the executor carries actions out and reports back to the worker, which plans again. Nothing here
-//! does anything.
+//! The planner answers a [`Plan`], the executor carries its actions out, and their ends go back to
+//! `pods::memory`, which plans again. Nothing here does anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use crate::model::observed::Remembered;
 use crate::model::{
-    Blocked, ContainerId, ContainerKind, EventType, Lifecycle, Mono, Now, ObservedPod, Pod,
-    ProbeVerdicts, SandboxId, TerminationCause, VolumesState, Waiting, Wall,
+    Blocked, ContainerId, ContainerKind, EventType, Mono, Now, SandboxId, TerminationCause, Waiting,
 };
+use crate::pods::memory::slot::Backoff;
 use crate::resources::allocation::Requirements;
-
-/// Everything that one planning step looks at.
-#[derive(Clone, Copy, Debug)]
-pub struct PlanInput<'a> {
-    /// The pod as its source has it.
-    pub pod: &'a Pod,
-    /// Where it is in its life.
-    pub lifecycle: &'a Lifecycle,
-    /// What the runtime says; never older than the last mutation (principle 4).
-    pub observed: &'a ObservedPod,
-    /// What the other subsystems say.
-    pub inputs: &'a Inputs,
-    /// What is being carried out now.
-    pub in_flight: &'a InFlight,
-    /// The time.
-    pub now: Now,
-}
-
-/// What the other subsystems say about one pod.
-#[derive(Clone, Debug, Default)]
-pub struct Inputs {
-    /// Why no new sandbox may be made on this node (network or runtime not ready), upstream's text;
-    /// `None`: it may.
-    pub network_not_ready: Option<String>,
-    /// What the node itself says of a network that is not ready: what is wrong with its
-    /// configuration. For those who read what the pod waits for; `None`: nothing was found.
-    pub network_diagnosis: Option<String>,
-    /// What each running container has been given, as far as this process knows: it is given what
-    /// the spec says when that differs.
-    pub actuated: BTreeMap<ContainerId, Requirements>,
-    /// What the pod's cgroup was made for, by container.
-    pub cgroup_given: BTreeMap<String, Requirements>,
-    /// The pods that have yet to stop to make room for this one, as users name them.
-    pub room: Vec<String>,
-    /// Whether the pod's cgroup and directories exist.
-    pub prepared: bool,
-    /// Whether directories of the pod were there when this process met it: they have to go even if
-    /// the pod stops before it is prepared anew.
-    pub left_behind: bool,
-    /// Whether the restart rule `RestartAllContainers` is carried out (the feature gate
-    /// `RestartAllContainersOnContainerExits`); the container's own policy decides otherwise.
-    pub restart_all: bool,
-    /// The pod's volumes.
-    pub volumes: VolumesState,
-    /// What is known of the image of each container's next start: the answer to an
-    /// [`Action::EnsureImage`] that was not silent. Cleared by the worker when that start has
-    /// begun.
-    pub images: BTreeMap<String, ImageState>,
-    /// Verdicts of the probes.
-    pub probes: ProbeVerdicts,
-    /// Containers that have a postStart hook: how far it is.
-    pub post_start: BTreeMap<ContainerId, HookState>,
-    /// The last failure of each key that has failed since it last succeeded.
-    pub failures: BTreeMap<Key, Failure>,
-    /// `spec.containers[].image` and name hashed as `io.kubernetes.container.hash` is, by container
-    /// name: a running container whose own hash differs is replaced. A name without an entry, or a
-    /// container without a hash, is kept.
-    pub expected_hash: BTreeMap<String, u64>,
-    /// Containers that this process has stopped (put in when the kill has succeeded), and why. One
-    /// that was stopped in order to be replaced is started again whatever its exit code; one whose
-    /// state stays unknown counts as stopped.
-    pub killed: BTreeMap<ContainerId, KillReason>,
-    /// Containers that are being stopped (from the kill's begin to its end), and why.
-    pub killing: BTreeMap<ContainerId, KillReason>,
-    /// Containers whose preStop hook has been run (successfully or not) by [`Action::PreStop`].
-    pub pre_stopped: BTreeSet<ContainerId>,
-    /// Sandboxes that this process has stopped with success: those that merely are not ready may
-    /// still hold an address.
-    pub stopped: BTreeSet<SandboxId>,
-    /// Containers whose silent pull has ended, whatever its result: it is not tried again before
-    /// the next start. Cleared together with `images`.
-    pub warmed: BTreeSet<String>,
-    /// Crash back-off by container name.
-    pub backoff: BTreeMap<String, Backoff>,
-    /// The longest crash back-off (`crashLoopBackOff.maxContainerRestartPeriod`, else 300 s).
-    pub max_backoff: Duration,
-    /// What the API had recorded when this process adopted the pod.
-    pub recorded: Recorded,
-    /// Restart counts and exits of containers that this process has seen end and that are already
-    /// removed.
-    pub remembered: BTreeMap<String, Remembered>,
-    /// Whether the final status has been accepted by the API server (or there is none to tell).
-    pub status_acked: bool,
-    /// Whether the object is gone from its source (deleted from the API, file removed): what is
-    /// left may be removed.
-    pub gone_from_source: bool,
-    /// When what is left of a pod whose object is gone may be removed; `None`: at once.
-    pub removable_at: Option<Mono>,
-}
-
-/// The API's last status of a pod, read once at adoption.
-#[derive(Clone, Debug, Default)]
-pub struct Recorded {
-    /// A terminal phase, which is never left.
-    pub terminal_phase: Option<String>,
-    /// Init containers that the API knows to have ended with success.
-    pub init_done: Vec<String>,
-    /// When the first of those was started, in whole seconds.
-    pub init_began: Option<Wall>,
-    /// The newest sandbox at adoption, if `init_done` can have happened in it: counts only while it
-    /// is the pod's sandbox.
-    pub sandbox: Option<SandboxId>,
-    /// When the pod was first acknowledged: `status.startTime`.
-    pub start_time: Option<Wall>,
-}
-
-/// What is known of the image for a container's next start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageState {
-    /// It is there.
-    Present {
-        /// The reference to create the container with.
-        image_ref: String,
-    },
-    /// It cannot be had at present; the image subsystem has said when to try again.
-    Failed {
-        /// The waiting reason: `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`,
-        /// `InvalidImageName`, …
-        reason: String,
-        /// The waiting message.
-        message: String,
-        /// When to try again; `None`: only when the spec changes.
-        retry_at: Option<Mono>,
-        /// Since when it has been failing.
-        since: Now,
-    },
-}
-
-/// How far a postStart hook is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HookState {
-    /// It has ended with success, or its container was adopted (it is not run twice).
-    Done,
-    /// It failed: the container is killed.
-    Failed {
-        /// What the event and the status say.
-        message: String,
-    },
-}
-
-/// The crash back-off of one container name: 10 s, doubled at each restart up to the maximum,
-/// forgotten after ten minutes without a crash. See [`super::backoff`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff {
-    /// The current wait.
-    pub wait: Duration,
-    /// When it was last raised.
-    pub updated: Mono,
-    /// The restart count of the start that it was raised for: that start is not held back by it.
-    pub restart_count: u32,
-}
-
-/// The last failure of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// How often in a row.
-    pub count: u32,
-    /// When.
-    pub at: Now,
-    /// The waiting reason for a container start (`CreateContainerConfigError`, …); else the stage.
-    pub reason: String,
-    /// The message.
-    pub message: String,
-}
 
 /// What an action works on. At most one action per key is in flight.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -205,12 +39,31 @@ pub enum Key {
     CleanUp,
 }
 
+impl Key {
+    /// Returns true if an action with this key is cancelled once the pod stops: pulls, and hooks
+    /// that nobody waits for any more. Creates and starts run to their deadline (invariant 7).
+    pub fn is_cancelled_by_stop(&self) -> bool {
+        match self {
+            Self::Image(_) | Self::PostStart(_) => true,
+            Self::Prepare
+            | Self::Volumes
+            | Self::NewSandbox
+            | Self::Sandbox(_)
+            | Self::Start(_)
+            | Self::Container(_)
+            | Self::PreStop(_)
+            | Self::Resize
+            | Self::CleanUp => false,
+        }
+    }
+}
+
 /// The actions that are being carried out.
-pub type InFlight = BTreeMap<Key, Doing>;
+pub type InFlight = BTreeMap<Key, InFlightAction>;
 
 /// An action in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doing {
+pub enum InFlightAction {
     /// Any action but a kill.
     Busy {
         /// Since when.
@@ -248,10 +101,22 @@ pub struct Plan {
     /// end is not told before their successor runs: the API server lets no container that is over
     /// for good by its policy run again.
     pub replaced: BTreeSet<ContainerId>,
+    /// Running containers whose postStart hook has not ended: the status shows them as created, as
+    /// upstream's does, whose pod worker waits for the hook. Empty once the pod stops.
+    pub shown_as_created: BTreeSet<ContainerId>,
+    /// Running containers of the spec whose postStart hook has ended: the prober's targets.
+    pub probed: BTreeSet<ContainerId>,
     /// Whether anything of the pod has other resources than it was given.
     pub resizing: bool,
     /// Back-offs to be stored (raised or reset) together with the actions.
     pub backoff: BTreeMap<String, Backoff>,
+}
+
+impl Plan {
+    /// Returns true if the pod waits for something that has failed: its status is urgent.
+    pub fn is_failing(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.last_error.is_some())
+    }
 }
 
 /// A change of lifecycle.
@@ -328,6 +193,8 @@ pub enum Action {
     Resize {
         /// The pod's sandbox.
         sandbox: SandboxId,
+        /// The resources last applied to each running container.
+        given: BTreeMap<ContainerId, Requirements>,
     },
     /// Run the postStart hook of a container.
     PostStart {
@@ -337,7 +204,8 @@ pub enum Action {
         id: ContainerId,
     },
     /// Run the preStop hook of a sidecar at once, while the main containers stop (upstream does not
-    /// wait with it for the sidecar's turn). Its end, good or bad, goes to `Inputs::pre_stopped`.
+    /// wait with it for the sidecar's turn). Its end, good or bad, goes to
+    /// `ContainerMemory::pre_stopped`.
     PreStop {
         /// The container's name.
         container: String,

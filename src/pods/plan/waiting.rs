@@ -1,16 +1,16 @@
 //! What users read while a container does not run: upstream's reasons and texts, with the cause
 //! where there is one.
 
-use super::draft::Draft;
+use super::planner::Planner;
 use crate::model::reason::container::{CONTAINER_CREATING, POD_INITIALIZING};
 use crate::model::{ContainerState, Lifecycle, Stage, pod};
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Gives every container that has not come up yet, and has no reason so far, upstream's default
     /// one. Where the whole pod waits for something that has gone wrong the message says so
     /// (upstream leaves it empty).
-    pub(super) fn explain_the_rest(&mut self) {
-        if self.inputs.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
+    pub(super) fn explain_waiting(&mut self) {
+        if self.facts.recorded.terminal_phase.is_some() || pod::is_terminal(self.pod) {
             // It was all over before this process saw it: what the API has recorded stands.
             return;
         }
@@ -21,7 +21,7 @@ impl Draft<'_> {
         };
         let message = self.pod_wide_obstacle();
         for spec in self.specs.clone() {
-            if self.plan.waiting.contains_key(spec.name) || !self.has_not_come_up(spec.name) {
+            if self.plan.waiting.contains_key(spec.name) || !self.never_ran(spec.name) {
                 continue;
             }
             self.wait(spec.name, reason, message.clone());
@@ -29,11 +29,11 @@ impl Draft<'_> {
     }
 
     /// Whether nothing is known of a container but that it should come up.
-    fn has_not_come_up(&self, name: &str) -> bool {
+    fn never_ran(&self, name: &str) -> bool {
         if let Some(container) = self.observed.latest(name) {
             return container.state == ContainerState::Created;
         }
-        let recorded = &self.inputs.recorded;
+        let recorded = &self.facts.recorded;
         let same_sandbox = recorded.sandbox.is_some()
             && recorded.sandbox.as_ref()
                 == self.observed.latest_sandbox().map(|sandbox| &sandbox.id);

@@ -1,72 +1,18 @@
 //! Container → `CreateContainer`.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1 as api;
 
+use super::expand::expand_all;
+use super::input::ContainerInput;
+use super::log_paths::container_log_path;
+use super::mounts::{devices, mounts};
+use super::resources::linux_resources;
+use super::security::container_security;
+use super::{SpecError, annotations};
 use crate::cri::v1::{
     CdiDevice, ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue,
     LinuxContainerConfig, Signal,
 };
-use crate::model::{ContainerId, Pod};
-use crate::resources::devices::DeviceOptions;
-
-use super::env::EnvVar;
-use super::expand::expand_all;
-use super::mounts::{VolumeSource, devices, mounts};
-use super::resources::linux_resources;
-use super::sandbox::container_log_path;
-use super::security::container_security;
-use super::{IdRange, Settings, SpecError, annotations};
-
-/// The user that an image was built to run as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageUser {
-    /// A number; 0 when the image says nothing.
-    Uid(i64),
-    /// A name, which only the runtime can look up inside the image.
-    Name(String),
-}
-
-/// What a container is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct ContainerInput<'a> {
-    /// The pod.
-    pub pod: &'a Pod,
-    /// The container, of any kind.
-    pub container: &'a api::Container,
-    /// How often it has been started before.
-    pub restart_count: u32,
-    /// The reference of the pulled image.
-    pub image_ref: &'a str,
-    /// The user in the image.
-    pub image_user: &'a ImageUser,
-    /// The environment, from [`super::environment`].
-    pub env: &'a [EnvVar],
-    /// What comes with the devices of plugins.
-    pub devices: &'a DeviceOptions,
-    /// Where the pod's volumes are, by name.
-    pub volumes: &'a BTreeMap<String, VolumeSource>,
-    /// The prepared paths of mounts with a `subPath`, by index in `volumeMounts`.
-    pub sub_paths: &'a BTreeMap<usize, String>,
-    /// The managed `/etc/hosts` on the node; `None` while the pod has no address and is not on the
-    /// node's network.
-    pub etc_hosts: Option<&'a str>,
-    /// The file for the termination message on the node, already made.
-    pub termination_log: Option<&'a str>,
-    /// The container whose process namespace an ephemeral container joins.
-    pub pid_target: Option<&'a ContainerId>,
-    /// From `resources::oom`.
-    pub oom_score_adj: i64,
-    /// Groups that come with the pod's volumes.
-    pub extra_groups: &'a [i64],
-    /// The ids of the pod's user namespace; `None` where it shares the node's.
-    pub user_ids: Option<IdRange>,
-    /// Whether the pod's runtime handler can mount recursively read-only.
-    pub recursive_read_only: bool,
-    /// The node's settings.
-    pub settings: &'a Settings,
-}
 
 /// Makes the request for a container.
 pub fn container_config(input: &ContainerInput<'_>) -> Result<ContainerConfig, SpecError> {
@@ -146,9 +92,13 @@ mod tests {
         reason = "JSON reads better at the calls without a borrow"
     )]
 
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::cri::v1::{LinuxContainerSecurityContext, NamespaceMode};
-    use crate::pods::request::testing;
+    use crate::model::{ContainerId, Pod};
+    use crate::pods::request::{EnvVar, IdRange, ImageUser, Settings, VolumeSource, testing};
+    use crate::resources::devices::DeviceOptions;
     use serde_json::json;
 
     struct World {

@@ -7,7 +7,7 @@ use crate::cri::v1::DnsConfig;
 use crate::model::{Pod, pod, reason};
 
 use super::pod_in_messages;
-use super::sandbox::{Warning, WarningTarget};
+use super::warning::{Warning, WarningTarget};
 
 /// Most nameservers that the C library reads.
 const MAX_NAMESERVERS: usize = 3;

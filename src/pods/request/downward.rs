@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::model::quantity::Amount;
 use crate::model::{Pod, pod};
 
-use super::env::EnvInput;
+use super::input::EnvInput;
 use super::{SpecError, validate};
 
 /// The value of a field of the pod.

@@ -4,82 +4,17 @@
 //! Upstream hands them to the runtime in random order; here they are sorted by name, services last.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::apiserver::objects::ObjectError;
-use crate::apiserver::services::Service;
 use crate::model::expansion::expand;
 use crate::model::{Pod, pod};
 
+use super::input::{EnvFile, EnvInput, EnvVar};
 use super::services::service_variables;
 use super::{SpecError, downward, env_file};
-
-/// One variable. Its value may be a secret: it is not in the `Debug` output.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// The name.
-    pub name: String,
-    /// The value.
-    pub value: String,
-}
-
-impl EnvVar {
-    /// A variable.
-    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { name: name.into(), value: value.into() }
-    }
-}
-
-impl fmt::Debug for EnvVar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=…", self.name)
-    }
-}
-
-/// What the environment of one container is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct EnvInput<'a> {
-    /// The pod.
-    pub pod: &'a Pod,
-    /// The container, of any kind.
-    pub container: &'a api::Container,
-    /// The pod's addresses, the node's preferred family first; the node's for a hostNetwork pod.
-    pub pod_ips: &'a [IpAddr],
-    /// The node's addresses.
-    pub host_ips: &'a [IpAddr],
-    /// The node's allocatable resources, for containers without limits.
-    pub allocatable: &'a BTreeMap<String, Quantity>,
-    /// The services of the pod's namespace and of `default`; `None` while they have never been
-    /// read. A static pod does not wait for that.
-    pub services: Option<&'a [Arc<Service>]>,
-    /// The ConfigMaps of the pod's namespace that [`super::references()`] named.
-    pub config_maps: &'a BTreeMap<String, Result<Arc<api::ConfigMap>, ObjectError>>,
-    /// The Secrets of the pod's namespace that [`super::references()`] named.
-    pub secrets: &'a BTreeMap<String, Result<Arc<api::Secret>, ObjectError>>,
-    /// The files that [`super::references()`] named, by volume and path; none of a volume that is
-    /// not there.
-    pub files: &'a BTreeMap<(String, String), EnvFile>,
-}
-
-/// A file of variables. Its content may be a secret: it is not in the `Debug` output.
-#[derive(Clone)]
-pub struct EnvFile {
-    /// Where it is on the node; upstream tells it to the user.
-    pub path: String,
-    /// What it says; an error says why it cannot be read.
-    pub content: Result<String, String>,
-}
-
-impl fmt::Debug for EnvFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EnvFile").field("path", &self.path).finish_non_exhaustive()
-    }
-}
 
 /// Composes the environment.
 pub fn environment(input: &EnvInput<'_>) -> Result<Vec<EnvVar>, SpecError> {
@@ -259,8 +194,9 @@ fn from_file(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::services::ServicePort;
+    use crate::apiserver::services::{Service, ServicePort};
     use crate::pods::request::testing::pod;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use serde_json::json;
 
     struct World {

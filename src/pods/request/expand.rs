@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::model::expansion::expand;
 
-use super::env::EnvVar;
+use super::input::EnvVar;
 use super::{SpecError, validate};
 
 /// Expands each of `words` with the container's environment.

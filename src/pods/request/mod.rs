@@ -17,6 +17,8 @@ pub(crate) mod env_file;
 mod expand;
 mod hash;
 mod hosts;
+mod input;
+mod log_paths;
 mod mounts;
 mod references;
 mod resources;
@@ -24,24 +26,25 @@ mod sandbox;
 mod security;
 mod services;
 mod validate;
+mod warning;
 
 use std::time::Duration;
 
 use crate::model::reason;
 
-pub use container::{ContainerInput, ImageUser, container_config};
+pub use container::container_config;
 pub use dns::{DnsSettings, PodDns, ResolvConf, pod_dns};
-pub use env::{EnvFile, EnvInput, EnvVar, environment};
+pub use env::environment;
 pub use expand::sub_path;
 pub use hash::container_hash;
 pub use hosts::{Hostname, hostname, hosts_file, node_hosts_file};
-pub use mounts::{VolumeSource, mounts_hosts_file};
+pub use input::{ContainerInput, EnvFile, EnvInput, EnvVar, ImageUser, VolumeSource};
+pub use log_paths::{container_log_path, pod_log_directory};
+pub use mounts::mounts_hosts_file;
 pub use references::{ObjectRef, references};
 pub use resources::{PodTotals, linux_resources};
-pub use sandbox::{
-    SandboxInput, SandboxRequest, Warning, WarningTarget, container_log_path, pod_log_directory,
-    sandbox_config,
-};
+pub use sandbox::{SandboxInput, SandboxRequest, sandbox_config};
+pub use warning::{Warning, WarningTarget};
 
 /// What of the node's configuration and kernel shapes the requests. Made once, by the composition
 /// root.

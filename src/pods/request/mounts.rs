@@ -5,42 +5,11 @@ use k8s_openapi::api::core::v1 as api;
 use crate::cri::v1::{Device, ImageSpec, Mount, MountPropagation};
 
 use super::SpecError;
-use super::container::ContainerInput;
 use super::expand::sub_path;
+use super::input::{ContainerInput, VolumeSource};
 use super::security::id_mappings;
 
 const ETC_HOSTS: &str = "/etc/hosts";
-
-/// Where a volume of the pod is, as the volume subsystem says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeSource {
-    /// A directory or file on the node.
-    Path {
-        /// The path.
-        path: String,
-        /// Whether the volume itself is read-only (secrets, projected tokens, …).
-        read_only: bool,
-        /// Whether the runtime is to relabel it for SELinux: managed, relabelable and not labelled
-        /// by its mount.
-        relabel: bool,
-    },
-    /// A device of the node.
-    Device {
-        /// The path, or that of a link to it.
-        path: String,
-        /// Whether it may only be read.
-        read_only: bool,
-    },
-    /// An image that the runtime mounts itself.
-    Image {
-        /// The reference of the pulled image.
-        image_ref: String,
-        /// The reference in the spec.
-        image: String,
-        /// The pod's runtime handler, which some runtimes keep images by.
-        runtime_handler: String,
-    },
-}
 
 /// The devices of a container that are volumes.
 pub(super) fn devices(input: &ContainerInput<'_>) -> Result<Vec<Device>, SpecError> {

@@ -11,8 +11,10 @@ use crate::model::{Pod, pod};
 
 use super::dns::{PodDns, ResolvConf, pod_dns};
 use super::hosts::hostname;
+use super::log_paths::pod_log_directory;
 use super::resources::{PodTotals, overhead, sandbox_resources};
 use super::security::sandbox_security;
+use super::warning::Warning;
 use super::{IdRange, Settings, SpecError, annotations};
 use crate::admission::sysctls::normalize;
 
@@ -44,26 +46,6 @@ pub struct SandboxRequest {
     pub config: PodSandboxConfig,
     /// Events.
     pub warnings: Vec<Warning>,
-}
-
-/// An event to emit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// What it is about.
-    pub target: WarningTarget,
-    /// Its reason.
-    pub reason: &'static str,
-    /// Its message.
-    pub message: String,
-}
-
-/// What a warning is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WarningTarget {
-    /// The pod.
-    Pod,
-    /// The node.
-    Node,
 }
 
 /// Makes the request for a sandbox.
@@ -105,18 +87,6 @@ pub fn sandbox_config(input: &SandboxInput<'_>) -> Result<SandboxRequest, SpecEr
         windows: None,
     };
     Ok(SandboxRequest { config, warnings })
-}
-
-/// Where the runtime writes the logs of a pod: `<root>/NAMESPACE_NAME_UID`.
-pub fn pod_log_directory(pod: &Pod, root: &str) -> String {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let metadata = &pod.metadata;
-    format!("{root}/{}_{}_{}", text(&metadata.namespace), text(&metadata.name), text(&metadata.uid))
-}
-
-/// The log of a container, below its pod's directory.
-pub fn container_log_path(container: &str, restart_count: u32) -> String {
-    format!("{container}/{restart_count}.log")
 }
 
 /// All ports of a container; the runtime's network plugin acts on those with a host port. A port

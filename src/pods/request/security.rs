@@ -12,7 +12,7 @@ use crate::cri::v1::{
 };
 use crate::model::{Pod, pod};
 
-use super::container::{ContainerInput, ImageUser};
+use super::input::{ContainerInput, ImageUser};
 use super::{IdRange, Settings, SpecError, pod_in_messages};
 
 /// Hidden below `/proc` and `/sys` unless `procMount` is `Unmasked`.

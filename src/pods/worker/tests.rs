@@ -1,6 +1,7 @@
 //! The laws of a pod's task, with an executor whose actions end when the test says so, and as it
 //! says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,14 +12,18 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::super::execute::{Completion, Context, Execute, Outcome, Published, Report};
-use super::super::plan::types::{Action, Inputs, Key, Notice};
+use super::super::execute::{Completion, Context, Execute, Outcome};
+use super::super::memory;
+use super::super::memory::facts::{Config, Recorded};
+use super::super::memory::known::Preparation;
+use super::super::plan::types::{Action, Key, Notice};
+use super::super::report::{Milestone, Picture, Published, Report};
 use super::{Feeds, Start, Worker};
 use crate::clock::Clock;
 use crate::dispatch::{Directive, Ended, Resize};
+use crate::model::reason::event;
 use crate::model::{
-    Blocked, Lifecycle, Now, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, Stage,
-    VolumesState, Wall,
+    Lifecycle, ObservedPod, ObservedSandbox, Pod, SandboxId, SandboxState, VolumesState, Wall,
 };
 use crate::pleg::Observation;
 use crate::status::Acked;
@@ -37,8 +42,8 @@ struct Fake {
     begun: Mutex<Vec<Key>>,
     /// Per announcement of the end: whether the object was to be deleted.
     announced: Mutex<Vec<bool>>,
-    /// Stages that were reported.
-    blocked: Mutex<Vec<Stage>>,
+    /// The waits that were reported.
+    blocked: Mutex<Vec<String>>,
     /// What tells the actions that have begun that the pod stops.
     stops: Mutex<Vec<CancellationToken>>,
     /// Whether other pods wait.
@@ -57,38 +62,34 @@ impl Execute for Fake {
             Err(_) => std::future::pending().await,
         }
     }
+}
 
+impl Report for Fake {
     async fn acked(&self) -> watch::Receiver<Acked> {
         watch::channel(Acked::default()).1
     }
 
-    async fn poked(&self) {
+    async fn mirror_changed(&self) {
         std::future::pending::<()>().await;
     }
 
-    async fn finished(&self, pod: &Arc<Pod>) {
-        self.announced.lock().push(pod.metadata.deletion_timestamp.is_some());
-    }
-
-    fn is_rush(&self) -> bool {
+    fn has_backlog(&self) -> bool {
         self.rush.load(Ordering::Relaxed)
     }
 
-    fn gone(&self, _pod: &Arc<Pod>) {}
-
-    async fn updated(&self, _pod: &Arc<Pod>, _stopping: bool) {}
-
-    fn notice(&self, _pod: &Arc<Pod>, _notice: &Notice) {}
-
-    fn blocked(&self, _pod: &Arc<Pod>, blocked: &Blocked, _now: Now) {
-        self.blocked.lock().push(blocked.stage);
+    async fn milestone(&self, pod: &Arc<Pod>, milestone: Milestone) {
+        if milestone == Milestone::Finished {
+            self.announced.lock().push(pod.metadata.deletion_timestamp.is_some());
+        }
     }
 
-    fn blocked_report_after(&self) -> Duration {
-        Duration::from_secs(10)
+    fn notice(&self, _pod: &Arc<Pod>, notice: &Notice) {
+        if notice.reason == event::POD_BLOCKED {
+            self.blocked.lock().push(notice.message.clone());
+        }
     }
 
-    async fn publish(&self, _report: &Report<'_>) -> Published {
+    async fn publish(&self, _picture: &Picture<'_>) -> Published {
         Published { status: Arc::new(PodStatus::default()), version: None }
     }
 }
@@ -119,14 +120,17 @@ fn bench(pod: &Arc<Pod>) -> Bench {
     let (observations, observed) = watch::channel(observation(true));
     let ready = if pod.status.is_some() { VolumesState::Absent } else { VolumesState::Ready };
     let (volumes, states) = watch::channel(ready);
-    let start = Start {
+    let memory = memory::Start {
         pod: pod.clone(),
         lifecycle: Lifecycle::Syncing,
-        inputs: Inputs::default(),
-        shutdown: CancellationToken::new(),
+        config: Config::default(),
+        recorded: Recorded::default(),
+        remembered: BTreeMap::new(),
+        preparation: Preparation::Absent,
     };
+    let start = Start { memory, shutdown: CancellationToken::new() };
     let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-    let (worker, _) = Worker::new(start, fake.clone(), clock);
+    let (worker, _) = Worker::new(start, fake.clone(), fake.clone(), clock);
     let feeds = Feeds {
         directive: directives,
         observation: observed,
@@ -173,10 +177,7 @@ fn pod(change: &Value) -> Arc<Pod> {
 }
 
 fn prepared() -> End {
-    End::Done {
-        outcome: Outcome::Prepared { logged_restarts: std::collections::BTreeMap::default() },
-        mutated: false,
-    }
+    End::Done { outcome: Outcome::Prepared { logged_restarts: BTreeMap::new() }, mutated: false }
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +231,10 @@ async fn a_wait_is_reported_once_after_it_has_lasted() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(bench.fake.blocked.lock().is_empty());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*bench.fake.blocked.lock(), [Stage::Cgroup]);
+    assert_eq!(
+        *bench.fake.blocked.lock(),
+        ["waiting for cgroup for 10 s: the pod's cgroup and directories"]
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,10 +96,7 @@ impl Task {
                 },
                 Some(event) = heard.recv() => self.event(event),
                 Some(_) = followers.join_next() => {}
-                () = async { match next {
-                    Some(next) => clock.sleep_until(next).await,
-                    None => std::future::pending().await,
-                } } => {}
+                () = clock.sleep_until_some(next) => {}
             }
         }
     }

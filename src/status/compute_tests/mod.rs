@@ -7,7 +7,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
-use super::compute::{ComputeInput, NodeFacts, ResizeCondition, ResizeState, compute, ordered};
+use super::compute::{compute, ordered};
+use super::input::{ComputeInput, NodeFacts, ResizeCondition, ResizeState};
 use crate::model::observed::{AppliedResources, Exit, Remembered};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{
@@ -57,6 +58,7 @@ impl World {
                 prefers_ipv6: false,
                 runtime: "containerd".into(),
                 recursive_read_only: BTreeSet::new(),
+                shows_stop_signals: false,
             },
         }
     }
@@ -752,4 +754,36 @@ fn a_resize_is_told_in_two_conditions() {
     world.resize = ResizeState::default();
     let second = World { previous: Some(first), ..world }.compute();
     assert!(!conditions(&second).iter().any(|condition| condition.starts_with("PodResize")));
+}
+
+#[test]
+fn a_memory_request_is_shown_once_its_resize_is_carried_out() {
+    let asks = |memory: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"memory": memory}}}]});
+    let request = |world: &World| {
+        let status = world.compute();
+        let one = &status.container_statuses.as_ref().expect("statuses")[0];
+        serde_json::to_value(&one.resources).expect("JSON")["requests"]["memory"].clone()
+    };
+    let mut world = World::new(asks("32Mi")).runs(vec![running("c", "id-c")]);
+    world.previous = Some(world.compute());
+    world.pod = pod(asks("64Mi"));
+
+    world.resize.in_progress = Some(ResizeCondition::default());
+    assert_eq!(request(&world), "32Mi", "the container has not been given it yet");
+    world.resize.in_progress = None;
+    assert_eq!(request(&world), "64Mi");
+}
+
+#[test]
+fn the_stop_signal_is_shown_where_its_gate_is_on() {
+    let mut container = running("c", "id-c");
+    container.stop_signal = Some("SIGUSR1".to_owned());
+    let mut world = World::new(json!({})).runs(vec![container]);
+    let signal = |world: &World| {
+        world.compute().container_statuses.expect("statuses")[0].stop_signal.clone()
+    };
+
+    assert_eq!(signal(&world), None);
+    world.node.shows_stop_signals = true;
+    assert_eq!(signal(&world).as_deref(), Some("SIGUSR1"));
 }

@@ -163,7 +163,11 @@ impl Files {
 
     fn load(&self, text: &str, drop_in: Option<&str>) -> Result<Loaded, ConfigError> {
         write_atomic(&self.file, text, 0o600).expect("writable");
-        let mut args = vec![format!("--config={}", self.file.display())];
+        // Without a kubeconfig nobody can be asked about callers, which is refused.
+        let mut args = vec![
+            format!("--config={}", self.file.display()),
+            "--kubeconfig=/etc/kubernetes/kubelet.conf".to_owned(),
+        ];
         if let Some(drop_in) = drop_in {
             write_atomic(&self.drop_ins.join("10.conf"), drop_in, 0o600).expect("writable");
             args.push(format!("--config-dir={}", self.drop_ins.display()));
@@ -200,7 +204,9 @@ fn says_why(error: &ConfigError) {
             text.contains(&path.display().to_string()) && !problem.is_empty()
         }
         ConfigError::DropIns { dir, problem } => text.contains(dir.as_str()) && !problem.is_empty(),
-        ConfigError::Gates(problems) | ConfigError::Invalid(problems) => {
+        ConfigError::Gates(problems)
+        | ConfigError::Invalid(problems)
+        | ConfigError::Startup(problems) => {
             !problems.is_empty() && problems.iter().all(|problem| !problem.is_empty())
         }
         ConfigError::Flags(_) | ConfigError::NodeLabels(_) => !text.is_empty(),

@@ -1,6 +1,7 @@
 //! Plays a scenario: lives of a kubelet, one after the other, in a world that outlives them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rkubelet::cri::v1;
 use rkubelet::daemon::simulated;
 use rkubelet::volumes::mounter::fake::FakeMounter;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Chaos;
@@ -25,6 +27,7 @@ use super::scenario::{Scenario, Step};
 
 pub(super) const PODS: &str = "api/v1/pods";
 const NODE: &str = "n1";
+const NODE_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
 /// How often the world looks whether something in it ends.
 const TICK: Duration = Duration::from_millis(500);
@@ -191,6 +194,7 @@ impl World {
                 mounter: self.mounter.clone(),
                 container_logs_dir: self.home.join("links"),
                 device_plugins_dir: self.home.join("device-plugins"),
+                host_ips: watch::channel(vec![NODE_IP]).1,
                 cores: self.cores,
             };
             let kubelet =
@@ -514,7 +518,8 @@ fn configuration(home: &Path) -> Loaded {
     let text = format!(
         "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\ncgroupsPerQOS: false\n\
          enforceNodeAllocatable: []\nenableServer: false\nhealthzPort: 0\nregisterNode: false\nresolvConf: \"\"\n\
-         failCgroupV1: false\nfailSwapOn: false\nstaticPodPath: {}\npodLogsDir: {}\n",
+         failCgroupV1: false\nfailSwapOn: false\nauthentication: {{webhook: {{enabled: false}}}}\n\
+         authorization: {{mode: AlwaysAllow}}\nstaticPodPath: {}\npodLogsDir: {}\n",
         path("manifests"),
         path("logs")
     );
@@ -525,7 +530,7 @@ fn configuration(home: &Path) -> Loaded {
         format!("--config={}", file.display()),
         format!("--root-dir={root}"),
         format!("--hostname-override={NODE}"),
-        "--node-ip=10.0.0.1".to_owned(),
+        format!("--node-ip={NODE_IP}"),
     ];
     load_on(&args, Host { cgroup_v2: true }).expect("a configuration")
 }

@@ -1,38 +1,48 @@
-//! What users are told of a resize: two conditions, and an event at each step.
+//! What users see of a resize in place: two conditions, and an event at each step. Pure.
+//!
+//! Dispatch decides on a resize; the planner says whether it is still going on.
 
 use k8s_openapi::api::core::v1 as api;
 use serde::Serialize;
 
-use super::super::execute::Execute;
-use super::super::plan::types::{Key, Notice, Plan};
-use super::Worker;
+use super::known::Failure;
 use crate::dispatch::Resize;
 use crate::model::reason::event;
 use crate::model::{EventType, Pod, pod};
+use crate::pods::plan::types::Notice;
 use crate::status::{ResizeCondition, ResizeState};
 
 /// The reason of a resize that has failed and is tried again.
 const ERROR: &str = "Error";
 
-impl<E: Execute> Worker<E> {
-    /// Takes over what was said of a resize before this process.
-    pub(super) fn adopt_resize(&mut self) {
-        self.resize = ResizeState::recorded(self.pod.status.as_ref());
+/// The progress of a pod's resize.
+#[derive(Clone, Debug)]
+pub(super) struct ResizeProgress {
+    /// The two conditions.
+    pub(super) state: ResizeState,
+    /// The generation of the resize that was granted last.
+    granted: Option<i64>,
+}
+
+impl ResizeProgress {
+    /// Takes over the conditions that were recorded before this process.
+    pub(super) fn recorded(pod: &Pod) -> Self {
+        Self { state: ResizeState::recorded(pod.status.as_ref()), granted: None }
     }
 
-    /// Takes in what was decided about a resize.
-    pub(super) fn obey_resize(&mut self, resize: &Resize) {
-        let generation = |pod: &Pod| pod.metadata.generation;
+    /// Applies what was decided about a resize. Returns true if one was granted.
+    pub(super) fn decide(&mut self, resize: &Resize, pod: &Pod, notices: &mut Vec<Notice>) -> bool {
         let pending = resize.pending.as_ref().map(|pending| ResizeCondition {
             reason: pending.reason.to_owned(),
             message: pending.message.clone(),
-            generation: generation(&pending.wanted),
+            generation: pending.wanted.metadata.generation,
         });
-        let told = |condition: &Option<ResizeCondition>| {
+        let subject = |condition: &Option<ResizeCondition>| {
             condition.as_ref().map(|condition| (condition.reason.clone(), condition.generation))
         };
-        if let Some(waits) =
-            resize.pending.as_ref().filter(|_| told(&pending) != told(&self.resize.pending))
+
+        if let Some(waits) = &resize.pending
+            && subject(&pending) != subject(&self.state.pending)
         {
             let reason = if waits.reason == "Infeasible" {
                 event::RESIZE_INFEASIBLE
@@ -40,48 +50,55 @@ impl<E: Execute> Worker<E> {
                 event::RESIZE_DEFERRED
             };
             let text = text(&format!("Pod resize {}", waits.reason), &waits.wanted, &waits.message);
-            self.tell_resize(EventType::Warning, reason, text);
+            notices.push(notice(EventType::Warning, reason, text));
         }
-        self.resize.pending = pending;
-        if resize.granted.is_some() && self.granted != resize.granted {
-            self.granted = resize.granted;
-            self.inputs.failures.remove(&Key::Resize);
-            self.resize.in_progress = Some(ResizeCondition {
-                generation: generation(&self.pod),
-                ..ResizeCondition::default()
-            });
-            self.tell_resize(
-                EventType::Normal,
-                event::RESIZE_STARTED,
-                text("Pod resize started", &self.pod, ""),
-            );
+        self.state.pending = pending;
+
+        if resize.granted.is_none() || self.granted == resize.granted {
+            return false;
         }
+        self.granted = resize.granted;
+        self.state.in_progress = Some(ResizeCondition {
+            generation: pod.metadata.generation,
+            ..ResizeCondition::default()
+        });
+        let text = text("Pod resize started", pod, "");
+        notices.push(notice(EventType::Normal, event::RESIZE_STARTED, text));
+        true
     }
 
     /// Follows a resize by what the plan says of it.
-    pub(super) fn follow_resize(&mut self, plan: &Plan) {
-        if !plan.resizing {
-            if self.resize.in_progress.take().is_some() {
-                let text = text("Pod resize completed", &self.pod, "");
-                self.tell_resize(EventType::Normal, event::RESIZE_COMPLETED, text);
+    pub(super) fn follow(
+        &mut self,
+        is_resizing: bool,
+        failure: Option<&Failure>,
+        pod: &Pod,
+        notices: &mut Vec<Notice>,
+    ) {
+        if !is_resizing {
+            if self.state.in_progress.take().is_some() {
+                let text = text("Pod resize completed", pod, "");
+                notices.push(notice(EventType::Normal, event::RESIZE_COMPLETED, text));
             }
             return;
         }
-        let generation = self.pod.metadata.generation;
-        let new = || ResizeCondition { generation, ..ResizeCondition::default() };
-        let progress = self.resize.in_progress.get_or_insert_with(new);
-        let Some(failure) = self.inputs.failures.get(&Key::Resize) else { return };
-        if (progress.reason.as_str(), &progress.message) != (ERROR, &failure.message) {
-            (progress.reason, progress.message) = (ERROR.to_owned(), failure.message.clone());
-            let text = text("Pod resize error", &self.pod, &failure.message.clone());
-            self.tell_resize(EventType::Warning, event::RESIZE_ERROR, text);
-        }
-    }
 
-    fn tell_resize(&self, event_type: EventType, reason: &'static str, message: String) {
-        let notice = Notice { dedup: String::new(), container: None, event_type, reason, message };
-        self.executor.notice(&self.pod, &notice);
+        let generation = pod.metadata.generation;
+        let new = || ResizeCondition { generation, ..ResizeCondition::default() };
+        let progress = self.state.in_progress.get_or_insert_with(new);
+        let Some(failure) = failure else { return };
+        if progress.reason == ERROR && progress.message == failure.message {
+            return;
+        }
+        ERROR.clone_into(&mut progress.reason);
+        progress.message.clone_from(&failure.message);
+        let text = text("Pod resize error", pod, &failure.message);
+        notices.push(notice(EventType::Warning, event::RESIZE_ERROR, text));
     }
+}
+
+fn notice(event_type: EventType, reason: &'static str, message: String) -> Notice {
+    Notice { dedup: String::new(), container: None, event_type, reason, message }
 }
 
 /// The resources of a pod as events of a resize write them.

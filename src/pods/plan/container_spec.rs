@@ -3,15 +3,14 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::restart;
 use super::types::KillReason;
-use crate::model::Pod;
 use crate::model::pod::{self, ContainerKind};
+use crate::model::{Pod, RestartPolicy, RestartRules};
 use crate::resources::allocation::Requirements;
 
 /// What the planner needs to know of a container's definition.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spec<'a> {
+pub(super) struct ContainerSpec<'a> {
     pub(super) name: &'a str,
     pub(super) kind: ContainerKind,
     pub(super) image: &'a str,
@@ -19,17 +18,16 @@ pub(super) struct Spec<'a> {
     lifecycle: Option<&'a api::Lifecycle>,
     startup: Option<&'a api::Probe>,
     liveness: Option<&'a api::Probe>,
-    resize_policy: &'a [api::ContainerResizePolicy],
+    /// Which resources need a restart to change.
+    pub(super) resize_policy: &'a [api::ContainerResizePolicy],
     /// What it asks for of CPU and memory.
     pub(super) requirements: Requirements,
-    /// The container's own restart policy, where it has one.
-    pub(super) restart_policy: Option<&'a str>,
-    /// Its restart rules, in order.
-    pub(super) restart_rules: &'a [api::ContainerRestartRule],
+    /// When it is started again.
+    pub(super) restart: RestartRules<'a>,
 }
 
-impl<'a> Spec<'a> {
-    fn new(container: &'a api::Container, kind: ContainerKind) -> Self {
+impl<'a> ContainerSpec<'a> {
+    fn new(pod: &Pod, container: &'a api::Container, kind: ContainerKind) -> Self {
         Self {
             name: &container.name,
             kind,
@@ -39,13 +37,12 @@ impl<'a> Spec<'a> {
             startup: container.startup_probe.as_ref(),
             liveness: container.liveness_probe.as_ref(),
             resize_policy: container.resize_policy.as_deref().unwrap_or_default(),
-            requirements: Requirements::of(container),
-            restart_policy: container.restart_policy.as_deref(),
-            restart_rules: container.restart_policy_rules.as_deref().unwrap_or_default(),
+            requirements: Requirements::of(pod, container),
+            restart: RestartRules::of(pod::restart_policy(pod), container),
         }
     }
 
-    fn ephemeral(container: &'a api::EphemeralContainer) -> Self {
+    fn ephemeral(container: &'a api::EphemeralContainer, pod_policy: RestartPolicy) -> Self {
         Self {
             name: &container.name,
             kind: ContainerKind::Ephemeral,
@@ -56,39 +53,29 @@ impl<'a> Spec<'a> {
             liveness: None,
             resize_policy: &[],
             requirements: Requirements::default(),
-            restart_policy: None,
-            restart_rules: &[],
+            restart: RestartRules::of_pod(pod_policy),
         }
     }
 
     /// Every container of the pod: init containers and sidecars, main ones, ephemeral ones, each in
     /// spec order.
     pub(super) fn all(pod: &'a Pod) -> Vec<Self> {
+        let policy = pod::restart_policy(pod);
         let init = pod::init_containers(pod).iter().map(|container| {
             let kind = if pod::is_sidecar(container) {
                 ContainerKind::Sidecar
             } else {
                 ContainerKind::Init
             };
-            Self::new(container, kind)
+            Self::new(pod, container, kind)
         });
         let main = pod::main_containers(pod)
             .iter()
-            .map(|container| Self::new(container, ContainerKind::Main));
-        init.chain(main).chain(pod::ephemeral_containers(pod).iter().map(Self::ephemeral)).collect()
-    }
-
-    /// Whether a change of one of its resources needs a restart.
-    pub(super) fn restarts_for(&self, resource: &str) -> bool {
-        let policy = self.resize_policy.iter().find(|policy| policy.resource_name == resource);
-        policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
-    }
-
-    /// Whether an exit with `exit_code` has the whole pod started again: the first rule that
-    /// matches says so.
-    pub(super) fn restarts_all(&self, exit_code: i32) -> bool {
-        restart::matching_rule(self, exit_code)
-            .is_some_and(|rule| rule.action == restart::RESTART_ALL)
+            .map(|container| Self::new(pod, container, ContainerKind::Main));
+        let ephemeral = pod::ephemeral_containers(pod)
+            .iter()
+            .map(|container| Self::ephemeral(container, policy));
+        init.chain(main).chain(ephemeral).collect()
     }
 
     /// Whether it has a postStart hook.

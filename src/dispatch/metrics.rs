@@ -1,10 +1,10 @@
-//! Gauges of pods and containers, counted at each scrape from the views: nothing is kept, and an
-//! idle node does nothing.
+//! The gauges of pods and containers: counted from the views at each scrape, so that an idle node
+//! does nothing. The names are upstream's, but for `rkubelet_pod_blocked`.
 
 use std::collections::BTreeMap;
 
+use super::{PodView, PodsHandle, ViewState};
 use crate::desired;
-use crate::dispatch::{PodView, PodsHandle, ViewState};
 use crate::model::{ContainerState, SandboxState, pod};
 use crate::telemetry::metrics::{Collected, Kind, Registry};
 
@@ -14,8 +14,8 @@ const STATES: [&str; 4] = ["created", "running", "exited", "unknown"];
 /// The phases of a pod's life on the node, as upstream's pod workers name them.
 const LIFECYCLES: [&str; 3] = ["sync", "terminating", "terminated"];
 
-/// Shows upstream's gauges of pods, and what pods wait for.
-pub(super) fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle) {
+/// Registers upstream's gauges of pods, and the gauge of pods that wait.
+pub fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle) {
     registry.on_collect(move |out| {
         let (views, wanted) = (pods.views(), desired.pods());
         running(out, &views);
@@ -112,7 +112,7 @@ fn working(out: &mut Collected, views: &[PodView], desired: &desired::Handle) {
     show(out, "kubelet_working_pods", help, &["lifecycle", "config", "static"], &samples);
 }
 
-/// Our own: how many pods wait, by what for (principle 12).
+/// Our own: how many pods wait, by what for (invariant 12).
 fn blocked(out: &mut Collected, views: &[PodView]) {
     let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
     for blocked in views.iter().filter_map(|view| view.blocked.as_ref()) {

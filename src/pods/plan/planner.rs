@@ -4,23 +4,27 @@
 use std::collections::BTreeSet;
 
 use super::backoff;
+use super::container_spec::ContainerSpec;
+use super::input::PlanInput;
 use super::restart;
-use super::spec::Spec;
-use super::types::{Action, Doing, Failure, Inputs, Key, Notice, Plan, PlanInput};
+use super::types::{Action, InFlightAction, Key, Notice, Plan};
 use crate::model::observed::Exit;
 use crate::model::{
     Blocked, ContainerId, ContainerKind, ContainerState, Lifecycle, Mono, Now, ObservedContainer,
-    ObservedPod, Pod, SandboxId, Stage, Waiting, Wall, pod,
+    ObservedPod, Pod, RestartPolicy, SandboxId, Stage, Waiting, Wall, pod,
 };
+use crate::pods::memory::facts::Facts;
+use crate::pods::memory::known::{Failure, Known};
 
 /// A plan in the making.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
+pub(super) struct Planner<'a> {
     pub(super) pod: &'a Pod,
     pub(super) observed: &'a ObservedPod,
-    pub(super) inputs: &'a Inputs,
+    pub(super) facts: &'a Facts,
+    pub(super) known: &'a Known,
     pub(super) now: Now,
-    pub(super) specs: Vec<Spec<'a>>,
+    pub(super) specs: Vec<ContainerSpec<'a>>,
     pub(super) plan: Plan,
     /// Whether initialization is over; set by `keep`.
     pub(super) initialized: bool,
@@ -29,14 +33,15 @@ pub(super) struct Draft<'a> {
     kills: BTreeSet<ContainerId>,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> Planner<'a> {
     pub(super) fn new(input: &'a PlanInput<'a>) -> Self {
         Self {
             pod: input.pod,
             observed: input.observed,
-            inputs: input.inputs,
+            facts: input.facts,
+            known: input.known,
             now: input.now,
-            specs: Spec::all(input.pod),
+            specs: ContainerSpec::all(input.pod),
             plan: Plan::default(),
             initialized: false,
             input,
@@ -48,7 +53,8 @@ impl<'a> Draft<'a> {
     /// The finished plan: removal before addition, and a reason for every container that has not
     /// come up.
     pub(super) fn into_plan(mut self) -> Plan {
-        self.explain_the_rest();
+        self.explain_waiting();
+        self.note_starting();
         self.plan.resizing = self.is_resizing();
         self.plan.actions.sort_by_key(is_addition);
         if self.plan.transition.is_some() {
@@ -64,17 +70,17 @@ impl<'a> Draft<'a> {
     }
 
     /// The containers of one kind, in spec order.
-    pub(super) fn of_kind(&self, kind: ContainerKind) -> Vec<Spec<'a>> {
+    pub(super) fn of_kind(&self, kind: ContainerKind) -> Vec<ContainerSpec<'a>> {
         self.specs.iter().filter(|spec| spec.kind == kind).copied().collect()
     }
 
     /// The container of that name in the spec.
-    pub(super) fn spec(&self, name: &str) -> Option<Spec<'a>> {
+    pub(super) fn spec(&self, name: &str) -> Option<ContainerSpec<'a>> {
         self.specs.iter().find(|spec| spec.name == name).copied()
     }
 
     /// What is being done with `key`.
-    pub(super) fn doing(&self, key: &Key) -> Option<&'a Doing> {
+    pub(super) fn doing(&self, key: &Key) -> Option<&'a InFlightAction> {
         self.input.in_flight.get(key)
     }
 
@@ -86,7 +92,7 @@ impl<'a> Draft<'a> {
     /// Since when something is being done with `key`.
     pub(super) fn busy_since(&self, key: &Key) -> Option<Now> {
         match self.doing(key)? {
-            Doing::Busy { since, .. } | Doing::Kill { since, .. } => Some(*since),
+            InFlightAction::Busy { since, .. } | InFlightAction::Kill { since, .. } => Some(*since),
         }
     }
 
@@ -98,14 +104,14 @@ impl<'a> Draft<'a> {
     /// The deadlines of the kills in flight.
     pub(super) fn kill_deadlines(&self) -> impl Iterator<Item = Mono> + use<'a> {
         self.input.in_flight.values().filter_map(|doing| match doing {
-            Doing::Kill { deadline, .. } => Some(*deadline),
-            Doing::Busy { .. } => None,
+            InFlightAction::Kill { deadline, .. } => Some(*deadline),
+            InFlightAction::Busy { .. } => None,
         })
     }
 
     /// The failure that still holds `key` back, with the moment of the next try.
-    pub(super) fn held_by_failure(&self, key: &Key) -> Option<(&'a Failure, Mono)> {
-        let failure = self.inputs.failures.get(key)?;
+    pub(super) fn retry_pending(&self, key: &Key) -> Option<(&'a Failure, Mono)> {
+        let failure = self.known.failures.get(key)?;
         let next = failure.at.mono.after(backoff::retry_after(failure.count));
         (next > self.now.mono).then_some((failure, next))
     }
@@ -117,7 +123,7 @@ impl<'a> Draft<'a> {
         if self.is_busy(&key) {
             return false;
         }
-        if let Some((_, next)) = self.held_by_failure(&key) {
+        if let Some((_, next)) = self.retry_pending(&key) {
             self.wake(next);
             return false;
         }
@@ -144,9 +150,9 @@ impl<'a> Draft<'a> {
 
     /// Reports that the pod waits for `key`: in flight, or failing.
     pub(super) fn block_on(&mut self, stage: Stage, on: String, key: &Key) {
-        let failure = self.inputs.failures.get(key);
+        let failure = self.known.failures.get(key);
         let since = self.busy_since(key).or(failure.map(|failure| failure.at)).unwrap_or(self.now);
-        let next_try = self.held_by_failure(key).map(|(_, next)| next);
+        let next_try = self.retry_pending(key).map(|(_, next)| next);
         self.block(Blocked {
             stage,
             on,
@@ -167,7 +173,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The pod's restart policy.
-    pub(super) fn restart_policy(&self) -> &'a str {
+    pub(super) fn restart_policy(&self) -> RestartPolicy {
         pod::restart_policy(self.pod)
     }
 
@@ -178,7 +184,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The monotonic moment at which the wall clock showed or will show `wall`.
-    pub(super) fn mono_of(&self, wall: Wall) -> Mono {
+    pub(super) fn mono_at_wall(&self, wall: Wall) -> Mono {
         if wall >= self.now.wall {
             self.now.mono_at(wall)
         } else {
@@ -188,7 +194,7 @@ impl<'a> Draft<'a> {
 
     /// A reading of both clocks for a moment that only the wall clock has seen.
     pub(super) fn at_wall(&self, wall: Wall) -> Now {
-        Now { mono: self.mono_of(wall), wall }
+        Now { mono: self.mono_at_wall(wall), wall }
     }
 
     /// Whether a container may still run: it does, or its state is unknown and it has not been
@@ -196,7 +202,7 @@ impl<'a> Draft<'a> {
     pub(super) fn may_run(&self, container: &ObservedContainer) -> bool {
         match container.state {
             ContainerState::Running { .. } => true,
-            ContainerState::Unknown => !self.inputs.killed.contains_key(&container.id),
+            ContainerState::Unknown => !self.known.killed(&container.id).is_some(),
             ContainerState::Created | ContainerState::Exited(_) => false,
         }
     }
@@ -204,7 +210,7 @@ impl<'a> Draft<'a> {
     /// Whether a container is being stopped, or is to be by this plan.
     pub(super) fn is_being_killed(&self, id: &ContainerId) -> bool {
         self.kills.contains(id)
-            || matches!(self.doing(&Key::Container(id.clone())), Some(Doing::Kill { .. }))
+            || matches!(self.doing(&Key::Container(id.clone())), Some(InFlightAction::Kill { .. }))
     }
 
     /// Whether any container of that name may run or is being stopped.
@@ -226,41 +232,42 @@ impl<'a> Draft<'a> {
     pub(super) fn last_exit(&self, name: &str) -> Option<&'a Exit> {
         match self.observed.latest(name) {
             Some(container) => container.state.exit(),
-            None => self.inputs.remembered.get(name)?.exit.as_ref(),
+            None => self.known.remembered(name)?.exit.as_ref(),
         }
     }
 
     /// Whether a container of that name has ever been made, as far as is known.
     pub(super) fn was_created(&self, name: &str) -> bool {
         self.observed.latest(name).is_some()
-            || self.inputs.remembered.get(name).is_some_and(|seen| seen.exit.is_some())
+            || self.known.remembered(name).is_some_and(|seen| seen.exit.is_some())
     }
 
     /// The restart count of the next start.
     pub(super) fn next_restart_count(&self, name: &str) -> u32 {
         let observed = self.observed.containers.iter().filter(|container| container.name == name);
         let counts = observed.map(|container| container.restart_count);
-        let remembered = self.inputs.remembered.get(name).map(|seen| seen.restart_count);
+        let remembered = self.known.remembered(name).map(|seen| seen.restart_count);
         counts.chain(remembered).max().map_or(0, |count| count.saturating_add(1))
     }
 
     /// Whether the container should be started (again); false while it runs and for one that is
     /// done for good.
-    pub(super) fn wants_start(&self, spec: &Spec<'_>) -> bool {
-        if self.inputs.restart_all
-            && self.last_exit(spec.name).is_some_and(|exit| spec.restarts_all(exit.exit_code))
+    pub(super) fn wants_start(&self, spec: &ContainerSpec<'_>) -> bool {
+        if self.facts.config.restart_all
+            && self
+                .last_exit(spec.name)
+                .is_some_and(|exit| spec.restart.restarts_all(exit.exit_code))
         {
             return true;
         }
-        let policy = self.restart_policy();
         let Some(latest) = self.observed.latest(spec.name) else {
-            return match (spec.kind, self.inputs.remembered.get(spec.name)) {
+            return match (spec.kind, self.known.remembered(spec.name)) {
                 (ContainerKind::Ephemeral, seen) => seen.is_none(),
                 (ContainerKind::Sidecar, _) | (_, None) => true,
                 (_, Some(seen)) => seen
                     .exit
                     .as_ref()
-                    .is_none_or(|exit| restart::by_policy(spec, policy, exit.exit_code)),
+                    .is_none_or(|exit| spec.restart.restarts_alone(exit.exit_code)),
             };
         };
         match (&latest.state, spec.kind) {
@@ -269,38 +276,45 @@ impl<'a> Draft<'a> {
             (ContainerState::Created, _) | (ContainerState::Exited(_), ContainerKind::Sidecar) => {
                 true
             }
-            (ContainerState::Unknown, _) => self.inputs.killed.contains_key(&latest.id),
+            (ContainerState::Unknown, _) => self.known.killed(&latest.id).is_some(),
             (ContainerState::Exited(exit), _) => {
-                let killed = self.inputs.killed.get(&latest.id);
-                killed.is_some_and(|why| restart::after_kill(spec, policy, why))
-                    || restart::by_policy(spec, policy, exit.exit_code)
+                let killed = self.known.killed(&latest.id);
+                killed.is_some_and(|why| restart::after_kill(spec, why))
+                    || spec.restart.restarts_alone(exit.exit_code)
             }
         }
     }
 
     /// Notes which containers are stopped in order to be replaced.
     pub(super) fn note_replaced(&mut self) {
-        let policy = self.restart_policy();
-        let stopped = |container: &&ObservedContainer| {
-            let why = self
-                .inputs
-                .killing
-                .get(&container.id)
-                .or_else(|| self.inputs.killed.get(&container.id));
-            let spec = self.specs.iter().find(|spec| spec.name == container.name);
-            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(spec, policy, why))
+        let is_replaced = |container: &&ObservedContainer| {
+            let why =
+                self.known.containers.get(&container.id).and_then(|known| known.stop.reason());
+            let spec = self.spec(&container.name);
+            why.zip(spec).is_some_and(|(why, spec)| restart::after_kill(&spec, why))
         };
-        self.plan.replaced = self
-            .observed
-            .containers
-            .iter()
-            .filter(stopped)
-            .map(|stopped| stopped.id.clone())
-            .collect();
+        let replaced = self.observed.containers.iter().filter(is_replaced);
+        self.plan.replaced = replaced.map(|container| container.id.clone()).collect();
+    }
+
+    /// Notes which running containers are probed, and which are shown as merely created because
+    /// their postStart hook has not ended.
+    fn note_starting(&mut self) {
+        for container in &self.observed.containers {
+            let Some(spec) = self.spec(&container.name) else { continue };
+            if !container.state.is_running() {
+                continue;
+            }
+            if !self.hook_is_pending(&spec, container) {
+                self.plan.probed.insert(container.id.clone());
+            } else if !self.lifecycle().is_stopping() {
+                self.plan.shown_as_created.insert(container.id.clone());
+            }
+        }
     }
 
     /// Whether the container has ended and will not be started again.
-    pub(super) fn is_done(&self, spec: &Spec<'_>) -> bool {
+    pub(super) fn is_done(&self, spec: &ContainerSpec<'_>) -> bool {
         self.last_exit(spec.name).is_some()
             && !self.name_is_taken(spec.name)
             && !self.wants_start(spec)

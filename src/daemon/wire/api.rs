@@ -1,0 +1,61 @@
+//! What talks to the API server: watches, tokens, the writer of statuses.
+
+use tokio::sync::watch;
+
+use crate::apiserver::nodes::{self, NodeView};
+use crate::apiserver::objects::ChangeDetection;
+use crate::apiserver::{objects, runtime_classes, services, tokens};
+use crate::daemon::Core;
+use crate::daemon::tasks::Tasks;
+use crate::status;
+use crate::volumes::mounter::Mounter;
+
+/// The subsystems that talk to the API server.
+pub(in crate::daemon) struct ApiParts {
+    pub(in crate::daemon) objects: Option<objects::Handle>,
+    pub(in crate::daemon) services: services::Handle,
+    pub(in crate::daemon) runtime_classes: runtime_classes::Handle,
+    pub(in crate::daemon) tokens: Option<tokens::Handle>,
+    pub(in crate::daemon) node: watch::Receiver<NodeView>,
+}
+
+impl<M: Mounter> Core<M> {
+    /// Starts what reads the API server. Without a kubeconfig every part stands alone.
+    pub(in crate::daemon) fn start_api(&self, tasks: &mut Tasks) -> ApiParts {
+        let Some(clients) = &self.clients else {
+            return ApiParts {
+                objects: None,
+                services: services::Handle::standalone(),
+                runtime_classes: runtime_classes::Handle::standalone(),
+                tokens: None,
+                node: watch::channel(NodeView::default()).1,
+            };
+        };
+
+        let (node, task) = nodes::new(clients);
+        tasks.run("own node", task);
+        let (services, task) = services::new(clients);
+        tasks.run("services", task);
+        let (runtime_classes, task) = runtime_classes::new(clients);
+        tasks.run("runtime classes", task);
+
+        let detection = ChangeDetection::from_loaded(&self.loaded, node.clone());
+        let objects = objects::start(clients, detection, self.shutdown.clone());
+        let tokens = tokens::new(clients, self.clock);
+        ApiParts { objects: Some(objects), services, runtime_classes, tokens: Some(tokens), node }
+    }
+
+    /// Starts the writer of statuses.
+    pub(in crate::daemon) fn start_status(&self, tasks: &mut Tasks) -> status::Handle {
+        let Some(clients) = &self.clients else {
+            // Nothing is sent: no pod has an object in the API.
+            return status::Handle::standalone();
+        };
+        let api = status::KubeStatusApi::new(clients.writes.clone());
+        let rush = self.rush.clone();
+        let (handle, writer) = status::Writer::new(api, self.clock, rush, &clients.reach);
+        // It finishes the writes in flight.
+        tasks.run_to_end("statuses", writer.run(self.shutdown.clone()));
+        handle
+    }
+}

@@ -1,0 +1,15 @@
+//! The wiring: one file for each group of subsystems that is made together, with what it hands on.
+//!
+//! Each function makes the subsystems of its group, leaves first, and starts their tasks. None has
+//! a policy of its own.
+
+mod api;
+mod backend;
+mod node;
+mod pods;
+mod runtime;
+mod server;
+
+pub(super) use self::api::ApiParts;
+pub(super) use self::backend::Parts;
+pub(super) use self::runtime::RuntimeParts;

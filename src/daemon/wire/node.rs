@@ -1,0 +1,78 @@
+//! The Node object, and what pods need of the node: its addresses and its network.
+
+use std::net::IpAddr;
+
+use tokio::sync::watch;
+
+use super::{ApiParts, RuntimeParts};
+use crate::cni::{self, NetworkProblem};
+use crate::daemon::Core;
+use crate::daemon::tasks::Tasks;
+use crate::model::Pressure;
+use crate::volumes::mounter::Mounter;
+use crate::{images, node};
+
+/// The node as pods need it.
+pub(in crate::daemon) struct NodeParts {
+    /// The Node object; `None` where none is kept.
+    pub(in crate::daemon) node: Option<node::Handle>,
+    /// The node's own addresses, preferred first.
+    pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
+    /// Why no sandbox can be made.
+    pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
+}
+
+impl<M: Mounter> Core<M> {
+    /// Starts what describes the node.
+    pub(in crate::daemon) async fn start_node(
+        &self,
+        tasks: &mut Tasks,
+        runtime: &RuntimeParts,
+        api: &ApiParts,
+    ) -> NodeParts {
+        let condition = runtime.condition.clone();
+        let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
+        tasks.run("network", task);
+
+        let config = self.settings.node();
+        if !self.machine.describes_node {
+            let host_ips = self.machine.host_ips.clone();
+            return NodeParts { node: None, host_ips, network_not_ready };
+        }
+        let Some(clients) = &self.clients else {
+            let (host_ips, task) = node::standalone::host_ips(config).await;
+            tasks.run("host addresses", task);
+            return NodeParts { node: None, host_ips, network_not_ready };
+        };
+
+        let deps = node::Deps {
+            clients: clients.clone(),
+            view: api.node.clone(),
+            sources: self.node_sources(tasks, runtime),
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+        };
+        let (node, task) = node::new(config, deps);
+        tasks.run("node", task);
+        NodeParts { host_ips: node.host_ips(), node: Some(node), network_not_ready }
+    }
+
+    /// The receivers that the Node's status is made from. A channel without a sender stands for a
+    /// subsystem that does not exist yet.
+    fn node_sources(&self, tasks: &mut Tasks, runtime: &RuntimeParts) -> node::Sources {
+        let limit = self.loaded.config.node_status_max_images;
+        let (images, task) = images::listing(runtime.images.clone(), limit);
+        tasks.run("image list", task);
+
+        node::Sources {
+            runtime: runtime.condition.clone(),
+            pleg: runtime.pleg.clone(),
+            images,
+            devices: runtime.devices.figures(),
+            pressure: watch::channel(Pressure::default()).1,
+            storage: watch::channel(None).1,
+            shutdown: watch::channel(None).1,
+            volumes_in_use: watch::channel(None).1,
+        }
+    }
+}

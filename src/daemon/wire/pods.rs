@@ -1,0 +1,130 @@
+//! What stands around the pods: sources, desired pods, volumes, and what keeps the disk from
+//! filling up.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::ApiParts;
+use crate::apiserver::claims;
+use crate::daemon::tasks::Tasks;
+use crate::daemon::{Core, stuck_volumes, subordinate_ids};
+use crate::dispatch::{PodView, PodsHandle};
+use crate::model::pod;
+use crate::pods::logs;
+use crate::pods::user_namespaces::UserNamespaces;
+use crate::volumes::mounter::Mounter;
+use crate::{desired, images, sources, volumes};
+
+impl<M: Mounter> Core<M> {
+    /// Starts the owner of what is mounted, and the reports of what it cannot remove.
+    pub(in crate::daemon) fn start_volumes(
+        &self,
+        tasks: &mut Tasks,
+        api: &ApiParts,
+    ) -> volumes::Handle {
+        let claims = self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()));
+        let sources = volumes::Sources {
+            objects: api.objects.clone(),
+            tokens: api.tokens.clone(),
+            claims: Arc::new(claims),
+        };
+        let config = self.settings.volumes();
+        let recorder = self.recorder.clone();
+        let mounter = self.machine.mounter.clone();
+        let volumes = tasks.group("volumes", |set, stop| {
+            volumes::start(config, sources, recorder, self.clock, mounter, set, stop)
+        });
+
+        stuck_volumes::register(&self.metrics, volumes.swept());
+        let node = self.settings.node_name.clone();
+        let reports = stuck_volumes::report(volumes.swept(), node, self.recorder.clone());
+        tasks.run("stuck volumes", reports);
+        volumes
+    }
+
+    /// Starts every source of pods, and the merged view of them.
+    pub(in crate::daemon) fn start_sources(
+        &self,
+        tasks: &mut Tasks,
+        api: &ApiParts,
+    ) -> anyhow::Result<(desired::Handle, mpsc::Receiver<desired::Change>)> {
+        let loaded = &self.loaded;
+        let name = &self.settings.node_name;
+        let mut all = Vec::new();
+        if let Some(config) = sources::manifests::Config::from_loaded(loaded, name) {
+            let recorder = self.recorder.clone();
+            all.push(tasks.group("manifests", |set, stop| {
+                sources::manifests::start(config, recorder, self.clock, set, stop.clone())
+            }));
+        }
+        if let Some(config) = sources::http::Config::from_loaded(loaded, name)? {
+            all.push(tasks.group("manifests over HTTP", |set, stop| {
+                sources::http::start(config, self.clock, set, stop.clone())
+            }));
+        }
+        if let Some(clients) = &self.clients {
+            let node = self.loaded.config.register_node.then(|| api.node.clone());
+            all.push(tasks.group("pods of the API server", |set, stop| {
+                sources::apiserver::start(clients, node, self.clock, set, stop.clone())
+            }));
+        }
+
+        let mirrors = self.clients.as_ref().map(|clients| desired::MirrorSetup {
+            clients: clients.clone(),
+            node: api.node.clone(),
+        });
+        let recorder = self.recorder.clone();
+        Ok(tasks.group("desired", |set, stop| {
+            desired::start(all, mirrors, recorder, self.clock, set, stop)
+        }))
+    }
+
+    /// The ids that pods' users have, as the disk says.
+    pub(in crate::daemon) async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
+        let ids = subordinate_ids::ids(&self.loaded.config).await?;
+        let paths = self.settings.paths();
+        Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
+    }
+
+    /// Starts what keeps the node's disk from filling up: images that nobody needs go, long logs
+    /// are rotated.
+    pub(in crate::daemon) fn start_housekeeping(
+        &self,
+        tasks: &mut Tasks,
+        images: images::Handle,
+        pods: &PodsHandle,
+    ) {
+        let views = pods.clone();
+        let wanted = move || {
+            views.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect()
+        };
+        let collector = images::gc::Collector::new(
+            images,
+            images::gc_plan::Policy::from(&self.loaded),
+            self.settings.node_name.clone(),
+            Arc::new(wanted),
+        );
+        let stop = self.shutdown.clone();
+        // It ends at once where images never go.
+        tasks.run("image collection", async move {
+            collector.run().await;
+            stop.cancelled().await;
+        });
+
+        if let Some(policy) = logs::Policy::from_loaded(&self.loaded) {
+            let runtime = self.runtime.clone();
+            let rotator = logs::Rotator::new(policy, pods.clone(), runtime, self.clock);
+            tasks.run("log rotation", rotator.run());
+        }
+    }
+}
+
+/// The images that a pod refers to: of its containers, and those that it mounts.
+fn images_of(view: &PodView) -> Vec<String> {
+    let spec = view.pod.spec.as_ref();
+    let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let mounted = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.clone());
+    let containers = pod::main_containers(&view.pod).iter().chain(pod::init_containers(&view.pod));
+    containers.filter_map(|container| container.image.clone()).chain(mounted).collect()
+}

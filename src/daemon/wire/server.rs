@@ -1,0 +1,97 @@
+//! The kubelet's own servers: the HTTPS API, the read-only port, health.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::config::KubeletConfiguration;
+use crate::cri::condition::CgroupDriver;
+use crate::daemon::Core;
+use crate::daemon::tasks::Tasks;
+use crate::dispatch::PodsHandle;
+use crate::volumes::mounter::Mounter;
+use crate::{desired, server};
+
+impl<M: Mounter> Core<M> {
+    /// Starts the servers that are configured.
+    pub(in crate::daemon) async fn start_server(
+        &self,
+        tasks: &mut Tasks,
+        (pods, desired): (PodsHandle, desired::Handle),
+        driver: Option<CgroupDriver>,
+        host_ips: &[IpAddr],
+    ) -> anyhow::Result<()> {
+        let config = &self.loaded.config;
+        let tls = config.enable_server.then(|| self.settings.tls(self.clock, host_ips));
+        let tls = tls.transpose()?;
+        let shown = shown(config, tls.as_ref(), driver);
+        let state = server::State {
+            pods,
+            desired,
+            cri: self.runtime.clone(),
+            metrics: self.metrics.clone(),
+            probe_metrics: self.probe_metrics.clone(),
+            configz: shown.configz().to_string().into(),
+            unhealthy: self.health.subscribe(),
+            clock: self.clock,
+            debugging_handlers: config.enable_debugging_handlers,
+        };
+
+        if let Some(address) = self.settings.health_address() {
+            let router = server::health_router(state.clone());
+            let stop = self.shutdown.clone();
+            let served = server::serve_when_free(address.clone(), router, stop);
+            tasks.run_to_end("health server", served);
+            info!(?address, "serving health");
+        }
+        let Some(tls) = tls else { return Ok(()) };
+
+        if let Some(address) = self.settings.read_only_address()? {
+            let listener = server::bind(address).await?;
+            let router = server::read_only_router(state.clone());
+            let stop = self.shutdown.clone();
+            tasks.run_to_end("read-only server", server::serve(listener, router, None, stop));
+            info!(%address, "serving read-only");
+        }
+
+        let tls = server::TlsSource::load(tls)?;
+        let client = self.clients.as_ref().map(|clients| clients.writes.clone());
+        let authentication = server::AuthenticationSettings::from(&self.loaded);
+        let authenticator = server::Authenticator::new(authentication, client.clone(), self.clock);
+        let mode = server::AuthorizationMode::from(&self.loaded);
+        let name = &self.settings.node_name;
+        let authorizer = server::Authorizer::new(mode, name, client, self.clock);
+
+        let address = self.settings.server_address()?;
+        let listener = server::bind(address).await?;
+        let router = server::secure_router(state, authenticator, authorizer);
+        let stop = self.shutdown.clone();
+        let tls = Some(Arc::new(tls));
+        tasks.run_to_end("server", server::serve(listener, router, tls, stop));
+        info!(%address, "serving the kubelet's API");
+        Ok(())
+    }
+}
+
+/// The configuration that `/configz` shows: the certificate that is served and the cgroup driver
+/// that the runtime has chosen, whatever the file says.
+fn shown(
+    config: &KubeletConfiguration,
+    tls: Option<&server::TlsSettings>,
+    driver: Option<CgroupDriver>,
+) -> KubeletConfiguration {
+    let mut shown = config.clone();
+    if let Some(tls) = tls {
+        shown.tls_cert_file = tls.cert_file.display().to_string();
+        shown.tls_private_key_file = tls.key_file.display().to_string();
+    }
+    if let Some(driver) = driver {
+        shown.cgroup_driver = match driver {
+            CgroupDriver::Systemd => "systemd",
+            CgroupDriver::Cgroupfs => "cgroupfs",
+        }
+        .to_owned();
+    }
+    shown
+}

@@ -1,0 +1,30 @@
+//! What the node is and gives, as far as deciding on pods needs it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+
+use super::quantity::Amount;
+
+/// The facts of the node that admission looks at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeFacts {
+    /// The labels of the Node object.
+    pub labels: BTreeMap<String, String>,
+    /// The taints of the Node object.
+    pub taints: Vec<Taint>,
+    /// `status.allocatable`, `pods` included.
+    pub allocatable: BTreeMap<String, Amount>,
+    /// Whether the runtime honours `supplementalGroupsPolicy`.
+    pub supplemental_groups_policy: bool,
+}
+
+impl NodeFacts {
+    /// The same facts with the labels and taints of `node`.
+    #[must_use]
+    pub fn with_object(mut self, node: &Node) -> Self {
+        self.labels = node.metadata.labels.clone().unwrap_or_default();
+        self.taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        self
+    }
+}

@@ -1,0 +1,124 @@
+//! The sources of the Node's status: one receiver for each thing that others find out, and
+//! [`Facts`], one snapshot of them all.
+//!
+//! Each subsystem owns its sender. A new condition is one receiver here and one line in
+//! `conditions`. Never calls the runtime and never looks at pods.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::cri::RuntimeCondition;
+use crate::images::NodeImage;
+use crate::model::{Mono, Pressure};
+use crate::pleg;
+use crate::resources::devices::Figures;
+
+/// A shutdown of the machine that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// When the machine announced it.
+    pub since: Mono,
+}
+
+/// The receivers that the Node's status is made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The runtime and its network.
+    pub runtime: watch::Receiver<RuntimeCondition>,
+    /// The reader of what runs.
+    pub pleg: pleg::Handle,
+    /// The images on the node.
+    pub images: watch::Receiver<Arc<Vec<NodeImage>>>,
+    /// Extended resources of device plugins.
+    pub devices: watch::Receiver<Figures>,
+    /// The resources that the node is short of.
+    pub pressure: watch::Receiver<Pressure>,
+    /// What is wrong with storage, e.g. `CSINode is not yet initialized`.
+    pub storage: watch::Receiver<Option<String>>,
+    /// The shutdown that is under way.
+    pub shutdown: watch::Receiver<Option<Shutdown>>,
+    /// Attachable volumes in use; `None`: not known yet, the object keeps its list.
+    pub volumes_in_use: watch::Receiver<Option<Vec<String>>>,
+}
+
+/// The latest value of every source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// The runtime and its network.
+    pub runtime: RuntimeCondition,
+    /// Whether what runs is known, or upstream's `PLEG is not healthy: …`.
+    pub pleg: Result<(), String>,
+    /// The images on the node.
+    pub images: Arc<Vec<NodeImage>>,
+    /// Extended resources of device plugins.
+    pub devices: Figures,
+    /// The resources that the node is short of.
+    pub pressure: Pressure,
+    /// What is wrong with storage.
+    pub storage: Option<String>,
+    /// The shutdown that is under way.
+    pub shutdown: Option<Shutdown>,
+    /// Attachable volumes in use; `None`: not known yet.
+    pub volumes_in_use: Option<Vec<String>>,
+}
+
+impl Sources {
+    /// Reads every source and marks it as seen.
+    pub fn read(&mut self, now: Mono) -> Facts {
+        Facts {
+            runtime: self.runtime.borrow_and_update().clone(),
+            pleg: self.pleg.healthy(now),
+            images: self.images.borrow_and_update().clone(),
+            devices: self.devices.borrow_and_update().clone(),
+            pressure: *self.pressure.borrow_and_update(),
+            storage: self.storage.borrow_and_update().clone(),
+            shutdown: *self.shutdown.borrow_and_update(),
+            volumes_in_use: self.volumes_in_use.borrow_and_update().clone(),
+        }
+    }
+
+    /// Waits until a source has changed since the last [`Self::read`], or until the silence of the
+    /// runtime or of the pleg has become a problem or has ended. Cancel-safe.
+    pub async fn changed(&mut self, clock: Clock) {
+        let now = clock.now().mono;
+        // The time of the runtime's last answer moves on without a notification.
+        let silent = self.runtime.borrow().silent_at().filter(|moment| *moment > now);
+        let pleg = &self.pleg;
+        let stale = pleg.unhealthy_at().filter(|moment| *moment > now);
+        let silence = async {
+            match silent.into_iter().chain(stale).min() {
+                Some(moment) => clock.sleep_until(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        let last_relist = pleg.last_relist();
+        let relisted = async {
+            match stale {
+                Some(_) => std::future::pending().await,
+                None => pleg.relisted_since(last_relist).await,
+            }
+        };
+
+        // Every arm only waits: dropping it loses nothing.
+        tokio::select! {
+            () = news(&mut self.runtime) => {}
+            () = news(&mut self.images) => {}
+            () = news(&mut self.devices) => {}
+            () = news(&mut self.pressure) => {}
+            () = news(&mut self.storage) => {}
+            () = news(&mut self.shutdown) => {}
+            () = news(&mut self.volumes_in_use) => {}
+            () = relisted => {}
+            () = silence => {}
+        }
+    }
+}
+
+/// Waits for a change; for ever if the source has no sender any more.
+async fn news<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

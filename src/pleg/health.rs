@@ -1,0 +1,30 @@
+//! The health that `/healthz/syncloop` and the systemd watchdog report: whether what runs is read.
+//!
+//! Fed by the times of relists. Before the first relist the kubelet counts as healthy, as
+//! upstream's does before the first turn of its loop.
+
+use tokio::sync::watch;
+
+use super::Handle;
+use crate::clock::Clock;
+
+/// Keeps the current problem in `sender`.
+pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<String>>) {
+    loop {
+        let last = pleg.last_relist();
+        let now = clock.now().mono;
+        let problem = last.and_then(|_| pleg.healthy(now).err());
+        let is_healthy = problem.is_none();
+        sender.send_if_modified(|current| {
+            let changed = *current != problem;
+            *current = problem;
+            changed
+        });
+
+        // A relist moves the deadline on; only a missing one makes it come.
+        match pleg.unhealthy_at().filter(|_| is_healthy) {
+            Some(deadline) => clock.sleep_until(deadline).await,
+            None => pleg.relisted_since(last).await,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The metrics of reading what runs, under upstream's names.
+
+use std::sync::Arc;
+
+use super::{Measure, Observer};
+use crate::telemetry::metrics::{DEFAULT_BUCKETS, Registry};
+
+/// Registers the metrics and returns the observer that feeds them.
+pub fn observer(registry: &Registry) -> Observer {
+    let relist = registry.histogram(
+        "kubelet_pleg_relist_duration_seconds",
+        "[ALPHA] Duration in seconds for relisting pods in PLEG.",
+        DEFAULT_BUCKETS,
+    );
+    let relist_interval = registry.histogram(
+        "kubelet_pleg_relist_interval_seconds",
+        "[ALPHA] Interval in seconds between relisting in PLEG.",
+        DEFAULT_BUCKETS,
+    );
+    let pod_read = registry.histogram(
+        "kubelet_pleg_pod_relist_duration_seconds",
+        "[ALPHA] Duration in seconds for relisting a single pod in PLEG.",
+        DEFAULT_BUCKETS,
+    );
+    let discarded = registry
+        .counter("kubelet_pleg_discard_events", "[ALPHA] The number of discard events in PLEG.");
+    let stream_up = registry.counter(
+        "kubelet_evented_pleg_connection_success_count",
+        "[ALPHA] The number of times a streaming client was obtained to receive CRI Events.",
+    );
+    let stream_lost = registry.counter(
+        "kubelet_evented_pleg_connection_error_count",
+        "[ALPHA] The number of errors encountered during the establishment of streaming connection with the CRI runtime.",
+    );
+
+    Arc::new(move |measure| match measure {
+        Measure::Relist { took, interval } => {
+            relist.observe_duration(took);
+            relist_interval.observe_duration(interval);
+        }
+        Measure::PodRead(took) => pod_read.observe_duration(took),
+        Measure::ReadDiscarded => discarded.inc(),
+        Measure::StreamUp => stream_up.inc(),
+        Measure::StreamLost => stream_lost.inc(),
+    })
+}

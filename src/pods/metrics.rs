@@ -1,0 +1,80 @@
+//! The metrics of starts of pods and containers, under upstream's names.
+
+use std::sync::Arc;
+
+use super::execute::Count;
+use crate::model::ContainerKind;
+use crate::telemetry::metrics::{Counter, Registry};
+
+/// Feeds the metrics.
+pub type Observer = Arc<dyn Fn(Count<'_>) + Send + Sync>;
+
+/// Registers the metrics and returns the observer that feeds them.
+pub fn observer(registry: &Registry) -> Observer {
+    let pods = started_pods(registry);
+    let pod_errors = started_pod_errors(registry);
+    let containers = registry.counters(
+        "kubelet_started_containers_total",
+        "[ALPHA] Cumulative number of containers started",
+        &["container_type"],
+    );
+    let container_errors = registry.counters(
+        "kubelet_started_containers_errors_total",
+        "[ALPHA] Cumulative number of errors when starting containers",
+        &["container_type", "code"],
+    );
+    let dns_cut = registry.gauge(
+        "rkubelet_dns_limited_pods",
+        "Pods whose resolver configuration was cut to what the C library takes.",
+    );
+
+    Arc::new(move |count| match count {
+        Count::Pod { own_users } => add(&pods, own_users),
+        Count::PodFailed { own_users } => add(&pod_errors, own_users),
+        Count::Container(kind) => containers.with(&[label(kind)]).inc(),
+        Count::ContainerFailed { kind, reason } => {
+            container_errors.with(&[label(kind), reason]).inc();
+        }
+        Count::DnsCut(true) => dns_cut.inc(),
+        Count::DnsCut(false) => dns_cut.dec(),
+    })
+}
+
+/// Upstream's name of a kind of container.
+fn label(kind: ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+        ContainerKind::Main => "container",
+        ContainerKind::Ephemeral => "ephemeral_container",
+    }
+}
+
+/// Counts a pod, and once more if it has users of its own.
+fn add([all, own]: &[Counter; 2], own_users: bool) {
+    all.inc();
+    if own_users {
+        own.inc();
+    }
+}
+
+/// Sandboxes that were begun: all, and those of pods with users of their own.
+fn started_pods(registry: &Registry) -> [Counter; 2] {
+    [
+        registry.counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started"),
+        registry.counter(
+            "kubelet_started_user_namespaced_pods_total",
+            "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
+        ),
+    ]
+}
+
+/// Those of them that failed.
+fn started_pod_errors(registry: &Registry) -> [Counter; 2] {
+    [
+        registry.counter("kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods"),
+        registry.counter(
+            "kubelet_started_user_namespaced_pods_errors_total",
+            "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.",
+        ),
+    ]
+}

@@ -1,0 +1,78 @@
+//! What a status is computed from: values that the worker gathers for each computation. Pure.
+//!
+//! The files beside this one read [`ComputeInput`] and never each other's results, but for the
+//! status that is being made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as api;
+
+use crate::model::observed::Remembered;
+use crate::model::{ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, Waiting};
+
+/// Everything that a status follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct ComputeInput<'a> {
+    /// The pod as its source has it; for a static pod the static pod, not its mirror.
+    pub pod: &'a Pod,
+    /// Where it is in its life.
+    pub lifecycle: &'a Lifecycle,
+    /// What the runtime says.
+    pub observed: &'a ObservedPod,
+    /// The status that this process has computed last; none the first time.
+    pub previous: Option<&'a api::PodStatus>,
+    /// The API's status: the watched object's, a static pod's mirror's. None: the one in `pod`.
+    pub recorded: Option<&'a api::PodStatus>,
+    /// Why containers do not run, by the planner.
+    pub waiting: &'a BTreeMap<String, Waiting>,
+    /// Containers whose end is not told before their successor runs, by the planner.
+    pub replaced: &'a BTreeSet<ContainerId>,
+    /// How far a resize is.
+    pub resize: &'a ResizeState,
+    /// What probes say.
+    pub probes: &'a ProbeVerdicts,
+    /// How containers ended that are already removed, by name.
+    pub remembered: &'a BTreeMap<String, Remembered>,
+    /// What is the same for all pods of the node.
+    pub node: &'a NodeFacts,
+    /// The time: for transition times and the start time.
+    pub now: Now,
+}
+
+/// How far a resize of the pod is: the two conditions that say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeState {
+    /// It has to wait.
+    pub pending: Option<ResizeCondition>,
+    /// It is being carried out.
+    pub in_progress: Option<ResizeCondition>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeCondition {
+    /// Upstream's reason; empty while all goes well.
+    pub reason: String,
+    /// What stands in the way.
+    pub message: String,
+    /// The generation of the object that it is about.
+    pub generation: Option<i64>,
+}
+
+/// What statuses need to know of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node's addresses, primary first; the second, if any, is of the other family. Empty: not
+    /// known yet, or no API.
+    pub host_ips: Vec<IpAddr>,
+    /// Whether a pod's IPv6 address comes first: the node's configured address is IPv6.
+    pub prefers_ipv6: bool,
+    /// The runtime's name, e.g. `containerd`: the scheme of container ids.
+    pub runtime: String,
+    /// The runtime handlers that can mount read-only recursively; the default handler is the empty
+    /// text.
+    pub recursive_read_only: BTreeSet<String>,
+    /// True if statuses show the stop signal of a container (feature gate `ContainerStopSignals`).
+    pub shows_stop_signals: bool,
+}

@@ -1,0 +1,111 @@
+//! One write of a pod's status: the calls to the API server, in order.
+//!
+//! A job reads the object if the fate of the last write is unknown, patches its status if that
+//! changes anything, and deletes it if that was asked for. It is made by [`super::queue`], which
+//! decides when it begins; it never tries again by itself.
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::api::{Failure, StatusApi, Target};
+use super::base::{Base, Want};
+use super::{merge, patch};
+use crate::model::{Pod, PodUid};
+
+/// One write of a pod's status, with the newest that was known when it began.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) uid: PodUid,
+    pub(super) base: Base,
+    /// The status to write; `None` if only a deletion was asked for.
+    pub(super) want: Option<Want>,
+    /// True if the fate of the last write is unknown: the object is read first.
+    pub(super) read_first: bool,
+    /// True if the object is deleted after the write.
+    pub(super) delete: bool,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) uid: PodUid,
+    /// The UID of the object that the job was for.
+    pub(super) target_uid: String,
+    /// The object as the API server answered it; `None` if it did not.
+    pub(super) base: Option<Base>,
+    /// The version of the status that the API server now has.
+    pub(super) accepted: Option<u64>,
+    pub(super) end: End,
+}
+
+/// The end of a job.
+#[derive(Debug)]
+pub(super) enum End {
+    /// There is nothing left to do.
+    Done,
+    /// The object is not in the API any more.
+    Gone,
+    /// A call failed; the job is to be tried again.
+    Failed(Failure),
+}
+
+impl Job {
+    /// Makes the calls, one after the other.
+    pub(super) async fn perform<A: StatusApi>(mut self, api: &A) -> Outcome {
+        let target = self.base.target();
+        let mut outcome = Outcome {
+            uid: self.uid.clone(),
+            target_uid: target.uid.clone(),
+            base: None,
+            accepted: None,
+            end: End::Done,
+        };
+        outcome.end = match self.steps(api, &target, &mut outcome).await {
+            Ok(end) => end,
+            Err(Failure::NotFound { .. }) => End::Gone,
+            Err(failure) => End::Failed(failure),
+        };
+        outcome
+    }
+
+    /// Reads if it must, writes if there is something to write, deletes if it should.
+    async fn steps<A: StatusApi>(
+        &mut self,
+        api: &A,
+        target: &Target,
+        outcome: &mut Outcome,
+    ) -> Result<End, Failure> {
+        if self.read_first {
+            let pod = api.get(target).await?;
+            if pod.metadata.uid.as_deref() != Some(&target.uid) {
+                return Ok(End::Gone);
+            }
+            self.take(pod, outcome);
+        }
+        if let Some(want) = self.want.clone() {
+            let nothing = api::PodStatus::default();
+            let has = self.base.status().unwrap_or(&nothing);
+            let merged = merge::merge(has, &want.status);
+            if let Some(body) = patch::build(&target.uid, has, &merged) {
+                let pod = api.patch_status(target, &body).await?;
+                if pod.metadata.uid.as_deref() != Some(&target.uid) {
+                    return Ok(End::Gone);
+                }
+                self.take(pod, outcome);
+            }
+            outcome.accepted = Some(want.version);
+        }
+        if self.delete && self.base.is_deletable() {
+            return match api.delete(target).await {
+                // Another object of the name: ours is gone all the same.
+                Ok(()) | Err(Failure::NotFound { .. } | Failure::Conflict { .. }) => Ok(End::Gone),
+                Err(failure) => Err(failure),
+            };
+        }
+        Ok(End::Done)
+    }
+
+    fn take(&mut self, pod: Pod, outcome: &mut Outcome) {
+        self.base = Base::answered(pod);
+        outcome.base = Some(self.base.clone());
+    }
+}
