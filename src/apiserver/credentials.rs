@@ -106,7 +106,7 @@ impl Credentials {
     /// older token is known.
     pub async fn bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
         let file = match &self.bearer {
-            Bearer::None => return self.from_plugin().await,
+            Bearer::None => return self.plugin_header().await,
             Bearer::Token(token) => return Ok(header_value(token)),
             Bearer::Basic(both) => return Ok(sensitive(&format!("Basic {both}"))),
             Bearer::File(file) => file,
@@ -127,7 +127,7 @@ impl Credentials {
     }
 
     /// The header that the plug-in gives, if there is one; its certificate is put in place.
-    async fn from_plugin(&self) -> Result<Option<HeaderValue>, TransportError> {
+    async fn plugin_header(&self) -> Result<Option<HeaderValue>, TransportError> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
         let given = plugin.get().await.map_err(TransportError::Plugin)?;
         let known = self.given.read().as_ref().is_some_and(|known| Arc::ptr_eq(known, &given));
