@@ -1,6 +1,4 @@
 //! The settings of the API server's clients from the kubelet's configuration.
-//!
-//! Pure.
 
 use std::path::PathBuf;
 

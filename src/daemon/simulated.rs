@@ -133,6 +133,8 @@ mod tests {
             "registerNode": false,
             "resolvConf": "",
             "failSwapOn": false,
+            "authentication": {"webhook": {"enabled": false}},
+            "authorization": {"mode": "AlwaysAllow"},
         });
         std::fs::write(path("config.json"), config.to_string()).expect("a file");
         let arguments = [

@@ -1,7 +1,7 @@
 //! The kinds of volumes, one folder each, and the one place that dispatches to them.
 //!
 //! A kind has four verbs:
-//! - `inputs(spec)`: the objects that the volume is made of. Pure.
+//! - `inputs(spec)`: the objects that the volume is made of. It only computes.
 //! - `set_up(source, context).await`: makes the volume usable for the pod. Idempotent.
 //! - `tear_down(volume).await`: takes the volume away again. A missing volume is done.
 //! - `on_disk(volume)`: whether a volume that was found on disk is whole.
