@@ -443,8 +443,12 @@ impl<M: Mounter> Core<M> {
         }
         let tls = server::TlsSource::load(self.settings.tls(self.clock)?)?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
-        let authenticator =
-            server::Authenticator::new(self.settings.authentication(), client.clone(), self.clock);
+        let authenticator = server::Authenticator::new(
+            self.settings.authentication(),
+            tls.client_ca(),
+            client.clone(),
+            self.clock,
+        );
         let authorizer = server::Authorizer::new(
             self.settings.authorization(),
             &self.settings.node_name,

@@ -10,6 +10,7 @@ pub mod ownership;
 pub mod program;
 #[cfg(any(test, feature = "testkit"))]
 pub mod seeded;
+pub mod stamp;
 pub mod systemd;
 pub mod timer;
 pub mod walk;
