@@ -72,6 +72,17 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
+    /// Where both were read, if each is a file: they may be renewed there.
+    pub files: Option<IdentityFiles>,
+}
+
+/// The files of a client certificate. They may be one (`kubelet-client-current.pem`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
 }
 
 impl fmt::Debug for Identity {
@@ -92,7 +103,7 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| format!("no private key in PEM form: {error}"))?;
-        Ok(Self { chain, key })
+        Ok(Self { chain, key, files: None })
     }
 }
 
@@ -268,9 +279,18 @@ impl Loader<'_> {
         )?;
         match (certificate, key) {
             (None, None) => Ok(None),
-            (Some((certificate, field)), Some((key, _))) => Identity::from_pem(&certificate, &key)
-                .map(Some)
-                .map_err(|problem| self.field_error(field, problem)),
+            (Some((certificate, field)), Some((key, _))) => {
+                let mut identity = Identity::from_pem(&certificate, &key)
+                    .map_err(|problem| self.field_error(field, problem))?;
+                // As upstream: watched only if neither stands in the kubeconfig itself.
+                let has_data =
+                    !user.client_certificate_data.is_empty() || !user.client_key_data.is_empty();
+                identity.files = (!has_data).then(|| IdentityFiles {
+                    certificate: self.resolve(&user.client_certificate),
+                    key: self.resolve(&user.client_key),
+                });
+                Ok(Some(identity))
+            }
             (Some((_, field)), None) => {
                 Err(self.field_error(field, "client-key is missing".to_owned()))
             }

@@ -103,6 +103,8 @@ type Make = Arc<dyn Fn() -> HttpsConnector<HttpConnector> + Send + Sync>;
 struct Connection {
     client: Connections,
     state: Arc<ConnectionState>,
+    /// The client certificate that it was made with.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -141,20 +143,18 @@ impl Lane {
         }
     }
 
-    /// Lets go of every connection: requests in flight end on the old ones, new ones connect anew.
-    pub fn reconnect(&self) {
-        self.inner.connections.lock().clear();
-    }
-
     /// How many connections the lane holds.
     pub fn connections(&self) -> usize {
         self.inner.connections.lock().len()
     }
 
     /// A connection with room, and the stream's entry on it. Connections that nobody uses any more
-    /// go, but for one.
+    /// go, but for one; those of an older client certificate get no new requests, and end with the
+    /// requests that they carry.
     fn pick(&self) -> (Connections, StreamGuard) {
+        let generation = self.inner.credentials.generation();
         let mut connections = self.inner.connections.lock();
+        connections.retain(|connection| connection.generation == generation);
         let mut spare = 0;
         connections.retain(|connection| {
             let idle = connection.state.streams.load(Ordering::Acquire) == 0;
@@ -170,7 +170,11 @@ impl Lane {
         let (client, state) = found.unwrap_or_else(|| {
             let client = self.inner.connect();
             let state: Arc<ConnectionState> = Arc::default();
-            connections.push(Connection { client: client.clone(), state: Arc::clone(&state) });
+            connections.push(Connection {
+                client: client.clone(),
+                state: Arc::clone(&state),
+                generation,
+            });
             (client, state)
         });
         state.streams.fetch_add(1, Ordering::AcqRel);
