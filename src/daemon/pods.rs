@@ -31,9 +31,6 @@ use crate::resources::follow;
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, status, volumes};
 
-/// How many commands of probes run at once per core: each forks a shim and a runc.
-const EXEC_PER_CORE: usize = 4;
-
 /// What running pods is made from.
 pub(super) struct Parts {
     pub(super) user_namespaces: UserNamespaces,
@@ -114,7 +111,6 @@ impl<M: Mounter> Core<M> {
     fn probe_deps(&self) -> ProbeDeps {
         ProbeDeps {
             exec: Arc::new(self.runtime.clone()),
-            exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * self.machine.cores)),
             recorder: self.recorder.clone(),
             clock: self.clock,
             observer: self.observers.probes(),

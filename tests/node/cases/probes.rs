@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(startup_probe_gates_the_others),
         slow(startup_probe_failing_restarts),
         case(exec_probe_times_out),
+        case(exec_probes_of_others_take_no_turns),
         case(probe_of_a_named_port_with_headers),
         case(liveness_with_its_own_grace),
         case(readiness_gate),
@@ -325,5 +326,34 @@ containers: [{name: main, image: busybox, command: [sleep, '1000']}]
     let approved = "{\"status\": {\"conditions\": [{\"type\": \"example.com/approved\", \"status\": \"True\"}]}}";
     bed.kubectl(&["patch", "pod", "p", "--subresource=status", "-p", approved]).await?;
     bed.until("p", &["cond[Ready]=True", "cond[example.com/approved]=True"]).await?;
+    Ok(())
+}
+
+/// Ten probes of one pod that never end, more than any limit of a small node would let run at once,
+/// leave those of another pod alone.
+async fn exec_probes_of_others_take_no_turns(bed: Bed) -> Result<()> {
+    let container = |number: usize| {
+        let probe =
+            "{exec: {command: [sleep, '1000000']}, timeoutSeconds: 1000000, periodSeconds: 1}";
+        format!(
+            "- {{name: c{number}, image: busybox, command: [sleep, '1000'], readinessProbe: {probe}}}\n"
+        )
+    };
+    let containers: String = (0..10).map(container).collect();
+    bed.pod("stuck", &format!("terminationGracePeriodSeconds: 1\ncontainers:\n{containers}"))
+        .await?;
+    bed.until("stuck", &["c[c9].state.running.startedAt=?*", "c[c9].ready=false"]).await?;
+    let spec = "
+terminationGracePeriodSeconds: 1
+containers:
+- name: main
+  image: busybox
+  command: [sleep, '1000']
+  readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1}
+";
+    bed.pod("p", spec).await?;
+    bed.event("p", "Unhealthy", "Readiness probe failed: ").await?;
+    bed.exec("p", "main", &["touch", "/tmp/ready"]).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
     Ok(())
 }
