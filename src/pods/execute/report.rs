@@ -363,10 +363,13 @@ impl PodExecutor {
     }
 
     fn probe_targets(&self, report: &Report<'_>) -> Vec<ProbeTarget> {
+        // What the status has as `podIP`. Hooks ask the runtime's first address, as upstream's do.
         let pod_ip = if pod::is_host_network(report.pod) {
             self.deps.settings.node_ips.first().copied()
         } else {
-            report.observed.latest_sandbox().and_then(|sandbox| sandbox.ips.first().copied())
+            let sandbox = report.observed.latest_sandbox();
+            let ips = sandbox.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default();
+            self.preferred(ips).first().copied()
         };
         let mut targets = Vec::new();
         for container in &report.observed.containers {
