@@ -4,6 +4,7 @@
 pub mod exec;
 pub mod grpc;
 pub mod http;
+mod target;
 pub mod tcp;
 mod tls;
 

@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         slow(startup_probe_failing_restarts),
         case(exec_probe_times_out),
         case(exec_probes_of_others_take_no_turns),
+        slow(liveness_answers_that_break_off),
         case(probe_of_a_named_port_with_headers),
         case(liveness_with_its_own_grace),
         case(readiness_gate),
@@ -355,5 +356,35 @@ containers:
     bed.event("p", "Unhealthy", "Readiness probe failed: ").await?;
     bed.exec("p", "main", &["touch", "/tmp/ready"]).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
+    Ok(())
+}
+
+/// A server that says 500 is not well, however its answer ends, and neither is one whose answer
+/// does not end in time (kubernetes/kubernetes#122591).
+async fn liveness_answers_that_break_off(bed: Bed) -> Result<()> {
+    let container = |name: &str, port: u16, head: &str, after: &str| {
+        format!(
+            "
+- name: {name}
+  image: busybox
+  command: [sh, -c]
+  args:
+  - |
+    cat >/srv.sh <<'END'
+    while read -r line; do [ \"${{#line}}\" -le 1 ] && break; done
+    printf 'HTTP/1.1 {head}\\r\\nContent-Length: 100\\r\\n\\r\\n0123456789'
+    {after}
+    END
+    exec tcpsvd 0.0.0.0 {port} sh /srv.sh
+  livenessProbe: {{httpGet: {{path: /, port: {port}}}, periodSeconds: 2, failureThreshold: 2}}"
+        )
+    };
+    let spec = format!(
+        "terminationGracePeriodSeconds: 1\ncontainers:{}{}\n",
+        container("cut", 8081, "500 Internal Server Error", "true"),
+        container("hang", 8082, "200 OK", "sleep 20"),
+    );
+    bed.pod("p", &spec).await?;
+    bed.until("p", &["c[cut].restartCount>0", "c[hang].restartCount>0"]).await?;
     Ok(())
 }
