@@ -231,6 +231,9 @@ impl<M: Mounter> Core<M> {
         };
         let pods = self.start_pods(parts, &mut tasks)?;
         self.start_housekeeping(&mut tasks, images, &pods);
+        if self.machine.describes_node && self.loaded.config.make_iptables_util_chains {
+            node::packet_filter::start(crate::linux::iptables::System, &mut tasks, &self.shutdown);
+        }
         pod_metrics::register(&self.metrics, pods.clone(), desired.clone());
         self.start_server(&mut tasks, pods, desired, unhealthy).await?;
         info!(node = self.settings.node_name, "kubelet started");

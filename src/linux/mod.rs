@@ -4,6 +4,7 @@ pub mod beneath;
 pub mod blocking;
 pub mod cgroup;
 pub mod fs;
+pub mod iptables;
 pub mod malloc;
 pub mod mount;
 pub mod ownership;

@@ -12,6 +12,7 @@
 pub mod addresses;
 pub mod info;
 mod lease;
+pub mod packet_filter;
 pub mod patch;
 pub mod register;
 pub mod resources;
