@@ -199,6 +199,7 @@ impl Clients {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::slice;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -217,6 +218,7 @@ mod tests {
 
     use super::{ClientConfig, Clients, USER_AGENT};
     use crate::apiserver::credentials::LOOK_AGAIN;
+    use crate::apiserver::exec;
     use crate::apiserver::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
     use crate::apiserver::transport::STREAMS_PER_CONNECTION;
     use crate::clock::Clock;
@@ -390,13 +392,13 @@ mod tests {
         };
         let watch = "/api/v1/pods?watch=true&timeoutSeconds=60";
         let mut held = vec![open(watch).await];
-        assert_eq!(*server.shown.lock(), [old.clone()]);
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
 
         // Half a renewal changes nothing.
         std::fs::write(&files.certificate, &new_certificate).expect("written");
         tokio::time::sleep(LOOK_AGAIN).await;
         held.push(open(watch).await);
-        assert_eq!(*server.shown.lock(), [old.clone()]);
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
 
         std::fs::write(&files.key, &new_key).expect("written");
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -404,6 +406,58 @@ mod tests {
         assert_eq!(*server.shown.lock(), [old, new]);
         let first = tokio::time::timeout(Duration::from_millis(100), held[0].frame()).await;
         first.expect_err("the first watch goes on, on its own connection");
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
+    async fn another_certificate_of_the_plugin_is_used_and_another_token_alone_is_none() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let answer = directory.path().join("answer");
+        let (old, old_certificate, old_key) = client_pair();
+        let (new, new_certificate, new_key) = client_pair();
+        let give = |token: &str, certificate: &str, key: &str| {
+            // Expired: the plug-in runs for each request.
+            let credential = serde_json::json!({
+                "kind": "ExecCredential",
+                "apiVersion": exec::VERSIONS[0],
+                "status": {
+                    "token": token,
+                    "clientCertificateData": certificate,
+                    "clientKeyData": key,
+                    "expirationTimestamp": "2020-01-01T00:00:00Z",
+                },
+            });
+            std::fs::write(&answer, credential.to_string()).expect("written");
+        };
+        let mut server = serve_known(&[old.clone(), new.clone()]).await;
+        server.access.bearer = Bearer::None;
+        server.access.plugin = Some(exec::Plugin {
+            command: "cat".into(),
+            args: vec![answer.display().to_string()],
+            env: Vec::new(),
+            api_version: exec::VERSIONS[0].to_owned(),
+            install_hint: String::new(),
+            cluster: None,
+        });
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let ask = async || {
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60")
+                .body(kube::client::Body::empty());
+            let answer = clients.writes.send(request.expect("a request")).await;
+            answer.expect("an answer");
+        };
+
+        give("one", &old_certificate, &old_key);
+        ask().await;
+        give("two", &old_certificate, &old_key);
+        ask().await;
+        assert_eq!(server.headers.lock()["authorization"], "Bearer two");
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
+
+        give("two", &new_certificate, &new_key);
+        ask().await;
+        assert_eq!(*server.shown.lock(), [old, new]);
     }
 
     #[tokio::test]

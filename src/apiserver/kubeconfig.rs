@@ -108,6 +108,7 @@ impl fmt::Debug for Identity {
 
 impl Identity {
     /// Another copy, the key included.
+    #[must_use]
     pub fn clone_key(&self) -> Self {
         let files = self.files.clone();
         Self { chain: self.chain.clone(), key: self.key.clone_key(), files }

@@ -109,7 +109,8 @@ async fn sync<P: Programs>(iptables: &Iptables<P>) -> bool {
     let rule = iptables.ensure_rule(Position::Append, "filter", FIREWALL, &BLOCK_MARTIANS).await;
     said(
         rule,
-        "Failed to ensure rule to drop invalid localhost packets in filter table KUBE-FIREWALL chain",
+        "Failed to ensure rule to drop invalid localhost packets in filter table \
+         KUBE-FIREWALL chain",
     )
 }
 
@@ -180,6 +181,7 @@ mod tests {
     use futures::FutureExt as _;
     use futures::future::BoxFuture;
     use parking_lot::Mutex;
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::linux::iptables::Finished;
@@ -274,7 +276,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn makes_the_chains_once_and_again_after_a_flush() {
         let machine = Machine::new();
-        let kept = tokio::spawn(keep(machine.clone()));
+        let mut kept = JoinSet::new();
+        kept.spawn(keep(machine.clone()));
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(machine.list(), EXPECTED);
 
@@ -285,8 +288,8 @@ mod tests {
         tokio::time::sleep(INTERVAL + FLUSH).await;
         assert_eq!(machine.list(), EXPECTED, "made anew");
 
-        kept.abort();
-        assert!(kept.await.is_err_and(|error| error.is_cancelled()), "it never ends by itself");
+        assert!(kept.try_join_next().is_none(), "it never ends by itself");
+        kept.shutdown().await;
         assert_eq!(machine.list(), EXPECTED, "they stay");
     }
 

@@ -279,13 +279,12 @@ fn identifier(der: &[u8]) -> String {
     let mut subject_key = String::new();
     let mut authority_key = String::new();
     for extension in certificate.extensions() {
-        match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(key) => subject_key = colon_hex(key.0),
-            ParsedExtension::AuthorityKeyIdentifier(found) => {
-                let key = found.key_identifier.as_ref();
-                authority_key = key.map(|key| colon_hex(key.0)).unwrap_or_default();
-            }
-            _ => {}
+        let extension = extension.parsed_extension();
+        if let ParsedExtension::SubjectKeyIdentifier(key) = extension {
+            subject_key = colon_hex(key.0);
+        } else if let ParsedExtension::AuthorityKeyIdentifier(found) = extension {
+            let key = found.key_identifier.as_ref();
+            authority_key = key.map(|key| colon_hex(key.0)).unwrap_or_default();
         }
     }
     format!("SN={}, SKID={subject_key}, AKID={authority_key}", certificate.tbs_certificate.serial)

@@ -28,20 +28,18 @@ impl Reviewer {
                 let body = request.into_body().collect().await.expect("a body").to_bytes();
                 let mut review: Value = serde_json::from_slice(&body).expect("a review");
                 this.asked.lock().push(review["spec"].clone());
-                let (status, answer) = match this.failures.lock().pop() {
-                    Some(code) => {
-                        (code, json!({"kind": "Status", "status": "Failure", "code": code}))
-                    }
-                    None => {
-                        let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
-                        review["status"] = if token.starts_with("good") {
-                            json!({"authenticated": true, "user": {
-                                "username": "jane", "groups": ["devs"], "extra": {"jti": [token]}}})
-                        } else {
-                            json!({"authenticated": false})
-                        };
-                        (201, review)
-                    }
+                let failure = this.failures.lock().pop();
+                let (status, answer) = if let Some(code) = failure {
+                    (code, json!({"kind": "Status", "status": "Failure", "code": code}))
+                } else {
+                    let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
+                    review["status"] = if token.starts_with("good") {
+                        json!({"authenticated": true, "user": {
+                            "username": "jane", "groups": ["devs"], "extra": {"jti": [token]}}})
+                    } else {
+                        json!({"authenticated": false})
+                    };
+                    (201, review)
                 };
                 let status = StatusCode::from_u16(status).expect("a status");
                 let body = kube::client::Body::from(answer.to_string().into_bytes());

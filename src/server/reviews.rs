@@ -159,8 +159,8 @@ where
         let mut tries = 1;
         loop {
             let parameters = PostParams::default();
-            let tried = tokio::time::timeout(TRY_DEADLINE, api.create(&parameters, &review)).await;
-            let problem = match tried {
+            let answer = tokio::time::timeout(TRY_DEADLINE, api.create(&parameters, &review)).await;
+            let problem = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) if may_pass(&error) => ReviewError::Api(error),
                 Ok(Err(error)) => return Err(ReviewError::Api(error)),
@@ -180,25 +180,24 @@ where
 /// Whether a failure may pass (upstream's `DefaultShouldRetry`): the server says so, or the
 /// connection broke. A connection that is refused stays refused.
 fn may_pass(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => {
-            let wait = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-            matches!(status.code, 429 | 500 | 504) || wait > 0
-        }
-        kube::Error::HyperError(_) | kube::Error::Service(_) => {
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                if let Some(error) = error.downcast_ref::<io::Error>()
-                    && error.kind() == io::ErrorKind::ConnectionRefused
-                {
-                    return false;
-                }
-                cause = error.source();
-            }
-            true
-        }
-        _ => false,
+    if let kube::Error::Api(status) = error {
+        let wait = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        return matches!(status.code, 429 | 500 | 504) || wait > 0;
     }
+    if !matches!(error, kube::Error::HyperError(_) | kube::Error::Service(_)) {
+        return false;
+    }
+
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return false;
+        }
+        cause = error.source();
+    }
+    true
 }
 
 #[cfg(test)]
@@ -224,19 +223,19 @@ mod tests {
         }
     }
 
-    fn yes(seconds: u64) -> Result<Answer<&'static str>, ReviewError> {
-        Ok(Answer { value: "yes", ttl: Duration::from_secs(seconds) })
+    fn yes(seconds: u64) -> Answer<&'static str> {
+        Answer { value: "yes", ttl: Duration::from_secs(seconds) }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_same_question_is_asked_once() {
         let (reviews, count) = (reviews(), Arc::default());
-        let all = (0..10).map(|_| reviews.get(1, || slowly(&count, yes(3600))));
+        let all = (0..10).map(|_| reviews.get(1, || slowly(&count, Ok(yes(3600)))));
         let answers = futures::future::join_all(all).await;
         assert!(answers.iter().all(|answer| matches!(answer, Ok("yes"))));
-        reviews.get(1, || slowly(&count, yes(3600))).await.expect("kept");
+        reviews.get(1, || slowly(&count, Ok(yes(3600)))).await.expect("kept");
         assert_eq!(count.load(Ordering::SeqCst), 1);
-        reviews.get(2, || slowly(&count, yes(3600))).await.expect("another question");
+        reviews.get(2, || slowly(&count, Ok(yes(3600)))).await.expect("another question");
         assert_eq!(count.load(Ordering::SeqCst), 2);
         assert!(reviews.shared.lock().asking.is_empty());
     }
@@ -244,9 +243,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_who_goes_away_does_not_end_the_question_of_others() {
         let (reviews, count) = (reviews(), Arc::default());
-        let first = reviews.get(1, || slowly(&count, yes(3600)));
+        let first = reviews.get(1, || slowly(&count, Ok(yes(3600))));
         let impatient = tokio::time::timeout(Duration::from_millis(500), first);
-        let second = reviews.get(1, || slowly(&count, yes(3600)));
+        let second = reviews.get(1, || slowly(&count, Ok(yes(3600))));
         let (impatient, second) = tokio::join!(impatient, second);
         impatient.expect_err("gone");
         second.expect("an answer");
@@ -258,8 +257,8 @@ mod tests {
         let (reviews, count) = (reviews(), Arc::default());
         let failed = || slowly(&count, Err(ReviewError::NoClient));
         reviews.get(1, failed).await.expect_err("a failure");
-        reviews.get(1, || slowly(&count, yes(0))).await.expect("an answer");
-        reviews.get(1, || slowly(&count, yes(0))).await.expect("an answer");
+        reviews.get(1, || slowly(&count, Ok(yes(0)))).await.expect("an answer");
+        reviews.get(1, || slowly(&count, Ok(yes(0)))).await.expect("an answer");
         assert_eq!(count.load(Ordering::SeqCst), 3);
     }
 
@@ -271,7 +270,7 @@ mod tests {
             let answer = reviews
                 .get(key, || {
                     asked = true;
-                    std::future::ready(yes(3600))
+                    std::future::ready(Ok(yes(3600)))
                 })
                 .await;
             answer.expect("an answer");

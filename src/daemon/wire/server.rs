@@ -56,6 +56,8 @@ impl<M: Mounter> Core<M> {
         }
 
         let tls = server::TlsSource::load(tls)?;
+        let address = self.settings.server_address()?;
+        let listener = server::bind(address).await?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
         let authentication = server::AuthenticationSettings::from(&self.loaded);
         let client_ca = tls.client_ca();
@@ -65,8 +67,6 @@ impl<M: Mounter> Core<M> {
         let name = &self.settings.node_name;
         let authorizer = server::Authorizer::new(mode, name, client, self.clock);
 
-        let address = self.settings.server_address()?;
-        let listener = server::bind(address).await?;
         let router = server::secure_router(state, authenticator, authorizer);
         let stop = self.shutdown.clone();
         let tls = Some(Arc::new(tls));

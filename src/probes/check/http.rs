@@ -201,11 +201,13 @@ pub(super) async fn check(get: &Get, timeout: Duration) -> CheckResult {
         },
         Err(_) => match seen {
             None => CheckResult::Failure(format!(
-                "Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+                "Get {:?}: context deadline exceeded \
+                 (Client.Timeout exceeded while awaiting headers)",
                 get.url()
             )),
             Some(status) if is_good(status) => CheckResult::Failure(
-                "context deadline exceeded (Client.Timeout or context cancellation while reading body)"
+                "context deadline exceeded \
+                 (Client.Timeout or context cancellation while reading body)"
                     .to_owned(),
             ),
             Some(status) => bad(status),

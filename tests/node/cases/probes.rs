@@ -337,7 +337,8 @@ async fn exec_probes_of_others_take_no_turns(bed: Bed) -> Result<()> {
         let probe =
             "{exec: {command: [sleep, '1000000']}, timeoutSeconds: 1000000, periodSeconds: 1}";
         format!(
-            "- {{name: c{number}, image: busybox, command: [sleep, '1000'], readinessProbe: {probe}}}\n"
+            "- {{name: c{number}, image: busybox, command: [sleep, '1000'], \
+             readinessProbe: {probe}}}\n"
         )
     };
     let containers: String = (0..10).map(container).collect();

@@ -345,7 +345,8 @@ async fn api_asks_the_api_server(bed: Bed) -> Result<()> {
 async fn silent_connections_do_not_shut_the_port(bed: Bed) -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-    let spec = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sh, -c, 'echo here; sleep 1000']}]}";
+    let spec = "{terminationGracePeriodSeconds: 1, containers: \
+        [{name: main, image: busybox, command: [sh, -c, 'echo here; sleep 1000']}]}";
     bed.pod("p", spec).await?;
     bed.until_logged("p", "main", "here").await?;
 
