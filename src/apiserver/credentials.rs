@@ -187,7 +187,7 @@ impl Credentials {
     /// older token is known.
     pub async fn bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
         let file = match &self.bearer {
-            Bearer::None => return self.plugin_bearer().await,
+            Bearer::None => return self.plugin_header().await,
             Bearer::Token(token) => return Ok(header_value(token)),
             Bearer::Basic(both) => return Ok(sensitive(&format!("Basic {both}"))),
             Bearer::File(file) => file,
@@ -208,7 +208,7 @@ impl Credentials {
     }
 
     /// The header that the plug-in gives, if there is one; its certificate is put in place.
-    async fn plugin_bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
+    async fn plugin_header(&self) -> Result<Option<HeaderValue>, TransportError> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
         let given = plugin.get().await.map_err(TransportError::Plugin)?;
         self.take_certificate(&given)?;

@@ -145,7 +145,8 @@ mod tests {
     async fn a_server_is_reached_through_a_tunnel() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let heard = tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut request = vec![0; 1024];
             let length = stream.read(&mut request).await.expect("a request");
@@ -160,7 +161,7 @@ mod tests {
         let mut connector = Connector { tcp, proxy: Some(proxy) };
         let server = "https://api.example.com:6443".parse().expect("a URI");
         connector.call(server).await.expect("a tunnel");
-        let request = heard.await.expect("heard").to_lowercase();
+        let request = tasks.join_next().await.expect("a task").expect("heard").to_lowercase();
         assert!(request.starts_with("connect api.example.com:6443 http/1.1\r\n"), "{request}");
         let basic = base64::engine::general_purpose::STANDARD.encode("user:p@ss").to_lowercase();
         assert!(request.contains(&format!("proxy-authorization: basic {basic}")), "{request}");

@@ -4,7 +4,7 @@
 //! A directory holds several files, which are merged in the order of their names. They are read
 //! strictly: a field that is unknown or stands twice is an error.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -270,12 +270,12 @@ fn token(
         ("requiredServiceAccountAnnotationKeys", required),
         ("optionalServiceAccountAnnotationKeys", optional),
     ] {
-        let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
+        let mut seen: BTreeSet<&str> = BTreeSet::new();
         for key in keys {
             for problem in labels::name_problems(&key.to_lowercase()) {
                 add(&format!(".{name}: Invalid value: {key:?}: {problem}"));
             }
-            if seen.insert(key, ()).is_some() {
+            if !seen.insert(key) {
                 add(&format!(".{name}: Duplicate value: {key:?}"));
             }
         }

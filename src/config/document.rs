@@ -105,7 +105,7 @@ fn yaml(text: &str, depth: usize) -> Result<Read, SyntaxError> {
 
 /// The library's sentence without its advice to callers of the library.
 fn without_hint(problem: &str) -> String {
-    problem.split("\n").next().unwrap_or_default().to_owned()
+    problem.split('\n').next().unwrap_or_default().to_owned()
 }
 
 fn json(text: &str) -> Result<Read, SyntaxError> {

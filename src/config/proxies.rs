@@ -33,6 +33,7 @@ impl fmt::Debug for Proxies {
 
 impl Proxies {
     /// Reads the environment of the process.
+    #[expect(clippy::disallowed_methods, reason = "this is `config`, which reads the environment")]
     pub(super) fn from_environment() -> Self {
         let any = |upper: &str, lower: &str| {
             let said = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

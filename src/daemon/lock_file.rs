@@ -48,20 +48,23 @@ fn lock(path: &Path) -> std::io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }
 
-/// Ends the kubelet through `shutdown` when the file is opened or removed.
-pub(super) fn end_on_contention(path: &str, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Watches the file: the task ends the kubelet through `shutdown` when it is opened or removed.
+pub(super) fn end_on_contention(
+    path: &str,
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     info!(path, "Watching for inotify events");
     let inotify = Inotify::init().context("Unable to create watcher for lockfile")?;
     let mask = WatchMask::OPEN | WatchMask::DELETE_SELF;
     inotify.watches().add(path, mask).context("Unable to watch lockfile")?;
     let mut events = inotify.into_event_stream([0_u8; 1024])?;
-    tokio::spawn(async move {
+    Ok(async move {
         if let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
             info!(event = ?event.map(|event| event.mask), "Inotify event");
             shutdown.cancel();
         }
-    });
-    Ok(())
+        shutdown.cancelled().await;
+    })
 }
 
 #[cfg(test)]
@@ -76,7 +79,9 @@ mod tests {
         let path = folder.path().join("lock").display().to_string();
         let (first, second) = (CancellationToken::new(), CancellationToken::new());
         let held = acquire(&path, &first).await.expect("taken").expect("not ended");
-        end_on_contention(&path, first.clone()).expect("watched");
+        let watched = end_on_contention(&path, first.clone()).expect("watched");
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(watched);
         let waits = acquire(&path, &second);
         let mut waits = std::pin::pin!(waits);
         tokio::time::timeout(Duration::from_millis(100), &mut waits).await.expect_err("held");

@@ -54,15 +54,13 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     }
 
     let path = &loaded.flags.lock_file;
-    let mut _lock = None;
-    if !path.is_empty() {
-        _lock = lock_file::acquire(path, &shutdown).await?;
-        if _lock.is_none() {
-            return Ok(());
-        }
-        if loaded.flags.exit_on_lock_contention {
-            lock_file::end_on_contention(path, shutdown.clone())?;
-        }
+    // Held until the end.
+    let lock = if path.is_empty() { None } else { lock_file::acquire(path, &shutdown).await? };
+    if lock.is_none() && !path.is_empty() {
+        return Ok(());
+    }
+    if lock.is_some() && loaded.flags.exit_on_lock_contention {
+        tasks.run("lock file", lock_file::end_on_contention(path, shutdown.clone())?);
     }
 
     let settings = NodeSettings::new(&loaded)?;
@@ -91,7 +89,9 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     let outside = Outside { clock, machine, runtime, clients, metrics };
     let core = Core::new(loaded, settings, outside, health, &mut tasks, shutdown);
     core.settings.report_warnings(&core.recorder);
-    core.start(tasks).await
+    let ended = Box::pin(core.start(tasks)).await;
+    drop(lock);
+    ended
 }
 
 /// Registers the metrics of the process: its use of the machine, its version, its gates.

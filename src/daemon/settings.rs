@@ -145,7 +145,7 @@ impl NodeSettings {
     }
 
     /// The cgroups of pods; `None` with `cgroupsPerQOS: false`.
-    pub(super) async fn cgroups(
+    pub(super) fn cgroups(
         &self,
         condition: &cri::RuntimeCondition,
     ) -> anyhow::Result<Option<resources::PodCgroups>> {

@@ -65,7 +65,7 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
     };
     let health = watch::Sender::new(None);
     let core = Core::new(loaded, settings, outside, health, &mut tasks, shutdown);
-    core.start(tasks).await
+    Box::pin(core.start(tasks)).await
 }
 
 #[cfg(test)]

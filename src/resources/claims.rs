@@ -123,6 +123,11 @@ fn drivers(pod: &Pod, object: &ClaimObject, claim: &ResourceClaim) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::needless_pass_by_value,
+        reason = "JSON reads better at the calls without a borrow"
+    )]
+
     use serde_json::{Value, json};
 
     use super::{drivers, names, objects, prepare};

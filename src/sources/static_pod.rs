@@ -80,8 +80,8 @@ pub fn read(
     let document = decode(text)?;
     // Go finds these two whatever their case.
     let field = |name: &'static str| {
-        let fields = document.as_object().into_iter().flatten();
-        let found = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).next_back();
+        let mut fields = document.as_object().into_iter().flatten();
+        let found = fields.rfind(|(key, _)| key.eq_ignore_ascii_case(name));
         let text = found.and_then(|(_, value)| value.as_str()).unwrap_or_default();
         if text.is_empty() { Err(ManifestError::Missing(name)) } else { Ok(text.to_owned()) }
     };

@@ -116,8 +116,8 @@ fn observed(
     addresses(input, old, &mut status);
     let decision = decide_phase(input, recorded, old, &status);
     status.phase = Some(decision.reported.as_str().to_owned());
-    (status.reason, status.message) = reason_and_message(input, recorded, old, &decision);
-    status.conditions = Some(conditions::all(input, recorded, old, &status, &decision));
+    (status.reason, status.message) = reason_and_message(input, recorded, old, decision);
+    status.conditions = Some(conditions::all(input, recorded, old, &status, decision));
     if matches!(input.lifecycle, Lifecycle::Terminated(_)) {
         terminated::settle(input.pod, old, &mut status);
         if !pod::is_static(input.pod) && !is_terminal(&status) {
@@ -206,7 +206,7 @@ fn reason_and_message(
     input: &ComputeInput<'_>,
     recorded: &api::PodStatus,
     old: &api::PodStatus,
-    decision: &PhaseDecision,
+    decision: PhaseDecision,
 ) -> (Option<String>, Option<String>) {
     let known = [old, recorded];
     let unchanged = Phase::of(old) == Some(decision.reported);

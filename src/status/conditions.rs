@@ -101,7 +101,7 @@ pub fn all(
     recorded: &api::PodStatus,
     old: &api::PodStatus,
     status: &api::PodStatus,
-    decision: &PhaseDecision,
+    decision: PhaseDecision,
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
     if !decision.natural.is_terminal() {
@@ -375,7 +375,7 @@ fn has_sandbox(input: &ComputeInput<'_>) -> bool {
 fn disruption(
     input: &ComputeInput<'_>,
     old: &api::PodStatus,
-    decision: &PhaseDecision,
+    decision: PhaseDecision,
 ) -> Option<api::PodCondition> {
     let before = find(old, DISRUPTION_TARGET);
     let (Lifecycle::Terminating(stopping) | Lifecycle::Terminated(stopping)) = input.lifecycle

@@ -315,7 +315,7 @@ impl History {
         let world = &self.world;
         let may_run = |container: &&rkubelet::model::ObservedContainer| match container.state {
             ContainerState::Running { .. } => true,
-            ContainerState::Unknown => !world.known().killed(&container.id).is_some(),
+            ContainerState::Unknown => world.known().killed(&container.id).is_none(),
             ContainerState::Created | ContainerState::Exited(_) => false,
         };
         match action {

@@ -175,7 +175,7 @@ fn memory(c: &KubeletConfiguration, report: &mut Report) {
         "None" => {}
         "Static" => reserved_memory(c, report),
         "BestEffort" => {
-            report.add("policy \"BestEffort\" is not available for platform \"linux\"".to_owned())
+            report.add("policy \"BestEffort\" is not available for platform \"linux\"".to_owned());
         }
         policy => report.add(format!("unknown policy: {policy:?}")),
     }
@@ -231,14 +231,13 @@ fn reserved(c: &KubeletConfiguration, resource: &str) -> Amount {
 fn node_ips(flags: &Flags, report: &mut Report) {
     let (ips, _) = split_node_ips(&flags.node_ip);
     let problem = match ips[..] {
-        [] | [_] => return,
         [one, other] if one.is_ipv6() == other.is_ipv6() => {
             "must contain either a single IP or a dual-stack pair of IPs"
         }
         [one, other] if one.is_unspecified() || other.is_unspecified() => {
             "dual-stack node IP cannot include '0.0.0.0' or '::'"
         }
-        [_, _] => return,
+        [] | [_] | [_, _] => return,
         _ => "must contain either a single IP or a dual-stack pair of IPs",
     };
     report.add(format!("bad --node-ip {:?}: {problem}", flags.node_ip));

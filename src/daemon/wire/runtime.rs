@@ -49,7 +49,7 @@ impl<M: Mounter> Core<M> {
             info!(runtime = identity.node_info(), "container runtime answers");
         }
 
-        let cgroups = self.settings.cgroups(&answer).await?;
+        let cgroups = self.settings.cgroups(&answer)?;
         if let Some(cgroups) = &cgroups {
             self.limit_node(cgroups, tasks).await?;
         }

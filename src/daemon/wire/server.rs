@@ -89,11 +89,11 @@ fn shown(
         shown.tls_private_key_file = tls.key_file.display().to_string();
     }
     if let Some(driver) = driver {
-        shown.cgroup_driver = match driver {
+        let name = match driver {
             CgroupDriver::Systemd => "systemd",
             CgroupDriver::Cgroupfs => "cgroupfs",
-        }
-        .to_owned();
+        };
+        name.clone_into(&mut shown.cgroup_driver);
     }
     shown
 }

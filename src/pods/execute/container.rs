@@ -265,8 +265,9 @@ impl PodExecutor {
         .map_err(config_error)?;
         // Given up with the pod's stop: what was set aside stays the pod's own until it is
         // forgotten.
-        let allocation =
-            context.stop.run_until_cancelled(self.deps.manager.start(&context.pod, container));
+        // Boxed: a plugin's call is large, and most containers need none.
+        let given = Box::pin(self.deps.manager.start(&context.pod, container));
+        let allocation = context.stop.run_until_cancelled(given);
         let allocation = allocation.await.ok_or_else(cancelled)?.map_err(refused)?;
         let sources = context.stop.run_until_cancelled(self.volume_sources(container, context));
         let volumes = sources.await.ok_or_else(cancelled)??;

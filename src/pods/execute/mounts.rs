@@ -96,8 +96,8 @@ impl PodExecutor {
         }
     }
 
-    /// Binds the `subPath`s of a container's mounts and answers where, by index. Then makes the mount
-    /// points that the runtime cannot make.
+    /// Binds the `subPath`s of a container's mounts and answers where, by index. Then makes the
+    /// mount points that the runtime cannot make.
     pub(super) async fn sub_paths(
         &self,
         container: &api::Container,

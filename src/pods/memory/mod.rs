@@ -323,8 +323,10 @@ impl Memory {
                 Transition::Terminate { .. },
                 Lifecycle::Terminating(_) | Lifecycle::Terminated(_),
             )
-            | (Transition::Shorten { .. }, Lifecycle::Syncing | Lifecycle::Terminated(_))
-            | (Transition::Terminated, Lifecycle::Syncing | Lifecycle::Terminated(_))
+            | (
+                Transition::Shorten { .. } | Transition::Terminated,
+                Lifecycle::Syncing | Lifecycle::Terminated(_),
+            )
             | (
                 Transition::Finished,
                 Lifecycle::Syncing | Lifecycle::Terminating(_) | Lifecycle::Terminated(_),

@@ -202,7 +202,7 @@ impl<'a> Planner<'a> {
     pub(super) fn may_run(&self, container: &ObservedContainer) -> bool {
         match container.state {
             ContainerState::Running { .. } => true,
-            ContainerState::Unknown => !self.known.killed(&container.id).is_some(),
+            ContainerState::Unknown => self.known.killed(&container.id).is_none(),
             ContainerState::Created | ContainerState::Exited(_) => false,
         }
     }

@@ -220,7 +220,7 @@ impl Planner<'_> {
         spec: &ContainerSpec<'_>,
         container: &ObservedContainer,
     ) -> bool {
-        spec.has_post_start() && !self.known.hook(&container.id).is_some()
+        spec.has_post_start() && self.known.hook(&container.id).is_none()
     }
 
     /// Whether a container's startup probe has succeeded.

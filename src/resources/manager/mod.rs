@@ -91,7 +91,10 @@ impl Handle {
             })
             .collect();
         let handle = self.clone();
-        (!asks.is_empty()).then(|| async move {
+        if asks.is_empty() {
+            return None;
+        }
+        Some(async move {
             for ask in asks {
                 admit::allocate(&handle, &ask).await.map_err(|problem| Refusal { problem })?;
             }

@@ -127,7 +127,7 @@ impl World {
     async fn admit(&self, pod: &Arc<Pod>) -> Result<(), String> {
         match self.manager.admit(pod, &[]) {
             None => Ok(()),
-            Some(waits) => waits.await.map_err(|refusal| refusal.to_string()),
+            Some(waits) => Box::pin(waits).await.map_err(|refusal| refusal.to_string()),
         }
     }
 }
@@ -148,6 +148,7 @@ async fn connect(folder: &Path) -> RegistrationClient<tonic::transport::Channel>
     RegistrationClient::new(endpoint.connect_with_connector(connector).await.expect("it listens"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "JSON reads better without a borrow")]
 fn asking(uid: &str, limits: Value) -> Arc<Pod> {
     let pod = json!({"metadata": {"name": uid, "namespace": "d", "uid": uid},
         "spec": {"containers": [{"name": "main", "resources": {"limits": limits}}]}});

@@ -7,8 +7,8 @@
 //! - `on_disk(volume)`: whether a volume that was found on disk is whole.
 //!
 //! The first two go by the volume's spec ([`Kind`]), the last two by the plugin that the directory
-//! on disk names ([`Plugin`]), as the spec may be gone. File work runs on blocking threads; a driver
-//! that is asked over a socket awaits its answer instead.
+//! on disk names ([`Plugin`]), as the spec may be gone. File work runs on blocking threads; a
+//! driver that is asked over a socket awaits its answer instead.
 
 pub mod claim;
 pub mod context;
