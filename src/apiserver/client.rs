@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 
 use super::connectivity::Connectivity;
 use super::credentials::{Credentials, CredentialsError};
-use super::kubeconfig::{self, Access, Identity, KubeconfigError};
+use super::kubeconfig::{self, Access, KubeconfigError};
 use super::limiter::{Limiter, Urgency};
 use super::proxy::{Connector, Proxy};
 use super::transport::{self, ANSWER_DEADLINE, Lane, LaneKind};
@@ -93,13 +93,7 @@ pub struct Clients {
     pub reach: Connectivity,
     /// This node's name.
     pub node_name: Arc<str>,
-    lanes: Arc<Lanes>,
-}
-
-#[derive(Debug, Default)]
-struct Lanes {
-    lanes: Vec<Lane>,
-    credentials: Option<Arc<Credentials>>,
+    lanes: Arc<[Lane]>,
 }
 
 impl std::fmt::Debug for Clients {
@@ -183,7 +177,7 @@ impl Clients {
             events: client(4),
             reach,
             node_name: config.node_name.as_str().into(),
-            lanes: Arc::new(Lanes { lanes, credentials: Some(credentials) }),
+            lanes: lanes.into(),
         })
     }
 
@@ -197,24 +191,7 @@ impl Clients {
             events: client.clone(),
             reach: Connectivity::default(),
             node_name: node_name.into(),
-            lanes: Arc::default(),
-        }
-    }
-
-    /// Puts a rotated client certificate in place and lets go of the connections that were made
-    /// with the old one.
-    pub fn rotate(&self, identity: Identity) -> Result<(), CredentialsError> {
-        if let Some(credentials) = &self.lanes.credentials {
-            credentials.replace_identity(identity)?;
-        }
-        self.reconnect();
-        Ok(())
-    }
-
-    /// Lets go of every connection; new requests connect anew.
-    pub fn reconnect(&self) {
-        for lane in &self.lanes.lanes {
-            lane.reconnect();
+            lanes: Vec::new().into(),
         }
     }
 }
@@ -222,6 +199,7 @@ impl Clients {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::slice;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -235,10 +213,13 @@ mod tests {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use parking_lot::Mutex;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
     use tokio::task::JoinSet;
 
     use super::{ClientConfig, Clients, USER_AGENT};
-    use crate::apiserver::kubeconfig::{Access, Bearer};
+    use crate::apiserver::credentials::LOOK_AGAIN;
+    use crate::apiserver::exec;
+    use crate::apiserver::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
     use crate::apiserver::transport::STREAMS_PER_CONNECTION;
     use crate::clock::Clock;
     use crate::config::Proxies;
@@ -248,10 +229,32 @@ mod tests {
         access: Access,
         connections: Arc<AtomicUsize>,
         headers: Arc<Mutex<HeaderMap>>,
+        /// The certificates that clients showed, in the order of their connections.
+        shown: Arc<Mutex<Vec<CertificateDer<'static>>>>,
         _tasks: JoinSet<()>,
     }
 
     async fn serve() -> Server {
+        serve_known(&[]).await
+    }
+
+    /// As [`serve`], for clients with one of these certificates.
+    async fn serve_known(known: &[CertificateDer<'static>]) -> Server {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in known {
+            roots.add(certificate.clone()).expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = if known.is_empty() {
+            WebPkiClientVerifier::no_client_auth()
+        } else {
+            let roots = Arc::new(roots);
+            WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .build()
+                .expect("a verifier")
+        };
+        let shown: Arc<Mutex<Vec<CertificateDer<'static>>>> = Arc::default();
+        let certificates = Arc::clone(&shown);
         let pair =
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let certificate: CertificateDer<'static> = pair.cert.der().clone();
@@ -260,7 +263,7 @@ mod tests {
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.clone()], key)
             .expect("a certificate");
         tls.alpn_protocols = vec![b"h2".to_vec()];
@@ -276,8 +279,11 @@ mod tests {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+                let certificates = Arc::clone(&certificates);
                 open.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                    certificates.lock().extend(chain.first().cloned());
                     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                         seen.lock().clone_from(request.headers());
                         let event = Bytes::from_static(b"{\"type\":\"ADDED\",\"object\":{}}\n");
@@ -304,7 +310,7 @@ mod tests {
             proxy: None,
             impersonation: HeaderMap::new(),
         };
-        Server { access, connections, headers, _tasks: tasks }
+        Server { access, connections, headers, shown, _tasks: tasks }
     }
 
     fn config() -> ClientConfig {
@@ -349,16 +355,109 @@ mod tests {
         assert_eq!(connections.load(Ordering::SeqCst), 3, "a write does not share with watches");
         assert_eq!(headers.lock()["user-agent"], USER_AGENT);
         assert_eq!(headers.lock()["authorization"], "Bearer t0ken");
-        clients.reconnect();
-        let again = tokio::time::timeout(Duration::from_secs(30), open(clients.writes.clone()))
-            .await
-            .expect("in time");
-        assert_eq!(
-            connections.load(Ordering::SeqCst),
-            4,
-            "a rotated certificate gets a new connection"
-        );
-        drop((held, more, write, again));
+        drop((held, more, write));
+    }
+
+    /// A client certificate and its PEM files' texts.
+    fn client_pair() -> (CertificateDer<'static>, String, String) {
+        let pair = rcgen::generate_simple_self_signed(["node".to_owned()]).expect("a certificate");
+        (pair.cert.der().clone(), pair.cert.pem(), pair.signing_key.serialize_pem())
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
+    async fn a_renewed_client_certificate_is_used_without_a_gap() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = IdentityFiles {
+            certificate: directory.path().join("client.crt"),
+            key: directory.path().join("client.key"),
+        };
+        let (old, old_certificate, old_key) = client_pair();
+        let (new, new_certificate, new_key) = client_pair();
+        std::fs::write(&files.certificate, &old_certificate).expect("written");
+        std::fs::write(&files.key, &old_key).expect("written");
+        let mut server = serve_known(&[old.clone(), new.clone()]).await;
+        let mut identity =
+            Identity::from_pem(old_certificate.as_bytes(), old_key.as_bytes()).expect("a pair");
+        identity.files = Some(files.clone());
+        server.access.identity = Some(identity);
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let open = async |path: &str| {
+            let request = Request::get(path).body(kube::client::Body::empty());
+            let answer = clients.writes.send(request.expect("a request")).await;
+            let mut body = answer.expect("an answer").into_body();
+            body.frame().await.expect("a frame").expect("an event");
+            body
+        };
+        let watch = "/api/v1/pods?watch=true&timeoutSeconds=60";
+        let mut held = vec![open(watch).await];
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
+
+        // Half a renewal changes nothing.
+        std::fs::write(&files.certificate, &new_certificate).expect("written");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        held.push(open(watch).await);
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
+
+        std::fs::write(&files.key, &new_key).expect("written");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        held.push(open(watch).await);
+        assert_eq!(*server.shown.lock(), [old, new]);
+        let first = tokio::time::timeout(Duration::from_millis(100), held[0].frame()).await;
+        first.expect_err("the first watch goes on, on its own connection");
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
+    async fn another_certificate_of_the_plugin_is_used_and_another_token_alone_is_none() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let answer = directory.path().join("answer");
+        let (old, old_certificate, old_key) = client_pair();
+        let (new, new_certificate, new_key) = client_pair();
+        let give = |token: &str, certificate: &str, key: &str| {
+            // Expired: the plug-in runs for each request.
+            let credential = serde_json::json!({
+                "kind": "ExecCredential",
+                "apiVersion": exec::VERSIONS[0],
+                "status": {
+                    "token": token,
+                    "clientCertificateData": certificate,
+                    "clientKeyData": key,
+                    "expirationTimestamp": "2020-01-01T00:00:00Z",
+                },
+            });
+            std::fs::write(&answer, credential.to_string()).expect("written");
+        };
+        let mut server = serve_known(&[old.clone(), new.clone()]).await;
+        server.access.bearer = Bearer::None;
+        server.access.plugin = Some(exec::Plugin {
+            command: "cat".into(),
+            args: vec![answer.display().to_string()],
+            env: Vec::new(),
+            api_version: exec::VERSIONS[0].to_owned(),
+            install_hint: String::new(),
+            cluster: None,
+        });
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let ask = async || {
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60")
+                .body(kube::client::Body::empty());
+            let answer = clients.writes.send(request.expect("a request")).await;
+            answer.expect("an answer");
+        };
+
+        give("one", &old_certificate, &old_key);
+        ask().await;
+        give("two", &old_certificate, &old_key);
+        ask().await;
+        assert_eq!(server.headers.lock()["authorization"], "Bearer two");
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
+
+        give("two", &new_certificate, &new_key);
+        ask().await;
+        assert_eq!(*server.shown.lock(), [old, new]);
     }
 
     #[tokio::test]

@@ -1,16 +1,23 @@
-//! Who we are and whom we trust: the client certificate (replaceable while running), the bearer
-//! token, the server check.
+//! TLS and credentials towards the API server: the client certificate, the bearer token, the check
+//! of the server's certificate.
 //!
-//! Fed by the kubeconfig at start and by `certs` when a certificate is rotated. Secrets never reach
+//! Fed by the kubeconfig at start. Two kinds of client certificate change later:
+//!
+//! - One that is named by files is read again when they change: an agent or upstream's kubelet may
+//!   renew it. The files are looked at when a request is made, at most once in [`LOOK_AGAIN`].
+//! - One that a plug-in gives (`exec`) changes when the plug-in gives another one.
+//!
+//! Connections that were made with an older certificate get no new requests. Secrets never reach
 //! `Debug`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,13 +25,16 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::exec;
-use super::kubeconfig::{Access, Bearer, Identity};
+use super::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
 use super::transport::TransportError;
 use crate::clock::Clock;
+use crate::linux::stamp::Stamp;
 use crate::model::Mono;
 
 /// How old a token read from a file may get before it is read again; upstream's period.
 const TOKEN_MAX_AGE: Duration = Duration::from_secs(60);
+/// How often the files of the client certificate are looked at, at most.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Where distributions keep the certificates to trust when a kubeconfig names none (Go's list).
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -53,6 +63,10 @@ pub enum CredentialsError {
 /// The credentials that all lanes share.
 pub struct Credentials {
     identity: RwLock<Option<Arc<CertifiedKey>>>,
+    /// The files of the certificate, if it is named by files.
+    files: Option<Mutex<WatchedFiles>>,
+    /// Counts the certificates: each connection belongs to one.
+    generation: AtomicU64,
     bearer: Bearer,
     cached: RwLock<Option<(HeaderValue, Mono)>>,
     plugin: Option<exec::Source>,
@@ -60,6 +74,27 @@ pub struct Credentials {
     given: RwLock<Option<Arc<exec::Given>>>,
     provider: Arc<CryptoProvider>,
     clock: Clock,
+}
+
+/// The files of a client certificate, as they were when last looked at.
+#[derive(Debug)]
+struct WatchedFiles {
+    files: IdentityFiles,
+    stamps: [Stamp; 2],
+    looked: Mono,
+}
+
+impl IdentityFiles {
+    fn stamps(&self) -> [Stamp; 2] {
+        [Stamp::of(&self.certificate), Stamp::of(&self.key)]
+    }
+
+    fn read(&self) -> Result<Identity, String> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        Identity::from_pem(&read(&self.certificate)?, &read(&self.key)?)
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -79,27 +114,73 @@ impl Credentials {
             header_value(token).ok_or(CredentialsError::Token)?;
         }
         let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
-        let credentials = Self {
-            identity: RwLock::new(None),
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let identity = access.identity.take();
+        let now = clock.now().mono;
+        let files = identity.as_ref().and_then(|identity| identity.files.clone());
+        let files = files.map(|files| {
+            let stamps = files.stamps();
+            Mutex::new(WatchedFiles { files, stamps, looked: now })
+        });
+        let identity = identity.map(|identity| certified(identity, &provider)).transpose()?;
+        Ok(Arc::new(Self {
+            identity: RwLock::new(identity),
+            files,
+            generation: AtomicU64::new(0),
             bearer,
             cached: RwLock::new(None),
             plugin,
             given: RwLock::new(None),
-            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            provider,
             clock,
-        };
-        if let Some(identity) = access.identity.take() {
-            credentials.replace_identity(identity)?;
-        }
-        Ok(Arc::new(credentials))
+        }))
     }
 
-    /// Puts another client certificate in place; connections made from now on use it.
-    pub fn replace_identity(&self, identity: Identity) -> Result<(), CredentialsError> {
-        let key = CertifiedKey::from_der(identity.chain, identity.key, &self.provider)
-            .map_err(CredentialsError::Identity)?;
-        *self.identity.write() = Some(Arc::new(key));
-        Ok(())
+    /// The number of the present client certificate. It changes when the certificate's files have
+    /// changed, and when the plug-in has given another one. Files that cannot be used leave the old
+    /// certificate in force: they may be half written.
+    pub fn generation(&self) -> u64 {
+        if let Some(watched) = &self.files {
+            let now = self.clock.now().mono;
+            let mut watched = watched.lock();
+            if now.since(watched.looked) >= LOOK_AGAIN {
+                watched.looked = now;
+                let stamps = watched.files.stamps();
+                if stamps != watched.stamps {
+                    watched.stamps = stamps;
+                    self.renew(&watched.files);
+                }
+            }
+        }
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn renew(&self, files: &IdentityFiles) {
+        let found = files.read().and_then(|identity| {
+            certified(identity, &self.provider).map_err(|error| error.to_string())
+        });
+        let file = files.certificate.display();
+        match found {
+            Ok(key) => {
+                tracing::info!(
+                    %file,
+                    "certificate rotation detected, shutting down client connections to start \
+                     using new credentials"
+                );
+                self.renewed(Some(key));
+            }
+            Err(problem) => tracing::error!(
+                %file,
+                problem,
+                "the changed client certificate cannot be used; the old one stays"
+            ),
+        }
+    }
+
+    /// Puts another certificate in place. Connections of the old one get no new requests.
+    fn renewed(&self, key: Option<Arc<CertifiedKey>>) {
+        *self.identity.write() = key;
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The `Authorization` header, if a token is used. An unreadable file is no failure while an
@@ -130,14 +211,28 @@ impl Credentials {
     async fn plugin_header(&self) -> Result<Option<HeaderValue>, TransportError> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
         let given = plugin.get().await.map_err(TransportError::Plugin)?;
-        let known = self.given.read().as_ref().is_some_and(|known| Arc::ptr_eq(known, &given));
-        if !known {
-            if let Some(identity) = &given.identity {
-                self.replace_identity(identity.clone_key())?;
-            }
-            *self.given.write() = Some(Arc::clone(&given));
-        }
+        self.take_certificate(&given)?;
         Ok(given.bearer.clone())
+    }
+
+    /// Puts the certificate that the plug-in has given in place. A token alone renews nothing: the
+    /// connections stay.
+    fn take_certificate(&self, given: &Arc<exec::Given>) -> Result<(), CredentialsError> {
+        let is_known = |known: &Arc<exec::Given>| Arc::ptr_eq(known, given);
+        if self.given.read().as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+
+        // Held until the certificate is in place: requests at the same time renew it once.
+        let mut known = self.given.write();
+        let before = known.as_ref().and_then(|known| known.identity.as_ref());
+        let now = given.identity.as_ref();
+        if before != now {
+            let key = now.map(|now| certified(now.clone_key(), &self.provider)).transpose()?;
+            self.renewed(key);
+        }
+        *known = Some(Arc::clone(given));
+        Ok(())
     }
 
     /// Notes that the API server has refused a request with this header: the plug-in is asked
@@ -146,11 +241,6 @@ impl Credentials {
         if let Some(plugin) = &self.plugin {
             plugin.refused(header).await;
         }
-    }
-
-    /// The certificate that new connections show.
-    pub fn shown(&self) -> Option<Arc<CertifiedKey>> {
-        self.identity.read().clone()
     }
 
     async fn read_token(&self, file: &PathBuf, now: Mono) -> Result<HeaderValue, TransportError> {
@@ -175,8 +265,21 @@ impl Credentials {
         } else {
             builder.with_root_certificates(roots(access.roots.as_deref())?)
         };
-        Ok(builder.with_client_cert_resolver(Arc::new(Resolver(Arc::clone(self)))))
+        let resolver = Arc::new(Resolver(Arc::clone(self)));
+        let mut config = builder.with_client_cert_resolver(resolver);
+        // A resumed session would carry the identity of the certificate that it began with.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
     }
+}
+
+fn certified(
+    identity: Identity,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, CredentialsError> {
+    CertifiedKey::from_der(identity.chain, identity.key, provider)
+        .map(Arc::new)
+        .map_err(CredentialsError::Identity)
 }
 
 /// A TLS configuration that trusts the system's certificates and shows none of ours.

@@ -81,11 +81,23 @@ pub struct Access {
 }
 
 /// A client certificate with its key.
+#[derive(PartialEq, Eq)]
 pub struct Identity {
     /// The chain, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
+    /// Where both were read, if each is a file: they may be renewed there.
+    pub files: Option<IdentityFiles>,
+}
+
+/// The files of a client certificate. They may be one (`kubelet-client-current.pem`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
 }
 
 impl fmt::Debug for Identity {
@@ -98,7 +110,8 @@ impl Identity {
     /// Another copy, the key included.
     #[must_use]
     pub fn clone_key(&self) -> Self {
-        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+        let files = self.files.clone();
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), files }
     }
 
     /// Reads a certificate chain and a key from PEM; they may be the same text
@@ -112,7 +125,7 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| format!("no private key in PEM form: {error}"))?;
-        Ok(Self { chain, key })
+        Ok(Self { chain, key, files: None })
     }
 }
 
@@ -458,9 +471,18 @@ impl Loader<'_> {
         )?;
         match (certificate, key) {
             (None, None) => Ok(None),
-            (Some((certificate, field)), Some((key, _))) => Identity::from_pem(&certificate, &key)
-                .map(Some)
-                .map_err(|problem| self.field_error(field, problem)),
+            (Some((certificate, field)), Some((key, _))) => {
+                let mut identity = Identity::from_pem(&certificate, &key)
+                    .map_err(|problem| self.field_error(field, problem))?;
+                // As upstream: watched only if neither stands in the kubeconfig itself.
+                let has_data =
+                    !user.client_certificate_data.is_empty() || !user.client_key_data.is_empty();
+                identity.files = (!has_data).then(|| IdentityFiles {
+                    certificate: self.resolve(&user.client_certificate),
+                    key: self.resolve(&user.client_key),
+                });
+                Ok(Some(identity))
+            }
             (Some((_, field)), None) => {
                 Err(self.field_error(field, "client-key is missing".to_owned()))
             }

@@ -100,8 +100,6 @@ struct Inner {
     base: Uri,
     credentials: Arc<Credentials>,
     impersonation: http::HeaderMap,
-    /// The certificate that the connections were made with.
-    shown: Mutex<Option<Arc<rustls::sign::CertifiedKey>>>,
     limiter: Limiter,
     reach: Connectivity,
     connections: Mutex<Vec<Connection>>,
@@ -113,6 +111,8 @@ type Make = Arc<dyn Fn() -> ServerConnector + Send + Sync>;
 struct Connection {
     client: Connections,
     state: Arc<ConnectionState>,
+    /// The client certificate that it was made with.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -147,7 +147,6 @@ impl Lane {
         let inner = Inner {
             kind,
             base,
-            shown: Mutex::new(credentials.shown()),
             credentials,
             impersonation,
             limiter,
@@ -158,20 +157,18 @@ impl Lane {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Lets go of every connection: requests in flight end on the old ones, new ones connect anew.
-    pub fn reconnect(&self) {
-        self.inner.connections.lock().clear();
-    }
-
     /// How many connections the lane holds.
     pub fn connections(&self) -> usize {
         self.inner.connections.lock().len()
     }
 
     /// A connection with room, and the stream's entry on it. Connections that nobody uses any more
-    /// go, but for one.
+    /// go, but for one; those of an older client certificate get no new requests, and end with the
+    /// requests that they carry.
     fn pick(&self) -> (Connections, StreamGuard) {
+        let generation = self.inner.credentials.generation();
         let mut connections = self.inner.connections.lock();
+        connections.retain(|connection| connection.generation == generation);
         let mut spare = 0;
         connections.retain(|connection| {
             let idle = connection.state.streams.load(Ordering::Acquire) == 0;
@@ -187,25 +184,15 @@ impl Lane {
         let (client, state) = found.unwrap_or_else(|| {
             let client = self.inner.connect();
             let state: Arc<ConnectionState> = Arc::default();
-            connections.push(Connection { client: client.clone(), state: Arc::clone(&state) });
+            connections.push(Connection {
+                client: client.clone(),
+                state: Arc::clone(&state),
+                generation,
+            });
             (client, state)
         });
         state.streams.fetch_add(1, Ordering::AcqRel);
         (client, StreamGuard(state))
-    }
-
-    /// Lets go of connections that were made with a certificate that has been replaced.
-    fn follow_certificate(&self) {
-        let present = self.inner.credentials.shown();
-        let mut shown = self.inner.shown.lock();
-        let same = match (&*shown, &present) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        if !same {
-            *shown = present;
-            self.reconnect();
-        }
     }
 
     /// Sends one request, one at a time while the connection is not proven.
@@ -233,7 +220,6 @@ impl Lane {
         let timing = Timing::of(request.uri(), inner.kind.deadline);
         *request.uri_mut() = absolute(&inner.base, request.uri())?;
         let bearer = inner.credentials.bearer().await?;
-        self.follow_certificate();
         let headers = request.headers_mut();
         if let Some(bearer) = &bearer {
             headers.insert(header::AUTHORIZATION, bearer.clone());

@@ -153,7 +153,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("podsPerCore", Other, Yes),
     ("enableControllerAttachDetach", Other, Yes),
     ("protectKernelDefaults", Other, No),
-    ("makeIPTablesUtilChains", Other, No),
+    ("makeIPTablesUtilChains", Other, Yes),
     ("iptablesMasqueradeBit", Other, Never),
     ("iptablesDropBit", Other, Never),
     ("featureGates", Other, Yes),

@@ -37,8 +37,6 @@ const MAX_MESSAGE: usize = 16 << 20;
 const RUN_POD_SANDBOX: Duration = Duration::from_secs(240);
 /// How long CreateContainer and StartContainer may take at least.
 const CREATE_OR_START: Duration = Duration::from_secs(120);
-/// How long Status and Version may take: they are asked often, and a late answer is no answer.
-const STATUS: Duration = Duration::from_secs(15);
 /// Windows for large lists: with HTTP/2's 64 KiB a list of megabytes needs dozens of round trips.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -300,11 +298,11 @@ macro_rules! ordinary {
 
 calls! {
     /// The runtime's name and version.
-    version(runtime.version, "Version", "version", |_, _| Some(STATUS)): VersionRequest -> VersionResponse;
+    version(runtime.version, "Version", "version", ordinary!()): VersionRequest -> VersionResponse;
     /// Whether the runtime and its network are ready, its handlers and features.
-    status(runtime.status, "Status", "status", |_, _| Some(STATUS)): StatusRequest -> StatusResponse;
+    status(runtime.status, "Status", "status", ordinary!()): StatusRequest -> StatusResponse;
     /// What the runtime wants of a kubelet: its cgroup driver.
-    runtime_config(runtime.runtime_config, "RuntimeConfig", "runtime_config", |_, _| Some(STATUS))
+    runtime_config(runtime.runtime_config, "RuntimeConfig", "runtime_config", ordinary!())
         : RuntimeConfigRequest -> RuntimeConfigResponse;
     /// Hands the pod CIDR to the runtime.
     update_runtime_config(runtime.update_runtime_config, "UpdateRuntimeConfig", "update_runtime_config", ordinary!())

@@ -4,6 +4,7 @@ pub mod beneath;
 pub mod blocking;
 pub mod cgroup;
 pub mod fs;
+pub mod iptables;
 pub mod machine;
 pub mod malloc;
 pub mod mount;
@@ -11,6 +12,7 @@ pub mod ownership;
 pub mod program;
 #[cfg(any(test, feature = "testkit"))]
 pub mod seeded;
+pub mod stamp;
 pub mod systemd;
 pub mod timer;
 pub mod walk;

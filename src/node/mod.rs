@@ -15,6 +15,7 @@ mod conditions;
 mod config;
 pub mod info;
 mod lease;
+pub mod packet_filter;
 pub mod patch;
 pub mod register;
 pub mod resources;

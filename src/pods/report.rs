@@ -227,11 +227,7 @@ impl PodReporter {
     }
 
     fn probe_targets(&self, picture: &Picture<'_>) -> Vec<ProbeTarget> {
-        let pod_ip = if pod::is_host_network(picture.pod) {
-            self.deps.host_ips.borrow().first().copied()
-        } else {
-            picture.observed.latest_sandbox().and_then(|sandbox| sandbox.ips.first().copied())
-        };
+        let pod_ip = self.probed_ip(picture);
         let adopted = self.adopted.lock();
         let probed = picture.observed.containers.iter().filter_map(|container| {
             let ContainerState::Running { started_at } = container.state else { return None };
@@ -246,6 +242,19 @@ impl PodReporter {
             })
         });
         probed.collect()
+    }
+
+    /// The address that probes ask: the status's `podIP`. Hooks ask the runtime's first address,
+    /// as upstream's do.
+    fn probed_ip(&self, picture: &Picture<'_>) -> Option<IpAddr> {
+        let host_ip = self.deps.host_ips.borrow().first().copied();
+        if pod::is_host_network(picture.pod) {
+            return host_ip;
+        }
+        let prefers_ipv6 = host_ip.is_some_and(|ip| ip.is_ipv6());
+        let sandbox = picture.observed.latest_sandbox()?;
+        // The first of the preferred family, else the first.
+        sandbox.ips.iter().copied().min_by_key(|ip| ip.is_ipv6() != prefers_ipv6)
     }
 }
 

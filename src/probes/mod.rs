@@ -7,6 +7,9 @@
 //!                                                       └──► events, observer
 //! ```
 //!
+//! No probe waits for another one, of the same pod or of others: how long a command takes is its
+//! container's affair.
+//!
 //! It never restarts anything: a verdict is an input of the planner. A verdict belongs to a
 //! container id and goes with it.
 
@@ -22,7 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
-use tokio::sync::Semaphore;
 
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
@@ -72,8 +74,8 @@ pub struct ProbeTarget {
     pub kind: ContainerKind,
     /// Its id.
     pub id: ContainerId,
-    /// The pod's first address (the node's for a hostNetwork pod); while there is none, nothing is
-    /// asked.
+    /// The `podIP` of the pod's status: of two addresses, the one of the node's first family (the
+    /// node's own for a hostNetwork pod). While there is none, nothing is asked.
     pub pod_ip: Option<IpAddr>,
     /// When it started.
     pub started_at: Wall,
@@ -126,8 +128,6 @@ impl Counted {
 pub struct ProbeDeps {
     /// Runs commands.
     pub exec: Arc<dyn Exec>,
-    /// How many commands run at once on the node: each forks a shim and a runc.
-    pub exec_slots: Arc<Semaphore>,
     /// For `Unhealthy` and `ProbeWarning`.
     pub recorder: Recorder,
     /// The clocks.

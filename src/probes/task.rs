@@ -437,11 +437,6 @@ fn attempt(
             return Done { prober, id, due, began: now, ended: now, result, own_timer: false };
         };
         let probe = kind.of(&container).expect("only probes of the spec are due");
-        // Held while the command runs; waiting for it counts as our own lateness.
-        let _slot = match &probe.exec {
-            Some(_) => deps.exec_slots.acquire().await.ok(),
-            None => None,
-        };
         let began = deps.clock.now().mono;
         let result =
             check(probe, &container, &target.id, pod_ip, timing.timeout, &*deps.exec).await;
@@ -467,7 +462,7 @@ mod tests {
     use crate::probes::{ProbeObserver, Recorded};
     use parking_lot::Mutex;
     use serde_json::json;
-    use tokio::sync::{Semaphore, mpsc};
+    use tokio::sync::mpsc;
 
     #[derive(Default)]
     struct Counts(Mutex<Vec<String>>);
@@ -517,13 +512,7 @@ mod tests {
         let exec = Arc::new(FakeExec::exiting(codes));
         let counts = Arc::new(Counts::default());
         let clock = Clock::starting_at(Wall::from_second(1_000_000).expect("a time"));
-        let deps = ProbeDeps {
-            exec: exec.clone(),
-            exec_slots: Arc::new(Semaphore::new(4)),
-            recorder,
-            clock,
-            observer: counts.clone(),
-        };
+        let deps = ProbeDeps { exec: exec.clone(), recorder, clock, observer: counts.clone() };
         World { probes: PodProbes::start(deps, Arc::new(pod)), exec, events, counts, clock }
     }
 
@@ -672,6 +661,40 @@ mod tests {
         drop(world);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(counts.0.lock().last().map(String::as_str), Some("ended"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_probe_waits_for_that_of_another_pod() {
+        let exec = Arc::new(FakeExec::default());
+        let (recorder, _events) = Recorder::channel();
+        let deps = ProbeDeps {
+            exec: exec.clone(),
+            recorder,
+            clock: Clock::starting_at(Wall::from_second(1_000_000).expect("a time")),
+            observer: Arc::new(Counts::default()),
+        };
+        // Each command hangs: nothing is left to answer.
+        let all: Vec<PodProbes> = (0..100)
+            .map(|number| {
+                let pod = json!({
+                    "metadata": {"name": "web", "namespace": "prod", "uid": format!("u{number}")},
+                    "spec": {"containers": [{"name": "c", "readinessProbe": probe(&json!({}))}]},
+                });
+                let pod = Arc::new(serde_json::from_value(pod).expect("a pod"));
+                let probes = PodProbes::start(deps.clone(), pod);
+                probes.running(vec![ProbeTarget {
+                    container: "c".into(),
+                    kind: ContainerKind::Main,
+                    id: ContainerId::from(format!("id{number}").as_str()),
+                    pod_ip: Some("10.0.0.5".parse().expect("ip")),
+                    started_at: deps.clock.now().wall,
+                    recorded: None,
+                }]);
+                probes
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(exec.commands().len(), all.len());
     }
 
     #[tokio::test(start_paused = true)]

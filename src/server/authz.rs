@@ -3,7 +3,6 @@
 //!
 //! Fine-grained subresources (KEP-2862) are tried first, `nodes/proxy` last, as upstream does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +10,10 @@ use http::Method;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
-use kube::api::PostParams;
-use parking_lot::Mutex;
 
 use super::authn::User;
+use super::reviews::{self, Answer, ReviewError, Reviews};
 use crate::clock::Clock;
-use crate::model::Mono;
-
-/// How many answers are kept; beyond it the oldest go.
-const CACHE: usize = 1024;
-
-/// How long the API server may take to answer a review.
-const REVIEW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How requests are authorised.
 #[derive(Clone, Debug)]
@@ -103,8 +94,8 @@ pub struct Authorizer {
     mode: Mode,
     node_name: Arc<str>,
     client: Option<kube::Client>,
-    clock: Clock,
-    cache: Arc<Mutex<BTreeMap<CacheKey, Cached>>>,
+    /// By the text of the question: user, UID, groups, extra and attributes.
+    reviews: Reviews<String, Verdict>,
 }
 
 impl std::fmt::Debug for Authorizer {
@@ -113,32 +104,33 @@ impl std::fmt::Debug for Authorizer {
     }
 }
 
-type CacheKey = (String, Vec<String>, &'static str, &'static str);
-
-#[derive(Clone, Copy, Debug)]
-struct Cached {
-    allowed: bool,
-    until: Mono,
-}
-
 impl Authorizer {
     /// An authorizer; `client` is needed for [`Mode::Webhook`] only.
     pub fn new(mode: Mode, node_name: &str, client: Option<kube::Client>, clock: Clock) -> Self {
-        Self { mode, node_name: node_name.into(), client, clock, cache: Arc::default() }
+        Self { mode, node_name: node_name.into(), client, reviews: Reviews::new(clock) }
     }
 
     /// Whether `user` may.
     pub async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
-        let (allowed_ttl, denied_ttl) = match self.mode {
+        let ttl = match self.mode {
             Mode::AlwaysAllow => return Decision::Allowed,
-            Mode::Webhook { allowed_ttl, denied_ttl } => (allowed_ttl, denied_ttl),
+            Mode::Webhook { allowed_ttl, denied_ttl } => {
+                Ttl { allowed: allowed_ttl, denied: denied_ttl }
+            }
         };
         for subresource in &attributes.subresources {
-            match self.review(user, attributes.verb, subresource, allowed_ttl, denied_ttl).await {
+            match self.review(user, attributes.verb, subresource, ttl).await {
                 Ok(true) => return Decision::Allowed,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::error!(user = user.name, verb = attributes.verb, subresource, %error, "Authorization error");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        user = user.name,
+                        verb = attributes.verb,
+                        subresource,
+                        error,
+                        "Authorization error"
+                    );
                     return Decision::Failed(format!(
                         "Authorization error (user={}, verb={}, resource=nodes, subresource={subresource})",
                         user.name, attributes.verb
@@ -154,79 +146,132 @@ impl Authorizer {
         ))
     }
 
+    /// Asks the API server whether `user` may; the question's whole text is its key.
     async fn review(
         &self,
         user: &User,
         verb: &'static str,
         subresource: &'static str,
-        allowed_ttl: Duration,
-        denied_ttl: Duration,
-    ) -> Result<bool, ReviewError> {
-        let now = self.clock.now().mono;
-        let key = (user.name.clone(), user.groups.clone(), verb, subresource);
-        if let Some(cached) = self.cache.lock().get(&key)
-            && cached.until > now
-        {
-            return Ok(cached.allowed);
-        }
-        let client = self.client.clone().ok_or(ReviewError::NoClient)?;
-        let review = SubjectAccessReview {
-            spec: SubjectAccessReviewSpec {
-                user: Some(user.name.clone()),
-                groups: Some(user.groups.clone()),
-                uid: user.uid.clone(),
-                extra: (!user.extra.is_empty()).then(|| user.extra.clone()),
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some(verb.to_owned()),
-                    version: Some("v1".to_owned()),
-                    resource: Some("nodes".to_owned()),
-                    subresource: Some(subresource.to_owned()),
-                    name: Some(self.node_name.to_string()),
-                    ..ResourceAttributes::default()
-                }),
-                non_resource_attributes: None,
-            },
-            ..SubjectAccessReview::default()
+        ttl: Ttl,
+    ) -> Result<bool, AuthorizationError> {
+        let spec = SubjectAccessReviewSpec {
+            user: Some(user.name.clone()),
+            groups: Some(user.groups.clone()),
+            uid: user.uid.clone(),
+            extra: (!user.extra.is_empty()).then(|| user.extra.clone()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(verb.to_owned()),
+                version: Some("v1".to_owned()),
+                resource: Some("nodes".to_owned()),
+                subresource: Some(subresource.to_owned()),
+                name: Some(self.node_name.to_string()),
+                ..ResourceAttributes::default()
+            }),
+            non_resource_attributes: None,
         };
-        let api: kube::Api<SubjectAccessReview> = kube::Api::all(client);
-        let parameters = PostParams::default();
-        let answer = tokio::time::timeout(REVIEW_DEADLINE, api.create(&parameters, &review))
-            .await
-            .map_err(|_| ReviewError::Deadline)?
-            .map_err(ReviewError::Api)?;
-        let allowed = answer.status.is_some_and(|status| status.allowed);
-        let ttl = if allowed { allowed_ttl } else { denied_ttl };
-        let mut cache = self.cache.lock();
-        if cache.len() >= CACHE {
-            cache.retain(|_, cached| cached.until > now);
-            if cache.len() >= CACHE {
-                cache.clear();
-            }
+        let key = serde_json::to_string(&spec).map_err(AuthorizationError::Spec)?;
+        let client = self.client.clone();
+        let ask = || async move {
+            let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+            let answer = reviews::create(client.ok_or(ReviewError::NoClient)?, review).await?;
+            let status = answer.status.unwrap_or_default();
+            let verdict = Verdict { allowed: status.allowed, denied: status.denied == Some(true) };
+            let ttl = if verdict.allowed { ttl.allowed } else { ttl.denied };
+            Ok(Answer { value: verdict, ttl })
+        };
+        match self.reviews.get(key, ask).await? {
+            Verdict { allowed: true, denied: true } => Err(AuthorizationError::Contradiction),
+            Verdict { allowed, denied: _ } => Ok(allowed),
         }
-        cache.insert(key, Cached { allowed, until: now.after(ttl) });
-        Ok(allowed)
     }
 }
 
-/// Why a review could not be had.
+/// What the API server says.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    allowed: bool,
+    denied: bool,
+}
+
+/// How long answers are kept.
+#[derive(Clone, Copy, Debug)]
+struct Ttl {
+    allowed: Duration,
+    denied: Duration,
+}
+
+/// Why it is not known whether a user may.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReviewError {
-    /// There is no API server (standalone).
-    #[error(
-        "there is no API server to ask: set authorization.mode to AlwaysAllow or give --kubeconfig"
-    )]
-    NoClient,
-    /// It took too long.
-    #[error("the API server did not answer the review within {} s", REVIEW_DEADLINE.as_secs())]
-    Deadline,
-    /// It refused.
-    #[error("the API server refused the review")]
-    Api(#[source] kube::Error),
+enum AuthorizationError {
+    #[error("the review cannot be written")]
+    Spec(#[source] serde_json::Error),
+    #[error("webhook subject access review returned both allow and deny response")]
+    Contradiction,
+    #[error(transparent)]
+    Review(#[from] Arc<ReviewError>),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// An API server that allows what `allow` says of a review's spec.
+    fn client(allow: fn(&Value) -> Value) -> kube::Client {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| async move {
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let mut review: Value = serde_json::from_slice(&body).expect("a review");
+            review["status"] = allow(&review["spec"]);
+            let body = kube::client::Body::from(review.to_string().into_bytes());
+            Ok::<_, Infallible>(Response::builder().status(201).body(body).expect("built"))
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn authorizer(allow: fn(&Value) -> Value) -> Authorizer {
+        let hour = Duration::from_secs(3600);
+        let mode = Mode::Webhook { allowed_ttl: hour, denied_ttl: hour };
+        Authorizer::new(mode, "n1", Some(client(allow)), Clock::system())
+    }
+
+    fn user(uid: Option<&str>, scope: &str) -> User {
+        User {
+            name: "jane".to_owned(),
+            uid: uid.map(str::to_owned),
+            groups: vec!["devs".to_owned()],
+            extra: [("scopes.example.com".to_owned(), vec![scope.to_owned()])].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_for_one_uid_and_one_scope() {
+        let authorizer = authorizer(|spec| {
+            let is_full = spec["extra"]["scopes.example.com"][0] == "full";
+            json!({"allowed": is_full && spec["uid"] == "1"})
+        });
+        let asked = attributes(&Method::GET, "/pods");
+        let allowed = authorizer.authorize(&user(Some("1"), "full"), &asked).await;
+        assert_eq!(allowed, Decision::Allowed);
+        for other in [user(Some("1"), "read"), user(Some("2"), "full"), user(None, "full")] {
+            let decision = authorizer.authorize(&other, &asked).await;
+            assert!(matches!(decision, Decision::Forbidden(_)), "{other:?}: {decision:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn allowed_and_denied_at_once_is_an_error() {
+        let authorizer = authorizer(|_| json!({"allowed": true, "denied": true}));
+        let asked = attributes(&Method::GET, "/metrics");
+        let expected =
+            "Authorization error (user=jane, verb=get, resource=nodes, subresource=metrics)";
+        let decision = authorizer.authorize(&user(None, "full"), &asked).await;
+        assert_eq!(decision, Decision::Failed(expected.to_owned()));
+    }
 
     #[track_caller]
     fn check(method: &Method, path: &str, verb: &str, subresources: &[&str]) {

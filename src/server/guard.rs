@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::authn::Authenticator;
 use super::authz::{Authorizer, Decision, attributes};
-use super::listener::PeerCertificate;
+use super::connection::Peer;
 use super::text;
 
 /// Who is let in, and to what.
@@ -20,18 +20,23 @@ pub(super) struct Guard {
 /// Lets a request through, or answers 401, 403 or 500 as upstream does.
 pub(super) async fn check(
     State(guard): State<Guard>,
-    Extension(PeerCertificate(certificate)): Extension<PeerCertificate>,
-    request: Request,
+    Extension(peer): Extension<Peer>,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(user) =
-        guard.authenticator.authenticate(certificate.as_deref(), request.headers()).await
+    let certificates = peer.certificates.as_deref();
+    let Some(user) = guard.authenticator.authenticate(certificates, request.headers_mut()).await
     else {
         return text(StatusCode::UNAUTHORIZED, "Unauthorized");
     };
     let attributes = attributes(request.method(), request.uri().path());
     match guard.authorizer.authorize(&user, &attributes).await {
-        Decision::Allowed => next.run(request).await,
+        Decision::Allowed => {
+            if !user.is_anonymous() {
+                peer.place.admit();
+            }
+            next.run(request).await
+        }
         Decision::Forbidden(message) => text(StatusCode::FORBIDDEN, message),
         Decision::Failed(message) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
     }

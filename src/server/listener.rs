@@ -1,37 +1,27 @@
-//! Accepting connections: TLS for the kubelet's API, plain for healthz and the read-only port. Each
-//! connection is a task of the set that belongs to its listener; at shutdown it ends with it.
+//! Accepts connections: TLS for the kubelet's API, plain for healthz and the read-only port.
+//!
+//! Each connection is a task of the set that belongs to its listener, and ends with it at shutdown.
+//! How many there are is `crowd`'s to bound; a listener never stops accepting.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::connection;
+use super::crowd::Crowd;
 use super::tls::TlsSource;
-
-/// How long a client may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How often a port that is taken is tried again, as upstream's health port.
 const TAKEN: Duration = Duration::from_secs(5);
 
-/// How many connections one listener serves at a time; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
-
-/// The client certificate of a connection, verified by the handshake.
-#[derive(Clone, Debug)]
-pub(super) struct PeerCertificate(pub Option<Arc<[u8]>>);
+/// Pause after a failed accept. Out of file descriptors, most likely: some have to be closed first.
+const REFUSED: Duration = Duration::from_millis(100);
 
 /// Why a port cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -85,65 +75,25 @@ pub async fn serve(
     tls: Option<Arc<TlsSource>>,
     shutdown: CancellationToken,
 ) {
+    let crowd = Crowd::default();
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: `accept` and `join_next` lose nothing when dropped.
         tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, router.clone(), tls.clone()));
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    let place = crowd.enter(address.ip());
+                    let (router, tls) = (router.clone(), tls.clone());
+                    connections.spawn(connection::run(stream, address, place, router, tls));
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: give others time to close some.
                     debug!(%error, "accepting a connection failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(REFUSED).await;
                 }
             },
             Some(_) = connections.join_next() => {}
         }
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    tls: Option<Arc<TlsSource>>,
-) {
-    // Small answers must not wait for the peer's acknowledgement.
-    drop(stream.set_nodelay(true));
-    let Some(tls) = tls else {
-        return serve_connection(stream, PeerCertificate(None), router).await;
-    };
-    let acceptor = TlsAcceptor::from(tls.current());
-    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let certificate =
-                stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let certificate =
-                PeerCertificate(certificate.map(|certificate| certificate.as_ref().into()));
-            serve_connection(stream, certificate, router).await;
-        }
-        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => debug!(%peer, "TLS handshake took too long"),
-    }
-}
-
-async fn serve_connection<S>(stream: S, certificate: PeerCertificate, router: Router)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(certificate.clone());
-        request.map(axum::body::Body::new)
-    });
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let served = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
-        .await;
-    if let Err(error) = served {
-        debug!(error = %error, "connection ended with an error");
     }
 }
 
@@ -157,6 +107,37 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::{TAKEN, serve_when_free};
+    use crate::server::crowd::STRANGERS;
+
+    #[tokio::test]
+    async fn silent_connections_do_not_shut_the_port() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        // Both ends of each connection are this process's.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raised");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let router = Router::new().route("/", axum::routing::get(async || "ok"));
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(super::serve(listener, router, None, shutdown.clone()));
+
+        let mut silent = Vec::new();
+        for _ in 0..STRANGERS + 100 {
+            silent.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        let ask = async {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.expect("asked");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("an answer");
+            answer
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(5), ask).await.expect("at once");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        shutdown.cancel();
+    }
 
     /// The host of an address, as the configuration gives it.
     fn host(address: std::net::SocketAddr) -> (String, u16) {

@@ -7,7 +7,11 @@
 
 mod authn;
 mod authz;
+mod bearer;
+mod client_ca;
 mod config;
+mod connection;
+mod crowd;
 mod guard;
 mod health;
 mod listener;
@@ -15,6 +19,7 @@ mod log_lines;
 mod log_stream;
 mod logs;
 mod pods;
+mod reviews;
 mod run;
 mod streaming;
 mod streams;
@@ -30,6 +35,7 @@ use tokio::sync::watch;
 
 pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
+pub use self::client_ca::ClientCa;
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
 pub use self::tls::{TlsError, TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
@@ -63,29 +69,53 @@ pub struct State {
 }
 
 /// The HTTPS API: every route behind authentication and authorisation.
+///
+/// Without `enableDebuggingHandlers`, as upstream: the paths of [`DISABLED`] answer 405, and what
+/// else is for people who look into a node (`/configz`) is not there.
 pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Authorizer) -> Router {
-    let open = common_routes()
-        .route("/configz", get(pods::configz))
-        .route("/debug/blocked", get(pods::blocked));
-    let debugging = Router::new()
-        .route("/runningpods/", get(pods::running))
-        .merge(logs::routes())
-        .merge(streaming::routes())
-        .merge(run::routes());
-    let debugging = if state.debugging_handlers {
-        debugging
-    } else {
-        debugging.layer(axum::middleware::from_fn(
-            async |_: axum::extract::Request, _: axum::middleware::Next| {
-                text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.")
-            },
-        ))
-    };
+    let more = if state.debugging_handlers { debugging_routes() } else { disabled_routes() };
     let guard = guard::Guard { authenticator, authorizer };
-    open.merge(debugging)
+    common_routes()
+        .merge(more)
         .fallback(not_found)
         .layer(axum::middleware::from_fn_with_state(guard, guard::check))
         .with_state(state)
+}
+
+/// What `enableDebuggingHandlers` switches on.
+fn debugging_routes() -> Router<State> {
+    Router::new()
+        .route("/configz", get(pods::configz))
+        .route("/debug/blocked", get(pods::blocked))
+        .route("/runningpods/", get(pods::running))
+        .merge(logs::routes())
+        .merge(streaming::routes())
+        .merge(run::routes())
+}
+
+/// The paths, and all below them, that say that they are disabled. `/debug/blocked` is ours.
+const DISABLED: [&str; 9] = [
+    "/run/",
+    "/exec/",
+    "/attach/",
+    "/portForward/",
+    "/containerLogs/",
+    "/runningpods/",
+    "/debug/pprof/",
+    "/logs/",
+    "/debug/blocked",
+];
+
+fn disabled_routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let disabled = async || text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n");
+    DISABLED.into_iter().fold(Router::new(), |router, path| {
+        let router = router.route(path, axum::routing::any(disabled));
+        if path.ends_with('/') {
+            router.route(&format!("{path}{{*rest}}"), axum::routing::any(disabled))
+        } else {
+            router
+        }
+    })
 }
 
 /// The read-only port: no credentials, nothing that runs or reads inside containers.
@@ -119,4 +149,47 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
 /// A JSON answer.
 fn json(body: String) -> Response {
     (StatusCode::OK, [(http::header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_disabled_can_be_routed() {
+        // Routes that overlap panic when the router is made.
+        let _router = disabled_routes().merge(common_routes());
+        let _router = debugging_routes().merge(common_routes());
+    }
+
+    #[tokio::test]
+    async fn disabled_endpoints_say_so_and_configz_is_not_there() {
+        use http_body_util::BodyExt as _;
+        use tower::ServiceExt as _;
+
+        let router: Router = disabled_routes::<()>().fallback(not_found);
+        let ask = async |path: &str| {
+            let request = http::Request::get(path).body(axum::body::Body::empty());
+            let answer = router.clone().oneshot(request.expect("a request")).await;
+            let answer = answer.expect("an answer");
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let disabled = (405, "Debug endpoints are disabled.\n".to_owned());
+        for path in [
+            "/run/a/b/c",
+            "/exec/a/b/c",
+            "/containerLogs/a/b/c",
+            "/runningpods/",
+            "/debug/pprof/heap",
+            "/debug/blocked",
+            "/logs/",
+        ] {
+            assert_eq!(ask(path).await, disabled, "{path}");
+        }
+        for path in ["/configz", "/debug/flags/v", "/checkpoint/a/b/c"] {
+            assert_eq!(ask(path).await.0, 404, "{path}");
+        }
+    }
 }

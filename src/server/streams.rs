@@ -2,16 +2,23 @@
 //! client's upgraded connection is passed through to it, byte for byte (SPDY and WebSocket alike).
 //! Nothing is translated here.
 
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use super::text;
+use crate::apiserver::credentials::{CredentialsError, anonymous_tls};
 
 /// How long the runtime's streaming server may take to accept and answer the upgrade.
 const UPGRADE: Duration = Duration::from_secs(30);
@@ -73,21 +80,46 @@ enum BackendError {
     #[error("the runtime answered an unusable streaming URL")]
     Url,
     #[error("{0}")]
-    Connect(std::io::Error),
+    Connect(io::Error),
+    #[error("{0}")]
+    Tls(#[from] CredentialsError),
     #[error("{0}")]
     Http(hyper::Error),
 }
 
+/// Sends the request to the runtime's streaming server, by TLS if its URL says so. As upstream, its
+/// certificate must then be one that the system trusts.
 async fn ask(
     request: Request,
     url: &str,
 ) -> Result<hyper::Response<hyper::body::Incoming>, BackendError> {
     let url: Uri = url.parse().map_err(|_| BackendError::Url)?;
-    let authority = url.authority().cloned().ok_or(BackendError::Url)?;
-    let port = authority.port_u16().unwrap_or(80);
-    let stream =
-        TcpStream::connect((authority.host(), port)).await.map_err(BackendError::Connect)?;
+    let is_tls = url.scheme() == Some(&http::uri::Scheme::HTTPS);
+    let authority = url.authority().ok_or(BackendError::Url)?;
+    // An IPv6 address stands in brackets in a URL, and without them everywhere else.
+    let host = authority.host().trim_matches(['[', ']']);
+    let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+
+    let stream = TcpStream::connect((host, port)).await.map_err(BackendError::Connect)?;
     drop(stream.set_nodelay(true));
+    if !is_tls {
+        return send(request, &url, stream).await;
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| BackendError::Url)?;
+    let connector = TlsConnector::from(Arc::new(anonymous_tls()?));
+    let stream = connector.connect(name, stream).await.map_err(BackendError::Connect)?;
+    send(request, &url, stream).await
+}
+
+/// Sends the request on `stream` with the path of `url`.
+async fn send<S>(
+    request: Request,
+    url: &Uri,
+    stream: S,
+) -> Result<hyper::Response<hyper::body::Incoming>, BackendError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(BackendError::Http)?;
@@ -97,11 +129,13 @@ async fn ask(
             debug!(%error, "connection to the runtime's streaming server ended with an error");
         }
     });
+
     let (mut parts, _) = request.into_parts();
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     parts.uri = path.parse().map_err(|_| BackendError::Url)?;
     parts.version = http::Version::HTTP_11;
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BackendError::Url)?;
+    let host = url.authority().map_or("", |authority| authority.as_str());
+    let host = HeaderValue::from_str(host).map_err(|_| BackendError::Url)?;
     parts.headers.insert(header::HOST, host);
     // The client's credentials are for us, not for the runtime.
     parts.headers.remove(header::AUTHORIZATION);
@@ -109,4 +143,61 @@ async fn ask(
         .send_request(hyper::Request::from_parts(parts, Body::empty()))
         .await
         .map_err(BackendError::Http)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// The request that a streaming server at `address` is sent, and the status of the answer.
+    async fn asked(address: &str) -> (String, StatusCode) {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let url = format!("http://{}/exec/token", listener.local_addr().expect("an address"));
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = vec![0; 4096];
+            let length = stream.read(&mut head).await.expect("a request");
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            String::from_utf8_lossy(&head[..length]).into_owned()
+        });
+        let request = http::Request::get("/exec/ns/pod/c").header(header::UPGRADE, "x");
+        let request = request.header(header::CONNECTION, "Upgrade").body(Body::empty());
+        let answer = pass_through(request.expect("a request"), &url).await;
+        let head = server.join_next().await.expect("a server").expect("it answers");
+        (head, answer.status())
+    }
+
+    #[tokio::test]
+    async fn the_streaming_server_may_be_at_either_loopback_address() {
+        let has_ipv6 = TcpListener::bind("[::1]:0").await.is_ok();
+        let addresses = if has_ipv6 { vec!["127.0.0.1:0", "[::1]:0"] } else { vec!["127.0.0.1:0"] };
+        for address in addresses {
+            let (head, status) = asked(address).await;
+            assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS, "{address}");
+            assert!(head.starts_with("GET /exec/token HTTP/1.1\r\n"), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_https_url_is_dialled_by_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("https://{}/exec/token", listener.local_addr().expect("an address"));
+        let request = http::Request::get("/").header(header::UPGRADE, "x").body(Body::empty());
+        let request = request.expect("a request");
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.read_u8().await.expect("a byte")
+        };
+        // Nobody answers the handshake: the connection is dropped once its first byte is seen.
+        let (answer, first) = tokio::join!(pass_through(request, &url), server);
+        assert_eq!(first, 22, "a TLS record with a handshake");
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

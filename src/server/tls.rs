@@ -5,15 +5,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 
+use super::client_ca::ClientCa;
 use crate::linux::fs::write_atomic;
+use crate::linux::stamp::Stamp;
 
 /// Where certificates come from, and the limits of the protocol.
 #[derive(Clone, Debug)]
@@ -68,21 +68,29 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct TlsSource {
     settings: TlsSettings,
+    client_ca: Option<Arc<ClientCa>>,
     current: Mutex<Loaded>,
 }
 
 #[derive(Clone, Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    stamps: Vec<Option<(SystemTime, u64)>>,
+    stamps: Vec<Stamp>,
 }
 
 impl TlsSource {
     /// Reads the files.
     pub fn load(settings: TlsSettings) -> Result<Self, TlsError> {
         let stamps = stamps(&settings);
-        let config = Arc::new(server_config(&settings)?);
-        Ok(Self { settings, current: Mutex::new(Loaded { config, stamps }) })
+        let client_ca = settings.client_ca_file.as_deref().map(ClientCa::load).transpose()?;
+        let client_ca = client_ca.map(Arc::new);
+        let config = Arc::new(server_config(&settings, client_ca.as_deref())?);
+        Ok(Self { settings, client_ca, current: Mutex::new(Loaded { config, stamps }) })
+    }
+
+    /// The authorities of client certificates, if certificates are looked at.
+    pub fn client_ca(&self) -> Option<Arc<ClientCa>> {
+        self.client_ca.clone()
     }
 
     /// The configuration for a new connection. Files that have changed and cannot be used leave the
@@ -91,7 +99,7 @@ impl TlsSource {
         let stamps = stamps(&self.settings);
         let mut current = self.current.lock();
         if current.stamps != stamps {
-            match server_config(&self.settings) {
+            match server_config(&self.settings, self.client_ca.as_deref()) {
                 Ok(config) => {
                     tracing::info!(
                         "serving certificate or client CA has changed and was read again"
@@ -108,19 +116,16 @@ impl TlsSource {
     }
 }
 
-fn stamps(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
+fn stamps(settings: &TlsSettings) -> Vec<Stamp> {
     let files =
         [Some(&settings.cert_file), Some(&settings.key_file), settings.client_ca_file.as_ref()];
-    files
-        .into_iter()
-        .flatten()
-        .map(|file| {
-            std::fs::metadata(file).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())))
-        })
-        .collect()
+    files.into_iter().flatten().map(|file| Stamp::of(file)).collect()
 }
 
-fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
+fn server_config(
+    settings: &TlsSettings,
+    client_ca: Option<&ClientCa>,
+) -> Result<ServerConfig, TlsError> {
     let chain = certificates(&settings.cert_file, "certificate")?;
     let key = PrivateKeyDer::from_pem_slice(&read(&settings.key_file)?)
         .map_err(|_| TlsError::Content { what: "private key", path: settings.key_file.clone() })?;
@@ -128,21 +133,11 @@ fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     let versions: &[&rustls::SupportedProtocolVersion] =
         if settings.only_tls13 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
     let refused = |source| TlsError::Refused { path: settings.cert_file.clone(), source };
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(refused)?;
-    let builder = match &settings.client_ca_file {
-        Some(file) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in certificates(file, "CA certificate")? {
-                roots.add(certificate).map_err(refused)?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| refused(rustls::Error::General(error.to_string())))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let builder = match client_ca {
+        Some(ca) => builder.with_client_cert_verifier(ca.for_handshakes()),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(refused)?;
@@ -150,7 +145,10 @@ fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(
+    path: &Path,
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let content = || TlsError::Content { what, path: path.to_owned() };
     let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()

@@ -37,9 +37,6 @@ use crate::resources::{follow, tiers};
 use crate::volumes::mounter::Mounter;
 use crate::{desired, node, status, volumes};
 
-/// How many commands of probes run at once per core: each forks a shim and a runc.
-const EXEC_PER_CORE: usize = 4;
-
 /// What running pods is made from.
 pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) user_namespaces: UserNamespaces,
@@ -155,7 +152,6 @@ impl<M: Mounter> Core<M> {
     fn probe_deps(&self) -> ProbeDeps {
         ProbeDeps {
             exec: Arc::new(self.runtime.clone()),
-            exec_slots: Arc::new(tokio::sync::Semaphore::new(EXEC_PER_CORE * self.machine.cores)),
             recorder: self.recorder.clone(),
             clock: self.clock,
             observer: probes::metrics::observer(&self.probe_metrics),

@@ -8,6 +8,7 @@ use super::{ApiParts, RuntimeParts};
 use crate::cni::{self, NetworkProblem};
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
+use crate::linux::iptables;
 use crate::model::Pressure;
 use crate::volumes::mounter::Mounter;
 use crate::{images, node};
@@ -38,6 +39,14 @@ impl<M: Mounter> Core<M> {
         if !self.machine.describes_node {
             let host_ips = self.machine.host_ips.clone();
             return NodeParts { node: None, host_ips, network_not_ready };
+        }
+        if self.loaded.config.make_iptables_util_chains {
+            let stop = self.shutdown.clone();
+            tasks.run("packet filter", async move {
+                node::packet_filter::keep(iptables::System).await;
+                // Without iptables, or after a failure, there is nothing to keep.
+                stop.cancelled().await;
+            });
         }
         let Some(clients) = &self.clients else {
             let (host_ips, task) = node::standalone::host_ips(config).await;

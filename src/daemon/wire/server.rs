@@ -56,15 +56,17 @@ impl<M: Mounter> Core<M> {
         }
 
         let tls = server::TlsSource::load(tls)?;
+        let address = self.settings.server_address()?;
+        let listener = server::bind(address).await?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
         let authentication = server::AuthenticationSettings::from(&self.loaded);
-        let authenticator = server::Authenticator::new(authentication, client.clone(), self.clock);
+        let client_ca = tls.client_ca();
+        let authenticator =
+            server::Authenticator::new(authentication, client_ca, client.clone(), self.clock);
         let mode = server::AuthorizationMode::from(&self.loaded);
         let name = &self.settings.node_name;
         let authorizer = server::Authorizer::new(mode, name, client, self.clock);
 
-        let address = self.settings.server_address()?;
-        let listener = server::bind(address).await?;
         let router = server::secure_router(state, authenticator, authorizer);
         let stop = self.shutdown.clone();
         let tls = Some(Arc::new(tls));

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1 as api;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::target::{of_location, target};
 use super::tcp::{self, os_text};
 use super::{CheckResult, host_or, host_port, port, tls};
 
@@ -129,44 +130,22 @@ impl Get {
             let authority: http::uri::Authority = authority.parse().map_err(|_| broken())?;
             authority.host().trim_matches(['[', ']']).clone_into(&mut next.host);
             next.port = authority.port_u16().unwrap_or(if next.https { 443 } else { 80 });
-            next.target = target(path);
+            next.target = of_location(path);
             // What the probe calls its host belongs to where it was sent first.
             next.headers.remove(HOST);
         } else if location.starts_with('/') {
-            next.target = target(location);
+            next.target = of_location(location);
         } else {
             let path = self.target.split('?').next().unwrap_or("/");
             next.target = if location.starts_with('?') {
-                target(&format!("{path}{location}"))
+                of_location(&format!("{path}{location}"))
             } else {
                 let parent = path.rfind('/').map_or("/", |slash| &path[..=slash]);
-                target(&format!("{parent}{location}"))
+                of_location(&format!("{parent}{location}"))
             };
         }
         Ok((next.host == self.host).then_some(next))
     }
-}
-
-/// What goes into the request line: the path and query with everything encoded that may not stand
-/// there.
-fn target(path: &str) -> String {
-    let path = path.split('#').next().unwrap_or_default();
-    let mut out = String::with_capacity(path.len() + 1);
-    if !path.starts_with('/') {
-        out.push('/');
-    }
-    for byte in path.bytes() {
-        match byte {
-            b'!' | b'#'..=b';' | b'=' | b'?'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~' => {
-                out.push(char::from(byte));
-            }
-            _ => {
-                use fmt::Write as _;
-                write!(out, "%{byte:02X}").expect("a String takes everything");
-            }
-        }
-    }
-    out
 }
 
 /// Why there is no answer; the text is Go's, with the request in front.
@@ -176,12 +155,13 @@ pub struct GetError {
     url: String,
     problem: String,
     plain_http: bool,
-    in_body: bool,
+    /// The status, if the answer broke off in its body.
+    status: Option<StatusCode>,
 }
 
 impl GetError {
     fn other(url: &str, problem: impl Into<String>) -> Self {
-        Self { url: url.to_owned(), problem: problem.into(), plain_http: false, in_body: false }
+        Self { url: url.to_owned(), problem: problem.into(), plain_http: false, status: None }
     }
 
     /// The server answered plain HTTP to TLS.
@@ -191,42 +171,66 @@ impl GetError {
 }
 
 /// Makes the request of a probe and judges the answer.
+///
+/// Upstream throws an attempt away whose answer breaks off in its body, and one whose body does not
+/// end in time: a server that is too ill to answer is then never restarted
+/// (kubernetes/kubernetes#122591). Here a bad status counts however the body ends, and so does the
+/// time. A good status with a short body says nothing, as upstream: there are servers that always
+/// announce a wrong length.
 pub(super) async fn check(get: &Get, timeout: Duration) -> CheckResult {
     let started = get.clone();
-    let mut have_headers = false;
-    match tokio::time::timeout(timeout, fetch(started, &mut have_headers)).await {
+    let mut seen = None;
+    let bad = |status: StatusCode| {
+        // The body stays out of the message: it may hold what only the pod's own users may see.
+        CheckResult::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+    };
+    let is_good = |status: StatusCode| (200..400).contains(&status.as_u16());
+    match tokio::time::timeout(timeout, fetch(started, &mut seen)).await {
         Ok(Ok((status, body))) if status.is_redirection() => {
             let body = String::from_utf8_lossy(&body);
             CheckResult::Warning(format!("Probe terminated redirects, Response body: {body}"))
         }
-        Ok(Ok((status, _))) if (200..400).contains(&status.as_u16()) => CheckResult::Success,
-        // The body stays out of the message: it may hold what only the pod's own users may see.
-        Ok(Ok((status, _))) => CheckResult::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
-        Ok(Err(error)) if error.in_body => CheckResult::Error { state: "failure", problem: error.problem },
-        Ok(Err(error)) => CheckResult::Failure(error.to_string()),
-        Err(_) if have_headers => CheckResult::Error {
-            state: "failure",
-            problem: "context deadline exceeded (Client.Timeout or context cancellation while reading body)".to_owned(),
+        Ok(Ok((status, _))) if is_good(status) => CheckResult::Success,
+        Ok(Ok((status, _))) => bad(status),
+        Ok(Err(error)) => match error.status {
+            None => CheckResult::Failure(error.to_string()),
+            Some(status) if is_good(status) => {
+                CheckResult::Error { state: "failure", problem: error.problem }
+            }
+            Some(status) => bad(status),
         },
-        Err(_) => CheckResult::Failure(format!(
-            "Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-            get.url()
-        )),
+        Err(_) => match seen {
+            None => CheckResult::Failure(format!(
+                "Get {:?}: context deadline exceeded \
+                 (Client.Timeout exceeded while awaiting headers)",
+                get.url()
+            )),
+            Some(status) if is_good(status) => CheckResult::Failure(
+                "context deadline exceeded \
+                 (Client.Timeout or context cancellation while reading body)"
+                    .to_owned(),
+            ),
+            Some(status) => bad(status),
+        },
     }
 }
 
 /// Makes the request of a hook: any answer will do. No deadline of its own. Cancel-safe.
 pub async fn fetch_any(get: &Get) -> Result<StatusCode, GetError> {
-    match fetch(get.clone(), &mut false).await {
+    match fetch(get.clone(), &mut None).await {
         Ok((status, _)) => Ok(status),
         Err(error) => Err(error),
     }
 }
 
-async fn fetch(mut get: Get, have_headers: &mut bool) -> Result<(StatusCode, Vec<u8>), GetError> {
+/// Makes the request and those that it is redirected to. `seen` is the status of the last answer
+/// whose headers have come and whose body is read.
+async fn fetch(
+    mut get: Get,
+    seen: &mut Option<StatusCode>,
+) -> Result<(StatusCode, Vec<u8>), GetError> {
     for _ in 0..MAX_REQUESTS {
-        *have_headers = false;
-        match request(&get, have_headers).await? {
+        match request(&get, seen).await? {
             Answer::Final(status, body) => return Ok((status, body)),
             Answer::Redirect(next) => get = next,
         }
@@ -239,12 +243,12 @@ enum Answer {
     Redirect(Get),
 }
 
-async fn request(get: &Get, have_headers: &mut bool) -> Result<Answer, GetError> {
+async fn request(get: &Get, seen: &mut Option<StatusCode>) -> Result<Answer, GetError> {
     let url = get.url();
     let stream =
         tcp::dial(&get.host, get.port).await.map_err(|error| GetError::other(&url, error.0))?;
     if !get.https {
-        return exchange(get, stream, false, have_headers).await;
+        return exchange(get, stream, false, seen).await;
     }
     let stream = tls::connect(stream, &get.host).await.map_err(|failure| match failure {
         tls::TlsError::PlainHttp => GetError {
@@ -254,14 +258,14 @@ async fn request(get: &Get, have_headers: &mut bool) -> Result<Answer, GetError>
         tls::TlsError::Other(problem) => GetError::other(&url, problem),
     })?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    exchange(get, stream, http2, have_headers).await
+    exchange(get, stream, http2, seen).await
 }
 
 async fn exchange<S>(
     get: &Get,
     stream: S,
     http2: bool,
-    have_headers: &mut bool,
+    seen: &mut Option<StatusCode>,
 ) -> Result<Answer, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -275,7 +279,7 @@ where
                 .await
                 .map_err(failed)?;
         let call = async { sender.send_request(message(get, true)?).await.map_err(failed) };
-        return drive(get, call, connection, have_headers).await;
+        return drive(get, call, connection, seen).await;
     }
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
@@ -283,7 +287,7 @@ where
         .await
         .map_err(failed)?;
     let call = async { sender.send_request(message(get, false)?).await.map_err(failed) };
-    drive(get, call, connection, have_headers).await
+    drive(get, call, connection, seen).await
 }
 
 /// Runs the connection beside the request, in this task, until the answer has been read.
@@ -291,17 +295,17 @@ async fn drive(
     get: &Get,
     call: impl Future<Output = Result<Response<Incoming>, GetError>>,
     connection: impl Future<Output = Result<(), hyper::Error>>,
-    have_headers: &mut bool,
+    seen: &mut Option<StatusCode>,
 ) -> Result<Answer, GetError> {
     let answer = async {
         let response = call.await?;
         if let Some(next) = get.redirected(&response)? {
             return Ok(Answer::Redirect(next));
         }
-        *have_headers = true;
         let status = response.status();
+        *seen = Some(status);
         let body = read(response.into_body()).await.map_err(|error| GetError {
-            in_body: true,
+            status: Some(status),
             ..GetError::other(&get.url(), body_text(&error))
         })?;
         Ok(Answer::Final(status, body))
@@ -505,6 +509,8 @@ mod tests {
             short,
             CheckResult::Error { state: "failure", problem: "unexpected EOF".into() }
         );
+        let cut = probe(&[("/", "HTTP/1.1 500 No\r\nContent-Length: 10\r\n\r\nabc")], "/").await;
+        assert_eq!(cut, failure("HTTP probe failed with statuscode: 500"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let silent =

@@ -1,9 +1,11 @@
 //! One attempt of a probe: what to do is read from the spec, done, and judged. No thresholds, no
 //! schedule, no events.
 
+mod cbc;
 pub mod exec;
 pub mod grpc;
 pub mod http;
+mod target;
 pub mod tcp;
 mod tls;
 

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::cbc;
 use super::tcp::os_text;
 
 /// Why there is no TLS connection.
@@ -44,8 +45,18 @@ pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<S
     }
 }
 
+/// What Go's client accepts of a server besides what the provider can verify. Nothing is verified
+/// here, so that the provider need not know them.
+const UNVERIFIED: [SignatureScheme; 3] = [
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA1,
+    SignatureScheme::ECDSA_SHA1_Legacy,
+];
+
 static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let provider = Arc::new(ring::default_provider());
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.extend(cbc::SUITES.iter().copied());
+    let provider = Arc::new(provider);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
@@ -136,6 +147,8 @@ impl ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.extend(UNVERIFIED);
+        schemes
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(hosts_file_with_aliases),
         case(host_network),
         case(host_port),
+        case(chains_of_the_kubelet),
     ]
 }
 
@@ -249,4 +250,30 @@ containers:
         .await
         .context("no answer from the host port in 20 s")?;
     same("what the host port answers", answer.as_str(), "from the pod\n")
+}
+
+/// What upstream's kubelet makes on the node with `makeIPTablesUtilChains`.
+async fn chains_of_the_kubelet(bed: Bed) -> Result<()> {
+    let pid = bed.cluster.run(&["kubelet", "pid", "n1"]).await?;
+    let save = async |table: &str| -> Result<String> {
+        let mut command = tokio::process::Command::new("nsenter");
+        command.args(["-t", pid.trim(), "-m", "-n", "iptables-save", "-t", table]);
+        let output = command.output().await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let mangle = save("mangle").await?;
+    for chain in [":KUBE-IPTABLES-HINT *", ":KUBE-KUBELET-CANARY *"] {
+        has_line("mangle", &mangle, chain)?;
+    }
+    has_line("nat", &save("nat").await?, ":KUBE-KUBELET-CANARY *")?;
+    let filter = save("filter").await?;
+    for line in [
+        ":KUBE-KUBELET-CANARY *",
+        "-A INPUT -j KUBE-FIREWALL",
+        "-A OUTPUT -j KUBE-FIREWALL",
+        "-A KUBE-FIREWALL * -m comment --comment \"block incoming localnet connections\" *-j DROP",
+    ] {
+        has_line("filter", &filter, line)?;
+    }
+    Ok(())
 }

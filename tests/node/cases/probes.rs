@@ -17,6 +17,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case(startup_probe_gates_the_others),
         slow(startup_probe_failing_restarts),
         case(exec_probe_times_out),
+        case(exec_probes_of_others_take_no_turns),
+        slow(liveness_answers_that_break_off),
         case(probe_of_a_named_port_with_headers),
         case(liveness_with_its_own_grace),
         case(readiness_gate),
@@ -325,5 +327,65 @@ containers: [{name: main, image: busybox, command: [sleep, '1000']}]
     let approved = "{\"status\": {\"conditions\": [{\"type\": \"example.com/approved\", \"status\": \"True\"}]}}";
     bed.kubectl(&["patch", "pod", "p", "--subresource=status", "-p", approved]).await?;
     bed.until("p", &["cond[Ready]=True", "cond[example.com/approved]=True"]).await?;
+    Ok(())
+}
+
+/// Ten probes of one pod that never end, more than any limit of a small node would let run at once,
+/// leave those of another pod alone.
+async fn exec_probes_of_others_take_no_turns(bed: Bed) -> Result<()> {
+    let container = |number: usize| {
+        let probe =
+            "{exec: {command: [sleep, '1000000']}, timeoutSeconds: 1000000, periodSeconds: 1}";
+        format!(
+            "- {{name: c{number}, image: busybox, command: [sleep, '1000'], \
+             readinessProbe: {probe}}}\n"
+        )
+    };
+    let containers: String = (0..10).map(container).collect();
+    bed.pod("stuck", &format!("terminationGracePeriodSeconds: 1\ncontainers:\n{containers}"))
+        .await?;
+    bed.until("stuck", &["c[c9].state.running.startedAt=?*", "c[c9].ready=false"]).await?;
+    let spec = "
+terminationGracePeriodSeconds: 1
+containers:
+- name: main
+  image: busybox
+  command: [sleep, '1000']
+  readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1}
+";
+    bed.pod("p", spec).await?;
+    bed.event("p", "Unhealthy", "Readiness probe failed: ").await?;
+    bed.exec("p", "main", &["touch", "/tmp/ready"]).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    Ok(())
+}
+
+/// A server that says 500 is not well, however its answer ends, and neither is one whose answer
+/// does not end in time (kubernetes/kubernetes#122591).
+async fn liveness_answers_that_break_off(bed: Bed) -> Result<()> {
+    let container = |name: &str, port: u16, head: &str, after: &str| {
+        format!(
+            "
+- name: {name}
+  image: busybox
+  command: [sh, -c]
+  args:
+  - |
+    cat >/srv.sh <<'END'
+    while read -r line; do [ \"${{#line}}\" -le 1 ] && break; done
+    printf 'HTTP/1.1 {head}\\r\\nContent-Length: 100\\r\\n\\r\\n0123456789'
+    {after}
+    END
+    exec tcpsvd 0.0.0.0 {port} sh /srv.sh
+  livenessProbe: {{httpGet: {{path: /, port: {port}}}, periodSeconds: 2, failureThreshold: 2}}"
+        )
+    };
+    let spec = format!(
+        "terminationGracePeriodSeconds: 1\ncontainers:{}{}\n",
+        container("cut", 8081, "500 Internal Server Error", "true"),
+        container("hang", 8082, "200 OK", "sleep 20"),
+    );
+    bed.pod("p", &spec).await?;
+    bed.until("p", &["c[cut].restartCount>0", "c[hang].restartCount>0"]).await?;
     Ok(())
 }

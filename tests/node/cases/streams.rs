@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(api_for_admins),
         case(api_refuses_strangers),
         case(api_asks_the_api_server),
+        case(silent_connections_do_not_shut_the_port),
         case(healthz_on_the_node),
         case(version),
     ]
@@ -338,6 +339,27 @@ async fn api_asks_the_api_server(bed: Bed) -> Result<()> {
     );
     bed.kubectl(&["delete", "clusterrolebinding,clusterrole", &role]).await?;
     same("/pods, /healthz, /configz", answers, (200, 200, 403))
+}
+
+/// Whoever reaches the node's port can open connections and say nothing.
+async fn silent_connections_do_not_shut_the_port(bed: Bed) -> Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let spec = "{terminationGracePeriodSeconds: 1, containers: \
+        [{name: main, image: busybox, command: [sh, -c, 'echo here; sleep 1000']}]}";
+    bed.pod("p", spec).await?;
+    bed.until_logged("p", "main", "here").await?;
+
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut silent = Vec::new();
+    for _ in 0..5000 {
+        silent.push(tokio::net::TcpStream::connect("10.200.0.11:10250").await?);
+    }
+    let log = tokio::time::timeout(Duration::from_secs(5), bed.logs("p", "main"))
+        .await
+        .context("no log within 5 s beside 5000 silent connections")??;
+    same("the log", log.as_str(), "here\n")
 }
 
 async fn healthz_on_the_node(bed: Bed) -> Result<()> {
