@@ -7,7 +7,7 @@
 //!
 //! | files | what they do |
 //! |---|---|
-//! | [`input`] → [`compute`], [`phase`], [`conditions`], `containers`, `terminated`, `resources` | compute a status; pure |
+//! | [`input`] → [`compute()`], [`phase`], [`conditions`], `containers`, `terminated`, `resources` | compute a status; pure |
 //! | [`merge`], [`patch`] | bring it to the API's object; pure |
 //! | `handle` → `writer` → `queue` (pure) → `job` → [`api`] | write it |
 //!

@@ -214,14 +214,15 @@ async fn all_pods_have_the_nodes_limits(bed: Bed) -> Result<()> {
     let shares = cgroup(&bed, "", ("cpu", "cpu.shares"), "cpu.weight")?;
     let weight = (1 + (cores * 1024 - 2) * 9999 / 262_142).to_string();
     ensure!([(cores * 1024).to_string(), weight].contains(&shares), "the CPU share is {shares}");
-    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
+    // `pid_max` belongs to the node's PID namespace.
     let mut limits = Vec::new();
     for file in ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"] {
-        limits.push(read(file)?.parse::<u64>()?);
+        limits.push(bed.cluster.node_exec(&["cat", file]).await?.trim().parse::<u64>()?);
     }
     let processes = limits.into_iter().min().unwrap_or_default().to_string();
     same("processes", cgroup(&bed, "", ("pids", "pids.max"), "pids.max")?, processes)?;
-    let cpus = read("/sys/devices/system/cpu/online")?;
+    let online = bed.cluster.node_exec(&["cat", "/sys/devices/system/cpu/online"]).await?;
+    let cpus = online.trim().to_owned();
     same("CPUs", cgroup(&bed, "", ("cpuset", "cpuset.cpus"), "cpuset.cpus")?, cpus)
 }
 
