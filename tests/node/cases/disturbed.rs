@@ -198,8 +198,8 @@ async fn static_pod_stays_ready_when_the_kubelet_starts(bed: Bed) -> Result<()> 
     );
     let namespace = &bed.name;
     let pod = format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: probed, namespace: {namespace}}}, \
-         spec: {{terminationGracePeriodSeconds: 1, containers: [{main}]}}}}"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: probed, namespace: {namespace}}}\n\
+         spec: {{terminationGracePeriodSeconds: 1, containers: [{main}]}}\n"
     );
     std::fs::write(&file, pod)?;
     let outcome = async {

@@ -127,10 +127,16 @@ async fn deleted_mirror_comes_back(bed: Bed) -> Result<()> {
 async fn objects_of_the_api_are_not_for_static_pods(bed: Bed) -> Result<()> {
     let path = bed.cluster.on_node(&format!("/etc/kubernetes/manifests/{}-refers.yaml", bed.name));
     let manifest = Manifest(path);
-    let text = format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: refers, namespace: {}}}, spec: {{volumes: [{{name: map, configMap: {{name: kube-root-ca.crt}}}}], containers: [{{name: main, image: busybox}}]}}}}",
-        bed.name
-    );
+    let text = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "refers", "namespace": bed.name},
+        "spec": {
+            "volumes": [{"name": "map", "configMap": {"name": "kube-root-ca.crt"}}],
+            "containers": [{"name": "main", "image": "busybox"}],
+        },
+    })
+    .to_string();
     std::fs::write(&manifest.0, text)?;
     let end = tokio::time::Instant::now() + bed.patience;
     while !bed
