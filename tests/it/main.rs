@@ -6,6 +6,7 @@
 mod hostile;
 mod laws;
 mod man;
+mod measures;
 mod proto;
 mod scenarios;
 mod sim;
