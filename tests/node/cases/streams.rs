@@ -348,6 +348,7 @@ async fn silent_connections_do_not_shut_the_port(bed: Bed) -> Result<()> {
     let spec = "{terminationGracePeriodSeconds: 1, containers: \
         [{name: main, image: busybox, command: [sh, -c, 'echo here; sleep 1000']}]}";
     bed.pod("p", spec).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
     bed.until_logged("p", "main", "here").await?;
 
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
