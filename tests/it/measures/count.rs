@@ -98,16 +98,13 @@ fn count_lines(lines: &[&str], counts: &mut Counts) {
         let text = line.trim();
         counts.non_blank += usize::from(!text.is_empty());
         counts.wide_lines += usize::from(line.chars().count() > 100);
-        match doc_text(text) {
-            Some(words) => {
-                counts.doc_lines += 1;
-                doc.push(' ');
-                doc.push_str(words);
-            }
-            None => {
-                counts.comment_lines += usize::from(text.starts_with("//"));
-                end_of_doc(&mut doc, counts);
-            }
+        if let Some(words) = doc_text(text) {
+            counts.doc_lines += 1;
+            doc.push(' ');
+            doc.push_str(words);
+        } else {
+            counts.comment_lines += usize::from(text.starts_with("//"));
+            end_of_doc(&mut doc, counts);
         }
     }
     end_of_doc(&mut doc, counts);
@@ -159,13 +156,14 @@ impl Visitor<'_> {
 
 impl<'ast> Visit<'ast> for Visitor<'_> {
     fn visit_item(&mut self, item: &'ast syn::Item) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open: it gets variants")]
         let attributes = match item {
-            syn::Item::Fn(item) => &item.attrs,
-            syn::Item::Impl(item) => &item.attrs,
-            syn::Item::Mod(item) => &item.attrs,
-            syn::Item::Struct(item) => &item.attrs,
-            syn::Item::Use(item) => &item.attrs,
-            _ => &Vec::new(),
+            syn::Item::Fn(item) => item.attrs.as_slice(),
+            syn::Item::Impl(item) => item.attrs.as_slice(),
+            syn::Item::Mod(item) => item.attrs.as_slice(),
+            syn::Item::Struct(item) => item.attrs.as_slice(),
+            syn::Item::Use(item) => item.attrs.as_slice(),
+            _ => &[],
         };
         if !is_for_tests(attributes) {
             visit::visit_item(self, item);

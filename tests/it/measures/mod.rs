@@ -44,7 +44,8 @@ fn measured() -> Vec<Measured> {
             let text = fs::read_to_string(&path).expect("readable");
             let path = path.strip_prefix(root).expect("below the root").display().to_string();
             is_production(&path).then(|| {
-                let counts = count_file(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+                let counts = count_file(&text).map_err(|error| format!("{path}: {error}"));
+                let counts = counts.expect("a file of the program is Rust");
                 Measured { path, counts }
             })
         })
