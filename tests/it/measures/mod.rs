@@ -1,7 +1,9 @@
-//! Measures of the code as a whole, taken from its syntax trees, and the laws that follow from them: no type whose
+//! Measures of the code as a whole, taken from its syntax trees, and the laws that follow from
+//! them: no type whose
 //! methods or fields are spread over a room, no circle between files, errors that are types.
 //!
-//! `cargo test --test it measures::table -- --nocapture` prints the table. What only computes is in `count`; the
+//! `cargo test --test it measures::table -- --nocapture` prints the table. What only computes is in
+//! `count`; the
 //! exceptions, each with its reason, are in `exceptions`.
 
 mod circles;
@@ -75,7 +77,8 @@ fn is_production(path: &str) -> bool {
     !path.split('/').any(is_for_tests)
 }
 
-/// The types of the program by the folder that declares them and their name, each with its methods in all files of its
+/// The types of the program by the folder that declares them and their name, each with its methods
+/// in all files of its
 /// room.
 fn types(measured: &[Measured]) -> BTreeMap<(String, String), TypeFacts> {
     let mut types: BTreeMap<(String, String), TypeFacts> = BTreeMap::new();
@@ -95,7 +98,8 @@ fn types(measured: &[Measured]) -> BTreeMap<(String, String), TypeFacts> {
     types
 }
 
-/// The file that declares the type `name` which `path` implements: the file itself, else the nearest one above.
+/// The file that declares the type `name` which `path` implements: the file itself, else the
+/// nearest one above.
 fn home(types: &BTreeMap<(String, String), TypeFacts>, path: &str, name: &str) -> Option<String> {
     let shared = |other: &str| {
         path.split('/').zip(other.split('/')).take_while(|(left, right)| left == right).count()
@@ -109,7 +113,8 @@ fn home(types: &BTreeMap<(String, String), TypeFacts>, path: &str, name: &str) -
         .cloned()
 }
 
-/// Fails with the places that break a rule and are no exceptions, and with exceptions that are none any more.
+/// Fails with the places that break a rule and are no exceptions, and with exceptions that are none
+/// any more.
 #[track_caller]
 fn judge(rule: &str, found: &BTreeMap<String, String>, exceptions: &[Exception]) {
     let mut places: Vec<String> = found
