@@ -54,7 +54,8 @@ pub(crate) fn together() -> Vec<Case> {
 
 /// Cases that disturb the node: one after the other.
 pub(crate) fn alone() -> Vec<Case> {
-    volumes_killed::cases().into_iter().chain(disturbed::cases()).collect()
+    let disturbing = [streams::alone(), volumes_killed::cases(), disturbed::cases()];
+    disturbing.into_iter().flatten().collect()
 }
 
 /// What must work on every containerd.

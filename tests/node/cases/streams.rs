@@ -14,6 +14,11 @@ use crate::bed::{Bed, has_line, same, shows};
 use crate::look::text;
 use crate::{Case, case};
 
+/// Cases that other cases' connections would notice.
+pub(crate) fn alone() -> Vec<Case> {
+    vec![case(silent_connections_do_not_shut_the_port)]
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case(exec_and_its_exit_code),
@@ -28,7 +33,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case(api_for_admins),
         case(api_refuses_strangers),
         case(api_asks_the_api_server),
-        case(silent_connections_do_not_shut_the_port),
         case(healthz_on_the_node),
         case(version),
     ]
