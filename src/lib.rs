@@ -22,10 +22,11 @@
 //! `dispatch` has each pod admitted and starts a task for it on a [`backend`]: the one seam between
 //! the node agent and what runs pods. `pods` is the backend that drives a container runtime by CRI.
 //!
-//! There, each pod has one task (`pods::worker`). It keeps what it knows of the pod, asks the pure
-//! planner (`pods::plan`) what to do, and has each action carried out as a task of its own
-//! (`pods::execute`). A completion, an observation, a probe verdict, a new object or a timer makes
-//! it plan again. Nothing a pod does can hold up another pod.
+//! There, each pod has one task (`pods::worker`): a loop around a pure machine (`pods::memory`),
+//! which takes in every event and asks the planner (`pods::plan`) what to do. The loop has each
+//! action carried out as a task of its own (`pods::execute`) and tells status and probes what
+//! follows (`pods::report`). A completion, an observation, a probe verdict, a new object or a timer
+//! is an event. Nothing a pod does can hold up another pod.
 //!
 //! # Code map
 //!

@@ -2,7 +2,7 @@
 //! [`CriError`].
 //!
 //! Connects when the first call is made and again when the connection breaks. Three calls cannot be
-//! taken back (principle 9): RunPodSandbox, CreateContainer and StartContainer run detached, to
+//! taken back (invariant 7): RunPodSandbox, CreateContainer and StartContainer run detached, to
 //! their deadline, even when the caller's future is dropped, and hold what they were given (the
 //! epoch guard of `pleg`) until they have ended.
 

@@ -1,5 +1,5 @@
 //! Reads the runtime's event stream and does nothing but mark pods: a runtime blocks its own calls
-//! while a subscriber's queue is full (principle 10). In: the stream. Out: the dirty set, and
+//! while a subscriber's queue is full (invariant 9). In: the stream. Out: the dirty set, and
 //! whether the stream is up.
 //!
 //! Opening may give no answer before the first event, so a stream that has not been refused for a

@@ -104,7 +104,7 @@ struct BlockedPod {
     next_try_in_seconds: Option<f64>,
 }
 
-/// `/debug/blocked`: what each pod that waits is waiting for (our own endpoint; principle 12).
+/// `/debug/blocked`: what each pod that waits is waiting for (our own endpoint; invariant 12).
 pub(super) async fn blocked(Shared(state): Shared<State>) -> Response {
     let now = state.clock.now().mono;
     let blocked: Vec<BlockedPod> = state

@@ -203,19 +203,6 @@ fn imports_go_leftward_only() {
 }
 
 #[test]
-fn the_documented_order_is_the_checked_one() {
-    let text = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
-    let text = text.replace("\n//! ", " ");
-    let (_, rest) = text.split_once("`telemetry <").expect("lib.rs documents the import order");
-    let (rest, _) = rest.split_once('`').expect("its end");
-    let documented: Vec<&str> =
-        std::iter::once("telemetry").chain(rest.split('<').map(str::trim)).collect();
-    let exists = |name: &&&str| root().join("src").join(name).is_dir() && **name != "testkit";
-    let checked: Vec<&str> = ORDER.iter().filter(exists).copied().collect();
-    assert_eq!(documented, checked, "src/lib.rs and ORDER say the same");
-}
-
-#[test]
 fn the_import_parser_sees_groups() {
     let code =
         "use crate::a::x;\nuse crate::{b, c::{d, e}};\nlet y = crate::f::g(); $crate::h; scrate::i";

@@ -7,7 +7,7 @@ use crate::model::{ContainerKind, Mono, ObservedContainer, Stage, Terminating};
 
 impl Planner<'_> {
     /// Plans for a pod that must stop. Nothing is created or started any more; what is being
-    /// created is waited for, since it cannot be called back (principle 9), and stopped then.
+    /// created is waited for, since it cannot be called back (invariant 7), and stopped then.
     pub(super) fn stop(&mut self, terminating: &Terminating) {
         if let Some(shorter) = self.shortened(terminating) {
             self.plan.transition = Some(shorter);
