@@ -251,6 +251,7 @@ impl<M: Mounter> Core<M> {
         if let Some(tokens) = shared.api.tokens.clone() {
             forget.add(move |uid: &PodUid| tokens.forget(uid));
         }
+        forget.add(shared.resources.user_namespaces.clone());
         let rest = self.rest.clone();
         forget.add(move |_: &PodUid| rest.note());
         forget
