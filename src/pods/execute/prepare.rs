@@ -11,6 +11,7 @@ use super::{ActionError, Completion, Context, Outcome};
 use crate::linux::fs::ensure_dir;
 use crate::model::reason::event;
 use crate::model::{EventType, pod};
+use crate::resources::allocation::requirements;
 
 impl PodExecutor {
     /// Makes cgroup and directories.
@@ -56,7 +57,7 @@ impl PodExecutor {
                 Some((container.name.clone(), newest))
             })
             .collect();
-        Ok(Outcome::Prepared { logged_restarts })
+        Ok(Outcome::Prepared { logged_restarts, pod: requirements(&context.pod) })
     }
 }
 

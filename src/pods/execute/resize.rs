@@ -37,7 +37,7 @@ impl PodExecutor {
     pub(super) async fn resize(
         &self,
         key: Key,
-        sandbox: SandboxId,
+        sandbox: Option<SandboxId>,
         given: BTreeMap<ContainerId, Requirements>,
         context: Context,
     ) -> Completion {
@@ -45,10 +45,12 @@ impl PodExecutor {
         let changes = changes(&given, &context);
         // Their states stay the same: without a word they would not be asked again.
         for change in &changes {
-            mutation.touched_container(&change.id, &sandbox);
+            if let Some(sandbox) = &sandbox {
+                mutation.touched_container(&change.id, sandbox);
+            }
         }
         let widest = widest(&context.pod, &given, &context);
-        let done = self.resize_in_order(&sandbox, changes, &widest, &context).await;
+        let done = self.resize_in_order(sandbox.as_ref(), changes, &widest, &context).await;
         mutation.end();
         let outcome =
             done.map(|containers| Outcome::Resized { containers, pod: requirements(&context.pod) });
@@ -57,14 +59,16 @@ impl PodExecutor {
 
     async fn resize_in_order(
         &self,
-        sandbox: &SandboxId,
+        sandbox: Option<&SandboxId>,
         mut changes: Vec<Change>,
         widest: &Pod,
         context: &Context,
     ) -> Result<Vec<(ContainerId, Requirements)>, ActionError> {
         let failed = |message: String| ActionError::new("Error", message);
         self.check_memory(&changes).await?;
-        self.tell_sandbox(sandbox, context).await?;
+        if let Some(sandbox) = sandbox {
+            self.tell_sandbox(sandbox, context).await?;
+        }
         self.set_cgroup(widest).await.map_err(failed)?;
         changes.sort_by_key(|change| !change.shrinks());
         for change in &changes {

@@ -4,10 +4,14 @@
 use super::container_spec::{ContainerSpec, quoted};
 use super::planner::Planner;
 use super::restart;
+use super::sandbox::Verdict;
 use super::types::{Key, KillReason};
-use crate::model::{Blocked, ContainerKind, ContainerState, ObservedContainer, SandboxId, Stage};
+use crate::model::{
+    Blocked, ContainerKind, ContainerState, ObservedContainer, ObservedSandbox, RestartPolicy,
+    SandboxId, Stage,
+};
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     /// Carries initialization on in `sandbox`; true once main containers may start.
     ///
     /// Progress is read off the newest init container that this sandbox has seen (upstream reads it
@@ -15,12 +19,7 @@ impl Planner<'_> {
     /// main container in this sandbox means that initialization was over; its sidecars are kept
     /// running, and nothing waits for them any more.
     pub(super) fn initialize(&mut self, sandbox: &SandboxId) -> bool {
-        let specs: Vec<_> = self
-            .specs
-            .iter()
-            .filter(|spec| matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar))
-            .copied()
-            .collect();
+        let specs = self.initializing();
         let mains_began =
             self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox));
         if mains_began {
@@ -59,6 +58,36 @@ impl Planner<'_> {
             }
             None => true,
         }
+    }
+
+    /// The init containers and sidecars, in spec order.
+    fn initializing(&self) -> Vec<ContainerSpec<'a>> {
+        self.specs
+            .iter()
+            .filter(|spec| matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar))
+            .copied()
+            .collect()
+    }
+
+    /// Whether the init container whose turn it is has got lost: its state is unknown, and its
+    /// policy has it not run again. The pod has failed then, as with upstream; rules do not count,
+    /// since there is no exit code.
+    pub(super) fn init_is_lost(&self) -> bool {
+        let Verdict::Keep(ObservedSandbox { id: sandbox, .. }) = self.sandbox_verdict() else {
+            return false;
+        };
+        if self.of_kind(ContainerKind::Main).iter().any(|spec| self.has_begun(spec, sandbox)) {
+            return false;
+        }
+        let specs = self.initializing();
+        let newest = specs.iter().rfind(|spec| self.has_begun(spec, sandbox));
+        newest.is_some_and(|spec| {
+            spec.kind == ContainerKind::Init
+                && spec.restart.policy() == RestartPolicy::Never
+                && self
+                    .latest_in(spec.name, sandbox)
+                    .is_some_and(|container| container.state == ContainerState::Unknown)
+        })
     }
 
     /// Whether no main container will run any more: each is done for good, or is being stopped and

@@ -9,8 +9,9 @@ use crate::resources::allocation;
 
 impl Planner<'_> {
     /// Brings the running containers and the pod's cgroup to what the pod has been given. A
-    /// container that is about to be replaced gets it with its next start.
-    pub(super) fn resize(&mut self, sandbox: &SandboxId) {
+    /// container that is about to be replaced gets it with its next start. Without a sandbox
+    /// nothing runs, and the cgroup is all there is.
+    pub(super) fn resize(&mut self, sandbox: Option<&SandboxId>) {
         if !self.is_resizing() {
             return;
         }
@@ -19,7 +20,7 @@ impl Planner<'_> {
         let given = running
             .filter_map(|container| Some((container.id.clone(), *self.known.given(&container.id)?)))
             .collect();
-        self.attempt(Action::Resize { sandbox: sandbox.clone(), given });
+        self.attempt(Action::Resize { sandbox: sandbox.cloned(), given });
         self.block_on(
             Stage::Resize,
             "its containers to be given other resources".into(),
@@ -43,6 +44,12 @@ impl Planner<'_> {
             let given = self.known.cgroup_given(spec.name);
             given.is_some_and(|given| *given != spec.requirements)
         })
+    }
+
+    /// Whether the pod's cgroup is about to be resized. A resize that has failed is not waited for,
+    /// as with upstream: it may fail for as long as a container uses more than it is to have.
+    pub(super) fn expects_cgroup_resize(&self) -> bool {
+        self.is_cgroup_resizing() && !self.known.failures.contains_key(&Key::Resize)
     }
 
     /// Whether a running container was given other resources than it has.

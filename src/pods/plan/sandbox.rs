@@ -92,6 +92,11 @@ impl<'a> Planner<'a> {
             return;
         }
         self.purge_init_containers();
+        if self.expects_cgroup_resize() {
+            self.resize(None);
+            return;
+        }
+
         if let Some(problem) = self.facts.network.as_ref()
             && !pod::is_host_network(self.pod)
         {
@@ -210,7 +215,7 @@ impl<'a> Planner<'a> {
             self.block_on(Stage::Cgroup, "the pod's cgroup and directories".into(), &Key::Prepare);
             return false;
         }
-        if self.is_cgroup_resizing() {
+        if self.expects_cgroup_resize() {
             // What starts now has the new resources, and its cgroup must hold them.
             self.block_on(
                 Stage::Resize,

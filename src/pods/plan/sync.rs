@@ -80,7 +80,7 @@ impl Planner<'_> {
     }
 
     /// Whether the pod's work is over: every main container is done for good, initialization has
-    /// failed for good, or its sandbox is gone and it may not have another.
+    /// failed for good or was lost, or its sandbox is gone and it may not have another.
     fn is_finished(&self) -> bool {
         let starting =
             self.keys_in_flight().any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
@@ -89,6 +89,7 @@ impl Planner<'_> {
             return false;
         }
         mains.iter().all(|spec| self.is_done(spec))
+            || self.init_is_lost()
             || self.init_has_failed() && !mains.iter().any(|spec| self.was_created(spec.name))
             || matches!(self.sandbox_verdict(), Verdict::Replace { .. }) && !self.may_make_sandbox()
     }
@@ -106,7 +107,7 @@ impl Planner<'_> {
         if self.initialized {
             self.run_mains(&sandbox.id);
         }
-        self.resize(&sandbox.id);
+        self.resize(Some(&sandbox.id));
     }
 
     /// Stops containers that run in another sandbox, and those behind a newer one of their name:
