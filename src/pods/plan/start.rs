@@ -15,6 +15,10 @@ use crate::pods::memory::slot::{Backoff, ImageState};
 /// After how long a look for an image is taken for a pull.
 const PULL_ANNOUNCED_AFTER: Duration = Duration::from_millis(500);
 
+/// How often the event of a crash back-off is counted while it lasts. Upstream counts it each time
+/// that it looks at the pod: at the crash, and then every 60 to 90 s.
+const BACK_OFF_COUNTED_EVERY: Duration = Duration::from_secs(75);
+
 /// How far a container is that should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -262,8 +266,16 @@ impl Planner<'_> {
         self.wake(until);
         let wait = self.known.backoff(spec.name).map(|entry| entry.wait).unwrap_or_default();
         self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, wait));
+
+        // The event is counted while the back-off lasts, so that a reader of the events sees that
+        // it still does.
+        let held_for = self.ended_at(spec).map_or(Duration::ZERO, |at| self.now.mono.since(at));
+        let counted = held_for.as_secs() / BACK_OFF_COUNTED_EVERY.as_secs();
+        let next = BACK_OFF_COUNTED_EVERY
+            .saturating_mul(u32::try_from(counted.saturating_add(1)).unwrap_or(u32::MAX));
+        self.wake(self.now.mono.after(next.saturating_sub(held_for)));
         self.notice(Notice {
-            dedup: format!("restart {}", self.next_restart_count(spec.name)),
+            dedup: format!("restart {} {counted}", self.next_restart_count(spec.name)),
             container: Some(spec.name.to_owned()),
             event_type: EventType::Warning,
             reason: event::BACK_OFF,
@@ -302,6 +314,10 @@ impl Planner<'_> {
             self.wait(spec.name, &failure.reason, failure.message.clone());
             return;
         }
+        if let Some(message) = self.failed_hook(spec.name) {
+            self.wait(spec.name, reason::POST_START_HOOK_ERROR, message);
+        }
+
         let max = backoff::maximum(self.facts.config.max_backoff);
         let Some(entry) = self.entry(spec.name) else { return };
         if self.last_exit(spec.name).is_none() {
@@ -324,5 +340,22 @@ impl Planner<'_> {
             (_, _) => return,
         };
         self.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, self.crash_text(spec, served));
+    }
+
+    /// The error of the postStart hook for which the newest container of that name was killed.
+    fn failed_hook(&self, name: &str) -> Option<String> {
+        let latest = self.observed.latest(name)?;
+        match self.known.killed(&latest.id)? {
+            KillReason::PostStart { message } => Some(message.clone()),
+            KillReason::PodStopping
+            | KillReason::SandboxChanged
+            | KillReason::DefinitionChanged
+            | KillReason::Liveness
+            | KillReason::Startup
+            | KillReason::Unknown
+            | KillReason::Resize
+            | KillReason::NotWanted
+            | KillReason::RestartAll => None,
+        }
     }
 }
