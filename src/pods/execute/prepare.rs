@@ -10,6 +10,7 @@ use crate::linux::fs::ensure_dir;
 use crate::model::reason::event;
 use crate::model::{EventType, error_chain, pod};
 use crate::pods::request;
+use crate::resources::allocation::requirements;
 
 /// Makes the pod's cgroup and directories.
 pub(super) async fn prepare(scope: Scope<'_>) -> Effect {
@@ -47,7 +48,7 @@ async fn make_cgroup_and_directories(scope: Scope<'_>) -> Result<Outcome, Action
             Some((container.name.clone(), newest))
         })
         .collect();
-    Ok(Outcome::Prepared { logged_restarts })
+    Ok(Outcome::Prepared { logged_restarts, pod: requirements(pod) })
 }
 
 /// The highest restart count among the log files `N.log…` of a directory.

@@ -40,22 +40,25 @@ impl Change {
     }
 }
 
-/// Resizes the pod's cgroup and its running containers from `given` to what the spec says.
+/// Resizes the pod's cgroup and its running containers from `given` to what the spec says. Without a
+/// sandbox nothing runs, and the cgroup is all there is.
 pub(super) async fn resize(
     scope: Scope<'_>,
-    sandbox: SandboxId,
+    sandbox: Option<SandboxId>,
     given: BTreeMap<ContainerId, Requirements>,
 ) -> Effect {
     let pod = &scope.context.pod;
     let mut mutation = scope.begin_mutation();
     let changes = changes(&given, scope.context);
     // The containers' states stay the same: unless named here they would not be read again.
-    for change in &changes {
-        mutation.touched_container(&change.id, &sandbox);
+    if let Some(sandbox) = &sandbox {
+        for change in &changes {
+            mutation.touched_container(&change.id, sandbox);
+        }
     }
 
     let widest = widest(pod, &given, scope.context);
-    let done = resize_in_order(scope, &sandbox, changes, &widest).await;
+    let done = resize_in_order(scope, sandbox.as_ref(), changes, &widest).await;
     mutation.end();
     let outcome = done.map(|containers| Outcome::Resized { containers, pod: requirements(pod) });
     Effect::mutated(outcome)
@@ -63,12 +66,14 @@ pub(super) async fn resize(
 
 async fn resize_in_order(
     scope: Scope<'_>,
-    sandbox: &SandboxId,
+    sandbox: Option<&SandboxId>,
     mut changes: Vec<Change>,
     widest: &Pod,
 ) -> Result<Vec<(ContainerId, Requirements)>, ActionError> {
     check_memory(scope, &changes).await?;
-    resize_sandbox(scope, sandbox).await?;
+    if let Some(sandbox) = sandbox {
+        resize_sandbox(scope, sandbox).await?;
+    }
     resize_cgroup(scope, widest).await?;
     changes.sort_by_key(|change| !change.shrinks());
     for change in &changes {

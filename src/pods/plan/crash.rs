@@ -103,7 +103,7 @@ impl<'a> CrashBackoff<'a> {
     }
 
     /// The end of the newest container. A runtime that lost the time gets the time of creation.
-    fn ended_at(self) -> Option<Mono> {
+    pub(super) fn ended_at(self) -> Option<Mono> {
         let exit = self.view.last_exit(self.spec.name)?;
         let latest = self.view.observed.latest(self.spec.name);
         let created = latest.map(|container| container.created_at);

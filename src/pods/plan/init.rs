@@ -5,11 +5,14 @@ use super::container_spec::{ContainerSpec, quoted};
 use super::draft::Draft;
 use super::restart;
 use super::running::{check, startup_outcome, stop_unknown};
+use super::sandbox::{Verdict, verdict};
 use super::start::start;
 use super::types::Key;
 use super::view::View;
 use crate::model::waiting::ProbeOutcome;
-use crate::model::{ContainerKind, ContainerState, SandboxId, Stage};
+use crate::model::{
+    ContainerKind, ContainerState, ObservedSandbox, RestartPolicy, SandboxId, Stage,
+};
 
 /// Carries initialization on in `sandbox`. Returns true once main containers may start.
 ///
@@ -19,10 +22,7 @@ use crate::model::{ContainerKind, ContainerState, SandboxId, Stage};
 /// nothing waits for them any more.
 pub(super) fn initialize(draft: &mut Draft<'_>, sandbox: &SandboxId) -> bool {
     let view = draft.view;
-    let is_init = |spec: &&ContainerSpec<'_>| {
-        matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar)
-    };
-    let specs: Vec<_> = view.specs.iter().filter(is_init).collect();
+    let specs = initializing(view);
     let mains = view.of_kind(ContainerKind::Main);
     if mains.iter().any(|spec| has_begun(view, spec, sandbox)) {
         keep_sidecars(draft, &specs, sandbox);
@@ -38,6 +38,34 @@ pub(super) fn initialize(draft: &mut Draft<'_>, sandbox: &SandboxId) -> bool {
         }
     }
     is_through(draft, specs[newest], sandbox) && start_next(draft, specs.get(newest + 1), sandbox)
+}
+
+/// The init containers and sidecars, in spec order.
+fn initializing<'a>(view: &'a View<'a>) -> Vec<&'a ContainerSpec<'a>> {
+    let is_init = |spec: &&ContainerSpec<'_>| {
+        matches!(spec.kind, ContainerKind::Init | ContainerKind::Sidecar)
+    };
+    view.specs.iter().filter(is_init).collect()
+}
+
+/// Returns true if the init container whose turn it is was lost: its state is unknown, and its
+/// policy has it not run again. The pod has failed then, as with upstream; rules do not count,
+/// since there is no exit code.
+pub(super) fn is_lost(view: &View<'_>) -> bool {
+    let Verdict::Keep(ObservedSandbox { id: sandbox, .. }) = verdict(view) else { return false };
+    let mains = view.of_kind(ContainerKind::Main);
+    if mains.iter().any(|spec| has_begun(view, spec, sandbox)) {
+        return false;
+    }
+
+    let specs = initializing(view);
+    let Some(newest) = specs.iter().rfind(|spec| has_begun(view, spec, sandbox)) else {
+        return false;
+    };
+    let latest = view.latest_in(newest.name, sandbox);
+    newest.kind == ContainerKind::Init
+        && newest.restart.policy() == RestartPolicy::Never
+        && latest.is_some_and(|container| container.state == ContainerState::Unknown)
 }
 
 /// Starts the next init container. Returns true if there is none.

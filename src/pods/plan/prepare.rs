@@ -2,7 +2,7 @@
 //! directories, its volumes. Pure.
 
 use super::draft::Draft;
-use super::resize::is_cgroup_resizing;
+use super::resize::expects_cgroup_resize;
 use super::types::{Action, Key};
 use super::view::View;
 use crate::model::{Blocked, Mono, Stage, VolumesState};
@@ -49,7 +49,7 @@ pub(super) fn is_prepared(draft: &mut Draft<'_>, before: Before) -> bool {
         draft.block_on(Stage::Cgroup, on, &Key::Prepare);
         return false;
     }
-    if is_cgroup_resizing(view) {
+    if expects_cgroup_resize(view) {
         // What starts now has the new resources, and its cgroup must hold them.
         let on = "the pod's cgroup to be given other resources".to_owned();
         draft.block_on(Stage::Resize, on, &Key::Resize);

@@ -10,8 +10,9 @@ use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
 use crate::resources::allocation;
 
 /// Brings the running containers and the pod's cgroup to the resources of the spec. A container
-/// that is about to be replaced gets them with its next start.
-pub(super) fn resize(draft: &mut Draft<'_>, sandbox: &SandboxId) {
+/// that is about to be replaced gets them with its next start. Without a sandbox nothing runs, and
+/// the cgroup is all there is.
+pub(super) fn resize(draft: &mut Draft<'_>, sandbox: Option<&SandboxId>) {
     if !is_resizing(draft) {
         return;
     }
@@ -22,7 +23,7 @@ pub(super) fn resize(draft: &mut Draft<'_>, sandbox: &SandboxId) {
         .filter(|container| container.state.is_running())
         .filter_map(|container| Some((container.id.clone(), *view.known.given(&container.id)?)))
         .collect();
-    draft.attempt(Action::Resize { sandbox: sandbox.clone(), given });
+    draft.attempt(Action::Resize { sandbox: sandbox.cloned(), given });
     let on = "its containers to be given other resources".to_owned();
     draft.block_on(Stage::Resize, on, &Key::Resize);
 }
@@ -37,8 +38,14 @@ pub(super) fn is_resizing(draft: &Draft<'_>) -> bool {
         })
 }
 
+/// Returns true if the pod's cgroup is about to be resized. A resize that has failed is not waited
+/// for, as with upstream: it may fail for as long as a container uses more than its new limit.
+pub(super) fn expects_cgroup_resize(view: &View<'_>) -> bool {
+    is_cgroup_resizing(view) && !view.known.failures.contains_key(&Key::Resize)
+}
+
 /// Returns true if the pod's cgroup was made for other resources.
-pub(super) fn is_cgroup_resizing(view: &View<'_>) -> bool {
+fn is_cgroup_resizing(view: &View<'_>) -> bool {
     view.specs.iter().any(|spec| {
         let given = view.known.cgroup_given(spec.name);
         given.is_some_and(|given| *given != spec.requirements)

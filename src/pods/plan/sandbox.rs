@@ -2,6 +2,7 @@
 
 use super::draft::Draft;
 use super::prepare::{Before, is_prepared};
+use super::resize::{expects_cgroup_resize, resize};
 use super::teardown::{stop_containers, stop_sandboxes};
 use super::types::{Action, Key, KillReason, Notice};
 use super::view::View;
@@ -85,6 +86,11 @@ pub(super) fn replace(draft: &mut Draft<'_>, attempt: u32) {
         return;
     }
     draft.attempt_all(purge_init_containers(view));
+    if expects_cgroup_resize(view) {
+        resize(draft, None);
+        return;
+    }
+
     if let Some(problem) = view.facts.network.as_ref()
         && !pod::is_host_network(view.pod)
     {

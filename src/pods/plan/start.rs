@@ -7,13 +7,18 @@ use super::container_spec::{ContainerSpec, quoted};
 use super::crash::CrashBackoff;
 use super::draft::Draft;
 use super::prepare::{Before, is_prepared};
-use super::types::{Action, InFlightAction, Key, Notice};
+use super::types::{Action, InFlightAction, Key, KillReason, Notice};
+use super::view::View;
 use crate::model::reason::{container as reason, event};
 use crate::model::{Blocked, ContainerState, EventType, Mono, SandboxId, Stage};
 use crate::pods::memory::slot::ImageState;
 
 /// After this long, the look for an image counts as a pull.
 const PULL_ANNOUNCED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often the event of a crash back-off is counted while it lasts. Upstream counts it each time
+/// that it looks at the pod: at the crash, and then every 60 to 90 s.
+const BACK_OFF_COUNTED_EVERY: Duration = Duration::from_secs(75);
 
 /// How far a container is that should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,10 +169,19 @@ fn report_crash_loop(draft: &mut Draft<'_>, spec: &ContainerSpec<'_>, until: Mon
     let view = draft.view;
     draft.wake(until);
     let wait = view.known.backoff(spec.name).map(|entry| entry.wait).unwrap_or_default();
-    let text = CrashBackoff::of(view, spec).text(wait);
-    draft.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, text);
+    let crash = CrashBackoff::of(view, spec);
+    draft.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, crash.text(wait));
+
+    // The event is counted while the back-off lasts, so that a reader of the events sees that it
+    // still does.
+    let now = view.now.mono;
+    let held_for = crash.ended_at().map_or(Duration::ZERO, |ended| now.since(ended));
+    let counted = held_for.as_secs() / BACK_OFF_COUNTED_EVERY.as_secs();
+    let next = BACK_OFF_COUNTED_EVERY
+        .saturating_mul(u32::try_from(counted.saturating_add(1)).unwrap_or(u32::MAX));
+    draft.wake(now.after(next.saturating_sub(held_for)));
     draft.notice(Notice {
-        dedup: format!("restart {}", view.next_restart_count(spec.name)),
+        dedup: format!("restart {} {counted}", view.next_restart_count(spec.name)),
         container: Some(spec.name.to_owned()),
         event_type: EventType::Warning,
         reason: event::BACK_OFF,
@@ -202,10 +216,30 @@ fn keep_waiting_reason(draft: &mut Draft<'_>, spec: &ContainerSpec<'_>) {
         draft.wait(spec.name, &failure.reason, failure.message.clone());
         return;
     }
+    if let Some(message) = failed_hook(view, spec.name) {
+        draft.wait(spec.name, reason::POST_START_HOOK_ERROR, message);
+    }
 
     let crash = CrashBackoff::of(view, spec);
     if let Some(served) = crash.served() {
         draft.wait(spec.name, reason::CRASH_LOOP_BACK_OFF, crash.text(served));
+    }
+}
+
+/// The error of the postStart hook for which the newest container of a name was killed.
+fn failed_hook(view: &View<'_>, name: &str) -> Option<String> {
+    let latest = view.observed.latest(name)?;
+    match view.known.killed(&latest.id)? {
+        KillReason::PostStart { message } => Some(message.clone()),
+        KillReason::PodStopping
+        | KillReason::SandboxChanged
+        | KillReason::DefinitionChanged
+        | KillReason::Liveness
+        | KillReason::Startup
+        | KillReason::Unknown
+        | KillReason::Resize
+        | KillReason::NotWanted
+        | KillReason::RestartAll => None,
     }
 }
 

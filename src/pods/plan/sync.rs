@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::container_spec::{ContainerSpec, quoted};
 use super::draft::Draft;
-use super::init::initialize;
+use super::init::{initialize, is_lost};
 use super::kill::{kill, pod_grace};
 use super::leftovers;
 use super::prepare::prepare;
@@ -85,7 +85,7 @@ fn active_deadline(view: &View<'_>) -> Option<Mono> {
 }
 
 /// Returns true if the pod's work is over: every main container is done for good, initialization
-/// has failed for good, or its sandbox is gone and it may not have another.
+/// has failed for good or was lost, or its sandbox is gone and it may not have another.
 fn is_finished(view: &View<'_>) -> bool {
     let is_starting =
         view.keys_in_flight().any(|key| matches!(key, Key::Start(_) | Key::NewSandbox));
@@ -96,6 +96,7 @@ fn is_finished(view: &View<'_>) -> bool {
 
     let has_no_sandbox = matches!(sandbox::verdict(view), Verdict::Replace { .. });
     mains.iter().all(|spec| view.is_done(spec))
+        || is_lost(view)
         || view.init_has_failed() && !mains.iter().any(|spec| view.was_created(spec.name))
         || has_no_sandbox && !sandbox::may_be_created(view)
 }
@@ -115,7 +116,7 @@ fn keep(draft: &mut Draft<'_>, sandbox: &SandboxId) -> bool {
     if is_initialized {
         run_mains(draft, sandbox);
     }
-    resize(draft, sandbox);
+    resize(draft, Some(sandbox));
     is_initialized
 }
 
