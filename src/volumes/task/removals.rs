@@ -54,8 +54,8 @@ impl Removals {
         self.wanted.get(uid).is_some_and(|removal| removal.running)
     }
 
-    /// Takes in the pods that a sweep found on disk. Those that are not known are removed, unless
-    /// they wait after a failure. Answers the pods to be removed now.
+    /// Takes the pods that a sweep found on disk. The unknown ones are removed, unless they wait
+    /// after a failure. Returns the pods to remove now.
     pub(super) fn sweep(
         &mut self,
         on_disk: &BTreeSet<PodUid>,
@@ -74,10 +74,11 @@ impl Removals {
         for uid in &due {
             self.wanted.entry(uid.clone()).or_default();
         }
+
         due
     }
 
-    /// Answers the unknown pods whose next try is due.
+    /// Returns the unknown pods whose next try is due.
     pub(super) fn due(
         &mut self,
         is_known: impl Fn(&PodUid) -> bool,
@@ -94,10 +95,11 @@ impl Removals {
                 due.insert(uid.clone());
             }
         }
+
         due
     }
 
-    /// When the next try is due.
+    /// Returns the time of the next try.
     pub(super) fn wake_at(&self) -> Option<Mono> {
         self.failed.values().filter_map(|failed| failed.retry_at).min()
     }
@@ -113,8 +115,8 @@ impl Removals {
         }
     }
 
-    /// Takes in the result of a removal: answers the requests, and plans the next try if there were
-    /// none (a pod that requests its own removal requests it again).
+    /// Takes the result of a removal and replies to the requests. Without a request it plans the
+    /// next try (a pod that requests its own removal requests it again).
     pub(super) fn ended(&mut self, uid: &PodUid, result: Result<(), TearDownError>, now: Mono) {
         let replies = self.wanted.remove(uid).unwrap_or_default().replies;
         match &result {
@@ -135,18 +137,20 @@ impl Removals {
                     .insert(uid.clone(), Failed { count, retry_at, text, reason: error.reason() });
             }
         }
+
         let text = result.as_ref().err().map(TearDownError::text);
         let mut replies = replies.into_iter();
         if let Some(first) = replies.next() {
             // The receiver may be gone.
             drop(first.send(result));
         }
+
         for reply in replies {
             drop(reply.send(text.clone().map_or(Ok(()), |text| Err(TearDownError::Again(text)))));
         }
     }
 
-    /// The directories that cannot be removed.
+    /// Returns the directories that cannot be removed.
     pub(super) fn stuck(&self) -> Swept {
         let stuck = |(uid, failed): (&PodUid, &Failed)| Stuck {
             uid: uid.clone(),
