@@ -293,8 +293,7 @@ impl Handle {
     }
 
     /// Returns the time from which the observations can no longer be trusted, unless a relist
-    /// succeeds
-    /// before; `None` before the first relist.
+    /// succeeds before; `None` before the first relist.
     pub fn unhealthy_at(&self) -> Option<Mono> {
         // Healthy up to and including the threshold.
         self.last_relist().map(|last| last.after(UNHEALTHY_AFTER + Duration::from_nanos(1)))
@@ -340,8 +339,8 @@ impl fmt::Debug for Mutation {
 
 impl Mutation {
     /// Restricts the following read to this container, which lives in `sandbox`, and to others
-    /// named
-    /// in the same way: one ContainerStatus each. Without any `touched` call the whole pod is read.
+    /// named in the same way: one ContainerStatus each. Without any `touched` call the whole pod is
+    /// read.
     pub fn touched_container(&mut self, id: &ContainerId, sandbox: &SandboxId) {
         self.look.add_container(id, Some(sandbox));
     }
@@ -358,8 +357,7 @@ impl Mutation {
     }
 
     /// Ends the mutation and waits for an observation that includes its effect. Cancel-safe: the
-    /// end
-    /// is not undone.
+    /// end is not undone.
     pub async fn observed(self) -> Observation {
         let mut receiver = self.channel.subscribe();
         drop(self);

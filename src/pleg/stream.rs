@@ -1,8 +1,7 @@
 //! Reads the runtime's event stream and marks the pods that it names.
 //!
 //! In: the stream. Out: the dirty set, and whether the stream is up. It never does more than mark:
-//! a
-//! runtime blocks its own calls while a subscriber's queue is full (invariant 9).
+//! a runtime blocks its own calls while a subscriber's queue is full (invariant 9).
 //!
 //! A runtime may give no answer to the opening call before the first event. A stream that has not
 //! been refused for a second therefore counts as up.

@@ -1,8 +1,8 @@
 //! Reads the runtime and publishes each pod's observation: the one task of this room.
 //!
-//! In: the dirty set, the state of the event stream, its own timers. Out: each pod's `watch`.
-//! Pods are read side by side, each at most once at a time, so that a slow pod delays no other. A
-//! relist only finds out which pods to read; it never publishes.
+//! In: the dirty set, the state of the event stream, its own timers. Out: each pod's `watch`. Pods
+//! are read side by side, each at most once at a time, so that a slow pod delays no other. A relist
+//! only finds out which pods to read; it never publishes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};

@@ -2,8 +2,7 @@
 //!
 //! The message is the content of the file at `terminationMessagePath`, else the end of the log
 //! where `terminationMessagePolicy` says so. Fed by `read`. It never follows a link and never
-//! blocks
-//! on a pipe: the file may lie in a volume that the pod writes.
+//! blocks on a pipe: the file may lie in a volume that the pod writes.
 
 use std::collections::VecDeque;
 use std::fs::File;
