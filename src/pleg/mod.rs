@@ -24,6 +24,7 @@
 //! It never changes anything in the runtime, never publishes a list's answer without the statuses,
 //! and never queues events.
 
+mod changes;
 mod convert;
 mod diff;
 mod dirty;

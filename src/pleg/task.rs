@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::changes::{self, Change};
 use super::convert::Rows;
 use super::diff::differs;
 use super::dirty::Look;
@@ -20,7 +21,7 @@ use super::stream::Reader;
 use super::{Measure, Observer, PodEntry, Shared, Stamp};
 use crate::clock::Clock;
 use crate::cri::{CriError, Runtime};
-use crate::model::{Mono, PodUid};
+use crate::model::{Mono, PodKey, PodUid};
 
 /// The pods that are read at the same time, at most.
 pub(super) const READS: usize = 32;
@@ -267,17 +268,30 @@ impl State {
 
     /// Publishes a read if it counts. Returns true if it did.
     fn publish(&mut self, uid: &PodUid, stamp: Stamp, outcome: Outcome) -> bool {
-        let channel = self.shared.entry(uid, |entry| {
+        let (channel, key) = self.shared.entry(uid, |entry| {
             if entry.key.is_none() {
                 entry.key = outcome.key;
             }
-            entry.observation.clone()
+            (entry.observation.clone(), entry.key.clone())
         });
+
+        let new = Arc::new(outcome.pod);
+        let mut old = None;
         let mut counts = false;
         let news = channel.send_if_modified(|observation| {
             counts = observation.counts(stamp);
-            counts && observation.take(stamp, Arc::new(outcome.pod))
+            if counts {
+                old = Some(Arc::clone(&observation.pod));
+            }
+            counts && observation.take(stamp, Arc::clone(&new))
         });
+
+        // The first relist finds the containers that ran before this process: no change.
+        if let Some(old) = old.filter(|_| *self.shared.synced.borrow()) {
+            for change in changes::between(&old, &new) {
+                log_change(uid, key.as_ref(), change);
+            }
+        }
 
         let unheard = channel.receiver_count() == 0;
         drop(channel);
@@ -462,6 +476,30 @@ impl State {
             observation.in_flight > 0 || !observation.fresh || !observation.pod.is_empty()
         });
         if busy || !*self.shared.synced.borrow() { RELIST } else { RELIST_IDLE }
+    }
+}
+
+/// Logs a change of a pod's sandbox or container. The termination message is left out: it is the
+/// container's own text.
+fn log_change(uid: &PodUid, key: Option<&PodKey>, change: Change<'_>) {
+    let message = change.message();
+    let pod = key.map(tracing::field::display);
+    match change {
+        Change::Sandbox(sandbox) | Change::SandboxRemoved(sandbox) => {
+            tracing::info!(pod, %uid, sandbox = %sandbox.id, "{message}");
+        }
+        Change::Container(container) | Change::ContainerRemoved(container) => {
+            let exit = container.state.exit();
+            tracing::info!(
+                pod,
+                %uid,
+                container = container.name,
+                id = %container.id,
+                exit_code = exit.map(|exit| exit.exit_code),
+                reason = exit.map(|exit| exit.reason.as_str()),
+                "{message}"
+            );
+        }
     }
 }
 
