@@ -1,5 +1,7 @@
 //! Reads the clocks: the one place that does. Tasks hold a [`Clock`] and pass readings on as
 //! [`Now`].
+//!
+//! It decides nothing. Deciding code never holds a [`Clock`].
 
 use tokio::time::Instant;
 

@@ -40,12 +40,13 @@ mod tests {
 
     #[test]
     fn lasts_as_long_as_anybody_waits() {
-        let rush = StartBacklog::default();
-        assert!(!rush.is_on());
-        let (first, second) = (rush.wait(), rush.clone().wait());
+        let backlog = StartBacklog::default();
+        assert!(!backlog.is_on());
+        let first = backlog.wait();
+        let second = backlog.clone().wait();
         drop(first);
-        assert!(rush.is_on());
+        assert!(backlog.is_on());
         drop(second);
-        assert!(!rush.is_on());
+        assert!(!backlog.is_on());
     }
 }

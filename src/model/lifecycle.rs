@@ -3,6 +3,9 @@
 //! ```text
 //!   Syncing ──(deleted | evicted | deadline | finished | removed)──► Terminating ──(all stopped)──► Terminated
 //! ```
+//!
+//! Kept by the pod's memory, read by the planner and the status. A pod never goes back to an
+//! earlier state.
 
 use std::time::Duration;
 

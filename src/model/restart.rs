@@ -139,8 +139,8 @@ mod tests {
 
     use super::{RestartPolicy, RestartRules};
 
-    /// What follows an exit: another start of the container alone, of all, of the container in
-    /// either way.
+    /// Checks the consequences of an exit: another start of the container alone, of all containers,
+    /// of the container in either way.
     #[track_caller]
     fn check(pod: &str, own: Value, exit_code: i32, alone: bool, all: bool, either: bool) {
         let mut container = json!({"name": "c"});

@@ -208,7 +208,7 @@ mod tests {
             Self(Arc::new(Mutex::new(chains.into())))
         }
 
-        /// What is there: `table chain: rule; rule`.
+        /// The present chains and rules: `table chain: rule; rule`.
         fn list(&self) -> Vec<String> {
             let chains = self.0.lock();
             let chains = chains.iter().filter(|((_, _, chain), _)| chain != "POSTROUTING");

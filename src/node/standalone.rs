@@ -3,6 +3,8 @@
 //!
 //! The rule is the Node's own ([`addresses::choose`]). The addresses are read once before the first
 //! pod is started, and then regularly: an address may come late or change (DHCP).
+//!
+//! It never makes a Node object.
 
 use std::net::IpAddr;
 use std::time::Duration;

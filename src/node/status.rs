@@ -310,7 +310,8 @@ pub(super) mod tests {
     }
 
     fn step(present: &Node, facts: &Facts, now: i64) -> (Node, Vec<String>) {
-        let (config, info) = (config(), info());
+        let config = config();
+        let info = info();
         let addresses = Ok(vec![NodeAddress {
             type_: "InternalIP".to_owned(),
             address: "10.0.0.5".to_owned(),

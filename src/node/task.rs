@@ -45,7 +45,7 @@ const NETWORK_AGE: Duration = Duration::from_secs(60);
 /// The age at which the resolver is queried again.
 const LOOK_UP_AGE: Duration = Duration::from_secs(300);
 
-/// What the task publishes.
+/// The values that the task publishes.
 pub(super) struct Outputs {
     /// This kubelet's description of the node.
     pub(super) described: watch::Sender<Option<Arc<Node>>>,

@@ -336,7 +336,7 @@ mod tests {
         Write { dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: &|| false }
     }
 
-    /// What a container sees: every file that it can read through the visible names.
+    /// Returns the container's view: every file that it can read through the visible names.
     fn seen(dir: &Path) -> Files {
         let mut found = Files::new();
         walk(dir, "", &mut found);

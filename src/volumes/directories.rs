@@ -305,7 +305,8 @@ mod tests {
     fn node() -> Node {
         let dir = tempfile::tempdir().expect("a directory");
         let paths = Arc::new(Paths::new(dir.path(), dir.path().join("logs")));
-        let (mounter, uid) = (FakeMounter::default(), PodUid::from("u1"));
+        let mounter = FakeMounter::default();
+        let uid = PodUid::from("u1");
         make_pod_dirs(&paths, &uid).expect("made");
         let place = |plugin: &str, name: &str, ready: &str| Place {
             dir: paths.plugin_volume(&uid, plugin, name),

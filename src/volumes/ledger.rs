@@ -179,7 +179,7 @@ pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
 
     let text = std::fs::read(paths.ledger(uid).join(volume)).ok()?;
     let record: Record = serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "A record of a volume cannot be read"))
+        .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "a record of a volume cannot be read"))
         .ok()?;
     let is_sound =
         record.version == VERSION && record.volume == volume && is_component(&record.directory);

@@ -116,13 +116,13 @@ pub struct Problem {
     pub text: String,
     /// The kind of reason, for a metric.
     pub reason: StuckReason,
-    /// How users learn of the failure.
+    /// The way in which users learn of the failure.
     pub event: Reporting,
     /// The time of the next attempt; `None` if it waits for a changed input.
     pub retry_at: Option<Mono>,
 }
 
-/// How users learn of a failure.
+/// The ways in which users learn of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reporting {
     /// In an event of its own.

@@ -270,7 +270,7 @@ mod tests {
             self.paths.subpath(&PodUid::from("u1"), "v", "app", 0)
         }
 
-        /// What was bound, relative to the node's directory.
+        /// Returns the source of the bind mount, relative to the node's directory.
         fn bound(&self, sub_path: &str) -> Result<String, String> {
             let target = prepare(&self.mounter, &self.paths, &self.request(sub_path))
                 .map_err(|error| error.to_string())?;

@@ -105,6 +105,6 @@ fn unprocessed<O: ObjectSource>(entry: &Entry<O>) -> impl Iterator<Item = &str> 
 }
 
 fn record(recorder: &Recorder, pod: &Pod, message: String) {
-    info!(pod = %pod::key(pod), message, "A pod waits for its volumes");
+    info!(pod = %pod::key(pod), message, "a pod waits for its volumes");
     recorder.pod(pod, None, EventType::Warning, FAILED_MOUNT, message);
 }

@@ -29,7 +29,7 @@ struct Removal {
 /// A pod's directory that could not be removed.
 struct Failed {
     count: u32,
-    /// When to try again; `None`: when the removal is requested again.
+    /// The time of the next try; `None` if it waits for another request.
     retry_at: Option<Mono>,
     text: String,
     reason: StuckReason,
@@ -123,13 +123,13 @@ impl Removals {
             Ok(()) => {
                 self.failed.remove(uid);
                 self.cleaned += u64::from(replies.is_empty());
-                debug!(pod = %uid, "The pod's directory is gone");
+                debug!(pod = %uid, "the pod's directory is gone");
             }
             Err(error) => {
                 let text = error.text();
                 let before = self.failed.get(uid);
                 if before.is_none_or(|before| before.text != text) {
-                    warn!(pod = %uid, error = text, "Could not remove the directory of a pod that is gone");
+                    warn!(pod = %uid, error = text, "could not remove the directory of a pod that is gone");
                 }
                 let count = before.map_or(0, |before| before.count) + 1;
                 let retry_at = replies.is_empty().then(|| now.after(wait_after(count)));
