@@ -10,7 +10,7 @@ use super::kill::{kill, pod_grace};
 use super::leftovers;
 use super::prepare::prepare;
 use super::resize::resize;
-use super::restart_all::restart_all;
+use super::restart_all::{is_restarting_all, restart_all};
 use super::running::{check, stop_unknown};
 use super::sandbox::{self, Verdict};
 use super::start::{Progress, start};
@@ -95,6 +95,11 @@ fn is_finished(view: &View<'_>) -> bool {
     }
 
     let has_no_sandbox = matches!(sandbox::verdict(view), Verdict::Replace { .. });
+    if !has_no_sandbox && is_restarting_all(view) {
+        // The main containers that are stopped for it will run again.
+        return false;
+    }
+
     mains.iter().all(|spec| view.is_done(spec))
         || is_lost(view)
         || view.init_has_failed() && !mains.iter().any(|spec| view.was_created(spec.name))
