@@ -4,7 +4,7 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd static-uids
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -36,6 +36,9 @@ storm: build ## 60 pods stay, 5 come and go each second, 100 kills; STORM_{PODS,
 
 parity: build ## the same manifests through upstream's kubelet and ours, compared by field (root); ARGS="--manifests DIR", FOCUS=text
 	cargo test --test parity -- --both $(ARGS)
+
+static-uids: ## the UIDs that upstream's code gives static pods, for the test that compares them
+	tests/static-uids
 
 systemd: build ## the README's commands on a node whose init is systemd: upstream's kubelet replaced under a pod, and back
 	tests/systemd/run
