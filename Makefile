@@ -13,7 +13,7 @@ test: ## everything: style, unit tests, scenarios, laws, and the cases on real c
 	tests/run
 
 unit: ## what needs neither root nor a cluster
-	cargo test --lib --test it
+	cargo test --workspace --lib --test it
 
 sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
 	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture

@@ -5,20 +5,19 @@
 //! state of a container and a condition count as one value each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 
-use crate::compare::THEN;
-use crate::look;
-use crate::names::plain;
-use crate::recording::{Recording, as_text, compact};
+use super::compare::THEN;
+use super::names::plain;
+use super::recording::{Recording, as_text, compact};
+use crate::{audit, look};
 
 /// One accepted write of the node's.
 #[derive(Debug)]
-pub(crate) struct Write {
+pub struct Write {
     namespace: String,
     name: String,
     verb: String,
@@ -28,24 +27,15 @@ pub(crate) struct Write {
 }
 
 /// The writes about pods in namespaces that begin with `prefix`, from `offset` of the log on.
-pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
-    let mut file =
-        std::fs::File::open(log).with_context(|| format!("opening {}", log.display()))?;
-    file.seek(SeekFrom::Start(offset))?;
+pub fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        if !line.contains("\"resource\":\"pods\"") || !line.contains("system:node:n1") {
-            continue;
-        }
-        let Ok(mut event) = serde_json::from_str::<Value>(&line) else { continue };
+    let words = ["\"resource\":\"pods\"", "system:node:n1"];
+    for event in audit::accepted(log, offset, &words)? {
+        let mut event = event?;
         let verb = look::text(&event, "verb");
-        let accepted =
-            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
         let namespace = look::text(&event, "objectRef.namespace");
         let by_node = event["user"]["username"] == "system:node:n1";
-        if !accepted
-            || !by_node
+        if !by_node
             || !namespace.starts_with(prefix)
             || matches!(verb.as_str(), "get" | "list" | "watch")
         {
@@ -64,7 +54,7 @@ pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> 
 }
 
 /// Writes what the node wrote about a pod.
-pub(crate) fn write(writes: &[Write], namespace: &str, name: &str, recording: &mut Recording) {
+pub fn write(writes: &[Write], namespace: &str, name: &str, recording: &mut Recording) {
     let mut courses: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
     let mut seen = 0;
     for write in writes.iter().filter(|write| write.namespace == namespace) {

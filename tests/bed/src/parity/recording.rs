@@ -10,22 +10,24 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 /// The way from the root to a leaf.
-pub(crate) type Place = Vec<String>;
+pub type Place = Vec<String>;
 
 /// One run's leaves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recording {
-    pub(crate) leaves: BTreeMap<Place, String>,
+pub struct Recording {
+    /// The texts by their places.
+    pub leaves: BTreeMap<Place, String>,
 }
 
 impl Recording {
-    pub(crate) fn put(&mut self, place: &[&str], value: impl Into<String>) {
+    /// Sets one leaf.
+    pub fn put(&mut self, place: &[&str], value: impl Into<String>) {
         self.leaves.insert(place.iter().map(|part| (*part).to_owned()).collect(), value.into());
     }
 
     /// All leaves of a JSON value below `place`; a list's elements are named by what tells them
     /// apart.
-    pub(crate) fn put_json(&mut self, place: &[&str], value: &Value) {
+    pub fn put_json(&mut self, place: &[&str], value: &Value) {
         let place: Place = place.iter().map(|part| (*part).to_owned()).collect();
         flatten(&place, value, &mut self.leaves);
     }
@@ -75,7 +77,7 @@ fn is_scalar(value: &Value) -> bool {
 }
 
 /// An object in one line: `reason=X message=Y`; one in it is `waiting(reason=X)`.
-pub(crate) fn compact(value: &Value) -> String {
+pub fn compact(value: &Value) -> String {
     let Some(map) = value.as_object() else { return as_text(value) };
     let present = map.iter().filter(|(_, value)| !value.is_null());
     let parts: Vec<String> = present
@@ -97,29 +99,37 @@ fn below(place: &Place, key: &str) -> Place {
 }
 
 /// A scalar as people write it.
-pub(crate) fn as_text(value: &Value) -> String {
+pub fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What upstream may leave at each place: a text, or nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Golden {
-    pub(crate) leaves: BTreeMap<Place, BTreeSet<Option<String>>>,
+pub struct Golden {
+    /// By place, all that upstream was seen to do there; `None` for nothing.
+    pub leaves: BTreeMap<Place, BTreeSet<Option<String>>>,
 }
 
 impl Golden {
-    pub(crate) fn of(recording: Recording) -> Self {
+    /// The golden of one run.
+    pub fn of(recording: Recording) -> Self {
         let leaves =
             recording.leaves.into_iter().map(|(place, text)| (place, BTreeSet::from([Some(text)])));
         Self { leaves: leaves.collect() }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many leaves there are.
+    pub fn len(&self) -> usize {
         self.leaves.len()
     }
 
+    /// True if no leaf was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.leaves.is_empty()
+    }
+
     /// Adds another run of upstream's; says at how many places it did what it had not done before.
-    pub(crate) fn add(&mut self, recording: &Recording) -> usize {
+    pub fn add(&mut self, recording: &Recording) -> usize {
         let mut news = 0;
         for (place, known) in &mut self.leaves {
             news += usize::from(known.insert(recording.leaves.get(place).cloned()));
@@ -133,7 +143,8 @@ impl Golden {
         news
     }
 
-    pub(crate) fn read(file: &Path) -> Result<Self> {
+    /// Reads a golden from its file.
+    pub fn read(file: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         let mut golden = Self::default();
@@ -141,7 +152,8 @@ impl Golden {
         Ok(golden)
     }
 
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+    /// Writes a golden to its file, which is replaced.
+    pub fn write(&self, file: &Path) -> Result<()> {
         let mut root = Map::new();
         for (place, known) in &self.leaves {
             let mut here = &mut root;
