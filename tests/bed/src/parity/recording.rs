@@ -1,13 +1,18 @@
 //! What a case left behind: a tree whose leaves are texts, and the golden of several such trees.
 //!
 //! On disk a golden is a JSON object of objects; a leaf is a text, or a list of all that upstream
-//! did when its own runs differ (null: it was absent).
+//! did when its own runs differ (null: it was absent). A place that is a leaf and also has leaves
+//! below it is an object whose key `""` is the leaf: the sandbox's configuration of two pulls of one
+//! image is whole for the first and `as of sandbox#0` for the second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
+
+/// The key of a leaf that has leaves below it.
+const ITSELF: &str = "";
 
 /// The way from the root to a leaf.
 pub type Place = Vec<String>;
@@ -147,44 +152,60 @@ impl Golden {
     pub fn read(file: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        let mut golden = Self::default();
-        gather(&Vec::new(), &serde_json::from_str(&text)?, &mut golden.leaves);
-        Ok(golden)
+        Ok(Self::from_json(&serde_json::from_str(&text)?))
     }
 
     /// Writes a golden to its file, which is replaced.
     pub fn write(&self, file: &Path) -> Result<()> {
-        let mut root = Map::new();
-        for (place, known) in &self.leaves {
-            let mut here = &mut root;
-            let (last, folders) = place.split_last().context("a leaf at the root")?;
-            for folder in folders {
-                let next = here.entry(folder.clone()).or_insert_with(|| json!({}));
-                here = next
-                    .as_object_mut()
-                    .with_context(|| format!("{folder} is both a leaf and a folder"))?;
-            }
-            let known: Vec<&Option<String>> = known.iter().collect();
-            here.insert(
-                last.clone(),
-                if let [Some(only)] = known[..] { json!(only) } else { json!(known) },
-            );
-        }
         let mut out = Vec::new();
         let style = serde_json::ser::PrettyFormatter::with_indent(b" ");
         serde::Serialize::serialize(
-            &root,
+            &self.to_json()?,
             &mut serde_json::Serializer::with_formatter(&mut out, style),
         )?;
         out.push(b'\n');
         std::fs::write(file, out).with_context(|| format!("writing {}", file.display()))
     }
+
+    fn from_json(root: &Value) -> Self {
+        let mut golden = Self::default();
+        gather(&Vec::new(), root, &mut golden.leaves);
+        golden
+    }
+
+    fn to_json(&self) -> Result<Value> {
+        let mut root = json!({});
+        for (place, known) in &self.leaves {
+            let mut here = &mut root;
+            for part in place {
+                here = folder(here).entry(part).or_insert(Value::Null);
+            }
+            ensure!(!place.is_empty(), "a leaf at the root");
+
+            let known: Vec<&Option<String>> = known.iter().collect();
+            // A place comes before those below it: nothing is there yet.
+            *here = if let [Some(only)] = known[..] { json!(only) } else { json!(known) };
+        }
+        Ok(root)
+    }
+}
+
+/// The place as an object; a leaf that stands there becomes its key `""`.
+fn folder(here: &mut Value) -> &mut Map<String, Value> {
+    if !here.is_object() {
+        let leaf = here.take();
+        *here = if leaf.is_null() { json!({}) } else { json!({ ITSELF: leaf }) };
+    }
+    here.as_object_mut().expect("it is one")
 }
 
 fn gather(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, BTreeSet<Option<String>>>) {
     match value {
         Value::Object(map) => {
-            map.iter().for_each(|(key, value)| gather(&below(place, key), value, leaves));
+            for (key, value) in map {
+                let there = if key == ITSELF { place.clone() } else { below(place, key) };
+                gather(&there, value, leaves);
+            }
         }
         Value::Array(list) => {
             let known = list.iter().map(|one| one.as_str().map(str::to_owned)).collect();
@@ -193,5 +214,40 @@ fn gather(place: &Place, value: &Value, leaves: &mut BTreeMap<Place, BTreeSet<Op
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             leaves.insert(place.clone(), BTreeSet::from([Some(as_text(value))]));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_with_leaves_below_it_survives_the_way_to_disk() {
+        // Two pulls of one image: before the first the sandbox has not been made.
+        let pull = |part: &[&'static str]| -> Vec<&'static str> {
+            [&["p", "cri", "pulls", "busybox", "sandbox_config"], part].concat()
+        };
+        let mut recording = Recording::default();
+        recording.put(&pull(&["metadata", "name"]), "p");
+        recording.put(&pull(&[]), "as of sandbox#0");
+        recording.put(&pull(&["metadata"]), "m");
+        recording.put(&["p", "cri", "pulls", "busybox", "auth"], "false");
+        let mut golden = Golden::of(recording);
+        golden.add(&Recording::default());
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("golden.json");
+        golden.write(&file).unwrap();
+        let back = Golden::read(&file).unwrap();
+        assert_eq!(back.leaves, golden.leaves);
+        assert_eq!(back.len(), 4);
+    }
+
+    #[test]
+    fn a_golden_on_disk_is_an_object_of_objects() {
+        let mut recording = Recording::default();
+        recording.put(&["p", "status", "phase"], "Running");
+        let golden = Golden::of(recording);
+        assert_eq!(golden.to_json().unwrap(), json!({"p": {"status": {"phase": "Running"}}}));
     }
 }

@@ -130,7 +130,8 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
         Value::Array(items) => {
             for (index, value) in items.iter().enumerate() {
                 let key = ["name", "type"].iter().find_map(|key| value.get(key)?.as_str());
-                let key = key.map_or_else(|| index.to_string(), |key| format!("[{key}]"));
+                // The name of a volume may be random.
+                let key = key.map_or_else(|| index.to_string(), |key| format!("[{}]", plain(key)));
                 status_leaves(&below(key), value, leaves);
             }
         }
@@ -142,5 +143,41 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
                 if again { "more".to_owned() } else { plain(&as_text(value)) },
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_random_name_of_a_tokens_volume_is_no_place_of_its_own() {
+        let status = |name: &str| {
+            let mount = json!({"name": name, "mountPath": "/var/run/secrets", "readOnly": true});
+            let response = json!({
+                "metadata": {"name": "p"},
+                "status": {"containerStatuses": [{"name": "main", "volumeMounts": [mount]}]},
+            });
+            let write = Write {
+                namespace: "n".to_owned(),
+                name: "p".to_owned(),
+                verb: "patch".to_owned(),
+                subresource: "status".to_owned(),
+                request: Value::Null,
+                response,
+            };
+            let mut recording = Recording::default();
+            super::write(&[write], "n", "p", &mut recording);
+            recording.leaves
+        };
+
+        let leaves = status("kube-api-access-f6kpb");
+        assert_eq!(leaves, status("kube-api-access-qs2pl"));
+        let place =
+            "p.status.containerStatuses.[main].volumeMounts.[kube-api-access-<random>].name";
+        let place: Vec<String> = place.split('.').map(str::to_owned).collect();
+        assert_eq!(leaves.get(&place).map(String::as_str), Some("kube-api-access-<random>"));
     }
 }
