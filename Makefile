@@ -38,7 +38,7 @@ parity: build ## the same manifests through upstream's kubelet and ours, compare
 	cargo test --test parity -- --both $(ARGS)
 
 systemd: build ## the README's commands on a node whose init is systemd: upstream's kubelet replaced under a pod, and back
-	tests/systemd/run
+	cargo test --test systemd
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo
