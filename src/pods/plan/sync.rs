@@ -15,6 +15,7 @@ use crate::model::{
     ObservedSandbox, SandboxId, Stage, TerminationCause, pod, time,
 };
 use crate::pods::memory::container::HookState;
+use crate::status::compute::{DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE};
 
 impl Planner<'_> {
     /// Plans for a pod that should run.
@@ -25,8 +26,8 @@ impl Planner<'_> {
                     dedup: "deadline".into(),
                     container: None,
                     event_type: EventType::Normal,
-                    reason: "DeadlineExceeded",
-                    message: "Pod was active on the node longer than the specified deadline".into(),
+                    reason: DEADLINE_EXCEEDED,
+                    message: DEADLINE_EXCEEDED_MESSAGE.into(),
                 });
             }
             self.plan.transition = Some(Transition::Terminate { cause, grace: self.pod_grace() });
