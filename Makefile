@@ -4,7 +4,7 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd measures
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -17,6 +17,9 @@ unit: ## what needs neither root nor a cluster
 
 sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
 	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
+
+measures: ## the code's measures beside other codebases'; BEFORE=COMMIT compares, with samples for readers (AFTER=COMMIT)
+	cargo test --test it measures::note -- --nocapture
 
 fuzz: ## hostile input: every fuzz target for SECONDS=600, or TARGET="quantity config"; finds are in fuzz/artifacts
 	fuzz/run $(SECONDS) $(TARGET)
