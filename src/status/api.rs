@@ -48,7 +48,7 @@ pub enum Failure {
         #[source]
         source: kube::Error,
     },
-    /// It is not known whether the call was carried out.
+    /// The fate of the call is not known.
     #[error("no answer from the API server about pod {namespace}/{name}", namespace = target.namespace, name = target.name)]
     Unknown {
         /// The object.
