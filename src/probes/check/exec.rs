@@ -1,4 +1,7 @@
 //! Runs the command of a probe in its container.
+//!
+//! The runtime has the deadline, and kills the command at its end. It never runs anything on the
+//! node itself.
 
 use std::fmt;
 use std::time::Duration;
