@@ -19,6 +19,7 @@ use super::view::View;
 use crate::model::{
     ContainerKind, ContainerState, EventType, Mono, SandboxId, Stage, TerminationCause, pod, time,
 };
+use crate::status::compute::{DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE};
 
 /// Plans for a pod that should run.
 pub(super) fn sync(draft: &mut Draft<'_>) {
@@ -29,8 +30,8 @@ pub(super) fn sync(draft: &mut Draft<'_>) {
                 dedup: "deadline".into(),
                 container: None,
                 event_type: EventType::Normal,
-                reason: "DeadlineExceeded",
-                message: "Pod was active on the node longer than the specified deadline".into(),
+                reason: DEADLINE_EXCEEDED,
+                message: DEADLINE_EXCEEDED_MESSAGE.into(),
             });
         }
         draft.transition(Transition::Terminate { cause, grace: pod_grace(view) });
