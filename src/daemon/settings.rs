@@ -223,14 +223,18 @@ impl NodeSettings {
     /// What the scheduler may count on: of the features that upstream's kubelet declares, those
     /// that are carried out here. `None`: nothing is declared, and nothing is asked for.
     pub(super) fn declared_features(&self) -> Option<&'static [&'static str]> {
-        const DECLARED: &[&str] = &["RestartAllContainersOnContainerExits"];
+        const INIT_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
+        const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
         let gates = &self.loaded.gates;
-        let all = if gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS) {
-            DECLARED
-        } else {
-            &[]
+        let resizes_init = gates.enabled(Gate::IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS);
+        let restarts_all = gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS);
+        let declared: &[&str] = match (resizes_init, restarts_all) {
+            (true, true) => &[INIT_RESIZE, RESTART_ALL],
+            (true, false) => &[INIT_RESIZE],
+            (false, true) => &[RESTART_ALL],
+            (false, false) => &[],
         };
-        gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(all)
+        gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(declared)
     }
 
     /// What pods may have of this machine.
