@@ -127,7 +127,10 @@ impl Credentials {
         });
         let identity = identity.map(|identity| certified(identity, &provider)).transpose()?;
         let trust = match (access.roots_file.take(), &access.roots) {
-            (Some(file), Some(roots)) => Some(Trust::new(file, roots, Arc::clone(&provider), now)?),
+            (Some(file), Some(roots)) => {
+                let trust = Trust::new(file, roots, Arc::clone(&provider), now);
+                Some(trust.map_err(CredentialsError::Roots)?)
+            }
             _ => None,
         };
         Ok(Arc::new(Self {
@@ -149,7 +152,7 @@ impl Credentials {
     /// leave the old ones in force: they may be half written.
     pub fn generation(&self) -> u64 {
         let now = self.clock.now().mono;
-        if self.trust.as_ref().is_some_and(|trust| trust.look(now)) {
+        if self.trust.as_ref().is_some_and(|trust| trust.look(now, LOOK_AGAIN)) {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         if let Some(watched) = &self.files {

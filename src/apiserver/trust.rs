@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustls::client::WebPkiServerVerifier;
@@ -15,7 +16,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::credentials::{CredentialsError, LOOK_AGAIN};
 use crate::linux::stamp::Stamp;
 use crate::model::Mono;
 
@@ -46,16 +46,16 @@ impl Trust {
         roots: &[CertificateDer<'static>],
         provider: Arc<CryptoProvider>,
         now: Mono,
-    ) -> Result<Arc<Self>, CredentialsError> {
+    ) -> Result<Arc<Self>, rustls::Error> {
         let verifier = verifier(roots, &provider)?;
         let seen = Mutex::new(Seen { stamp: Stamp::of(&file), looked: now });
         Ok(Arc::new(Self { file, seen, verifier: RwLock::new(verifier), provider }))
     }
 
-    /// Looks at the file, at most once in [`LOOK_AGAIN`]. True: other authorities are trusted now.
-    pub(super) fn look(&self, now: Mono) -> bool {
+    /// Looks at the file, at most once in `period`. True: other authorities are trusted now.
+    pub(super) fn look(&self, now: Mono, period: Duration) -> bool {
         let mut seen = self.seen.lock();
-        if now.since(seen.looked) < LOOK_AGAIN {
+        if now.since(seen.looked) < period {
             return false;
         }
         seen.looked = now;
@@ -94,14 +94,14 @@ impl Trust {
 fn verifier(
     roots: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, CredentialsError> {
+) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
     let mut store = RootCertStore::empty();
     for certificate in roots {
-        store.add(certificate.clone()).map_err(CredentialsError::Roots)?;
+        store.add(certificate.clone())?;
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
         .build()
-        .map_err(|error| CredentialsError::Roots(rustls::Error::General(error.to_string())))
+        .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 impl ServerCertVerifier for Trust {
