@@ -296,9 +296,8 @@ impl Bench {
         };
         let is_deleted = job.delete && job.base.is_deletable();
         let (arrives, end) = match answer {
-            Answer::Accepted if is_deleted => (true, End::Gone),
+            Answer::Accepted | Answer::Overwritten if is_deleted => (true, End::Gone),
             Answer::Accepted => (true, End::Done),
-            Answer::Overwritten if is_deleted => (true, End::Gone),
             Answer::Overwritten => (true, End::Overwritten),
             Answer::Lost => (true, End::Failed(unknown())),
             Answer::Conflict => {
