@@ -17,6 +17,7 @@ pub mod phase;
 pub mod pod;
 pub mod pressure;
 pub mod quantity;
+pub mod quote;
 pub mod reason;
 pub mod restart;
 pub mod time;
