@@ -245,7 +245,7 @@ mod tests {
         for certificate in known {
             roots.add(certificate.clone()).expect("a root");
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = crate::apiserver::crypto::provider();
         let verifier = if known.is_empty() {
             WebPkiClientVerifier::no_client_auth()
         } else {
@@ -260,7 +260,7 @@ mod tests {
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let certificate: CertificateDer<'static> = pair.cert.der().clone();
         let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("a key");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = crate::apiserver::crypto::provider();
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")

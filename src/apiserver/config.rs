@@ -21,7 +21,7 @@ impl ClientConfig {
             burst: u32::try_from(config.kube_api_burst).unwrap_or(0),
             event_qps: f64::from(config.event_record_qps),
             event_burst: u32::try_from(config.event_burst).unwrap_or(0),
-            disable_http2: false,
+            disable_http2: loaded.disable_http2,
             proxies: loaded.proxies.clone(),
         })
     }

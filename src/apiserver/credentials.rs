@@ -24,10 +24,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::exec;
 use super::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
 use super::transport::TransportError;
 use super::trust::Trust;
+use super::{crypto, exec};
 use crate::clock::Clock;
 use crate::linux::stamp::Stamp;
 use crate::model::Mono;
@@ -96,7 +96,8 @@ impl IdentityFiles {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
         };
-        Identity::from_pem(&read(&self.certificate)?, &read(&self.key)?)
+        let identity = Identity::from_pem(&read(&self.certificate)?, &read(&self.key)?);
+        identity.map_err(|error| error.to_string())
     }
 }
 
@@ -117,7 +118,7 @@ impl Credentials {
             header_value(token).ok_or(CredentialsError::Token)?;
         }
         let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = crypto::provider();
         let identity = access.identity.take();
         let now = clock.now().mono;
         let files = identity.as_ref().and_then(|identity| identity.files.clone());
@@ -298,9 +299,21 @@ fn certified(
         .map_err(CredentialsError::Identity)
 }
 
+/// Checks that the certificate can be shown and that its key fits it.
+pub(super) fn check_identity(identity: &Identity) -> Result<(), rustls::Error> {
+    let Identity { chain, key, .. } = identity.clone_key();
+    CertifiedKey::from_der(chain, key, &crypto::provider()).map(drop)
+}
+
+/// Checks that each certificate can be trusted.
+pub(super) fn check_roots(roots: &[CertificateDer<'static>]) -> Result<(), rustls::Error> {
+    let mut store = RootCertStore::empty();
+    roots.iter().try_for_each(|root| store.add(root.clone()))
+}
+
 /// A TLS configuration that trusts the system's certificates and shows none of ours.
 pub fn anonymous_tls() -> Result<ClientConfig, CredentialsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = crypto::provider();
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(CredentialsError::Tls)?;

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::exec::{self, Plugin};
-use super::impersonation;
 use super::proxy::Proxy;
+use super::{credentials, impersonation};
 use crate::config::document;
 
 /// Why a kubeconfig cannot be used.
@@ -118,17 +118,30 @@ impl Identity {
 
     /// Reads a certificate chain and a key from PEM; they may be the same text
     /// (`kubelet-client-current.pem`).
-    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, String> {
+    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, PemError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<_, _>>()
-            .map_err(|error| format!("the certificate is not PEM: {error}"))?;
+            .map_err(PemError::Certificate)?;
         if chain.is_empty() {
-            return Err("it holds no certificate".to_owned());
+            return Err(PemError::NoCertificate);
         }
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| format!("no private key in PEM form: {error}"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(PemError::Key)?;
         Ok(Self { chain, key, files: None })
     }
+}
+
+/// Why two PEM texts are no client certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum PemError {
+    /// The certificate cannot be read.
+    #[error("the certificate is not PEM: {0}")]
+    Certificate(#[source] rustls::pki_types::pem::Error),
+    /// There is none.
+    #[error("it holds no certificate")]
+    NoCertificate,
+    /// The key cannot be read, or there is none.
+    #[error("no private key in PEM form: {0}")]
+    Key(#[source] rustls::pki_types::pem::Error),
 }
 
 /// The bearer token, if there is one.
@@ -262,6 +275,7 @@ impl Loader<'_> {
 
         let server = self.server(&cluster, &context.cluster)?;
         let proxy = self.proxy(&cluster, &context.cluster)?;
+        self.check_server_name(&cluster, &context.cluster)?;
         let roots = self.roots(&cluster, &context.cluster)?;
         if cluster.insecure_skip_tls_verify && roots.is_some() {
             return Err(self.field_error(
@@ -317,6 +331,15 @@ impl Loader<'_> {
             return Err(self.field_error(field(), problem));
         }
         Ok(server)
+    }
+
+    fn check_server_name(&self, cluster: &Cluster, name: &str) -> Result<(), KubeconfigError> {
+        let said = &cluster.tls_server_name;
+        if said.is_empty() || ServerName::try_from(said.as_str()).is_ok() {
+            return Ok(());
+        }
+        let field = format!("clusters[{name}].cluster.tls-server-name");
+        Err(self.field_error(field, format!("{said:?} is no server name")))
     }
 
     fn proxy(&self, cluster: &Cluster, name: &str) -> Result<Option<http::Uri>, KubeconfigError> {
@@ -458,6 +481,9 @@ impl Loader<'_> {
         if roots.is_empty() {
             return Err(self.field_error(field, "it holds no certificate".to_owned()));
         }
+        credentials::check_roots(&roots).map_err(|error| {
+            self.field_error(field, format!("a certificate in it cannot be used: {error}"))
+        })?;
         Ok(Some(roots))
     }
 
@@ -477,9 +503,19 @@ impl Loader<'_> {
         )?;
         match (certificate, key) {
             (None, None) => Ok(None),
-            (Some((certificate, field)), Some((key, _))) => {
-                let mut identity = Identity::from_pem(&certificate, &key)
-                    .map_err(|problem| self.field_error(field, problem))?;
+            (Some((certificate, field)), Some((key, key_field))) => {
+                let identity = Identity::from_pem(&certificate, &key);
+                let mut identity = identity.map_err(|error| {
+                    let field = match error {
+                        PemError::Certificate(_) | PemError::NoCertificate => field.clone(),
+                        PemError::Key(_) => key_field.clone(),
+                    };
+                    self.field_error(field, error.to_string())
+                })?;
+                credentials::check_identity(&identity).map_err(|error| {
+                    let problem = format!("it cannot be used with {key_field}: {error}");
+                    self.field_error(field, problem)
+                })?;
                 // As upstream: watched only if neither stands in the kubeconfig itself.
                 let has_data =
                     !user.client_certificate_data.is_empty() || !user.client_key_data.is_empty();
@@ -514,6 +550,10 @@ impl Loader<'_> {
                 return Err(self.field_error(field, format!("{} is empty", file.display())));
             }
             return Ok(Bearer::File(file));
+        }
+        if credentials::header_value(user.token.trim()).is_none() {
+            let problem = "it holds characters that a header may not hold";
+            return Err(self.field_error(format!("{prefix}.token"), problem.to_owned()));
         }
         Ok(if !user.token.is_empty() {
             Bearer::Token(user.token.trim().to_owned())
@@ -771,6 +811,14 @@ mod tests {
         ] {
             refused(&kubeconfig(cluster, "{}"), expected);
         }
+        refused(
+            &kubeconfig("{server: 'https://x', tls-server-name: 'a b'}", "{}"),
+            "clusters[k].cluster.tls-server-name: \"a b\" is no server name",
+        );
+        refused(
+            &kubeconfig("{server: 'https://x'}", "{token: \"s3cret\\u0001x\"}"),
+            "users[u].user.token: it holds characters that a header may not hold",
+        );
         let twice = kubeconfig("{server: 'https://x'}", "{}")
             .replace("clusters: [", "clusters: [{name: k}, ");
         refused(&twice, "clusters: duplicate name \"k\"");
@@ -782,6 +830,56 @@ mod tests {
             "{{server: 'https://x', insecure-skip-tls-verify: true, certificate-authority-data: {data}}}"
         );
         refused(&kubeconfig(&cluster, "{}"), "with the insecure flag is not allowed");
+    }
+
+    #[test]
+    fn certificates_may_be_of_p521() {
+        use crate::apiserver::crypto::testing::{CA, CLIENT, CLIENT_KEY};
+
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let user = format!(
+            "{{client-certificate-data: {}, client-key-data: {}}}",
+            encode(CLIENT),
+            encode(CLIENT_KEY)
+        );
+        let cluster =
+            format!("{{server: 'https://x', certificate-authority-data: {}}}", encode(CA));
+        let access = understand(&kubeconfig(&cluster, &user)).expect("usable");
+        assert!(access.identity.is_some() && access.roots.is_some());
+    }
+
+    #[test]
+    fn an_unusable_certificate_is_told_with_its_field() {
+        let pair = rcgen::generate_simple_self_signed(["node".to_owned()]).expect("a certificate");
+        let other = rcgen::generate_simple_self_signed(["node".to_owned()]).expect("a certificate");
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let certificate = encode(&pair.cert.pem());
+        let broken = encode("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let user = |certificate: &str, key: &str| {
+            let user =
+                format!("{{client-certificate-data: {certificate}, client-key-data: {key}}}");
+            kubeconfig("{server: 'https://x'}", &user)
+        };
+
+        let wrong_key = encode(&other.signing_key.serialize_pem());
+        refused(
+            &user(&certificate, &wrong_key),
+            "users[u].user.client-certificate-data: it cannot be used with \
+             users[u].user.client-key-data: ",
+        );
+        refused(
+            &user(&certificate, &certificate),
+            "users[u].user.client-key-data: no private key in PEM form",
+        );
+        refused(
+            &user(&wrong_key, &wrong_key),
+            "users[u].user.client-certificate-data: it holds no certificate",
+        );
+        let cluster = format!("{{server: 'https://x', certificate-authority-data: {broken}}}");
+        refused(
+            &kubeconfig(&cluster, "{}"),
+            "clusters[k].cluster.certificate-authority-data: a certificate in it cannot be used: ",
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod config;
 pub mod connectivity;
 pub mod correlate;
 pub mod credentials;
+pub mod crypto;
 pub mod events;
 pub mod events_task;
 pub mod exec;

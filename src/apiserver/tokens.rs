@@ -13,6 +13,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::PostParams;
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub struct Request {
     pub namespace: String,
     /// The service account's name.
     pub service_account: String,
+    /// Its UID, which the API server then demands; empty: any.
+    pub service_account_uid: String,
     /// The pod that the token is bound to.
     pub pod_name: String,
     /// Its UID.
@@ -163,7 +166,12 @@ impl Handle {
     async fn fetch(&self, request: &Request) -> Result<Cached, TokenError> {
         let api: Api<ServiceAccount> =
             Api::namespaced(self.shared.client.clone(), &request.namespace);
+        let uid = &request.service_account_uid;
         let body = TokenRequest {
+            metadata: ObjectMeta {
+                uid: Some(uid.clone()).filter(|uid| !uid.is_empty()),
+                ..ObjectMeta::default()
+            },
             spec: Some(TokenRequestSpec {
                 audiences: Some(request.audiences.clone()),
                 expiration_seconds: Some(request.expiration_seconds),
@@ -296,6 +304,7 @@ mod tests {
         let request = Request {
             namespace: "d".to_owned(),
             service_account: "default".to_owned(),
+            service_account_uid: String::new(),
             pod_name: "p".to_owned(),
             pod_uid: "u".into(),
             audiences: Vec::new(),

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::document;
 use super::gates::{FeatureGates, Gate};
@@ -47,6 +48,17 @@ pub struct Provider {
     pub token_attributes: Option<TokenAttributes>,
 }
 
+/// The plug-ins of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialProviders {
+    /// Each plug-in, in the order of the configuration.
+    pub providers: Vec<Provider>,
+    /// The directory of their programs.
+    pub bin_dir: PathBuf,
+    /// The hash of the configuration's files, `sha256:…`: a label of a metric.
+    pub hash: String,
+}
+
 /// A variable of a plug-in's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -73,6 +85,13 @@ pub struct TokenAttributes {
     pub optional_service_account_annotation_keys: Vec<String>,
 }
 
+impl TokenAttributes {
+    /// Whether credentials are kept for one token, and not for all tokens of a service account.
+    pub fn is_cached_by_token(&self) -> bool {
+        self.cache_type == "Token"
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct File {
@@ -86,7 +105,7 @@ pub(super) fn load(
     config: &str,
     bin_dir: &str,
     gates: &FeatureGates,
-) -> Result<Vec<Provider>, String> {
+) -> Result<CredentialProviders, String> {
     match std::fs::metadata(bin_dir) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -94,7 +113,7 @@ pub(super) fn load(
         }
         Err(error) => return Err(format!("error inspecting binary directory {bin_dir}: {error}")),
     }
-    let providers = read(config)?;
+    let (providers, hash) = read(config)?;
     let problems = validate(&providers, gates);
     if !problems.is_empty() {
         let problems = super::aggregate(&problems);
@@ -103,7 +122,7 @@ pub(super) fn load(
     for provider in &providers {
         executable(&Path::new(bin_dir).join(&provider.name))?;
     }
-    Ok(providers)
+    Ok(CredentialProviders { providers, bin_dir: PathBuf::from(bin_dir), hash })
 }
 
 fn executable(path: &Path) -> Result<(), String> {
@@ -118,15 +137,19 @@ fn executable(path: &Path) -> Result<(), String> {
     }
 }
 
-fn read(config: &str) -> Result<Vec<Provider>, String> {
+/// The plug-ins, and the hash of the files: each is hashed behind its length.
+fn read(config: &str) -> Result<(Vec<Provider>, String), String> {
     if config.is_empty() {
         return Err("credential provider config path is empty".to_owned());
     }
     let mut providers: Vec<Provider> = Vec::new();
+    let mut hasher = Sha256::new();
     for path in files(Path::new(config))? {
         let shown = path.display().to_string();
         let bytes = std::fs::read(&path)
             .map_err(|error| format!("unable to read file {shown:?}: {error}"))?;
+        hasher.update((bytes.len() as u64).to_be_bytes());
+        hasher.update(&bytes);
         let file =
             decode(&bytes).map_err(|error| format!("error decoding config {shown:?}: {error}"))?;
         for provider in file {
@@ -139,7 +162,8 @@ fn read(config: &str) -> Result<Vec<Provider>, String> {
             providers.push(provider);
         }
     }
-    Ok(providers)
+    let hash: Vec<String> = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((providers, format!("sha256:{}", hash.concat())))
 }
 
 /// The file, or the files of the directory.
@@ -181,8 +205,8 @@ fn decode(bytes: &[u8]) -> Result<Vec<Provider>, String> {
     if kind != "CredentialProviderConfig" || !FILE_VERSIONS.contains(&version) {
         return Err(format!("no kind {kind:?} is registered for version {version:?}"));
     }
-    let file = File::deserialize(&read.value)
-        .map_err(|error| format!("strict decoding error: {error}"))?;
+    let file: File = serde_path_to_error::deserialize(&read.value)
+        .map_err(|error| format!("strict decoding error: {}: {}", error.path(), error.inner()))?;
     Ok(file.providers)
 }
 
@@ -316,7 +340,7 @@ mod tests {
         )
     }
 
-    fn checked(text: &str) -> Result<Vec<Provider>, String> {
+    fn checked(text: &str) -> Result<CredentialProviders, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config.yaml");
         write(&path, text);
@@ -328,7 +352,8 @@ mod tests {
     #[test]
     fn a_broken_configuration_is_refused() {
         let own = GOOD.replace("name: p", "name: sh");
-        assert_eq!(checked(&file(&own)).expect("good").len(), 1);
+        let good = checked(&file(&own)).expect("good");
+        assert_eq!((good.providers.len(), good.hash.len()), (1, "sha256:".len() + 64));
         for (text, expected) in [
             (file(GOOD), "plugin binary executable /bin/p did not exist"),
             (file(""), "providers: Required value: at least 1 item in plugins"),
@@ -337,7 +362,8 @@ mod tests {
             (file(&own.replace("1h", "-1h")), "must be greater than or equal to 0"),
             (file(&own.replace("1h", "1x")), "time: unknown unit"),
             (file(&own.replace("io/v1", "io/v2")), "providers.apiVersion: Unsupported value"),
-            (file(&own.replace("{name", "{nope: 1, name")), "unknown field `nope`"),
+            (file(&own.replace("{name", "{nope: 1, name")), "providers[0].nope: unknown field"),
+            (file(&own.replace("name: sh", "name: [sh]")), "providers[0].name: invalid type"),
             (
                 file(&own).replace("kind: Cred", "kind: cred"),
                 "no kind \"credentialProviderConfig\"",

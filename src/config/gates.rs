@@ -32,7 +32,8 @@ impl Stage {
     }
 }
 
-/// A gate that this kubelet looks at, or will. A test holds each against the table.
+/// A gate that this kubelet looks at. A test holds each against the table, and against the code
+/// that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate(&'static str);
 
@@ -43,34 +44,26 @@ macro_rules! gates {
             $(pub const $constant: Self = Self($name);)*
             #[cfg(test)]
             const ALL: &'static [Self] = &[$(Self::$constant),*];
+            #[cfg(test)]
+            const NAMES: &'static [&'static str] = &[$(stringify!($constant)),*];
         }
     };
 }
 
 gates! {
-    CLUSTER_TRUST_BUNDLE_PROJECTION = "ClusterTrustBundleProjection",
-    CONTAINER_CHECKPOINT = "ContainerCheckpoint",
     CONTAINER_RESTART_RULES = "ContainerRestartRules",
     CONTAINER_STOP_SIGNALS = "ContainerStopSignals",
     CPU_MANAGER_POLICY_ALPHA_OPTIONS = "CPUManagerPolicyAlphaOptions",
     CPU_MANAGER_POLICY_BETA_OPTIONS = "CPUManagerPolicyBetaOptions",
     CUSTOM_CPU_CFS_QUOTA_PERIOD = "CustomCPUCFSQuotaPeriod",
-    DISABLE_NODE_KUBE_PROXY_VERSION = "DisableNodeKubeProxyVersion",
-    DYNAMIC_RESOURCE_ALLOCATION = "DynamicResourceAllocation",
     ENV_FILES = "EnvFiles",
-    EVENTED_PLEG = "EventedPLEG",
     GRACEFUL_NODE_SHUTDOWN = "GracefulNodeShutdown",
     GRACEFUL_NODE_SHUTDOWN_BASED_ON_POD_PRIORITY = "GracefulNodeShutdownBasedOnPodPriority",
     HOSTNAME_OVERRIDE = "HostnameOverride",
     IMAGE_MAXIMUM_GC_AGE = "ImageMaximumGCAge",
-    IMAGE_VOLUME = "ImageVolume",
-    IN_PLACE_POD_VERTICAL_SCALING = "InPlacePodVerticalScaling",
     IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS = "InPlacePodVerticalScalingInitContainers",
     KUBELET_CRASH_LOOP_BACK_OFF_MAX = "KubeletCrashLoopBackOffMax",
     KUBELET_ENSURE_SECRET_PULLED_IMAGES = "KubeletEnsureSecretPulledImages",
-    KUBELET_FINE_GRAINED_AUTHZ = "KubeletFineGrainedAuthz",
-    KUBELET_IN_USER_NAMESPACE = "KubeletInUserNamespace",
-    KUBELET_REGISTRATION_GET_ON_EXISTS_ONLY = "KubeletRegistrationGetOnExistsOnly",
     KUBELET_SERVICE_ACCOUNT_TOKEN_FOR_CREDENTIAL_PROVIDERS =
         "KubeletServiceAccountTokenForCredentialProviders",
     LOGGING_ALPHA_OPTIONS = "LoggingAlphaOptions",
@@ -79,27 +72,15 @@ gates! {
     NODE_DECLARED_FEATURES = "NodeDeclaredFeatures",
     NODE_LOG_QUERY = "NodeLogQuery",
     NODE_SWAP = "NodeSwap",
-    POD_AND_CONTAINER_STATS_FROM_CRI = "PodAndContainerStatsFromCRI",
-    POD_CERTIFICATE_REQUEST = "PodCertificateRequest",
     POD_LEVEL_RESOURCES = "PodLevelResources",
-    POD_LIFECYCLE_SLEEP_ACTION = "PodLifecycleSleepAction",
-    POD_LOGS_QUERY_SPLIT_STREAMS = "PodLogsQuerySplitStreams",
-    POD_OBSERVED_GENERATION_TRACKING = "PodObservedGenerationTracking",
     POD_READY_TO_START_CONTAINERS_CONDITION = "PodReadyToStartContainersCondition",
     PREVENT_STATIC_POD_API_REFERENCES = "PreventStaticPodAPIReferences",
-    QOS_RESERVED = "QOSReserved",
-    RECURSIVE_READ_ONLY_MOUNTS = "RecursiveReadOnlyMounts",
     REDUCE_DEFAULT_CRASH_LOOP_BACK_OFF_DECAY = "ReduceDefaultCrashLoopBackOffDecay",
-    RESOURCE_HEALTH_STATUS = "ResourceHealthStatus",
+    RELOAD_KUBELET_CLIENT_CA_FILE = "ReloadKubeletClientCAFile",
+    RELOAD_KUBELET_SERVER_CERTIFICATE_FILE = "ReloadKubeletServerCertificateFile",
     RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS = "RestartAllContainersOnContainerExits",
     ROTATE_KUBELET_SERVER_CERTIFICATE = "RotateKubeletServerCertificate",
-    RUNTIME_CLASS_IN_IMAGE_CRI_API = "RuntimeClassInImageCriApi",
-    SELINUX_MOUNT = "SELinuxMount",
-    SUPPLEMENTAL_GROUPS_POLICY = "SupplementalGroupsPolicy",
-    TOPOLOGY_MANAGER_POLICY_ALPHA_OPTIONS = "TopologyManagerPolicyAlphaOptions",
-    TOPOLOGY_MANAGER_POLICY_BETA_OPTIONS = "TopologyManagerPolicyBetaOptions",
     TOPOLOGY_MANAGER_POLICY_OPTIONS = "TopologyManagerPolicyOptions",
-    USER_NAMESPACES_SUPPORT = "UserNamespacesSupport",
 }
 
 /// What was said about gates; everything else is at its default.
@@ -246,6 +227,58 @@ mod tests {
         assert!(FeatureGates::default().unmet().is_empty());
     }
 
+    /// Gates that can be switched, and whose feature is here: each has a reader in the code.
+    const SWITCHES: &[&str] = &[
+        "ContainerRestartRules",
+        "ContainerStopSignals",
+        "EnvFiles",
+        "HostnameOverride",
+        "KubeletCrashLoopBackOffMax",
+        "KubeletEnsureSecretPulledImages",
+        "KubeletServiceAccountTokenForCredentialProviders",
+        "NodeDeclaredFeatures",
+        "PodLevelResources",
+        "PodReadyToStartContainersCondition",
+        "PreventStaticPodAPIReferences",
+        "ReduceDefaultCrashLoopBackOffDecay",
+        "ReloadKubeletClientCAFile",
+        "ReloadKubeletServerCertificateFile",
+        "RestartAllContainersOnContainerExits",
+    ];
+
+    #[test]
+    fn every_gate_that_is_named_has_a_reader() {
+        let mut source = String::new();
+        collect(concat!(env!("CARGO_MANIFEST_DIR"), "/src").as_ref(), &mut source);
+        for (constant, gate) in Gate::NAMES.iter().zip(Gate::ALL) {
+            let reader = format!("Gate::{constant}");
+            let is_read = source.match_indices(&reader).any(|(at, _)| {
+                let next = source[at + reader.len()..].chars().next();
+                !next.is_some_and(|next| next == '_' || next.is_ascii_uppercase())
+            });
+            assert!(is_read, "{gate:?}");
+        }
+        for &name in SWITCHES {
+            assert!(Gate::ALL.contains(&Gate(name)), "{name}");
+            assert!(spec(name).is_some_and(|spec| !spec.locked), "{name}");
+        }
+    }
+
+    /// The text of every source file but this one, each without its tests.
+    fn collect(directory: &std::path::Path, source: &mut String) {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                collect(&path, source);
+            } else if path.extension().is_some_and(|end| end == "rs")
+                && !path.ends_with("config/gates.rs")
+            {
+                let text = std::fs::read_to_string(&path).expect("text");
+                source.push_str(text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default());
+            }
+        }
+    }
+
     #[test]
     fn says_what_is_wrong_with_each_gate() {
         assert_eq!(
@@ -270,9 +303,9 @@ mod tests {
     fn collective_gates_yield_to_what_is_said() {
         let mut gates = FeatureGates::default();
         assert!(!gates.enabled(Gate::MEMORY_QOS));
-        gates.set_valid(&map(&[("AllAlpha", true), ("EventedPLEG", false)]));
+        gates.set_valid(&map(&[("AllAlpha", true), ("ContainerStopSignals", false)]));
         assert!(gates.enabled(Gate::MEMORY_QOS));
-        assert!(!gates.enabled(Gate::EVENTED_PLEG));
+        assert!(!gates.enabled(Gate::CONTAINER_STOP_SIGNALS));
         gates.set_valid(&map(&[("AllBeta", false)]));
         assert!(!gates.enabled(Gate::ENV_FILES));
         assert!(gates.enabled(Gate::NODE_SWAP));

@@ -11,7 +11,7 @@
 //!                  └─ decode ─┘ (strict, then lenient with a warning)
 //! ```
 
-mod credential_providers;
+pub mod credential_providers;
 mod decode;
 pub mod defaults;
 pub mod document;
@@ -27,7 +27,7 @@ mod validate;
 
 use std::path::PathBuf;
 
-pub use credential_providers::Provider as CredentialProvider;
+pub use credential_providers::CredentialProviders;
 pub use decode::DecodeError;
 pub use effects::{Area, Effect};
 pub use file::clean_path;
@@ -54,8 +54,10 @@ pub struct Loaded {
     pub warnings: Vec<ConfigWarning>,
     /// The proxies that the environment names.
     pub proxies: Proxies,
-    /// Plug-ins that have credentials for images.
-    pub credential_providers: Vec<CredentialProvider>,
+    /// Whether HTTP/1.1 alone is spoken to the API server (`DISABLE_HTTP2` in the environment).
+    pub disable_http2: bool,
+    /// Plug-ins that have credentials for images, if the flags name some.
+    pub credential_providers: Option<CredentialProviders>,
 }
 
 /// Something that the administrator should know about the configuration.
@@ -149,7 +151,8 @@ impl Host {
 /// and `flags.version` first, in this order.
 pub fn load(args: &[String]) -> Result<Loaded, Refused> {
     let loaded = load_on(args, Host::detect())?;
-    Ok(Loaded { proxies: Proxies::from_environment(), ..loaded })
+    let disable_http2 = std::env::var_os("DISABLE_HTTP2").is_some_and(|value| !value.is_empty());
+    Ok(Loaded { proxies: Proxies::from_environment(), disable_http2, ..loaded })
 }
 
 /// [`load`] for a machine that is described.
@@ -158,8 +161,7 @@ pub fn load_on(args: &[String], host: Host) -> Result<Loaded, Refused> {
     match read(args, host, &mut warnings) {
         Ok(loaded) => Ok(Loaded { warnings, ..loaded }),
         Err(error) => {
-            let parsed = flags::parse(args, defaults::flag_defaults());
-            let deprecated_flags = parsed.map(|parsed| parsed.deprecated).unwrap_or_default();
+            let deprecated_flags = flags::deprecated(args, defaults::flag_defaults());
             Err(Refused { error, warnings, deprecated_flags })
         }
     }
@@ -181,7 +183,8 @@ fn read(
             gates,
             deprecated_flags: deprecated,
             warnings: Vec::new(),
-            credential_providers: Vec::new(),
+            credential_providers: None,
+            disable_http2: false,
             proxies: Proxies::default(),
         });
     }
@@ -212,7 +215,7 @@ fn read(
             return Err(ConfigError::Invalid(invalid));
         }
     }
-    let refused = validate::startup(&flags, &config, &gates);
+    let refused = validate::startup(&flags, &config, &gates, host);
     if !refused.is_empty() {
         return Err(ConfigError::Startup(refused));
     }
@@ -235,6 +238,7 @@ fn read(
         deprecated_flags: deprecated,
         warnings: Vec::new(),
         credential_providers,
+        disable_http2: false,
         proxies: Proxies::default(),
     })
 }
@@ -243,13 +247,13 @@ fn read(
 fn credential_providers(
     flags: &Flags,
     gates: &FeatureGates,
-) -> Result<Vec<CredentialProvider>, ConfigError> {
+) -> Result<Option<CredentialProviders>, ConfigError> {
     let config = &flags.image_credential_provider_config;
     let bin_dir = &flags.image_credential_provider_bin_dir;
     if config.is_empty() && bin_dir.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    credential_providers::load(config, bin_dir, gates).map_err(|problem| {
+    credential_providers::load(config, bin_dir, gates).map(Some).map_err(|problem| {
         ConfigError::Startup(vec![format!("Failed to register CRI auth plugins: {problem}")])
     })
 }
@@ -463,11 +467,14 @@ mod tests {
 
     #[test]
     fn deprecated_flags_are_named_also_when_it_refuses() {
-        let refused = Files::new(&[]).load_or_refuse(&["--port=99999"]).expect_err("no port");
-        assert!(
-            refused.deprecated_flags[0].starts_with("Flag --port has been deprecated"),
-            "{refused:?}"
-        );
+        // Whatever is refused: the configuration, or a flag behind it.
+        for args in [&["--port=99999"][..], &["--port=10250", "--nope"]] {
+            let refused = Files::new(&[]).load_or_refuse(args).expect_err("refused");
+            assert!(
+                refused.deprecated_flags[0].starts_with("Flag --port has been deprecated"),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]

@@ -144,10 +144,13 @@ impl Runtime {
         clock: Clock,
         observer: Observer,
     ) -> Result<Self, EndpointError> {
-        let runtime_endpoint = Endpoint::parse(&settings.runtime_endpoint)?;
+        const RUNTIME: &str = "containerRuntimeEndpoint (--container-runtime-endpoint)";
+        const IMAGES: &str = "imageServiceEndpoint (--image-service-endpoint)";
+
+        let runtime_endpoint = Endpoint::parse(RUNTIME, &settings.runtime_endpoint)?;
         let image_endpoint =
             match settings.image_endpoint.as_deref().filter(|text| !text.trim().is_empty()) {
-                Some(text) => Endpoint::parse(text)?,
+                Some(text) => Endpoint::parse(IMAGES, text)?,
                 None => runtime_endpoint.clone(),
             };
         let (state, connection) = watch::channel(Connection::default());

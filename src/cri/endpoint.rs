@@ -13,42 +13,46 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// The text is empty.
-    #[error(
-        "the container runtime endpoint is empty: set containerRuntimeEndpoint, e.g. unix:///run/containerd/containerd.sock"
-    )]
-    Empty,
+    #[error("{field} is empty: set it, e.g. to unix:///run/containerd/containerd.sock")]
+    Empty {
+        /// The field of the configuration.
+        field: &'static str,
+    },
     /// The scheme is not `unix`.
     #[error(
-        "container runtime endpoint {endpoint:?}: protocol {scheme:?} is not supported, only unix sockets are: write unix:///path"
+        "{field} {endpoint:?}: protocol {scheme:?} is not supported, only unix sockets are: write unix:///path"
     )]
     Scheme {
+        /// The field of the configuration.
+        field: &'static str,
         /// The text.
         endpoint: String,
         /// The text's scheme.
         scheme: String,
     },
     /// The path is not absolute.
-    #[error(
-        "container runtime endpoint {endpoint:?}: the socket's path must be absolute: write unix:///path"
-    )]
+    #[error("{field} {endpoint:?}: the socket's path must be absolute: write unix:///path")]
     Relative {
+        /// The field of the configuration.
+        field: &'static str,
         /// The text.
         endpoint: String,
     },
 }
 
 impl Endpoint {
-    /// Parses `unix:///path` or a bare absolute path.
-    pub fn parse(endpoint: &str) -> Result<Self, EndpointError> {
+    /// Parses the value of a field: `unix:///path` or a bare absolute path.
+    pub fn parse(field: &'static str, endpoint: &str) -> Result<Self, EndpointError> {
         let trimmed = endpoint.trim();
         if trimmed.is_empty() {
-            return Err(EndpointError::Empty);
+            return Err(EndpointError::Empty { field });
         }
 
         let path = match trimmed.split_once("://") {
             Some(("unix", path)) => path,
             Some((scheme, _)) => {
                 return Err(EndpointError::Scheme {
+                    field,
                     endpoint: endpoint.to_owned(),
                     scheme: scheme.to_owned(),
                 });
@@ -56,7 +60,7 @@ impl Endpoint {
             None => trimmed.strip_prefix("unix:").unwrap_or(trimmed),
         };
         if !path.starts_with('/') {
-            return Err(EndpointError::Relative { endpoint: endpoint.to_owned() });
+            return Err(EndpointError::Relative { field, endpoint: endpoint.to_owned() });
         }
 
         Ok(Self { path: PathBuf::from(path) })
@@ -78,9 +82,14 @@ impl fmt::Display for Endpoint {
 mod tests {
     use super::{Endpoint, EndpointError};
 
+    const FIELD: &str = "imageServiceEndpoint (--image-service-endpoint)";
+
     #[track_caller]
     fn check(text: &str, path: &str) {
-        assert_eq!(Endpoint::parse(text).expect("an endpoint").path(), std::path::Path::new(path));
+        assert_eq!(
+            Endpoint::parse(FIELD, text).expect("an endpoint").path(),
+            std::path::Path::new(path)
+        );
     }
 
     #[test]
@@ -92,11 +101,15 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong() {
-        assert_eq!(Endpoint::parse(" "), Err(EndpointError::Empty));
-        let refused = Endpoint::parse("tcp://127.0.0.1:1").expect_err("tcp").to_string();
-        assert!(refused.contains("\"tcp\" is not supported"), "{refused}");
-        let refused = Endpoint::parse("unix://run/x.sock").expect_err("relative").to_string();
-        assert!(refused.contains("must be absolute"), "{refused}");
-        assert!(Endpoint::parse("run/x.sock").is_err());
+        let refused = |text| Endpoint::parse(FIELD, text).expect_err(text);
+        assert_eq!(refused(" "), EndpointError::Empty { field: FIELD });
+        for (text, problem) in [
+            ("tcp://127.0.0.1:1", "protocol \"tcp\" is not supported"),
+            ("unix://run/x.sock", "the socket's path must be absolute"),
+            ("run/x.sock", "the socket's path must be absolute"),
+        ] {
+            let error = refused(text).to_string();
+            assert!(error.starts_with(&format!("{FIELD} {text:?}: {problem}")), "{error}");
+        }
     }
 }

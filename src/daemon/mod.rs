@@ -5,13 +5,16 @@
 //! makes what the process needs from the machine; [`Core::start`] is the list of everything else,
 //! in order, with one function for each group in `wire`.
 
+mod kernel;
 mod lock_file;
+mod plugin_folders;
 mod process;
 mod settings;
 #[cfg(any(test, feature = "testkit"))]
 pub mod simulated;
 mod stuck_volumes;
 mod subordinate_ids;
+mod switched_off;
 mod tasks;
 mod trim_memory;
 mod watchdog;
@@ -21,7 +24,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -64,14 +66,15 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     }
 
     let settings = NodeSettings::new(&loaded)?;
+    settings.check_parts()?;
     settings.make_directories()?;
     process::prepare(&loaded.config)?;
+    kernel::prepare(loaded.config.protect_kernel_defaults)?;
     let metrics = Registry::new();
     register_self(&metrics, &loaded);
 
     let observer = cri::metrics::observer(&metrics);
-    let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)
-        .context("containerRuntimeEndpoint")?;
+    let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)?;
     let clients = settings.clients(clock)?;
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");

@@ -55,14 +55,6 @@ pub(super) fn has_swap_controller(unified: bool) -> bool {
     Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
 }
 
-/// Returns true if SELinux labels files here: its file system is mounted and the process has a
-/// label.
-pub(super) fn has_selinux() -> bool {
-    let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
-    Path::new("/sys/fs/selinux/enforce").exists()
-        && label().trim_end_matches('\0').trim() != "kernel"
-}
-
 /// Returns true if the kernel's list names a device below its heading.
 fn is_swap_on(swaps: &str) -> bool {
     swaps.trim().lines().count() > 1

@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use tracing::{info, warn};
 
+use super::plugin_folders;
+use crate::admission::SysctlAllowlist;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::{ClientConfig, Clients};
 use crate::clock::Clock;
 use crate::config::{Gate, KubeletConfiguration, Loaded, machine};
 use crate::linux::fs::ensure_root_dir;
+use crate::linux::selinux;
 use crate::linux::systemd::Systemd;
 use crate::model::EventType;
 use crate::model::quantity::Amount;
 use crate::pods::request;
-use crate::{cri, node, resources, server, volumes};
+use crate::{cri, images, node, resources, server, volumes};
 
 /// The node as configured, and its machine.
 #[derive(Debug)]
@@ -89,6 +92,7 @@ impl NodeSettings {
             make(&self.root_dir.join(name), 0o750)?;
         }
         make(&self.root_dir.join("checkpoints"), 0o700)?;
+        plugin_folders::label(&self.root_dir, selinux::is_enabled());
         make(Path::new(&self.config().pod_logs_dir), 0o750)?;
         make(Path::new("/var/log/containers"), 0o755)?;
         if let Err(error) = crate::linux::mount::make_rshared(&self.root_dir) {
@@ -273,7 +277,7 @@ impl NodeSettings {
             single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!unified),
             huge_page_sizes: huge_page_sizes(),
             extra_masked_paths: thermal_throttle_paths(),
-            selinux: super::process::has_selinux(),
+            selinux: selinux::is_enabled(),
             stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
         }
     }
@@ -286,26 +290,63 @@ impl NodeSettings {
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
+    /// Refuses at the start what its part would refuse, or leave out, only later.
+    pub(super) fn check_parts(&self) -> anyhow::Result<()> {
+        let config = self.config();
+        let pair = self.serving_pair();
+        let pair = pair.as_ref().filter(|_| config.enable_server);
+        server::check_files(pair.map(|(file, key)| (file, key)), self.client_ca().as_ref())?;
+        if config.enable_server {
+            self.server_address()?;
+            self.read_only_address()?;
+        }
+        SysctlAllowlist::new(self.kernel(), &config.allowed_unsafe_sysctls)?;
+        images::allowlist::check(&config.preloaded_images_verification_allowlist)?;
+        Ok(())
+    }
+
+    /// The serving certificate and its key; `None`: none is configured.
+    fn serving_pair(&self) -> Option<(server::NamedFile, server::NamedFile)> {
+        let config = self.config();
+        let named = |field, path: &str| server::NamedFile { field, path: PathBuf::from(path) };
+        (!config.tls_cert_file.is_empty() || !config.tls_private_key_file.is_empty()).then(|| {
+            (
+                named("tlsCertFile (--tls-cert-file)", &config.tls_cert_file),
+                named("tlsPrivateKeyFile (--tls-private-key-file)", &config.tls_private_key_file),
+            )
+        })
+    }
+
+    /// The CA of client certificates, if one is configured.
+    fn client_ca(&self) -> Option<server::NamedFile> {
+        let path = &self.config().authentication.x509.client_ca_file;
+        let field = "authentication.x509.clientCAFile (--client-ca-file)";
+        (!path.is_empty()).then(|| server::NamedFile { field, path: PathBuf::from(path) })
+    }
+
     /// The serving certificate: configured, or self-signed in `--cert-dir`.
     pub(super) fn tls(
         &self,
         clock: Clock,
         host_ips: &[IpAddr],
     ) -> anyhow::Result<server::TlsSettings> {
-        let config = self.config();
-        let client_ca = &config.authentication.x509.client_ca_file;
-        let (cert_file, key_file) =
-            if config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty() {
-                let directory = Path::new(&self.loaded.flags.cert_dir);
-                server::self_signed(directory, &self.hostname, host_ips, clock.now().wall)?
-            } else {
-                (PathBuf::from(&config.tls_cert_file), PathBuf::from(&config.tls_private_key_file))
-            };
+        let gates = &self.loaded.gates;
+        let (cert_file, key_file) = if let Some(pair) = self.serving_pair() {
+            pair
+        } else {
+            let directory = Path::new(&self.loaded.flags.cert_dir);
+            let (certificate, key) =
+                server::self_signed(directory, &self.hostname, host_ips, clock.now().wall)?;
+            let named = |path| server::NamedFile { field: "--cert-dir", path };
+            (named(certificate), named(key))
+        };
         Ok(server::TlsSettings {
             cert_file,
             key_file,
-            client_ca_file: (!client_ca.is_empty()).then(|| PathBuf::from(client_ca)),
-            only_tls13: config.tls_min_version == "VersionTLS13",
+            client_ca_file: self.client_ca(),
+            only_tls13: self.config().tls_min_version == "VersionTLS13",
+            reload_certificate: gates.enabled(Gate::RELOAD_KUBELET_SERVER_CERTIFICATE_FILE),
+            reload_client_ca: gates.enabled(Gate::RELOAD_KUBELET_CLIENT_CA_FILE),
         })
     }
 
@@ -333,9 +374,9 @@ fn socket(
     port_field: &str,
     port: i32,
 ) -> anyhow::Result<SocketAddr> {
-    let ip: IpAddr = address
-        .parse()
-        .with_context(|| format!("{address_field}: {address:?} is not an IP address"))?;
+    let ip: IpAddr = address.parse().with_context(|| {
+        format!("{address_field} (--{address_field}) {address:?} is not an IP address")
+    })?;
     let port =
         u16::try_from(port).with_context(|| format!("{port_field}: {port} is not a port"))?;
     Ok(SocketAddr::new(ip, port))

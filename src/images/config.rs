@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Limits, NodeCredentials, Settings, Verification, gc_plan};
-use crate::config::{KubeletConfiguration, Loaded};
+use super::{Limits, NodeCredentials, Plugins, Settings, Verification, gc_plan};
+use crate::config::{Gate, Loaded};
 
 impl From<&Loaded> for Settings {
     fn from(loaded: &Loaded) -> Self {
@@ -24,13 +24,19 @@ impl From<&Loaded> for Settings {
             },
             node_credentials: NodeCredentials::in_usual_places(&root_dir, Some(Path::new("/root"))),
             root_dir,
-            verification: verification(config),
+            verification: verification(loaded),
+            plugins: Plugins::default(),
         }
     }
 }
 
-/// Reads `imagePullCredentialsVerificationPolicy`.
-fn verification(config: &KubeletConfiguration) -> Verification {
+/// Reads `imagePullCredentialsVerificationPolicy`, which has one of four values while its gate is
+/// on.
+fn verification(loaded: &Loaded) -> Verification {
+    if !loaded.gates.enabled(Gate::KUBELET_ENSURE_SECRET_PULLED_IMAGES) {
+        return Verification::Off;
+    }
+    let config = &loaded.config;
     match config.image_pull_credentials_verification_policy.as_str() {
         "NeverVerify" => Verification::Never,
         "AlwaysVerify" => Verification::Always,

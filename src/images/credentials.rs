@@ -23,6 +23,29 @@ pub struct SecretName {
     pub uid: String,
 }
 
+/// The service account that a plug-in gave a credential for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// Where a credential comes from, which says who may use what is pulled with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The node: its docker configuration, or a plug-in that was told of no service account. All
+    /// its pods may use it.
+    Node,
+    /// A pull secret of the pod.
+    Secret(SecretName),
+    /// A plug-in, for the pod's service account.
+    ServiceAccount(AccountName),
+}
+
 /// A pull secret that has been fetched. Its content is not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullSecret {
@@ -81,6 +104,11 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
+    /// A name and a password.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), password: password.into(), email: String::new() }
+    }
+
     /// Upstream's hash of a credential, as its records of pulls hold it: SHA-256 of its JSON form.
     pub fn hash(&self) -> String {
         let fields =
@@ -111,8 +139,8 @@ fn go_json_string(text: &str) -> String {
 pub struct Tracked {
     /// The credential.
     pub credential: Credential,
-    /// The secret; `None`: the node's own configuration, open to all its pods.
-    pub secret: Option<SecretName>,
+    /// Where it comes from.
+    pub source: Source,
 }
 
 /// Why credentials cannot be used.
@@ -198,18 +226,19 @@ impl Keyring {
             let found = parse(&secret.data, secret.format).map_err(|problem| {
                 CredentialError::Secret { secret: secret.name.clone(), problem }
             })?;
-            keyring.add(found, Some(&secret.name));
+            keyring.add(found, &Source::Secret(secret.name.clone()));
         }
         Ok(keyring)
     }
 
-    fn add(&mut self, found: BTreeMap<String, Credential>, secret: Option<&SecretName>) {
+    /// Adds credentials by registry and path.
+    pub(super) fn add(&mut self, found: BTreeMap<String, Credential>, source: &Source) {
         for (registry, credential) in found {
             let key = key_of(&registry);
             self.credentials
                 .entry(key.clone())
                 .or_default()
-                .push(Tracked { credential, secret: secret.cloned() });
+                .push(Tracked { credential, source: source.clone() });
             self.keys.push(key);
         }
         self.keys.sort_by(|a, b| b.cmp(a));
@@ -221,7 +250,7 @@ impl Keyring {
         let found: Vec<Tracked> = self
             .keys
             .iter()
-            .filter(|key| matches_url(key, repository))
+            .filter(|key| covers(key, repository))
             .flat_map(|key| self.credentials.get(key).into_iter().flatten().cloned())
             .collect();
         if found.is_empty() && is_default_registry(repository) {
@@ -254,7 +283,7 @@ fn is_default_registry(repository: &str) -> bool {
 
 /// Whether a key covers a repository: same port, as many labels, each matching the key's (which may
 /// have wildcards), and the key's path at the beginning.
-fn matches_url(key: &str, repository: &str) -> bool {
+pub(super) fn covers(key: &str, repository: &str) -> bool {
     let parts = |text: &str| -> (Vec<String>, String, String) {
         let (host, path) = text.find('/').map_or((text, ""), |slash| text.split_at(slash));
         let bracket = host.rfind(']').unwrap_or(0);
@@ -363,7 +392,7 @@ impl NodeCredentials {
             let Ok(data) = std::fs::read(path) else { continue };
             match parse(&data, format) {
                 Ok(found) => {
-                    keyring.add(found, None);
+                    keyring.add(found, &Source::Node);
                     break;
                 }
                 Err(problem) => {
@@ -378,7 +407,9 @@ impl NodeCredentials {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests prepare files")]
 mod tests {
-    use super::{Credential, Keyring, NodeCredentials, PullSecret, SecretName, matches_glob};
+    use super::{
+        Credential, Keyring, NodeCredentials, PullSecret, SecretName, Source, matches_glob,
+    };
 
     fn secret(name: &str, format: super::Format, data: &str) -> PullSecret {
         let name =
@@ -449,8 +480,21 @@ mod tests {
             (found[0].credential.username.as_str(), found[0].credential.password.as_str()),
             ("user", "pa:ss")
         );
-        assert_eq!(found[1].secret.as_ref().map(|secret| secret.name.as_str()), Some("b"));
+        assert!(matches!(&found[1].source, Source::Secret(secret) if secret.name == "b"));
         assert!(!format!("{found:?}").contains("pa:ss"), "never shown");
+    }
+
+    #[test]
+    fn what_plugins_give_is_looked_up_like_the_rest() {
+        let given = [("*.x.io", "all"), ("a.x.io/team", "team"), ("y.io", "other")];
+        let mut keyring = Keyring::default();
+        for (key, user) in given {
+            let found = [(key.to_owned(), Credential::new(user, "p"))].into();
+            keyring.add(found, &Source::Node);
+        }
+        let found = keyring.lookup("a.x.io/team/app");
+        let users: Vec<&str> = found.iter().map(|one| one.credential.username.as_str()).collect();
+        assert_eq!(users, ["team", "all"]);
     }
 
     #[test]
@@ -499,6 +543,7 @@ mod tests {
         let json = "{\"auths\":{\"x.io\":{\"username\":\"new\",\"password\":\"p\"}}}";
         std::fs::write(root.path().join("config.json"), json).expect("written");
         let found = places.read().lookup("x.io/y");
-        assert_eq!((found[0].credential.username.as_str(), &found[0].secret), ("new", &None));
+        assert_eq!(found[0].credential.username, "new");
+        assert_eq!(found[0].source, Source::Node);
     }
 }

@@ -241,7 +241,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{Handle, Limits, NodeCredentials, Settings, Verification};
+    use super::super::{Handle, Limits, NodeCredentials, Plugins, Settings, Verification};
     use super::{Collector, Policy};
     use crate::apiserver::events::Recorder;
     use crate::clock::Clock;
@@ -259,6 +259,7 @@ mod tests {
             node_credentials: NodeCredentials::in_usual_places(root.path(), None),
             root_dir: root.path().to_owned(),
             verification: Verification::Never,
+            plugins: Plugins::default(),
         };
         let images =
             Handle::new(settings, fake.client(), clock, Recorder::channel().0, Arc::new(|_| {}));

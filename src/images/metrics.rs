@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use super::plugins::PluginObserver;
 use super::{Measure, Observer};
 use crate::telemetry::metrics::Registry;
 
 /// Upstream's buckets of pulls, in seconds.
 const PULL_BUCKETS: &[f64] =
     &[1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0];
+
+/// Prometheus' own buckets, in seconds.
+const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Registers the metrics and returns the observer that feeds them.
 pub fn observer(registry: &Registry) -> Observer {
@@ -36,6 +40,35 @@ pub fn observer(registry: &Registry) -> Observer {
             pulls.with(&[size_bucket(size)]).observe_duration(took);
         }
         Measure::Collected { reason } => collected.with(&[reason]).inc(),
+    })
+}
+
+/// Registers the metrics of credential provider plug-ins, and shows the hash of their
+/// configuration. Returns the observer of their runs.
+pub fn plugin_observer(registry: &Registry, hash: &str) -> PluginObserver {
+    let errors = registry.counters(
+        "kubelet_credential_provider_plugin_errors_total",
+        "[ALPHA] Number of errors from credential provider plugin",
+        &["plugin_name"],
+    );
+    let durations = registry.histograms(
+        "kubelet_credential_provider_plugin_duration",
+        "[ALPHA] Duration of execution in seconds for credential provider plugin",
+        &["plugin_name"],
+        DEFAULT_BUCKETS,
+    );
+    let info = registry.gauges(
+        "kubelet_credential_provider_config_info",
+        "[ALPHA] Information about the last applied credential provider configuration with hash as label",
+        &["hash"],
+    );
+    info.with(&[hash]).set(1.0);
+
+    Arc::new(move |name, took, failed| {
+        if failed {
+            errors.with(&[name]).inc();
+        }
+        durations.with(&[name]).observe_duration(took);
     })
 }
 

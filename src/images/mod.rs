@@ -13,12 +13,14 @@
 //! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success
 //! counts. When the container's turn comes, the events report that pull.
 
+pub mod allowlist;
 mod config;
 pub mod credentials;
 pub mod gc;
 pub mod gc_plan;
 mod listing;
 pub mod metrics;
+pub mod plugins;
 pub mod policy;
 mod pull;
 mod records;
@@ -43,6 +45,7 @@ use crate::model::{ContainerKind, EventType, Mono, Pod, PodUid};
 
 pub use credentials::{NodeCredentials, PullSecret};
 pub use listing::listing;
+pub use plugins::Plugins;
 pub use policy::PullPolicy;
 pub use pull::{Limits, PullState};
 pub use records::Verification;
@@ -73,6 +76,8 @@ pub struct Settings {
     pub root_dir: PathBuf,
     /// The rule for access to an image that is on the node.
     pub verification: Verification,
+    /// Programs that have credentials.
+    pub plugins: Plugins,
 }
 
 /// A request for a container's image.
@@ -180,6 +185,7 @@ struct Inner {
     recorder: Recorder,
     observer: Observer,
     node_credentials: NodeCredentials,
+    plugins: Plugins,
     puller: Arc<Puller>,
     records: Arc<Records>,
     /// The number of pulls that have succeeded.
@@ -223,6 +229,7 @@ impl Handle {
             puller: Arc::new(Puller::new(runtime.clone(), clock, settings.limits)),
             records: Arc::new(Records::new(&settings.root_dir, settings.verification)),
             node_credentials: settings.node_credentials,
+            plugins: settings.plugins,
             runtime,
             clock,
             recorder,
@@ -297,6 +304,8 @@ impl Handle {
         let mut state = self.inner.state.lock();
         state.backoffs.forget(pod.as_str());
         state.ahead.retain(|(uid, _), _| uid != pod);
+        drop(state);
+        self.inner.plugins.forget(pod);
     }
 }
 
@@ -373,25 +382,35 @@ impl Inner {
             count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
         })?;
 
-        // A broken secret matters only if a credential is needed.
-        let credentials = self.credentials(request);
+        let mut credentials = None;
         if let Precheck::Present { image_ref } = &precheck {
-            let known = credentials.as_deref().unwrap_or_default();
-            let own: Vec<_> =
-                known.iter().filter(|tracked| tracked.secret.is_some()).cloned().collect();
-            if !self.records.must_pull(&request.image, image_ref, &own, self.clock.now().wall) {
+            let now = self.clock.now().wall;
+            let must_pull = |known: &[credentials::Tracked]| {
+                self.records.must_pull(&request.image, image_ref, known, now)
+            };
+            let mut needed = must_pull(&[]);
+            // Plug-ins are asked only if it matters, and so does a broken secret.
+            if needed && self.records.knows_credentials(&request.image, image_ref) {
+                let found = self.credentials(request).await;
+                needed = must_pull(found.as_deref().unwrap_or_default());
+                credentials = Some(found);
+            }
+            if !needed {
                 count(Some(true), Some(false));
-                let message = policy::already_present(&request.image);
+                let verified = self.records.verifies();
+                let message = policy::already_present(&request.image, verified);
                 request.tell(self, EventType::Normal, event::PULLED, message);
                 return Ok(Present { image_ref: image_ref.clone() });
             }
         }
-
-        let credentials = credentials?;
         if matches!(precheck, Precheck::Present { .. }) && request.policy == PullPolicy::Never {
             count(Some(true), Some(true));
             return Err(self.never_pull(request));
         }
+        let credentials = match credentials {
+            Some(found) => found?,
+            None => self.credentials(request).await?,
+        };
 
         let present = match precheck {
             Precheck::Present { .. } => Some(true),
@@ -437,9 +456,12 @@ impl Inner {
         self.clock.now().mono.after(ASK_AGAIN)
     }
 
-    /// Returns the pod's credentials for the image, then the node's. A broken secret fails the
-    /// pull, as it does upstream.
-    fn credentials(&self, request: &EnsureImage) -> Result<Vec<credentials::Tracked>, ImageError> {
+    /// Returns the pod's credentials for the image, then the node's, then those of plug-ins. A
+    /// broken secret fails the pull, as it does upstream.
+    async fn credentials(
+        &self,
+        request: &EnsureImage,
+    ) -> Result<Vec<credentials::Tracked>, ImageError> {
         let Ok(reference) = reference::Reference::parse(&request.image) else {
             return Ok(Vec::new());
         };
@@ -448,6 +470,8 @@ impl Inner {
         })?;
         let mut found = own.lookup(&reference.repository);
         found.extend(self.node_credentials.read().lookup(&reference.repository));
+        let given = self.plugins.keyring(&reference.repository, &request.pod).await;
+        found.extend(given.lookup(&reference.repository));
         Ok(found)
     }
 

@@ -65,8 +65,11 @@ pub fn never_pull(image: &str) -> String {
 }
 
 /// `Container image … already present on machine and can be accessed by the pod`
-pub fn already_present(image: &str) -> String {
-    format!("Container image {image:?} already present on machine and can be accessed by the pod")
+///
+/// `verified`: it was found that the pod may have it.
+pub fn already_present(image: &str, verified: bool) -> String {
+    let access = if verified { " and can be accessed by the pod" } else { "" };
+    format!("Container image {image:?} already present on machine{access}")
 }
 
 /// `Pulling image …`

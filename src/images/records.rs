@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::credentials::Tracked;
+use super::credentials::{Source, Tracked};
 use super::reference;
 use crate::linux::fs::{ensure_dir, write_atomic};
 use crate::model::Wall;
@@ -29,6 +29,8 @@ const MATCHED_LIMIT: usize = 100;
 /// `imagePullCredentialsVerificationPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verification {
+    /// Nothing is verified or recorded (feature gate `KubeletEnsureSecretPulledImages` off).
+    Off,
     /// Whoever names an image that is on the node gets it.
     Never,
     /// Only images that this kubelet never pulled are given to everybody; the default.
@@ -43,7 +45,7 @@ pub enum Verification {
 impl Verification {
     fn requires(&self, image: &str, pulled_by_us: bool) -> bool {
         match self {
-            Self::Never => false,
+            Self::Off | Self::Never => false,
             Self::NeverForPreloaded => pulled_by_us,
             Self::Always => true,
             Self::NeverForAllowlisted(patterns) => {
@@ -98,6 +100,7 @@ struct SecretAccess {
     credential_hash: String,
 }
 
+/// In upstream's order: by namespace, name, UID.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct AccountAccess {
     uid: String,
@@ -105,9 +108,40 @@ struct AccountAccess {
     name: String,
 }
 
+impl AccountAccess {
+    fn of(tracked: &Tracked) -> Option<Self> {
+        let Source::ServiceAccount(account) = &tracked.source else { return None };
+        Some(Self {
+            uid: account.uid.clone(),
+            namespace: account.namespace.clone(),
+            name: account.name.clone(),
+        })
+    }
+}
+
+impl Access {
+    /// Whoever can show the same may use what was pulled with a credential; all pods if it is the
+    /// node's, or none was needed.
+    fn of(used: Option<&Tracked>) -> Self {
+        match used.map(|tracked| (tracked, &tracked.source)) {
+            None | Some((_, Source::Node)) => {
+                Self { node_pods_accessible: true, ..Self::default() }
+            }
+            Some((tracked, Source::Secret(_))) => Self {
+                kubernetes_secrets: SecretAccess::of(tracked).into_iter().collect(),
+                ..Self::default()
+            },
+            Some((tracked, Source::ServiceAccount(_))) => Self {
+                kubernetes_service_accounts: AccountAccess::of(tracked).into_iter().collect(),
+                ..Self::default()
+            },
+        }
+    }
+}
+
 impl SecretAccess {
     fn of(tracked: &Tracked) -> Option<Self> {
-        let secret = tracked.secret.as_ref()?;
+        let Source::Secret(secret) = &tracked.source else { return None };
         Some(Self {
             uid: secret.uid.clone(),
             namespace: secret.namespace.clone(),
@@ -163,9 +197,17 @@ impl Records {
         }
     }
 
+    /// Whether it is looked at who may have an image that is on the node.
+    pub(super) fn verifies(&self) -> bool {
+        self.verification != Verification::Off
+    }
+
     /// Records that an image is going to be pulled. If this process is killed, the image still
     /// counts as pulled by the kubelet.
     pub(super) fn begin(self: &Arc<Self>, image: &str) -> io::Result<Recorded> {
+        if !self.verifies() {
+            return Ok(Recorded { records: Arc::clone(self), image: image.to_owned(), keep: true });
+        }
         let mut under_way = self.under_way.lock();
         let intent = Intent {
             kind: "ImagePullIntent".into(),
@@ -189,10 +231,10 @@ impl Records {
         used: Option<&Tracked>,
         now: Wall,
     ) {
-        let access = match used.and_then(SecretAccess::of) {
-            Some(secret) => Access { kubernetes_secrets: vec![secret], ..Access::default() },
-            None => Access { node_pods_accessible: true, ..Access::default() },
-        };
+        if !self.verifies() {
+            return;
+        }
+        let access = Access::of(used);
         let lock = self.under_way.lock();
         let written = self.add(&pull.image, image_ref, Some(access), now);
         drop(lock);
@@ -231,6 +273,9 @@ impl Records {
         credentials: &[Tracked],
         now: Wall,
     ) -> bool {
+        if !self.verifies() {
+            return false;
+        }
         let lock = self.under_way.lock();
         let record = self.read(image_ref);
         let pulled_by_us = match &record {
@@ -257,11 +302,13 @@ impl Records {
             for known in &access.kubernetes_secrets {
                 let secret = own.is_same_secret(known);
                 let credential = own.is_same_credential(known);
-                if !secret && !credential {
+                let has_room = access.kubernetes_secrets.len() < MATCHED_LIMIT;
+                let is_known = credential || secret && has_room;
+                if !is_known {
                     continue;
                 }
 
-                if secret != credential && access.kubernetes_secrets.len() < MATCHED_LIMIT {
+                if secret != credential && has_room {
                     // The same secret with a new content, or the same content in another secret:
                     // next time it is known.
                     let matched =
@@ -275,7 +322,21 @@ impl Records {
             }
         }
 
-        true
+        // Upstream compares the first account only, which is the pod's.
+        let account = credentials.iter().find_map(AccountAccess::of);
+        !account.is_some_and(|account| access.kubernetes_service_accounts.contains(&account))
+    }
+
+    /// Whether the record of an image names credentials that a pod may show.
+    pub(super) fn knows_credentials(&self, image: &str, image_ref: &str) -> bool {
+        let Ok(name) = reference::without_tag(image) else { return false };
+        let lock = self.under_way.lock();
+        let record = self.read(image_ref).ok().flatten();
+        drop(lock);
+        let access = record.as_ref().and_then(|record| record.credential_mapping.get(name));
+        access.is_some_and(|access| {
+            !access.kubernetes_secrets.is_empty() || !access.kubernetes_service_accounts.is_empty()
+        })
     }
 
     /// Turns the intents of a killed kubelet into records, for images that exist. `images` are id
@@ -390,6 +451,14 @@ fn merge(known: &mut Access, new: Access) {
     known
         .kubernetes_secrets
         .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+    for account in new.kubernetes_service_accounts {
+        if !known.kubernetes_service_accounts.contains(&account) {
+            known.kubernetes_service_accounts.push(account);
+        }
+    }
+    known
+        .kubernetes_service_accounts
+        .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
 }
 
 fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -409,7 +478,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Records, Verification, file_name};
-    use crate::images::credentials::{Keyring, PullSecret, Tracked};
+    use crate::images::credentials::{
+        AccountName, Credential, Keyring, PullSecret, Source, Tracked,
+    };
     use crate::model::Wall;
 
     const NOW: Wall = Wall::UNIX_EPOCH;
@@ -440,6 +511,44 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let records = Arc::new(Records::new(directory.path(), verification));
         (directory, records)
+    }
+
+    fn given_for(account: &str) -> Vec<Tracked> {
+        let name = AccountName {
+            namespace: "shop".to_owned(),
+            name: account.to_owned(),
+            uid: format!("uid-{account}"),
+        };
+        let source = Source::ServiceAccount(name);
+        vec![Tracked { credential: Credential::new("u", "p"), source }]
+    }
+
+    #[test]
+    fn an_image_that_was_pulled_for_a_service_account_is_its_own() {
+        let (directory, records) = records(Verification::NeverForPreloaded);
+        let pull = records.begin("x.io/a:1").expect("recorded");
+        records.succeed(pull, "sha256:a", given_for("one").first(), NOW);
+        assert!(records.knows_credentials("x.io/a:1", "sha256:a"));
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &given_for("one"), NOW));
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &given_for("two"), NOW));
+        assert!(records.must_pull("x.io/a:1", "sha256:a", &credentials("one", "p"), NOW));
+
+        let file = directory.path().join("image_manager/pulled").join(file_name("sha256:a"));
+        let record = std::fs::read_to_string(file).expect("a record");
+        let account = r#"[{"uid":"uid-one","namespace":"shop","name":"one"}]"#;
+        let expected = format!(
+            r#""credentialMapping":{{"x.io/a":{{"kubernetesServiceAccounts":{account}}}}}"#
+        );
+        assert!(record.contains(&expected), "{record}");
+    }
+
+    #[test]
+    fn without_the_gate_nothing_is_recorded_or_verified() {
+        let (directory, records) = records(Verification::Off);
+        let pull = records.begin("x.io/a:1").expect("not recorded");
+        records.succeed(pull, "sha256:a", credentials("one", "p").first(), NOW);
+        assert!(!records.must_pull("x.io/a:1", "sha256:a", &[], NOW));
+        assert!(!directory.path().join("image_manager").exists());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::{
-    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Present, PullPolicy, PullSecret,
-    Settings, Verification,
+    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Plugins, Present, PullPolicy,
+    PullSecret, Settings, Verification,
 };
 use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
@@ -36,6 +36,7 @@ fn start(limits: Limits) -> Node {
         node_credentials: NodeCredentials::default(),
         root_dir: root.path().to_owned(),
         verification: Verification::NeverForPreloaded,
+        plugins: Plugins::default(),
     };
     let images = Handle::new(settings, fake.client(), clock, recorder, Arc::new(|_| {}));
     Node { fake, images, events, clock, _root: root }

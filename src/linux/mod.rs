@@ -14,6 +14,7 @@ pub mod ownership;
 pub mod program;
 #[cfg(any(test, feature = "testkit"))]
 pub mod seeded;
+pub mod selinux;
 pub mod stamp;
 pub mod systemd;
 pub mod timer;

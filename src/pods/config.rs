@@ -1,10 +1,36 @@
-//! The settings of pods' logs from the kubelet's configuration.
+//! The settings of the planner and of pods' logs from the kubelet's configuration.
 //!
 //! Pure.
 
+use std::time::Duration;
+
+use super::Config;
 use super::logs::Policy;
-use crate::config::Loaded;
+use crate::config::types::GoDuration;
+use crate::config::{Gate, Loaded};
 use crate::model::quantity::Amount;
+
+impl From<&Loaded> for Config {
+    fn from(loaded: &Loaded) -> Self {
+        let gates = &loaded.gates;
+        let (initial, max) = if gates.enabled(Gate::REDUCE_DEFAULT_CRASH_LOOP_BACK_OFF_DECAY) {
+            (Duration::from_secs(1), Duration::from_secs(60))
+        } else {
+            (Duration::from_secs(10), Duration::from_secs(300))
+        };
+        let configured = loaded.config.crash_loop_back_off.max_container_restart_period;
+        // Without its gate the field is refused where it is set; with it, it always has a value.
+        let configured =
+            configured.filter(|_| gates.enabled(Gate::KUBELET_CRASH_LOOP_BACK_OFF_MAX));
+        let max_backoff = configured.map_or(max, GoDuration::to_std);
+
+        Self {
+            max_backoff,
+            initial_backoff: initial.min(max_backoff),
+            restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+        }
+    }
+}
 
 impl Policy {
     /// When containers' logs are rotated; `None` for a negative size: never.
@@ -17,5 +43,46 @@ impl Policy {
             workers: usize::try_from(config.container_log_max_workers).unwrap_or(1),
             every: config.container_log_monitor_interval.to_std(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Host, load_on};
+
+    use super::*;
+
+    /// The first and the longest crash back-off, in seconds, that a file gives.
+    fn crash_back_off(gates: &str, fields: &str) -> (u64, u64) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("c.yaml");
+        let text = format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+             featureGates: {{{gates}}}\n{fields}\n"
+        );
+        crate::linux::fs::write_atomic(&path, text.as_bytes(), 0o600).expect("written");
+        let args = [format!("--config={}", path.display()), "--kubeconfig=/k".to_owned()];
+        let loaded = load_on(&args, Host { cgroup_v2: true }).expect("valid");
+        let config = Config::from(&loaded);
+        (config.initial_backoff.as_secs(), config.max_backoff.as_secs())
+    }
+
+    #[test]
+    fn the_crash_back_off_follows_its_gates() {
+        let field = "crashLoopBackOff: {maxContainerRestartPeriod: 5s}";
+        for (gates, file, expected) in [
+            ("", "", (10, 300)),
+            ("", field, (5, 5)),
+            ("ReduceDefaultCrashLoopBackOffDecay: true", "", (1, 300)),
+            ("ReduceDefaultCrashLoopBackOffDecay: true", field, (1, 5)),
+            ("KubeletCrashLoopBackOffMax: false", "", (10, 300)),
+            (
+                "KubeletCrashLoopBackOffMax: false, ReduceDefaultCrashLoopBackOffDecay: true",
+                "",
+                (1, 60),
+            ),
+        ] {
+            assert_eq!(crash_back_off(gates, file), expected, "{gates} {file}");
+        }
     }
 }

@@ -108,6 +108,8 @@ pub struct ReportDeps {
     pub permits: SandboxPermits,
     /// True if statuses show stop signals (feature gate `ContainerStopSignals`).
     pub shows_stop_signals: bool,
+    /// True if statuses lack the condition `PodReadyToStartContainers` (its feature gate is off).
+    pub hides_ready_to_start: bool,
     /// The node's own addresses, preferred first: pods on the host's network have them.
     pub host_ips: watch::Receiver<Vec<IpAddr>>,
 }
@@ -178,6 +180,7 @@ impl PodReporter {
             runtime: identity.map(|identity| identity.name.clone()).unwrap_or_default(),
             recursive_read_only: handlers.map(|handler| handler.name.clone()).collect(),
             shows_stop_signals: self.deps.shows_stop_signals,
+            hides_ready_to_start: self.deps.hides_ready_to_start,
         }
     }
 

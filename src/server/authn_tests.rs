@@ -10,6 +10,7 @@ use rcgen::DnType;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::server::NamedFile;
 use crate::server::client_ca::testing::Authority;
 
 /// An API server that knows one token, and what it was asked.
@@ -64,7 +65,8 @@ fn world(anonymous: bool, webhook: Option<Duration>) -> World {
     let ca = directory.path().join("ca.crt");
     let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     write(&ca, &ours.pem);
-    let client_ca = Some(Arc::new(ClientCa::load(&ca).expect("an authority")));
+    let file = NamedFile { field: "clientCAFile", path: ca.clone() };
+    let client_ca = Some(Arc::new(ClientCa::load(&file, true).expect("an authority")));
     let reviewer = Reviewer::default();
     let settings = Settings { anonymous, webhook };
     let client = Some(reviewer.client());

@@ -5,24 +5,25 @@
 //! certificate is one to believe is decided here, for every request: it may have expired since the
 //! connection was made, or its authority may have been withdrawn.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
-use super::tls::{TlsError, certificates};
+use super::tls::{NamedFile, TlsError, certificates};
+use crate::apiserver::crypto;
 use crate::linux::stamp::Stamp;
 
 /// The authorities, as the file has them now.
 #[derive(Debug)]
 pub struct ClientCa {
-    path: PathBuf,
+    file: NamedFile,
+    /// False: what the file held at the start stays in force.
+    reload: bool,
     current: Mutex<Loaded>,
 }
 
@@ -34,10 +35,11 @@ struct Loaded {
 
 impl ClientCa {
     /// Reads the file.
-    pub(super) fn load(path: &Path) -> Result<Self, TlsError> {
-        let stamp = Stamp::of(path);
-        let verifier = read(path)?;
-        Ok(Self { path: path.to_owned(), current: Mutex::new(Loaded { verifier, stamp }) })
+    pub(super) fn load(file: &NamedFile, reload: bool) -> Result<Self, TlsError> {
+        let stamp = Stamp::of(&file.path);
+        let verifier = read(file)?;
+        let current = Mutex::new(Loaded { verifier, stamp });
+        Ok(Self { file: file.clone(), reload, current })
     }
 
     /// Verifies a chain, leaf first: its signatures up to an authority, its dates, and that it may
@@ -61,13 +63,16 @@ impl ClientCa {
     /// The verifier for the file's present content. A file that has changed and cannot be used
     /// leaves the old authorities in force.
     fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        let stamp = Stamp::of(&self.path);
+        if !self.reload {
+            return Arc::clone(&self.current.lock().verifier);
+        }
+        let stamp = Stamp::of(&self.file.path);
         let mut current = self.current.lock();
         if current.stamp != stamp {
             current.stamp = stamp;
-            match read(&self.path) {
+            match read(&self.file) {
                 Ok(verifier) => {
-                    tracing::info!(file = %self.path.display(), "read the changed client CA");
+                    tracing::info!(file = %self.file.path.display(), "read the changed client CA");
                     current.verifier = verifier;
                 }
                 Err(error) => tracing::error!(
@@ -80,14 +85,13 @@ impl ClientCa {
     }
 }
 
-fn read(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let refused = |source| TlsError::Refused { path: path.to_owned(), source };
+fn read(file: &NamedFile) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let refused = |source| TlsError::Refused { file: file.clone(), source };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path, "CA certificate")? {
+    for certificate in certificates(file, "CA certificate")? {
         roots.add(certificate).map_err(refused)?;
     }
-    let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto::provider())
         .allow_unauthenticated()
         .build()
         .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
@@ -206,6 +210,8 @@ pub(super) mod testing {
 mod tests {
     use std::time::Duration;
 
+    use rustls::pki_types::pem::PemObject as _;
+
     use super::testing::Authority;
     use super::*;
 
@@ -216,12 +222,29 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
+    fn clients_may_have_certificates_of_p521() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ca.crt");
+        std::fs::write(&path, crypto::testing::CA).expect("written");
+        let file = NamedFile { field: "clientCAFile", path };
+        let ca = ClientCa::load(&file, true).expect("an authority");
+        let client = CertificateDer::from_pem_slice(crypto::testing::CLIENT.as_bytes());
+        let client = client.expect("a certificate");
+        ca.verify(std::slice::from_ref(&client), UnixTime::now()).expect("valid");
+        let other = Authority::new("other").client(2100);
+        ca.verify(&other, UnixTime::now()).expect_err("of another authority");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
     fn a_chain_is_verified_against_the_present_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ca.crt");
         let (old, new) = (Authority::new("old"), Authority::new("new"));
         std::fs::write(&path, &old.pem).expect("written");
-        let ca = ClientCa::load(&path).expect("an authority");
+        let file = NamedFile { field: "clientCAFile", path: path.clone() };
+        let ca = ClientCa::load(&file, true).expect("an authority");
+        let fixed = ClientCa::load(&file, false).expect("an authority");
 
         ca.verify(&old.client(2030), now()).expect("valid");
         ca.verify(&old.client(2019), now()).expect_err("expired");
@@ -234,5 +257,7 @@ mod tests {
         std::fs::write(&path, &new.pem).expect("written");
         ca.verify(&old.client(2030), now()).expect_err("withdrawn");
         ca.verify(&new.client(2030), now()).expect("the new authority");
+        fixed.verify(&old.client(2030), now()).expect("the authority of the start");
+        fixed.verify(&new.client(2030), now()).expect_err("of another authority");
     }
 }

@@ -37,7 +37,7 @@ pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
-pub use self::tls::{TlsError, TlsSettings, TlsSource, self_signed};
+pub use self::tls::{NamedFile, TlsError, TlsSettings, TlsSource, check_files, self_signed};
 use crate::clock::Clock;
 use crate::cri::Runtime;
 use crate::desired;

@@ -2,6 +2,7 @@
 //! when there are none, read again when a file has changed (looked at when a connection arrives, so
 //! nothing watches or polls).
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,28 +13,57 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::client_ca::ClientCa;
+use crate::apiserver::crypto;
 use crate::linux::fs::write_atomic;
 use crate::linux::stamp::Stamp;
+
+/// A PEM file and the field of the configuration that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The field, e.g. `tlsCertFile (--tls-cert-file)`.
+    pub field: &'static str,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for NamedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.field, self.path.display().to_string())
+    }
+}
 
 /// Where certificates come from, and the limits of the protocol.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
     /// The serving certificate (chain), PEM.
-    pub cert_file: PathBuf,
+    pub cert_file: NamedFile,
     /// Its key, PEM.
-    pub key_file: PathBuf,
+    pub key_file: NamedFile,
     /// The CA of client certificates, PEM; `None`: client certificates are not looked at.
-    pub client_ca_file: Option<PathBuf>,
+    pub client_ca_file: Option<NamedFile>,
     /// Only TLS 1.3 (`tlsMinVersion: VersionTLS13`).
     pub only_tls13: bool,
+    /// Reads a changed certificate again (gate `ReloadKubeletServerCertificateFile`).
+    pub reload_certificate: bool,
+    /// Reads a changed client CA again (gate `ReloadKubeletClientCAFile`).
+    pub reload_client_ca: bool,
 }
 
-/// Why TLS cannot be set up.
+/// Why TLS cannot be set up. Each text names the field that is to be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read or written.
-    #[error("cannot {step} {}", path.display())]
-    File {
+    /// A configured file cannot be read.
+    #[error("{file} cannot be read")]
+    Read {
+        /// The file.
+        file: NamedFile,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the self-signed pair cannot be made.
+    #[error("--cert-dir: cannot {step} {:?}", path.display().to_string())]
+    Make {
         /// What was tried.
         step: &'static str,
         /// The file.
@@ -43,18 +73,18 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file holds nothing usable.
-    #[error("{} holds no usable {what}: it must be PEM", path.display())]
+    #[error("{file} holds no usable {what}: it must be PEM")]
     Content {
         /// What it should hold.
         what: &'static str,
         /// The file.
-        path: PathBuf,
+        file: NamedFile,
     },
     /// Certificate and key do not fit, or the like.
-    #[error("TLS refuses certificate {} with its key", path.display())]
+    #[error("{file} cannot be used")]
     Refused {
         /// The certificate's file.
-        path: PathBuf,
+        file: NamedFile,
         /// The cause.
         #[source]
         source: rustls::Error,
@@ -82,7 +112,9 @@ impl TlsSource {
     /// Reads the files.
     pub fn load(settings: TlsSettings) -> Result<Self, TlsError> {
         let stamps = stamps(&settings);
-        let client_ca = settings.client_ca_file.as_deref().map(ClientCa::load).transpose()?;
+        let reload = settings.reload_client_ca;
+        let client_ca = settings.client_ca_file.as_ref();
+        let client_ca = client_ca.map(|file| ClientCa::load(file, reload)).transpose()?;
         let client_ca = client_ca.map(Arc::new);
         let config = Arc::new(server_config(&settings, client_ca.as_deref())?);
         Ok(Self { settings, client_ca, current: Mutex::new(Loaded { config, stamps }) })
@@ -116,10 +148,31 @@ impl TlsSource {
     }
 }
 
+/// Reads the files that the configuration names, as a server will: a mistake in them is told before
+/// anything starts.
+pub fn check_files(
+    pair: Option<(&NamedFile, &NamedFile)>,
+    client_ca: Option<&NamedFile>,
+) -> Result<(), TlsError> {
+    if let Some((certificate, key)) = pair {
+        let settings = TlsSettings {
+            cert_file: certificate.clone(),
+            key_file: key.clone(),
+            client_ca_file: None,
+            only_tls13: false,
+            reload_certificate: false,
+            reload_client_ca: false,
+        };
+        server_config(&settings, None)?;
+    }
+    client_ca.map_or(Ok(()), |file| ClientCa::load(file, false).map(drop))
+}
+
 fn stamps(settings: &TlsSettings) -> Vec<Stamp> {
-    let files =
-        [Some(&settings.cert_file), Some(&settings.key_file), settings.client_ca_file.as_ref()];
-    files.into_iter().flatten().map(|file| Stamp::of(file)).collect()
+    let certificate = [&settings.cert_file, &settings.key_file];
+    let certificate = certificate.into_iter().filter(|_| settings.reload_certificate);
+    let client_ca = settings.client_ca_file.as_ref().filter(|_| settings.reload_client_ca);
+    certificate.chain(client_ca).map(|file| Stamp::of(&file.path)).collect()
 }
 
 fn server_config(
@@ -128,12 +181,11 @@ fn server_config(
 ) -> Result<ServerConfig, TlsError> {
     let chain = certificates(&settings.cert_file, "certificate")?;
     let key = PrivateKeyDer::from_pem_slice(&read(&settings.key_file)?)
-        .map_err(|_| TlsError::Content { what: "private key", path: settings.key_file.clone() })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+        .map_err(|_| TlsError::Content { what: "private key", file: settings.key_file.clone() })?;
     let versions: &[&rustls::SupportedProtocolVersion] =
         if settings.only_tls13 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
-    let refused = |source| TlsError::Refused { path: settings.cert_file.clone(), source };
-    let builder = ServerConfig::builder_with_provider(provider)
+    let refused = |source| TlsError::Refused { file: settings.cert_file.clone(), source };
+    let builder = ServerConfig::builder_with_provider(crypto::provider())
         .with_protocol_versions(versions)
         .map_err(refused)?;
     let builder = match client_ca {
@@ -146,22 +198,18 @@ fn server_config(
 }
 
 pub(super) fn certificates(
-    path: &Path,
+    file: &NamedFile,
     what: &'static str,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = || TlsError::Content { what, path: path.to_owned() };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+    let content = || TlsError::Content { what, file: file.clone() };
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
         .collect::<Result<_, _>>()
         .map_err(|_| content())?;
     if found.is_empty() { Err(content()) } else { Ok(found) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::File {
-        step: "read",
-        path: path.to_owned(),
-        source,
-    })
+fn read(file: &NamedFile) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(&file.path).map_err(|source| TlsError::Read { file: file.clone(), source })
 }
 
 /// The self-signed pair `kubelet.crt`, `kubelet.key` in `cert_dir`, made when absent (upstream's
@@ -202,7 +250,7 @@ pub fn self_signed(
     let certificate = parameters.self_signed(&key).map_err(TlsError::SelfSigned)?;
     let file = |step, path: &Path| {
         let path = path.to_owned();
-        move |source| TlsError::File { step, path, source }
+        move |source| TlsError::Make { step, path, source }
     };
     std::fs::create_dir_all(cert_dir).map_err(file("create", cert_dir))?;
     write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644)
@@ -210,4 +258,88 @@ pub fn self_signed(
     write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600)
         .map_err(file("write", &key_file))?;
     Ok((cert_file, key_file))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests prepare files")]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn named(field: &'static str, path: PathBuf) -> NamedFile {
+        NamedFile { field, path }
+    }
+
+    fn settings(directory: &Path) -> TlsSettings {
+        let today = crate::clock::Clock::system().now().wall;
+        let (certificate, key) = self_signed(directory, "node", &[], today).expect("a pair");
+        TlsSettings {
+            cert_file: named("tlsCertFile (--tls-cert-file)", certificate),
+            key_file: named("tlsPrivateKeyFile (--tls-private-key-file)", key),
+            client_ca_file: None,
+            only_tls13: false,
+            reload_certificate: true,
+            reload_client_ca: true,
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_the_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let good = settings(directory.path());
+        let missing = directory.path().join("nope");
+        let text = directory.path().join("text");
+        std::fs::write(&text, "no PEM").expect("written");
+
+        for (path, problem) in
+            [(&missing, "cannot be read"), (&text, "holds no usable certificate: it must be PEM")]
+        {
+            let cert_file = named(good.cert_file.field, path.clone());
+            let error = TlsSource::load(TlsSettings { cert_file, ..good.clone() });
+            let error = error.expect_err("refused").to_string();
+            let expected = format!("tlsCertFile (--tls-cert-file) {path:?} {problem}");
+            assert_eq!(error, expected);
+        }
+
+        let key_file = named(good.key_file.field, text.clone());
+        let error = TlsSource::load(TlsSettings { key_file, ..good.clone() });
+        let error = error.expect_err("refused").to_string();
+        let field = "tlsPrivateKeyFile (--tls-private-key-file)";
+        assert_eq!(error, format!("{field} {text:?} holds no usable private key: it must be PEM"));
+
+        let field = "authentication.x509.clientCAFile (--client-ca-file)";
+        let client_ca_file = Some(named(field, missing.clone()));
+        let error = TlsSource::load(TlsSettings { client_ca_file, ..good.clone() });
+        let error = error.expect_err("refused");
+        assert_eq!(error.to_string(), format!("{field} {missing:?} cannot be read"));
+        assert!(error.source().is_some(), "the system's reason follows");
+    }
+
+    #[test]
+    fn a_serving_certificate_may_be_of_p521() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (certificate, key) = (directory.path().join("crt"), directory.path().join("key"));
+        std::fs::write(&certificate, crypto::testing::SERVER).expect("written");
+        std::fs::write(&key, crypto::testing::SERVER_KEY).expect("written");
+        let pair = (&named("tlsCertFile", certificate), &named("tlsPrivateKeyFile", key));
+        check_files(Some(pair), None).expect("usable");
+    }
+
+    #[test]
+    fn a_changed_certificate_is_read_again_unless_the_gate_is_off() {
+        for reload in [true, false] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let settings = TlsSettings { reload_certificate: reload, ..settings(directory.path()) };
+            let files = [settings.cert_file.path.clone(), settings.key_file.path.clone()];
+            let source = TlsSource::load(settings).expect("usable");
+            let before = source.current();
+            for file in files {
+                std::fs::remove_file(file).expect("removed");
+            }
+            let today = crate::clock::Clock::system().now().wall;
+            self_signed(directory.path(), "other", &[], today).expect("another pair");
+            assert_eq!(Arc::ptr_eq(&before, &source.current()), !reload, "{reload}");
+        }
+    }
 }

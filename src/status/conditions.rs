@@ -129,13 +129,16 @@ pub fn all(
     }
     let ready = containers_ready(input.pod, status, decision.natural);
     let whole = pod_ready(input.pod, &list, &ready);
-    let mut said = vec![
-        (READY_TO_START, if has_sandbox(input) { Said::yes() } else { Said::no("") }),
+    let mut said = Vec::new();
+    if !input.node.hides_ready_to_start {
+        said.push((READY_TO_START, if has_sandbox(input) { Said::yes() } else { Said::no("") }));
+    }
+    said.extend([
         (INITIALIZED, initialized(input.pod, old, status, decision.natural)),
         (READY, whole),
         (CONTAINERS_READY, ready),
         (POD_SCHEDULED, Said::yes()),
-    ];
+    ]);
     if restart::could_restart_all(input.pod) {
         said.push((ALL_RESTARTING, all_restarting(input, old, decision.natural)));
     }

@@ -75,4 +75,6 @@ pub struct NodeFacts {
     pub recursive_read_only: BTreeSet<String>,
     /// True if statuses show the stop signal of a container (feature gate `ContainerStopSignals`).
     pub shows_stop_signals: bool,
+    /// True if statuses lack the condition `PodReadyToStartContainers` (its feature gate is off).
+    pub hides_ready_to_start: bool,
 }

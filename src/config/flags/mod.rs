@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use help::help;
 pub use parse::FlagError;
-pub(super) use parse::{Parsed, parse};
+pub(super) use parse::{Parsed, deprecated, parse};
 #[cfg(test)]
 pub(super) use table::own_flags;
 

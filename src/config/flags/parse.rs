@@ -76,6 +76,18 @@ pub(in crate::config) fn parse(
     Ok(Parsed { flags, config, deprecated })
 }
 
+/// The notices about the deprecated flags that stand before the first mistake in `args`.
+pub(in crate::config) fn deprecated(args: &[String], config: KubeletConfiguration) -> Vec<String> {
+    let mut parser = Parser {
+        target: Target { flags: Flags::default(), config },
+        given: BTreeSet::new(),
+        deprecated: Vec::new(),
+    };
+    // Whoever asks for the notices has the mistake already.
+    parser.run(args).ok();
+    parser.deprecated
+}
+
 struct Parser {
     target: Target,
     given: BTreeSet<&'static str>,

@@ -38,9 +38,10 @@ pub(super) fn startup(
     flags: &Flags,
     config: &KubeletConfiguration,
     gates: &FeatureGates,
+    host: Host,
 ) -> Vec<String> {
     let mut report = Report::default();
-    startup::check(flags, config, gates, &mut report);
+    startup::check(flags, config, gates, host, &mut report);
     report.problems
 }
 
@@ -56,6 +57,10 @@ pub(super) fn doubtful(config: &KubeletConfiguration, gates: &FeatureGates) -> V
             "unsupported configuration: kubeletCgroups is not within kubeReservedCgroup".to_owned(),
         );
     }
+    let no_ip = |text: &&String| text.parse::<std::net::IpAddr>().is_err();
+    texts.extend(config.cluster_dns.iter().filter(no_ip).map(|text| {
+        format!("clusterDNS (--cluster-dns): {text:?} is no IP address and is left out")
+    }));
     texts.extend(resources::doubtful_tls(config));
     texts.extend(policies::doubtful_log(config, gates));
     texts.into_iter().map(|text| ConfigWarning { text, node_event: false }).collect()

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Report;
-use crate::config::Flags;
 use crate::config::gates::{FeatureGates, Gate};
 use crate::config::types::{GoDuration, KubeletConfiguration};
+use crate::config::{Flags, Host};
 use crate::model::quantity::Amount;
 
 /// What a reserved NUMA node may have less than: the topology manager's own limit.
@@ -21,13 +21,23 @@ pub(super) fn check(
     flags: &Flags,
     config: &KubeletConfiguration,
     gates: &FeatureGates,
+    host: Host,
     report: &mut Report,
 ) {
     if flags.exit_on_lock_contention && flags.lock_file.is_empty() {
         report.add("cannot exit on lock file contention: no lock file specified".into());
     }
+    if !flags.hostname_override.is_empty() && flags.hostname_override.trim().is_empty() {
+        report.add("empty hostname is invalid".into());
+    }
     standalone(flags, config, report);
+    qos_reserved(config, report);
     topology(config, gates, report);
+    if !host.cgroup_v2 && config.memory_swap.swap_behavior == "LimitedSwap" {
+        report.add(
+            "swap feature is enabled and LimitedSwap but it is only supported with cgroupv2".into(),
+        );
+    }
     cpus(config, gates, report);
     memory(config, report);
     node_ips(flags, report);
@@ -48,6 +58,8 @@ pub(super) fn check(
         ));
     }
     log_size(&config.container_log_max_size, report);
+    change_detection(flags, config, report);
+    curves(config, report);
     serving_pair(config, report);
 }
 
@@ -67,6 +79,11 @@ fn serving_pair(c: &KubeletConfiguration, report: &mut Report) {
 
 /// Without a kubeconfig there is nobody to ask about callers. Upstream stops at the first.
 fn standalone(flags: &Flags, config: &KubeletConfiguration, report: &mut Report) {
+    match config.authorization.mode.as_str() {
+        "AlwaysAllow" | "Webhook" => {}
+        "" => report.add("no authorization mode specified".into()),
+        mode => report.add(format!("unknown authorization mode {mode}")),
+    }
     if !flags.kubeconfig.is_empty() {
         return;
     }
@@ -74,6 +91,62 @@ fn standalone(flags: &Flags, config: &KubeletConfiguration, report: &mut Report)
         report.add("no client provided, cannot use webhook authentication".into());
     } else if config.authorization.mode == "Webhook" {
         report.add("no client provided, cannot use webhook authorization".into());
+    }
+}
+
+/// Shares of the node's memory that are kept for pods of higher quality.
+fn qos_reserved(c: &KubeletConfiguration, report: &mut Report) {
+    const ERROR: &str = "--qos-reserved value failed to parse: ";
+
+    for (resource, text) in &c.qos_reserved {
+        if resource != "memory" {
+            report.add(format!("{ERROR}cannot reserve {resource:?} resource"));
+        } else if let Err(problem) = percentage(text) {
+            report.add(format!(
+                "{ERROR}failed to parse percentage {text:?} for {resource:?} resource: {problem}"
+            ));
+        }
+    }
+}
+
+fn percentage(text: &str) -> Result<i64, String> {
+    if !text.ends_with('%') {
+        return Err(format!("percentage expected, got '{text}'"));
+    }
+    match text.trim_end_matches('%').parse::<i64>() {
+        Err(_) => Err(format!("invalid number in percentage '{text}'")),
+        Ok(share) if (0..=100).contains(&share) => Ok(share),
+        Ok(_) => Err("percentage must be between 0 and 100".to_owned()),
+    }
+}
+
+/// How changes of ConfigMaps and Secrets are noticed; without an API server it does not matter.
+fn change_detection(flags: &Flags, c: &KubeletConfiguration, report: &mut Report) {
+    let strategy = c.config_map_and_secret_change_detection_strategy.as_str();
+    if !flags.kubeconfig.is_empty() && !matches!(strategy, "Watch" | "Cache" | "Get") {
+        report.add(format!(
+            "failed to create kubelet: unknown configmap and secret manager mode: {strategy}"
+        ));
+    }
+}
+
+/// The key exchanges of TLS, by the numbers that Go knows. Upstream stops at the first problem.
+fn curves(c: &KubeletConfiguration, report: &mut Report) {
+    const LARGEST: i32 = 65_535;
+    const KNOWN: [i32; 7] = [23, 24, 25, 29, 4587, 4588, 4589];
+
+    for (index, id) in c.tls_curve_preferences.iter().enumerate() {
+        let problem = if !(1..=LARGEST).contains(id) {
+            format!("curve preference {id} is out of range (must be 1-{LARGEST})")
+        } else if c.tls_curve_preferences[..index].contains(id) {
+            format!("duplicate curve preference {id}")
+        } else if !KNOWN.contains(id) {
+            format!("curve preference {id} is not supported by the current Go version")
+        } else {
+            continue;
+        };
+        report.add(format!("tlsCurvePreferences (--tls-curve-preferences): {problem}"));
+        return;
     }
 }
 
@@ -368,6 +441,20 @@ mod tests {
             ("--exit-on-lock-contention", "no lock file specified"),
             ("authentication: {webhook: {enabled: true}}", "cannot use webhook authentication"),
             ("authorization: {mode: Webhook}", "cannot use webhook authorization"),
+            ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
+            ("authorization: {mode: ''}", "no authorization mode specified"),
+            (
+                "{qosReserved: {memory: half}}",
+                "failed to parse percentage \"half\" for \"memory\" resource: percentage expected",
+            ),
+            ("{qosReserved: {memory: x%}}", "invalid number in percentage 'x%'"),
+            ("{qosReserved: {memory: 101%}}", "percentage must be between 0 and 100"),
+            ("{qosReserved: {cpu: 10%}}", "cannot reserve \"cpu\" resource"),
+            ("tlsCurvePreferences: [65536]", "curve preference 65536 is out of range"),
+            ("tlsCurvePreferences: [29, 29]", "duplicate curve preference 29"),
+            ("tlsCurvePreferences: [30]", "curve preference 30 is not supported"),
+            ("memorySwap: {swapBehavior: LimitedSwap}", "only supported with cgroupv2"),
+            ("--hostname-override= ", "empty hostname is invalid"),
         ] {
             let problems = refused(said);
             let found = problems.len() == 1 && problems[0].contains(expected);
@@ -384,6 +471,9 @@ mod tests {
             "{memoryManagerPolicy: Static, kubeReserved: {memory: 1Gi}, reservedMemory: [{limits: {memory: 1Gi}}]}",
             "topologyManagerPolicyOptions: {foo: 'true'}",
             "--cloud-provider=external",
+            "qosReserved: {memory: 50%}",
+            "tlsCurvePreferences: [29, 23, 4588]",
+            "configMapAndSecretChangeDetectionStrategy: Cache",
             "--node-ip=eth0",
             "--node-ip=192.0.2.10, 2001:db8::1",
         ] {
@@ -405,7 +495,8 @@ mod tests {
         }
         let config = serde_json::from_value(document).expect("a configuration");
         let mut report = Report::default();
-        check(&parsed.flags, &config, &FeatureGates::default(), &mut report);
+        let host = Host { cgroup_v2: said.starts_with("--") };
+        check(&parsed.flags, &config, &FeatureGates::default(), host, &mut report);
         report.problems
     }
 

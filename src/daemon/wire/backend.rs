@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -18,9 +17,9 @@ use crate::admission::{self, Rejection, SysctlAllowlist};
 use crate::apiserver::nodes;
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
-use crate::config::types::GoDuration;
 use crate::cri::RuntimeCondition;
 use crate::daemon::Core;
+use crate::daemon::switched_off::SwitchedOff;
 use crate::daemon::tasks::Tasks;
 use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
@@ -97,15 +96,11 @@ impl<M: Mounter> Core<M> {
         let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
         let (changes, shared) = self.execute_deps(parts, allocatable, permits);
+        let changes = SwitchedOff::from(&self.loaded.gates).strip(changes, tasks);
         let shared = Arc::new(shared);
 
-        let gates = &self.loaded.gates;
-        let period = self.loaded.config.crash_loop_back_off.max_container_restart_period;
         let (backend, look) = CriBackend::new(
-            pods::Config {
-                max_backoff: period.map_or(Duration::from_secs(300), GoDuration::to_std),
-                restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
-            },
+            pods::Config::from(&self.loaded),
             pods::Deps {
                 execute: Arc::clone(&shared),
                 report: Arc::clone(&report),
@@ -169,6 +164,10 @@ impl<M: Mounter> Core<M> {
             condition: parts.runtime.condition.clone(),
             permits,
             shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
+            hides_ready_to_start: !self
+                .loaded
+                .gates
+                .enabled(Gate::POD_READY_TO_START_CONTAINERS_CONDITION),
             host_ips: parts.host_ips.clone(),
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::apiserver::resource_claims;
+use crate::apiserver::{resource_claims, tokens};
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
 use crate::volumes::mounter::Mounter;
@@ -61,7 +61,7 @@ impl<M: Mounter> Core<M> {
         tasks.run("health", health);
 
         let images = images::Handle::new(
-            images::Settings::from(&self.loaded),
+            images::Settings { plugins: self.plugins(), ..images::Settings::from(&self.loaded) },
             self.runtime.clone(),
             self.clock,
             self.recorder.clone(),
@@ -77,6 +77,22 @@ impl<M: Mounter> Core<M> {
             resources::manager::start(folder, claims, self.clock, set, stop)
         });
         Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager }))
+    }
+
+    /// The credential provider plug-ins of the configuration.
+    fn plugins(&self) -> images::Plugins {
+        let Some(configured) = &self.loaded.credential_providers else {
+            return images::Plugins::default();
+        };
+        let accounts: Box<dyn images::plugins::Accounts> = match &self.clients {
+            None => Box::new(images::plugins::NoAccounts),
+            Some(clients) => {
+                let tokens = tokens::new(clients, self.clock);
+                Box::new(images::plugins::ApiAccounts::new(clients, tokens))
+            }
+        };
+        let observer = images::metrics::plugin_observer(&self.metrics, &configured.hash);
+        images::Plugins::new(configured, accounts, self.clock, &observer)
     }
 
     /// Makes the cgroups of all pods and has the node's limits enforced. The limit of all pods may

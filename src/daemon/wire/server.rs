@@ -85,8 +85,8 @@ fn shown(
 ) -> KubeletConfiguration {
     let mut shown = config.clone();
     if let Some(tls) = tls {
-        shown.tls_cert_file = tls.cert_file.display().to_string();
-        shown.tls_private_key_file = tls.key_file.display().to_string();
+        shown.tls_cert_file = tls.cert_file.path.display().to_string();
+        shown.tls_private_key_file = tls.key_file.path.display().to_string();
     }
     if let Some(driver) = driver {
         let name = match driver {

@@ -120,7 +120,7 @@ impl Execute for PodExecutor {
                 kill::pre_stop_ahead(scope, id, container, deadline).await
             }
             Action::KillContainer { id, container, why, deadline, pre_stop } => {
-                kill::kill(scope, Kill { id, container, why, deadline, pre_stop }).await
+                Box::pin(kill::kill(scope, Kill { id, container, why, deadline, pre_stop })).await
             }
             // The worker hurries the kill that runs; the action never comes here.
             Action::HurryKill { .. } => Effect::unchanged(Ok(Outcome::Done)),

@@ -49,6 +49,8 @@ impl Facts {
 pub struct Config {
     /// The longest crash back-off (`crashLoopBackOff.maxContainerRestartPeriod`); zero: 300 s.
     pub max_backoff: Duration,
+    /// The crash back-off that the first restart arms; zero: 10 s.
+    pub initial_backoff: Duration,
     /// Enables the restart rule `RestartAllContainers` (feature gate
     /// `RestartAllContainersOnContainerExits`). Without it the container's policy decides.
     pub restart_all: bool,

@@ -9,9 +9,10 @@
 use std::time::Duration;
 
 use crate::model::Mono;
+use crate::pods::memory::facts::Config;
 use crate::pods::memory::slot::Backoff;
 
-/// The first wait of the crash back-off.
+/// The first wait of the crash back-off where the configuration does not say.
 const INITIAL: Duration = Duration::from_secs(10);
 /// The longest wait where the configuration does not say.
 const DEFAULT_MAX: Duration = Duration::from_secs(300);
@@ -21,14 +22,22 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// The longest wait between two tries of an action that fails; upstream tries every 10 to 15 s.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// The longest crash back-off for a configured maximum; zero means the default.
-pub(super) fn maximum(configured: Duration) -> Duration {
-    if configured.is_zero() { DEFAULT_MAX } else { configured }
+/// The bounds of the crash back-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// The wait that the first restart arms.
+    pub(super) initial: Duration,
+    /// The longest wait.
+    pub(super) max: Duration,
 }
 
-/// The wait that the first restart arms.
-pub(super) fn initial(max: Duration) -> Duration {
-    INITIAL.min(max)
+impl From<&Config> for Bounds {
+    /// Reads the configured bounds; zero means the default.
+    fn from(config: &Config) -> Self {
+        let or = |said: Duration, default| if said.is_zero() { default } else { said };
+        let max = or(config.max_backoff, DEFAULT_MAX);
+        Self { initial: or(config.initial_backoff, INITIAL).min(max), max }
+    }
 }
 
 /// The moment until which a container that ended at `ended` is held back; `None`: it may start.
@@ -47,13 +56,13 @@ pub(super) fn raised(
     ended: Mono,
     now: Mono,
     restart_count: u32,
-    max: Duration,
+    bounds: Bounds,
 ) -> Backoff {
     let wait = match entry {
         Some(entry) if ended.since(entry.updated) <= FORGOTTEN_AFTER => {
-            entry.wait.saturating_mul(2).min(max)
+            entry.wait.saturating_mul(2).min(bounds.max)
         }
-        Some(_) | None => initial(max),
+        Some(_) | None => bounds.initial,
     };
     Backoff { wait, updated: now, restart_count }
 }
@@ -86,7 +95,7 @@ pub(super) fn go_text(duration: Duration) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{go_text, held_until, raised, retry_after};
+    use super::{Bounds, Config, go_text, held_until, raised, retry_after};
     use crate::model::Mono;
 
     fn at(seconds: u64) -> Mono {
@@ -95,13 +104,19 @@ mod tests {
 
     /// The waits of a container that ends `runs` seconds after each start.
     fn waits(runs: u64, max: u64, crashes: usize) -> Vec<u64> {
+        let max_backoff = Duration::from_secs(max);
+        waits_with(&Config { max_backoff, ..Config::default() }, runs, crashes)
+    }
+
+    fn waits_with(config: &Config, runs: u64, crashes: usize) -> Vec<u64> {
+        let bounds = Bounds::from(config);
         let (mut now, mut entry, mut seen) = (at(1000), None, Vec::new());
         for count in 0..crashes {
             let ended = now.after(Duration::from_secs(runs));
             let next = held_until(entry.as_ref(), ended, ended).unwrap_or(ended);
             seen.push(next.since(ended).as_secs());
             let count = u32::try_from(count).expect("small");
-            entry = Some(raised(entry.as_ref(), ended, next, count + 1, Duration::from_secs(max)));
+            entry = Some(raised(entry.as_ref(), ended, next, count + 1, bounds));
             now = next;
         }
         seen
@@ -112,6 +127,16 @@ mod tests {
         assert_eq!(waits(0, 300, 8), [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(waits(0, 30, 5), [0, 10, 20, 30, 30]);
         assert_eq!(waits(0, 1, 3), [0, 1, 1]);
+    }
+
+    #[test]
+    fn begins_lower_where_the_configuration_says_so() {
+        let config = Config {
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(60),
+            ..Config::default()
+        };
+        assert_eq!(waits_with(&config, 0, 9), [0, 1, 2, 4, 8, 16, 32, 60, 60]);
     }
 
     #[test]

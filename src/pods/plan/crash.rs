@@ -20,7 +20,7 @@ pub(super) struct CrashBackoff<'a> {
     spec: &'a ContainerSpec<'a>,
     /// The stored entry, unless it is about another definition of the container.
     entry: Option<&'a Backoff>,
-    max: Duration,
+    bounds: backoff::Bounds,
 }
 
 impl<'a> CrashBackoff<'a> {
@@ -28,7 +28,7 @@ impl<'a> CrashBackoff<'a> {
         let latest = view.observed.latest(spec.name);
         let is_changed = latest.is_some_and(|container| view.definition_changed(container));
         let entry = view.known.backoff(spec.name).filter(|_| !is_changed);
-        Self { view, spec, entry, max: backoff::maximum(view.facts.config.max_backoff) }
+        Self { view, spec, entry, bounds: (&view.facts.config).into() }
     }
 
     /// The moment until which a container that has crashed is held back.
@@ -48,7 +48,7 @@ impl<'a> CrashBackoff<'a> {
         if self.entry.is_some_and(|entry| entry.restart_count >= restart_count) {
             return None;
         }
-        Some(backoff::raised(self.entry, ended, self.view.now.mono, restart_count, self.max))
+        Some(backoff::raised(self.entry, ended, self.view.now.mono, restart_count, self.bounds))
     }
 
     /// The wait that the start in progress has served, or that the next one will serve.
@@ -58,8 +58,9 @@ impl<'a> CrashBackoff<'a> {
         if entry.restart_count >= self.view.next_restart_count(self.spec.name) {
             // Raised when the start began: served was the step before. The first restart is
             // immediate.
-            let before = if entry.wait >= self.max { self.max } else { entry.wait / 2 };
-            return (entry.wait > backoff::initial(self.max)).then_some(before);
+            let backoff::Bounds { initial, max } = self.bounds;
+            let before = if entry.wait >= max { max } else { entry.wait / 2 };
+            return (entry.wait > initial).then_some(before);
         }
 
         let ended = self.counted_from()?;

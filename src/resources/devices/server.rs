@@ -13,6 +13,7 @@ use super::v1beta1::registration_server::{Registration, RegistrationServer};
 use super::v1beta1::{Empty, RegisterRequest};
 use super::{News, plugin};
 use crate::linux::fs::ensure_dir;
+use crate::linux::selinux;
 use crate::resources::list;
 
 const SOCKET: &str = "kubelet.sock";
@@ -43,6 +44,16 @@ pub async fn serve(folder: PathBuf, news: mpsc::Sender<News>) {
 /// gone: their disappearance tells plugins to register again.
 fn listen(folder: &Path) -> io::Result<UnixListener> {
     ensure_dir(folder, 0o750)?;
+    if selinux::is_enabled()
+        && let Err(error) = selinux::set_label(folder, selinux::CONTAINER_FILE)
+    {
+        tracing::error!(
+            path = %folder.display(),
+            %error,
+            "Unprivileged containerized plugins might not work. Could not set selinux context on \
+             socket dir"
+        );
+    }
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_socket() {

@@ -59,6 +59,7 @@ impl World {
                 runtime: "containerd".into(),
                 recursive_read_only: BTreeSet::new(),
                 shows_stop_signals: false,
+                hides_ready_to_start: false,
             },
         }
     }
@@ -786,4 +787,12 @@ fn the_stop_signal_is_shown_where_its_gate_is_on() {
     assert_eq!(signal(&world), None);
     world.node.shows_stop_signals = true;
     assert_eq!(signal(&world).as_deref(), Some("SIGUSR1"));
+}
+
+#[test]
+fn the_gate_hides_the_condition_of_sandboxes() {
+    let mut world = World::new(json!({}));
+    assert!(conditions(&world.compute())[0].starts_with("PodReadyToStartContainers"));
+    world.node.hides_ready_to_start = true;
+    assert_eq!(conditions(&world.compute())[0], "Initialized True -");
 }

@@ -2,6 +2,8 @@
 //! at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::bed::{Bed, as_value, grace, same};
 use crate::look::text;
+use crate::registry::Registry;
 use crate::{Case, beyond, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -27,11 +30,14 @@ pub(crate) fn cases() -> Vec<Case> {
         case(deleted_by_force_while_the_kubelet_is_down),
         case(kubelet_killed_during_a_deletion),
         case(containerd_killed_and_started),
+        case(image_pulled_with_a_plugin),
         case(api_server_away_for_60_s_while_a_pod_dies),
         case(nothing_is_left_on_the_node),
     ]
 }
 
+/// The API that plug-ins speak.
+const PLUGIN_API: &str = "credentialprovider.kubelet.k8s.io/v1";
 const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
 const PROBED: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000'], readinessProbe: {exec: {command: ['true']}, periodSeconds: 1}}]}";
 
@@ -166,6 +172,59 @@ async fn kubelet_ends_promptly_and_containers_survive(bed: Bed) -> Result<()> {
     let id = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
     bed.until("p", &["cond[Ready]=True", "c[main].restartCount=0", &id]).await?;
     flips.end()
+}
+
+/// A plug-in of the node has the credentials: pods need no pull secret.
+async fn image_pulled_with_a_plugin(bed: Bed) -> Result<()> {
+    const FOLDER: &str = "/var/lib/credential-providers";
+
+    let registry = Registry::start(&bed).await?;
+    let image = format!("{}/private/tiny:1", registry.address);
+    let folder = bed.cluster.on_node(FOLDER);
+    std::fs::create_dir_all(&folder)?;
+    let auth = format!(r#"{{"{}":{{"username":"me","password":"secret"}}}}"#, registry.address);
+    let answer = format!(
+        r#"{{"kind":"CredentialProviderResponse","apiVersion":"{PLUGIN_API}","cacheKeyType":"Registry","auth":{auth}}}"#
+    );
+    let program = folder.join("plug");
+    let script = format!(
+        "#!/bin/sh\ncat >{FOLDER}/asked\n[ \"$1$GREETING\" = onehello ] && echo '{answer}'\n"
+    );
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let config = format!(
+        "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n\
+         - {{name: plug, apiVersion: {PLUGIN_API}, matchImages: ['{}'], defaultCacheDuration: 1m,\n   \
+         args: [one], env: [{{name: GREETING, value: hello}}]}}\n",
+        registry.address
+    );
+    std::fs::write(folder.join("config.yaml"), config)?;
+
+    let run = Path::new(bed.cluster.env("KUBECONFIG")).parent().context("no folder")?;
+    let flags = run.join("n1/kubelet-flags");
+    let before = std::fs::read_to_string(&flags)?;
+    let more = format!(
+        "{} --image-credential-provider-config={FOLDER}/config.yaml \
+         --image-credential-provider-bin-dir={FOLDER}\n",
+        before.trim_end()
+    );
+    std::fs::write(&flags, more)?;
+    let pulled = async {
+        kubelet(&bed, "restart").await?;
+        bed.pod("p", &format!("containers: [{{name: main, image: '{image}'}}]")).await?;
+        bed.until("p", &["cond[Ready]=True"]).await
+    };
+    let pulled = pulled.await;
+    std::fs::write(&flags, before)?;
+    kubelet(&bed, "restart").await?;
+    pulled?;
+
+    let asked = std::fs::read_to_string(folder.join("asked"))?;
+    let asked: serde_json::Value = serde_json::from_str(&asked)?;
+    let name = format!("{}/private/tiny", registry.address);
+    same("the image that the plug-in was asked for", text(&asked, "image"), name)?;
+    let kind = "CredentialProviderRequest".to_owned();
+    same("the kind of the request", text(&asked, "kind"), kind)
 }
 
 /// From its first answer on, even while the runtime has not been read yet: as upstream's, whose

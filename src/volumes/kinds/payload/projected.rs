@@ -86,6 +86,7 @@ fn token_request(projection: &ServiceAccountTokenProjection, pod: &Pod) -> token
         service_account: spec
             .and_then(|spec| spec.service_account_name.clone())
             .unwrap_or_default(),
+        service_account_uid: String::new(),
         pod_name: pod.metadata.name.clone().unwrap_or_default(),
         pod_uid: pod::uid(pod),
         audiences: projection
