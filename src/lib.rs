@@ -134,8 +134,10 @@ pub mod backend {
     pub use crate::clock::Clock;
     pub use crate::desired::Change;
     pub use crate::dispatch::{
-        Backend, Config, Deps, Directive, Dispatch, Ended, Forget, Forgetters, Found, FoundPod,
-        Launched, PendingResize, PodView, PodsHandle, ReadNode, Resize, Stop, ViewState,
+        Backend, Cause, Channels, Config, Deps, Directive, Dispatch, Ended, Exec, Forget,
+        Forgetters, Found, FoundPod, Launched, LogChunks, LogOptions, Opening, Output,
+        PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError, Streams,
+        ViewState,
     };
     pub use crate::model::{
         Lifecycle, NodeFacts, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause,

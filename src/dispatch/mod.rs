@@ -23,6 +23,7 @@ mod handle;
 pub mod metrics;
 mod orphan;
 mod resize;
+mod streams;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,9 @@ pub use self::forget::{Forget, Forgetters};
 pub use self::handle::PodsHandle;
 use self::handle::{Command, Table};
 use self::resize::Wish;
+pub use self::streams::{
+    Cause, Channels, Exec, LogChunks, LogOptions, Opening, Output, Session, StreamError, Streams,
+};
 pub use self::view::{PodView, ViewState};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
@@ -141,7 +145,7 @@ impl<B: Backend> Dispatch<B> {
     pub fn new(config: Config, deps: Deps<B>) -> (Self, PodsHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let table = Table::default();
-        let handle = PodsHandle::new(table.clone(), sender);
+        let handle = PodsHandle::new(table.clone(), sender, deps.backend.streams());
         let door =
             Door { config, node: deps.node, read_node: deps.read_node, recorder: deps.recorder };
         let dispatch = Self {

@@ -29,7 +29,6 @@ impl<M: Mounter> Core<M> {
         let state = server::State {
             pods,
             desired,
-            cri: self.runtime.clone(),
             metrics: self.metrics.clone(),
             probe_metrics: self.probe_metrics.clone(),
             configz: shown.configz().to_string().into(),

@@ -5,7 +5,10 @@
 //! ReopenContainerLog. The sizes are looked at every `containerLogMonitorInterval`; nothing tells
 //! of them otherwise.
 
+mod lines;
 pub mod plan;
+pub(super) mod select;
+pub(super) mod stream;
 
 use std::fs::File;
 use std::io;

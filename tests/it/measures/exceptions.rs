@@ -50,7 +50,7 @@ pub(super) const BOOLEANS: [Exception; 4] = [
         reason: "configuration and facts of the kernel, each true or false by itself",
     },
     Exception {
-        place: "src/server/streaming.rs::Streams",
+        place: "src/dispatch/streams.rs::Channels",
         reason: "the four streams of a session, as the protocol asks for them one by one",
     },
     Exception {
