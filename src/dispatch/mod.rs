@@ -17,6 +17,7 @@
 mod admit;
 mod allocate;
 mod backend;
+mod config;
 mod directive;
 mod forget;
 mod handle;

@@ -135,8 +135,9 @@ fn bench(found: &[&str]) -> Bench {
     let (recorder, events) = Recorder::channel();
     let (source, state) = watch::channel(SourceState::default());
     let sources = vec![Source { kind: SourceKind::Api, state }];
-    let (desired, merged) =
-        desired::start(sources, None, recorder.clone(), clock, &mut tasks, &shutdown);
+    let deps = desired::Deps { sources, mirrors: None, recorder: recorder.clone(), clock };
+    let (desired, merged, merging) = desired::new(deps);
+    tasks.spawn(merging);
     let (node, node_facts) = watch::channel(Some(Arc::new(facts())));
 
     let found = found.iter().map(|uid| (PodUid::from(*uid), found_pod(uid, true))).collect();

@@ -35,6 +35,7 @@ use tokio::sync::watch;
 pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
+pub use self::config::{AddressError, Addresses};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
 pub use self::tls::{TlsError, TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;

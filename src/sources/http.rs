@@ -13,8 +13,6 @@ use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
@@ -42,18 +40,10 @@ pub struct Config {
     pub references: References,
 }
 
-/// Starts reading.
-pub fn start(
-    config: Config,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Source {
+/// Makes the source, and the task that reads it. The task runs until it is dropped.
+pub fn new(config: Config, clock: Clock) -> (Source, impl Future<Output = ()> + Send + 'static) {
     let (sender, state) = watch::channel(SourceState::default());
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(run(config, clock, sender)).await;
-    });
-    Source { kind: SourceKind::Http, state }
+    (Source { kind: SourceKind::Http, state }, run(config, clock, sender))
 }
 
 async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {

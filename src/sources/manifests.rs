@@ -15,8 +15,6 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use inotify::{Inotify, WatchMask};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
@@ -60,20 +58,15 @@ struct Found {
     text: Result<Vec<u8>, String>,
 }
 
-/// Starts reading.
-pub fn start(
+/// Makes the source, and the task that reads it. The task runs until it is dropped.
+pub fn new(
     config: Config,
     recorder: Recorder,
     clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Source {
+) -> (Source, impl Future<Output = ()> + Send + 'static) {
     let (sender, state) = watch::channel(SourceState::default());
     let task = Task { config, recorder, clock, sender, files: BTreeMap::new(), failed: None };
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(task.run()).await;
-    });
-    Source { kind: SourceKind::File, state }
+    (Source { kind: SourceKind::File, state }, task.run())
 }
 
 struct Task {
@@ -303,9 +296,8 @@ mod tests {
     use std::time::Duration;
 
     use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
 
-    use super::{Config, Source, scan, start};
+    use super::{Config, Source, new, scan};
     use crate::apiserver::events::{Event, Recorder};
     use crate::clock::Clock;
     use crate::model::pod;
@@ -331,7 +323,8 @@ mod tests {
             node_name: "n".to_owned(),
             references: super::References::Refused,
         };
-        let source = start(config, recorder, Clock::system(), &mut tasks, CancellationToken::new());
+        let (source, task) = new(config, recorder, Clock::system());
+        tasks.spawn(task);
         World { _tasks: tasks, source, events }
     }
 

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -14,23 +13,23 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{mpsc, watch};
 
 use super::{ApiParts, RuntimeParts};
-use crate::admission::{self, Rejection, SysctlAllowlist};
+use crate::admission::Rejection;
 use crate::apiserver::nodes;
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
-use crate::config::types::GoDuration;
 use crate::cri::RuntimeCondition;
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
 use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
+use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, Pod, PodUid};
 use crate::pods::execute::{self, Count, ImageUsers, Metrics, Settings};
 use crate::pods::hooks::HookCommands;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{self, CriBackend, SandboxPermits};
+use crate::pods::{self, CriBackend, SandboxPermits, request};
 use crate::probes::{self, ProbeDeps};
 use crate::resources::manager::UNEXPECTED;
 use crate::resources::{follow, tiers};
@@ -94,16 +93,12 @@ impl<M: Mounter> Core<M> {
         let network_not_ready = parts.network_not_ready.clone();
         let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
-        let (changes, shared) = self.execute_deps(parts, allocatable, permits);
+        let kernel = Kernel::detect(&self.identity.machine.kernel_version);
+        let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
         let shared = Arc::new(shared);
 
-        let gates = &self.loaded.gates;
-        let period = self.loaded.config.crash_loop_back_off.max_container_restart_period;
         let (backend, look) = CriBackend::new(
-            pods::Config {
-                max_backoff: period.map_or(Duration::from_secs(300), GoDuration::to_std),
-                restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
-            },
+            pods::Config::from(&self.loaded),
             pods::Deps {
                 execute: Arc::clone(&shared),
                 report: Arc::clone(&report),
@@ -128,25 +123,13 @@ impl<M: Mounter> Core<M> {
             clock: self.clock,
             shutdown: self.shutdown.clone(),
         };
-        let (dispatch, pods) = Dispatch::new(self.dispatch_config()?, deps);
+        let name = &self.identity.name;
+        let config = dispatch::Config::from_loaded(&self.loaded, name, &kernel)
+            .context("allowedUnsafeSysctls")?;
+        let (dispatch, pods) = Dispatch::new(config, deps);
         tasks.run_to_end("dispatch", dispatch.run(changes));
         self.follow_pods(&shared, &pods, tasks);
         Ok(pods)
-    }
-
-    fn dispatch_config(&self) -> anyhow::Result<dispatch::Config> {
-        let settings = &self.settings;
-        let unsafe_sysctls = &self.loaded.config.allowed_unsafe_sysctls;
-        Ok(dispatch::Config {
-            node_name: settings.node_name.clone(),
-            sysctls: SysctlAllowlist::new(settings.kernel(), unsafe_sysctls)
-                .context("allowedUnsafeSysctls")?,
-            apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
-            features: admission::Features {
-                pod_level_resources: self.loaded.gates.enabled(Gate::POD_LEVEL_RESOURCES),
-                declared: settings.declared_features(),
-            },
-        })
     }
 
     fn probe_deps(&self) -> ProbeDeps {
@@ -176,8 +159,12 @@ impl<M: Mounter> Core<M> {
         parts: Parts,
         allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
         permits: SandboxPermits,
+        kernel: Kernel,
     ) -> (mpsc::Receiver<Change>, execute::Deps) {
-        let settings = &self.settings;
+        let identity = &self.identity;
+        let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
+        let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
+        let swap = request::Swap { memory, swap };
         let deps = execute::Deps {
             clock: self.clock,
             cri: self.runtime.clone(),
@@ -200,12 +187,17 @@ impl<M: Mounter> Core<M> {
             host_ips: parts.host_ips,
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
-                node_name: settings.node_name.clone(),
-                paths: settings.paths(),
+                node_name: identity.name.clone(),
+                paths: volumes::Paths::from(&self.loaded),
                 container_logs_dir: self.machine.container_logs_dir.clone(),
                 resolv_conf: self.loaded.config.resolv_conf.clone().into(),
-                memory_capacity: i64::try_from(settings.machine.memory).unwrap_or(i64::MAX),
-                spec: settings.spec(),
+                memory_capacity: memory,
+                spec: request::Settings::from_loaded(
+                    &self.loaded,
+                    kernel,
+                    identity.ips.clone(),
+                    swap,
+                ),
             },
         };
         (parts.changes, deps)
@@ -284,7 +276,7 @@ impl<M: Mounter> Core<M> {
     ) -> watch::Receiver<BTreeMap<String, Quantity>> {
         let Some(node) = node else {
             // The node is not described: what the machine has counts.
-            return watch::channel(self.settings.allocatable()).1;
+            return watch::channel(self.identity.allocatable(&self.loaded)).1;
         };
         let (sender, receiver) = watch::channel(BTreeMap::new());
         let mut described = node.described();

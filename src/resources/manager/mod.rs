@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use self::provider::Ask;
 use super::claims;
@@ -151,30 +150,24 @@ impl Handle {
     }
 }
 
-/// Starts the task and the registration of device plugins in `folder`. Without the folder there are
-/// no plugins: the problem is logged. `claims` reads the API server's ResourceClaims.
-pub fn start(
+/// The handle, and the task, which runs until it is dropped. Device plugins register in `folder`;
+/// without the folder there are none, and the problem is logged. `claims` reads the API server's
+/// ResourceClaims.
+pub fn new(
     folder: PathBuf,
     claims: Option<resource_claims::Handle>,
     clock: Clock,
-    tasks: &mut tokio::task::JoinSet<()>,
-    stop: &CancellationToken,
-) -> Handle {
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
     let handle = Handle { commands, figures: published, claims };
     let (news, heard) = mpsc::channel(devices::NEWS);
-    let task = task::Task::new(&folder, clock, figures, news.clone());
-
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        stopped.run_until_cancelled(task.run(receiver, heard)).await;
-    });
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        stopped.run_until_cancelled(devices::serve(folder, news)).await;
-    });
-    handle
+    let task = task::Task::new(&folder, clock, figures, news.clone()).run(receiver, heard);
+    let plugins = devices::serve(folder, news);
+    let task = async move {
+        tokio::join!(task, plugins);
+    };
+    (handle, task)
 }
 
 #[cfg(test)]
