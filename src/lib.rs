@@ -124,6 +124,7 @@ pub mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod volumes;
+pub mod watch;
 
 /// The public face: what the author of a backend needs.
 ///

@@ -200,12 +200,7 @@ impl<B: Backend> Dispatch<B> {
         loop {
             let clock = self.clock;
             let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
-            let repair = async {
-                match next_repair {
-                    Some(moment) => clock.sleep_until(moment).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let repair = clock.sleep_until_some(next_repair);
             // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
             // `wait_sources_ready` lose nothing when dropped.
             tokio::select! {

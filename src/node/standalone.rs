@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::NodeConfig;
 use super::addresses::{self, Wanted};
+use crate::watch::set_if_changed;
 
 /// The pause between two reads once there is an address, and while there is none.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -35,14 +36,9 @@ pub async fn host_ips(
             // Without an answer the last addresses stay.
             let Ok(found) = find(&config).await else { continue };
 
-            sender.send_if_modified(|current| {
-                let changed = *current != found;
-                if changed {
-                    info!(addresses = ?found, "the node's addresses have changed");
-                    *current = found;
-                }
-                changed
-            });
+            if set_if_changed(&sender, found) {
+                info!(addresses = ?*sender.borrow(), "the node's addresses have changed");
+            }
         }
     };
     (receiver, task)

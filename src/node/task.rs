@@ -26,6 +26,7 @@ use crate::apiserver::failure::{self, FailureKind};
 use crate::apiserver::nodes::NodeView;
 use crate::apiserver::random;
 use crate::model::{EventType, Mono};
+use crate::watch::set_if_changed;
 
 /// The first wait between two attempts to register; doubled up to [`LONGEST_WAIT`], as upstream.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -231,14 +232,10 @@ impl Task {
         let found =
             if known.is_empty() { addresses::host_ips(addresses_of(described)) } else { known };
 
-        self.outputs.host_ips.send_if_modified(|current| {
-            let changed = !found.is_empty() && *current != found;
-            if changed {
-                tracing::info!(addresses = ?found, "the addresses of the node have changed");
-                *current = found;
-            }
-            changed
-        });
+        let host_ips = &self.outputs.host_ips;
+        if !found.is_empty() && set_if_changed(host_ips, found) {
+            tracing::info!(addresses = ?*host_ips.borrow(), "the addresses of the node have changed");
+        }
     }
 
     async fn register(&mut self) {

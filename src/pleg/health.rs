@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::Handle;
 use crate::clock::Clock;
+use crate::watch::set_if_changed;
 
 /// Keeps the current problem in `sender`.
 pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<String>>) {
@@ -15,11 +16,7 @@ pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<Str
         let now = clock.now().mono;
         let problem = last.and_then(|_| pleg.healthy(now).err());
         let is_healthy = problem.is_none();
-        sender.send_if_modified(|current| {
-            let changed = *current != problem;
-            *current = problem;
-            changed
-        });
+        set_if_changed(&sender, problem);
 
         // A relist moves the deadline on; only a missing one makes it come.
         match pleg.unhealthy_at().filter(|_| is_healthy) {

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as api;
 
 use crate::model::observed::Remembered;
-use crate::model::{ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, Waiting};
+use crate::model::{
+    ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, ResizeVerdict, Waiting,
+};
 
 /// Everything that a status follows from.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +30,7 @@ pub struct ComputeInput<'a> {
     pub waiting: &'a BTreeMap<String, Waiting>,
     /// Containers whose end is not told before their successor runs, by the planner.
     pub replaced: &'a BTreeSet<ContainerId>,
-    /// How far a resize is.
+    /// The progress of a resize.
     pub resize: &'a ResizeState,
     /// What probes say.
     pub probes: &'a ProbeVerdicts,
@@ -40,23 +42,30 @@ pub struct ComputeInput<'a> {
     pub now: Now,
 }
 
-/// How far a resize of the pod is: the two conditions that say so.
+/// The progress of a resize of the pod: the two conditions that show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResizeState {
-    /// It has to wait.
-    pub pending: Option<ResizeCondition>,
-    /// It is being carried out.
-    pub in_progress: Option<ResizeCondition>,
+    /// `PodResizePending`: the newest resize is not granted.
+    pub pending: Option<PendingResize>,
+    /// `PodResizeInProgress`: the granted one is being carried out.
+    pub in_progress: Option<ResizeInProgress>,
 }
 
-/// One of them.
+/// A resize that is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingResize {
+    /// Why not.
+    pub verdict: ResizeVerdict,
+    /// The generation of the object that asks for it.
+    pub generation: Option<i64>,
+}
+
+/// A resize that is being carried out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResizeCondition {
-    /// Upstream's reason; empty while all goes well.
-    pub reason: String,
-    /// What stands in the way.
-    pub message: String,
-    /// The generation of the object that it is about.
+pub struct ResizeInProgress {
+    /// Why the last attempt failed; it is tried again.
+    pub error: Option<String>,
+    /// The generation of the object that was granted.
     pub generation: Option<i64>,
 }
 

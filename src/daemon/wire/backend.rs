@@ -34,6 +34,7 @@ use crate::probes::{self, ProbeDeps};
 use crate::resources::manager::UNEXPECTED;
 use crate::resources::{follow, tiers};
 use crate::volumes::mounter::Mounter;
+use crate::watch::set_if_changed;
 use crate::{desired, node, status, volumes};
 
 /// What running pods is made from.
@@ -286,11 +287,7 @@ impl<M: Mounter> Core<M> {
                 let now = node
                     .and_then(|node| node.status.as_ref()?.allocatable.clone())
                     .unwrap_or_default();
-                sender.send_if_modified(|before| {
-                    let is_changed = *before != now;
-                    *before = now;
-                    is_changed
-                });
+                set_if_changed(&sender, now);
                 if described.changed().await.is_err() {
                     return;
                 }
@@ -327,11 +324,7 @@ impl<M: Mounter> Core<M> {
                     }
                 };
                 let now = now.map(Arc::new);
-                sender.send_if_modified(|before| {
-                    let is_changed = *before != now;
-                    *before = now;
-                    is_changed
-                });
+                set_if_changed(&sender, now);
                 // Every arm is cancel-safe.
                 tokio::select! {
                     () = changed(&mut view) => {}

@@ -21,7 +21,7 @@ use crate::apiserver::{objects, runtime_classes, services, tokens};
 use crate::clock::Clock;
 use crate::cri::{Runtime, RuntimeCondition};
 use crate::model::reason::event;
-use crate::model::{ContainerKind, EventType, Pod, PodUid, pod};
+use crate::model::{ContainerKind, EventType, Pod, PodUid, addresses, pod};
 use crate::probes::Exec;
 use crate::resources::manager;
 use crate::{images, pleg, resources, volumes};
@@ -202,12 +202,10 @@ impl PodExecutor {
         context.observed.latest_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     }
 
-    /// The first address of the node's family, then the first of the other: what the pod is told of
-    /// its addresses.
+    /// The pod's addresses as the pod is told of them.
     pub(super) fn preferred(&self, ips: &[IpAddr]) -> Vec<IpAddr> {
         let prefers_ipv6 = self.deps.host_ips.borrow().first().is_some_and(IpAddr::is_ipv6);
-        let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
-        first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
+        addresses::ordered(ips, prefers_ipv6)
     }
 
     pub(super) fn pod_ip(&self, context: &Context) -> Option<IpAddr> {

@@ -19,6 +19,7 @@ use crate::linux::fs::write_atomic;
 use crate::model::PodUid;
 use crate::resources::devices::inventory::Inventory;
 use crate::resources::devices::{self, Answer, Connection, Figures, News, checkpoint};
+use crate::watch::set_if_changed;
 
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
 
@@ -102,10 +103,7 @@ impl Task {
                 },
                 Some(news) = news.recv() => self.hear(news),
                 Some(_) = self.followers.join_next() => {}
-                () = async { match next {
-                    Some(next) => clock.sleep_until(next).await,
-                    None => std::future::pending().await,
-                } } => {}
+                () = clock.sleep_until_some(next) => {}
             }
         }
     }
@@ -189,11 +187,7 @@ impl Task {
 
     fn publish(&self) {
         let now = self.ledger.devices.figures();
-        self.figures.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        set_if_changed(&self.figures, now);
     }
 
     /// Writes the checkpoint: a small file in the folder that plugins use.

@@ -35,6 +35,7 @@ use crate::apiserver::events::Recorder;
 use crate::clock::{Clock, Jumps};
 use crate::linux::fs::ensure_root_dir;
 use crate::model::{Mono, PodUid, VolumesState};
+use crate::watch::set_if_changed;
 use events::record_events;
 use removals::Removals;
 
@@ -140,7 +141,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 Some(ended) = self.jobs.join_next_with_id() => self.job_ended(ended),
                 Some(change) = self.changes.next() => self.object_changed(change),
                 () = self.jumps.next() => self.clock_jumped(),
-                () = sleep_until(clock, wake_at) => self.due(),
+                () = clock.sleep_until_some(wake_at) => self.due(),
             };
         }
     }
@@ -439,11 +440,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             let problem = problem.as_ref().filter(|problem| problem.count >= STUCK)?;
             Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
         }));
-        self.parts.shared.swept.send_if_modified(|known| {
-            let changed = *known != swept;
-            *known = swept;
-            changed
-        });
+        set_if_changed(&self.parts.shared.swept, swept);
     }
 
     /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it
@@ -513,13 +510,6 @@ fn watch_one<O: ObjectSource>(watched: Changed<O>) -> BoxFuture<'static, Option<
         unwatch.run_until_cancelled(subscription.changed()).await?;
         Some((uid, object, subscription, unwatch))
     })
-}
-
-async fn sleep_until(clock: Clock, moment: Option<Mono>) {
-    match moment {
-        Some(moment) => clock.sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// A failure of a job.
@@ -594,9 +584,5 @@ fn publish_claimed(
 /// Publishes a state, if anybody has ever asked for it.
 fn publish(shared: &Shared, uid: &PodUid, state: VolumesState) {
     let Some(sender) = shared.states.lock().get(uid).cloned() else { return };
-    sender.send_if_modified(|known| {
-        let changed = *known != state;
-        *known = state;
-        changed
-    });
+    set_if_changed(&sender, state);
 }
