@@ -97,50 +97,161 @@
 //!     one event, at `/debug/blocked`, in a metric.
 //! 13. **Secrets and tokens never reach** logs, events, argv or `Debug` output.
 //!
+//! The public face is [`backend`], for those who run pods in another way, and [`run`] with [`load`],
+//! which are what the binary does. Everything else is private; the binary and the tests of this
+//! repository reach it by `internals`, which promises nothing.
+//!
 //! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub
 //! object, a second typed copy of a pod, feature gates read as globals.
 
-pub mod admission;
-pub mod apiserver;
-pub mod clock;
-pub mod cni;
-pub mod config;
-pub mod cri;
-pub mod daemon;
-pub mod desired;
-pub mod dispatch;
-pub mod images;
-pub mod linux;
-pub mod model;
-pub mod node;
-pub mod pleg;
-pub mod pods;
-pub mod probes;
-pub mod resources;
-pub mod server;
-pub mod sources;
-pub mod status;
-pub mod telemetry;
+mod admission;
+mod apiserver;
+mod clock;
+mod cni;
+mod config;
+mod cri;
+mod daemon;
+mod desired;
+mod dispatch;
+mod images;
+mod linux;
+mod model;
+mod node;
+mod pleg;
+mod pods;
+mod probes;
+mod resources;
+mod server;
+mod sources;
+mod status;
+mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
-pub mod volumes;
-pub mod watch;
+mod testkit;
+mod volumes;
+mod watch;
 
-/// The public face: what the author of a backend needs.
+pub use crate::config::{Loaded, Refused, load};
+pub use crate::daemon::run;
+
+/// The seam between the node agent and what runs pods: the face for the author of a backend.
 ///
-/// A backend implements [`Backend`](backend::Backend) and is handed to
-/// [`Dispatch`](backend::Dispatch). Everything else in this crate is public for its own binary and
-/// tests, and may change at any time.
+/// A backend implements [`Backend`](backend::Backend) and, if its pods can be reached,
+/// [`Streams`](backend::Streams). It is handed to [`Dispatch`](backend::Dispatch), which has each pod admitted
+/// and asks the backend for a task and a view of the pod. The pods come from
+/// [`desired`](backend::desired), which merges any number of sources. For those who know
+/// virtual-kubelet:
+///
+/// | virtual-kubelet | here |
+/// |---|---|
+/// | `CreatePod` | [`Backend::launch`](backend::Backend::launch) |
+/// | `UpdatePod`, `DeletePod` | [`Directive`](backend::Directive), the latest value of a `watch` |
+/// | `GetPod`, `GetPodStatus`, `NotifyPods` | [`PodView`](backend::PodView), a `watch` of the task |
+/// | `GetPods` | [`Backend::found`](backend::Backend::found): pods that no task of this process runs |
+/// | `RunInContainer`, `AttachToContainer`, `PortForward`, `GetContainerLogs` | [`Streams`](backend::Streams) |
+///
+/// `examples/backend.rs` is a whole backend in a hundred lines.
+///
+/// Not part of the face yet: the composition of a node agent on another backend. [`run`] drives a
+/// container runtime by CRI.
 pub mod backend {
+    pub use crate::admission::{Features, PatternError, Rejection, SysctlAllowlist};
+    pub use crate::apiserver::events::Recorder;
     pub use crate::clock::Clock;
-    pub use crate::desired::Change;
     pub use crate::dispatch::{
-        Backend, Cause, Channels, Config, Deps, Directive, Dispatch, Ended, Exec, Forget,
-        Forgetters, Found, FoundPod, Launched, LogChunks, LogOptions, Opening, Output,
-        PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError, Streams,
-        ViewState,
+        Allocated, Backend, Cause, Channels, Config, Deps, Directive, Dispatch, Ended, Exec,
+        Forget, Forgetters, Found, FoundPod, Give, Launched, LogChunks, LogOptions, Opening,
+        Output, PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError,
+        Streams, ViewState,
     };
+    pub use crate::model::quantity::Amount;
     pub use crate::model::{
-        Lifecycle, NodeFacts, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause,
+        Blocked, ContainerId, ContainerState, Lifecycle, Mono, NodeFacts, Now, ObservedContainer,
+        ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict, SandboxId, SandboxState,
+        Stage, Terminating, TerminationCause, Wall,
     };
+
+    /// The pods that should run: the sources, and the merged view of them that dispatch follows.
+    pub mod desired {
+        pub use crate::desired::{Change, Deps, Handle, MirrorSetup, new};
+        pub use crate::sources::{Source, SourceKind, SourceState};
+    }
+}
+
+/// Every room, for the binary, the tests and the fuzz targets of this repository. Nothing here is
+/// promised.
+#[doc(hidden)]
+pub mod internals {
+    pub mod admission {
+        pub use crate::admission::*;
+    }
+    pub mod apiserver {
+        pub use crate::apiserver::*;
+    }
+    pub mod clock {
+        pub use crate::clock::*;
+    }
+    pub mod cni {
+        pub use crate::cni::*;
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod cri {
+        pub use crate::cri::*;
+    }
+    pub mod daemon {
+        pub use crate::daemon::*;
+    }
+    pub mod desired {
+        pub use crate::desired::*;
+    }
+    pub mod dispatch {
+        pub use crate::dispatch::*;
+    }
+    pub mod images {
+        pub use crate::images::*;
+    }
+    pub mod linux {
+        pub use crate::linux::*;
+    }
+    pub mod model {
+        pub use crate::model::*;
+    }
+    pub mod node {
+        pub use crate::node::*;
+    }
+    pub mod pleg {
+        pub use crate::pleg::*;
+    }
+    pub mod pods {
+        pub use crate::pods::*;
+    }
+    pub mod probes {
+        pub use crate::probes::*;
+    }
+    pub mod resources {
+        pub use crate::resources::*;
+    }
+    pub mod server {
+        pub use crate::server::*;
+    }
+    pub mod sources {
+        pub use crate::sources::*;
+    }
+    pub mod status {
+        pub use crate::status::*;
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::*;
+    }
+    #[cfg(any(test, feature = "testkit"))]
+    pub mod testkit {
+        pub use crate::testkit::*;
+    }
+    pub mod volumes {
+        pub use crate::volumes::*;
+    }
+    pub mod watch {
+        pub use crate::watch::*;
+    }
 }

@@ -89,7 +89,7 @@ fn sources() -> Vec<Source> {
         }
     }
     let mut files = Vec::new();
-    for folder in ["src", "tests", "fuzz", "systemd", "cni-conf", "proto", ".ci"] {
+    for folder in ["src", "tests", "examples", "fuzz", "systemd", "cni-conf", "proto", ".ci"] {
         walk(&root().join(folder), &mut files);
     }
     for name in [

@@ -34,7 +34,7 @@ use super::{Shared, Sources, Stuck, Wish};
 use crate::apiserver::events::Recorder;
 use crate::clock::{Clock, Jumps};
 use crate::linux::fs::ensure_root_dir;
-use crate::model::{Mono, PodUid, VolumesState};
+use crate::model::{PodUid, VolumesState};
 use crate::watch::set_if_changed;
 use events::record_events;
 use removals::Removals;
