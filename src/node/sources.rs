@@ -69,7 +69,7 @@ impl Sources {
     pub fn read(&mut self, now: Mono) -> Facts {
         Facts {
             runtime: self.runtime.borrow_and_update().clone(),
-            pleg: self.pleg.healthy(now),
+            pleg: self.pleg.healthy(now).map_err(|problem| problem.to_string()),
             images: self.images.borrow_and_update().clone(),
             devices: self.devices.borrow_and_update().clone(),
             pressure: *self.pressure.borrow_and_update(),

@@ -14,7 +14,7 @@ pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<Str
     loop {
         let last = pleg.last_relist();
         let now = clock.now().mono;
-        let problem = last.and_then(|_| pleg.healthy(now).err());
+        let problem = last.and_then(|_| pleg.healthy(now).err()).map(|problem| problem.to_string());
         let is_healthy = problem.is_none();
         set_if_changed(&sender, problem);
 

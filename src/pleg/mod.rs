@@ -39,6 +39,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::cri::Runtime;
+use crate::model::time::go_duration;
 use crate::model::{ContainerId, Mono, ObservedPod, PodKey, PodUid, SandboxId};
 
 use dirty::{Dirty, Look};
@@ -289,21 +290,32 @@ impl Handle {
         self.last_relist().map(|last| last.after(UNHEALTHY_AFTER + Duration::from_nanos(1)))
     }
 
-    /// Whether what is published can be trusted, else upstream's text for the node's condition.
-    pub fn healthy(&self, now: Mono) -> Result<(), String> {
+    /// Whether what is published can be trusted.
+    pub fn healthy(&self, now: Mono) -> Result<(), Unhealthy> {
         let Some(last) = self.last_relist() else {
-            return Err("PLEG is not healthy: pleg has yet to be successful".to_owned());
+            return Err(Unhealthy::NeverRelisted);
         };
         let elapsed = now.since(last);
         if elapsed <= UNHEALTHY_AFTER {
             return Ok(());
         }
-        Err(format!(
-            "PLEG is not healthy: pleg was last seen active {} ago; threshold is {}",
-            crate::model::time::go_duration(elapsed),
-            crate::model::time::go_duration(UNHEALTHY_AFTER),
-        ))
+        Err(Unhealthy::Silent(elapsed))
     }
+}
+
+/// Why what is published cannot be trusted: upstream's texts for the node's condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unhealthy {
+    /// No relist has succeeded yet.
+    #[error("PLEG is not healthy: pleg has yet to be successful")]
+    NeverRelisted,
+    /// The last relist succeeded this long ago.
+    #[error(
+        "PLEG is not healthy: pleg was last seen active {} ago; threshold is {}",
+        go_duration(*.0),
+        go_duration(UNHEALTHY_AFTER)
+    )]
+    Silent(Duration),
 }
 
 /// A call that changes a pod, while it runs. Its end, by [`Mutation::end`] or by dropping it, makes

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
-use crate::apiserver::credentials;
+use crate::apiserver::credentials::{self, CredentialsError};
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, pod};
 
@@ -50,17 +50,11 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     let mut said = String::new();
     loop {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
-        let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(
-            |text| {
-                static_pod::read(
-                    &text,
-                    Origin::Url(&config.url),
-                    &config.node_name,
-                    config.references,
-                )
+        let read = read.unwrap_or(Err(FetchError::Deadline)).map_err(|error| error.to_string());
+        let pods = read.and_then(|text| {
+            static_pod::read(&text, Origin::Url(&config.url), &config.node_name, config.references)
                 .map_err(|error| error.to_string())
-            },
-        );
+        });
         match pods {
             Ok(pods) => {
                 said.clear();
@@ -91,8 +85,39 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     }
 }
 
-async fn fetch(config: &Config) -> Result<Vec<u8>, String> {
-    let tls = credentials::anonymous_tls().map_err(|error| error.to_string())?;
+/// Why the URL cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    /// The URL is none.
+    #[error("parse {url:?}: {source}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// Why.
+        source: http::Error,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] CredentialsError),
+    /// There is no answer.
+    #[error(transparent)]
+    Request(#[from] hyper_util::client::legacy::Error),
+    /// There is no answer in time.
+    #[error("no answer within {DEADLINE:?}")]
+    Deadline,
+    /// The answer is no success.
+    #[error("the server answered {0}")]
+    Status(http::StatusCode),
+    /// The answer breaks off or is too long.
+    #[error(transparent)]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is empty.
+    #[error("the answer is empty")]
+    Empty,
+}
+
+async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
+    let tls = credentials::anonymous_tls()?;
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
@@ -101,16 +126,14 @@ async fn fetch(config: &Config) -> Result<Vec<u8>, String> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
     let mut request = http::Request::get(config.url.as_str())
         .body(Empty::new())
-        .map_err(|error| format!("parse {:?}: {error}", config.url))?;
+        .map_err(|source| FetchError::Url { url: config.url.clone(), source })?;
     request.headers_mut().extend(config.headers.clone());
-    let answer = client.request(request).await.map_err(|error| error.to_string())?;
+    let answer = client.request(request).await?;
     if answer.status() != http::StatusCode::OK {
-        return Err(format!("the server answered {}", answer.status()));
+        return Err(FetchError::Status(answer.status()));
     }
-    let body = Limited::new(answer.into_body(), MAX_SIZE)
-        .collect()
-        .await
-        .map_err(|error| error.to_string())?;
+    let body =
+        Limited::new(answer.into_body(), MAX_SIZE).collect().await.map_err(FetchError::Body)?;
     let text = body.to_bytes().to_vec();
-    if text.is_empty() { Err("the answer is empty".to_owned()) } else { Ok(text) }
+    if text.is_empty() { Err(FetchError::Empty) } else { Ok(text) }
 }

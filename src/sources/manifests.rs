@@ -8,6 +8,7 @@
 //! was replaced by a rename is just read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,7 @@ impl Task {
                     deleted.clear();
                     self.apply(found);
                 }
-                Ok(Err(problem)) => self.fail(problem),
+                Ok(Err(error)) => self.fail(error.to_string()),
                 Err(_) => self.fail("reading the manifests panicked".to_owned()),
             }
             let period = crate::apiserver::random::jitter(self.config.check_frequency, 0.05);
@@ -248,21 +249,21 @@ fn watch_files(path: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
 }
 
 /// Reads the files. A path that does not exist holds none.
-fn scan(path: &Path) -> Result<Vec<Found>, String> {
+fn scan(path: &Path) -> io::Result<Vec<Found>> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
     if metadata.is_file() {
         return Ok(read(path.to_owned()).into_iter().collect());
     }
     if !metadata.is_dir() {
-        return Err("it is neither a directory nor a file".to_owned());
+        return Err(io::Error::other("it is neither a directory nor a file"));
     }
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|error| error.to_string())? {
-        let entry = entry.map_err(|error| error.to_string())?;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
             paths.push(entry.path());
         }
@@ -282,7 +283,7 @@ fn read(path: PathBuf) -> Option<Found> {
     } else {
         match std::fs::read(&path) {
             Ok(text) => Ok(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(error.to_string()),
         }
     };

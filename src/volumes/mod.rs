@@ -24,6 +24,7 @@
 //! whose drivers left Kubernetes; file systems on local devices; clusterTrustBundle and
 //! podCertificate sources. An event names each such volume.
 
+mod allocatable;
 pub mod atomic_writer;
 mod config;
 pub mod directories;
@@ -49,8 +50,9 @@ use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use allocatable::Allocatable;
 pub use error::{SetUpError, StuckReason, TearDownError};
-pub use kinds::{Allocatable, Placed};
+pub use kinds::Placed;
 pub use paths::Paths;
 pub use source::{ClaimSource, ObjectSource, TokenSource};
 pub use subpath::{SubPath, SubPathError};

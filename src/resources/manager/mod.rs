@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::provider::Ask;
 use super::claims;
+use super::devices::error::DeviceError;
 use super::devices::{self, Figures};
 use crate::apiserver::resource_claims;
 use crate::clock::Clock;
@@ -54,11 +55,19 @@ pub struct Allocation {
 }
 
 /// Why a pod cannot be given what it asks for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Allocate failed due to {problem}, which is unexpected")]
-pub struct Refusal {
-    /// What the provider said.
-    pub problem: String,
+#[derive(Debug, thiserror::Error)]
+#[error("Allocate failed due to {0}, which is unexpected")]
+pub struct Refusal(#[source] ManagerError);
+
+/// Why a container does not get what it asks for. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// Its devices cannot be had.
+    #[error(transparent)]
+    Devices(#[from] DeviceError),
+    /// The process ends.
+    #[error("the kubelet is ending")]
+    Ending,
 }
 
 /// The way to the manager. Cheap to clone.
@@ -95,7 +104,7 @@ impl Handle {
         }
         Some(async move {
             for ask in asks {
-                admit::allocate(&handle, &ask).await.map_err(|problem| Refusal { problem })?;
+                admit::allocate(&handle, &ask).await.map_err(Refusal)?;
             }
             Ok(())
         })
@@ -112,13 +121,13 @@ impl Handle {
             return Ok(Allocation::default());
         }
         let ask = Ask { pod: pod.clone(), container: container.clone(), running: false };
-        admit::start(self, ask).await
+        admit::start(self, ask).await.map_err(|error| error.to_string())
     }
 
     /// Prepares the claims of a pod that is about to get its sandbox. The error is upstream's text.
     /// Cancel-safe.
     pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
-        claims::prepare(self.claims.as_ref(), pod).await
+        claims::prepare(self.claims.as_ref(), pod).await.map_err(|error| error.to_string())
     }
 
     /// The pod is over: what it has is free. Bounded by the task, which empties its queue without
@@ -142,11 +151,10 @@ impl Handle {
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
-    ) -> Result<T, String> {
+    ) -> Result<T, ManagerError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || "the kubelet is ending".to_owned();
-        self.commands.send(command(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        self.commands.send(command(reply)).await.map_err(|_| ManagerError::Ending)?;
+        answer.await.map_err(|_| ManagerError::Ending)
     }
 }
 

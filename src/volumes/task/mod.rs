@@ -20,11 +20,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
+use super::allocatable::Allocatable;
 use super::directories;
 use super::entry::{AnySubscription, Entry, OneVolume};
 use super::error::{SetUpError, StuckReason, TearDownError};
 use super::kinds::context::{Locks, Tools};
-use super::kinds::{Allocatable, Context, Done, Kind, OnDisk};
+use super::kinds::{Context, Done, Kind, OnDisk};
 use super::mounter::Mounter;
 use super::paths::Paths;
 use super::payload::ObjectRef;
@@ -295,7 +296,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn job_ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> BTreeSet<PodUid> {
         let (id, ended) = match ended {
             Ok((id, ended)) => (id, Ok(ended)),
-            Err(error) => (error.id(), Err(error.to_string())),
+            Err(error) => (error.id(), Err(error)),
         };
         match self.running.remove(&id) {
             Some(Job::Volume(uid, index)) => {
@@ -309,7 +310,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 let result = match ended {
                     Ok(Ended::Removed(result)) => result,
                     Ok(Ended::SetUp(_) | Ended::TornDown(_)) => Ok(()),
-                    Err(panicked) => Err(TearDownError::Panicked(panicked)),
+                    Err(panicked) => Err(TearDownError::Panicked(panicked.to_string())),
                 };
                 self.removal_ended(&uid, result);
                 BTreeSet::from([uid])
@@ -318,7 +319,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         }
     }
 
-    fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, String>) {
+    fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, JoinError>) {
         let now = self.parts.clock.now().mono;
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let volume = &mut entry.volumes[index].plan;
@@ -329,7 +330,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 .map(|()| Done::default())
                 .map_err(|error| Failure::plain(error.text(), error.reason())),
             Ok(Ended::Removed(_)) => Ok(Done::default()),
-            Err(panicked) => Err(Failure::plain(panicked, StuckReason::Other)),
+            Err(panicked) => Err(Failure::plain(panicked.to_string(), StuckReason::Other)),
         };
         match (result, doing) {
             (Ok(Done { refresh_at, kept_old, claimed }), Some(Doing::SetUp)) => {

@@ -58,7 +58,7 @@ pub(super) const BOOLEANS: [Exception; 4] = [
         reason: "facts about a volume that come from the spec and from the disk independently",
     },
 ];
-pub(super) const CIRCLES: [Exception; 8] = [
+pub(super) const CIRCLES: [Exception; 6] = [
     Exception {
         place: "src/apiserver/credentials.rs, src/apiserver/exec.rs, src/apiserver/kubeconfig.rs, src/apiserver/proxy.rs, src/apiserver/transport.rs",
         reason: "they share the error of the transport, which is to move into a file of its own",
@@ -82,13 +82,5 @@ pub(super) const CIRCLES: [Exception; 8] = [
     Exception {
         place: "src/server/client_ca.rs, src/server/tls.rs",
         reason: "they share an error that is to move into a file of its own",
-    },
-    Exception {
-        place: "src/volumes/kinds/context.rs, src/volumes/kinds/payload/downward.rs",
-        reason: "the context names the inputs of the downward API",
-    },
-    Exception {
-        place: "src/volumes/kinds/payload/config_map.rs, src/volumes/kinds/payload/projected.rs, src/volumes/kinds/payload/secret.rs",
-        reason: "a projected volume is made of the others, which share its way to the disk",
     },
 ];
