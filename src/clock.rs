@@ -1,4 +1,7 @@
-//! The one place that reads the clocks. Tasks hold a [`Clock`] and hand readings on as [`Now`].
+//! Reads the clocks: the one place that does. Tasks hold a [`Clock`] and pass readings on as
+//! [`Now`].
+//!
+//! It decides nothing. Deciding code never holds a [`Clock`].
 
 use tokio::time::Instant;
 
@@ -6,29 +9,29 @@ use crate::linux::timer::WallClockTimer;
 use crate::model::time::LONGEST;
 use crate::model::{Mono, Now};
 
-/// Both clocks. Under tokio's paused time the wall clock follows the paused one, so that tests are
-/// exact.
+/// The monotonic and the wall clock. Under tokio's paused time the wall clock follows the paused
+/// one, so that tests are exact.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
     wall_origin: jiff::Timestamp,
-    /// Whether the wall reading is derived from the monotonic one (tests) or read from the system.
+    /// True if the wall time is derived from the monotonic one (tests) instead of read.
     derived: bool,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 impl Clock {
-    /// The machine's clocks.
+    /// Returns the machine's clocks.
     pub fn system() -> Self {
         Self { origin: Instant::now(), wall_origin: jiff::Timestamp::now(), derived: false }
     }
 
-    /// A clock that starts at `wall` and follows tokio's (possibly paused) time.
+    /// Returns a clock that starts at `wall` and follows tokio's (possibly paused) time.
     pub fn starting_at(wall: jiff::Timestamp) -> Self {
         Self { origin: Instant::now(), wall_origin: wall, derived: true }
     }
 
-    /// Reads both.
+    /// Reads both clocks.
     pub fn now(&self) -> Now {
         let elapsed = self.origin.elapsed();
         let wall = if self.derived {
@@ -40,10 +43,11 @@ impl Clock {
         } else {
             jiff::Timestamp::now()
         };
+
         Now { mono: Mono(elapsed), wall }
     }
 
-    /// The instant to hand to tokio's timers for `moment`; one that cannot be expressed is far off.
+    /// Converts `moment` for tokio's timers. A moment that cannot be expressed becomes a far one.
     pub fn instant(&self, moment: Mono) -> Instant {
         let far = || self.origin + LONGEST;
         self.origin.checked_add(moment.0).unwrap_or_else(far)
@@ -54,7 +58,7 @@ impl Clock {
         tokio::time::sleep_until(self.instant(moment)).await;
     }
 
-    /// Sleeps until `moment`, for ever without one. Cancel-safe.
+    /// Sleeps until `moment`; for ever if there is none. Cancel-safe.
     pub async fn sleep_until_some(&self, moment: Option<Mono>) {
         match moment {
             Some(moment) => self.sleep_until(moment).await,
@@ -63,13 +67,13 @@ impl Clock {
     }
 }
 
-/// Tells when the wall clock is set (by NTP, by somebody, after a sleep): what was planned by it is
-/// then to be looked at.
+/// Reports when the wall clock is set (by NTP, by an administrator, after a suspend). Plans that
+/// were made by wall time must then be made anew.
 #[derive(Debug)]
 pub struct Jumps(Option<WallClockTimer>);
 
 impl Jumps {
-    /// Watches from now on. On a kernel that cannot tell nothing is ever told.
+    /// Watches from now on. On a kernel without support nothing is ever reported.
     pub fn watch() -> Self {
         let timer = WallClockTimer::new();
         if let Err(error) = &timer {
@@ -78,7 +82,7 @@ impl Jumps {
         Self(timer.ok())
     }
 
-    /// Waits for the next time. Cancel-safe.
+    /// Waits for the next jump. Cancel-safe.
     pub async fn next(&mut self) {
         let Some(timer) = &self.0 else { return std::future::pending().await };
         if let Err(error) = timer.was_set().await {

@@ -1,9 +1,11 @@
-//! CNI: whether the node's network configuration is usable and why not.
+//! CNI: diagnoses the node's network configuration.
 //!
-//! The runtime calls the plugins; this only looks at the same files, so that "network not ready"
-//! can say what to do. Its texts go beside upstream's, never in their place. [`watch()`] tells when
-//! the configuration changes (for `cri::condition`), [`diagnose`] says what is wrong with it,
-//! [`install`] puts one in place where there is none.
+//! The runtime calls the plugins. This room only reads the same files, so that "network not ready"
+//! can say how to mend it. Its texts go beside upstream's, never in their place.
+//!
+//! - [`watch()`] reports changes of the configuration, for `cri::condition`.
+//! - [`diagnose`] finds the fault in it.
+//! - [`install`] creates a configuration where there is none.
 
 mod problem;
 mod watch;
@@ -20,12 +22,12 @@ use crate::linux::fs::{ensure_dir, write_atomic};
 pub use problem::{NetworkProblem, problem};
 pub use watch::{Watcher, watch};
 
-/// Where the runtime looks, unless it is configured otherwise.
+/// The folder in which the runtime looks for configurations by default.
 pub const CONF_DIR: &str = "/etc/cni/net.d";
-/// Where the runtime looks for plugins, unless it is configured otherwise.
+/// The folder in which the runtime looks for plugins by default.
 pub const BIN_DIR: &str = "/opt/cni/bin";
 
-/// The places to look at.
+/// The folders of configurations and plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The folder of configurations.
@@ -40,10 +42,10 @@ impl Default for Places {
     }
 }
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// The file.
+    /// The configuration's file.
     pub file: PathBuf,
     /// The network's name.
     pub name: String,
@@ -51,7 +53,7 @@ pub struct Network {
     pub plugins: Vec<String>,
 }
 
-/// Why the configuration cannot be used.
+/// The reasons why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// There is no configuration, or not even a folder for it.
@@ -63,9 +65,9 @@ pub enum Problem {
     /// The folder or a file cannot be read.
     #[error("{path} cannot be read")]
     Unreadable {
-        /// What.
+        /// The folder's or file's path.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -74,33 +76,33 @@ pub enum Problem {
     Invalid {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The fault, for people.
         problem: String,
     },
-    /// A plugin is missing.
+    /// A plugin does not exist.
     #[error("plugin {plugin} of {file} not found in {}", Dirs(.dirs))]
     PluginMissing {
-        /// The configuration.
+        /// The configuration's file.
         file: PathBuf,
         /// The plugin's type.
         plugin: String,
-        /// Where it was looked for.
+        /// The folders in which it was searched.
         dirs: Vec<PathBuf>,
     },
-    /// A plugin is there and cannot be run.
+    /// A plugin exists but cannot be executed.
     #[error("plugin {path} of {file} is not executable")]
     PluginNotExecutable {
-        /// The configuration.
+        /// The configuration's file.
         file: PathBuf,
-        /// The plugin.
+        /// The plugin's path.
         path: PathBuf,
     },
-    /// A configuration could not be put in place.
+    /// A configuration could not be created.
     #[error("{path} cannot be written")]
     Unwritable {
-        /// What.
+        /// The folder's or file's path.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -115,7 +117,7 @@ impl fmt::Display for Dirs<'_> {
     }
 }
 
-/// Looks at the configuration that the runtime takes: the first file by name. Blocks on small
+/// Checks the configuration that the runtime uses: the first file by name. It blocks on small
 /// files.
 pub fn diagnose(places: &Places) -> Result<Network, Problem> {
     let file = first_file(&places.conf_dir)?;
@@ -128,25 +130,28 @@ pub fn diagnose(places: &Places) -> Result<Network, Problem> {
     Ok(Network { file, name, plugins })
 }
 
-/// Puts a configuration in place if the folder has none; whether it did. Never replaces what is
-/// there: a network add-on owns it. The configuration is validated first.
+/// Creates a configuration if the folder has none. Returns true if it did. It never replaces a
+/// file: a network add-on owns it. The configuration is validated first.
 pub fn install(places: &Places, file_name: &str, conflist: &[u8]) -> Result<bool, Problem> {
     let path = places.conf_dir.join(file_name);
     parse(&path, conflist)?;
+
     match first_file(&places.conf_dir) {
         Ok(_) => return Ok(false),
         Err(Problem::NoConfiguration { .. }) => {}
         Err(problem) => return Err(problem),
     }
+
     let unwritable = |source| Problem::Unwritable { path: path.clone(), source };
     if !places.conf_dir.exists() {
         ensure_dir(&places.conf_dir, 0o755).map_err(unwritable)?;
     }
+
     write_atomic(&path, conflist, 0o644).map_err(unwritable)?;
     Ok(true)
 }
 
-/// The first configuration by name, as libcni orders them.
+/// Returns the first configuration by name, in libcni's order.
 fn first_file(dir: &Path) -> Result<PathBuf, Problem> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -160,6 +165,7 @@ fn first_file(dir: &Path) -> Result<PathBuf, Problem> {
         matches!(extension, Some("conf" | "conflist" | "json")) && !path.is_dir()
     };
     let files = entries.flatten().map(|entry| entry.path()).filter(is_configuration);
+
     files.min().ok_or_else(|| Problem::NoConfiguration { dir: dir.to_owned() })
 }
 
@@ -169,7 +175,7 @@ struct Conflist {
     name: String,
     #[serde(default)]
     plugins: Option<Vec<Plugin>>,
-    /// Of a single-plugin configuration.
+    /// The plugin's type, in a single-plugin configuration.
     #[serde(default, rename = "type")]
     kind: String,
 }
@@ -180,7 +186,7 @@ struct Plugin {
     kind: String,
 }
 
-/// The network's name and plugins.
+/// Parses a configuration: the network's name and the types of its plugins.
 fn parse(file: &Path, data: &[u8]) -> Result<(String, Vec<String>), Problem> {
     let invalid =
         |problem: &str| Problem::Invalid { file: file.to_owned(), problem: problem.to_owned() };
@@ -204,9 +210,11 @@ fn parse(file: &Path, data: &[u8]) -> Result<(String, Vec<String>), Problem> {
     if let Some(plugin) = plugins.iter().find(|plugin| plugin.kind.contains('/')) {
         return Err(invalid(&format!("the type {:?} is a path", plugin.kind)));
     }
+
     Ok((list.name, plugins.into_iter().map(|plugin| plugin.kind).collect()))
 }
 
+/// Checks that a plugin exists in one of the folders and can be executed.
 fn find_plugin(file: &Path, plugin: &str, dirs: &[PathBuf]) -> Result<(), Problem> {
     let found = dirs.iter().map(|dir| dir.join(plugin)).find_map(|path| {
         let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;

@@ -1,7 +1,7 @@
-//! Why no sandbox can be made for lack of a network: the runtime's words, and a diagnosis from the
-//! node's own configuration.
+//! Explains why no sandbox can be created for lack of a network: the runtime's message, and a
+//! diagnosis of the node's own configuration.
 //!
-//! Fed by the runtime's condition; the files are read only while there is a problem.
+//! Fed by the runtime's condition. The files are read only while there is a problem.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::cri::RuntimeCondition;
 use crate::model::error_chain;
 use crate::watch::set_if_changed;
 
-/// How often a problem is diagnosed anew: the configuration may change without the runtime's words
-/// changing.
+/// The time between two diagnoses of a problem: the configuration may change while the runtime's
+/// message stays.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// A network that is not ready.
@@ -25,7 +25,7 @@ pub struct NetworkProblem {
     pub diagnosis: Option<String>,
 }
 
-/// Makes the current problem and the task that keeps it.
+/// Returns the current problem, and the task that keeps it up to date.
 pub fn problem(
     mut runtime: watch::Receiver<RuntimeCondition>,
     places: Places,
@@ -47,7 +47,7 @@ pub fn problem(
                 }
                 tokio::time::sleep(PERIOD).await;
             };
-            // Both arms are cancel-safe.
+            // Both branches are cancel-safe.
             tokio::select! {
                 changed = runtime.changed() => if changed.is_err() { return },
                 () = again => {}

@@ -1,5 +1,6 @@
-//! Watches the folder of CNI configurations. In: inotify. Out: a `watch` that counts changes. Looks
-//! at no content.
+//! Watches the folder of CNI configurations.
+//!
+//! In: inotify. Out: a `watch` that counts changes. It never reads a file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,11 @@ use inotify::{EventMask, Inotify, WatchMask};
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 
-/// A configuration is often several files and renames: they are one change.
+/// The quiet time that ends a change: a configuration is often several files and renames.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How often watching is tried again where it is not possible (no inotify instances left).
+/// The wait before watching is tried again where it is not possible (no inotify instances left).
 const AGAIN: Duration = Duration::from_secs(60);
-/// Room for some events; what does not fit is read next.
+/// The size of the buffer for events. Events beyond it come with the next read.
 const BUFFER: usize = 4096;
 
 /// The watching task; made by [`watch()`].
@@ -23,14 +24,14 @@ pub struct Watcher {
     changes: watch::Sender<u64>,
 }
 
-/// Changes of a folder that may not exist yet, and the task that finds them.
+/// Returns the changes of a folder that may not exist yet, and the task that finds them.
 pub fn watch(dir: &Path) -> (watch::Receiver<u64>, Watcher) {
     let (changes, receiver) = watch::channel(0);
     (receiver, Watcher { dir: dir.to_owned(), changes })
 }
 
 impl Watcher {
-    /// Watches for ever; may be dropped at any await.
+    /// Watches for ever. May be dropped at any await.
     pub async fn run(self) {
         loop {
             if let Err(error) = self.follow().await {
@@ -41,7 +42,8 @@ impl Watcher {
         }
     }
 
-    /// Watches the folder, or the nearest one above it that exists, until that has to be done anew.
+    /// Watches the folder, or its nearest ancestor that exists, until the watch has to be set up
+    /// anew.
     async fn follow(&self) -> io::Result<()> {
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
@@ -54,12 +56,14 @@ impl Watcher {
             | WatchMask::ONLYDIR;
         let watched = self.watch_nearest(&inotify, mask)?;
         let mut events = inotify.into_event_stream([0; BUFFER])?;
-        // Between the last look and the watch something may have happened.
+
+        // A change may have come between the last read and this watch.
         self.changes.send_modify(|changes| *changes += 1);
         while let Some(event) = events.next().await {
             let mut gone = is_gone(event?.mask);
             let settled = tokio::time::sleep(SETTLE);
             tokio::pin!(settled);
+
             loop {
                 tokio::select! {
                     () = &mut settled => break,
@@ -69,20 +73,23 @@ impl Watcher {
                     },
                 }
             }
+
             self.changes.send_modify(|changes| *changes += 1);
             if gone || (watched != self.dir && self.nearest() != watched) {
                 return Ok(());
             }
         }
+
         Ok(())
     }
 
+    /// Adds a watch on the folder or its nearest ancestor that exists. Returns the watched path.
     fn watch_nearest(&self, inotify: &Inotify, mask: WatchMask) -> io::Result<PathBuf> {
         loop {
             let nearest = self.nearest();
             match inotify.watches().add(&nearest, mask) {
                 Ok(_) if self.nearest() == nearest => return Ok(nearest),
-                // A folder below it has come meanwhile: watch that one too, its parent's events do
+                // A deeper folder was created meanwhile: watch it too. The events of its parent do
                 // no harm.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -91,12 +98,13 @@ impl Watcher {
         }
     }
 
-    /// The folder, or the nearest one above it that exists.
+    /// Returns the folder, or its nearest ancestor that exists.
     fn nearest(&self) -> PathBuf {
         self.dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
     }
 }
 
+/// Returns true if the watched folder has been removed or renamed.
 fn is_gone(mask: EventMask) -> bool {
     mask.intersects(
         EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT,

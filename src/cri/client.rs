@@ -1,10 +1,14 @@
-//! The client: one typed method per CRI call, each with its own deadline, counted, and failing as a
-//! [`CriError`].
+//! Calls the container runtime: one typed method per CRI call.
 //!
-//! Connects when the first call is made and again when the connection breaks. Three calls cannot be
-//! taken back (invariant 7): RunPodSandbox, CreateContainer and StartContainer run detached, to
-//! their deadline, even when the caller's future is dropped, and hold what they were given (the
-//! epoch guard of `pleg`) until they have ended.
+//! Each call has its own deadline, is counted, and fails as a [`CriError`]. The client connects
+//! with the first call, and again when the connection breaks.
+//!
+//! Three calls cannot be taken back (invariant 7): RunPodSandbox, CreateContainer and
+//! StartContainer run detached, to their deadline, even when the caller's future is dropped. They
+//! hold a value of the caller (the epoch guard of `pleg`) until they have ended.
+//!
+//! Used by every room that talks to the runtime. It never retries a call and never interprets an
+//! answer.
 
 use std::fmt;
 use std::future::Future;
@@ -31,20 +35,23 @@ use crate::clock::Clock;
 use crate::model::time::{self, seconds};
 use crate::model::{ContainerId, SandboxId};
 
-/// The largest answer that is taken; upstream's limit. A node with many containers lists megabytes.
+/// The largest answer that is accepted; upstream's limit. A node with many containers lists
+/// megabytes.
 const MAX_MESSAGE: usize = 16 << 20;
-/// How long RunPodSandbox may take at least: the network plugin works within it.
+/// The shortest deadline of RunPodSandbox: the network plugin works within it.
 const RUN_POD_SANDBOX: Duration = Duration::from_secs(240);
-/// How long CreateContainer and StartContainer may take at least.
+/// The shortest deadline of CreateContainer and StartContainer.
 const CREATE_OR_START: Duration = Duration::from_secs(120);
-/// Windows for large lists: with HTTP/2's 64 KiB a list of megabytes needs dozens of round trips.
+/// The stream window for large lists: with HTTP/2's 64 KiB a list of megabytes needs dozens of
+/// round trips.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// The window of the connection, for several such lists.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, TransportError>;
 
-/// What went wrong below gRPC. A type of its own, because the compiler cannot prove a future with a
-/// boxed error `Send`.
+/// A failure below gRPC. A type of its own, because the compiler cannot prove a future with a boxed
+/// error `Send`.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the container runtime failed")]
 struct TransportError(#[source] BoxError);
@@ -55,13 +62,13 @@ impl TransportError {
     }
 }
 
-/// Told of every call that has ended: which, how long it took, how it failed.
+/// Observes every call that has ended: the call, its duration, its error.
 pub type Observer = Arc<dyn Fn(Operation, Duration, Option<&CriError>) + Send + Sync>;
 
 /// A stream of container events.
 pub type EventStream = tonic::Streaming<v1::ContainerEventResponse>;
 
-/// A call by its two names.
+/// The two names of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// The RPC, e.g. `RunPodSandbox`.
@@ -70,30 +77,30 @@ pub struct Operation {
     pub metric: &'static str,
 }
 
-/// How to reach the runtime.
+/// The addresses of the runtime and the ordinary deadline.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `containerRuntimeEndpoint`.
     pub runtime_endpoint: String,
-    /// `imageServiceEndpoint`; `None` or empty: the runtime's.
+    /// `imageServiceEndpoint`; `None` or empty for the runtime's.
     pub image_endpoint: Option<String>,
     /// `runtimeRequestTimeout`.
     pub request_timeout: Duration,
 }
 
-/// What the calls of a command answered.
+/// The result of a command in a container.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its standard output.
+    /// The command's standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error.
+    /// The command's standard error.
     pub stderr: Vec<u8>,
-    /// Its exit code.
+    /// The command's exit code.
     pub exit_code: i32,
 }
 
 impl fmt::Debug for ExecOutput {
-    /// Without the output: it may hold secrets.
+    /// Leaves the output out: it may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecOutput").field("exit_code", &self.exit_code).finish_non_exhaustive()
     }
@@ -112,12 +119,12 @@ pub struct Runtime {
     connection: watch::Receiver<Connection>,
 }
 
-/// Whether there is a connection to the runtime; each change is a reason to look again.
+/// The connections to the runtime. Each change is a reason to read the runtime again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     /// Connections that are open.
     pub open: u32,
-    /// How many have been opened so far.
+    /// The connections that have been opened so far.
     pub opened: u64,
 }
 
@@ -130,8 +137,8 @@ impl fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// A client of the runtime that listens where `settings` say; connects with the first call.
-    /// Needs a tokio runtime.
+    /// Returns a client of the runtime that `settings` name. It connects with the first call. Needs
+    /// a tokio runtime.
     pub fn new(
         settings: &Settings,
         clock: Clock,
@@ -150,10 +157,12 @@ impl Runtime {
         } else {
             channel(&image_endpoint, None)
         };
+
         Ok(Self::assemble(runtime, images, settings.request_timeout, clock, observer, connection))
     }
 
-    /// A client of services in this process: how tests and simulations use a fake without a socket.
+    /// Returns a client of services in this process: tests and simulations use a fake without a
+    /// socket.
     pub fn in_process<R, I>(
         runtime: R,
         images: I,
@@ -208,7 +217,7 @@ impl Runtime {
         }
     }
 
-    /// Changes when a connection to the runtime is made or lost.
+    /// Returns the connections, which change when one to the runtime is opened or lost.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
     }
@@ -229,12 +238,14 @@ impl Runtime {
             Ok(answer) => answer,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // Nobody aborts these tasks: the process is ending and nobody will poll us again.
+                // These tasks are never aborted while this process runs: it is ending, and this
+                // future will not be polled again.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 
+    /// Makes a call within `limit` and reports it to the observer.
     async fn call<T>(
         &self,
         operation: Operation,
@@ -251,15 +262,16 @@ impl Runtime {
             None => answer.await,
         };
         (self.observer)(operation, self.clock.now().mono.since(began), outcome.as_ref().err());
+
         outcome.map(tonic::Response::into_inner)
     }
 }
 
-/// A request that tells the runtime its deadline.
+/// Builds a request that carries its deadline to the runtime.
 fn request<T>(message: T, limit: Option<Duration>) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     if let Some(limit) = limit {
-        // Its format has eight digits; it panics on what does not fit.
+        // The header's format has eight digits; tonic panics on a longer number.
         request.set_timeout(limit.min(time::LONGEST));
     }
     request
@@ -297,40 +309,40 @@ macro_rules! ordinary {
 }
 
 calls! {
-    /// The runtime's name and version.
+    /// Returns the runtime's name and version.
     version(runtime.version, "Version", "version", ordinary!()): VersionRequest -> VersionResponse;
-    /// Whether the runtime and its network are ready, its handlers and features.
+    /// Returns the conditions of the runtime and its network, its handlers and features.
     status(runtime.status, "Status", "status", ordinary!()): StatusRequest -> StatusResponse;
-    /// What the runtime wants of a kubelet: its cgroup driver.
+    /// Returns the configuration that the runtime wants of a kubelet: its cgroup driver.
     runtime_config(runtime.runtime_config, "RuntimeConfig", "runtime_config", ordinary!())
         : RuntimeConfigRequest -> RuntimeConfigResponse;
-    /// Hands the pod CIDR to the runtime.
+    /// Passes the pod CIDR to the runtime.
     update_runtime_config(runtime.update_runtime_config, "UpdateRuntimeConfig", "update_runtime_config", ordinary!())
         : UpdateRuntimeConfigRequest -> UpdateRuntimeConfigResponse;
-    /// Stops a sandbox: kills what is left in it and tears its network down. Idempotent.
+    /// Stops a sandbox: kills its containers and tears its network down. Idempotent.
     stop_pod_sandbox(runtime.stop_pod_sandbox, "StopPodSandbox", "stop_podsandbox", ordinary!())
         : StopPodSandboxRequest -> StopPodSandboxResponse;
     /// Removes a sandbox and every container in it. Idempotent.
     remove_pod_sandbox(runtime.remove_pod_sandbox, "RemovePodSandbox", "remove_podsandbox", ordinary!())
         : RemovePodSandboxRequest -> RemovePodSandboxResponse;
-    /// One sandbox in detail.
+    /// Returns the status of one sandbox.
     pod_sandbox_status(runtime.pod_sandbox_status, "PodSandboxStatus", "podsandbox_status", ordinary!())
         : PodSandboxStatusRequest -> PodSandboxStatusResponse;
-    /// Sandboxes that match a filter.
+    /// Lists the sandboxes that match a filter.
     list_pod_sandbox(runtime.list_pod_sandbox, "ListPodSandbox", "list_podsandbox", ordinary!())
         : ListPodSandboxRequest -> ListPodSandboxResponse;
-    /// Stops a container: its stop signal, after `timeout` seconds SIGKILL. Idempotent; asking
-    /// again with less grace hurries.
+    /// Stops a container: its stop signal, after `timeout` seconds SIGKILL. Idempotent; another
+    /// call with less grace shortens the wait.
     stop_container(runtime.stop_container, "StopContainer", "stop_container",
         |this, message| Some(this.request_timeout + seconds(message.timeout)))
         : StopContainerRequest -> StopContainerResponse;
     /// Removes a container, by force if it runs. Idempotent.
     remove_container(runtime.remove_container, "RemoveContainer", "remove_container", ordinary!())
         : RemoveContainerRequest -> RemoveContainerResponse;
-    /// Containers that match a filter.
+    /// Lists the containers that match a filter.
     list_containers(runtime.list_containers, "ListContainers", "list_containers", ordinary!())
         : ListContainersRequest -> ListContainersResponse;
-    /// One container in detail.
+    /// Returns the status of one container.
     container_status(runtime.container_status, "ContainerStatus", "container_status", ordinary!())
         : ContainerStatusRequest -> ContainerStatusResponse;
     /// Changes the resources of a container.
@@ -339,37 +351,37 @@ calls! {
     /// Changes the resources of a sandbox.
     update_pod_sandbox_resources(runtime.update_pod_sandbox_resources, "UpdatePodSandboxResources",
         "update_podsandbox_resources", ordinary!()): UpdatePodSandboxResourcesRequest -> UpdatePodSandboxResourcesResponse;
-    /// Has the runtime open a container's log anew after a rotation.
+    /// Makes the runtime reopen a container's log after a rotation.
     reopen_container_log(runtime.reopen_container_log, "ReopenContainerLog", "reopen_container_log", ordinary!())
         : ReopenContainerLogRequest -> ReopenContainerLogResponse;
-    /// Runs a command. A `timeout` of zero means no limit, here as in the runtime; else two minutes
-    /// are added for the runtime to clean up.
+    /// Runs a command. A `timeout` of zero means no limit, here as in the runtime; otherwise two
+    /// minutes are added for the runtime to clean up.
     exec_sync_raw(runtime.exec_sync, "ExecSync", "exec_sync",
         |this, message| (message.timeout > 0)
             .then(|| this.request_timeout + seconds(message.timeout)))
         : ExecSyncRequest -> ExecSyncResponse;
-    /// Prepares a streaming `exec` and answers its URL.
+    /// Prepares a streaming `exec` and returns its URL.
     exec(runtime.exec, "Exec", "exec", ordinary!()): ExecRequest -> ExecResponse;
-    /// Prepares a streaming `attach` and answers its URL.
+    /// Prepares a streaming `attach` and returns its URL.
     attach(runtime.attach, "Attach", "attach", ordinary!()): AttachRequest -> AttachResponse;
-    /// Prepares a port forward and answers its URL.
+    /// Prepares a port forward and returns its URL.
     port_forward(runtime.port_forward, "PortForward", "port_forward", ordinary!())
         : PortForwardRequest -> PortForwardResponse;
-    /// The figures of one container.
+    /// Returns the resource usage of one container.
     container_stats(runtime.container_stats, "ContainerStats", "container_stats", ordinary!())
         : ContainerStatsRequest -> ContainerStatsResponse;
-    /// The figures of containers that match a filter.
+    /// Returns the resource usage of containers that match a filter.
     list_container_stats(runtime.list_container_stats, "ListContainerStats", "list_container_stats", ordinary!())
         : ListContainerStatsRequest -> ListContainerStatsResponse;
-    /// The figures of one sandbox.
+    /// Returns the resource usage of one sandbox.
     pod_sandbox_stats(runtime.pod_sandbox_stats, "PodSandboxStats", "podsandbox_stats", ordinary!())
         : PodSandboxStatsRequest -> PodSandboxStatsResponse;
-    /// The figures of sandboxes that match a filter.
+    /// Returns the resource usage of sandboxes that match a filter.
     list_pod_sandbox_stats(runtime.list_pod_sandbox_stats, "ListPodSandboxStats", "list_podsandbox_stats", ordinary!())
         : ListPodSandboxStatsRequest -> ListPodSandboxStatsResponse;
-    /// Images on the node.
+    /// Lists the images on the node.
     list_images(images.list_images, "ListImages", "list_images", ordinary!()): ListImagesRequest -> ListImagesResponse;
-    /// One image; its `image` is unset when it is not on the node.
+    /// Returns one image; its `image` is unset if it is not on the node.
     image_status(images.image_status, "ImageStatus", "image_status", ordinary!())
         : ImageStatusRequest -> ImageStatusResponse;
     /// Pulls an image. No deadline: the runtime has its own on progress.
@@ -377,14 +389,14 @@ calls! {
     /// Removes an image. Idempotent.
     remove_image(images.remove_image, "RemoveImage", "remove_image", ordinary!())
         : RemoveImageRequest -> RemoveImageResponse;
-    /// The file system that holds images.
+    /// Returns the usage of the file system that holds images.
     image_fs_info(images.image_fs_info, "ImageFsInfo", "image_fs_info", ordinary!())
         : ImageFsInfoRequest -> ImageFsInfoResponse;
 }
 
 impl Runtime {
-    /// Makes and starts a sandbox. Cannot be taken back: runs to its deadline (4 min) even if the
-    /// future is dropped, and `hold` is kept until it has ended.
+    /// Creates and starts a sandbox. Cannot be taken back: the call runs to its deadline (4 min)
+    /// even if the future is dropped, and `hold` is kept until it has ended.
     pub async fn run_pod_sandbox<K: Send + 'static>(
         &self,
         message: v1::RunPodSandboxRequest,
@@ -396,6 +408,7 @@ impl Runtime {
             message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let mut client = self.runtime.clone();
         let this = self.clone();
+
         self.detach(async move {
             let call = Box::pin(client.run_pod_sandbox(request(message, limit)));
             let outcome = this.call(OPERATION, limit, call).await.and_then(|answer| {
@@ -410,8 +423,8 @@ impl Runtime {
         .await
     }
 
-    /// Makes a container. Cannot be taken back: runs to its deadline (2 min) even if the future is
-    /// dropped, and `hold` is kept until it has ended.
+    /// Creates a container. Cannot be taken back: the call runs to its deadline (2 min) even if the
+    /// future is dropped, and `hold` is kept until it has ended.
     pub async fn create_container<K: Send + 'static>(
         &self,
         message: v1::CreateContainerRequest,
@@ -422,6 +435,7 @@ impl Runtime {
         let limit = Some(CREATE_OR_START.max(self.request_timeout));
         let mut client = self.runtime.clone();
         let this = self.clone();
+
         self.detach(async move {
             let call = Box::pin(client.create_container(request(message, limit)));
             let outcome = this.call(OPERATION, limit, call).await.and_then(|answer| {
@@ -433,13 +447,14 @@ impl Runtime {
                 }
                 Ok(ContainerId::new(answer.container_id))
             });
+
             (outcome, hold)
         })
         .await
     }
 
-    /// Starts a container. Cannot be taken back: runs to its deadline (2 min) even if the future is
-    /// dropped, and `hold` is kept until it has ended.
+    /// Starts a container. Cannot be taken back: the call runs to its deadline (2 min) even if the
+    /// future is dropped, and `hold` is kept until it has ended.
     pub async fn start_container<K: Send + 'static>(
         &self,
         id: &ContainerId,
@@ -451,6 +466,7 @@ impl Runtime {
         let message = v1::StartContainerRequest { container_id: id.as_str().to_owned() };
         let mut client = self.runtime.clone();
         let this = self.clone();
+
         self.detach(async move {
             let outcome =
                 this.call(OPERATION, limit, client.start_container(request(message, limit))).await;
@@ -477,7 +493,7 @@ impl Runtime {
         Ok(ExecOutput { stdout, stderr, exit_code })
     }
 
-    /// Pulls an image and answers its reference. Cancel-safe: dropping the future cancels the pull.
+    /// Pulls an image and returns its reference. Cancel-safe: dropping the future cancels the pull.
     pub async fn pull_image(&self, message: v1::PullImageRequest) -> Result<String, CriError> {
         let image = message.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let answer = self.pull_image_raw(message).await?;
@@ -490,8 +506,8 @@ impl Runtime {
         Ok(answer.image_ref)
     }
 
-    /// Opens the stream of container events. May not answer before the first event, so nothing may
-    /// wait for it.
+    /// Opens the stream of container events. It may not answer before the first event, so no other
+    /// work may wait for it.
     pub async fn container_events(&self) -> Result<EventStream, CriError> {
         const OPERATION: Operation =
             Operation { call: "GetContainerEvents", metric: "get_container_events" };
@@ -500,11 +516,13 @@ impl Runtime {
     }
 }
 
+/// Builds the channel to a socket. With `state`, its connections are counted.
 fn channel(endpoint: &Endpoint, state: Option<watch::Sender<Connection>>) -> Transport {
     let path = endpoint.path().to_owned();
     let state = state.map(Arc::new);
     let connector = tower::service_fn(move |_: http::Uri| {
-        let (path, state) = (path.clone(), state.clone());
+        let path = path.clone();
+        let state = state.clone();
         async move {
             match UnixStream::connect(&path).await {
                 Ok(stream) => Ok(TokioIo::new(Tracked { stream, _open: state.map(Open::new) })),
@@ -512,12 +530,14 @@ fn channel(endpoint: &Endpoint, state: Option<watch::Sender<Connection>>) -> Tra
             }
         }
     });
-    // The authority that upstream's client sends: some runtimes log or check it.
+
+    // Upstream's client sends this authority: some runtimes log or check it.
     let channel = tonic::transport::Endpoint::from_static("http://localhost")
         .origin(http::Uri::from_static("http://localhost"))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_with_connector_lazy(connector);
+
     BoxCloneSyncService::new(channel.map_err(TransportError::new))
 }
 
@@ -540,7 +560,7 @@ impl Drop for Open {
     }
 }
 
-/// A connection whose end is noticed.
+/// A connection that is counted until it ends.
 struct Tracked {
     stream: UnixStream,
     _open: Option<Open>,

@@ -1,8 +1,9 @@
-//! The condition of the runtime and its network: one task asks `Status` and publishes the answer.
+//! Watches the condition of the runtime and its network: one task calls `Status` and publishes the
+//! answer.
 //!
 //! In: the runtime, its connection, and a `look_again` channel (fed by `cni` when the network
-//! configuration changes). Out: a `watch` of [`RuntimeCondition`], changed only when something
-//! other than the time of the last answer changes. Reading it never calls the runtime.
+//! configuration changes). Out: a `watch` of [`RuntimeCondition`]. It is notified only when
+//! something other than the time of the last answer changes. Reading it never calls the runtime.
 
 use std::time::Duration;
 
@@ -14,55 +15,55 @@ use super::v1;
 use crate::clock::Clock;
 use crate::model::Mono;
 
-/// How often `Status` is asked when nothing happens; upstream's period.
+/// The time between two calls of `Status`; upstream's period.
 const PERIOD: Duration = Duration::from_secs(5);
-/// How often it is asked while the runtime does not answer: its return is then noticed within a
-/// second.
+/// The time between two calls while the runtime does not answer: its return is then noticed within
+/// a second.
 const PERIOD_WHEN_DOWN: Duration = Duration::from_secs(1);
-/// Without a good answer for this long the runtime is down; upstream's threshold.
+/// The runtime counts as down without a good answer for this long; upstream's threshold.
 const DOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// The runtime as its last answers describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeCondition {
-    /// Ready, or upstream's text why not (`container runtime not ready: …`).
+    /// Ready, or upstream's text of the problem (`container runtime not ready: …`).
     pub runtime: Result<(), String>,
-    /// Ready, or upstream's text why not (`container runtime network not ready: NetworkReady=false
-    /// reason:… message:…`).
+    /// Ready, or upstream's text of the problem (`container runtime network not ready:
+    /// NetworkReady=false reason:… message:…`).
     pub network: Result<(), String>,
-    /// When the runtime last said that it is ready. Updated without a notification.
+    /// The time of the last answer that said ready. It changes without a notification.
     pub last_ready: Option<Mono>,
-    /// Why the last `Status` failed, if it did.
+    /// The error of the last `Status`, if it failed.
     pub last_error: Option<CriError>,
-    /// Its runtime handlers, by name.
+    /// The runtime's handlers, by name.
     pub handlers: Vec<RuntimeHandler>,
-    /// Its features, where it says them.
+    /// The runtime's features, if it reports them.
     pub features: Option<RuntimeFeatures>,
-    /// Its name and version, once it has said them.
+    /// The runtime's name and version, once it has reported them.
     pub identity: Option<RuntimeIdentity>,
-    /// The cgroup driver that it wants; `None`: it does not say.
+    /// The cgroup driver that the runtime wants; `None` if it does not report one.
     pub cgroup_driver: Option<CgroupDriver>,
 }
 
 /// The runtime's name and version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeIdentity {
-    /// E.g. `containerd`.
+    /// The name, e.g. `containerd`.
     pub name: String,
-    /// E.g. `2.3.7` or `v2.3.7`.
+    /// The version, e.g. `2.3.7` or `v2.3.7`.
     pub version: String,
-    /// E.g. `v1`.
+    /// The version of the API, e.g. `v1`.
     pub api_version: String,
 }
 
 impl RuntimeIdentity {
-    /// `containerRuntimeVersion` of the node's status: `containerd://2.3.7`.
+    /// Returns `containerRuntimeVersion` of the node's status: `containerd://2.3.7`.
     pub fn node_info(&self) -> String {
         format!("{}://{}", self.name, self.version)
     }
 
-    /// Whether its event stream can be relied on as a hint. containerd before 2.0 shares one lossy
-    /// queue among all subscribers, so each sees only some of the events.
+    /// Returns true if the runtime's event stream is a reliable hint. containerd before 2.0 shares
+    /// one lossy queue among all subscribers, so each of them sees only some events.
     pub fn has_event_stream(&self) -> bool {
         let major = self
             .version
@@ -74,37 +75,37 @@ impl RuntimeIdentity {
     }
 }
 
-/// A runtime handler (what a RuntimeClass names).
+/// A runtime handler: the target of a RuntimeClass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuntimeHandler {
-    /// Its name; empty for the default.
+    /// The handler's name; empty for the default.
     pub name: String,
-    /// Whether it can make mounts read-only recursively.
+    /// True if the handler can make mounts read-only recursively.
     pub recursive_read_only_mounts: bool,
-    /// Whether it supports user namespaces.
+    /// True if the handler supports user namespaces.
     pub user_namespaces: bool,
 }
 
-/// What the runtime says of itself.
+/// The features that the runtime reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuntimeFeatures {
-    /// Whether it knows `supplementalGroupsPolicy`.
+    /// True if the runtime knows `supplementalGroupsPolicy`.
     pub supplemental_groups_policy: bool,
-    /// Whether user namespaces go together with the host's network.
+    /// True if user namespaces can be combined with the host's network.
     pub user_namespaces_host_network: bool,
 }
 
-/// Who makes the cgroups of containers.
+/// The party that creates the cgroups of containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupDriver {
-    /// systemd makes them: names are slices.
+    /// systemd; the names are slices.
     Systemd,
-    /// The runtime makes them itself.
+    /// The runtime itself.
     Cgroupfs,
 }
 
 impl Default for RuntimeCondition {
-    /// Before the first answer.
+    /// Returns the condition before the first answer.
     fn default() -> Self {
         Self {
             runtime: Ok(()),
@@ -130,18 +131,18 @@ impl RuntimeCondition {
         }
     }
 
-    /// Returns when the runtime counts as down unless it answers before; `None` before its first
-    /// answer.
+    /// Returns the time from which the runtime counts as down, unless it answers before; `None`
+    /// before its first answer.
     pub fn silent_at(&self) -> Option<Mono> {
         self.last_ready.map(|last| last.after(DOWN_AFTER))
     }
 
-    /// Whether the last `Status` was answered: the runtime can be talked to.
+    /// Returns true if the last `Status` was answered: the runtime can be called.
     pub fn answers(&self) -> bool {
         self.last_error.is_none() && self.last_ready.is_some()
     }
 
-    /// Takes over what a `Status` answer says, as upstream does.
+    /// Takes a `Status` answer over, as upstream does.
     pub fn apply(&mut self, answer: &v1::StatusResponse, now: Mono) {
         self.last_error = None;
         let conditions =
@@ -151,6 +152,7 @@ impl RuntimeCondition {
         if self.runtime.is_err() {
             return;
         }
+
         self.handlers = answer.runtime_handlers.iter().map(handler).collect();
         self.handlers.sort();
         self.features = answer.features.as_ref().map(|features| RuntimeFeatures {
@@ -170,6 +172,7 @@ fn handler(handler: &v1::RuntimeHandler) -> RuntimeHandler {
     }
 }
 
+/// Reads one of the runtime's conditions: ready, or upstream's text of the problem.
 fn verdict(conditions: &[v1::RuntimeCondition], name: &str, prefix: &str) -> Result<(), String> {
     match conditions.iter().find(|condition| condition.r#type == name) {
         None => Err(format!("{prefix}: <nil>")),
@@ -180,7 +183,7 @@ fn verdict(conditions: &[v1::RuntimeCondition], name: &str, prefix: &str) -> Res
     }
 }
 
-/// Keeps the condition.
+/// The task that keeps the condition.
 #[derive(Debug)]
 struct ConditionTask {
     runtime: Runtime,
@@ -189,8 +192,8 @@ struct ConditionTask {
     state: watch::Sender<RuntimeCondition>,
 }
 
-/// Makes the condition and the task that keeps it. `look_again`: a change means that the network
-/// may have become ready.
+/// Returns the condition, and the task that keeps it. A change of `look_again` means that the
+/// network may have become ready.
 pub fn new(
     runtime: Runtime,
     clock: Clock,
@@ -202,17 +205,18 @@ pub fn new(
 }
 
 impl ConditionTask {
-    /// Asks for ever; may be dropped at any await.
+    /// Calls `Status` for ever. May be dropped at any await.
     async fn run(mut self) {
         let mut connection = self.runtime.connection();
         let mut asked_on = None;
+
         loop {
             connection.mark_unchanged();
             self.look_again.mark_unchanged();
             self.ask(&mut asked_on).await;
 
             let period = if self.state.borrow().answers() { PERIOD } else { PERIOD_WHEN_DOWN };
-            // Every arm only waits: dropping it loses nothing.
+            // Every branch only waits: dropping it loses nothing.
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
                 () = changed(&mut connection) => {}
@@ -221,7 +225,7 @@ impl ConditionTask {
         }
     }
 
-    /// Asks once. `asked_on` is the connection on which the identity was asked last.
+    /// Calls `Status` once. `asked_on` is the connection on which the identity was read last.
     async fn ask(&self, asked_on: &mut Option<u64>) {
         let answer = self.runtime.status(v1::StatusRequest { verbose: false }).await;
         let now = self.clock.now().mono;
@@ -234,25 +238,29 @@ impl ConditionTask {
         if news.is_some() {
             *asked_on = Some(connection);
         }
+
         self.state.send_if_modified(|state| {
             let mut next = state.clone();
             match &answer {
                 Ok(answer) => next.apply(answer, now),
                 Err(error) => next.last_error = Some(error.clone()),
             }
+
             if let Some((identity, cgroup_driver)) = news {
                 next.identity = Some(identity);
                 next.cgroup_driver = cgroup_driver;
             }
+
             let first = state.last_ready.is_none() != next.last_ready.is_none();
             state.last_ready = next.last_ready;
             let changed = first || *state != next;
             *state = next;
+
             changed
         });
     }
 
-    /// Who the runtime is and which cgroup driver it wants; `None`: ask again.
+    /// Returns the runtime's identity and the cgroup driver that it wants; `None` to ask again.
     async fn identify(&self) -> Option<(RuntimeIdentity, Option<CgroupDriver>)> {
         let version =
             self.runtime.version(v1::VersionRequest { version: "0.1.0".to_owned() }).await.ok()?;
@@ -269,11 +277,12 @@ impl ConditionTask {
             version: version.runtime_version,
             api_version: version.runtime_api_version,
         };
+
         Some((identity, driver))
     }
 }
 
-/// Waits for a change; for ever when nobody can make one any more.
+/// Waits for a change; for ever if the sender is gone.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;

@@ -1,6 +1,4 @@
-//! The client's settings from the kubelet's configuration.
-//!
-//! Pure.
+//! Cuts the client's settings out of the kubelet's configuration. Pure.
 
 use super::Settings;
 use crate::config::Loaded;

@@ -1,4 +1,4 @@
-//! Where the runtime listens: parsed once at the edge.
+//! Parses the address of the runtime, once, at the edge.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ pub struct Endpoint {
     path: PathBuf,
 }
 
-/// Why a text is not an endpoint.
+/// The reasons why a text is not an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// Nothing was given.
+    /// The text is empty.
     #[error(
         "the container runtime endpoint is empty: set containerRuntimeEndpoint, e.g. unix:///run/containerd/containerd.sock"
     )]
     Empty,
-    /// Another scheme than `unix`.
+    /// The scheme is not `unix`.
     #[error(
         "container runtime endpoint {endpoint:?}: protocol {scheme:?} is not supported, only unix sockets are: write unix:///path"
     )]
     Scheme {
         /// The text.
         endpoint: String,
-        /// Its scheme.
+        /// The text's scheme.
         scheme: String,
     },
-    /// A path that is not absolute.
+    /// The path is not absolute.
     #[error(
         "container runtime endpoint {endpoint:?}: the socket's path must be absolute: write unix:///path"
     )]
@@ -44,6 +44,7 @@ impl Endpoint {
         if trimmed.is_empty() {
             return Err(EndpointError::Empty);
         }
+
         let path = match trimmed.split_once("://") {
             Some(("unix", path)) => path,
             Some((scheme, _)) => {
@@ -57,10 +58,11 @@ impl Endpoint {
         if !path.starts_with('/') {
             return Err(EndpointError::Relative { endpoint: endpoint.to_owned() });
         }
+
         Ok(Self { path: PathBuf::from(path) })
     }
 
-    /// The socket.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }

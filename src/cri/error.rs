@@ -1,4 +1,4 @@
-//! What a failed CRI call says. Fed by `client`; its text goes into events and statuses, so it is
+//! The error of a CRI call. Made by `client`. Its text goes into events and statuses, so it is
 //! grpc-go's.
 
 use std::error::Error as _;
@@ -17,17 +17,18 @@ pub struct CriError {
     pub code: Code,
     /// The runtime's message.
     pub message: String,
-    /// Whether the text is the message alone: upstream's client made up this error, no status came
-    /// over the wire.
+    /// True if the text is the message alone, without the code: no status came over the wire, and
+    /// upstream's client makes such an error itself.
     pub bare: bool,
 }
 
 impl CriError {
-    /// From what tonic says.
+    /// Converts tonic's status.
     pub fn from_status(call: &'static str, status: &Status) -> Self {
         if let Some(message) = dial_failure(status) {
             return Self { call, code: Code::Unavailable, message, bare: false };
         }
+
         if lost_connection(status) {
             return Self {
                 call,
@@ -36,15 +37,18 @@ impl CriError {
                 bare: false,
             };
         }
-        // tonic enforces the `grpc-timeout` header on its own side too, and calls that a
+
+        // tonic also enforces the `grpc-timeout` header on its own side, and calls that a
         // cancellation.
         if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
             return Self::deadline(call);
         }
+
         Self { call, code: status.code(), message: status.message().to_owned(), bare: false }
     }
 
-    /// The deadline has passed on our side; the text is what grpc-go makes of an expired context.
+    /// Returns the error of a deadline that has passed on our side, with grpc-go's text of an
+    /// expired context.
     pub fn deadline(call: &'static str) -> Self {
         Self {
             call,
@@ -54,38 +58,39 @@ impl CriError {
         }
     }
 
-    /// The runtime answered something that cannot be used.
+    /// Returns the error of an answer that cannot be used.
     pub fn unusable_answer(call: &'static str, message: impl Into<String>) -> Self {
         Self { call, code: Code::Unknown, message: message.into(), bare: true }
     }
 
-    /// The object does not exist.
+    /// Returns true if the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
 
-    /// The runtime does not know the call.
+    /// Returns true if the runtime does not know the call.
     pub fn is_unimplemented(&self) -> bool {
         self.code == Code::Unimplemented
     }
 
-    /// The deadline has passed, ours or the runtime's: the fate of the call is unknown.
+    /// Returns true if the deadline has passed, ours or the runtime's: the fate of the call is
+    /// unknown.
     pub fn is_deadline(&self) -> bool {
         self.code == Code::DeadlineExceeded
     }
 
-    /// The runtime cannot be reached.
+    /// Returns true if the runtime cannot be reached.
     pub fn is_unavailable(&self) -> bool {
         self.code == Code::Unavailable
     }
 
-    /// The name is held by an earlier call that has not ended yet (containerd, CRI-O): busy, not
-    /// failed.
+    /// Returns true if an earlier call that has not ended yet holds the name (containerd, CRI-O):
+    /// the call is busy, not failed.
     pub fn is_name_reserved(&self) -> bool {
         self.message.contains("is reserved for")
     }
 
-    /// The text without the code where the code is `Unknown`, as upstream shows failed pulls.
+    /// Returns the text, without the code if that is `Unknown`, as upstream shows failed pulls.
     pub fn pull_text(&self) -> String {
         if self.code == Code::Unknown { self.message.clone() } else { self.to_string() }
     }
@@ -102,7 +107,7 @@ impl fmt::Display for CriError {
 
 impl std::error::Error for CriError {}
 
-/// grpc-go's names of the codes.
+/// Returns grpc-go's name of a code.
 pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -125,22 +130,23 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// A connection that could not be made: the connector's error lies at the end of the chain of
+/// A connection that could not be opened: the connector's error lies at the end of the chain of
 /// sources.
 #[derive(Debug, thiserror::Error)]
 #[error("connection error: desc = \"transport: Error while dialing: dial unix {path}: connect: {}\"", go_text(.source))]
 pub(super) struct DialError {
-    /// The socket.
+    /// The path of the socket.
     pub(super) path: String,
-    /// Why.
+    /// The kernel's error.
     pub(super) source: std::io::Error,
 }
 
-/// What grpc-go says of a call whose connection has ended.
+/// grpc-go's text for a call whose connection has ended.
 const CONNECTION_LOST: &str = "error reading from server: EOF";
 
-/// Whether the connection ended under the call. Such a status was made here, so it has a source;
-/// one of the runtime's has none. tonic calls some of them cancelled, which they are not.
+/// Returns true if the connection ended during the call. Such a status is made on our side, so it
+/// has a source; a status of the runtime has none. tonic calls some of them cancelled, which they
+/// are not.
 fn lost_connection(status: &Status) -> bool {
     let mut next = status.source();
     while let Some(error) = next {
@@ -153,11 +159,14 @@ fn lost_connection(status: &Status) -> bool {
         if lost || error.is::<std::io::Error>() {
             return true;
         }
+
         next = error.source();
     }
+
     false
 }
 
+/// Returns grpc-go's text for a connection that could not be opened.
 fn dial_failure(status: &Status) -> Option<String> {
     let mut next = status.source();
     while let Some(error) = next {

@@ -1,9 +1,9 @@
 //! The container runtime interface: generated types, the client with its deadlines, the runtime's
 //! condition.
 //!
-//! [`Runtime`] is the only way to the runtime: every call has a deadline, is counted, and fails as
-//! a [`CriError`] that reads as upstream's. [`condition`] watches whether the runtime and its
-//! network are ready. Nothing here decides anything about pods.
+//! [`Runtime`] is the only way to the runtime. Every call has a deadline, is counted, and fails as
+//! a [`CriError`] that reads as upstream's. [`condition`] watches the runtime and its network.
+//! Nothing here decides anything about pods.
 
 pub mod client;
 pub mod condition;
@@ -36,8 +36,8 @@ pub mod v1 {
     include!("../../proto/gen/runtime.v1.rs");
 }
 
-/// Labels and annotations that tie what runs to pods. They are upstream's, so that either kubelet
-/// can take over.
+/// The labels and annotations that tie sandboxes and containers to pods. They are upstream's, so
+/// that either kubelet can take over.
 pub mod labels {
     #![allow(missing_docs, reason = "each constant is its own documentation")]
     pub const POD_NAME: &str = "io.kubernetes.pod.name";

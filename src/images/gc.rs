@@ -1,9 +1,9 @@
-//! Removes images that nobody needs: those that were not used for too long, and others while the
+//! Removes images that are not needed: those that were not used for too long, and others while the
 //! disk is too full.
 //!
 //! In: the runtime's images and containers, the names that pods refer to, the image file system's
-//! size. Out: RemoveImage, events on the node. What goes, and in which order, is decided by
-//! [`super::gc_plan`].
+//! size. Out: RemoveImage, events on the node. [`super::gc_plan`] decides which images go, and in
+//! which order.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,13 +20,13 @@ use crate::linux::mount::{FsUsage, fs_usage};
 use crate::model::reason::event;
 use crate::model::{EventType, Mono};
 
-/// How often, as upstream.
+/// The time between two rounds; upstream's.
 const EVERY: Duration = Duration::from_secs(300);
 
-/// Names the images that pods refer to, as their specs have them.
+/// Returns the images that pods refer to, as their specs name them.
 pub type Wanted = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What collects images.
+/// Collects images.
 pub struct Collector {
     images: Handle,
     policy: Policy,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Collector {
     }
 }
 
-/// Why a round was not successful.
+/// The reason why a round failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -53,7 +53,7 @@ enum Failure {
 }
 
 impl Collector {
-    /// Collects by `policy`; `wanted` answers what pods refer to.
+    /// Returns a collector with `policy`; `wanted` returns the images that pods refer to.
     pub fn new(images: Handle, policy: Policy, node_name: String, wanted: Wanted) -> Self {
         let began = images.inner.clock.now().mono;
         Self {
@@ -77,7 +77,7 @@ impl Collector {
                 Ok(()) => self.failed = false,
                 Err(error) => {
                     warn!(%error, "images could not be collected");
-                    // The first failure may be that the runtime has only just come up.
+                    // The first failure may only mean that the runtime has just come up.
                     if std::mem::replace(&mut self.failed, true) {
                         self.tell(event::IMAGE_GC_FAILED, error.to_string());
                     }
@@ -105,6 +105,7 @@ impl Collector {
         for image in &old {
             self.remove(image, "age").await?;
         }
+
         seen.retain(|image| !old.contains(image));
         let usage = self.usage().await?;
         if usage.capacity == 0 {
@@ -112,9 +113,11 @@ impl Collector {
             self.tell(event::INVALID_DISK_CAPACITY, message.clone());
             return Err(Failure::Text(message));
         }
+
         let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else {
             return Ok(());
         };
+
         let percent = gc_plan::used_percent(usage.capacity, usage.available);
         info!(
             percent,
@@ -123,6 +126,7 @@ impl Collector {
         );
         let (freed, left) = self.free(&seen, wanted, now).await?;
         self.images.prune_records(&left, began.wall);
+
         if freed < wanted {
             let size = gc_plan::size_text(usage.capacity);
             let message = format!(
@@ -133,10 +137,12 @@ impl Collector {
             self.tell(event::FREE_DISK_SPACE_FAILED, message.clone());
             return Err(Failure::Text(message));
         }
+
         Ok(())
     }
 
-    /// Removes images until enough is free: how much that was, and the ids that are left.
+    /// Removes images until enough is free. Returns the bytes that were freed, and the ids of the
+    /// images that are left.
     async fn free(
         &self,
         seen: &[Seen],
@@ -144,7 +150,9 @@ impl Collector {
         now: Mono,
     ) -> Result<(u64, Vec<String>), Failure> {
         let mut left: BTreeSet<String> = seen.iter().map(|image| image.id.clone()).collect();
-        let (mut freed, mut problems) = (0_u64, Vec::new());
+        let mut freed = 0_u64;
+        let mut problems = Vec::new();
+
         for image in self.records.candidates(seen, &self.policy, now) {
             match self.remove(image, "space").await {
                 Ok(()) => {
@@ -157,9 +165,11 @@ impl Collector {
                 break;
             }
         }
+
         if problems.is_empty() {
             return Ok((freed, left.into_iter().collect()));
         }
+
         Err(Failure::Text(format!(
             "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
             problems.join(", ")
@@ -178,11 +188,11 @@ impl Collector {
         Ok(())
     }
 
-    /// The images, and which of them are needed: by a container, or by a pod whose containers are
-    /// not there yet.
+    /// Lists the images, and whether each is needed: by a container, or by a pod whose containers
+    /// do not exist yet.
     async fn see(&self) -> Result<Vec<Seen>, CriError> {
         let runtime = &self.images.inner.runtime;
-        // Containers first: what is pulled in between is young, and stays for that reason.
+        // Containers first: an image that is pulled in between is young, and stays for that reason.
         let containers =
             runtime.list_containers(v1::ListContainersRequest::default()).await?.containers;
         let used: BTreeSet<String> = containers
@@ -200,6 +210,7 @@ impl Collector {
             let in_use = is_named || used.contains(&image.id);
             Seen { in_use, size: image.size, pinned: image.pinned, id: image.id }
         };
+
         Ok(images.into_iter().map(see).collect())
     }
 
@@ -216,7 +227,7 @@ impl Collector {
     }
 }
 
-/// An image's name with all that may be left out.
+/// Completes an image's name with all its optional parts.
 fn full_name(name: &str) -> Option<String> {
     let reference = Reference::parse(&reference::with_default_tag(name).ok()?).ok()?;
     Some(match (reference.digest, reference.tag) {

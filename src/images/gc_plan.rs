@@ -1,5 +1,5 @@
-//! Which images may go: pure bookkeeping of when each was first seen and last used, the order in
-//! which they go, and how much has to be freed. Pure.
+//! Decides which images may go: keeps the times at which each was first seen and last used, and
+//! computes the order of removal and the amount to free. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::model::Mono;
 /// The thresholds and ages of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// `imageGCHighThresholdPercent`: from this use on space is freed.
+    /// `imageGCHighThresholdPercent`: space is freed from this use on.
     pub high_percent: u64,
-    /// `imageGCLowThresholdPercent`: down to this use.
+    /// `imageGCLowThresholdPercent`: space is freed down to this use.
     pub low_percent: u64,
-    /// `imageMinimumGCAge`: one that has just been pulled stays.
+    /// `imageMinimumGCAge`: a younger image stays.
     pub min_age: Duration,
-    /// `imageMaximumGCAge`: one that was not used for so long goes in any case; zero: never.
+    /// `imageMaximumGCAge`: an image that was not used for this long goes in any case; zero: never.
     pub max_age: Duration,
 }
 
 impl Policy {
-    /// Whether there is nothing to do ever.
+    /// Returns true if no image is ever removed.
     pub fn is_off(&self) -> bool {
         self.high_percent >= 100 && self.max_age.is_zero()
     }
@@ -29,34 +29,35 @@ impl Policy {
 /// An image as the runtime lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Its id.
+    /// The image's id.
     pub id: String,
-    /// Its size in bytes.
+    /// The image's size in bytes.
     pub size: u64,
-    /// Whether the runtime wants to keep it.
+    /// True if the runtime wants to keep the image.
     pub pinned: bool,
-    /// Whether a container or a pod needs it.
+    /// True if a container or a pod needs the image.
     pub in_use: bool,
 }
 
-/// What is known of one image.
+/// The times that are kept of one image.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     first_seen: Mono,
     last_used: Option<Mono>,
 }
 
-/// What is known of all images.
+/// The times that are kept of all images.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     images: BTreeMap<String, Record>,
 }
 
 impl Records {
-    /// Takes in what there is now.
+    /// Takes the present list of images.
     pub fn note(&mut self, seen: &[Seen], now: Mono) {
         let present: BTreeSet<&str> = seen.iter().map(|image| image.id.as_str()).collect();
         self.images.retain(|id, _| present.contains(id.as_str()));
+
         for image in seen {
             let record = self
                 .images
@@ -68,8 +69,8 @@ impl Records {
         }
     }
 
-    /// The images that nobody needs, the longest unused first; of those the one that was seen
-    /// first.
+    /// Returns the images that are not needed, the longest unused first; of equal ones the one that
+    /// was seen first.
     fn unused<'a>(&self, seen: &'a [Seen]) -> Vec<(Record, &'a Seen)> {
         let free = seen.iter().filter(|image| !image.in_use && !image.pinned);
         let mut unused: Vec<_> =
@@ -79,8 +80,8 @@ impl Records {
         unused
     }
 
-    /// Images that were not used for longer than the maximum age. Not before this process has
-    /// watched that long: it does not know what was used before.
+    /// Returns the images that were not used for longer than the maximum age. Empty until this
+    /// process has watched for that long: it does not know about earlier use.
     pub fn too_old<'a>(
         &self,
         seen: &'a [Seen],
@@ -91,6 +92,7 @@ impl Records {
         if policy.max_age.is_zero() || now.since(began) <= policy.max_age {
             return Vec::new();
         }
+
         let is_old =
             |record: &Record| record.last_used.is_none_or(|used| now.since(used) > policy.max_age);
         self.unused(seen)
@@ -100,7 +102,7 @@ impl Records {
             .collect()
     }
 
-    /// Images that may go to free space, in order.
+    /// Returns the images that may go to free space, in order.
     pub fn candidates<'a>(&self, seen: &'a [Seen], policy: &Policy, now: Mono) -> Vec<&'a Seen> {
         let is_young = |record: &Record| now.since(record.first_seen) < policy.min_age;
         self.unused(seen)
@@ -111,7 +113,7 @@ impl Records {
     }
 }
 
-/// How full the file system is, in per cent, rounded up as upstream does.
+/// Returns the use of the file system in per cent, rounded up as upstream does.
 pub fn used_percent(capacity: u64, available: u64) -> u64 {
     if capacity == 0 {
         return 0;
@@ -120,7 +122,7 @@ pub fn used_percent(capacity: u64, available: u64) -> u64 {
         .unwrap_or(100)
 }
 
-/// How many bytes have to be freed; `None` below the high threshold.
+/// Returns the bytes that have to be freed; `None` below the high threshold.
 pub fn to_free(policy: &Policy, capacity: u64, available: u64) -> Option<u64> {
     if used_percent(capacity, available) < policy.high_percent {
         return None;
@@ -130,19 +132,21 @@ pub fn to_free(policy: &Policy, capacity: u64, available: u64) -> Option<u64> {
     Some(u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(available))
 }
 
-/// A size as upstream's messages have it.
+/// Formats a size as in upstream's messages.
 #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
 pub fn size_text(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
     }
+
     let mut size = bytes as f64 / 1024.0;
     let mut unit = 0;
     while size >= 1024.0 && unit + 1 < UNITS.len() {
         size /= 1024.0;
         unit += 1;
     }
+
     format!("{size:.1} {}", UNITS[unit])
 }
 

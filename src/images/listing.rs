@@ -1,7 +1,8 @@
-//! The list of the node's images for its status: read after each pull and every minute, for others
-//! remove images too.
+//! Lists the node's images for its status, after each pull and every minute, since others remove
+//! images too.
 //!
-//! Fed by [`Handle::list`]. A read that fails keeps the last list. Never decides which images stay.
+//! Fed by [`Handle::list`]. A read that fails keeps the last list. It never decides which images
+//! stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use tracing::debug;
 
 use super::{Handle, NodeImage};
 
-/// The longest pause between two reads.
+/// The longest time between two reads.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Makes the list and the task that keeps it. `limit`: `nodeStatusMaxImages`, negative for all.
+/// Returns the list, and the task that keeps it. `limit` is `nodeStatusMaxImages`, negative for
+/// all.
 pub fn listing(
     images: Handle,
     limit: i32,

@@ -48,10 +48,11 @@ fn text(value: Option<bool>) -> &'static str {
     }
 }
 
-/// Upstream's classes of image sizes.
+/// Returns upstream's class of an image's size.
 fn size_bucket(bytes: u64) -> &'static str {
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
+
     match bytes {
         0 => "N/A",
         bytes if bytes < 10 * MIB => "0-10MB",

@@ -1,17 +1,17 @@
 //! Images: references, pull policies, credentials, pulls.
 //!
-//! [`Handle::ensure`] has the image of one container ready: it decides by policy, pulls if it has
-//! to, records the events that users know from upstream, and answers either the reference to create
-//! the container with or the reason, message and time that the container waits with. The caller (a
-//! pod's task) decides when to ask.
+//! [`Handle::ensure`] prepares the image of one container. It decides by policy, pulls if
+//! necessary, records the events that users know from upstream, and returns either the reference to
+//! create the container with, or the reason, message and time with which the container waits. The
+//! caller (a pod's task) decides when to call it.
 //!
-//! [`gc::Collector`] removes images that nobody needs when they are old or the disk is full.
+//! [`gc::Collector`] removes unneeded images when they are old or the disk is full.
 //!
-//! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. Never
-//! touches containers.
+//! In: a container and its pull secrets. Out: the answer, events, records of pulls on disk. It
+//! never touches containers.
 //!
 //! A pull ahead of its turn (`silent`) has no event, no status and no back-off; only its success
-//! counts: when the container's turn comes, the events tell of that pull.
+//! counts. When the container's turn comes, the events report that pull.
 
 mod config;
 pub mod credentials;
@@ -51,31 +51,31 @@ use policy::BackOffs;
 use pull::{Order, Pulled, Puller};
 use records::Records;
 
-/// How long a container shows `ErrImagePull` before it is asked about again and shows
+/// The time for which a container shows `ErrImagePull`. Then it is tried again, and shows
 /// `ImagePullBackOff`.
 const SHOW_FAILURE: Duration = Duration::from_secs(2);
-/// When to ask again about what only somebody else can change: an image that is never pulled, a
-/// runtime that does not answer.
+/// The wait before another attempt if only others can change the outcome: an image that is never
+/// pulled, a runtime that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
-/// For how long a pull ahead of its turn counts as the pull of that turn.
+/// The time for which a pull ahead of its turn counts as the pull of that turn.
 const AHEAD_FOR: Duration = Duration::from_secs(600);
-/// How many names of an image the node's status lists; upstream's limit.
+/// The names of an image that the node's status lists, at most; upstream's limit.
 const NAMES_PER_IMAGE: usize = 5;
 
-/// How images are pulled.
+/// The configuration of pulls.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The limits on pulls.
     pub limits: Limits,
-    /// Where the node's own credentials may lie.
+    /// The places of the node's own credentials.
     pub node_credentials: NodeCredentials,
     /// The kubelet's root directory, for the records of pulls.
     pub root_dir: PathBuf,
-    /// Who may use an image that is on the node.
+    /// The rule for access to an image that is on the node.
     pub verification: Verification,
 }
 
-/// What is asked for.
+/// A request for a container's image.
 #[derive(Clone, Debug)]
 pub struct EnsureImage {
     /// The pod.
@@ -84,32 +84,32 @@ pub struct EnsureImage {
     pub kind: ContainerKind,
     /// The container's name.
     pub container: String,
-    /// Its image as the spec has it.
+    /// The container's image, as in the spec.
     pub image: String,
-    /// Whether it is the image of a volume that the container mounts: pulling it is then told of
-    /// the pod.
+    /// True if it is the image of a volume that the container mounts: the events of its pull are
+    /// then the pod's.
     pub of_volume: bool,
-    /// Its policy.
+    /// The pull policy.
     pub policy: PullPolicy,
     /// The pod's pull secrets, fetched.
     pub secrets: Vec<PullSecret>,
-    /// Ahead of its turn: no event, no status, no back-off.
+    /// True for a pull ahead of its turn: no event, no status, no back-off.
     pub silent: bool,
     /// The runtime handler, if the runtime keeps images by handler (upstream: gate
     /// `RuntimeClassInImageCriApi`); else empty.
     pub runtime_handler: String,
-    /// The sandbox's configuration, which some runtimes choose the snapshotter by.
+    /// The sandbox's configuration, by which some runtimes choose the snapshotter.
     pub sandbox: Option<v1::PodSandboxConfig>,
 }
 
-/// The image is there.
+/// An image that is on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
     /// The reference to create the container with.
     pub image_ref: String,
 }
 
-/// The image cannot be had at present.
+/// An image that is not available at present.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct ImageError {
@@ -117,50 +117,50 @@ pub struct ImageError {
     pub reason: String,
     /// The waiting message.
     pub message: String,
-    /// When to ask again; `None`: only when the spec changes (or, for a silent pull, when its turn
-    /// has come).
+    /// The time to ask again; `None` if only a change of the spec helps (or, for a silent pull, the
+    /// container's turn).
     pub retry_at: Option<Mono>,
 }
 
-/// What is worth counting; for metrics.
+/// One event for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// An image was asked for. `None`: unknown.
+    /// An image was requested. `None`: unknown.
     Ensured {
         /// The policy.
         policy: PullPolicy,
-        /// Whether it was on the node.
+        /// True if the image was on the node.
         present: Option<bool>,
-        /// Whether it had to be pulled.
+        /// True if the image had to be pulled.
         pull_required: Option<bool>,
     },
     /// An image was pulled.
     Pulled {
-        /// Its size; zero: unknown.
+        /// The image's size; zero if unknown.
         size: u64,
-        /// With the waiting.
+        /// The duration, with the wait in the queue.
         took: Duration,
     },
-    /// An image was removed because nobody needs it.
+    /// An unneeded image was removed.
     Collected {
         /// `age` or `space`.
         reason: &'static str,
     },
 }
 
-/// Told of every [`Measure`].
+/// Receives every [`Measure`].
 pub type Observer = Arc<dyn Fn(Measure) + Send + Sync>;
 
-/// An image for the node's status.
+/// An image as the node's status lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeImage {
     /// Digests, then tags; at most five.
     pub names: Vec<String>,
-    /// Its size in bytes.
+    /// The image's size in bytes.
     pub size: u64,
 }
 
-/// How everybody else reaches this subsystem. Cheap to clone.
+/// Gives the other rooms access to images. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
@@ -182,7 +182,7 @@ struct Inner {
     node_credentials: NodeCredentials,
     puller: Arc<Puller>,
     records: Arc<Records>,
-    /// How many pulls have succeeded.
+    /// The number of pulls that have succeeded.
     pulled: watch::Sender<u64>,
     state: Mutex<State>,
 }
@@ -200,18 +200,18 @@ struct Ahead {
     at: Mono,
 }
 
-/// How far the precheck has got.
+/// The result of the check before a pull.
 enum Precheck {
     Present {
         image_ref: String,
     },
     Absent,
-    /// `Always`: not looked at.
+    /// Not checked, as for the policy `Always`.
     Unknown,
 }
 
 impl Handle {
-    /// Needs a tokio runtime for its pulls.
+    /// Returns the handle. Its pulls need a tokio runtime.
     pub fn new(
         settings: Settings,
         runtime: Runtime,
@@ -233,7 +233,7 @@ impl Handle {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Has a container's image ready. Cancel-safe: dropping the future gives the pull up, unless
+    /// Prepares a container's image. Cancel-safe: dropping the future cancels the pull, unless
     /// others wait for it.
     pub async fn ensure(&self, request: EnsureImage) -> Result<Present, ImageError> {
         let outcome = Box::pin(self.inner.ensure(&request)).await;
@@ -243,8 +243,8 @@ impl Handle {
         outcome
     }
 
-    /// Turns what a killed kubelet left of its pulls into records. Call once, when the runtime is
-    /// up.
+    /// Turns the unfinished pulls of a killed kubelet into records. Call it once, when the runtime
+    /// is up.
     pub async fn recover_records(&self) -> Result<(), CriError> {
         let answer = self.inner.runtime.list_images(v1::ListImagesRequest::default()).await?;
         let images: Vec<(String, Vec<String>)> = answer
@@ -255,16 +255,17 @@ impl Handle {
             })
             .collect();
         self.inner.records.recover(&images, self.inner.clock.now().wall);
+
         Ok(())
     }
 
-    /// Forgets the records of images that are not on the node any more. `images`: ids; `until`:
-    /// when they were listed.
+    /// Forgets the records of images that are no longer on the node. `images` are ids; `until` is
+    /// the time at which they were listed.
     pub fn prune_records(&self, images: &[String], until: crate::model::Wall) {
         self.inner.records.prune(images, until);
     }
 
-    /// The node's images, the largest first; for its status. `limit`: `nodeStatusMaxImages`,
+    /// Lists the node's images for its status, the largest first. `limit` is `nodeStatusMaxImages`,
     /// negative for all.
     pub async fn list(&self, limit: i32) -> Result<Vec<NodeImage>, CriError> {
         let mut images =
@@ -274,6 +275,7 @@ impl Handle {
         let names = |image: v1::Image| {
             image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_PER_IMAGE)
         };
+
         Ok(images
             .into_iter()
             .map(|image| NodeImage { size: image.size, names: names(image).collect() })
@@ -285,12 +287,12 @@ impl Handle {
         self.inner.pulled.subscribe()
     }
 
-    /// The pulls that are under way.
+    /// Returns the pulls that are running.
     pub fn pulls(&self) -> Vec<PullState> {
         self.inner.puller.states()
     }
 
-    /// Forgets what is remembered of a pod; for a pod that is gone.
+    /// Forgets a pod that is gone.
     pub fn forget(&self, pod: &PodUid) {
         let mut state = self.inner.state.lock();
         state.backoffs.forget(pod.as_str());
@@ -306,7 +308,8 @@ impl EnsureImage {
         }
     }
 
-    /// The container cannot start: that is told of it, whatever the image is for.
+    /// Records the event that the container cannot start, on the container also for a volume's
+    /// image.
     fn tell_of_container(&self, inner: &Inner, message: String) {
         if !self.silent {
             let container = Some((self.kind, self.container.as_str()));
@@ -322,7 +325,7 @@ impl EnsureImage {
         (PodUid::new(self.uid()), self.container.clone())
     }
 
-    /// What is asked of the runtime.
+    /// Returns the image as the runtime's requests name it.
     fn spec(&self, image: String) -> v1::ImageSpec {
         v1::ImageSpec {
             image,
@@ -358,15 +361,18 @@ impl Inner {
                 return Err(failure(waiting::INVALID_IMAGE_NAME, message, None));
             }
         };
+
         if let Some(pulled) = self.take_ahead(request) {
             count(Some(false), Some(true));
             self.tell_pulled(request, &pulled, pulled.took, true);
             return Ok(Present { image_ref: pulled.image_ref });
         }
+
         let spec = request.spec(image);
         let precheck = self.precheck(request, &spec).await.inspect_err(|error| {
             count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
         })?;
+
         // A broken secret matters only if a credential is needed.
         let credentials = self.credentials(request);
         if let Precheck::Present { image_ref } = &precheck {
@@ -380,11 +386,13 @@ impl Inner {
                 return Ok(Present { image_ref: image_ref.clone() });
             }
         }
+
         let credentials = credentials?;
         if matches!(precheck, Precheck::Present { .. }) && request.policy == PullPolicy::Never {
             count(Some(true), Some(true));
             return Err(self.never_pull(request));
         }
+
         let present = match precheck {
             Precheck::Present { .. } => Some(true),
             Precheck::Absent => Some(false),
@@ -403,6 +411,7 @@ impl Inner {
         if request.policy == PullPolicy::Always {
             return Ok(Precheck::Unknown);
         }
+
         let status = v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false };
         match self.runtime.image_status(status).await {
             Ok(answer) => match answer.image.map(|image| image.id).filter(|id| !id.is_empty()) {
@@ -428,8 +437,8 @@ impl Inner {
         self.clock.now().mono.after(ASK_AGAIN)
     }
 
-    /// The pod's credentials for the image, then the node's. A broken secret fails the pull, as it
-    /// does upstream.
+    /// Returns the pod's credentials for the image, then the node's. A broken secret fails the
+    /// pull, as it does upstream.
     fn credentials(&self, request: &EnsureImage) -> Result<Vec<credentials::Tracked>, ImageError> {
         let Ok(reference) = reference::Reference::parse(&request.image) else {
             return Ok(Vec::new());
@@ -447,6 +456,7 @@ impl Inner {
         if let Some(error) = self.backing_off(request, began) {
             return Err(error);
         }
+
         let record = self.records.begin(&request.image).map_err(|error| {
             let message = format!(
                 "Failed to record image pull intent for container image {:?}: {error}",
@@ -457,6 +467,7 @@ impl Inner {
         request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
         let outcome = self.puller.pull(order).await;
         let now = self.clock.now();
+
         match &*outcome {
             Ok(pulled) => {
                 self.records.succeed(record, &pulled.image_ref, pulled.used.as_ref(), now.wall);
@@ -470,6 +481,7 @@ impl Inner {
                 } else {
                     self.tell_pulled(request, pulled, now.mono.since(began), false);
                 }
+
                 Ok(Present { image_ref: pulled.image_ref.clone() })
             }
             Err(error) => {
@@ -479,6 +491,7 @@ impl Inner {
                 if request.silent {
                     return Err(failure(reason, message, None));
                 }
+
                 let shown = format!("{reason}: {message}");
                 let until =
                     self.state.lock().backoffs.note(request.uid(), &request.image, now.mono, shown);
@@ -497,20 +510,23 @@ impl Inner {
         Some(error)
     }
 
-    /// A pull ahead of its turn that this is the turn of.
+    /// Takes the pull ahead of its turn that belongs to this turn.
     fn take_ahead(&self, request: &EnsureImage) -> Option<Pulled> {
         let now = self.clock.now().mono;
         let mut state = self.state.lock();
         let turn = request.turn();
+
         let ahead = state.ahead.get(&turn)?;
         if ahead.image != request.image || now.since(ahead.at) > AHEAD_FOR {
             state.ahead.remove(&turn);
             return None;
         }
+
         let pulled = ahead.pulled.clone();
         if !request.silent {
             state.ahead.remove(&turn);
         }
+
         Some(pulled)
     }
 
@@ -524,9 +540,11 @@ impl Inner {
         if ahead {
             request.tell(self, EventType::Normal, event::PULLING, policy::pulling(&request.image));
         }
+
         let message =
             policy::pulled(&request.image, pulled.took.min(with_wait), with_wait, pulled.size);
         request.tell(self, EventType::Normal, event::PULLED, message);
+
         if !request.silent {
             (self.observer)(Measure::Pulled { size: pulled.size, took: with_wait });
             self.pulled.send_modify(|count| *count += 1);

@@ -1,6 +1,7 @@
-//! When an image is pulled, what users are told, and how long a failed pull is left alone. Pure.
+//! Decides when an image is pulled, words the events, and computes the waits after failed pulls.
+//! Pure.
 //!
-//! Every text in here is upstream's byte for byte: dashboards and tests match on them.
+//! Every text here is upstream's byte for byte: dashboards and tests match on them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use crate::model::Mono;
 use crate::model::reason::container as reason;
 use crate::model::time::go_duration;
 
-/// The first and the longest wait after a failed pull.
+/// The first wait after a failed pull.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
-/// See [`BACKOFF_FIRST`].
+/// The longest wait after a failed pull.
 pub const BACKOFF_LAST: Duration = Duration::from_secs(300);
 
 /// `imagePullPolicy`.
@@ -20,14 +21,14 @@ pub const BACKOFF_LAST: Duration = Duration::from_secs(300);
 pub enum PullPolicy {
     /// Ask the registry before every start.
     Always,
-    /// Pull what is not on the node.
+    /// Pull an image that is not on the node.
     IfNotPresent,
     /// Never pull.
     Never,
 }
 
 impl PullPolicy {
-    /// A container's policy; what the API server would have set where it is not set.
+    /// Returns a container's policy; where it is not set, the API server's default.
     pub fn of(policy: Option<&str>, image: &str) -> Self {
         match policy {
             Some("Always") => Self::Always,
@@ -38,7 +39,7 @@ impl PullPolicy {
         }
     }
 
-    /// The label of upstream's metrics.
+    /// Returns the label of upstream's metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Always => "always",
@@ -95,7 +96,7 @@ pub fn back_off(image: &str) -> String {
     format!("Back-off pulling image {image:?}")
 }
 
-/// Reason and message of a container that waits after a failed pull.
+/// Returns reason and message of a container that waits after a failed pull.
 pub fn judge_failure(image: &str, error: &str) -> (&'static str, String) {
     const SIGNATURE: &str = "SignatureValidationFailed";
     if let Some(rest) = error.strip_prefix(reason::REGISTRY_UNAVAILABLE) {
@@ -103,15 +104,17 @@ pub fn judge_failure(image: &str, error: &str) -> (&'static str, String) {
             format!("image pull failed for {image} because the registry is unavailable{rest}");
         return (reason::REGISTRY_UNAVAILABLE, message);
     }
+
     if let Some(rest) = error.strip_prefix(SIGNATURE) {
         let message =
             format!("image pull failed for {image} because the signature validation failed{rest}");
         return (SIGNATURE, message);
     }
+
     (reason::ERR_IMAGE_PULL, error.to_owned())
 }
 
-/// Several errors as one, as upstream aggregates them.
+/// Joins several errors as upstream aggregates them.
 pub fn aggregate(errors: &[String]) -> String {
     let mut unique: Vec<&str> = Vec::new();
     for error in errors {
@@ -119,18 +122,19 @@ pub fn aggregate(errors: &[String]) -> String {
             unique.push(error);
         }
     }
+
     match unique.as_slice() {
         [one] => (*one).to_owned(),
         several => format!("[{}]", several.join(", ")),
     }
 }
 
-/// One failed pull that is left alone for a while.
+/// A failed pull that is not repeated for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Failed {
     wait: Duration,
     at: Mono,
-    /// What the status says besides the back-off: `REASON: MESSAGE`.
+    /// The error in the status beside the back-off: `REASON: MESSAGE`.
     error: String,
 }
 
@@ -141,15 +145,15 @@ pub struct BackOffs {
 }
 
 impl BackOffs {
-    /// Until when the image is left alone for the pod, and what went wrong; `None`: it may be
-    /// pulled.
+    /// Returns the end of the back-off and the last error; `None` if the image may be pulled for
+    /// the pod.
     pub fn waiting(&self, pod: &str, image: &str, now: Mono) -> Option<(Mono, &str)> {
         let failed = self.failed.get(&(pod.to_owned(), image.to_owned()))?;
         let until = failed.at.after(failed.wait);
         (now < until).then_some((until, failed.error.as_str()))
     }
 
-    /// Notes a failed pull; answers until when the image is left alone.
+    /// Records a failed pull. Returns the end of the back-off.
     pub fn note(&mut self, pod: &str, image: &str, now: Mono, error: String) -> Mono {
         self.failed.retain(|_, failed| !is_over(failed, now));
         let failed = self
@@ -162,13 +166,13 @@ impl BackOffs {
         now.after(failed.wait)
     }
 
-    /// Forgets what a pod waits for; for a pod that is gone.
+    /// Forgets the back-offs of a pod that is gone.
     pub fn forget(&mut self, pod: &str) {
         self.failed.retain(|(failed, _), _| failed != pod);
     }
 }
 
-/// A back-off is forgotten after twice the longest wait.
+/// Returns true once twice the longest wait has passed: the back-off is then forgotten.
 fn is_over(failed: &Failed, now: Mono) -> bool {
     now.since(failed.at) > BACKOFF_LAST * 2
 }

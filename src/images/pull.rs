@@ -1,5 +1,5 @@
-//! Pulls: one at a time per image and credentials, within the limits that are configured, given up
-//! when nobody waits for them any more. No texts, no events, no back-off in here.
+//! Pulls images: one pull at a time per image and credentials, within the configured limits,
+//! cancelled when no caller waits any more. It has no texts, no events and no back-off.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::clock::Clock;
 use crate::cri::{Runtime, v1};
 use crate::model::Mono;
 
-/// Pulls of images that are on the node already (`Always`) only ask the registry for a digest. This
-/// many of them may pass a queue of real pulls.
+/// The pulls that may pass a queue of real pulls: pulls of images that are on the node already
+/// (`Always`) only ask the registry for a digest.
 const FAST_LANE: usize = 2;
 
-/// The limits.
+/// The limits on pulls.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// How many pulls may run at a time (`serializeImagePulls`: one; else `maxParallelImagePulls`);
+    /// The pulls that may run at a time (`serializeImagePulls`: one; else `maxParallelImagePulls`);
     /// `None`: any number.
     pub parallel: Option<usize>,
     /// `registryPullQPS`; zero: no limit.
@@ -37,24 +37,24 @@ pub struct Limits {
 pub(super) struct Pulled {
     /// The reference to create containers with.
     pub(super) image_ref: String,
-    /// Zero when the runtime does not say.
+    /// The image's size; zero if the runtime does not report it.
     pub(super) size: u64,
-    /// Without the waiting.
+    /// The duration, without the wait in the queue.
     pub(super) took: Duration,
-    /// With what.
+    /// The credentials that worked, if any.
     pub(super) used: Option<Tracked>,
 }
 
 type Outcome = Arc<Result<Pulled, String>>;
 
-/// What is pulled. Two of the same image with the same credentials are one pull.
+/// A pull to make. Two orders of the same image with the same credentials are one pull.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
-    /// What is asked of the runtime.
+    /// The image as the runtime's request names it.
     pub(super) image: v1::ImageSpec,
-    /// The credentials to try, in order; none: without.
+    /// The credentials to try, in order; without any, the pull is anonymous.
     pub(super) credentials: Vec<Tracked>,
-    /// The sandbox that it is for.
+    /// The sandbox that the image is for.
     pub(super) sandbox: Option<v1::PodSandboxConfig>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Order {
 struct Key {
     image: String,
     handler: String,
-    /// Hashes, so that no password is kept.
+    /// Hashes of the credentials, so that no password is kept.
     credentials: Vec<String>,
 }
 
@@ -75,16 +75,16 @@ struct Flight {
     running: Arc<std::sync::atomic::AtomicBool>,
 }
 
-/// A pull as it stands; for the debug endpoint and for what a pod is blocked on.
+/// The state of a pull; for the debug endpoint and for the reason why a pod is blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullState {
     /// The image.
     pub image: String,
-    /// Since when.
+    /// The begin of the pull.
     pub since: Mono,
-    /// Whether it still waits for other pulls.
+    /// True while it waits for other pulls.
     pub queued: bool,
-    /// How many containers wait for it.
+    /// The number of containers that wait for it.
     pub waiters: usize,
 }
 
@@ -111,6 +111,7 @@ impl Bucket {
         if self.limits.qps <= 0.0 {
             return true;
         }
+
         let gained = now.since(self.filled).as_secs_f64() * self.limits.qps;
         self.tokens = (self.tokens + gained).min(f64::from(self.limits.burst.max(1)));
         self.filled = now;
@@ -118,11 +119,12 @@ impl Bucket {
         if enough {
             self.tokens -= 1.0;
         }
+
         enough
     }
 }
 
-/// Counts a waiter; the last one to go takes the pull with it.
+/// Counts a waiter. The last one to go cancels the pull.
 struct Waiter<'a> {
     puller: &'a Puller,
     key: Key,
@@ -137,6 +139,7 @@ impl Drop for Waiter<'_> {
         else {
             return;
         };
+
         flight.waiters -= 1;
         if flight.waiters == 0 {
             flight.cancel.cancel();
@@ -160,8 +163,7 @@ impl Puller {
         }
     }
 
-    /// Pulls, or joins a pull that is under way. Cancel-safe: a pull that nobody waits for any more
-    /// is given up.
+    /// Pulls, or joins a pull that is running. Cancel-safe: a pull without waiters is cancelled.
     pub(super) async fn pull(self: &Arc<Self>, order: Order) -> Outcome {
         let (mut outcome, waiter) = self.join(order);
         let found =
@@ -170,7 +172,7 @@ impl Puller {
         found.unwrap_or_else(|| Arc::new(Err("the pull ended without an answer".to_owned())))
     }
 
-    /// What is under way.
+    /// Returns the pulls that are running.
     pub(super) fn states(&self) -> Vec<PullState> {
         let flights = self.flights.lock();
         flights
@@ -201,6 +203,7 @@ impl Puller {
             let number = flight.number;
             return (flight.outcome.clone(), Waiter { puller: self, key, number });
         }
+
         flights.0 += 1;
         let number = flights.0;
         let (sender, outcome) = watch::channel(None);
@@ -224,14 +227,17 @@ impl Puller {
                 () = cancel.cancelled() => return,
                 found = puller.work(order, &running) => found,
             };
-            // Whoever comes from now on begins anew.
+
+            // A caller that comes from now on begins a new pull.
             let mut flights = puller.flights.lock();
             if flights.1.get(&own).is_some_and(|flight| flight.number == number) {
                 flights.1.remove(&own);
             }
+
             drop(flights);
             sender.send_replace(Some(Arc::new(found)));
         });
+
         (outcome, Waiter { puller: self, key, number })
     }
 
@@ -249,14 +255,16 @@ impl Puller {
         if !self.bucket.lock().try_take(began) {
             return Err("pull QPS exceeded".to_owned());
         }
+
         let (image_ref, used) = self.try_all(&order).await?;
-        // The size is for the event only; not knowing it fails nothing.
+        // The size is for the event only: a failure to read it is no error.
         let size = self.status(&order.image).await.map_or(0, |image| image.size);
         let took = self.clock.now().mono.since(began);
+
         Ok(Pulled { image_ref, size, took, used })
     }
 
-    /// Waits for a place in the lane, or in the fast one if the image is there already.
+    /// Waits for a place in the lane, or in the fast one if the image is on the node already.
     async fn turn<'a>(
         &'a self,
         lane: &'a Semaphore,
@@ -269,6 +277,7 @@ impl Puller {
         if self.status(image).await.is_none() {
             return lane.acquire().await.map_err(|_| CLOSED.to_owned());
         }
+
         tokio::select! {
             permit = lane.acquire() => permit.map_err(|_| CLOSED.to_owned()),
             permit = self.fast_lane.acquire() => permit.map_err(|_| CLOSED.to_owned()),
@@ -286,6 +295,7 @@ impl Puller {
                 self.runtime.pull_image(request(None)).await.map_err(|error| error.pull_text())?;
             return Ok((image_ref, None));
         }
+
         let mut errors = Vec::new();
         for tracked in &order.credentials {
             let auth = v1::AuthConfig {
@@ -298,6 +308,7 @@ impl Puller {
                 Err(error) => errors.push(error.pull_text()),
             }
         }
+
         Err(policy::aggregate(&errors))
     }
 

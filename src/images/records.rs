@@ -1,10 +1,11 @@
-//! The records of who pulled what (upstream's KubeletEnsureSecretPulledImages): an image that was
-//! pulled with a secret is not given to a pod that could not have pulled it. The files are
-//! upstream's, in `image_manager/{pulling,pulled}` under the root directory, so either kubelet can
-//! take over. Small files; the calls block for a few microseconds.
+//! Records which credentials pulled each image (upstream's KubeletEnsureSecretPulledImages): an
+//! image that was pulled with a secret is not given to a pod that could not have pulled it.
 //!
-//! Losing them makes images be pulled again (an intent that cannot be told) or counts them as
-//! preloaded; never fails a pod.
+//! The files are upstream's, in `image_manager/{pulling,pulled}` under the root directory, so
+//! either kubelet can take over. They are small; the calls block for a few microseconds.
+//!
+//! A lost record makes an image be pulled again (an intent that cannot be read) or counts it as
+//! preloaded. It never fails a pod.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -22,7 +23,7 @@ use crate::model::Wall;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const OLD_API_VERSION: &str = "kubelet.config.k8s.io/v1alpha1";
-/// How many secrets a record may hold that were only found to match; upstream's limit.
+/// The secrets that only matched a pull, at most, in a record; upstream's limit.
 const MATCHED_LIMIT: usize = 100;
 
 /// `imagePullCredentialsVerificationPolicy`.
@@ -75,7 +76,7 @@ struct Pulled {
     credential_mapping: BTreeMap<String, Access>,
 }
 
-/// Who may use an image by one of its names.
+/// The access to an image by one of its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Access {
@@ -87,7 +88,7 @@ struct Access {
     node_pods_accessible: bool,
 }
 
-/// In upstream's order: by namespace, name, UID.
+/// The access that a secret gives. Sorted as upstream does: by namespace, name, UID.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SecretAccess {
@@ -130,12 +131,12 @@ pub(super) struct Records {
     pulling: PathBuf,
     pulled: PathBuf,
     verification: Verification,
-    /// How many pulls of each image are under way; its file is there while there is one. Also
+    /// The number of running pulls of each image; its file exists while there is one. The lock also
     /// orders all changes.
     under_way: Mutex<HashMap<String, u32>>,
 }
 
-/// A pull that is under way and recorded as such. Dropped: it has failed or was given up.
+/// A running pull that is recorded as such. If it is dropped, the pull has failed or was cancelled.
 #[derive(Debug)]
 pub(super) struct Recorded {
     records: Arc<Records>,
@@ -162,7 +163,8 @@ impl Records {
         }
     }
 
-    /// Notes that an image is going to be pulled: were we killed, it still counts as pulled by us.
+    /// Records that an image is going to be pulled. If this process is killed, the image still
+    /// counts as pulled by the kubelet.
     pub(super) fn begin(self: &Arc<Self>, image: &str) -> io::Result<Recorded> {
         let mut under_way = self.under_way.lock();
         let intent = Intent {
@@ -174,11 +176,12 @@ impl Records {
         write_atomic(&self.pulling.join(file_name(image)), json(&intent)?, 0o600)?;
         *under_way.entry(image.to_owned()).or_default() += 1;
         drop(under_way);
+
         Ok(Recorded { records: Arc::clone(self), image: image.to_owned(), keep: false })
     }
 
-    /// Notes that it was pulled, and with what. If that cannot be written the intent stays, and
-    /// with it the knowledge that the image was pulled.
+    /// Records that the image was pulled, and with which credentials. If that cannot be written the
+    /// intent stays, and with it the knowledge that the image was pulled.
     pub(super) fn succeed(
         &self,
         mut pull: Recorded,
@@ -193,8 +196,9 @@ impl Records {
         let lock = self.under_way.lock();
         let written = self.add(&pull.image, image_ref, Some(access), now);
         drop(lock);
+
         if let Err(error) = written {
-            tracing::error!(image_ref, %error, "The record of a pulled image cannot be written");
+            tracing::error!(image_ref, %error, "the record of a pulled image cannot be written");
             pull.keep = true;
         }
     }
@@ -205,19 +209,21 @@ impl Records {
             *count -= 1;
             return;
         }
+
         match std::fs::remove_file(self.pulling.join(file_name(image))) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::error!(image, %error, "The intent to pull an image cannot be removed");
+                tracing::error!(image, %error, "the intent to pull an image cannot be removed");
                 return;
             }
         }
+
         under_way.remove(image);
     }
 
-    /// Whether an image that is on the node has to be pulled all the same, because the pod has not
-    /// shown that it may have it. `credentials` are the pod's own.
+    /// Returns true if an image that is on the node must be pulled all the same because the pod has
+    /// not proved its access. `credentials` are the pod's own.
     pub(super) fn must_pull(
         &self,
         image: &str,
@@ -231,68 +237,78 @@ impl Records {
             Ok(Some(_)) => true,
             Ok(None) => lock.contains_key(image) || self.pulling.join(file_name(image)).exists(),
             Err(error) => {
-                tracing::error!(image_ref, %error, "The record of a pulled image cannot be read");
+                tracing::error!(image_ref, %error, "the record of a pulled image cannot be read");
                 return true;
             }
         };
         if !self.verification.requires(image, pulled_by_us) {
             return false;
         }
+
         let Ok(Some(record)) = record else { return true };
         let Ok(name) = reference::without_tag(image) else { return true };
         let Some(access) = record.credential_mapping.get(name) else { return true };
         if access.node_pods_accessible {
             return false;
         }
+
         let own: Vec<SecretAccess> = credentials.iter().filter_map(SecretAccess::of).collect();
         for own in own {
             for known in &access.kubernetes_secrets {
-                let (secret, credential) =
-                    (own.is_same_secret(known), own.is_same_credential(known));
+                let secret = own.is_same_secret(known);
+                let credential = own.is_same_credential(known);
                 if !secret && !credential {
                     continue;
                 }
+
                 if secret != credential && access.kubernetes_secrets.len() < MATCHED_LIMIT {
                     // The same secret with a new content, or the same content in another secret:
                     // next time it is known.
                     let matched =
                         Access { kubernetes_secrets: vec![own.clone()], ..Access::default() };
                     if let Err(error) = self.add(image, image_ref, Some(matched), now) {
-                        tracing::error!(image_ref, %error, "The record of a pulled image cannot be written");
+                        tracing::error!(image_ref, %error, "the record of a pulled image cannot be written");
                     }
                 }
+
                 return false;
             }
         }
+
         true
     }
 
-    /// Turns intents that a killed kubelet left into records, for images that are there. `images`:
-    /// id and names of each.
+    /// Turns the intents of a killed kubelet into records, for images that exist. `images` are id
+    /// and names of each.
     pub(super) fn recover(&self, images: &[(String, Vec<String>)], now: Wall) {
         let lock = self.under_way.lock();
         let Ok(files) = std::fs::read_dir(&self.pulling) else { return };
+
         for file in files.flatten() {
             let intent = std::fs::read(file.path()).map_err(|error| error.to_string());
             let intent = intent.and_then(|data| {
                 serde_json::from_slice::<Intent>(&data).map_err(|error| error.to_string())
             });
             let Ok(Intent { image, .. }) = intent else { continue };
+
             for (id, _) in images.iter().filter(|(_, names)| names.contains(&image)) {
                 match self.add(&image, id, None, now) {
                     Ok(()) => drop(std::fs::remove_file(file.path())),
                     Err(error) => {
-                        tracing::error!(image, %error, "The record of a pulled image cannot be written");
+                        tracing::error!(image, %error, "the record of a pulled image cannot be written");
                     }
                 }
             }
         }
+
         drop(lock);
     }
 
-    /// Removes the records of images that are gone. `until`: when the list of images was begun.
+    /// Removes the records of images that are gone. `until` is the time at which the list of images
+    /// was begun.
     pub(super) fn prune(&self, images: &[String], until: Wall) {
         let lock = self.under_way.lock();
+
         let Ok(files) = std::fs::read_dir(&self.pulled) else { return };
         for file in files.flatten() {
             let Ok(data) = std::fs::read(file.path()) else { continue };
@@ -302,6 +318,7 @@ impl Records {
                 drop(std::fs::remove_file(file.path()));
             }
         }
+
         drop(lock);
     }
 
@@ -317,10 +334,11 @@ impl Records {
         {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not an ImagePulledRecord"));
         }
+
         Ok(Some(record).filter(|record| record.image_ref == image_ref))
     }
 
-    /// Adds who may use an image to its record. A record that cannot be read is made anew.
+    /// Adds an access to an image's record. A record that cannot be read is made anew.
     fn add(
         &self,
         image: &str,
@@ -343,9 +361,11 @@ impl Records {
         if old.as_ref() == Some(&record) {
             return Ok(());
         }
+
         record.api_version = API_VERSION.into();
         record.last_updated_time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         ensure_dir(&self.pulled, 0o700)?;
+
         write_atomic(&self.pulled.join(file_name(image_ref)), json(&record)?, 0o600)
     }
 }
@@ -354,16 +374,19 @@ fn merge(known: &mut Access, new: Access) {
     if known.node_pods_accessible {
         return;
     }
+
     if new.node_pods_accessible {
         *known = Access { node_pods_accessible: true, ..Access::default() };
         return;
     }
+
     for secret in new.kubernetes_secrets {
         match known.kubernetes_secrets.iter_mut().find(|known| known.is_same_secret(&secret)) {
             Some(known) => known.credential_hash = secret.credential_hash,
             None => known.kubernetes_secrets.push(secret),
         }
     }
+
     known
         .kubernetes_secrets
         .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));

@@ -1,10 +1,9 @@
-//! Image references: `[domain/]path[:tag][@digest]`, read as the runtimes and upstream read them.
-//! Pure.
+//! Parses image references, `[domain/]path[:tag][@digest]`, as the runtimes and upstream do. Pure.
 
-/// A reference, normalised: the domain is always there.
+/// A normalised reference: the domain is always present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
-    /// E.g. `docker.io/library/nginx`; what credentials are looked up by.
+    /// The domain and path, e.g. `docker.io/library/nginx`; credentials are looked up by it.
     pub repository: String,
     /// The tag, if one is given.
     pub tag: Option<String>,
@@ -12,13 +11,13 @@ pub struct Reference {
     pub digest: Option<String>,
 }
 
-/// Why a text is not a reference. The texts are upstream's: users see them in events.
+/// The reason why a text is not a reference. The texts are upstream's: users see them in events.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("couldn't parse image name {image:?}: {problem}")]
 pub struct ReferenceError {
     /// The text.
     pub image: String,
-    /// What is wrong with it.
+    /// The fault in the text.
     pub problem: String,
 }
 
@@ -27,20 +26,20 @@ const LEGACY_DOMAIN: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
 const INVALID: &str = "invalid reference format";
-/// The longest path.
+/// The longest path; upstream's limit.
 const PATH_LIMIT: usize = 255;
 /// The longest tag.
 const TAG_LIMIT: usize = 128;
 
 impl Reference {
-    /// Parses a reference as it stands in a pod spec.
+    /// Parses a reference as a pod's spec has it.
     pub fn parse(image: &str) -> Result<Self, ReferenceError> {
         parse(image).map_err(|problem| ReferenceError { image: image.to_owned(), problem })
     }
 }
 
-/// The image as it is asked for from the runtime: with `:latest` when it has neither tag nor
-/// digest, else as it is.
+/// Returns the image as the runtime's requests name it: with `:latest` if it has neither tag nor
+/// digest.
 pub fn with_default_tag(image: &str) -> Result<String, ReferenceError> {
     let reference = Reference::parse(image)?;
     Ok(match (reference.tag, reference.digest) {
@@ -49,13 +48,13 @@ pub fn with_default_tag(image: &str) -> Result<String, ReferenceError> {
     })
 }
 
-/// The image as it is written, without tag and digest; for the records of pulls.
+/// Returns the image as written, without tag and digest; for the records of pulls.
 pub fn without_tag(image: &str) -> Result<&str, ReferenceError> {
     Reference::parse(image)?;
     Ok(split(image).0)
 }
 
-/// Whether it is `:latest`, written out or by default: decides the default pull policy.
+/// Returns true if the tag is `:latest`, explicitly or by default: it decides the default policy.
 pub fn is_latest(image: &str) -> bool {
     Reference::parse(image).is_ok_and(|reference| {
         match (reference.tag.as_deref(), reference.digest) {
@@ -65,7 +64,7 @@ pub fn is_latest(image: &str) -> bool {
     })
 }
 
-/// Name, tag and digest, by their separators only.
+/// Splits a text into name, tag and digest, by the separators only.
 fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
     let (text, digest) = match text.split_once('@') {
         Some((text, digest)) => (text, Some(digest)),
@@ -84,11 +83,13 @@ fn parse(image: &str) -> Result<Reference, String> {
             "invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"
         ));
     }
+
     let (domain, remainder) = split_domain(image);
     let remote = remainder.split(':').next().unwrap_or_default();
     if has_capitals(remote) {
         return Err(format!("{INVALID}: repository name ({remote}) must be lowercase"));
     }
+
     let full = format!("{domain}/{remainder}");
     let Some((name, tag, digest)) = grammar(&full) else {
         let lowercase = grammar(&full.to_lowercase()).is_some();
@@ -98,6 +99,7 @@ fn parse(image: &str) -> Result<Reference, String> {
             INVALID.to_owned()
         });
     };
+
     let path = match name.split_once('/') {
         Some((domain, path)) if is_domain(domain) => path,
         _ => name,
@@ -105,17 +107,19 @@ fn parse(image: &str) -> Result<Reference, String> {
     if path.len() > PATH_LIMIT {
         return Err(format!("repository name must not be more than {PATH_LIMIT} characters"));
     }
+
     digest.map_or(Ok(()), check_digest)?;
     let owned = |text: Option<&str>| text.map(str::to_owned);
     Ok(Reference { repository: name.to_owned(), tag: owned(tag), digest: owned(digest) })
 }
 
-/// Which part of a reference is the registry. What has no dot, no port, no capital and is not
-/// `localhost` is none.
+/// Splits the registry off a reference. A first part without dot, port and capital that is not
+/// `localhost` is no registry.
 fn split_domain(name: &str) -> (&str, String) {
     let Some((first, rest)) = name.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL}{name}"));
     };
+
     let is_domain = first == "localhost" || first.contains(['.', ':']) || has_capitals(first);
     let (domain, remainder) = match first {
         LEGACY_DOMAIN => (DEFAULT_DOMAIN, rest),
@@ -125,15 +129,16 @@ fn split_domain(name: &str) -> (&str, String) {
     if domain == DEFAULT_DOMAIN && !remainder.contains('/') {
         return (domain, format!("{OFFICIAL}{remainder}"));
     }
+
     (domain, remainder.to_owned())
 }
 
-/// Whether writing it small changes it: that of `ǅ` does, too, which is no capital.
+/// Returns true if lower case changes the text. It also changes `ǅ`, which is no capital.
 fn has_capitals(text: &str) -> bool {
     text.to_lowercase() != text
 }
 
-/// Name, tag and digest of a text that follows the grammar.
+/// Splits a text that follows the grammar into name, tag and digest.
 fn grammar(text: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     let (name, tag, digest) = split(text);
     let named = match name.split_once('/') {
@@ -155,6 +160,7 @@ fn is_domain(text: &str) -> bool {
     } else {
         text.find(':').map_or((text, ""), |colon| text.split_at(colon))
     };
+
     let label = |label: &str| {
         !label.is_empty()
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -165,6 +171,7 @@ fn is_domain(text: &str) -> bool {
         Some(digits) => !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()),
         None => port.is_empty(),
     };
+
     port && (text.starts_with('[') || host.split('.').all(label))
 }
 
@@ -172,8 +179,8 @@ fn is_path(text: &str) -> bool {
     text.split('/').all(is_component)
 }
 
-/// Lower case letters and digits, with single dots, one or two underscores or any number of dashes
-/// between them.
+/// Returns true for lower case letters and digits, with single dots, one or two underscores or any
+/// number of dashes between them.
 fn is_component(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let separators: Vec<&str> = text
@@ -204,7 +211,7 @@ fn is_digest(text: &str) -> bool {
         && algorithm.split(['-', '_', '+', '.']).all(part)
 }
 
-/// Whether the algorithm is known and the length is right.
+/// Checks that the algorithm is known and the length is right.
 fn check_digest(digest: &str) -> Result<(), String> {
     let (algorithm, hex) = digest.split_once(':').unwrap_or((digest, ""));
     let length = match algorithm {
@@ -222,6 +229,7 @@ fn check_digest(digest: &str) -> Result<(), String> {
     if !hex.bytes().all(is_lower_hex) {
         return Err("invalid checksum digest format".to_owned());
     }
+
     Ok(())
 }
 

@@ -70,7 +70,7 @@ fn silent(request: EnsureImage) -> EnsureImage {
 }
 
 impl Node {
-    /// What was told since the last time: type, reason, message.
+    /// Takes the events since the last call: type, reason, message.
     fn told(&mut self) -> Vec<String> {
         let mut told = Vec::new();
         while let Ok(event) = self.events.try_recv() {
@@ -286,7 +286,8 @@ async fn serial_pulls_wait_and_those_that_are_there_do_not() {
     node.fake.script("PullImage", Some("big:1"), 1, Effect::Delay(Duration::from_secs(100)));
     let mut waiters = JoinSet::new();
     for (pod, image) in [("a", "big:1"), ("b", "small:1"), ("c", "here:1")] {
-        let (images, clock) = (node.images.clone(), node.clock);
+        let images = node.images.clone();
+        let clock = node.clock;
         waiters.spawn(async move {
             images.ensure(request(pod, image, PullPolicy::Always)).await.expect("pulled");
             (pod, clock.now().mono.0.as_secs())

@@ -1,8 +1,8 @@
-//! Paths that somebody else controls: opened and made beneath a root without ever leaving it
-//! (openat2).
+//! Opens and creates paths that others control, beneath a root and never outside it (openat2).
 //!
-//! A container may change its volume's tree at any moment. Nothing here looks first and acts later
-//! by name: each step holds a file descriptor, and the kernel refuses what would leave the root.
+//! A container may change its volume's tree at any moment. Nothing here checks a name first and
+//! uses it later: each step holds a file descriptor, and the kernel refuses a path that would leave
+//! the root.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 
-/// How often an `openat2` is made again when the kernel reports a concurrent rename or mount.
+/// The retries of an `openat2` while the kernel reports a concurrent rename or mount, at most.
 const RACES: u32 = 128;
 
 /// A directory (or file) that paths are resolved beneath.
@@ -31,22 +31,20 @@ impl Root {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// The root's own descriptor (`O_PATH`).
+    /// Returns the root's own descriptor (`O_PATH`).
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// The root's mode bits.
+    /// Returns the root's mode bits.
     pub fn mode(&self) -> io::Result<u32> {
         Ok(fstat(&self.fd)?.st_mode & 0o7777)
     }
 
-    /// Opens what `relative` names, as `O_PATH`, following links as long as they stay beneath the
-    /// root.
+    /// Opens the target of `relative` as `O_PATH`, following links that stay beneath the root.
     ///
     /// An absolute link, or one that climbs out and comes back, is followed as upstream does: it is
-    /// resolved first, and what it leads to is opened again from the root without following any
-    /// link.
+    /// resolved first, and its target is opened again from the root without following any link.
     pub fn resolve(&self, relative: &Path) -> io::Result<OwnedFd> {
         let relative = checked(relative)?;
         match self.openat2(
@@ -59,11 +57,13 @@ impl Root {
         }
     }
 
-    /// Makes the directories that `relative` lacks, each with exactly `mode`; what exists stays as
-    /// it is. Links that stay beneath the root are followed; the answer is the last directory.
+    /// Creates the directories that `relative` lacks, each with exactly `mode`, and returns the
+    /// last one. Existing directories stay as they are. Links that stay beneath the root are
+    /// followed.
     pub fn make_dirs(&self, relative: &Path, mode: u32) -> io::Result<OwnedFd> {
         let relative = checked(relative)?;
         let mut at = self.reopen()?;
+
         let mut done = PathBuf::new();
         for name in relative.components().map(Component::as_os_str) {
             done.push(name);
@@ -73,11 +73,12 @@ impl Root {
                 Err(error) => return Err(error),
             };
         }
+
         Ok(at)
     }
 
-    /// Makes an empty file, and with 0755 the directories that `relative` lacks; what exists stays
-    /// as it is.
+    /// Creates an empty file, and with 0755 the directories that `relative` lacks. Existing ones
+    /// stay as they are.
     pub fn make_file(&self, relative: &Path, mode: u32) -> io::Result<()> {
         let relative = checked(relative)?;
         let name = relative.file_name().ok_or_else(escape)?;
@@ -116,8 +117,8 @@ impl Root {
     }
 }
 
-/// `openat2` with a bounded number of retries: the kernel gives up with EAGAIN when a rename races
-/// with `..`.
+/// Calls `openat2` with a bounded number of retries: the kernel fails with EAGAIN when a rename
+/// races with `..`.
 pub(crate) fn open_within(
     at: &OwnedFd,
     relative: &OsStr,
@@ -134,15 +135,17 @@ pub(crate) fn open_within(
     }
 }
 
-/// Whether something is mounted at the last component of `path`. Links in the path's parents are
-/// followed, one at its end is not. A path that does not exist is an error of kind `NotFound`.
+/// Returns true if something is mounted at the last component of `path`. Links in the path's
+/// parents are followed, one at its end is not. A missing path is an error of kind `NotFound`.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     let Some(name) = path.file_name() else {
-        // `/`, or something that ends in `..`.
+        // The path is `/`, or ends in `..`.
         return Ok(path == Path::new("/"));
     };
+
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+
     let parent =
         open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     match open_within(
@@ -157,12 +160,12 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The status of a path without following a link at its end.
+/// Returns the status of a path without following a link at its end.
 pub(crate) fn lstat(path: &Path) -> io::Result<FileStat> {
     Ok(fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?)
 }
 
-/// Whether a status is of a directory.
+/// Returns true if a status is that of a directory.
 pub(crate) fn is_dir(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
 }
@@ -170,20 +173,22 @@ pub(crate) fn is_dir(stat: &FileStat) -> bool {
 fn make_dir(parent: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<OwnedFd> {
     match mkdirat(parent, name, Mode::from_bits_truncate(mode & 0o777)) {
         Ok(()) => {}
-        // Somebody was faster; whatever it is, it is opened below without following a link.
+        // Another process was faster. Its file is opened below without following a link.
         Err(Errno::EEXIST) => {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
             return Ok(open_within(parent, name, flags, ResolveFlag::RESOLVE_BENEATH)?);
         }
         Err(error) => return Err(error.into()),
     }
+
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let dir = open_within(parent, name, flags, ResolveFlag::RESOLVE_BENEATH)?;
     fchmod(&dir, Mode::from_bits_truncate(mode))?;
+
     Ok(dir)
 }
 
-/// A relative path without `..`, cleaned of `.` and doubled slashes.
+/// Cleans a relative path of `.` and doubled slashes; one with `..` is refused.
 fn checked(relative: &Path) -> io::Result<PathBuf> {
     let mut clean = PathBuf::new();
     for component in relative.components() {
@@ -195,9 +200,11 @@ fn checked(relative: &Path) -> io::Result<PathBuf> {
             }
         }
     }
+
     if clean.as_os_str().is_empty() {
         clean.push(".");
     }
+
     Ok(clean)
 }
 

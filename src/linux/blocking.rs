@@ -1,13 +1,12 @@
-//! Work that waits for the kernel: files, mounts, cgroups. On threads of its own, so that it holds
-//! up nobody.
+//! Runs work that waits for the kernel (files, mounts, cgroups) on threads of its own, so that it
+//! delays no task.
 //!
-//! A simulation needs the same run again for the same seed: on a thread that says so
-//! (`inline_on_this_thread`) such work is a task like any other, in the order in which it was
-//! begun.
+//! A simulation needs the same run again for the same seed. On a thread that has called
+//! `inline_on_this_thread`, such work is a task like any other, in the order in which it was begun.
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-/// Runs `work` on a thread for such work. Dropping the handle does not stop it.
+/// Runs `work` on a blocking thread. Dropping the handle does not stop it.
 pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     #[cfg(any(test, feature = "testkit"))]
     if inline::is_on() {
@@ -17,7 +16,7 @@ pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Jo
     tokio::task::spawn_blocking(work)
 }
 
-/// Runs `work` on a thread for such work, as one of `tasks`.
+/// Runs `work` on a blocking thread, as one of `tasks`.
 pub fn spawn_on<T: Send + 'static>(
     tasks: &mut JoinSet<T>,
     work: impl FnOnce() -> T + Send + 'static,
@@ -40,7 +39,7 @@ mod inline {
         static INLINE: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// From now on blocking work that this thread begins is a task of its own runtime.
+    /// Makes blocking work that this thread begins a task of the thread's own runtime, from now on.
     pub fn inline_on_this_thread() {
         INLINE.set(true);
     }

@@ -1,9 +1,8 @@
-//! Files and directories as the node needs them: written in one step, made with an exact mode,
-//! whatever the umask.
+//! Writes files in one step and creates directories with an exact mode, whatever the umask.
 //!
 //! Everything here blocks for the time of a few system calls on a local disk; callers that write
-//! much do it on a blocking thread. Nothing here keeps state, and nothing follows a link that it
-//! did not make itself.
+//! much use a blocking thread. Nothing here keeps state, and nothing follows a link that it did not
+//! create itself.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -14,41 +13,41 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How [`write_atomic_with`] leaves a file.
+/// The mode, owner and durability of a file that [`write_atomic_with`] writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// The permission bits, exactly: the umask does not count.
+    /// The permission bits, exactly: the umask has no effect.
     pub mode: u32,
     /// The owning user, if not the writer.
     pub uid: Option<u32>,
     /// The owning group, if not the writer's.
     pub gid: Option<u32>,
-    /// Whether the file and its directory are on the disk when the call returns. Needed only for
-    /// what must outlive a power loss: a killed process loses nothing of the page cache.
+    /// True if the file and its directory must be on the disk when the call returns. Needed only
+    /// for files that must outlive a power loss: a killed process loses nothing of the page cache.
     pub sync: bool,
 }
 
 impl WriteOptions {
-    /// The writer's own file with that mode, not synced.
+    /// Returns options for the writer's own file with this mode, not synced.
     pub fn mode(mode: u32) -> Self {
         Self { mode, uid: None, gid: None, sync: false }
     }
 
-    /// The same, synced to the disk.
+    /// Returns the same options, synced to the disk.
     #[must_use]
     pub fn synced(self) -> Self {
         Self { sync: true, ..self }
     }
 }
 
-/// Writes a file so that readers see either the old content or the new, with exactly that mode. Not
-/// synced. Blocks; a link at `path` is replaced, not followed.
+/// Writes a file so that readers see either the old content or the new, with exactly this mode. Not
+/// synced. It blocks. A link at `path` is replaced, not followed.
 pub fn write_atomic(path: &Path, data: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
     write_atomic_with(path, data, WriteOptions::mode(mode))
 }
 
-/// Writes a file so that readers see either the old content or the new. Blocks; a link at `path` is
-/// replaced, not followed. A process that is killed in between leaves a file `.NAME.PID-N.tmp`
+/// Writes a file so that readers see either the old content or the new. It blocks. A link at `path`
+/// is replaced, not followed. A process that is killed in between leaves a file `.NAME.PID-N.tmp`
 /// beside it and nothing else.
 pub fn write_atomic_with(
     path: &Path,
@@ -59,16 +58,17 @@ pub fn write_atomic_with(
     let written =
         fill(&temporary, data.as_ref(), options).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = written {
-        // What cannot be removed is a dot-file that nobody reads; the first error is the one to
-        // tell.
+        // A leftover is a dot-file that no code reads. The first error is the one to report.
         drop(std::fs::remove_file(&temporary));
         return Err(error);
     }
+
     if options.sync {
         let parent =
             path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent)?.sync_all()?;
     }
+
     Ok(())
 }
 
@@ -84,11 +84,13 @@ pub fn fill(path: &Path, data: &[u8], options: WriteOptions) -> io::Result<()> {
     if options.uid.is_some() || options.gid.is_some() {
         fchown(&file, options.uid, options.gid)?;
     }
+
     // After the change of owner, which clears the set-user-id and set-group-id bits.
     file.set_permissions(Permissions::from_mode(options.mode))?;
     if options.sync {
         file.sync_all()?;
     }
+
     Ok(())
 }
 
@@ -112,14 +114,14 @@ pub fn holds(path: &Path, data: &[u8]) -> bool {
     read.is_ok() && content == data
 }
 
-/// Makes a directory and its parents. A directory that is made has exactly `mode`, whatever the
-/// umask; one that exists keeps its mode, as an administrator may have set it. Parents that are
-/// missing are made with 0755 less the umask. A link at the end of the path is not followed.
+/// Creates a directory and its parents. A new directory has exactly `mode`, whatever the umask; an
+/// existing one keeps its mode, as an administrator may have set it. Missing parents are created
+/// with 0755 less the umask. A link at the end of the path is not followed.
 pub fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
     make_dir(path, mode).map(drop)
 }
 
-/// The same, but a directory that exists is given `mode`, too.
+/// Creates a directory as [`ensure_dir`], but also gives `mode` to one that exists.
 pub fn ensure_dir_with_mode(path: &Path, mode: u32) -> io::Result<()> {
     match make_dir(path, mode)? {
         MadeDir::Made => Ok(()),
@@ -127,8 +129,8 @@ pub fn ensure_dir_with_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// The same as [`ensure_dir`] for a directory that the administrator chooses (`/var/lib/kubelet`,
-/// `/var/log/pods`): a link to a directory is followed.
+/// Creates a directory as [`ensure_dir`], but follows a link to a directory: for directories that
+/// the administrator chooses (`/var/lib/kubelet`, `/var/log/pods`).
 pub fn ensure_root_dir(path: &Path, mode: u32) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|found| found.is_dir()) {
         return Ok(());
@@ -136,7 +138,7 @@ pub fn ensure_root_dir(path: &Path, mode: u32) -> io::Result<()> {
     ensure_dir(path, mode)
 }
 
-/// Whether [`make_dir`] made the directory.
+/// The result of [`make_dir`]: whether it created the directory.
 enum MadeDir {
     Made,
     Existed,
@@ -173,7 +175,7 @@ fn set_dir_mode(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// An I/O error as Go prints it: no number, no capital.
+/// Words an I/O error as Go does: no number, no capital.
 pub fn go_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -184,6 +186,7 @@ pub fn go_text(error: &io::Error) -> String {
         .unwrap_or_default()
 }
 
+/// Returns the path of a new temporary file in the same directory.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or_else(|| {
@@ -233,7 +236,8 @@ mod tests {
     #[test]
     fn replaces_a_link_instead_of_following_it() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        let target = dir.path().join("target");
+        let link = dir.path().join("link");
         write_atomic(&target, "mine", 0o600).expect("written");
         symlink(&target, &link).expect("linked");
         write_atomic(&link, "new", 0o600).expect("written");
@@ -279,7 +283,8 @@ mod tests {
     #[test]
     fn a_root_may_be_a_link_to_a_directory() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (target, link) = (dir.path().join("big-disk"), dir.path().join("kubelet"));
+        let target = dir.path().join("big-disk");
+        let link = dir.path().join("kubelet");
         symlink(&target, &link).expect("linked");
         assert!(ensure_root_dir(&link, 0o750).is_err(), "it leads nowhere");
         std::fs::create_dir(&target).expect("made");

@@ -1,8 +1,8 @@
-//! `iptables` and `ip6tables`: the few operations that the kubelet needs, run as programs.
+//! Runs `iptables` and `ip6tables`: the few operations that the kubelet needs.
 //!
-//! Which back end they speak to (legacy or nf_tables) is the administrator's choice, made by what
-//! `iptables` on the PATH is; upstream does the same. Versions before 1.4.11 cannot check rules and
-//! are not supported.
+//! The administrator chooses the back end (legacy or nf_tables) by the program that is `iptables`
+//! on the PATH; upstream does the same. Versions before 1.4.11 cannot check rules and are not
+//! supported.
 
 use std::fmt;
 use std::io;
@@ -12,11 +12,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::process::Command;
 
-/// Time for one run. The programs wait at most five seconds for the lock.
+/// The deadline of one run. The programs wait at most five seconds for the lock.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The first versions that know `-w` and `-w <seconds>`.
+/// The first version that knows `-w`.
 const WAIT_SINCE: [u32; 3] = [1, 4, 20];
+/// The first version that knows `-w <seconds>`.
 const WAIT_SECONDS_SINCE: [u32; 3] = [1, 4, 22];
 
 /// The exit status of an operation that failed, as opposed to one that could not be tried.
@@ -35,7 +36,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// How logs name it.
+    /// Returns the name in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ipv4 => "IPv4",
@@ -51,16 +52,16 @@ impl Protocol {
     }
 }
 
-/// How a program ended.
+/// The result of a program that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// The exit status; `None`: a signal ended it.
+    /// The exit status; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote.
+    /// The program's output.
     pub output: String,
 }
 
-/// Runs programs. A trait, for tests.
+/// Runs programs. The trait is for tests.
 pub trait Programs: Send + Sync {
     /// Runs `program` to its end.
     fn run(
@@ -95,13 +96,13 @@ impl Programs for System {
     }
 }
 
-/// Why an operation did not succeed.
+/// The reasons why an operation did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     /// The program cannot be run.
     #[error("error {attempt}: {source}")]
     Run {
-        /// What was tried.
+        /// The operation.
         attempt: String,
         /// The cause.
         #[source]
@@ -110,17 +111,17 @@ pub enum IptablesError {
     /// The program failed.
     #[error("error {attempt}: exit status {}: {output}", code.unwrap_or(-1))]
     Status {
-        /// What was tried.
+        /// The operation.
         attempt: String,
         /// The exit status.
         code: Option<i32>,
-        /// What it wrote.
+        /// The program's output.
         output: String,
     },
 }
 
 impl IptablesError {
-    /// Whether the operation could not be tried now, so that nothing is known.
+    /// Returns true if the operation could not be tried now, so that its result is unknown.
     pub fn is_resource_problem(&self) -> bool {
         match self {
             Self::Run { .. } => false,
@@ -161,8 +162,8 @@ impl<P> fmt::Debug for Iptables<P> {
 }
 
 impl<P: Programs> Iptables<P> {
-    /// The rules of a family, if this machine has them: its program is there, and so is the chain
-    /// `POSTROUTING` of the table `nat`.
+    /// Returns the rules of a family if this machine has them: its program exists, and so does the
+    /// chain `POSTROUTING` of the table `nat`.
     pub async fn detect(protocol: Protocol, programs: P) -> Option<Self> {
         let version = programs.run(protocol.program(), vec!["--version".to_owned()]).await.ok()?;
         let this = Self { protocol, wait: wait_flag(&version.output), programs };
@@ -175,13 +176,13 @@ impl<P: Programs> Iptables<P> {
         self.protocol
     }
 
-    /// Makes a chain unless it is there.
+    /// Creates a chain unless it exists.
     pub async fn ensure_chain(&self, table: &str, chain: &str) -> Result<(), IptablesError> {
         let attempt = format!("creating chain {chain:?}");
         self.operate("-N", table, chain, &[], attempt, &[FAILED]).await.map(|_| ())
     }
 
-    /// Makes a rule unless it is there.
+    /// Creates a rule unless it exists.
     pub async fn ensure_rule(
         &self,
         position: Position,
@@ -198,13 +199,13 @@ impl<P: Programs> Iptables<P> {
         self.operate(position.operation(), table, chain, rule, attempt, &[]).await.map(|_| ())
     }
 
-    /// Fails unless a chain is there.
+    /// Fails unless a chain exists.
     pub async fn require_chain(&self, table: &str, chain: &str) -> Result<(), IptablesError> {
         let attempt = format!("listing chain {chain:?} in table {table:?}");
         self.operate("-S", table, chain, &[], attempt, &[]).await.map(|_| ())
     }
 
-    /// Runs an operation. Answers whether its status was 0; a status of `tolerated` is no failure.
+    /// Runs an operation. Returns true if its status was 0. The status `tolerated` is no failure.
     async fn operate(
         &self,
         operation: &str,
@@ -226,10 +227,12 @@ impl<P: Programs> Iptables<P> {
     }
 }
 
-/// The flags that have a version wait for the lock, from `iptables v1.8.9 (nf_tables)`.
+/// Returns the flags with which this version waits for the lock, from `iptables v1.8.9
+/// (nf_tables)`.
 fn wait_flag(version: &str) -> &'static [&'static str] {
     let number = version.split_whitespace().find_map(|word| word.strip_prefix('v'));
     let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+
     let version: [u32; 3] = std::array::from_fn(|_| parts.next().unwrap_or(0));
     if version >= WAIT_SECONDS_SINCE {
         &["-w", "5"]

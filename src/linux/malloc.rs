@@ -1,11 +1,11 @@
-//! glibc's allocator: few arenas, and memory given back. `main` calls the first once, `daemon` the
-//! second when a burst of work is over.
+//! Tunes glibc's allocator: few arenas, and freed memory returned to the kernel. `main` calls the
+//! first once, `daemon` the second when a burst of work is over.
 
-/// Arenas of the allocator: one more thread may allocate without waiting, and no more memory than
-/// that is kept apart.
+/// The arenas of the allocator: with two, one more thread may allocate without waiting, and little
+/// memory is kept apart.
 const ARENAS: libc::c_int = 2;
 
-/// Limits the number of arenas. To be called before threads start.
+/// Limits the number of arenas. Call it before threads start.
 #[cfg(target_env = "gnu")]
 pub fn limit_arenas() {
     // SAFETY: mallopt only sets a parameter of the allocator; M_ARENA_MAX takes any positive
@@ -16,7 +16,7 @@ pub fn limit_arenas() {
     }
 }
 
-/// Gives free memory back to the system. Takes up to some milliseconds with a large heap.
+/// Returns free memory to the kernel. Takes up to some milliseconds with a large heap.
 #[cfg(target_env = "gnu")]
 pub fn trim() {
     // SAFETY: malloc_trim takes the allocator's own locks and touches free memory only.
@@ -26,11 +26,11 @@ pub fn trim() {
     }
 }
 
-/// Other C libraries have no arenas.
+/// Does nothing: other C libraries have no arenas.
 #[cfg(not(target_env = "gnu"))]
 pub fn limit_arenas() {}
 
-/// Other C libraries give memory back by themselves.
+/// Does nothing: other C libraries return memory by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn trim() {}
 

@@ -1,4 +1,6 @@
-//! The kernel: files, mounts, cgroups, network addresses. The only place with unsafe code.
+//! The kernel: files, mounts, cgroups, processes and systemd.
+//!
+//! The only place with unsafe code. It knows no pods and decides nothing about them.
 
 pub mod beneath;
 pub mod blocking;

@@ -1,5 +1,8 @@
-//! Mounts: made, remounted, undone, and read back from mountinfo. The calls block; the async ones
-//! have a deadline.
+//! Makes, remounts and removes mounts, and reads them from mountinfo. The calls block; the async
+//! ones have a deadline.
+//!
+//! Used by `volumes`, `images` and `daemon`. It keeps no list of mounts: the kernel's is the only
+//! one.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -31,7 +34,8 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(nix::mount::mount(Some(source), target, NONE, MsFlags::MS_BIND, NONE)?)
 }
 
-/// Binds what is open as `source` (it may be `O_PATH`): nobody can swap it meanwhile.
+/// Binds the open file or directory `source` (it may be `O_PATH`), which cannot be replaced
+/// meanwhile.
 pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     bind(Path::new(&format!("/proc/self/fd/{}", source.as_raw_fd())), target)
 }
@@ -45,8 +49,8 @@ pub fn remount_bind(target: &Path, flags: MsFlags) -> io::Result<()> {
     Ok(nix::mount::mount(NONE, target, NONE, flags, NONE)?)
 }
 
-/// Where else the directory `path` (without links) is mounted, in whole: mounts of the same file
-/// system with it as their root.
+/// Returns the other places where the directory `path` (without links) is mounted as a whole:
+/// mounts of the same file system with the directory as their root.
 pub fn other_places(mounts: &[MountInfo], path: &Path) -> io::Result<Vec<PathBuf>> {
     let holding = mount_of(mounts, path).ok_or(io::ErrorKind::NotFound)?;
     let below = path.strip_prefix(&holding.target).map_err(io::Error::other)?;
@@ -56,43 +60,43 @@ pub fn other_places(mounts: &[MountInfo], path: &Path) -> io::Result<Vec<PathBuf
     Ok(same.map(|mount| mount.target.clone()).filter(|target| target != path).collect())
 }
 
-/// Undoes the topmost mount at `target`; a link there is not followed.
+/// Removes the topmost mount at `target`. A link there is not followed.
 pub fn unmount(target: &Path) -> io::Result<()> {
     Ok(nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW)?)
 }
 
-/// Takes a mount out of the tree at once; it ends when its last user does.
+/// Takes a mount out of the tree at once; it ends with its last user.
 pub fn detach(target: &Path) -> io::Result<()> {
     Ok(nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?)
 }
 
-/// What to do when an unmount does not end in time.
+/// The reaction to an unmount that does not end in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// Report it; the call goes on in its thread.
+    /// Report the failure; the call goes on in its thread.
     Report,
     /// Detach the mount (upstream does so for mounts of dead servers).
     Detach,
 }
 
-/// Why something is still mounted.
+/// The reasons why something is still mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
     /// The kernel refuses.
     #[error("could not unmount {target}", target = .target.display())]
     Failed {
-        /// Where.
+        /// The mount point.
         target: PathBuf,
-        /// The kernel's reason.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
     /// The kernel does not answer.
     #[error("unmounting {target} has not ended after {deadline:?}", target = .target.display())]
     Late {
-        /// Where.
+        /// The mount point.
         target: PathBuf,
-        /// How long it was waited for.
+        /// The deadline that has passed.
         deadline: Duration,
     },
 }
@@ -115,10 +119,11 @@ pub async fn unmount_within(
             Fallback::Detach => detach(target),
         },
     };
+
     result.map_err(|source| UnmountError::Failed { target: target.to_owned(), source })
 }
 
-/// What kind of file system a path lies on, as far as volumes care.
+/// The kinds of file systems that volumes distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsKind {
     /// Memory.
@@ -129,7 +134,7 @@ pub enum FsKind {
     Other,
 }
 
-/// The kind of file system that `path` lies on.
+/// Returns the kind of the file system that `path` lies on.
 pub fn fs_kind(path: &Path) -> io::Result<FsKind> {
     let found = nix::sys::statfs::statfs(path)?.filesystem_type();
     Ok(if found == TMPFS_MAGIC {
@@ -144,19 +149,19 @@ pub fn fs_kind(path: &Path) -> io::Result<FsKind> {
 /// Size and use of the file system that a path lies on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsUsage {
-    /// Its size in bytes.
+    /// The size in bytes.
     pub capacity: u64,
-    /// What an unprivileged user can still write, in bytes.
+    /// The bytes that an unprivileged user can still write.
     pub available: u64,
-    /// What is in use, in bytes.
+    /// The bytes in use.
     pub used: u64,
-    /// How many inodes it has; zero where it has no fixed number.
+    /// The number of inodes; zero if it is not fixed.
     pub inodes: u64,
-    /// How many of them are free.
+    /// The number of free inodes.
     pub inodes_free: u64,
 }
 
-/// Size and use of the file system that `path` lies on.
+/// Reads the usage of the file system that `path` lies on.
 pub fn fs_usage(path: &Path) -> io::Result<FsUsage> {
     let stat = nix::sys::statvfs::statvfs(path)?;
     let block = stat.fragment_size();
@@ -172,34 +177,34 @@ pub fn fs_usage(path: &Path) -> io::Result<FsUsage> {
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountInfo {
-    /// Its id.
+    /// The mount's id.
     pub id: u32,
     /// The id of the mount that it is mounted on.
     pub parent: u32,
-    /// `major:minor` of its file system.
+    /// `major:minor` of the file system.
     pub device: String,
-    /// Which path of the file system is its root.
+    /// The path in the file system that is the mount's root.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     pub target: PathBuf,
-    /// Options of the mount.
+    /// The options of the mount.
     pub options: Vec<String>,
-    /// Whether mounts propagate from it (`shared:N`).
+    /// True if mounts propagate from it (`shared:N`).
     pub shared: bool,
-    /// The type of its file system.
+    /// The type of the file system.
     pub fs_type: String,
-    /// Where its file system comes from.
+    /// The source of the file system, e.g. a device.
     pub source: String,
-    /// Options of the file system.
+    /// The options of the file system.
     pub super_options: Vec<String>,
 }
 
-/// The mounts that this process sees, in the kernel's order.
+/// Lists the mounts that this process sees, in the kernel's order.
 pub fn list() -> io::Result<Vec<MountInfo>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-/// Reads the kernel's text (proc(5)); a line that is not understood is left out.
+/// Parses the kernel's text (proc(5)). A malformed line is left out.
 pub fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
@@ -214,15 +219,18 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
     let target = unescape(fields.next()?);
     let options = split_options(fields.next()?);
     let mut shared = false;
+
     for field in fields.by_ref() {
         if field == b"-" {
             break;
         }
         shared |= field.starts_with(b"shared:");
     }
+
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?).to_string_lossy().into_owned();
     let super_options = fields.next().map(split_options).unwrap_or_default();
+
     Some(MountInfo {
         id,
         parent,
@@ -245,7 +253,7 @@ fn split_options(field: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Undoes the kernel's `\040` for space, tab, newline and backslash.
+/// Decodes the kernel's `\040` for space, tab, newline and backslash.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -263,11 +271,12 @@ fn unescape(field: &[u8]) -> PathBuf {
             rest = tail;
         }
     }
+
     PathBuf::from(std::ffi::OsString::from_vec(plain))
 }
 
-/// Makes sure that mounts beneath `dir` propagate to and from it, as the root directory needs: if
-/// its mount is not shared, `dir` is bound to itself and that mount is made shared, recursively.
+/// Makes mounts beneath `dir` propagate to and from it, as the root directory needs. If the mount
+/// of `dir` is not shared, `dir` is bound to itself and that mount is made shared, recursively.
 pub fn make_rshared(dir: &Path) -> io::Result<()> {
     let dir = std::fs::canonicalize(dir)?;
     if mount_of(&list()?, &dir).is_some_and(|mount| mount.shared) {
@@ -280,7 +289,7 @@ pub fn make_rshared(dir: &Path) -> io::Result<()> {
     Ok(nix::mount::mount(NONE, dir.as_path(), NONE, MsFlags::MS_SHARED | MsFlags::MS_REC, NONE)?)
 }
 
-/// The mount that a path lies in; of several at one place the last, which hides the others.
+/// Returns the mount that a path lies in; of several at one place the last, which hides the others.
 pub fn mount_of<'a>(mounts: &'a [MountInfo], path: &Path) -> Option<&'a MountInfo> {
     let holding = mounts.iter().enumerate().filter(|(_, mount)| path.starts_with(&mount.target));
     holding

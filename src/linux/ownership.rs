@@ -1,8 +1,8 @@
-//! A tree given to a group, as a volume's `fsGroup` does it: by several threads, skipping what is
-//! right already.
+//! Gives a tree to a group, as a volume's `fsGroup` does: with several threads, skipping entries
+//! that need no change.
 //!
 //! Every entry is reached from a descriptor of its directory and never through a link, so that a
-//! tree that changes meanwhile cannot lead elsewhere; mounts in the tree are left alone. The caller
+//! tree that changes meanwhile cannot lead elsewhere. Mounts in the tree are left alone. The caller
 //! may watch and cancel the walk.
 
 use std::ffi::{CString, OsStr};
@@ -21,33 +21,33 @@ use parking_lot::{Condvar, Mutex};
 use super::beneath::open_within;
 use super::walk::names;
 
-/// How many threads walk one tree at most: the disk is the limit beyond.
+/// The threads that walk one tree, at most: beyond, the disk is the limit.
 const THREADS: usize = 8;
-/// How many directories may wait for a thread; each holds a descriptor. Further ones are walked
-/// where they are found.
+/// The directories that may wait for a thread, at most; each holds a descriptor. Further ones are
+/// walked where they are found.
 const QUEUE: usize = 64;
-/// How deep a walk by threads of its own descends; deeper than any path can name.
+/// The depth to which a walk by threads of its own descends; deeper than any path can name.
 const DEPTH: usize = 2048;
-/// How deep a walk on the caller's stack descends.
+/// The depth to which a walk on the caller's stack descends.
 const SMALL_DEPTH: usize = 256;
 /// The stack of a thread: enough for the deepest tree.
 const STACK: usize = 16 << 20;
 
-/// How far a walk has got, for others to see; and how they end it.
+/// The progress of a walk, for others to watch and to cancel it.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Whether the walk has begun and not ended.
+    /// True while the walk runs.
     pub walking: AtomicBool,
-    /// How many entries were looked at.
+    /// The entries that were visited.
     pub seen: AtomicU64,
-    /// Ends the walk; it then answers `Interrupted`.
+    /// Set to end the walk, which then returns `Interrupted`.
     pub cancel: AtomicBool,
 }
 
 /// Gives a tree to a group: group `gid`, the mode widened by 0660 (0440 if `read_only`),
-/// directories also by 02110; links only change their group. The root comes last, so that an
-/// interrupted walk is seen by [`group_matches`]. What cannot be changed is skipped, as upstream
-/// does. Blocks.
+/// directories also by 02110. Links only change their group. The root comes last, so that an
+/// interrupted walk is visible to [`group_matches`]. An entry that cannot be changed is skipped, as
+/// upstream does. It blocks.
 pub fn give_to_group(
     root: &Path,
     gid: u32,
@@ -63,7 +63,7 @@ pub fn give_to_group(
     given
 }
 
-/// The same for a tree that is known to be small: without threads of its own. Blocks.
+/// Gives a small tree to a group as [`give_to_group`], but without threads of its own. It blocks.
 pub fn give_small_tree_to_group(root: &Path, gid: u32, read_only: bool) -> io::Result<()> {
     walk_all(root, &Walk::new(gid, read_only, &Progress::default(), SMALL_DEPTH), &|walk: &Walk<
         '_,
@@ -72,8 +72,8 @@ pub fn give_small_tree_to_group(root: &Path, gid: u32, read_only: bool) -> io::R
     })
 }
 
-/// Whether the root of a tree already is as [`give_to_group`] would leave it (`fsGroupChangePolicy:
-/// OnRootMismatch`).
+/// Returns true if the root of a tree already is as [`give_to_group`] would leave it
+/// (`fsGroupChangePolicy: OnRootMismatch`).
 pub fn group_matches(root: &Path, gid: u32, read_only: bool) -> bool {
     let wanted = if read_only { 0o440 } else { 0o660 } | 0o2110;
     std::fs::metadata(root).is_ok_and(|metadata| {
@@ -82,7 +82,7 @@ pub fn group_matches(root: &Path, gid: u32, read_only: bool) -> bool {
     })
 }
 
-/// A directory that is to be walked.
+/// A directory that waits to be walked.
 struct Dir {
     fd: OwnedFd,
     shown: PathBuf,
@@ -91,7 +91,7 @@ struct Dir {
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Dir>,
-    /// How many threads work.
+    /// The threads that work at present.
     busy: usize,
     error: Option<io::Error>,
 }
@@ -117,10 +117,12 @@ fn walk_all(root: &Path, walk: &Walk<'_>, below: &dyn Fn(&Walk<'_>)) -> io::Resu
         )?;
         walk.queue.lock().waiting.push(Dir { fd, shown: root.to_owned() });
         below(walk);
+
         if let Some(error) = walk.queue.lock().error.take() {
             return Err(error);
         }
     }
+
     walk.progress.seen.fetch_add(1, Ordering::Relaxed);
     walk.give(&top, &stat, root);
     Ok(())
@@ -128,7 +130,8 @@ fn walk_all(root: &Path, walk: &Walk<'_>, below: &dyn Fn(&Walk<'_>)) -> io::Resu
 
 impl<'a> Walk<'a> {
     fn new(gid: u32, read_only: bool, progress: &'a Progress, depth: usize) -> Self {
-        let (queue, changed) = (Mutex::default(), Condvar::new());
+        let queue = Mutex::default();
+        let changed = Condvar::new();
         Self { gid: Gid::from_raw(gid), read_only, progress, depth, queue, changed }
     }
 
@@ -144,7 +147,7 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// One thread: takes directories until none waits and nobody can add one.
+    /// Runs one thread: takes directories until none waits and no thread can add one.
     fn work(&self) {
         let mut queue = self.queue.lock();
         loop {
@@ -182,6 +185,7 @@ impl<'a> Walk<'a> {
                 format!("{}: the tree is deeper than {} directories", shown.display(), self.depth);
             return Err(io::Error::other(text));
         }
+
         let mut unreadable = None;
         for name in names(dir, shown, &mut unreadable) {
             if self.progress.cancel.load(Ordering::Relaxed) {
@@ -189,6 +193,7 @@ impl<'a> Walk<'a> {
             }
             self.entry(dir, &name, shown, depth)?;
         }
+
         unreadable.map_or(Ok(()), Err)
     }
 
@@ -213,20 +218,24 @@ impl<'a> Walk<'a> {
         } else {
             OFlag::O_PATH | OFlag::O_NOFOLLOW
         };
+
         let opened = match open_within(dir, name, flags, ResolveFlag::RESOLVE_NO_XDEV) {
             Ok(opened) => opened,
-            // Gone meanwhile, become something else, or something is mounted there.
+            // The entry is gone, has another type now, or is a mount point.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let shown = shown.join(name);
+
         if !self.is_right(&stat) {
-            // What was opened may be another than what was looked at.
+            // The opened entry may be another one than the one that was checked.
             self.give(&opened, &fstat(&opened)?, &shown);
         }
+
         if !is_dir {
             return Ok(());
         }
+
         let mut queue = self.queue.lock();
         if queue.waiting.len() < QUEUE {
             queue.waiting.push(Dir { fd: opened, shown });
@@ -234,6 +243,7 @@ impl<'a> Walk<'a> {
             self.changed.notify_one();
             return Ok(());
         }
+
         drop(queue);
         self.dir(&opened, &shown, depth + 1)
     }
@@ -251,7 +261,7 @@ impl<'a> Walk<'a> {
 
     fn give(&self, entry: &OwnedFd, stat: &FileStat, shown: &Path) {
         if let Err(error) = self.give_one(entry, stat) {
-            tracing::warn!(path = %shown.display(), error = %error, "Could not give a file of a volume to its group");
+            tracing::warn!(path = %shown.display(), %error, "could not give a file of a volume to its group");
         }
     }
 
@@ -260,17 +270,19 @@ impl<'a> Walk<'a> {
         if !is_given {
             fchownat(entry, c"", None, Some(self.gid), AtFlags::AT_EMPTY_PATH)?;
         }
+
         let mode = self.mode(stat);
-        // A change of group clears the set-user-id bits, which then are set again.
+        // A change of group clears the set-user-id bits, so they are set again.
         if kind(stat) != SFlag::S_IFLNK
             && (mode != stat.st_mode & 0o7777 || !is_given && mode & 0o6000 != 0)
         {
-            // The descriptor may be O_PATH, which fchmod refuses; its entry in /proc names the same
-            // file whatever happens.
+            // The descriptor may be O_PATH, which fchmod refuses. Its entry in /proc names the same
+            // file in any case.
             let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
             let mode = Mode::from_bits_truncate(mode);
             fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;
         }
+
         Ok(())
     }
 }
@@ -341,7 +353,8 @@ mod tests {
             write_atomic(&path.join("file"), "x", 0o600).expect("written");
             wanted += 2;
         }
-        let (gid, progress) = (gid(dir.path()), Progress::default());
+        let gid = gid(dir.path());
+        let progress = Progress::default();
         give_to_group(&root, gid, false, &progress).expect("given");
         assert_eq!(progress.seen.load(Ordering::Relaxed), wanted);
         for outer in 0..100 {

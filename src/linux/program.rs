@@ -1,16 +1,18 @@
-//! The memory of the program itself: pages of its code that were needed once. Called by `daemon`
-//! when a burst of work is over, as `malloc::trim`.
+//! Releases memory of the program itself: pages of its code that were needed once. Called by
+//! `daemon` when a burst of work is over, as `malloc::trim`.
 
 use std::ffi::{c_int, c_void};
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Lets go of the pages of the program and its libraries that nobody can have written to: code and
-/// constants. What is used again comes back from the page cache at the price of a soft fault; what
-/// only the start or a burst needed does not, and is no longer counted or kept for this process.
-/// Nothing is lost: these pages are those of the files.
+/// Releases the pages of the program and its libraries that cannot have been written to: code and
+/// constants.
+///
+/// Pages that are used again come back from the page cache at the price of a soft fault. Pages that
+/// only the start or a burst needed do not, and no longer count for this process. Nothing is lost:
+/// the pages are those of the files.
 pub fn forget_code() {
-    // SAFETY: the callback has the type that is asked for and keeps nothing of what it is given.
+    // SAFETY: the callback has the required type and keeps none of its arguments.
     #[expect(unsafe_code, reason = "there is no safe interface to it")]
     unsafe {
         libc::dl_iterate_phdr(Some(forget_object), std::ptr::null_mut());
@@ -33,6 +35,7 @@ unsafe extern "C" fn forget_object(
     let page =
         sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
     let Some(page) = page.filter(|page| page.is_power_of_two()) else { return 0 };
+
     for (start, length) in unwritten(base, headers, page) {
         // SAFETY: the range is a loaded segment that is not writable, so its pages are those of the
         // file (the linker writes only to writable segments, some of which it protects afterwards);
@@ -42,14 +45,15 @@ unsafe extern "C" fn forget_object(
             libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED)
         };
         if outcome != 0 {
-            tracing::debug!(error = %std::io::Error::last_os_error(), "The program's code stays in memory");
+            tracing::debug!(error = %std::io::Error::last_os_error(), "the program's code stays in memory");
         }
     }
+
     0
 }
 
-/// The whole pages of the segments of an object that are loaded and not writable: where each begins
-/// and how long it is.
+/// Returns the start and length of the whole pages of an object's segments that are loaded and not
+/// writable.
 fn unwritten(base: u64, headers: &[libc::Elf64_Phdr], page: u64) -> Vec<(usize, usize)> {
     let range = |header: &libc::Elf64_Phdr| {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {

@@ -1,24 +1,24 @@
-//! Randomness that a simulation can play again: while a seed is set, the C library's `getrandom` is
-//! a generator.
+//! Makes randomness repeatable for a simulation: while a seed is set, the C library's `getrandom`
+//! is a generator.
 //!
-//! The standard library takes the keys of its hash maps from `getrandom`, and tokio takes from
-//! those in which order it looks at the arms of a `select!`. The standard library lets programs put
-//! another `getrandom` in the place of the C library's for exactly such a purpose. Compiled for
-//! tests and with the feature `testkit` only.
+//! The standard library takes the keys of its hash maps from `getrandom`, and from those tokio
+//! takes the order of the branches of a `select!`. The standard library lets programs replace the C
+//! library's `getrandom` for exactly such a purpose. Compiled for tests and with the feature
+//! `testkit` only.
 
 use std::cell::Cell;
 
 thread_local! {
-    /// Zero: none, the kernel's randomness is handed on.
+    /// The generator's state; zero passes the kernel's randomness on.
     static STATE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// From now on the randomness of this thread follows from `seed`: keys that it makes are no secret.
+/// Derives the randomness of this thread from `seed` from now on: its keys are no secrets.
 pub fn seed_this_thread(seed: u64) {
     STATE.set(seed | 1);
 }
 
-/// The next number of a SplitMix64 generator.
+/// Returns the next number of a SplitMix64 generator.
 pub fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
@@ -41,12 +41,14 @@ extern "C" fn getrandom(
         let got = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) };
         return libc::ssize_t::try_from(got).unwrap_or(-1);
     }
+
     // SAFETY: the caller owns `length` bytes at `buffer`.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length) };
     for chunk in bytes.chunks_mut(8) {
         let number = next(&mut state).to_le_bytes();
         chunk.copy_from_slice(&number[..chunk.len()]);
     }
+
     STATE.set(state | 1);
     libc::ssize_t::try_from(length).unwrap_or(-1)
 }

@@ -1,13 +1,13 @@
-//! Stamps of files: two reads of a file with the same stamp had the same content.
+//! Stamps files: two reads of a file with the same stamp had the same content.
 //!
-//! For files that are read again when they have changed and are looked at when they are used, so
-//! that nothing watches or polls. A symlink is followed: a file that is replaced by renaming, or by
-//! pointing a link elsewhere, gets another stamp.
+//! For files that are checked when they are used and read again when they have changed, so that no
+//! watch and no polling is needed. A symlink is followed: a file that is replaced by renaming, or
+//! by pointing a link elsewhere, gets another stamp.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// What identifies the content of a file; `None` inside: the file cannot be looked at.
+/// The identity of a file's content; `None` inside if the file cannot be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(Option<Identity>);
 
@@ -21,7 +21,7 @@ struct Identity {
 }
 
 impl Stamp {
-    /// The stamp of the file at `path` now. Blocks on the file system, briefly.
+    /// Returns the stamp of the file at `path` now. Blocks on the file system, briefly.
     pub fn of(path: &Path) -> Self {
         Self(std::fs::metadata(path).ok().map(|found| Identity {
             device: found.dev(),

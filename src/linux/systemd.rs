@@ -1,12 +1,12 @@
-//! systemd's slices, by its D-Bus interface on the system bus: starting, setting and stopping them.
+//! Starts, sets and stops systemd's slices, by its D-Bus interface on the system bus.
 //!
-//! A connection is made for each call and closed after it: one that stays open gets a signal for
-//! every change of any unit, and a kubelet is not to wake up for those. Functions block until
-//! systemd has done what it was told, thirty seconds at most: call them on a blocking thread of the
+//! A connection is opened for each call and closed after it. An open one receives a signal for
+//! every change of any unit, and a kubelet should not wake up for those. Functions block until
+//! systemd has carried the call out, thirty seconds at most: call them on a blocking thread of the
 //! runtime. Nothing here knows of pods.
 //!
-//! Not the socket that systemd keeps for root (`/run/systemd/private`): there it names itself in a
-//! way that zbus does not read.
+//! The socket that systemd keeps for root (`/run/systemd/private`) is not used: on it systemd names
+//! itself in a way that zbus does not read.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -17,49 +17,50 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use zbus::zvariant::{OwnedObjectPath, Value};
 
-/// Where the system bus is.
+/// The socket of the system bus.
 const BUS: &str = "/run/dbus/system_bus_socket";
-/// How long systemd may take, as runc and upstream's kubelet wait for it.
+/// The deadline of a job; runc and upstream's kubelet wait for the same time.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// A job takes the place of one that is queued for the same unit.
+/// The job mode in which a job replaces one that is queued for the same unit.
 const REPLACE: &str = "replace";
-/// The error of a unit that exists, and of one that does not.
+/// The error of a unit that exists already.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// The error of a unit that does not exist.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
-/// Properties that an older systemd refuses, with the first version that has them. What they say is
-/// written in the cgroup file system besides.
+/// The properties that an older systemd refuses, with the first version that has them. The same
+/// values are also written to the cgroup file system.
 const SINCE: [(&str, u32); 2] = [("CPUQuotaPeriodUSec", 242), ("AllowedCPUs", 244)];
 
 /// A property of a unit, as systemd's D-Bus interface names it.
 pub type Property = (&'static str, Value<'static>);
 
-/// Why systemd did not do it.
+/// The reasons why systemd did not carry a call out.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
-    /// Nobody listens.
+    /// The bus cannot be reached.
     #[error(
         "no system bus on {socket:?}; the cgroup driver systemd needs systemd as init, and D-Bus (package dbus)"
     )]
     Absent {
         /// The socket of the bus.
         socket: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
-    /// It refused, or the connection broke.
+    /// systemd refused the call, or the connection broke.
     #[error("systemd refused")]
     Refused(#[source] Box<zbus::Error>),
-    /// Its job ended in another way than by being done.
+    /// The job ended in another way than `done`.
     #[error("systemd ended its job with {result:?}; `systemctl status {unit}` may say why")]
     Job {
         /// The unit.
         unit: String,
-        /// How: `failed`, `timeout`, `dependency`, …
+        /// The job's result: `failed`, `timeout`, `dependency`, …
         result: String,
     },
-    /// It took too long.
+    /// The deadline has passed.
     #[error("systemd has not answered after {DEADLINE:?}")]
     Deadline,
 }
@@ -107,9 +108,9 @@ trait Manager {
 #[derive(Clone, Debug)]
 pub struct Systemd {
     bus: PathBuf,
-    /// Its version, once it was asked.
+    /// The version, once it has been read.
     version: Arc<OnceLock<u32>>,
-    /// Behind the socket is no bus but a test.
+    /// True if a test and not a bus is behind the socket.
     #[cfg(test)]
     peer: bool,
 }
@@ -126,8 +127,8 @@ impl Default for Systemd {
 }
 
 impl Systemd {
-    /// Starts the slice `unit` with these properties; one that runs is left as it is. The slices
-    /// that its name says it is in are started with it.
+    /// Starts the slice `unit` with these properties; a running one is left as it is. The slices
+    /// that contain it by its name are started with it.
     pub fn start_slice(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
         self.call(async |manager| {
             let properties = self.known(&manager, properties).await?;
@@ -140,7 +141,7 @@ impl Systemd {
         })
     }
 
-    /// Sets properties of a unit that runs, until the next boot.
+    /// Sets properties of a running unit, until the next boot.
     pub fn set_properties(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
         self.call(async |manager| {
             let properties = self.known(&manager, properties).await?;
@@ -148,8 +149,8 @@ impl Systemd {
         })
     }
 
-    /// Stops a unit: its processes are told to end, its cgroup is removed. Stopping what does not
-    /// run is no error.
+    /// Stops a unit: its processes are killed, its cgroup is removed. A unit that does not run is
+    /// no error.
     pub fn stop(&self, unit: &str) -> Result<(), SystemdError> {
         self.call(async |manager| {
             let mut ended = ended_jobs(&manager).await?;
@@ -161,7 +162,7 @@ impl Systemd {
         })
     }
 
-    /// Those of the properties that this systemd has.
+    /// Returns the properties that this systemd has.
     async fn known<'p>(
         &self,
         manager: &ManagerProxy<'static>,
@@ -179,6 +180,7 @@ impl Systemd {
                 *self.version.get_or_init(|| version_of(&text))
             }
         };
+
         Ok(properties.iter().filter(|(name, _)| since(name) <= version).collect())
     }
 
@@ -205,14 +207,14 @@ impl Systemd {
     }
 }
 
-/// Jobs that end from now on. systemd tells of them only while somebody has asked it to.
+/// Returns the stream of jobs that end from now on. systemd sends it only after a subscription.
 async fn ended_jobs(manager: &ManagerProxy<'static>) -> Result<JobRemovedStream, SystemdError> {
     let jobs = manager.receive_job_removed().await.map_err(refused)?;
     manager.subscribe().await.map_err(refused)?;
     Ok(jobs)
 }
 
-/// Waits until `job` is over.
+/// Waits for the end of `job`.
 async fn done(
     ended: &mut JobRemovedStream,
     unit: &str,
@@ -228,12 +230,14 @@ async fn done(
             result => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
         };
     }
+
     let closed =
         std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection was closed");
     Err(refused(zbus::Error::InputOutput(closed.into())))
 }
 
-/// `252 (252.38-1~deb12u1)`, `v245.4-1.fc32`; 0 for what says none: the least is asked of it then.
+/// Parses a version: `252 (252.38-1~deb12u1)`, `v245.4-1.fc32`. A text without one gives 0, the
+/// oldest, of which the least is required.
 fn version_of(text: &str) -> u32 {
     let digits: String =
         text.trim_start_matches(['v', '"']).chars().take_while(char::is_ascii_digit).collect();
@@ -271,7 +275,7 @@ mod tests {
         UnitMasked(String),
     }
 
-    /// What systemd was asked, and how it answers a unit of that name.
+    /// The calls that systemd received, and its answers about units by name.
     #[derive(Clone, Default)]
     struct Fake(Arc<Mutex<Vec<String>>>, &'static str);
 
@@ -356,7 +360,7 @@ mod tests {
         ) -> zbus::Result<()>;
     }
 
-    /// systemd in memory, and what it was asked.
+    /// Returns a systemd in memory, and the record of its calls.
     fn systemd(scratch: &tempfile::TempDir, version: &'static str) -> (Systemd, Fake) {
         let socket = scratch.path().join("private");
         let listener = UnixListener::bind(&socket).expect("a socket");

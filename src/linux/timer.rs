@@ -1,4 +1,4 @@
-//! A timer of the kernel that never goes off, but tells that the wall clock was set.
+//! Detects that the wall clock was set, by a timer of the kernel that never expires.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -6,15 +6,15 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
-/// Far enough: seconds of the wall clock, some ten thousand years from now.
+/// A far time: seconds of the wall clock, some ten thousand years from now.
 const NEVER: libc::time_t = 1 << 38;
 
-/// The timer.
+/// The timer that is cancelled when the wall clock is set.
 #[derive(Debug)]
 pub struct WallClockTimer(AsyncFd<OwnedFd>);
 
 impl WallClockTimer {
-    /// Makes it; needs a tokio runtime with I/O.
+    /// Creates the timer. Needs a tokio runtime with I/O.
     pub fn new() -> io::Result<Self> {
         #[expect(
             unsafe_code,
@@ -32,6 +32,7 @@ impl WallClockTimer {
             AsyncFd::register(OwnedFd::from_raw_fd(fd))?
         };
         arm(timer.get_ref())?;
+
         Ok(Self(timer))
     }
 
@@ -54,6 +55,7 @@ fn arm(timer: &OwnedFd) -> io::Result<()> {
     let wanted =
         libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
     let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
+
     // SAFETY: The descriptor is open, the pointer is to a value that outlives the call, and no old
     // value is asked for.
     #[expect(unsafe_code, reason = "nix has it behind a feature that would rebuild everything")]

@@ -1,5 +1,7 @@
-//! Whole trees: removed without crossing a mount. Descriptors are held, so that a tree that changes
-//! meanwhile cannot lead elsewhere, and trees of any depth are survived.
+//! Removes and lists whole trees, without crossing a mount. Descriptors are held, so that a tree
+//! that changes meanwhile cannot lead elsewhere. Trees of any depth are handled.
+//!
+//! It never follows a link and never unmounts anything.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -15,12 +17,12 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::beneath::open_within;
 
-/// How deep a removal descends before it moves what is deeper up: bounds the open descriptors.
+/// The depth at which a removal moves deeper directories up: it bounds the open descriptors.
 const DEPTH: usize = 64;
 
-/// Removes a file or a whole directory tree, never what is mounted in it. Missing is done. A mount
-/// point in the tree is an error of kind `ResourceBusy` that names it; everything else is removed
-/// all the same. Blocks.
+/// Removes a file or a whole directory tree, never the content of a mount in it. A missing tree is
+/// no error. A mount point in the tree is an error of kind `ResourceBusy` that names it; everything
+/// else is removed all the same. It blocks.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
@@ -35,14 +37,15 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         };
     let mut removal = Removal { first_error: None, moved: 0, rounds: 0 };
     removal.entry(&parent, &parent, &to_c(name), path, 0);
+
     removal.first_error.map_or(Ok(()), Err)
 }
 
 struct Removal {
     first_error: Option<io::Error>,
-    /// How many deep directories were moved up, for their names.
+    /// The deep directories that were moved up so far, for their names.
     moved: u64,
-    /// How often the top was read again.
+    /// The number of times that the top was read again.
     rounds: u32,
 }
 
@@ -58,10 +61,11 @@ impl Removal {
     ) {
         match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return,
-            // EPERM: what POSIX wants instead of EISDIR.
+            // EPERM is POSIX's error for EISDIR.
             Err(Errno::EISDIR | Errno::EPERM) => {}
             Err(error) => return self.note(error, shown),
         }
+
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let dir = match open_within(parent, OsStr::from_bytes(name.to_bytes()), flags, resolve) {
@@ -70,8 +74,9 @@ impl Removal {
             Err(Errno::EXDEV) => return self.note(Errno::EBUSY, shown),
             Err(error) => return self.note(error, shown),
         };
+
         if depth == 0 {
-            // What deeper levels move up lands here and is found by reading again.
+            // Directories that deeper levels move up land here and are found by reading again.
             loop {
                 let moved = self.moved;
                 self.content(&dir, &dir, shown, depth);
@@ -83,9 +88,10 @@ impl Removal {
         } else {
             self.content(top, &dir, shown, depth);
         }
+
         match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            // The reason is the entry that could not be removed, and that is noted already.
+            // The cause is the entry that could not be removed, and that is recorded already.
             Err(Errno::ENOTEMPTY | Errno::EEXIST) if self.first_error.is_some() => {}
             Err(error) => self.note(error, shown),
         }
@@ -101,7 +107,7 @@ impl Removal {
         }
     }
 
-    /// Moves a directory that lies too deep to the top; says whether it did. A file is just removed
+    /// Moves a directory that lies too deep to the top. Returns true if it did. A file is removed
     /// where it is.
     fn move_up(&mut self, top: &OwnedFd, dir: &OwnedFd, name: &CString) -> bool {
         if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir).is_ok() {
@@ -118,7 +124,7 @@ impl Removal {
     }
 }
 
-/// The names in a directory, without `.` and `..`.
+/// Returns the names in a directory, without `.` and `..`.
 pub(super) fn names(
     dir: &impl AsFd,
     shown: &Path,
@@ -167,18 +173,19 @@ fn to_c(name: &OsStr) -> CString {
     CString::new(name.as_bytes()).unwrap_or_default()
 }
 
-/// The entries of a directory by name and whether each is a directory; links are not followed.
-/// Sorted.
+/// Lists a directory, sorted: the names, and whether each is a directory. Links are not followed.
 pub fn list(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, bool)>> {
     let mut listing =
         Dir::open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut entries = Vec::new();
+
     for entry in listing.iter() {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
         if name == "." || name == ".." {
             continue;
         }
+
         let is_dir = match entry.file_type() {
             Some(kind) => kind == Type::Directory,
             None => super::beneath::lstat(&dir.join(&name))
@@ -186,6 +193,7 @@ pub fn list(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, bool)>> {
         };
         entries.push((name, is_dir));
     }
+
     entries.sort();
     Ok(entries)
 }
@@ -200,7 +208,8 @@ mod tests {
     #[test]
     fn removes_trees_and_leaves_what_links_lead_to() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (tree, kept) = (dir.path().join("tree"), dir.path().join("kept"));
+        let tree = dir.path().join("tree");
+        let kept = dir.path().join("kept");
         std::fs::create_dir_all(tree.join("a/b/c")).expect("made");
         std::fs::create_dir(&kept).expect("made");
         write_atomic(&kept.join("file"), "x", 0o600).expect("written");

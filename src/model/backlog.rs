@@ -1,26 +1,28 @@
-//! Whether pods wait for their start: then whoever asks the API server for what nobody waits for
-//! gives way, as its work would slow the starts. Told by those who limit starts, asked by the
-//! writers of statuses and events.
+//! Tracks how many pods are waiting to start.
+//!
+//! While any are, low-priority API writes (Normal events, statuses that are not urgent) are delayed
+//! so that they do not compete with starts. Fed by the limits on starts; read by the writers of
+//! statuses and events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many pods wait for their start. Cheap to clone; all clones are one count.
+/// The number of pods that wait for their start. Cheap to clone; all clones share one count.
 #[derive(Clone, Debug, Default)]
 pub struct StartBacklog(Arc<AtomicUsize>);
 
-/// One pod that waits; until it is dropped.
+/// A pod that waits, until the guard is dropped.
 #[derive(Debug)]
 pub struct Waits(Arc<AtomicUsize>);
 
 impl StartBacklog {
-    /// A pod begins to wait.
+    /// Counts one more waiting pod until the guard is dropped.
     pub fn wait(&self) -> Waits {
         self.0.fetch_add(1, Ordering::Relaxed);
         Waits(Arc::clone(&self.0))
     }
 
-    /// Whether any waits.
+    /// Returns true if any pod waits.
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
@@ -38,12 +40,13 @@ mod tests {
 
     #[test]
     fn lasts_as_long_as_anybody_waits() {
-        let rush = StartBacklog::default();
-        assert!(!rush.is_on());
-        let (first, second) = (rush.wait(), rush.clone().wait());
+        let backlog = StartBacklog::default();
+        assert!(!backlog.is_on());
+        let first = backlog.wait();
+        let second = backlog.clone().wait();
         drop(first);
-        assert!(rush.is_on());
+        assert!(backlog.is_on());
         drop(second);
-        assert!(!rush.is_on());
+        assert!(!backlog.is_on());
     }
 }

@@ -1,7 +1,6 @@
-//! What an event of the API is about and how serious it is. Texts and reasons are upstream's, see
-//! `reason`.
+//! The types of API events. Texts and reasons are upstream's, see `reason`.
 
-/// The two types of the events API.
+/// The severity of an event: the two types of the events API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventType {
     /// Something expected.
@@ -11,7 +10,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// The API's spelling.
+    /// Returns the API's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "Normal",

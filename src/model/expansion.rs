@@ -1,14 +1,15 @@
-//! `$(VAR)` references in commands, arguments and values of variables.
+//! Expands `$(VAR)` references in commands, arguments and values of variables.
 //!
-//! `$$` is a literal `$`; a reference to something unknown stays as it was written.
+//! `$$` is a literal `$`. A reference to an unknown variable stays as it was written.
 
-/// Expands the references in `input`; `lookup` answers `None` for what is unknown.
+/// Expands the references in `input`; `lookup` returns `None` for an unknown variable.
 pub fn expand<'a>(input: &str, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> String {
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
         let after = &rest[dollar + 1..];
+
         let mut chars = after.chars();
         match chars.next() {
             None => {
@@ -38,6 +39,7 @@ pub fn expand<'a>(input: &str, mut lookup: impl FnMut(&str) -> Option<&'a str>) 
             }
         }
     }
+
     out.push_str(rest);
     out
 }

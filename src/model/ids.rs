@@ -13,12 +13,12 @@ macro_rules! string_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Wraps the text as it is.
+            /// Wraps a text without checking it.
             pub fn new(text: impl Into<Arc<str>>) -> Self {
                 Self(text.into())
             }
 
-            /// The text.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -51,7 +51,8 @@ macro_rules! string_id {
 }
 
 string_id! {
-    /// A pod's UID. For a static pod this is the UID made from its file, not the mirror pod's.
+    /// A pod's UID. For a static pod this is the UID derived from its manifest, not the mirror
+    /// pod's.
     PodUid
 }
 string_id! {
@@ -63,7 +64,7 @@ string_id! {
     SandboxId
 }
 
-/// A pod's namespace and name: what the API calls it, and what a static pod is serialised by.
+/// A pod's namespace and name: its name in the API. Static pods are serialized by it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey {
     /// The namespace.

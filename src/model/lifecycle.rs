@@ -1,8 +1,11 @@
-//! Where a pod is in its life on this node: syncing, terminating, terminated. One way only.
+//! The life of a pod on this node: syncing, terminating, terminated. It goes one way only.
 //!
 //! ```text
 //!   Syncing ──(deleted | evicted | deadline | finished | removed)──► Terminating ──(all stopped)──► Terminated
 //! ```
+//!
+//! Kept by the pod's memory, read by the planner and the status. A pod never goes back to an
+//! earlier state.
 
 use std::time::Duration;
 
@@ -15,36 +18,36 @@ pub enum Lifecycle {
     Syncing,
     /// The pod must stop; nothing is created or started any more.
     Terminating(Terminating),
-    /// Every container and sandbox has stopped; what is left is clean-up, the final status and the
-    /// deletion.
+    /// Every container and sandbox has stopped. What remains is the clean-up, the final status and
+    /// the deletion.
     Terminated(Terminating),
 }
 
-/// Why and since when a pod stops. The grace only shrinks.
+/// The cause and time of a pod's stop. The grace only shrinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terminating {
-    /// What made it stop.
+    /// The cause of the stop.
     pub cause: TerminationCause,
-    /// When it began to stop.
+    /// The time at which the pod began to stop.
     pub since: Now,
     /// The whole grace period, counted from `since`.
     pub grace: Duration,
 }
 
 impl Terminating {
-    /// The moment after which containers are killed without mercy.
+    /// Returns the time after which containers are killed.
     pub fn deadline(&self) -> Mono {
         self.since.mono.after(self.grace)
     }
 }
 
-/// What makes a pod stop.
+/// The causes of a pod's stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TerminationCause {
     /// The API object has a deletion timestamp.
     Deleted,
-    /// The object is gone from its source (force deletion, static file removed) or belongs to
-    /// nobody.
+    /// The object is gone from its source (force deletion, static file removed), or no source has
+    /// it.
     Removed,
     /// `activeDeadlineSeconds` has passed: phase Failed, reason `DeadlineExceeded`.
     DeadlineExceeded,
@@ -67,7 +70,7 @@ pub enum TerminationCause {
 }
 
 impl Lifecycle {
-    /// Whether the pod must not start anything any more.
+    /// Returns true if the pod must not start anything any more.
     pub fn is_stopping(&self) -> bool {
         match self {
             Self::Syncing => false,
@@ -75,7 +78,7 @@ impl Lifecycle {
         }
     }
 
-    /// Why it stops, if it does.
+    /// Returns the cause and time of the stop; `None` while the pod should run.
     pub fn terminating(&self) -> Option<&Terminating> {
         match self {
             Self::Syncing => None,

@@ -38,8 +38,8 @@ pub use restart::{RestartPolicy, RestartRules};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};
 
-/// An error with everything that caused it, as one line: what users read where upstream wraps
-/// errors.
+/// Formats an error with its whole chain of sources as one line, as users read it where upstream
+/// wraps errors.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

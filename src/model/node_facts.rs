@@ -1,4 +1,4 @@
-//! What the node is and gives, as far as deciding on pods needs it.
+//! The facts of the node on which decisions about pods depend.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::quantity::Amount;
 
-/// The facts of the node that admission looks at.
+/// The facts of the node that admission reads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     /// The labels of the Node object.
@@ -15,12 +15,12 @@ pub struct NodeFacts {
     pub taints: Vec<Taint>,
     /// `status.allocatable`, `pods` included.
     pub allocatable: BTreeMap<String, Amount>,
-    /// Whether the runtime honours `supplementalGroupsPolicy`.
+    /// True if the runtime honours `supplementalGroupsPolicy`.
     pub supplemental_groups_policy: bool,
 }
 
 impl NodeFacts {
-    /// The same facts with the labels and taints of `node`.
+    /// Returns the same facts with the labels and taints of `node`.
     #[must_use]
     pub fn with_object(mut self, node: &Node) -> Self {
         self.labels = node.metadata.labels.clone().unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Node selectors: whether a node is one of those that a pod or a volume asks for. Pure.
+//! Matches node selectors of pods and volumes with a node. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
 
-/// Whether one of the selector's terms matches the node of that name, with those labels.
+/// Returns true if one of the selector's terms matches the node with this name and these labels.
 pub fn matches(
     selector: &api::NodeSelector,
     name: &str,
@@ -13,8 +13,8 @@ pub fn matches(
     selector.node_selector_terms.iter().any(|term| matches_term(name, labels, term))
 }
 
-/// All of a term's requirements hold. A term without any matches nothing, nor does one that makes
-/// no sense.
+/// Returns true if all of a term's requirements hold. An empty term matches nothing, nor does an
+/// invalid one.
 fn matches_term(
     name: &str,
     labels: &BTreeMap<String, String>,
@@ -33,6 +33,7 @@ fn matches_label(
     requirement: &api::NodeSelectorRequirement,
 ) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
+
     let label = labels.get(&requirement.key);
     match requirement.operator.as_str() {
         "In" => label.is_some_and(|label| values.contains(label)),
@@ -50,7 +51,7 @@ fn compare(label: Option<&String>, values: &[String]) -> Option<(i64, i64)> {
     Some((label?.parse().ok()?, value.parse().ok()?))
 }
 
-/// Fields are the node's name only; any other is as if it were empty.
+/// Matches a requirement on a field. The only field is the node's name; any other counts as empty.
 fn matches_field(node_name: &str, requirement: &api::NodeSelectorRequirement) -> bool {
     let Some([value]) = requirement.values.as_deref() else { return false };
     let field = if requirement.key == "metadata.name" { node_name } else { "" };

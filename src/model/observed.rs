@@ -1,8 +1,8 @@
-//! What the container runtime says of one pod. Made by `pleg` from CRI answers; read by the planner
-//! and the status.
+//! One pod as the container runtime reports it. Made by `pleg` from CRI answers; read by the
+//! planner and the status.
 //!
-//! Nothing here is wished for: an id that is not in an [`ObservedPod`] does not exist as far as the
-//! planner knows.
+//! It holds observations only, no wishes: an id that is not in an [`ObservedPod`] does not exist
+//! for the planner.
 
 use std::net::IpAddr;
 
@@ -19,22 +19,22 @@ pub struct ObservedPod {
 }
 
 impl ObservedPod {
-    /// The newest sandbox.
+    /// Returns the newest sandbox.
     pub fn latest_sandbox(&self) -> Option<&ObservedSandbox> {
         self.sandboxes.first()
     }
 
-    /// The newest container of that name.
+    /// Returns the newest container of this name.
     pub fn latest(&self, name: &str) -> Option<&ObservedContainer> {
         self.containers.iter().find(|container| container.name == name)
     }
 
-    /// The container with that id.
+    /// Returns the container with this id.
     pub fn container(&self, id: &ContainerId) -> Option<&ObservedContainer> {
         self.containers.iter().find(|container| &container.id == id)
     }
 
-    /// Whether nothing of the pod is left in the runtime.
+    /// Returns true if nothing of the pod is left in the runtime.
     pub fn is_empty(&self) -> bool {
         self.sandboxes.is_empty() && self.containers.is_empty()
     }
@@ -45,26 +45,26 @@ impl ObservedPod {
 pub struct ObservedSandbox {
     /// The runtime's id.
     pub id: SandboxId,
-    /// The attempt number in its metadata.
+    /// The attempt number in the sandbox's metadata.
     pub attempt: u32,
-    /// Ready or not.
+    /// The sandbox's state.
     pub state: SandboxState,
-    /// When the runtime created it.
+    /// The time at which the runtime created the sandbox.
     pub created_at: Wall,
-    /// Its addresses, the runtime's primary first; empty for a hostNetwork pod.
+    /// The sandbox's addresses, the runtime's primary first; empty for a hostNetwork pod.
     pub ips: Vec<IpAddr>,
-    /// Whether it uses the node's network namespace.
+    /// True if the sandbox uses the node's network namespace.
     pub host_network: bool,
-    /// The runtime handler (RuntimeClass) it was made with; empty for the default.
+    /// The runtime handler (RuntimeClass) of the sandbox; empty for the default.
     pub runtime_handler: String,
 }
 
 /// The state of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxState {
-    /// It works.
+    /// The sandbox works.
     Ready,
-    /// It has been stopped or has died.
+    /// The sandbox has been stopped or has died.
     NotReady,
 }
 
@@ -75,7 +75,7 @@ pub struct ObservedContainer {
     pub id: ContainerId,
     /// The name in the pod spec.
     pub name: String,
-    /// The sandbox it lives in.
+    /// The sandbox that the container lives in.
     pub sandbox: SandboxId,
     /// The restart count (`io.kubernetes.container.restartCount`, else the attempt).
     pub restart_count: u32,
@@ -85,19 +85,19 @@ pub struct ObservedContainer {
     pub image: String,
     /// The image reference or id that the runtime resolved (status `imageID`).
     pub image_ref: String,
-    /// When the runtime created it.
+    /// The time at which the runtime created the container.
     pub created_at: Wall,
-    /// Its state.
+    /// The container's state.
     pub state: ContainerState,
-    /// The user it was started with, where the runtime says so.
+    /// The user of the container's first process, if the runtime reports it.
     pub user: Option<LinuxUser>,
     /// The resources that the runtime reports as applied.
     pub resources: Option<AppliedResources>,
-    /// Mounts: for `volumeMounts[].recursiveReadOnly` in the status.
+    /// The mounts, for `volumeMounts[].recursiveReadOnly` in the status.
     pub mounts: Vec<ObservedMount>,
-    /// Where the runtime writes its log.
+    /// The path of the log that the runtime writes.
     pub log_path: String,
-    /// The stop signal that the runtime will send, e.g. `SIGTERM`, where it says so.
+    /// The stop signal that the runtime will send, e.g. `SIGTERM`, if it reports one.
     pub stop_signal: Option<String>,
 }
 
@@ -106,19 +106,19 @@ pub struct ObservedContainer {
 pub enum ContainerState {
     /// Created and not started.
     Created,
-    /// It runs.
+    /// Running.
     Running {
-        /// When it started.
+        /// The time of the start.
         started_at: Wall,
     },
-    /// It has ended.
+    /// Ended.
     Exited(Exit),
-    /// The runtime does not know.
+    /// Unknown to the runtime.
     Unknown,
 }
 
 impl ContainerState {
-    /// Whether it runs.
+    /// Returns true for a running container.
     pub fn is_running(&self) -> bool {
         match self {
             Self::Running { .. } => true,
@@ -126,7 +126,7 @@ impl ContainerState {
         }
     }
 
-    /// How it ended, if it has.
+    /// Returns the end of a container that has ended.
     pub fn exit(&self) -> Option<&Exit> {
         match self {
             Self::Exited(exit) => Some(exit),
@@ -135,27 +135,27 @@ impl ContainerState {
     }
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// When it had started; `None` when it never did.
+    /// The time of the start; `None` if the container never started.
     pub started_at: Option<Wall>,
-    /// When it ended.
+    /// The time of the end.
     pub finished_at: Wall,
-    /// The exit code; 128 + n for a signal.
+    /// The exit code; 128 + n for signal n.
     pub exit_code: i32,
     /// The runtime's reason, e.g. `Completed`, `Error`, `OOMKilled`.
     pub reason: String,
-    /// The termination message, by its policy, within its limit.
+    /// The termination message, by its policy and within its limit.
     pub message: String,
 }
 
-/// What stays known of a container after its removal.
+/// The facts about a container that are kept after its removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
-    /// Its restart count.
+    /// The container's restart count.
     pub restart_count: u32,
-    /// How it ended.
+    /// The container's end.
     pub exit: Option<Exit>,
 }
 
@@ -170,7 +170,7 @@ pub struct LinuxUser {
     pub supplemental_groups: Vec<i64>,
 }
 
-/// What the runtime says it has applied. `None`: not said.
+/// The resources that the runtime reports as applied. `None`: not reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppliedResources {
     /// CPU shares (cgroup v1 scale).
@@ -190,8 +190,8 @@ pub struct ObservedMount {
     pub container_path: String,
     /// The path on the node.
     pub host_path: String,
-    /// Read-only.
+    /// True if the mount is read-only.
     pub read_only: bool,
-    /// Read-only with everything mounted below it.
+    /// True if everything mounted below is read-only, too.
     pub recursive_read_only: bool,
 }

@@ -1,17 +1,17 @@
-//! The phase of a pod: where it is in its life as the API says it. Pure.
+//! The phase of a pod: its progress in the API's words. Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
-/// A phase that the kubelet writes. The API's fifth, `Unknown`, is written by nothing any more.
+/// A phase that the kubelet writes. The API's fifth, `Unknown`, is no longer written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Not everything has been started.
+    /// Not every container has been started.
     Pending,
-    /// Everything has been started; something runs or will run.
+    /// Every container has been started; at least one runs or will run.
     Running,
-    /// Everything has ended with success, for good.
+    /// Every container has succeeded and is not restarted.
     Succeeded,
-    /// Something has ended without success, for good.
+    /// Every container has ended and at least one has failed; none is restarted.
     Failed,
 }
 
@@ -27,12 +27,12 @@ impl Phase {
         }
     }
 
-    /// The phase of a status.
+    /// Returns the phase of a status.
     pub fn of(status: &api::PodStatus) -> Option<Self> {
         Self::parse(status.phase.as_deref()?)
     }
 
-    /// The API's text, e.g. `Running`.
+    /// Returns the API's text, e.g. `Running`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",

@@ -1,8 +1,7 @@
-//! Reading a pod: its kinds of containers, what it is called, whether it is static, a mirror, or
-//! critical.
+//! Reads a pod: its containers by kind, its name, and whether it is static, a mirror, or critical.
 //!
-//! Pure functions over the API type. Specs are read through here so that defaults are applied in
-//! one place.
+//! Pure functions over the API type. Specs are read through this file so that defaults are applied
+//! in one place.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -13,13 +12,13 @@ use super::restart::RestartPolicy;
 /// The API's pod, without managedFields (sources strip them).
 pub type Pod = api::Pod;
 
-/// Annotation: the source of a pod (`file`, `http`, `api`).
+/// The annotation with the source of a pod (`file`, `http`, `api`).
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-/// Annotation: the hash of a static pod's manifest.
+/// The annotation with the hash of a static pod's manifest.
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// Annotation: when the node first saw the pod.
+/// The annotation with the time at which the node first saw the pod.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
-/// Annotation: on a mirror pod, the hash of the static pod that it mirrors.
+/// The annotation of a mirror pod with the hash of the static pod that it mirrors.
 pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The priority at and above which a pod is critical (`system-cluster-critical`).
@@ -38,12 +37,12 @@ pub enum ContainerKind {
     Ephemeral,
 }
 
-/// The pod's UID; the empty UID for an object that has none (sources reject those).
+/// Returns the pod's UID; the empty UID for an object that has none (sources reject those).
 pub fn uid(pod: &Pod) -> PodUid {
     PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
-/// The pod's namespace and name.
+/// Returns the pod's namespace and name.
 pub fn key(pod: &Pod) -> PodKey {
     PodKey::new(
         pod.metadata.namespace.as_deref().unwrap_or("default"),
@@ -51,22 +50,22 @@ pub fn key(pod: &Pod) -> PodKey {
     )
 }
 
-/// An annotation's value.
+/// Returns an annotation's value.
 pub fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     pod.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
-/// Whether the pod comes from a file or URL on this node rather than from the API server.
+/// Returns true if the pod comes from a file or URL on this node, not from the API server.
 pub fn is_static(pod: &Pod) -> bool {
     annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api")
 }
 
-/// Whether the pod is the API's image of a static pod.
+/// Returns true if the pod is the API's image of a static pod.
 pub fn is_mirror(pod: &Pod) -> bool {
     annotation(pod, CONFIG_MIRROR).is_some()
 }
 
-/// Whether the pod is critical: static, mirror, or of a system priority (upstream's
+/// Returns true if the pod is critical: static, mirror, or of a system priority (upstream's
 /// `IsCriticalPod`).
 pub fn is_critical(pod: &Pod) -> bool {
     is_static(pod)
@@ -78,27 +77,27 @@ pub fn is_critical(pod: &Pod) -> bool {
             .is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
 }
 
-/// Whether an init container is a sidecar (`restartPolicy: Always`).
+/// Returns true if an init container is a sidecar (`restartPolicy: Always`).
 pub fn is_sidecar(container: &api::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-/// The init containers (sidecars included) in spec order.
+/// Returns the init containers (sidecars included) in spec order.
 pub fn init_containers(pod: &Pod) -> &[api::Container] {
     pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default()
 }
 
-/// The main containers in spec order.
+/// Returns the main containers in spec order.
 pub fn main_containers(pod: &Pod) -> &[api::Container] {
     pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default()
 }
 
-/// The ephemeral containers in spec order.
+/// Returns the ephemeral containers in spec order.
 pub fn ephemeral_containers(pod: &Pod) -> &[api::EphemeralContainer] {
     pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default()
 }
 
-/// An ephemeral container as a container: the fields that both have.
+/// Converts an ephemeral container to a container, with the fields that both have.
 pub fn ephemeral_as_container(container: &api::EphemeralContainer) -> api::Container {
     api::Container {
         args: container.args.clone(),
@@ -138,17 +137,19 @@ pub fn find_container<'a>(
     if let Some(found) = main_containers(pod).iter().find(|container| container.name == name) {
         return Some((ContainerKind::Main, Cow::Borrowed(found)));
     }
+
     if let Some(found) = init_containers(pod).iter().find(|container| container.name == name) {
         let kind = if is_sidecar(found) { ContainerKind::Sidecar } else { ContainerKind::Init };
         return Some((kind, Cow::Borrowed(found)));
     }
+
     ephemeral_containers(pod)
         .iter()
         .find(|container| container.name == name)
         .map(|found| (ContainerKind::Ephemeral, Cow::Owned(ephemeral_as_container(found))))
 }
 
-/// The field path of a container in events: `spec.containers{name}`.
+/// Returns the field path of a container in events: `spec.containers{name}`.
 pub fn field_path(kind: ContainerKind, name: &str) -> String {
     match kind {
         ContainerKind::Init | ContainerKind::Sidecar => format!("spec.initContainers{{{name}}}"),
@@ -157,18 +158,18 @@ pub fn field_path(kind: ContainerKind, name: &str) -> String {
     }
 }
 
-/// The pod's restart policy; `Always` when unset.
+/// Returns the pod's restart policy; `Always` when unset.
 pub fn restart_policy(pod: &Pod) -> RestartPolicy {
     let text = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
     text.and_then(RestartPolicy::parse).unwrap_or(RestartPolicy::Always)
 }
 
-/// Whether the pod uses the node's network namespace.
+/// Returns true if the pod uses the node's network namespace.
 pub fn is_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
-/// The pod's own grace period in seconds (`terminationGracePeriodSeconds`, 30 when unset).
+/// Returns the pod's own grace period in seconds (`terminationGracePeriodSeconds`, 30 when unset).
 pub fn spec_grace_seconds(pod: &Pod) -> i64 {
     pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30)
 }

@@ -1,5 +1,5 @@
-//! Kubernetes quantities (`100m`, `1.5Gi`, `2e3`): parsed exactly, read rounded up as upstream's
-//! `Value` and `MilliValue` do.
+//! Kubernetes quantities (`100m`, `1.5Gi`, `2e3`): parsed exactly, and rounded up when read, as
+//! upstream's `Value` and `MilliValue` do.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ pub struct Amount {
     nano: i128,
 }
 
-/// Why a text is not a quantity.
+/// A text that is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a quantity: {problem}")]
 pub struct QuantityError {
     /// The text.
     pub text: String,
-    /// What is wrong with it.
+    /// The fault in the text.
     pub problem: &'static str,
 }
 
 const NANO: i128 = 1_000_000_000;
 
 impl Amount {
-    /// Nothing.
+    /// The amount zero.
     pub const ZERO: Self = Self { nano: 0 };
 
     /// Parses the API's text form.
@@ -41,38 +41,40 @@ impl Amount {
         if fraction.contains('.') {
             return Err(fail("it has two decimal points"));
         }
+
         let (twos, tens) = scale(suffix).ok_or_else(|| fail("its suffix is unknown"))?;
         let digits = Decimal::new(whole, fraction, tens).ok_or_else(|| fail("it is too large"))?;
         let nano = digits.nano(twos).ok_or_else(|| fail("it is too large"))?;
+
         Ok(Self { nano: if negative { -nano } else { nano } })
     }
 
-    /// From whole units.
+    /// Makes an amount of whole units.
     pub fn from_units(units: i64) -> Self {
         Self { nano: i128::from(units) * NANO }
     }
 
-    /// From thousandths.
+    /// Makes an amount of thousandths.
     pub fn from_milli(milli: i64) -> Self {
         Self { nano: i128::from(milli) * (NANO / 1000) }
     }
 
-    /// Whole units, rounded up (away from zero for positive values), saturating.
+    /// Returns whole units, rounded up (away from zero for positive values), saturating.
     pub fn units(self) -> i64 {
         clamp(ceil_div(self.nano, NANO))
     }
 
-    /// Thousandths, rounded up, saturating.
+    /// Returns thousandths, rounded up, saturating.
     pub fn milli(self) -> i64 {
         clamp(ceil_div(self.nano, NANO / 1000))
     }
 
-    /// In units of 10⁻⁹.
+    /// Returns units of 10⁻⁹.
     pub fn nano(self) -> i128 {
         self.nano
     }
 
-    /// Whether it is zero.
+    /// Returns true for zero.
     pub fn is_zero(self) -> bool {
         self.nano == 0
     }
@@ -101,7 +103,7 @@ impl std::iter::Sum for Amount {
 }
 
 impl fmt::Display for Amount {
-    /// The canonical decimal form: the largest SI suffix that keeps it whole.
+    /// Writes the canonical decimal form, with the largest SI suffix that keeps the number whole.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const STEPS: [(i128, &str); 9] = [
             (1_000_000_000_000_000_000 * NANO, "E"),
@@ -117,6 +119,7 @@ impl fmt::Display for Amount {
         if self.nano == 0 {
             return f.write_str("0");
         }
+
         match STEPS.iter().find(|(step, _)| self.nano % step == 0) {
             Some((step, suffix)) => write!(f, "{}{suffix}", self.nano / step),
             None => write!(f, "{}n", self.nano),
@@ -124,32 +127,34 @@ impl fmt::Display for Amount {
     }
 }
 
-/// How many digits behind the point count each, as many as can be multiplied by ten; of those
-/// beyond only whether they are something.
+/// The digits behind the point that count each, as many as can be multiplied by ten. Of the digits
+/// beyond only counts whether one is not zero.
 const FRACTION: i64 = 37;
 const FRACTION_UNIT: i128 = 10_i128.pow(37);
 
-/// A number on paper.
+/// A decimal number.
 struct Decimal {
     whole: i128,
-    /// In units of 10⁻³⁷.
+    /// The fraction, in units of 10⁻³⁷.
     fraction: i128,
-    /// Whether there is more, further behind the point.
+    /// True if a further digit behind the point is not zero.
     rest: bool,
 }
 
 impl Decimal {
-    /// The digits before and behind the point, which is then moved to the right by `tens`.
+    /// Reads the digits before and behind the point, and then moves the point right by `tens`.
     fn new(whole: &str, fraction: &str, tens: i64) -> Option<Self> {
         let point = i64::try_from(whole.len()).ok()?.checked_add(tens)?;
         let mut number = Self { whole: 0, fraction: 0, rest: false };
+
         let mut place = point;
         for digit in whole.bytes().chain(fraction.bytes()).map(|byte| i128::from(byte - b'0')) {
-            // The digit counts 10^place.
+            // The digit has the weight 10^place.
             place -= 1;
             if digit == 0 {
                 continue;
             }
+
             if place < -FRACTION {
                 number.rest = true;
             } else if place < 0 {
@@ -159,14 +164,17 @@ impl Decimal {
                 number.whole = number.whole.checked_add(digit.checked_mul(power)?)?;
             }
         }
+
         Some(number)
     }
 
-    /// This times 2^twos (60 at most) in units of 10⁻⁹, rounded up.
+    /// Returns the number times 2^twos (60 at most) in units of 10⁻⁹, rounded up.
     fn nano(&self, twos: u32) -> Option<i128> {
         let whole = self.whole.checked_mul(1_i128 << twos)?.checked_mul(NANO)?;
-        // Multiplied step by step with the overflow set aside: all at once it has too many digits.
-        let (mut nano, mut left) = (0, self.fraction);
+        // Multiplied step by step with the overflow kept apart: the whole product has too many
+        // digits.
+        let mut nano = 0;
+        let mut left = self.fraction;
         for factor in std::iter::repeat_n(2, twos as usize).chain(std::iter::repeat_n(10, 9)) {
             nano = nano * factor + left * factor / FRACTION_UNIT;
             left = left * factor % FRACTION_UNIT;
@@ -175,7 +183,7 @@ impl Decimal {
     }
 }
 
-/// The powers of two and of ten that a suffix stands for.
+/// Returns the powers of two and of ten that a suffix stands for.
 fn scale(suffix: &str) -> Option<(u32, i64)> {
     Some(match suffix {
         "n" => (0, -9),

@@ -1,7 +1,7 @@
-//! Reasons that users and controllers match on: event reasons, waiting and terminated reasons,
-//! condition reasons.
+//! Lists the reasons that users and controllers match on: those of events, of waiting and
+//! terminated containers, and of conditions.
 //!
-//! They are API: byte for byte upstream's. A subsystem that needs a further one adds it here, in
+//! They are API: byte for byte upstream's. A subsystem that needs a further reason adds it here, in
 //! its group.
 
 /// Reasons of events about pods and containers.
@@ -48,9 +48,9 @@ pub mod event {
     pub const RESIZE_COMPLETED: &str = "ResizeCompleted";
     pub const RESIZE_ERROR: &str = "ResizeError";
     pub const FAILED_TO_MAKE_POD_DATA_DIRECTORIES: &str = "Failed";
-    /// Ours: a wait that has lasted.
+    /// Ours: a pod has waited for long.
     pub const POD_BLOCKED: &str = "PodBlocked";
-    /// Ours: something of a pod that is gone cannot be removed.
+    /// Ours: a volume or directory of a pod that is gone cannot be removed.
     pub const ORPHANED_VOLUME_STUCK: &str = "OrphanedVolumeStuck";
 }
 

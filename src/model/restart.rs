@@ -1,6 +1,6 @@
-//! Whether a container that has ended is started again. Pure.
+//! Decides whether a container that has ended is started again. Pure.
 //!
-//! Three things decide, the first that applies wins:
+//! Three things decide; the first that applies wins:
 //!
 //! 1. the first of the container's own rules that its exit code matches (KEP-5307); a rule may ask
 //!    for a restart of the whole pod in place (KEP-5532);
@@ -17,14 +17,14 @@ const RESTART: &str = "Restart";
 /// The action of a rule that starts the whole pod again in place.
 const RESTART_ALL: &str = "RestartAllContainers";
 
-/// When something that has ended is started again.
+/// The conditions under which a container that has ended is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// However it ended.
+    /// After every end.
     Always,
-    /// If its exit code is not zero.
+    /// After an exit code other than zero.
     OnFailure,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
@@ -67,17 +67,17 @@ impl<'a> RestartRules<'a> {
         }
     }
 
-    /// The rules of a container that has none of its own.
+    /// Returns the rules of a container that has none of its own.
     pub const fn of_pod(pod: RestartPolicy) -> Self {
         Self { pod, own: None, rules: &[] }
     }
 
-    /// The pod's policy.
+    /// Returns the pod's policy.
     pub const fn pod_policy(&self) -> RestartPolicy {
         self.pod
     }
 
-    /// The policy that counts where no rule does: the container's, else the pod's.
+    /// Returns the policy that counts where no rule does: the container's, else the pod's.
     pub fn policy(&self) -> RestartPolicy {
         self.own.unwrap_or(self.pod)
     }
@@ -88,10 +88,9 @@ impl<'a> RestartRules<'a> {
     }
 
     /// Returns true if an exit with `exit_code` is followed by another start of this container. A
-    /// rule that asks for all containers is left out of account: the planner carries it out by
-    /// itself.
+    /// rule that restarts all containers is not considered: the planner carries it out by itself.
     pub fn restarts_alone(&self, exit_code: i32) -> bool {
-        // Rules count only beside a policy of the container's own; the API server asks for both.
+        // Rules count only beside a policy of the container's own; the API server requires both.
         let by_rule = self.own.is_some() && self.action(exit_code) == Some(RESTART);
         by_rule || self.policy().restarts(exit_code)
     }
@@ -101,14 +100,14 @@ impl<'a> RestartRules<'a> {
         self.action(exit_code) == Some(RESTART_ALL)
     }
 
-    /// Returns true if an exit with `exit_code` is followed by another start of the container, be
-    /// it alone or with all others.
+    /// Returns true if an exit with `exit_code` is followed by another start of the container,
+    /// alone or with all others.
     pub fn restarts(&self, exit_code: i32) -> bool {
         let with_all = self.own.is_some() && self.restarts_all(exit_code);
         with_all || self.restarts_alone(exit_code)
     }
 
-    /// The action of the first rule that matches.
+    /// Returns the action of the first rule that matches.
     fn action(&self, exit_code: i32) -> Option<&'a str> {
         let matching = self.rules.iter().find(|rule| matches(rule, exit_code));
         matching.map(|rule| rule.action.as_str())
@@ -140,8 +139,8 @@ mod tests {
 
     use super::{RestartPolicy, RestartRules};
 
-    /// What follows an exit: another start of the container alone, of all, of the container in
-    /// either way.
+    /// Checks the consequences of an exit: another start of the container alone, of all containers,
+    /// of the container in either way.
     #[track_caller]
     fn check(pod: &str, own: Value, exit_code: i32, alone: bool, all: bool, either: bool) {
         let mut container = json!({"name": "c"});

@@ -1,39 +1,39 @@
-//! Time as an argument: a monotonic reading for deadlines and a wall reading for what users see.
+//! Time as an argument: a monotonic reading for deadlines, and a wall reading for users.
 //!
 //! Deciding code takes a [`Now`]; only `crate::clock` makes one.
 
 use std::time::Duration;
 
-/// Wall time: what goes into statuses, events and files. Never used to measure a wait.
+/// Wall time, for statuses, events and files. Never used to measure a wait.
 pub type Wall = jiff::Timestamp;
 
 /// Monotonic time since an origin that is fixed for the life of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(pub Duration);
 
-/// The longest wait: a hundred years. What objects ask for beyond it means the same, and overflows
-/// neither a deadline nor the formats of those that are told it.
+/// The longest wait: a hundred years. A longer one in an object means the same, and would overflow
+/// deadlines and formats.
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// A number of seconds as objects carry them: from zero to [`LONGEST`].
+/// Converts a number of seconds of an object, limited to zero … [`LONGEST`].
 pub fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).min(LONGEST)
 }
 
 impl Mono {
-    /// The moment `wait` later; saturates.
+    /// Returns the moment `wait` later; saturates.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))
     }
 
-    /// The earlier of two moments, either of which may be missing.
+    /// Returns the earlier of two moments, either of which may be missing.
     #[must_use]
     pub fn earliest(first: Option<Self>, second: Option<Self>) -> Option<Self> {
         first.into_iter().chain(second).min()
     }
 
-    /// How long from `earlier` to here; zero when `earlier` is later.
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -42,30 +42,31 @@ impl Mono {
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For deadlines and waits.
+    /// The monotonic reading, for deadlines and waits.
     pub mono: Mono,
-    /// For what users see.
+    /// The wall reading, for users.
     pub wall: Wall,
 }
 
 impl Now {
-    /// The monotonic moment at which the wall clock will show `wall`, now if that has passed.
+    /// Returns the monotonic moment at which the wall clock will show `wall`; now if that has
+    /// passed.
     pub fn mono_at(&self, wall: Wall) -> Mono {
         let wait = wall.duration_since(self.wall);
         Duration::try_from(wait).map_or(self.mono, |wait| self.mono.after(wait))
     }
 
-    /// How long ago the wall clock showed `wall`; zero if that is ahead.
+    /// Returns the time since the wall clock showed `wall`; zero if that is in the future.
     pub fn elapsed_since(&self, wall: Wall) -> Duration {
         Duration::try_from(self.wall.duration_since(wall)).unwrap_or_default()
     }
 }
 
-/// A duration as Go prints it (`1m30.5s`, `250ms`, `0s`): events and conditions carry durations in
-/// that form.
+/// Formats a duration as Go does (`1m30.5s`, `250ms`, `0s`), as events and conditions have them.
 pub fn go_duration(duration: Duration) -> String {
     fn fraction(nanos: u128, unit: u128, suffix: &str) -> String {
-        let (whole, rest) = (nanos / unit, nanos % unit);
+        let whole = nanos / unit;
+        let rest = nanos % unit;
         if rest == 0 {
             return format!("{whole}{suffix}");
         }

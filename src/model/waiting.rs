@@ -1,6 +1,7 @@
-//! Why something has not happened yet: the waiting reasons of containers, what a pod is blocked on,
-//! the verdicts of probes and the state of a pod's volumes. Written by one subsystem each, read by
-//! the planner and the status.
+//! The reasons why something has not happened yet: the waiting reasons of containers, the stage
+//! that blocks a pod, the verdicts of probes and the state of a pod's volumes.
+//!
+//! Each is written by one subsystem, and read by the planner and the status.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,41 +18,41 @@ pub struct Waiting {
     pub message: String,
 }
 
-/// The part of a pod's way that something keeps it from passing.
+/// A stage in the life of a pod at which it may have to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// The node has no place for it yet.
+    /// The node has no place for the pod yet.
     Admission,
-    /// Its cgroup and directories are made or removed.
+    /// The pod's cgroup and directories are being created or removed.
     Cgroup,
-    /// Its volumes are set up or torn down.
+    /// The pod's volumes are being set up or torn down.
     Volumes,
-    /// Its sandbox is made.
+    /// The sandbox is being created.
     Sandbox,
     /// The node's network is not ready.
     Network,
-    /// An image is pulled.
+    /// An image is being pulled.
     Image,
-    /// A container is created.
+    /// A container is being created.
     Create,
-    /// A container is started, or its back-off runs.
+    /// A container is being started, or its back-off runs.
     Start,
     /// A postStart hook runs.
     PostStart,
     /// An init container runs.
     Init,
-    /// Its containers are given other resources.
+    /// The resources of containers are being changed.
     Resize,
-    /// All its containers are started again in place.
+    /// All containers are being started again in place.
     Restart,
-    /// Its containers and sandboxes stop.
+    /// The containers and sandboxes are stopping.
     Stop,
-    /// The API server accepts its last status.
+    /// The API server has not accepted the last status yet.
     Status,
 }
 
 impl Stage {
-    /// The stage as events, `/debug/blocked` and the metric name it, e.g. `postStart`.
+    /// Returns the stage's name in events, at `/debug/blocked` and in the metric, e.g. `postStart`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admission => "admission",
@@ -78,20 +79,19 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What a pod waits for, since when, what went wrong last and when it is tried again (invariant
-/// 12).
+/// The wait of a pod: for what, since when, the last error and the next attempt (invariant 12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
     /// The stage that the pod is in.
     pub stage: Stage,
-    /// What exactly, e.g. `volume "config": configmap "web" not found`.
+    /// The awaited thing, e.g. `volume "config": configmap "web" not found`.
     pub on: String,
-    /// Since when, as far as the planner can tell: whoever shows it keeps the earliest while
+    /// The begin of the wait, as far as the planner knows: readers keep the earliest time while
     /// `stage` and `on` stay.
     pub since: Now,
-    /// The last error, if one was seen.
+    /// The last error, if any.
     pub last_error: Option<String>,
-    /// When it is tried again; `None`: as soon as the thing happens.
+    /// The time of the next attempt; `None` if it begins as soon as the awaited thing happens.
     pub next_try: Option<Mono>,
 }
 
@@ -99,22 +99,22 @@ pub struct Blocked {
 /// verdict yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeVerdicts {
-    /// By container id: verdicts never outlive the container that they are about.
+    /// The verdicts by container id: they end with their container.
     pub containers: BTreeMap<ContainerId, ContainerVerdict>,
 }
 
-/// The verdicts about one container. `None`: no such probe, or no verdict yet.
+/// The verdicts on one container. `None`: no such probe, or no verdict yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerVerdict {
     /// Startup probe: `Some(true)` once it has succeeded.
     pub startup: Option<ProbeOutcome>,
     /// Readiness probe.
     pub readiness: Option<ProbeOutcome>,
-    /// Liveness probe: a failure asks for a restart.
+    /// Liveness probe: a failure causes a restart.
     pub liveness: Option<ProbeOutcome>,
 }
 
-/// What a probe says after its thresholds.
+/// The outcome of a probe after its thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeOutcome {
     /// The success threshold was reached.
@@ -126,25 +126,25 @@ pub enum ProbeOutcome {
 /// The state of all volumes of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VolumesState {
-    /// Nobody asked for them yet, and nothing is known to be mounted.
+    /// The volumes have not been requested yet, and none is known to be mounted.
     #[default]
     Absent,
-    /// Being set up, or being tried again.
+    /// The volumes are being set up, or will be tried again.
     Pending {
-        /// The volumes that are missing, in spec order, each with its last error (empty when it is
-        /// merely not done).
+        /// The missing volumes in spec order, each with its last error (empty if set-up is merely
+        /// not done).
         missing: Vec<(String, String)>,
-        /// When a failed one is tried again.
+        /// The time at which a failed volume is tried again.
         next_try: Option<Mono>,
-        /// Whether all that they are made of is there and nothing has failed: the sandbox may be
-        /// made meanwhile.
+        /// True if all inputs of the volumes exist and nothing has failed: the sandbox may be
+        /// created meanwhile.
         on_their_way: bool,
     },
-    /// All are in place.
+    /// All volumes are in place.
     Ready,
-    /// Being torn down; the text says what is left.
+    /// The volumes are being torn down.
     TearingDown {
-        /// The last error, empty when it is merely not done.
+        /// The last error; empty if the tear-down is merely not done.
         last_error: String,
     },
 }

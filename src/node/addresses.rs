@@ -1,8 +1,8 @@
-//! The node's addresses: `--node-ip`, else the host name's, else that of the interface with the
-//! default route.
+//! Chooses the node's addresses: `--node-ip`, else the host name's, else that of the interface with
+//! the default route.
 //!
-//! [`read`] asks the kernel (rtnetlink) and [`look_up`] the resolver, the latter only when no
-//! address is configured and never for longer than [`LOOK_UP_DEADLINE`]; [`choose`] is pure.
+//! [`read`] queries the kernel (rtnetlink) and [`look_up`] the resolver. The resolver is queried
+//! only when no address is configured, and for at most [`LOOK_UP_DEADLINE`]. [`choose`] is pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 
-/// How long the resolver may take.
+/// The deadline of the resolver's answer.
 pub const LOOK_UP_DEADLINE: Duration = Duration::from_secs(2);
-/// How long the kernel may take.
+/// The deadline of the kernel's answer.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the kernel knows of the network.
+/// The kernel's addresses and default routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Every address and the index of its interface.
@@ -37,50 +37,51 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 }
 
-/// Why the node has no address; upstream's texts.
+/// The reasons why the node has no address; upstream's texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// The configured one cannot be used.
+    /// The configured address cannot be used.
     #[error("failed to validate nodeIP: {0}")]
     Invalid(String),
-    /// None was found.
+    /// No address was found.
     #[error("can't get ip address of node {node}. error: {problem}")]
     None {
         /// The node's name.
         node: String,
-        /// Why.
+        /// The reason, in upstream's words.
         problem: String,
     },
 }
 
-/// What [`choose`] looks at.
+/// The inputs of [`choose`], from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// The node's name.
     pub node_name: &'a str,
-    /// Its host name.
+    /// The machine's host name.
     pub hostname: &'a str,
     /// `--node-ip`.
     pub node_ips: &'a [IpAddr],
-    /// Whether a cloud provider sets the addresses.
+    /// True if a cloud provider sets the addresses.
     pub external_cloud_provider: bool,
 }
 
 impl Wanted<'_> {
-    /// Whether the host name has to be looked up: nothing else names an address.
+    /// Returns true if the host name has to be resolved because nothing else names an address.
     pub fn needs_look_up(&self) -> bool {
         let specified = self.node_ips.first().is_some_and(|address| !address.is_unspecified());
         !specified && !self.external_cloud_provider && self.hostname.parse::<IpAddr>().is_err()
     }
 }
 
-/// The addresses to report. `present` are those of the object: a cloud provider's take precedence.
+/// Chooses the addresses to report. `present` are the Node object's addresses: those that a cloud
+/// provider has set take precedence.
 pub fn choose(
     wanted: Wanted<'_>,
     network: &Network,
@@ -95,6 +96,7 @@ pub fn choose(
     for address in specified.into_iter().chain(second) {
         validate(address, network).map_err(AddressError::Invalid)?;
     }
+
     if wanted.external_cloud_provider {
         if !present.is_empty() {
             return Ok(present.to_vec());
@@ -103,6 +105,7 @@ pub fn choose(
             return Ok(vec![hostname]);
         }
     }
+
     let internal = |address: IpAddr| NodeAddress {
         type_: "InternalIP".to_owned(),
         address: address.to_string(),
@@ -110,6 +113,7 @@ pub fn choose(
     if let (Some(first), Some(second)) = (specified, second) {
         return Ok(vec![internal(first), internal(second), hostname]);
     }
+
     let preferred = first.map_or(Family::V4, Family::of);
     let address = specified
         .or_else(|| wanted.hostname.parse().ok())
@@ -119,6 +123,7 @@ pub fn choose(
             node: wanted.node_name.to_owned(),
             problem: "unable to select an IP from default routes.".to_owned(),
         })?;
+
     Ok(vec![internal(address), hostname])
 }
 
@@ -138,6 +143,7 @@ pub fn host_ips(addresses: &[NodeAddress]) -> Vec<IpAddr> {
     [first].into_iter().chain(other).collect()
 }
 
+/// Chooses an address of the host name: one of the machine's, of the preferred family if possible.
 fn from_look_up(looked_up: &[IpAddr], network: &Network, preferred: Family) -> Option<IpAddr> {
     let mut usable =
         looked_up.iter().copied().filter(|address| validate(*address, network).is_ok());
@@ -145,6 +151,7 @@ fn from_look_up(looked_up: &[IpAddr], network: &Network, preferred: Family) -> O
     usable.find(|address| Family::of(*address) == preferred).or(first)
 }
 
+/// Chooses an address of the interface that has the best default route.
 fn from_default_route(network: &Network, preferred: Family) -> Option<IpAddr> {
     let other = match preferred {
         Family::V4 => Family::V6,
@@ -159,6 +166,7 @@ fn from_default_route(network: &Network, preferred: Family) -> Option<IpAddr> {
             })
             .map(|(_, address)| *address)
     };
+
     // The loopback interface (index 1) may carry the address of a node whose links have only
     // link-local ones.
     [preferred, other].into_iter().find_map(|family| {
@@ -169,6 +177,7 @@ fn from_default_route(network: &Network, preferred: Family) -> Option<IpAddr> {
     })
 }
 
+/// Returns true if the address can be reached from other machines.
 fn is_global(address: IpAddr) -> bool {
     !address.is_loopback()
         && !address.is_multicast()
@@ -183,7 +192,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address can be the node's; upstream's texts.
+/// Refuses an address that cannot be the node's; upstream's texts.
 fn validate(address: IpAddr, network: &Network) -> Result<(), String> {
     if address.is_loopback() {
         return Err("nodeIP can't be loopback address".to_owned());
@@ -197,6 +206,7 @@ fn validate(address: IpAddr, network: &Network) -> Result<(), String> {
     if address.is_unspecified() {
         return Err("nodeIP can't be an all zeros address".to_owned());
     }
+
     if network.addresses.iter().any(|(_, known)| *known == address) {
         Ok(())
     } else {
@@ -204,8 +214,8 @@ fn validate(address: IpAddr, network: &Network) -> Result<(), String> {
     }
 }
 
-/// Asks the resolver for the host name, without blocking a worker; empty when it does not answer in
-/// time.
+/// Resolves the host name without blocking a worker thread. The result is empty if the resolver
+/// does not answer in time.
 pub async fn look_up(hostname: &str) -> Vec<IpAddr> {
     match tokio::time::timeout(LOOK_UP_DEADLINE, tokio::net::lookup_host((hostname, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
@@ -213,7 +223,7 @@ pub async fn look_up(hostname: &str) -> Vec<IpAddr> {
     }
 }
 
-/// Asks the kernel for addresses and default routes.
+/// Reads addresses and default routes from the kernel.
 pub async fn read() -> Result<Network, String> {
     let (connection, handle, _messages) =
         rtnetlink::new_connection().map_err(|error| error.to_string())?;
@@ -223,21 +233,24 @@ pub async fn read() -> Result<Network, String> {
         while let Some(message) = addresses.try_next().await.map_err(|error| error.to_string())? {
             let mut address = None;
             for attribute in &message.attributes {
-                // IFA_LOCAL is the address itself where IFA_ADDRESS is the peer's.
+                // IFA_LOCAL is the interface's own address where IFA_ADDRESS is the peer's.
                 if let AddressAttribute::Local(ip) = attribute {
                     address = Some(*ip);
                 } else if let AddressAttribute::Address(ip) = attribute {
                     address = address.or(Some(*ip));
                 }
             }
+
             network.addresses.extend(address.map(|address| (message.header.index, address)));
         }
+
         let mut routes: Vec<(Family, u32, u32)> = Vec::new();
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         for (family, request) in [(Family::V4, v4), (Family::V6, v6)] {
             let mut answers = handle.route().get(request).execute().boxed();
-            // A kernel without IPv6 answers an error: then there are no such routes.
+            // A kernel without IPv6 answers with an error: it has no such routes.
             while let Ok(Some(route)) = answers.try_next().await {
                 routes.extend(
                     default_interface(&route)
@@ -245,12 +258,14 @@ pub async fn read() -> Result<Network, String> {
                 );
             }
         }
+
         routes.sort_by_key(|(_, _, metric)| *metric);
         network.default_routes =
             routes.into_iter().map(|(family, interface, _)| (family, interface)).collect();
         Ok(network)
     };
-    // The connection only carries the questions: it ends with them.
+
+    // The connection only carries these requests: it ends with them.
     tokio::select! {
         answer = tokio::time::timeout(KERNEL_DEADLINE, ask) => {
             answer.unwrap_or_else(|_| Err("the kernel does not answer over netlink".to_owned()))
@@ -259,7 +274,7 @@ pub async fn read() -> Result<Network, String> {
     }
 }
 
-/// The interface and metric of a default route of the main table.
+/// Returns the interface and metric of a default route of the main table.
 fn default_interface(route: &RouteMessage) -> Option<(u32, u32)> {
     if route.header.destination_prefix_length != 0
         || route.header.table != RouteHeader::RT_TABLE_MAIN
@@ -268,6 +283,7 @@ fn default_interface(route: &RouteMessage) -> Option<(u32, u32)> {
     }
     let mut interface = None;
     let mut metric = 0;
+
     for attribute in &route.attributes {
         if let RouteAttribute::Oif(index) = attribute {
             interface = Some(*index);
@@ -277,6 +293,7 @@ fn default_interface(route: &RouteMessage) -> Option<(u32, u32)> {
             interface = interface.or_else(|| hops.first().map(|hop| hop.interface_index));
         }
     }
+
     interface.map(|interface| (interface, metric))
 }
 

@@ -1,7 +1,7 @@
-//! The conditions of the Node: the three pressures and Ready.
+//! Computes the conditions of the Node: the three pressures and Ready. Pure.
 //!
-//! Pure. Reasons, messages and events are upstream's. Each input is a field of [`Facts`];
-//! conditions of others (NetworkUnavailable) are never touched.
+//! Each input is a field of [`Facts`]. Reasons, messages and events are upstream's. Conditions of
+//! other writers (NetworkUnavailable) are never touched.
 
 use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,13 +11,13 @@ use super::sources::Facts;
 use super::status::{StatusEvent, StatusInput};
 use crate::model::{EventType, Mono, Pressure, Wall};
 
-/// One of the three conditions of pressure.
+/// One of the three conditions of pressure, in both states.
 struct Shortage {
     type_: &'static str,
     is_short: bool,
     /// Reason, message and event while the node is short of it.
     yes: (&'static str, &'static str, &'static str),
-    /// Reason, message and event while it is not.
+    /// Reason, message and event while the node has enough.
     no: (&'static str, &'static str, &'static str),
 }
 
@@ -42,6 +42,7 @@ pub(super) fn apply(
                 condition.message = Some(message.to_owned());
             }
         });
+
         if changed != Transition::None {
             events.push(status_event(input.config, event));
         }
@@ -56,13 +57,14 @@ pub(super) fn apply(
         condition.reason = Some(reason.to_owned());
         condition.message = Some(message.to_owned());
     });
+
     if changed == Transition::Changed {
         let event = if problem.is_none() { "NodeReady" } else { "NodeNotReady" };
         events.push(status_event(input.config, event));
     }
 }
 
-/// Upstream's three conditions of pressure, in its order.
+/// Returns upstream's three conditions of pressure, in its order.
 fn shortages(pressure: Pressure) -> [Shortage; 3] {
     [
         Shortage {
@@ -106,7 +108,7 @@ fn shortages(pressure: Pressure) -> [Shortage; 3] {
     ]
 }
 
-/// How a condition's status has changed.
+/// The way in which a condition's status has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transition {
     None,
@@ -132,10 +134,12 @@ fn set(
     let condition = &mut conditions[index];
     let changed = condition.status != value;
     condition.last_heartbeat_time = Some(now.clone());
+
     if changed {
         value.clone_into(&mut condition.status);
         condition.last_transition_time = Some(now);
     }
+
     describe(condition, changed);
     match (position, changed) {
         (None, _) => Transition::New,
@@ -144,6 +148,7 @@ fn set(
     }
 }
 
+/// Returns the resources that are missing from the capacity and without which a node is not ready.
 fn missing_capacity(status: &NodeStatus, config: &NodeConfig) -> Vec<&'static str> {
     let mut required = vec!["cpu", "memory", "pods"];
     if config.local_storage {
@@ -155,8 +160,8 @@ fn missing_capacity(status: &NodeStatus, config: &NodeConfig) -> Vec<&'static st
     required
 }
 
-/// Lists why the node is not ready, in upstream's order: silence of the runtime, PLEG, what the
-/// runtime says of itself, its network, storage, a shutdown, capacity.
+/// Lists the reasons why the node is not ready, in upstream's order: the runtime's silence, PLEG,
+/// the runtime's own condition, its network, storage, a shutdown, capacity.
 fn problems(facts: &Facts, now: Mono, missing: &[&str]) -> [Option<String>; 7] {
     let missing = (!missing.is_empty())
         .then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
@@ -171,8 +176,8 @@ fn problems(facts: &Facts, now: Mono, missing: &[&str]) -> [Option<String>; 7] {
     ]
 }
 
-/// Joins problems as upstream: a single one is itself, several are a list in brackets without
-/// repetitions. `None`: there is no problem.
+/// Joins problems as upstream does. A single one stays as it is; several become a list in brackets
+/// without repetitions. Returns `None` if there is no problem.
 fn join(problems: impl IntoIterator<Item = Option<String>>) -> Option<String> {
     let mut list: Vec<String> = Vec::new();
     for problem in problems.into_iter().flatten() {
@@ -183,6 +188,7 @@ fn join(problems: impl IntoIterator<Item = Option<String>>) -> Option<String> {
     if list.len() < 2 { list.pop() } else { Some(format!("[{}]", list.join(", "))) }
 }
 
+/// Returns upstream's event for a reason without a message of its own.
 fn status_event(config: &NodeConfig, reason: &'static str) -> StatusEvent {
     let message = format!("Node {} status is now: {reason}", config.node_name);
     StatusEvent { event_type: EventType::Normal, reason, message }

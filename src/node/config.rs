@@ -1,6 +1,4 @@
-//! The configuration of the Node object, from the kubelet's configuration.
-//!
-//! Pure.
+//! Cuts the configuration of the Node object out of the kubelet's. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +21,7 @@ pub struct NodeConfig {
     /// `--node-ip`: none, one, or one per family; an unspecified address asks for that family's
     /// default route.
     pub node_ips: Vec<IpAddr>,
-    /// `registerNode`: whether to make the object if there is none.
+    /// `registerNode`: create the object if there is none.
     pub register: bool,
     /// `--node-labels`.
     pub labels: BTreeMap<String, String>,
@@ -57,9 +55,9 @@ pub struct NodeConfig {
     pub max_images: i64,
     /// The HTTPS server's port.
     pub port: u16,
-    /// `v1.36.3`.
+    /// The kubelet's version, e.g. `v1.36.3`.
     pub kubelet_version: String,
-    /// Features that pods may ask a node for and that this kubelet carries out, sorted.
+    /// The features that this kubelet implements and that pods may require of a node, sorted.
     pub declared_features: Vec<String>,
     /// The kubelet's root directory: its file system is the node's ephemeral storage.
     pub root_dir: PathBuf,
@@ -85,6 +83,7 @@ impl NodeConfig {
             config.eviction_hard.clone()
         };
         let declared = Features::from(loaded).declared.unwrap_or_default();
+
         let lease = u64::try_from(config.node_lease_duration_seconds).unwrap_or(40);
 
         Self {
@@ -114,7 +113,7 @@ impl NodeConfig {
         }
     }
 
-    /// The part that decides on the node's addresses.
+    /// Returns the part that decides on the node's addresses.
     pub(super) fn wanted(&self) -> Wanted<'_> {
         Wanted {
             node_name: &self.node_name,

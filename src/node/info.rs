@@ -1,6 +1,7 @@
-//! What this machine is: identifiers, kernel, operating system, cores, memory, huge pages, the size
-//! of the root directory's file system. Read from procfs and sysfs; blocking, but brief. Never asks
-//! the network.
+//! Reads the facts of this machine from procfs and sysfs.
+//!
+//! They are identifiers, kernel, operating system, cores, memory, huge pages and the size of the
+//! root directory's file system. Reading blocks, but briefly. It never asks the network.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ pub struct MachineInfo {
     pub machine_id: String,
     /// The firmware's UUID, else the machine id.
     pub system_uuid: String,
-    /// Of this boot.
+    /// The kernel's id of this boot.
     pub boot_id: String,
     /// `uname -r`.
     pub kernel_version: String,
@@ -22,20 +23,20 @@ pub struct MachineInfo {
     pub os_image: String,
     /// Go's name of the architecture: `amd64`, `arm64`, …
     pub architecture: &'static str,
-    /// Processors that are on line.
+    /// The processors that are online.
     pub cores: u32,
     /// Memory in bytes.
     pub memory: u64,
     /// Swap in bytes.
     pub swap: u64,
-    /// Huge pages: the size of a page in bytes, and how many.
+    /// Huge pages: the size of a page in bytes, and their number.
     pub huge_pages: Vec<(u64, u64)>,
-    /// The size of the root directory's file system in bytes; `None` if it cannot be told.
+    /// The size of the root directory's file system in bytes; `None` if it cannot be read.
     pub storage: Option<u64>,
 }
 
-/// Reads the facts. What cannot be read is left empty; a node without cores or memory says so in
-/// its Ready condition.
+/// Reads the facts. A fact that cannot be read is left empty: a node without cores or memory says
+/// so in its Ready condition.
 pub fn read(root_dir: &Path) -> MachineInfo {
     let memory = procfs::Meminfo::current().ok();
     let machine_id = first_text(&["/etc/machine-id", "/var/lib/dbus/machine-id"]);
@@ -48,6 +49,7 @@ pub fn read(root_dir: &Path) -> MachineInfo {
     if system_uuid.is_empty() {
         system_uuid.clone_from(&machine_id);
     }
+
     MachineInfo {
         system_uuid,
         machine_id,
@@ -63,7 +65,7 @@ pub fn read(root_dir: &Path) -> MachineInfo {
     }
 }
 
-/// Go's name of the architecture.
+/// Returns Go's name of the architecture.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -74,14 +76,16 @@ pub fn architecture() -> &'static str {
     }
 }
 
+/// Returns the size of the file system that holds the root directory.
 fn storage(root_dir: &Path) -> Option<u64> {
-    // The directory may not have been made yet: its nearest ancestor is on the same file system.
+    // The directory may not exist yet: its nearest ancestor is on the same file system.
     root_dir.ancestors().find_map(|path| {
         let stat = nix::sys::statvfs::statvfs(path).ok()?;
         Some(stat.blocks().saturating_mul(stat.fragment_size()))
     })
 }
 
+/// Returns the text of the first file that is not empty.
 fn first_text(paths: &[&str]) -> String {
     paths
         .iter()
@@ -99,12 +103,14 @@ fn os_image() -> String {
         .unwrap_or_else(|| "Linux".to_owned())
 }
 
+/// Returns the value of `PRETTY_NAME` in an `os-release` file.
 fn pretty_name(text: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     let value = value.trim().trim_matches(['"', '\'']);
     (!value.is_empty()).then(|| value.to_owned())
 }
 
+/// Counts the processors that are online.
 fn cores() -> u32 {
     let online = fs::read_to_string("/sys/devices/system/cpu/online")
         .ok()
@@ -117,17 +123,19 @@ fn cores() -> u32 {
         .unwrap_or_default()
 }
 
-/// How many numbers a list like `0-3,8` names.
+/// Counts the numbers that a list like `0-3,8` names.
 fn count_list(text: &str) -> Option<u32> {
     let mut count = 0;
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        let first: u32 = first.parse().ok()?;
+        let last: u32 = last.parse().ok()?;
         count += last.checked_sub(first)? + 1;
     }
     Some(count)
 }
 
+/// Reads the sizes of huge pages and their numbers from `/sys/kernel/mm/hugepages`.
 fn huge_pages(directory: &Path) -> Vec<(u64, u64)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut pages: Vec<(u64, u64)> = entries
@@ -142,6 +150,7 @@ fn huge_pages(directory: &Path) -> Vec<(u64, u64)> {
         })
         .collect();
     pages.sort_unstable();
+
     pages
 }
 

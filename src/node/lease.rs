@@ -1,9 +1,8 @@
-//! The lease: the node's sign of life, renewed every quarter of its duration on connections of its
-//! own.
+//! Renews the node's lease: the sign of life by which the control plane knows that the node works.
 //!
-//! When a renewal has no answer after [`HEDGE_AFTER`], the same renewal is also sent over a second
-//! connection, which may end at another API server; the first success counts. Nothing that happens
-//! to pods reaches this task.
+//! The lease is renewed every quarter of its duration, on connections of its own. When a renewal
+//! has no answer after [`HEDGE_AFTER`], it is also sent over a second connection, which may end at
+//! another API server. The first success counts. Nothing that happens to pods reaches this task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +21,14 @@ use crate::apiserver::random;
 use crate::clock::Clock;
 
 const NAMESPACE: &str = "kube-node-lease";
-/// After how long without an answer a renewal is also sent over the second connection.
+/// The wait for an answer before a renewal is also sent over the second connection.
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// The first wait after a failure; doubled up to [`LONGEST_RETRY`].
+/// The first wait after a failure; it doubles up to [`LONGEST_RETRY`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest wait after a failure: an API server that comes back hears of this node before it is
-/// taken for dead.
+/// The longest wait after a failure. An API server that comes back then hears of this node before
+/// the control plane takes the node for dead.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// The longest wait while there is no node yet, as upstream.
+/// The longest wait while there is no Node object yet; upstream's.
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
 
 pub(super) struct Lease {
@@ -60,6 +59,7 @@ impl Lease {
     pub(super) async fn run(mut self) {
         let interval = self.duration / 4;
         let mut failures = 0_u32;
+
         loop {
             let wait = match self.renew_or_create().await {
                 Ok(true) => {
@@ -67,7 +67,7 @@ impl Lease {
                     self.said.clear();
                     random::jitter(interval, 0.04)
                 }
-                // There is no node that could own it yet.
+                // There is no Node object yet that could own the lease.
                 Ok(false) => self.wait_for_node().await,
                 Err(problem) => {
                     if self.said != problem {
@@ -85,7 +85,7 @@ impl Lease {
         }
     }
 
-    /// Waits for a node, but not for ever: it may exist while the watch of it fails.
+    /// Waits for a Node object, but not for ever: it may exist while the watch of it fails.
     async fn wait_for_node(&mut self) -> Duration {
         drop(
             tokio::time::timeout(LONGEST_WAIT, self.view.wait_for(|view| view.node.is_some()))
@@ -94,7 +94,7 @@ impl Lease {
         FIRST_WAIT
     }
 
-    /// Renews the lease, or makes it. False when it has to wait for the node.
+    /// Renews the lease, or creates it. Returns false if that has to wait for the Node object.
     async fn renew_or_create(&mut self) -> Result<bool, String> {
         let owner = self.owner();
         match self.renew(owner.as_ref().filter(|_| !self.owned)).await {
@@ -107,6 +107,7 @@ impl Lease {
             Err(error) if failure::kind(&error) == FailureKind::NotFound => {}
             Err(error) => return Err(failure::text(&error)),
         }
+
         let Some(owner) = owner else { return Ok(false) };
         let lease = coordination::Lease {
             metadata: ObjectMeta {
@@ -131,6 +132,7 @@ impl Lease {
         }
     }
 
+    /// Writes the lease with a new time of renewal.
     async fn renew(
         &self,
         owner: Option<&OwnerReference>,
@@ -143,6 +145,7 @@ impl Lease {
         if let Some(owner) = owner {
             patch["metadata"] = json!({"ownerReferences": [owner]});
         }
+
         let params = PatchParams::default();
         let patch = Patch::Merge(&patch);
         let first = self.first.patch(&self.node_name, &params, &patch);
@@ -150,9 +153,11 @@ impl Lease {
             tokio::time::sleep(HEDGE_AFTER).await;
             self.second.patch(&self.node_name, &params, &patch).await
         };
+
         hedge(first, second).await
     }
 
+    /// Returns the Node object as the owner of the lease.
     fn owner(&self) -> Option<OwnerReference> {
         let view = self.view.borrow();
         let uid = view.node.as_ref()?.metadata.uid.clone()?;
@@ -166,8 +171,8 @@ impl Lease {
     }
 }
 
-/// The first success of two; an answer of the server counts as one. If both fail, the first one's
-/// failure.
+/// Returns the first success of two requests. An answer of the server counts as a success. If both
+/// fail, the first one's failure is returned.
 async fn hedge<T>(
     first: impl Future<Output = Result<T, kube::Error>>,
     second: impl Future<Output = Result<T, kube::Error>>,
@@ -176,13 +181,16 @@ async fn hedge<T>(
         Ok(_) => true,
         Err(error) => !matches!(failure::kind(error), FailureKind::Unknown | FailureKind::Busy),
     };
-    let (first, second) = (std::pin::pin!(first), std::pin::pin!(second));
+    let first = std::pin::pin!(first);
+    let second = std::pin::pin!(second);
+
     match futures::future::select(first, second).await {
         futures::future::Either::Left((result, second)) => {
             if settled(&result) {
                 return result;
             }
-            // A quick failure is tried over the other connection at its time.
+            // A quick failure of the first is tried over the other connection when its time has
+            // come.
             let other = second.await;
             if settled(&other) { other } else { result }
         }

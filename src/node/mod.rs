@@ -1,4 +1,4 @@
-//! The Node object: what this machine is, registration, status, lease.
+//! Keeps the Node object: this machine's description, registration, status and lease.
 //!
 //! ```text
 //!  machine (procfs, sysfs) ─┐
@@ -8,7 +8,7 @@
 //!  lease: beside it, on connections of its own
 //! ```
 //!
-//! Fed by the receivers of [`Sources`]; never looks at pods.
+//! Fed by the receivers of [`Sources`]. It never looks at pods.
 
 pub mod addresses;
 mod conditions;
@@ -37,18 +37,18 @@ use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
 use crate::clock::Clock;
 
-/// The parts of the kubelet that the Node object is made with.
+/// The parts of the kubelet that the Node object is made from.
 #[derive(Debug)]
 pub struct Deps {
-    /// The clients.
+    /// The clients of the API server.
     pub clients: Clients,
-    /// The API's Node object, see `apiserver::nodes::new`.
+    /// The API's Node object; see `apiserver::nodes::new`.
     pub view: watch::Receiver<NodeView>,
-    /// What the status is made from.
+    /// The inputs of the status.
     pub sources: Sources,
-    /// For events about the node.
+    /// Records events about the node.
     pub recorder: Recorder,
-    /// The clock.
+    /// The time.
     pub clock: Clock,
 }
 
@@ -61,13 +61,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The node as the API has it, else as this kubelet would describe it; `None` only in the first
-    /// moments.
+    /// Returns the API's Node object, else this kubelet's own description of the node. `None` only
+    /// in the first moments.
     pub fn node(&self) -> Option<Arc<Node>> {
         self.view.borrow().node.clone().or_else(|| self.node.borrow().clone())
     }
 
-    /// Waits until there is a node. Cancel-safe; never returns after a shutdown before that.
+    /// Waits until there is a node. Cancel-safe. Does not return if a shutdown comes first.
     pub async fn wait(&self) -> Arc<Node> {
         let mut described = self.node.clone();
         loop {
@@ -80,19 +80,19 @@ impl Handle {
         }
     }
 
-    /// The node as this kubelet describes it, changing with every look at the machine.
+    /// Returns this kubelet's description of the node; it changes with every look at the machine.
     pub fn described(&self) -> watch::Receiver<Option<Arc<Node>>> {
         self.node.clone()
     }
 
-    /// The node's own addresses, preferred first: those of the API's object, else those that this
-    /// kubelet has found.
+    /// Returns the node's own addresses, preferred first: those of the API's object, else those
+    /// that this kubelet has found.
     pub fn host_ips(&self) -> watch::Receiver<Vec<IpAddr>> {
         self.host_ips.clone()
     }
 }
 
-/// Makes the Node object's handle, and the task that keeps the object and its lease.
+/// Returns the Node object's handle, and the task that keeps the object and its lease.
 pub fn new(config: NodeConfig, deps: Deps) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (described, node) = watch::channel(None);
     let (addresses, host_ips) = watch::channel(standalone::specified(&config.node_ips));
@@ -100,12 +100,13 @@ pub fn new(config: NodeConfig, deps: Deps) -> (Handle, impl Future<Output = ()> 
     let lease = lease::Lease::new(&config, &deps);
     let task = task::Task::new(config, deps, task::Outputs { described, host_ips: addresses });
 
-    // Boxed: they hold whole Node objects across their waits.
+    // Boxed: the tasks hold whole Node objects across their waits.
     let lease = Box::pin(lease.run());
     let task = Box::pin(task.run());
     let both = async move {
         tokio::join!(lease, task);
     };
+
     (Handle { node, view, host_ips }, both)
 }
 

@@ -1,11 +1,11 @@
-//! The iptables chains that other components expect a kubelet to make
-//! (`makeIPTablesUtilChains`): upstream's, byte for byte.
+//! Keeps the iptables chains that other components expect of a kubelet (`makeIPTablesUtilChains`):
+//! upstream's, byte for byte.
 //!
 //! - `KUBE-IPTABLES-HINT` (mangle) shows which of iptables' back ends the node uses.
 //! - `KUBE-FIREWALL` (filter, IPv4) drops packets to loopback addresses that come from elsewhere:
 //!   kube-proxy's `route_localnet` would let them in (CVE-2020-8558).
-//! - `KUBE-KUBELET-CANARY` is missing once somebody has flushed the tables. It is looked for every
-//!   minute, and the chains are then made anew.
+//! - `KUBE-KUBELET-CANARY` is missing once the tables have been flushed. It is checked every
+//!   minute, and then the chains are created anew.
 //!
 //! A node without iptables is no failure: nothing there needs these chains. Nothing is removed when
 //! the kubelet ends.
@@ -20,17 +20,17 @@ const HINT: &str = "KUBE-IPTABLES-HINT";
 const FIREWALL: &str = "KUBE-FIREWALL";
 const CANARY: &str = "KUBE-KUBELET-CANARY";
 
-/// The tables with a canary; the first one is looked at.
+/// The tables with a canary; the first one is checked.
 const CANARY_TABLES: [&str; 3] = ["mangle", "nat", "filter"];
 
-/// How often the canary is looked for.
+/// The time between two checks of the canary.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time for a flush of all tables, once the first one was flushed.
+/// The time that a flush of all tables may take after the first one was flushed.
 const FLUSH: Duration = Duration::from_secs(5);
 const FLUSH_POLL: Duration = Duration::from_millis(100);
 
-/// What [`FIREWALL`] drops. kube-proxy makes the same rule, word for word.
+/// The rule of [`FIREWALL`]. kube-proxy creates the same rule, word for word.
 const BLOCK_MARTIANS: [&str; 16] = [
     "-m",
     "comment",
@@ -50,8 +50,8 @@ const BLOCK_MARTIANS: [&str; 16] = [
     "DROP",
 ];
 
-/// Makes the chains and keeps them. Ends only where there is nothing to keep: no family has
-/// iptables, or its chains cannot be made.
+/// Creates the chains and keeps them. It ends only if there is nothing to keep: no family has
+/// iptables, or the chains cannot be created.
 pub async fn keep<P: Programs + Clone>(programs: P) {
     let ipv4 = Iptables::detect(Protocol::Ipv4, programs.clone()).await;
     let ipv6 = Iptables::detect(Protocol::Ipv6, programs).await;
@@ -61,7 +61,7 @@ pub async fn keep<P: Programs + Clone>(programs: P) {
     tokio::join!(family(ipv4), family(ipv6));
 }
 
-/// Makes the chains of one family and keeps them; ends at once if they cannot be made.
+/// Creates the chains of one family and keeps them; ends at once if they cannot be created.
 async fn family<P: Programs>(iptables: Option<Iptables<P>>) {
     let Some(iptables) = iptables else { return };
     let protocol = iptables.protocol().as_str();
@@ -73,7 +73,7 @@ async fn family<P: Programs>(iptables: Option<Iptables<P>>) {
     }
 }
 
-/// Makes the chains and rules that are missing; answers whether all are there.
+/// Creates the chains and rules that are missing. Returns true if all of them exist.
 async fn sync<P: Programs>(iptables: &Iptables<P>) -> bool {
     let said = |made: Result<(), IptablesError>, failure: &str| match made {
         Ok(()) => true,
@@ -87,9 +87,10 @@ async fn sync<P: Programs>(iptables: &Iptables<P>) -> bool {
     if !said(hint, "Failed to ensure that iptables hint chain exists") {
         return false;
     }
+
     match iptables.protocol() {
         Protocol::Ipv4 => {}
-        // Loopback is one address there: nothing can be sent to it from elsewhere.
+        // IPv6 has a single loopback address: nothing can be sent to it from elsewhere.
         Protocol::Ipv6 => return true,
     }
 
@@ -97,15 +98,18 @@ async fn sync<P: Programs>(iptables: &Iptables<P>) -> bool {
     if !said(chain, "Failed to ensure that filter table KUBE-FIREWALL chain exists") {
         return false;
     }
+
     let jump = ["-j", FIREWALL];
     let output = iptables.ensure_rule(Position::Prepend, "filter", "OUTPUT", &jump).await;
     if !said(output, "Failed to ensure that OUTPUT chain jumps to KUBE-FIREWALL") {
         return false;
     }
+
     let input = iptables.ensure_rule(Position::Prepend, "filter", "INPUT", &jump).await;
     if !said(input, "Failed to ensure that INPUT chain jumps to KUBE-FIREWALL") {
         return false;
     }
+
     let rule = iptables.ensure_rule(Position::Append, "filter", FIREWALL, &BLOCK_MARTIANS).await;
     said(
         rule,
@@ -114,7 +118,7 @@ async fn sync<P: Programs>(iptables: &Iptables<P>) -> bool {
     )
 }
 
-/// Makes the chains anew whenever the tables have been flushed. Never ends.
+/// Creates the chains anew whenever the tables have been flushed. Never ends.
 async fn monitor<P: Programs>(iptables: &Iptables<P>) {
     loop {
         while !set_canaries(iptables).await {
@@ -126,6 +130,7 @@ async fn monitor<P: Programs>(iptables: &Iptables<P>) {
     }
 }
 
+/// Creates the canaries. Returns false if one cannot be created.
 async fn set_canaries<P: Programs>(iptables: &Iptables<P>) -> bool {
     for table in CANARY_TABLES {
         if let Err(error) = iptables.ensure_chain(table, CANARY).await {
@@ -137,8 +142,8 @@ async fn set_canaries<P: Programs>(iptables: &Iptables<P>) -> bool {
     true
 }
 
-/// Waits until the tables have been flushed, all of them: chains that are made before the last one
-/// is flushed would go with it.
+/// Waits until all tables have been flushed. Chains that are created before the last flush would go
+/// with it.
 async fn until_flushed<P: Programs>(iptables: &Iptables<P>) {
     let [first, others @ ..] = CANARY_TABLES;
     loop {
@@ -167,6 +172,7 @@ async fn until_flushed<P: Programs>(iptables: &Iptables<P>) {
             return;
         }
     };
+
     if tokio::time::timeout(FLUSH, all).await.is_err() {
         info!("Inconsistent iptables state detected");
     }
@@ -202,7 +208,7 @@ mod tests {
             Self(Arc::new(Mutex::new(chains.into())))
         }
 
-        /// What is there: `table chain: rule; rule`.
+        /// The present chains and rules: `table chain: rule; rule`.
         fn list(&self) -> Vec<String> {
             let chains = self.0.lock();
             let chains = chains.iter().filter(|((_, _, chain), _)| chain != "POSTROUTING");

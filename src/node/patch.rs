@@ -1,15 +1,18 @@
-//! The difference between two Node objects as a strategic merge patch.
+//! Computes the difference between two Node objects as a strategic merge patch. Pure.
 //!
-//! Pure. Conditions merge by their type; addresses are replaced whole (their merge key, the type,
-//! is not unique); every other list is atomic. Keys that have gone are set to null.
+//! - Conditions merge by their type.
+//! - Addresses are replaced as a whole: their merge key, the type, is not unique.
+//! - Every other list is atomic.
+//! - Keys that have gone are set to null.
 
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Map, Value, json};
 
-/// The patch that turns labels, annotations and status of `old` into those of `new`; `None` when
-/// they are equal.
+/// Returns the patch that turns labels, annotations and status of `old` into those of `new`; `None`
+/// if they are equal.
 pub fn between(old: &Node, new: &Node) -> Option<Value> {
     let mut patch = Map::new();
+
     let mut metadata = Map::new();
     for (name, old, new) in [
         ("labels", to_value(&old.metadata.labels), to_value(&new.metadata.labels)),
@@ -19,28 +22,33 @@ pub fn between(old: &Node, new: &Node) -> Option<Value> {
             metadata.insert(name.to_owned(), changes);
         }
     }
+
     if !metadata.is_empty() {
         patch.insert("metadata".to_owned(), Value::Object(metadata));
     }
     if let Some(status) = objects(&to_value(&old.status), &to_value(&new.status)) {
         patch.insert("status".to_owned(), status);
     }
+
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// The changes from one object to another; `None` when there are none.
+/// Returns the changes from one object to another; `None` if there are none.
 fn objects(old: &Value, new: &Value) -> Option<Value> {
     let empty = Map::new();
-    let (old, new) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
+    let old = old.as_object().unwrap_or(&empty);
+    let new = new.as_object().unwrap_or(&empty);
     let mut changes = Map::new();
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
         changes.insert(name.clone(), Value::Null);
     }
+
     for (name, value) in new {
         let before = old.get(name).unwrap_or(&Value::Null);
         if before == value {
             continue;
         }
+
         let change = match (name.as_str(), value) {
             ("conditions", Value::Array(list)) => {
                 changes.insert("$setElementOrder/conditions".to_owned(), order(list));
@@ -53,19 +61,22 @@ fn objects(old: &Value, new: &Value) -> Option<Value> {
             (_, Value::Object(_)) if before.is_object() => objects(before, value),
             _ => Some(value.clone()),
         };
+
         if let Some(change) = change {
             changes.insert(name.clone(), change);
         }
     }
+
     (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
+/// Returns the `$setElementOrder` of conditions: their types in order.
 fn order(conditions: &[Value]) -> Value {
     conditions.iter().map(|condition| json!({"type": condition["type"]})).collect()
 }
 
-/// Each condition that has changed, with its type and what has changed; those that have gone are
-/// deleted.
+/// Returns each condition that has changed, with its type and its changed fields. Conditions that
+/// have gone are deleted.
 fn conditions(old: &Value, new: &[Value]) -> Vec<Value> {
     let empty = Vec::new();
     let old = old.as_array().unwrap_or(&empty);
@@ -82,10 +93,11 @@ fn conditions(old: &Value, new: &[Value]) -> Vec<Value> {
         .iter()
         .filter(|condition| find(new, &condition["type"]).is_none())
         .map(|condition| json!({"$patch": "delete", "type": condition["type"]}));
+
     changed.chain(gone).collect()
 }
 
-/// Serialising plain data cannot fail.
+/// Serializes plain data, which cannot fail.
 fn to_value(data: &impl serde::Serialize) -> Value {
     serde_json::to_value(data).unwrap_or(Value::Null)
 }

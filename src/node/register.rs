@@ -1,6 +1,6 @@
-//! The Node object to create, and what of an existing one has to be put right.
+//! Computes the Node object to create, and the corrections of an existing one. Pure.
 //!
-//! Pure. `task` does the requests.
+//! `task` makes the requests.
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -8,9 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::NodeConfig;
 use super::info::MachineInfo;
 
-/// Annotation: volumes are attached by the controller, not by the node.
+/// The annotation that has the controller, and not the node, attach volumes.
 const CONTROLLER_ATTACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
-/// The labels that an existing object must agree on; others are the administrator's.
+/// The labels that this kubelet enforces on an existing object; others are the administrator's.
 const DEFAULT_LABELS: [&str; 11] = [
     "kubernetes.io/hostname",
     "topology.kubernetes.io/zone",
@@ -25,7 +25,7 @@ const DEFAULT_LABELS: [&str; 11] = [
     "beta.kubernetes.io/arch",
 ];
 
-/// The object to create, without its status.
+/// Returns the object to create, without its status.
 pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
     let mut labels: std::collections::BTreeMap<String, String> = [
         ("kubernetes.io/hostname", config.hostname.as_str()),
@@ -38,6 +38,7 @@ pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect();
     labels.extend(config.labels.clone());
+
     let mut taints = config.taints.clone();
     if config.external_cloud_provider {
         taints.push(Taint {
@@ -47,6 +48,7 @@ pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
             ..Taint::default()
         });
     }
+
     let annotations = config
         .controller_attach_detach
         .then(|| [(CONTROLLER_ATTACH.to_owned(), "true".to_owned())].into());
@@ -66,11 +68,12 @@ pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
     }
 }
 
-/// An existing object with the labels and the annotation that this kubelet would have given it.
+/// Returns an existing object with the labels and the annotation that this kubelet sets.
 pub fn reconciled(initial: &Node, existing: &Node) -> Node {
     let mut node = existing.clone();
     let wanted = initial.metadata.labels.clone().unwrap_or_default();
     let labels = node.metadata.labels.get_or_insert_default();
+
     for name in DEFAULT_LABELS {
         match wanted.get(name) {
             Some(value) if value.is_empty() => {
@@ -82,6 +85,7 @@ pub fn reconciled(initial: &Node, existing: &Node) -> Node {
             None => {}
         }
     }
+
     let attach = initial
         .metadata
         .annotations
@@ -93,6 +97,7 @@ pub fn reconciled(initial: &Node, existing: &Node) -> Node {
     } else if let Some(annotations) = &mut node.metadata.annotations {
         annotations.remove(CONTROLLER_ATTACH);
     }
+
     node
 }
 

@@ -1,7 +1,7 @@
-//! Capacity and allocatable: what the machine has, and what of it pods may have.
+//! Computes capacity (the machine's resources) and allocatable (the part for pods). Pure.
 //!
-//! Pure. Allocatable is capacity less kubeReserved, systemReserved and the hard eviction thresholds
-//! of memory and disk, and memory is also less what huge pages hold.
+//! Allocatable is capacity less kubeReserved, systemReserved and the hard eviction thresholds of
+//! memory and disk. Memory is also less the memory of huge pages.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ use crate::resources::devices::Figures;
 /// Resource quantities by name.
 pub type Resources = BTreeMap<String, Quantity>;
 
-/// What the node has. Storage that cannot be told is left out, which makes the node not ready.
+/// Returns the node's capacity. Storage that cannot be read is left out, which makes the node not
+/// ready.
 pub fn capacity(config: &NodeConfig, info: &MachineInfo, devices: &Figures) -> Resources {
     let cores = i64::from(info.cores);
     let pods = if config.pods_per_core > 0 {
@@ -23,26 +24,31 @@ pub fn capacity(config: &NodeConfig, info: &MachineInfo, devices: &Figures) -> R
     } else {
         config.max_pods
     };
+
     let mut capacity = Resources::new();
     let mut set =
         |name: &str, quantity: String| capacity.insert(name.to_owned(), Quantity(quantity));
     set("cpu", Amount::from_units(cores).to_string());
     set("memory", binary(to_i64(info.memory)));
     set("pods", Amount::from_units(pods).to_string());
+
     for (size, count) in &info.huge_pages {
         let name = format!("hugepages-{}", binary(to_i64(*size)));
         set(&name, binary(to_i64(size.saturating_mul(*count))));
     }
+
     if let Some(bytes) = info.storage.filter(|_| config.local_storage) {
         set("ephemeral-storage", binary(to_i64(bytes)));
     }
+
     for (name, (capacity, _)) in devices {
         set(name, Amount::from_units(*capacity).to_string());
     }
+
     capacity
 }
 
-/// What pods may have of `capacity`.
+/// Returns the part of `capacity` that pods may use.
 pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures) -> Resources {
     let mut allocatable: BTreeMap<&str, Amount> = capacity
         .iter()
@@ -55,6 +61,7 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures)
     for (name, (_, left)) in devices {
         allocatable.insert(name, Amount::from_units(*left));
     }
+
     let huge: Amount = capacity
         .iter()
         .filter(|(name, _)| name.starts_with("hugepages-"))
@@ -63,6 +70,7 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures)
     if let Some(memory) = allocatable.get_mut("memory") {
         *memory = positive(*memory - huge);
     }
+
     allocatable
         .into_iter()
         .map(|(name, amount)| {
@@ -74,7 +82,7 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures)
         .collect()
 }
 
-/// Refuses reservations that exceed what the node has, as upstream does when it starts.
+/// Refuses reservations that exceed the capacity, as upstream does at its start.
 pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
     let problems: Vec<String> = capacity
         .iter()
@@ -93,10 +101,11 @@ pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
     if problems.is_empty() {
         return Ok(());
     }
+
     Err(format!("invalid Node Allocatable configuration. {}", problems.join(" ")))
 }
 
-/// What is kept from pods of one resource.
+/// Returns the amount of one resource that is kept from pods.
 pub fn reserved(config: &NodeConfig, name: &str, capacity: Amount) -> Amount {
     let from = |reservations: &BTreeMap<String, String>| {
         reservations.get(name).map_or(Amount::ZERO, |text| parse(text))
@@ -109,13 +118,14 @@ pub fn reserved(config: &NodeConfig, name: &str, capacity: Amount) -> Amount {
     let eviction = signal
         .and_then(|signal| config.eviction_hard.get(signal))
         .map_or(Amount::ZERO, |text| threshold(text, capacity));
+
     from(&config.kube_reserved) + from(&config.system_reserved) + eviction
 }
 
-/// A threshold as an amount: a quantity, or a percentage of the capacity.
+/// Returns an eviction threshold as an amount: a quantity, or a percentage of the capacity.
 fn threshold(text: &str, capacity: Amount) -> Amount {
     let Some(percent) = text.strip_suffix('%') else { return parse(text) };
-    // Upstream keeps the percentage as a 32-bit float, which users see in the allocatable storage.
+    // Upstream keeps the percentage as a 32-bit float; users see the effect in allocatable storage.
     let Ok(percent) = percent.trim().parse::<f32>() else { return Amount::ZERO };
     #[expect(
         clippy::cast_precision_loss,
@@ -123,10 +133,11 @@ fn threshold(text: &str, capacity: Amount) -> Amount {
         reason = "as upstream calculates"
     )]
     let bytes = (capacity.units() as f64 * f64::from(percent / 100.0)) as i64;
+
     Amount::from_units(bytes)
 }
 
-/// Configuration has been validated: what is no quantity reserves nothing.
+/// Parses a quantity. The configuration has been validated: a malformed one reserves nothing.
 fn parse(text: &str) -> Amount {
     Amount::parse(text).unwrap_or_default()
 }
@@ -139,7 +150,8 @@ fn to_i64(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// The canonical binary form: the largest suffix that keeps it whole.
+/// Formats bytes in the canonical binary form, with the largest suffix that keeps the number whole,
+/// e.g. `512Mi`.
 pub fn binary(bytes: i64) -> String {
     const SUFFIXES: [(i64, &str); 6] = [
         (1 << 60, "Ei"),
@@ -152,6 +164,7 @@ pub fn binary(bytes: i64) -> String {
     if bytes == 0 {
         return "0".to_owned();
     }
+
     match SUFFIXES.iter().find(|(unit, _)| bytes % unit == 0) {
         Some((unit, suffix)) => format!("{}{suffix}", bytes / unit),
         None => bytes.to_string(),

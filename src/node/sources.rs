@@ -1,8 +1,8 @@
-//! The sources of the Node's status: one receiver for each thing that others find out, and
+//! Gathers the inputs of the Node's status: one receiver for each fact of another subsystem, and
 //! [`Facts`], one snapshot of them all.
 //!
 //! Each subsystem owns its sender. A new condition is one receiver here and one line in
-//! `conditions`. Never calls the runtime and never looks at pods.
+//! `conditions`. This file never calls the runtime and never looks at pods.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::resources::devices::Figures;
 /// A shutdown of the machine that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shutdown {
-    /// When the machine announced it.
+    /// The moment at which the machine announced the shutdown.
     pub since: Mono,
 }
 
@@ -27,7 +27,7 @@ pub struct Shutdown {
 pub struct Sources {
     /// The runtime and its network.
     pub runtime: watch::Receiver<RuntimeCondition>,
-    /// The reader of what runs.
+    /// The observations of PLEG, and whether they can be trusted.
     pub pleg: pleg::Handle,
     /// The images on the node.
     pub images: watch::Receiver<Arc<Vec<NodeImage>>>,
@@ -35,11 +35,11 @@ pub struct Sources {
     pub devices: watch::Receiver<Figures>,
     /// The resources that the node is short of.
     pub pressure: watch::Receiver<Pressure>,
-    /// What is wrong with storage, e.g. `CSINode is not yet initialized`.
+    /// The problem of storage, if any, e.g. `CSINode is not yet initialized`.
     pub storage: watch::Receiver<Option<String>>,
     /// The shutdown that is under way.
     pub shutdown: watch::Receiver<Option<Shutdown>>,
-    /// Attachable volumes in use; `None`: not known yet, the object keeps its list.
+    /// Attachable volumes in use; `None` while they are not known: the object keeps its list.
     pub volumes_in_use: watch::Receiver<Option<Vec<String>>>,
 }
 
@@ -48,7 +48,7 @@ pub struct Sources {
 pub struct Facts {
     /// The runtime and its network.
     pub runtime: RuntimeCondition,
-    /// Whether what runs is known, or upstream's `PLEG is not healthy: …`.
+    /// PLEG's health, or upstream's `PLEG is not healthy: …`.
     pub pleg: Result<(), String>,
     /// The images on the node.
     pub images: Arc<Vec<NodeImage>>,
@@ -56,11 +56,11 @@ pub struct Facts {
     pub devices: Figures,
     /// The resources that the node is short of.
     pub pressure: Pressure,
-    /// What is wrong with storage.
+    /// The problem of storage, if any.
     pub storage: Option<String>,
     /// The shutdown that is under way.
     pub shutdown: Option<Shutdown>,
-    /// Attachable volumes in use; `None`: not known yet.
+    /// Attachable volumes in use; `None` while they are not known.
     pub volumes_in_use: Option<Vec<String>>,
 }
 
@@ -80,7 +80,7 @@ impl Sources {
     }
 
     /// Waits until a source has changed since the last [`Self::read`], or until the silence of the
-    /// runtime or of the pleg has become a problem or has ended. Cancel-safe.
+    /// runtime or of PLEG becomes a problem or ends. Cancel-safe.
     pub async fn changed(&mut self, clock: Clock) {
         let now = clock.now().mono;
         // The time of the runtime's last answer moves on without a notification.
@@ -96,7 +96,7 @@ impl Sources {
             }
         };
 
-        // Every arm only waits: dropping it loses nothing.
+        // Every branch only waits: dropping it loses nothing.
         tokio::select! {
             () = news(&mut self.runtime) => {}
             () = news(&mut self.images) => {}
@@ -111,7 +111,7 @@ impl Sources {
     }
 }
 
-/// Waits for a change; for ever if the source has no sender any more.
+/// Waits for a change. Waits for ever if the source no longer has a sender.
 async fn news<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         std::future::pending::<()>().await;

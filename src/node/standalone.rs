@@ -1,8 +1,10 @@
-//! The addresses of a node without an API server: no Node object has them, yet pods on the host's
-//! network need them.
+//! Finds the addresses of a node without an API server: pods on the host's network need them, and
+//! there is no Node object that has them.
 //!
-//! The rule is the Node's own ([`addresses::choose`]). Read once before the first pod is started,
-//! then again and again, for an address may come late or change (DHCP).
+//! The rule is the Node's own ([`addresses::choose`]). The addresses are read once before the first
+//! pod is started, and then regularly: an address may come late or change (DHCP).
+//!
+//! It never makes a Node object.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,11 +16,12 @@ use super::NodeConfig;
 use super::addresses::{self, Wanted};
 use crate::watch::set_if_changed;
 
-/// The pause between two reads once there is an address, and while there is none.
+/// The time between two reads once there is an address.
 const PERIOD: Duration = Duration::from_secs(60);
+/// The time between two reads while there is no address.
 const PERIOD_WITHOUT: Duration = Duration::from_secs(10);
 
-/// Reads the addresses, and makes the task that keeps them up to date.
+/// Reads the addresses, and returns the task that keeps them up to date.
 pub async fn host_ips(
     config: NodeConfig,
 ) -> (watch::Receiver<Vec<IpAddr>>, impl Future<Output = ()> + Send + 'static) {
@@ -33,7 +36,7 @@ pub async fn host_ips(
         loop {
             let is_missing = sender.borrow().is_empty();
             tokio::time::sleep(if is_missing { PERIOD_WITHOUT } else { PERIOD }).await;
-            // Without an answer the last addresses stay.
+            // After a failure the last addresses stay.
             let Ok(found) = find(&config).await else { continue };
 
             if set_if_changed(&sender, found) {
@@ -44,21 +47,22 @@ pub async fn host_ips(
     (receiver, task)
 }
 
-/// Returns those of `--node-ip` that name an address and not only a family.
+/// Returns the values of `--node-ip` that are an address, not only a family.
 pub fn specified(node_ips: &[IpAddr]) -> Vec<IpAddr> {
     node_ips.iter().copied().filter(|address| !address.is_unspecified()).collect()
 }
 
-/// Finds the addresses as the Node's status has them.
+/// Finds the addresses that the Node's status would have.
 async fn find(config: &NodeConfig) -> Result<Vec<IpAddr>, String> {
     let network = addresses::read().await?;
-    // No cloud provider can say anything without an API server.
+    // Without an API server a cloud provider cannot set anything.
     let wanted = Wanted { external_cloud_provider: false, ..config.wanted() };
     let looked_up = if wanted.needs_look_up() {
         addresses::look_up(&config.hostname).await
     } else {
         Vec::new()
     };
+
     let chosen = addresses::choose(wanted, &network, &looked_up, &[]);
     chosen.map(|found| addresses::host_ips(&found)).map_err(|error| error.to_string())
 }

@@ -1,8 +1,8 @@
-//! The Node object as it should be now, from the configuration, the machine, the facts of other
-//! subsystems and the present object.
+//! Computes the Node object from the configuration, the machine, the facts of other subsystems and
+//! the present object. Pure.
 //!
-//! Pure. Conditions are made in `conditions`, resources in `resources`. Reasons and messages are
-//! upstream's. Fields of others (NetworkUnavailable, a cloud provider's addresses, attached
+//! `conditions` computes the conditions, `resources` the resources. Reasons and messages are
+//! upstream's. Fields of other writers (NetworkUnavailable, a cloud provider's addresses, attached
 //! volumes) are left as they are.
 
 use std::cmp::Reverse;
@@ -19,40 +19,41 @@ use crate::cri::{RuntimeCondition, RuntimeIdentity};
 use crate::images::NodeImage;
 use crate::model::{EventType, Now};
 
-/// How many names of an image are reported, as upstream.
+/// The names that are reported of an image, at most; upstream's limit.
 const MAX_NAMES: usize = 5;
-/// `containerRuntimeVersion` before the runtime has said its version.
+/// `containerRuntimeVersion` before the runtime has reported its version; upstream's.
 const UNKNOWN_RUNTIME: &str = "containerd://Unknown";
-/// The annotation that tells an external cloud provider of `--node-ip`.
+/// The annotation by which an external cloud provider learns `--node-ip`.
 const PROVIDED_IP: &str = "alpha.kubernetes.io/provided-node-ip";
 
 /// The inputs of a status.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusInput<'a> {
-    /// Configuration.
+    /// The configuration.
     pub config: &'a NodeConfig,
-    /// The machine.
+    /// The facts of the machine.
     pub info: &'a MachineInfo,
-    /// Its addresses, or why there are none (then those of the object stay).
+    /// The node's addresses. After an error those of the object stay.
     pub addresses: &'a Result<Vec<NodeAddress>, String>,
-    /// What the other subsystems have found.
+    /// The facts of the other subsystems.
     pub facts: &'a Facts,
     /// The time.
     pub now: Now,
 }
 
-/// An event that follows from a change of the status; emitted once the API server has accepted it.
+/// An event that follows from a change of the status. It is recorded once the API server has
+/// accepted the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusEvent {
-    /// Its type.
+    /// `Normal` or `Warning`.
     pub event_type: EventType,
-    /// Its reason.
+    /// The event's reason.
     pub reason: &'static str,
-    /// Its message.
+    /// The event's message.
     pub message: String,
 }
 
-/// The node with the status that it should have, and the events of the way there.
+/// Returns the Node object with its present status, and the events that the change causes.
 pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>) {
     let mut node = present.clone();
     let mut events = Vec::new();
@@ -62,6 +63,7 @@ pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>)
     if let Ok(addresses) = input.addresses {
         status.addresses = Some(addresses.clone());
     }
+
     machine(status, input, &mut events);
     endpoints(status, input.config);
     status.images = Some(images(input.config, &input.facts.images));
@@ -72,18 +74,19 @@ pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>)
     if let Some(volumes) = &input.facts.volumes_in_use {
         status.volumes_in_use = (!volumes.is_empty()).then(|| volumes.clone());
     }
+
     (node, events)
 }
 
-/// Whether the two differ in more than heartbeats.
+/// Returns true if the two differ in more than heartbeats.
 pub fn differs(old: &Node, new: &Node) -> bool {
     without_heartbeats(old) != without_heartbeats(new)
         || old.metadata.labels != new.metadata.labels
         || old.metadata.annotations != new.metadata.annotations
 }
 
-/// Whether the two differ in what must be told at once: conditions, addresses, the runtime,
-/// resources. Images can wait.
+/// Returns true if the two differ in conditions, addresses, the runtime or resources, which are
+/// reported at once. A change of images can wait.
 pub fn differs_urgently(old: &Node, new: &Node) -> bool {
     let urgent = |node: &Node| {
         let mut status = without_heartbeats(node);
@@ -93,6 +96,7 @@ pub fn differs_urgently(old: &Node, new: &Node) -> bool {
     urgent(old) != urgent(new)
 }
 
+/// Returns the status without the times of heartbeats.
 fn without_heartbeats(node: &Node) -> NodeStatus {
     let mut status = node.status.clone().unwrap_or_default();
     if let Some(conditions) = &mut status.conditions {
@@ -101,7 +105,8 @@ fn without_heartbeats(node: &Node) -> NodeStatus {
         }
         conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     }
-    // The API omits what is empty.
+
+    // The API omits empty lists.
     status.images = status.images.filter(|images| !images.is_empty());
     status.runtime_handlers = status.runtime_handlers.filter(|handlers| !handlers.is_empty());
     status
@@ -132,14 +137,16 @@ fn provided_ip(node: &mut Node, config: &NodeConfig) {
     }
 }
 
+/// Sets capacity, allocatable and the machine's identity; a changed boot id causes an event.
 fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<StatusEvent>) {
     let StatusInput { config, info, facts, .. } = input;
     let capacity = resources::capacity(config, info, &facts.devices);
     let allocatable = resources::allocatable(config, &capacity, &facts.devices);
     let before = status.capacity.take().unwrap_or_default();
     let before_allocatable = status.allocatable.take().unwrap_or_default();
-    // Resources that others advertise on the object (extended resources set by hand) stay; huge
-    // page sizes that the kernel no longer has go.
+
+    // Resources that others advertise on the object (extended resources set by hand) stay. Page
+    // sizes that the kernel no longer has go.
     let foreign = |name: &String| name.contains('/') && !capacity.contains_key(name);
     let kept = before.into_iter().filter(|(name, _)| foreign(name));
     let kept_allocatable = before_allocatable.into_iter().filter(|(name, _)| foreign(name));
@@ -153,6 +160,7 @@ fn machine(status: &mut NodeStatus, input: StatusInput<'_>, events: &mut Vec<Sta
             format!("Node {} has been rebooted, boot id: {}", config.node_name, info.boot_id);
         events.push(StatusEvent { event_type: EventType::Warning, reason: "Rebooted", message });
     }
+
     status.node_info = Some(NodeSystemInfo {
         architecture: info.architecture.to_owned(),
         boot_id: info.boot_id.clone(),
@@ -200,7 +208,7 @@ fn digests(image: &NodeImage) -> Vec<String> {
 
 /// Sets the runtime's handlers and features.
 fn runtime(status: &mut NodeStatus, runtime: &RuntimeCondition) {
-    // Sorted by name already.
+    // The handlers are sorted by name already.
     let handlers = runtime.handlers.iter().map(|handler| NodeRuntimeHandler {
         name: Some(handler.name.clone()),
         features: Some(NodeRuntimeHandlerFeatures {
@@ -302,7 +310,8 @@ pub(super) mod tests {
     }
 
     fn step(present: &Node, facts: &Facts, now: i64) -> (Node, Vec<String>) {
-        let (config, info) = (config(), info());
+        let config = config();
+        let info = info();
         let addresses = Ok(vec![NodeAddress {
             type_: "InternalIP".to_owned(),
             address: "10.0.0.5".to_owned(),
@@ -318,6 +327,7 @@ pub(super) mod tests {
             },
         };
         let (node, events) = build(input, present);
+
         (node, events.into_iter().map(|event| event.message).collect())
     }
 

@@ -1,4 +1,4 @@
-//! The task of the Node object: registers it, then keeps its status true.
+//! Registers the Node object, then keeps its status up to date.
 //!
 //! In: [`Sources`](super::Sources), the watch of the object, a tick every
 //! `nodeStatusUpdateFrequency`. Out:
@@ -6,7 +6,7 @@
 //! - PATCHes of the status: at once when a condition changes, with the next tick when only images
 //!   do, and every `nodeStatusReportFrequency` in any case;
 //! - events, once the API server has accepted the status that caused them;
-//! - the node as described, and the addresses of pods on the host's network, on `watch`.
+//! - the node's description and the addresses of pods on the host's network, each on a `watch`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,26 +28,27 @@ use crate::apiserver::random;
 use crate::model::{EventType, Mono};
 use crate::watch::set_if_changed;
 
-/// The first wait between two attempts to register; doubled up to [`LONGEST_WAIT`], as upstream.
+/// The first wait between two attempts to register; it doubles up to [`LONGEST_WAIT`]. Upstream's.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts to register; upstream's.
 const LONGEST_WAIT: Duration = Duration::from_secs(7);
-/// How long the runtime's first answers may take before a node that was ready when this process
-/// began is called unready; shorter than the usual `nodeStatusUpdateFrequency`, at which it is
-/// looked at again. Upstream's flaps at each restart.
+/// The time that the runtime's first answers may take before a node that was ready when this
+/// process began is reported as not ready. Upstream's node flaps at each restart. The time is
+/// shorter than the usual `nodeStatusUpdateFrequency`, so the next tick checks it again.
 const STARTING: Duration = Duration::from_secs(8);
 /// The first wait after a status could not be written.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long after an input changes the status is written: runtime, network and images become ready
-/// together.
+/// The delay of a write after an input has changed. Runtime, network and images become ready
+/// together, and one write reports them.
 const SETTLE: Duration = Duration::from_millis(10);
-/// How old the addresses may be.
+/// The age at which the addresses are read again.
 const NETWORK_AGE: Duration = Duration::from_secs(60);
-/// How old the answer of the resolver may be.
+/// The age at which the resolver is queried again.
 const LOOK_UP_AGE: Duration = Duration::from_secs(300);
 
-/// What the task publishes.
+/// The values that the task publishes.
 pub(super) struct Outputs {
-    /// The node as this kubelet describes it.
+    /// This kubelet's description of the node.
     pub(super) described: watch::Sender<Option<Arc<Node>>>,
     /// The addresses of pods on the host's network, preferred first.
     pub(super) host_ips: watch::Sender<Vec<IpAddr>>,
@@ -64,15 +65,16 @@ pub(super) struct Task {
     looked_up: Cached<Vec<IpAddr>>,
     /// The object as the last answer to a request of ours had it.
     answered: Option<Arc<Node>>,
-    /// When the status is written even if nothing has changed.
+    /// The time at which the status is written even if nothing has changed.
     report_at: Mono,
-    /// Until when a node that was ready is not called unready.
+    /// The time until which a node that was ready is not reported as not ready.
     starting_until: Mono,
     failures: u32,
     said: String,
     unschedulable: bool,
 }
 
+/// A value with the time at which it was read.
 struct Cached<T> {
     value: T,
     read: Option<Mono>,
@@ -92,7 +94,7 @@ fn is_ready(node: &Node) -> bool {
 
 impl Task {
     pub(super) fn new(config: NodeConfig, mut deps: Deps, outputs: Outputs) -> Self {
-        // The status goes over the lease's connection: it is a heartbeat too, and nothing delays it
+        // The status uses the lease's connection: it is a heartbeat too, and nothing delays it
         // there.
         let api = Api::all(deps.clients.lease.clone());
         let facts = deps.sources.read(deps.clock.now().mono);
@@ -114,6 +116,7 @@ impl Task {
         }
     }
 
+    /// Registers, then writes statuses for ever. May be dropped at any await.
     pub(super) async fn run(mut self) {
         let name = self.config.node_name.clone();
         self.deps.recorder.node(&name, EventType::Normal, "Starting", "Starting kubelet.");
@@ -123,9 +126,11 @@ impl Task {
         if self.config.register {
             self.register().await;
         }
+
         let mut tick = self.next_tick();
         let mut retry: Option<Mono> = None;
         let mut returns = self.deps.clients.reach.listen();
+
         loop {
             let now = self.deps.clock.now().mono;
             let due = now >= tick;
@@ -133,11 +138,13 @@ impl Task {
                 self.look().await;
                 tick = self.next_tick();
             }
+
             if retry.is_none_or(|retry| now >= retry) {
                 retry = self.synchronise(due).await.err().map(|()| self.retry_at());
             }
+
             let wake = retry.map_or(tick, |retry| retry.min(tick));
-            // Cancel-safe: all of them only wait.
+            // Cancel-safe: all branches only wait.
             tokio::select! {
                 () = self.deps.sources.changed(self.deps.clock) => {
                     tokio::time::sleep(SETTLE).await;
@@ -167,7 +174,7 @@ impl Task {
         self.deps.clock.now().mono.after(random::jitter(wait, 0.5))
     }
 
-    /// Looks at the machine: once, and at what may change again when it has become old.
+    /// Reads the machine once, and refreshes the addresses that have become too old.
     async fn look(&mut self) {
         let now = self.deps.clock.now().mono;
         // A node without an address waits for one, e.g. from DHCP.
@@ -178,26 +185,29 @@ impl Task {
                     self.say(format!("cannot read the addresses of this machine: {problem}"));
                 }
             }
+
             let root_dir = self.config.root_dir.clone();
             if let Ok(machine) = crate::linux::blocking::spawn(move || info::read(&root_dir)).await
             {
                 self.machine = machine;
             }
         }
+
         if self.config.wanted().needs_look_up() && self.looked_up.is_old(LOOK_UP_AGE, now) {
             let found = addresses::look_up(&self.config.hostname).await;
             self.looked_up = Cached { value: found, read: Some(now) };
         }
     }
 
-    /// The addresses of the node, as the object `present` should have them.
+    /// Returns the node's addresses. `present` is the object, whose addresses a cloud provider may
+    /// have set.
     fn addresses(&self, present: &Node) -> Result<Vec<NodeAddress>, AddressError> {
         let known = addresses_of(present);
         let wanted = self.config.wanted();
         addresses::choose(wanted, &self.network.value, &self.looked_up.value, known)
     }
 
-    /// The node as it should be, from the given one.
+    /// Computes the Node object from the present one, and the events of the change.
     fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
         let addresses = self.addresses(present).map_err(|error| error.to_string());
         let input = StatusInput {
@@ -210,7 +220,7 @@ impl Task {
         status::build(input, present)
     }
 
-    /// Publishes the node as this kubelet would describe it, for those who need it before the API
+    /// Publishes this kubelet's description of the node, for readers that need it before the API
     /// has it.
     fn describe(&mut self) {
         self.facts = self.deps.sources.read(self.deps.clock.now().mono);
@@ -218,14 +228,14 @@ impl Task {
         self.publish(node);
     }
 
-    /// Publishes the node as described, and its addresses.
+    /// Publishes the description, and the node's addresses.
     fn publish(&self, described: Node) {
         self.publish_host_ips(&described);
         self.outputs.described.send_replace(Some(Arc::new(described)));
     }
 
     /// Publishes the addresses of pods on the host's network: those of the API's object, else those
-    /// described, else the last ones.
+    /// of the description, else the last ones.
     fn publish_host_ips(&self, described: &Node) {
         let view = self.deps.view.borrow().node.clone();
         let known = view.map(|node| addresses::host_ips(addresses_of(&node))).unwrap_or_default();
@@ -238,6 +248,7 @@ impl Task {
         }
     }
 
+    /// Registers the node; tries again until the API server accepts it.
     async fn register(&mut self) {
         let mut wait = FIRST_WAIT;
         loop {
@@ -250,17 +261,21 @@ impl Task {
                 }
                 Err(problem) => self.say(format!("cannot register the node: {problem}")),
             }
+
             tokio::time::sleep(random::jitter(wait, 0.1)).await;
             wait = LONGEST_WAIT.min(wait * 2);
+
             // Pods do not wait for the API server, and the machine may change meanwhile.
             self.look().await;
             self.describe();
         }
     }
 
+    /// Creates the object, or corrects the existing one.
     async fn try_register(&mut self) -> Result<Node, String> {
         let initial = register::initial(&self.config, &self.machine);
         let (node, events) = self.build(&initial);
+
         match self.api.create(&PostParams::default(), &node).await {
             Ok(created) => {
                 self.emit(&events);
@@ -276,6 +291,7 @@ impl Task {
                 | FailureKind::Unknown => return Err(failure::text(&error)),
             },
         }
+
         let existing =
             self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
         let reconciled = register::reconciled(&initial, &existing);
@@ -285,8 +301,8 @@ impl Task {
         }
     }
 
-    /// Writes the status if it has changed or is due. An error has been logged and is to be tried
-    /// again.
+    /// Writes the status if it has changed or is due. An error has been logged already; the caller
+    /// tries again.
     async fn synchronise(&mut self, due: bool) -> Result<(), ()> {
         let Some(present) = self.present().await? else { return Ok(()) };
         self.schedulable(&present);
@@ -297,11 +313,12 @@ impl Task {
             && is_ready(&present)
             && !is_ready(&node)
         {
-            // Only this process does not know yet that all is well: said now, it would move pods
-            // elsewhere for nothing.
+            // The node is well; only this process does not know it yet. A report would move pods to
+            // other nodes for nothing.
             return Ok(());
         }
-        // What pods may have is decided by it, and device plugins come and go.
+
+        // Admission reads allocatable here, and device plugins come and go.
         self.publish(node.clone());
         let now = self.deps.clock.now().mono;
         let changed = if due {
@@ -312,19 +329,23 @@ impl Task {
         if !changed && now < self.report_at {
             return Ok(());
         }
+
         let Some(patch) = patch::between(&present, &node) else { return Ok(()) };
         let first = self.report_at == Mono::default();
+
         match self.send(&patch).await {
             Ok(node) => {
                 self.failures = 0;
                 self.said.clear();
                 self.answered = Some(Arc::new(node));
                 self.emit(&events);
+
                 // After a change the next report is at a random time, so that nodes do not report
                 // in step.
                 let frequency = self.config.status_report_frequency;
                 let share = if changed || first { 0.5 + random::unit() } else { 1.0 };
                 self.report_at = self.deps.clock.now().mono.after(frequency.mul_f64(share));
+
                 Ok(())
             }
             Err(error) => {
@@ -335,8 +356,8 @@ impl Task {
         }
     }
 
-    /// The newest known object; after a failure it is asked for, since the last write may have been
-    /// carried out. `None` when there is none, as when somebody has deleted it.
+    /// Returns the newest known object. After a failure it is read, since the last write may have
+    /// been carried out. `None` if the object does not exist, as after a deletion.
     async fn present(&mut self) -> Result<Option<Arc<Node>>, ()> {
         if self.failures > 0 {
             return match self.api.get(&self.config.node_name).await {
@@ -355,6 +376,7 @@ impl Task {
                 }
             };
         }
+
         let view: NodeView = self.deps.view.borrow_and_update().clone();
         Ok(newest(view, self.answered.clone()))
     }
@@ -367,6 +389,7 @@ impl Task {
         Ok(node)
     }
 
+    /// Records an event when the node becomes schedulable or unschedulable.
     fn schedulable(&mut self, node: &Node) {
         let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
         if unschedulable != self.unschedulable {
@@ -377,6 +400,7 @@ impl Task {
         }
     }
 
+    /// Records the events of a status that the API server has accepted.
     fn emit(&self, events: &[StatusEvent]) {
         for event in events {
             self.deps.recorder.node(
@@ -388,7 +412,7 @@ impl Task {
         }
     }
 
-    /// Logs a problem when it is new.
+    /// Logs a problem if it differs from the last one.
     fn say(&mut self, problem: String) {
         if self.said != problem {
             tracing::warn!(
@@ -401,12 +425,12 @@ impl Task {
     }
 }
 
-/// The addresses in a node's status.
+/// Returns the addresses in a node's status.
 fn addresses_of(node: &Node) -> &[NodeAddress] {
     node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default()
 }
 
-/// The newer of the watch's object and the last answer to a request of ours.
+/// Returns the newer of the watch's object and the last answer to a request of ours.
 fn newest(view: NodeView, answered: Option<Arc<Node>>) -> Option<Arc<Node>> {
     let version = |node: &Node| {
         node.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok())
@@ -417,8 +441,8 @@ fn newest(view: NodeView, answered: Option<Arc<Node>>) -> Option<Arc<Node>> {
             Some(if same && version(&answered) > version(&watched) { answered } else { watched })
         }
         (Some(watched), None) => Some(watched),
-        // Before the watch has answered, the request's answer is all there is; after that, no
-        // object is no object.
+        // Before the watch has answered, only the request's answer is known. After that, an object
+        // that the watch does not have does not exist.
         (None, answered) => answered.filter(|_| !view.synced),
     }
 }

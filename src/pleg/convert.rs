@@ -1,4 +1,4 @@
-//! From the runtime's answers to the vocabulary: pure. Fed by `read` and the relist.
+//! Converts the runtime's answers to the vocabulary of `model`. Pure. Fed by `read` and the relist.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use crate::model::{
     SandboxId, SandboxState, Wall,
 };
 
-/// What a list says of a sandbox, as far as it is needed.
+/// A sandbox as a list describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SandboxRow {
     pub(super) id: SandboxId,
     pub(super) state: SandboxState,
 }
 
-/// What a list says of a container, as far as it is needed.
+/// A container as a list describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ContainerRow {
     pub(super) id: ContainerId,
@@ -26,7 +26,7 @@ pub(super) struct ContainerRow {
     pub(super) state: v1::ContainerState,
 }
 
-/// What the lists say of one pod.
+/// One pod as the lists describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rows {
     pub(super) key: Option<PodKey>,
@@ -34,7 +34,7 @@ pub(super) struct Rows {
     pub(super) containers: Vec<ContainerRow>,
 }
 
-/// Groups the lists by pod; what carries no UID is not ours.
+/// Groups the lists by pod. Entries without a UID are not ours and are left out.
 pub(super) fn group(
     sandboxes: Vec<v1::PodSandbox>,
     containers: Vec<v1::Container>,
@@ -45,6 +45,7 @@ pub(super) fn group(
         let state = sandbox_state(sandbox.state());
         rows.sandboxes.push(SandboxRow { id: SandboxId::new(sandbox.id), state });
     }
+
     for mut container in containers {
         let Some(rows) = pod_of(&mut pods, &mut container.labels) else { continue };
         let state = container.state();
@@ -54,9 +55,11 @@ pub(super) fn group(
             state,
         });
     }
+
     pods
 }
 
+/// Returns the rows of the pod that the labels name; takes the labels that it needs.
 fn pod_of<'a>(
     pods: &'a mut HashMap<PodUid, Rows>,
     found: &mut HashMap<String, String>,
@@ -72,7 +75,7 @@ fn pod_of<'a>(
     Some(rows)
 }
 
-/// Whether a list's state of a container is the one that is known already.
+/// Returns true if a list's state of a container equals the known one.
 pub(super) fn same_state(row: v1::ContainerState, known: &ContainerState) -> bool {
     matches!(
         (row, known),
@@ -90,11 +93,12 @@ fn sandbox_state(state: v1::PodSandboxState) -> SandboxState {
     }
 }
 
-/// A sandbox from its status.
+/// Converts a sandbox's status.
 pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
     let state = sandbox_state(status.state());
     let options =
         status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+
     ObservedSandbox {
         id: SandboxId::new(status.id),
         attempt: status.metadata.map(|metadata| metadata.attempt).unwrap_or_default(),
@@ -106,8 +110,8 @@ pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
     }
 }
 
-/// The addresses, the primary one first; none at all when one of them cannot be read, as upstream
-/// does.
+/// Parses a sandbox's addresses, the primary one first. If one of them is malformed the result is
+/// empty, as upstream's.
 fn addresses(network: Option<&v1::PodSandboxNetworkStatus>) -> Vec<IpAddr> {
     let Some(network) = network else { return Vec::new() };
     let additional = network.additional_ips.iter().map(|ip| ip.ip.as_str());
@@ -115,8 +119,8 @@ fn addresses(network: Option<&v1::PodSandboxNetworkStatus>) -> Vec<IpAddr> {
     all.map(|ip| ip.parse().ok()).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// A container from its status, and where its termination message is to be read from if it has
-/// ended.
+/// Converts a container's status. For a container that has ended, also returns the source of its
+/// termination message.
 pub(super) fn container(
     status: v1::ContainerStatus,
     sandbox: SandboxId,
@@ -126,6 +130,7 @@ pub(super) fn container(
     let attempt = status.metadata.as_ref().map(|metadata| metadata.attempt).unwrap_or_default();
     let state = container_state(&status);
     let source = state.exit().map(|exit| source(&status, exit));
+
     let observed = ObservedContainer {
         name: status.labels.get(labels::CONTAINER_NAME).cloned().unwrap_or_default(),
         sandbox,
@@ -149,10 +154,12 @@ pub(super) fn container(
         mounts: mounts(status.mounts),
         log_path: status.log_path,
     };
+
     (observed, source)
 }
 
-/// Collecting in place would keep the room that the runtime's longer form took.
+/// Converts mounts into a vector of exact size. Collecting in place would keep the memory of the
+/// runtime's longer form.
 fn mounts(mounts: Vec<v1::Mount>) -> Vec<ObservedMount> {
     let mut made = Vec::with_capacity(mounts.len());
     made.extend(mounts.into_iter().map(mount));
@@ -179,16 +186,19 @@ fn container_state(status: &v1::ContainerStatus) -> ContainerState {
 fn source(status: &v1::ContainerStatus, exit: &Exit) -> Source {
     let annotation =
         |name: &str| status.annotations.get(name).map(String::as_str).unwrap_or_default();
+
     let path = annotation(labels::CONTAINER_TERMINATION_MESSAGE_PATH);
-    // A relative path is meant from the container's root.
+    // A relative path starts at the container's root.
     let path =
         if path.is_empty() || path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mount = status.mounts.iter().find(|mount| !path.is_empty() && mount.container_path == path);
-    // A container that could not even be started has no log.
+
+    // A container that could not be started has no log.
     let fallback = annotation(labels::CONTAINER_TERMINATION_MESSAGE_POLICY)
         == "FallbackToLogsOnError"
         && exit.exit_code != 0
         && exit.reason != "ContainerCannotRun";
+
     Source {
         file: mount.map(|mount| mount.host_path.clone()),
         log: fallback.then(|| status.log_path.clone()),
@@ -214,7 +224,8 @@ fn applied(linux: &v1::LinuxContainerResources) -> AppliedResources {
     }
 }
 
-/// The API's spelling of a stop signal; `None` where the runtime does not say one.
+/// Returns a stop signal in the API's spelling, e.g. `SIGRTMIN+3`; `None` if the runtime does not
+/// report one.
 fn stop_signal(signal: v1::Signal) -> Option<String> {
     if signal == v1::Signal::RuntimeDefault {
         return None;
@@ -223,13 +234,12 @@ fn stop_signal(signal: v1::Signal) -> Option<String> {
     Some(name.replace("PLUS", "+").replace("MINUS", "-"))
 }
 
-/// Nanoseconds since the epoch; what is out of range becomes the epoch.
+/// Converts nanoseconds since the epoch. A value out of range becomes the epoch.
 fn wall(nanoseconds: i64) -> Wall {
     Wall::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Wall::UNIX_EPOCH)
 }
 
-/// Puts the newest first: sandboxes by attempt, then creation, then id; containers by creation,
-/// then id.
+/// Sorts the newest first: sandboxes by attempt, creation and id; containers by creation and id.
 pub(super) fn sort(pod: &mut ObservedPod) {
     pod.sandboxes.sort_by(|a, b| {
         b.attempt

@@ -1,9 +1,9 @@
-//! Whether what a list says differs from what is published. Pure. Fed by the relist.
+//! Compares a list's rows with the published observation. Pure. Fed by the relist.
 
 use super::convert::{Rows, same_state};
 use crate::model::ObservedPod;
 
-/// Whether the pod has to be read: something has come, gone or changed its state.
+/// Returns true if the pod has to be read: something has come, gone or changed its state.
 pub(super) fn differs(known: &ObservedPod, rows: Option<&Rows>) -> bool {
     let Some(rows) = rows else { return !known.is_empty() };
     if known.sandboxes.len() != rows.sandboxes.len()
@@ -11,12 +11,14 @@ pub(super) fn differs(known: &ObservedPod, rows: Option<&Rows>) -> bool {
     {
         return true;
     }
+
     let sandbox = |row: &super::convert::SandboxRow| {
         known.sandboxes.iter().any(|known| known.id == row.id && known.state == row.state)
     };
     let container = |row: &super::convert::ContainerRow| {
         known.container(&row.id).is_some_and(|known| same_state(row.state, &known.state))
     };
+
     !rows.sandboxes.iter().all(sandbox) || !rows.containers.iter().all(container)
 }
 

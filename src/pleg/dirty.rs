@@ -1,6 +1,7 @@
-//! The dirty set: which pods to look at again, and how closely. Fed by event reader, relists and
-//! the ends of mutations; drained by the task. Its size is bounded by the pods, whatever the number
-//! of marks: marks of one pod coalesce.
+//! The dirty set: the pods to read again, and how closely.
+//!
+//! Marked by the event reader, by relists and by the ends of mutations; drained by the task. Marks
+//! of one pod coalesce, so the number of pods bounds its size, whatever the number of marks.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,61 +10,61 @@ use tokio::sync::Notify;
 
 use crate::model::{ContainerId, PodUid, SandboxId};
 
-/// How closely to look at one pod.
+/// The parts of one pod to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
-    /// List everything of the pod; the rest is then included.
+    /// List the whole pod; this includes the rest.
     pub(super) whole: bool,
-    /// Containers to ask for, with their sandbox where it is known.
+    /// Containers to read, with their sandbox where it is known.
     pub(super) containers: BTreeMap<ContainerId, Option<SandboxId>>,
-    /// Sandboxes to ask for.
+    /// Sandboxes to read.
     pub(super) sandboxes: BTreeSet<SandboxId>,
 }
 
 impl Look {
-    /// At everything.
+    /// Returns a look at the whole pod.
     pub(super) fn whole() -> Self {
         Self { whole: true, ..Self::default() }
     }
 
-    /// Also at a container.
-    pub(super) fn container(&mut self, id: &ContainerId, sandbox: Option<&SandboxId>) {
+    /// Adds a container.
+    pub(super) fn add_container(&mut self, id: &ContainerId, sandbox: Option<&SandboxId>) {
         let known = self.containers.entry(id.clone()).or_default();
         if let Some(sandbox) = sandbox {
             *known = Some(sandbox.clone());
         }
     }
 
-    /// Also at a sandbox.
-    pub(super) fn sandbox(&mut self, id: &SandboxId) {
+    /// Adds a sandbox.
+    pub(super) fn add_sandbox(&mut self, id: &SandboxId) {
         self.sandboxes.insert(id.clone());
     }
 
-    /// Also at what `other` says.
+    /// Adds everything that `other` includes.
     pub(super) fn merge(&mut self, other: Self) {
         self.whole |= other.whole;
         for (id, sandbox) in other.containers {
-            self.container(&id, sandbox.as_ref());
+            self.add_container(&id, sandbox.as_ref());
         }
         self.sandboxes.extend(other.sandboxes);
     }
 
-    /// Whether it is at nothing.
+    /// Returns true if the look includes nothing.
     pub(super) fn is_empty(&self) -> bool {
         !self.whole && self.containers.is_empty() && self.sandboxes.is_empty()
     }
 }
 
-/// What the set holds.
+/// The marks since the last time they were taken.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// By pod.
+    /// The looks, by pod.
     pub(super) pods: HashMap<PodUid, Look>,
-    /// A relist is asked for.
+    /// True if a relist is requested.
     pub(super) all: bool,
 }
 
-/// The set.
+/// The set of marks, and the wake-up of the task that drains it.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     marks: Mutex<Marks>,
@@ -71,24 +72,24 @@ pub(super) struct Dirty {
 }
 
 impl Dirty {
-    /// Marks a pod.
+    /// Adds a look to a pod's mark.
     pub(super) fn mark(&self, uid: &PodUid, look: Look) {
         self.marks.lock().pods.entry(uid.clone()).or_default().merge(look);
         self.notify.notify_one();
     }
 
-    /// Asks for a relist.
+    /// Requests a relist.
     pub(super) fn mark_all(&self) {
         self.marks.lock().all = true;
         self.notify.notify_one();
     }
 
-    /// Waits until something is marked. Cancel-safe: a wake-up that is not taken is kept.
+    /// Waits until something is marked. Cancel-safe: a wake-up that is not consumed is kept.
     pub(super) async fn marked(&self) {
         self.notify.notified().await;
     }
 
-    /// Takes everything.
+    /// Takes all marks.
     pub(super) fn take(&self) -> Marks {
         std::mem::take(&mut *self.marks.lock())
     }
@@ -105,7 +106,10 @@ mod tests {
         let uid = PodUid::new("u");
         for n in 0..1000 {
             let mut look = Look::default();
-            look.container(&ContainerId::new("c"), (n == 7).then(|| SandboxId::new("s")).as_ref());
+            look.add_container(
+                &ContainerId::new("c"),
+                (n == 7).then(|| SandboxId::new("s")).as_ref(),
+            );
             dirty.mark(&uid, look);
         }
         dirty.marked().await;

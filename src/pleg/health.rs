@@ -1,4 +1,5 @@
-//! The health that `/healthz/syncloop` and the systemd watchdog report: whether what runs is read.
+//! Keeps the health that `/healthz/syncloop` and the systemd watchdog report: whether relists
+//! succeed.
 //!
 //! Fed by the times of relists. Before the first relist the kubelet counts as healthy, as
 //! upstream's does before the first turn of its loop.
@@ -9,7 +10,7 @@ use super::Handle;
 use crate::clock::Clock;
 use crate::watch::set_if_changed;
 
-/// Keeps the current problem in `sender`.
+/// Keeps the current problem in `sender`; `None` while there is none.
 pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<String>>) {
     loop {
         let last = pleg.last_relist();

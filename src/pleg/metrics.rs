@@ -1,4 +1,4 @@
-//! The metrics of reading what runs, under upstream's names.
+//! The metrics of reading the runtime, under upstream's names.
 
 use std::sync::Arc;
 

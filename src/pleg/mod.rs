@@ -1,22 +1,30 @@
-//! Reads what runs in the runtime and tells each pod's task what is new (upstream: pod lifecycle
-//! event generator).
+//! Observes what the runtime runs and publishes it per pod (upstream: pod lifecycle event
+//! generator).
 //!
-//! One task reads; pods subscribe by UID through the [`Handle`] and get an
-//! [`Observation`] on a `watch`. It is fed by the runtime's answers only: the event stream, relists
-//! and the ends of our own calls merely say where to look again, by marking pods in one dirty set.
+//! One task reads the runtime. Pods subscribe by UID through the [`Handle`] and receive an
+//! [`Observation`] on a `watch`. The observations come from the runtime's answers only. The event
+//! stream, the relists and the ends of our own calls merely mark pods in one dirty set, so that
+//! they are read again.
 //!
-//! The law of the epoch. Whoever makes a call that changes a pod holds a [`Mutation`] while it
-//! runs. Its begin and its end each move the pod's epoch on, and its end makes what is published
-//! stale (`fresh = false`) in the same instant, so nobody who learns of the end can still take the
-//! old picture for current. A read counts only if no mutation ended after it began; else it is
-//! thrown away and made again. A mutation that is still in flight does not spoil a read (a stop may
-//! last for minutes, and the pod's other containers must be seen meanwhile): whoever plans knows
-//! what he has in flight. Whoever concludes from something's absence asks for `quiet`: nothing in
-//! flight during the read or since.
+//! The law of the epoch:
 //!
-//! Never: changes anything in the runtime; publishes a list's answer without the statuses; queues
-//! events.
+//! 1. A caller that changes a pod holds a [`Mutation`] while the call runs. The begin and the end
+//!    of a mutation each move the pod's epoch on.
+//! 2. The end of a mutation makes the published observation stale (`fresh = false`) in the same
+//!    instant. A task that learns of the end can therefore not mistake the old picture for the
+//!    current one.
+//! 3. A read counts only if no mutation ended after it began. Otherwise it is discarded and made
+//!    again.
+//! 4. A mutation that is still in flight does not spoil a read: a stop may last for minutes, and
+//!    the pod's other containers must be seen meanwhile. The planner knows its own actions in
+//!    flight.
+//! 5. Only a `quiet` observation proves that something is absent: no mutation was in flight during
+//!    the read or has begun since.
+//!
+//! It never changes anything in the runtime, never publishes a list's answer without the statuses,
+//! and never queues events.
 
+mod changes;
 mod convert;
 mod diff;
 mod dirty;
@@ -46,29 +54,29 @@ use dirty::{Dirty, Look};
 pub use health::health;
 use task::PlegTask;
 
-/// Without a successful relist for this long nothing that is published can be trusted; upstream's
+/// Nothing that is published can be trusted if no relist has succeeded for this long; upstream's
 /// threshold.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(180);
 
-/// What is known of one pod in the runtime.
+/// The latest picture of one pod in the runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
     /// Moves on when a mutation begins and when it ends.
     pub epoch: u64,
-    /// How many mutations are in flight now (as of the borrow).
+    /// Mutations in flight at the moment of the borrow.
     pub in_flight: u32,
-    /// Whether no mutation has ended since this was read: it may be planned on.
+    /// True if no mutation has ended since this was read: the planner may use it.
     pub fresh: bool,
-    /// Whether, besides, no mutation was in flight when it was read or has begun since: what is not
-    /// in it, is not there.
+    /// True if, besides, no mutation was in flight during the read or has begun since: a container
+    /// that is not in `pod` does not exist.
     pub quiet: bool,
-    /// What the runtime said.
+    /// The runtime's sandboxes and containers of this pod.
     pub pod: Arc<ObservedPod>,
-    /// How many mutations have ended.
+    /// Mutations that have ended, ever.
     ended: u64,
 }
 
-/// Where a pod's epoch stood when a read began.
+/// The state of a pod's epoch when a read began.
 #[derive(Clone, Copy, Debug)]
 struct Stamp {
     epoch: u64,
@@ -81,12 +89,12 @@ impl Observation {
         Stamp { epoch: self.epoch, ended: self.ended, in_flight: self.in_flight }
     }
 
-    /// Whether a read that began at `stamp` still counts.
+    /// Returns true if a read that began at `stamp` still counts.
     fn counts(&self, stamp: Stamp) -> bool {
         self.ended == stamp.ended
     }
 
-    /// Takes over the outcome of a read that counts; whether that is news.
+    /// Takes over the outcome of a read that counts. Returns true if it changes the observation.
     fn take(&mut self, stamp: Stamp, pod: Arc<ObservedPod>) -> bool {
         let quiet = self.epoch == stamp.epoch && stamp.in_flight == 0;
         let news = !self.fresh || self.quiet != quiet || self.pod != pod;
@@ -97,43 +105,43 @@ impl Observation {
     }
 }
 
-/// A pod that the runtime knows, or that somebody has subscribed to.
+/// A pod that the runtime knows, or that has subscribers.
 #[derive(Clone, Debug)]
 pub struct KnownPod {
-    /// Its UID.
+    /// The pod's UID.
     pub uid: PodUid,
-    /// Its namespace and name as the runtime's labels have them.
+    /// Namespace and name from the runtime's labels.
     pub key: Option<PodKey>,
-    /// What is known of it.
+    /// The latest picture of the pod.
     pub observation: Observation,
-    /// Whether anybody is subscribed to it; if not, it has no task.
+    /// True if there is a subscriber; a pod without one has no task.
     pub subscribed: bool,
 }
 
-/// What is worth counting; for metrics.
+/// One event for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// A relist has succeeded: how long it took, and how long after the one before.
+    /// A relist has succeeded.
     Relist {
-        /// Its duration.
+        /// The duration of the relist.
         took: Duration,
-        /// Since the one before began.
+        /// The time since the previous relist began.
         interval: Duration,
     },
-    /// One pod has been read: how long it took.
+    /// One pod has been read, in this time.
     PodRead(Duration),
-    /// A read did not count, because a mutation ended meanwhile.
+    /// A read was discarded because a mutation ended meanwhile.
     ReadDiscarded,
-    /// The event stream has come up.
+    /// The event stream has been opened.
     StreamUp,
     /// The event stream was lost or refused.
     StreamLost,
 }
 
-/// Told of every [`Measure`].
+/// Receives every [`Measure`].
 pub type Observer = Arc<dyn Fn(Measure) + Send + Sync>;
 
-/// Makes the handle, and the task that reads.
+/// Returns the handle, and the task that reads the runtime.
 pub fn new(
     runtime: Runtime,
     clock: Clock,
@@ -150,23 +158,23 @@ pub fn new(
     (Handle { shared }, task.run())
 }
 
-/// What the handle and the task share. The lock on the pods is held for look-ups only.
+/// The state that the handle and the task share. The lock on the pods is held for look-ups only.
 struct Shared {
-    pods: Mutex<HashMap<PodUid, Entry>>,
+    pods: Mutex<HashMap<PodUid, PodEntry>>,
     dirty: Dirty,
     synced: watch::Sender<bool>,
     changes: watch::Sender<u64>,
     last_relist: watch::Sender<Option<Mono>>,
 }
 
-struct Entry {
+struct PodEntry {
     observation: watch::Sender<Observation>,
     key: Option<PodKey>,
 }
 
-impl Entry {
-    /// Whether nobody would miss it: the runtime has nothing of the pod, and nobody listens or is
-    /// changing it.
+impl PodEntry {
+    /// Returns true if the entry can be forgotten: the runtime has nothing of the pod, and there is
+    /// neither a subscriber nor a mutation.
     fn is_unused(&self) -> bool {
         let alone = self.observation.receiver_count() == 0 && self.observation.sender_count() == 1;
         let observation = self.observation.borrow();
@@ -175,25 +183,26 @@ impl Entry {
 }
 
 impl Shared {
-    /// Works on a pod's entry, under the lock. A pod that is new here after the first relist is
-    /// known not to be in the runtime: nobody but this kubelet puts pods there, and what somebody
-    /// else puts there the next relist finds.
-    fn entry<T>(&self, uid: &PodUid, work: impl FnOnce(&mut Entry) -> T) -> T {
+    /// Runs `work` on a pod's entry, under the lock.
+    ///
+    /// An entry that is created after the first relist starts as fresh and empty: only this kubelet
+    /// creates pods in the runtime, and the next relist finds those that others create.
+    fn entry<T>(&self, uid: &PodUid, work: impl FnOnce(&mut PodEntry) -> T) -> T {
         let mut pods = self.pods.lock();
         let entry = pods.entry(uid.clone()).or_insert_with(|| {
             let synced = *self.synced.borrow();
             let observation =
                 Observation { fresh: synced, quiet: synced, ..Observation::default() };
-            Entry { observation: watch::Sender::new(observation), key: None }
+            PodEntry { observation: watch::Sender::new(observation), key: None }
         });
         work(entry)
     }
 }
 
-/// How everybody else reaches this subsystem. Cheap to clone.
+/// Gives the other rooms access to the observations. Cheap to clone.
 ///
-/// Do not call it while you hold a `borrow()` of an observation: as everywhere with `watch`, that
-/// can deadlock.
+/// Do not call a method while you hold a `borrow()` of an observation: as everywhere with `watch`,
+/// that can deadlock.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -208,14 +217,15 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// What is known of a pod from now on. Before the first relist, and after each mutation until
-    /// it has been read again, the observation is not `fresh`. A change of freshness to false alone
-    /// is not notified.
+    /// Subscribes to the observations of a pod.
+    ///
+    /// Before the first relist, and after each mutation until the pod has been read again, the
+    /// observation is not `fresh`. A change of `fresh` to false alone does not wake the receivers.
     pub fn subscribe(&self, uid: &PodUid) -> watch::Receiver<Observation> {
         self.shared.entry(uid, |entry| entry.observation.subscribe())
     }
 
-    /// Says that a call that changes the pod begins. Keep the guard until the call has ended.
+    /// Marks the begin of a call that changes the pod. Keep the guard until the call has ended.
     pub fn begin(&self, uid: &PodUid) -> Mutation {
         // Holding a sender keeps the entry from being forgotten.
         let channel = self.shared.entry(uid, |entry| entry.observation.clone());
@@ -225,6 +235,7 @@ impl Handle {
             observation.quiet = false;
             false
         });
+
         Mutation {
             shared: Arc::clone(&self.shared),
             uid: uid.clone(),
@@ -233,17 +244,17 @@ impl Handle {
         }
     }
 
-    /// Has a pod read again.
+    /// Requests a new read of a pod.
     pub fn refresh(&self, uid: &PodUid) {
         self.shared.dirty.mark(uid, Look::whole());
     }
 
-    /// Has everything listed again.
+    /// Requests a relist.
     pub fn relist(&self) {
         self.shared.dirty.mark_all();
     }
 
-    /// Every pod that the runtime knows or that somebody has subscribed to.
+    /// Returns every pod that the runtime knows or that has subscribers.
     pub fn pods(&self) -> Vec<KnownPod> {
         let pods = self.shared.pods.lock();
         pods.iter()
@@ -256,7 +267,7 @@ impl Handle {
             .collect()
     }
 
-    /// Changes when a pod that nobody has subscribed to appears, changes or goes.
+    /// Returns a counter that moves when a pod without subscribers appears, changes or goes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }
@@ -278,32 +289,35 @@ impl Handle {
         }
     }
 
-    /// When the last relist succeeded.
+    /// Returns the time of the last successful relist.
     pub fn last_relist(&self) -> Option<Mono> {
         *self.shared.last_relist.borrow()
     }
 
-    /// Returns when what is published can no longer be trusted unless a relist succeeds before;
-    /// `None` before the first one.
+    /// Returns the time from which the observations can no longer be trusted, unless a relist
+    /// succeeds before; `None` before the first relist.
     pub fn unhealthy_at(&self) -> Option<Mono> {
         // Healthy up to and including the threshold.
         self.last_relist().map(|last| last.after(UNHEALTHY_AFTER + Duration::from_nanos(1)))
     }
 
-    /// Whether what is published can be trusted.
+    /// Returns an error with upstream's text for the Ready condition if the observations cannot be
+    /// trusted.
     pub fn healthy(&self, now: Mono) -> Result<(), Unhealthy> {
         let Some(last) = self.last_relist() else {
             return Err(Unhealthy::NeverRelisted);
         };
+
         let elapsed = now.since(last);
         if elapsed <= UNHEALTHY_AFTER {
             return Ok(());
         }
+
         Err(Unhealthy::Silent(elapsed))
     }
 }
 
-/// Why what is published cannot be trusted: upstream's texts for the node's condition.
+/// The reasons why the observations cannot be trusted: upstream's texts for the Ready condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unhealthy {
     /// No relist has succeeded yet.
@@ -318,8 +332,10 @@ pub enum Unhealthy {
     Silent(Duration),
 }
 
-/// A call that changes a pod, while it runs. Its end, by [`Mutation::end`] or by dropping it, makes
-/// the published observation stale at once and has the pod read again.
+/// A call that changes a pod, while it runs.
+///
+/// Its end, by [`Mutation::end`] or by a drop, makes the published observation stale at once and
+/// requests a new read of the pod.
 #[must_use = "the mutation ends when the guard is dropped"]
 pub struct Mutation {
     shared: Arc<Shared>,
@@ -335,24 +351,26 @@ impl fmt::Debug for Mutation {
 }
 
 impl Mutation {
-    /// Only this container has changed: the read that follows is one ContainerStatus. `sandbox` is
-    /// the one that it lives in. May be called several times; without any `touched` the whole pod
-    /// is read.
+    /// Restricts the following read to this container, which lives in `sandbox`, and to others
+    /// named in the same way: one ContainerStatus each. Without any `touched` call the whole pod is
+    /// read.
     pub fn touched_container(&mut self, id: &ContainerId, sandbox: &SandboxId) {
-        self.look.container(id, Some(sandbox));
+        self.look.add_container(id, Some(sandbox));
     }
 
-    /// Only this sandbox has changed: the read that follows is one PodSandboxStatus.
+    /// Restricts the following read to this sandbox, and to others named in the same way: one
+    /// PodSandboxStatus each.
     pub fn touched_sandbox(&mut self, id: &SandboxId) {
-        self.look.sandbox(id);
+        self.look.add_sandbox(id);
     }
 
-    /// The call has ended. Report it to whoever plans only after this.
+    /// Ends the mutation. Report the outcome of the call to the planner only after this.
     pub fn end(self) {
         drop(self);
     }
 
-    /// Ends, and waits for the observation that knows of it. Cancel-safe (the end is not undone).
+    /// Ends the mutation and waits for an observation that includes its effect. Cancel-safe: the
+    /// end is not undone.
     pub async fn observed(self) -> Observation {
         let mut receiver = self.channel.subscribe();
         drop(self);
@@ -360,6 +378,7 @@ impl Mutation {
             .wait_for(|observation| observation.fresh)
             .await
             .map(|observation| observation.clone());
+
         match fresh {
             Ok(observation) => observation,
             // The entry is kept while anybody is subscribed, so its sender outlives the wait.
@@ -378,6 +397,7 @@ impl Drop for Mutation {
             observation.quiet = false;
             false
         });
+
         let look = std::mem::take(&mut self.look);
         self.shared.dirty.mark(&self.uid, if look.is_empty() { Look::whole() } else { look });
     }

@@ -1,5 +1,5 @@
-//! Reads one pod: the lists for it, then the status of what is new or has changed. Fed by the task;
-//! changes nothing and publishes nothing.
+//! Reads one pod: the lists of the pod, then the status of each sandbox and container that is new
+//! or has changed. Fed by the task. It changes nothing and publishes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,41 +16,42 @@ use crate::model::{
     SandboxId, SandboxState,
 };
 
-/// How many statuses of one pod are asked for at the same time.
+/// The statuses of one pod that are requested at the same time, at most.
 const STATUSES_AT_ONCE: usize = 8;
-/// How long one pod's read may take before it is given up and tried again: a hung status must not
-/// hold a place for ever.
+/// The time that one pod's read may take. A longer one is given up and tried again, so that a
+/// status call that hangs does not hold a place for ever.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What to read.
+/// A read that the task orders.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) uid: PodUid,
     pub(super) look: Look,
-    /// What a relist has just said of the pod, so that it need not be listed again.
+    /// The pod's rows of a recent relist, so that it need not be listed again.
     pub(super) rows: Option<Rows>,
-    /// What is known: what has not changed is taken from here.
+    /// The last observation: what has not changed is taken from here.
     pub(super) known: Arc<ObservedPod>,
 }
 
-/// What was read.
+/// The result of a read.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) pod: ObservedPod,
     pub(super) key: Option<PodKey>,
 }
 
-/// Reads, within a limit of time.
+/// Reads a pod as ordered, within [`LIMIT`].
 pub(super) async fn read(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     let work = async {
         if order.look.whole { whole(runtime, order).await } else { part(runtime, order).await }
     };
+
     tokio::time::timeout(LIMIT, work)
         .await
         .unwrap_or_else(|_| Err(CriError::deadline("ContainerStatus")))
 }
 
-/// Lists one pod, or all with `None`.
+/// Lists one pod, or all pods with `None`.
 pub(super) async fn list(
     runtime: &Runtime,
     uid: Option<&PodUid>,
@@ -59,6 +60,7 @@ pub(super) async fn list(
         uid.map(|uid| (labels::POD_UID.to_owned(), uid.as_str().to_owned())).into_iter().collect();
     let sandboxes = v1::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
     let containers = v1::ContainerFilter { label_selector: selector, ..Default::default() };
+
     let (sandboxes, containers) = tokio::try_join!(
         runtime.list_pod_sandbox(v1::ListPodSandboxRequest { filter: Some(sandboxes) }),
         runtime.list_containers(v1::ListContainersRequest { filter: Some(containers) }),
@@ -66,16 +68,18 @@ pub(super) async fn list(
     Ok(convert::group(sandboxes.items, containers.containers))
 }
 
+/// Reads the whole pod. The statuses of rows that have not changed are not requested again.
 async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     let Order { uid, look, rows, known } = order;
     let rows = match rows {
         Some(rows) => rows,
         None => list(runtime, Some(&uid)).await?.remove(&uid).unwrap_or_default(),
     };
+
     let unchanged_sandbox = |row: &convert::SandboxRow| {
         let known =
             known.sandboxes.iter().find(|known| known.id == row.id && known.state == row.state)?;
-        // A working sandbox that had no address yet is asked again.
+        // A working sandbox that had no address yet is read again.
         let complete =
             !known.ips.is_empty() || known.host_network || known.state == SandboxState::NotReady;
         (complete && !look.sandboxes.contains(&row.id)).then(|| known.clone())
@@ -85,6 +89,7 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
         (!look.containers.contains_key(&row.id)).then(|| known.clone())
     };
     let mut pod = ObservedPod::default();
+
     let mut sandboxes = BTreeSet::new();
     for row in &rows.sandboxes {
         match unchanged_sandbox(row) {
@@ -92,6 +97,7 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => drop(sandboxes.insert(row.id.clone())),
         }
     }
+
     let mut containers = BTreeMap::new();
     for row in rows.containers {
         match unchanged_container(&row) {
@@ -99,6 +105,7 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => drop(containers.insert(row.id, row.sandbox)),
         }
     }
+
     let (sandboxes, containers) = tokio::try_join!(
         sandbox_statuses(runtime, sandboxes),
         container_statuses(runtime, containers)
@@ -106,10 +113,11 @@ async fn whole(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     pod.sandboxes.extend(sandboxes.into_iter().filter_map(|(_, found)| found));
     pod.containers.extend(containers.into_iter().filter_map(|(_, found)| found));
     convert::sort(&mut pod);
+
     Ok(Outcome { pod, key: rows.key })
 }
 
-/// Only what the look names; the rest is as it was.
+/// Reads only what the look names; the rest is taken from the last observation.
 async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
     let Order { uid: _, look, rows: _, known } = order;
     let mut containers = BTreeMap::new();
@@ -120,29 +128,34 @@ async fn part(runtime: &Runtime, order: Order) -> Result<Outcome, CriError> {
             None => containers.extend(sandbox_of(runtime, id).await?),
         }
     }
+
     let (sandboxes, mut containers) = tokio::try_join!(
         sandbox_statuses(runtime, look.sandboxes),
         container_statuses(runtime, containers)
     )?;
+
     let asked: BTreeSet<ContainerId> = containers.iter().map(|(id, _)| id.clone()).collect();
     let taken_along =
         taken_along(&known, &sandboxes).into_iter().filter(|(id, _)| !asked.contains(id)).collect();
     containers.extend(container_statuses(runtime, taken_along).await?);
+
     let mut pod = ObservedPod::clone(&known);
     for (id, found) in sandboxes {
         pod.sandboxes.retain(|known| known.id != id);
         pod.sandboxes.extend(found);
     }
+
     for (id, found) in containers {
         pod.containers.retain(|known| known.id != id);
         pod.containers.extend(found);
     }
+
     convert::sort(&mut pod);
     Ok(Outcome { pod, key: None })
 }
 
-/// Containers that a sandbox takes along: all of one that is gone, those that have not ended of one
-/// that has stopped.
+/// Returns the containers that a changed sandbox affects: all of a sandbox that is gone, and those
+/// that have not ended of a sandbox that has stopped.
 fn taken_along(
     known: &ObservedPod,
     sandboxes: &[(SandboxId, Option<ObservedSandbox>)],
@@ -163,7 +176,7 @@ fn taken_along(
         .collect()
 }
 
-/// A container's status does not say which sandbox it lives in; a list does.
+/// Returns the sandbox of a container. A list names it, a container's status does not.
 async fn sandbox_of(
     runtime: &Runtime,
     id: ContainerId,
@@ -173,6 +186,7 @@ async fn sandbox_of(
         .list_containers(v1::ListContainersRequest { filter: Some(filter) })
         .await?
         .containers;
+
     let found = found.into_iter().find(|container| container.id == id.as_str());
     Ok(found.map(|container| (id, SandboxId::new(container.pod_sandbox_id))))
 }
@@ -190,7 +204,7 @@ async fn sandbox_statuses(
                     answer.status.ok_or_else(|| nothing("PodSandboxStatus", id.as_str()))?;
                 Ok((id, Some(convert::sandbox(status))))
             }
-            // Removed since it was listed.
+            // It was removed after it was listed.
             Err(error) if error.is_not_found() => Ok((id, None)),
             Err(error) => Err(error),
         }
@@ -211,7 +225,7 @@ async fn container_statuses(
                     answer.status.ok_or_else(|| nothing("ContainerStatus", id.as_str()))?;
                 Ok((id, Some(with_message(status, sandbox).await)))
             }
-            // Removed since it was listed.
+            // It was removed after it was listed.
             Err(error) if error.is_not_found() => Ok((id, None)),
             Err(error) => Err(error),
         }
@@ -223,7 +237,7 @@ fn nothing(call: &'static str, id: &str) -> CriError {
     CriError::unusable_answer(call, format!("status of {id} is not set"))
 }
 
-/// Converts a status; of a container that has ended, with its termination message.
+/// Converts a status. A container that has ended gets its termination message.
 async fn with_message(status: v1::ContainerStatus, sandbox: SandboxId) -> ObservedContainer {
     let (mut container, source) = convert::container(status, sandbox);
     let (Some(source), ContainerState::Exited(exit)) = (source, &mut container.state) else {
@@ -232,6 +246,7 @@ async fn with_message(status: v1::ContainerStatus, sandbox: SandboxId) -> Observ
     if source == termination::Source::default() {
         return container;
     }
+
     let mut read = exit.clone();
     let read = crate::linux::blocking::spawn(move || {
         termination::complete(&mut read, &source);
@@ -240,5 +255,6 @@ async fn with_message(status: v1::ContainerStatus, sandbox: SandboxId) -> Observ
     if let Ok(read) = read.await {
         *exit = read;
     }
+
     container
 }

@@ -1,9 +1,10 @@
-//! Reads the runtime's event stream and does nothing but mark pods: a runtime blocks its own calls
-//! while a subscriber's queue is full (invariant 9). In: the stream. Out: the dirty set, and
-//! whether the stream is up.
+//! Reads the runtime's event stream and marks the pods that it names.
 //!
-//! Opening may give no answer before the first event, so a stream that has not been refused for a
-//! second counts as up.
+//! In: the stream. Out: the dirty set, and whether the stream is up. It never does more than mark:
+//! a runtime blocks its own calls while a subscriber's queue is full (invariant 9).
+//!
+//! A runtime may give no answer to the opening call before the first event. A stream that has not
+//! been refused for a second therefore counts as up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,47 +19,50 @@ use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, SandboxState}
 
 /// A stream that has not been refused for this long is up.
 const OPENED_AFTER: Duration = Duration::from_secs(1);
-/// How long after a loss it is opened again, at first and at most.
+/// The wait after the first loss of the stream; it doubles with each loss.
 const REOPEN_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait after a loss.
 const REOPEN_LAST: Duration = Duration::from_secs(10);
-/// How long a stream that has missed events is left alone.
+/// The time without a stream after it has missed events.
 const DISTRUST: Duration = Duration::from_secs(60);
 
-/// The reader.
+/// The reader of the stream.
 pub(super) struct Reader {
     pub(super) runtime: Runtime,
     pub(super) shared: Arc<Shared>,
     pub(super) observer: Observer,
-    /// Whether the stream is up.
+    /// True while the stream is up.
     pub(super) up: watch::Sender<bool>,
-    /// Changes when events were found to be missing.
+    /// Changes when relists found that events are missing.
     pub(super) distrusted: watch::Receiver<u64>,
 }
 
-/// Why the stream is not read any more.
+/// The reason why reading the stream ended.
 enum End {
-    /// Lost or refused for now.
+    /// The stream was lost, or refused for now.
     Lost,
-    /// This runtime has none that is of use.
+    /// The runtime has no stream that is of use.
     Useless,
-    /// It misses events.
+    /// The stream misses events.
     Distrusted,
 }
 
 impl Reader {
-    /// Reads for ever; may be dropped at any await.
+    /// Reads for ever. May be dropped at any await.
     pub(super) async fn run(mut self) {
         let mut wait = REOPEN_FIRST;
         loop {
             let mut connection = self.runtime.connection();
             let end = self.follow().await;
+
             if self.up.send_replace(false) {
                 wait = REOPEN_FIRST;
                 (self.observer)(Measure::StreamLost);
                 self.shared.dirty.mark_all();
             }
+
             match end {
-                // Both only wait: dropping one loses nothing.
+                // Both branches only wait: dropping one loses nothing.
                 End::Lost => tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = reconnected(&mut connection) => wait = REOPEN_FIRST,
@@ -66,6 +70,7 @@ impl Reader {
                 End::Distrusted => tokio::time::sleep(DISTRUST).await,
                 End::Useless => reconnected(&mut connection).await,
             }
+
             wait = (wait * 2).min(REOPEN_LAST);
         }
     }
@@ -80,6 +85,7 @@ impl Reader {
             version: version.runtime_version,
             api_version: version.runtime_api_version,
         };
+
         if !identity.has_event_stream() {
             tracing::info!(
                 runtime = identity.node_info(),
@@ -87,6 +93,7 @@ impl Reader {
             );
             return End::Useless;
         }
+
         self.distrusted.mark_unchanged();
         let mut distrusted = self.distrusted.clone();
         tokio::select! {
@@ -107,10 +114,12 @@ impl Reader {
         };
         self.up.send_replace(true);
         (self.observer)(Measure::StreamUp);
+
         let mut stream = match opened {
             Some(stream) => stream,
             None => opening.await?,
         };
+
         loop {
             let event = stream.message().await;
             match event.map_err(|status| CriError::from_status("GetContainerEvents", &status))? {
@@ -120,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// Marks what the event is about, unless it is known already.
+    /// Marks the pod that the event is about, unless the event is known already.
     fn note(&self, event: &v1::ContainerEventResponse) {
         let id = event.container_id.as_str();
         let named = event.pod_sandbox_status.as_ref();
@@ -131,8 +140,7 @@ impl Reader {
             Some(uid) => PodUid::new(uid),
             None => match self.owner(id) {
                 Some(uid) => uid,
-                // Of something that is not known, or is gone already: a deletion of it changes
-                // nothing.
+                // The container is unknown, or gone already: its deletion changes nothing.
                 None if event.container_event_type()
                     == v1::ContainerEventType::ContainerDeletedEvent =>
                 {
@@ -141,23 +149,25 @@ impl Reader {
                 None => return self.shared.dirty.mark_all(),
             },
         };
+
         let observation = self.shared.entry(&uid, |entry| entry.observation.borrow().clone());
         let sandbox_id = named.map(|sandbox| sandbox.id.as_str());
         if known_already(&observation, id, event.container_event_type()) {
             return;
         }
+
         let mut look = Look::default();
         if sandbox_id == Some(id)
             || observation.pod.sandboxes.iter().any(|sandbox| sandbox.id.as_str() == id)
         {
-            look.sandbox(&SandboxId::new(id));
+            look.add_sandbox(&SandboxId::new(id));
         } else {
-            look.container(&ContainerId::new(id), sandbox_id.map(SandboxId::new).as_ref());
+            look.add_container(&ContainerId::new(id), sandbox_id.map(SandboxId::new).as_ref());
         }
         self.shared.dirty.mark(&uid, look);
     }
 
-    /// Whose container or sandbox that is.
+    /// Returns the pod that the container or sandbox with this id belongs to.
     fn owner(&self, id: &str) -> Option<PodUid> {
         let pods = self.shared.pods.lock();
         let owns = |observation: &Observation| {
@@ -168,12 +178,13 @@ impl Reader {
     }
 }
 
-/// Whether an event tells nothing new. What a call of our own has just made will be read when the
+/// Returns true if the event brings nothing new. The effect of a call of our own is read when the
 /// call ends.
 fn known_already(observation: &Observation, id: &str, kind: v1::ContainerEventType) -> bool {
     let ours = observation.in_flight > 0 || !observation.fresh;
     let container = observation.pod.containers.iter().find(|container| container.id.as_str() == id);
     let sandbox = observation.pod.sandboxes.iter().find(|sandbox| sandbox.id.as_str() == id);
+
     match kind {
         v1::ContainerEventType::ContainerCreatedEvent => {
             ours || container.is_some() || sandbox.is_some()
@@ -194,6 +205,7 @@ fn known_already(observation: &Observation, id: &str, kind: v1::ContainerEventTy
     }
 }
 
+/// Waits until the connection to the runtime has been opened anew.
 async fn reconnected(connection: &mut watch::Receiver<crate::cri::client::Connection>) {
     let before = connection.borrow_and_update().opened;
     if connection.wait_for(|connection| connection.opened != before).await.is_err() {

@@ -1,8 +1,8 @@
-//! The one task that reads the runtime and publishes what it says.
+//! Reads the runtime and publishes each pod's observation: the one task of this room.
 //!
-//! In: the dirty set, the event stream's state, its own timers. Out: each pod's `watch`. Pods are
-//! read side by side, each at most once at a time, so that a slow one delays nobody else; a relist
-//! only finds out whom to read.
+//! In: the dirty set, the state of the event stream, its own timers. Out: each pod's `watch`. Pods
+//! are read side by side, each at most once at a time, so that a slow pod delays no other. A relist
+//! only finds out which pods to read; it never publishes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -12,34 +12,36 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::changes::{self, Change};
 use super::convert::Rows;
 use super::diff::differs;
 use super::dirty::Look;
 use super::read::{self, Order, Outcome};
 use super::stream::Reader;
-use super::{Entry, Measure, Observer, Shared, Stamp};
+use super::{Measure, Observer, PodEntry, Shared, Stamp};
 use crate::clock::Clock;
 use crate::cri::{CriError, Runtime};
-use crate::model::{Mono, PodUid};
+use crate::model::{Mono, PodKey, PodUid};
 
-/// How many pods are read at the same time.
+/// The pods that are read at the same time, at most.
 pub(super) const READS: usize = 32;
-/// How often everything is listed without an event stream while something runs; upstream's period.
+/// The period of relists without an event stream, while something runs; upstream's period.
 const RELIST: Duration = Duration::from_secs(1);
-/// … and while nothing runs: only what others put into the runtime would be missed.
+/// The period while nothing runs: only changes by others could be missed.
 const RELIST_IDLE: Duration = Duration::from_secs(5);
-/// How often everything is listed with an event stream, give or take a fifth.
+/// The period of relists with an event stream, give or take a fifth.
 const RELIST_SAFETY: Duration = Duration::from_secs(30);
-/// Relists that are asked for are at least this far apart.
+/// The shortest time between two relists that were requested.
 const RELIST_APART: Duration = Duration::from_millis(100);
-/// How long after a failed read of a pod it is read again, at first and at most.
+/// The wait after the first failed read of a pod; it doubles with each failure.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// The longest wait after a failed read.
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// If this many consecutive relists find changes that the event stream did not report, the stream
 /// is considered broken and is reopened.
 const SUSPICIOUS: u32 = 2;
 
-/// The task; made by [`super::new`].
+/// The task before it runs; made by [`super::new`].
 pub(super) struct PlegTask {
     runtime: Runtime,
     clock: Clock,
@@ -47,11 +49,13 @@ pub(super) struct PlegTask {
     shared: Arc<Shared>,
 }
 
-/// What is to be read of a pod that waits for its turn.
+/// A pod that waits in the queue, and how closely to read it.
 #[derive(Debug, Default)]
 struct Waiting {
     look: Look,
+    /// The pod's rows of a recent relist, so that it need not be listed again.
     rows: Option<(Stamp, Rows)>,
+    /// No read begins before this time: the last one failed.
     not_before: Option<Mono>,
 }
 
@@ -69,6 +73,7 @@ struct Relisting {
     began: Mono,
 }
 
+/// The state of the running task.
 struct State {
     runtime: Runtime,
     clock: Clock,
@@ -83,9 +88,10 @@ struct State {
     relisting: Option<Relisting>,
     relist_due: Mono,
     relist_began: Option<Mono>,
-    /// Until the first relist's pods have been read: which are left; `None` before and after.
+    /// The pods of the first relist that have not been read yet; `None` before and after.
     unsynced: Option<HashSet<PodUid>>,
     stream_up: bool,
+    /// Consecutive relists that found changes which the stream did not report.
     suspicion: u32,
     distrust: watch::Sender<u64>,
 }
@@ -100,7 +106,7 @@ impl PlegTask {
         Self { runtime, clock, observer, shared }
     }
 
-    /// Reads for ever; may be dropped at any await.
+    /// Reads for ever. May be dropped at any await.
     pub(super) async fn run(self) {
         let Self { runtime, clock, observer, shared } = self;
         let (up, mut stream_up) = watch::channel(false);
@@ -112,8 +118,9 @@ impl PlegTask {
             up,
             distrusted,
         };
+
+        // The reader ends with this task, which owns the set.
         let mut readers = JoinSet::new();
-        // It ends with this task, which owns the set.
         readers.spawn(reader.run());
         let mut state = State {
             runtime,
@@ -134,9 +141,11 @@ impl PlegTask {
             suspicion: 0,
             distrust,
         };
+
         loop {
             state.start_what_is_due();
             let wake = clock.instant(state.wake_at());
+
             // `marked`, `join_next` and `changed` are cancel-safe; a timer is made anew each time.
             tokio::select! {
                 () = shared.dirty.marked() => state.take_marks(),
@@ -157,28 +166,32 @@ impl State {
         if self.relisting.is_none() && self.relist_due <= now {
             self.start_relist(now);
         }
-        // One round over the queue: what cannot start now goes back to its end.
+
+        // One round over the queue: a pod that cannot be read now goes back to its end.
         for _ in 0..self.queue.len() {
             if self.reads.len() >= READS {
                 break;
             }
+
             let Some(uid) = self.queue.pop_front() else { break };
             let Some(waiting) = self.waiting.get(&uid) else { continue };
+
             let early = waiting.not_before.is_some_and(|moment| moment > now);
             if early || self.is_read(&uid) {
                 self.queue.push_back(uid);
                 continue;
             }
+
             if let Some(waiting) = self.waiting.remove(&uid) {
                 self.start_read(uid, waiting, now);
             }
         }
     }
 
-    /// Returns the next moment at which time alone makes something due. Never in the past without
-    /// [`Self::start_what_is_due`] being able to act on it.
+    /// Returns the next moment at which time alone makes something due. It is never a past moment
+    /// on which [`Self::start_what_is_due`] cannot act.
     fn wake_at(&self) -> Mono {
-        // With every slot taken the end of a read is what makes room, not time.
+        // While every place is taken, the end of a read makes room, not time.
         let may_read = self.reads.len() < READS;
         let retry = self
             .waiting
@@ -188,6 +201,7 @@ impl State {
             .min();
         let relist = if self.relisting.is_some() { Mono(Duration::MAX) } else { self.relist_due };
         let far = self.clock.now().mono.after(RELIST_SAFETY * 4);
+
         retry.map_or(relist, |retry| retry.min(relist)).min(far)
     }
 
@@ -202,9 +216,11 @@ impl State {
             let observation = entry.observation.borrow();
             (observation.stamp(), Arc::clone(&observation.pod))
         });
-        // Before the first relist there is nothing that a part could be added to.
+
+        // Before the first relist there is no observation that a part could be added to.
         look.whole |= !*self.shared.synced.borrow();
         let (stamp, rows) = rows.map_or((current, None), |(stamp, rows)| (stamp, Some(rows)));
+
         let order = Order { uid: uid.clone(), look: look.clone(), rows, known };
         let runtime = self.runtime.clone();
         let task = self.reads.spawn(async move { read::read(&runtime, order).await });
@@ -224,6 +240,7 @@ impl State {
         };
         let Some(Reading { uid, look, stamp, began }) = self.reading.remove(&id) else { return };
         let now = self.clock.now().mono;
+
         match outcome {
             Ok(outcome) => {
                 (self.observer)(Measure::PodRead(now.since(began)));
@@ -245,31 +262,48 @@ impl State {
                 }
             }
         }
+
         self.note_synced(&uid);
     }
 
-    /// Publishes a read if it counts; whether it did.
+    /// Publishes a read if it counts. Returns true if it did.
     fn publish(&mut self, uid: &PodUid, stamp: Stamp, outcome: Outcome) -> bool {
-        let channel = self.shared.entry(uid, |entry| {
+        let (channel, key) = self.shared.entry(uid, |entry| {
             if entry.key.is_none() {
                 entry.key = outcome.key;
             }
-            entry.observation.clone()
+            (entry.observation.clone(), entry.key.clone())
         });
+
+        let new = Arc::new(outcome.pod);
+        let mut old = None;
         let mut counts = false;
         let news = channel.send_if_modified(|observation| {
             counts = observation.counts(stamp);
-            counts && observation.take(stamp, Arc::new(outcome.pod))
+            if counts {
+                old = Some(Arc::clone(&observation.pod));
+            }
+            counts && observation.take(stamp, Arc::clone(&new))
         });
+
+        // The first relist finds the containers that ran before this process: no change.
+        if let Some(old) = old.filter(|_| *self.shared.synced.borrow()) {
+            for change in changes::between(&old, &new) {
+                log_change(uid, key.as_ref(), change);
+            }
+        }
+
         let unheard = channel.receiver_count() == 0;
         drop(channel);
         self.forget_if_unused(uid);
         if news && unheard {
             self.shared.changes.send_modify(|changes| *changes += 1);
         }
+
         counts
     }
 
+    /// Notes that a pod of the first relist has been read; the last one completes the first sync.
     fn note_synced(&mut self, uid: &PodUid) {
         let Some(unsynced) = &mut self.unsynced else { return };
         unsynced.remove(uid);
@@ -279,14 +313,14 @@ impl State {
         }
     }
 
-    /// Has a pod read; what it already waits for is added to.
+    /// Puts a pod into the queue, or adds to its place there.
     fn enqueue(&mut self, uid: &PodUid, look: Look, rows: Option<(Stamp, Rows)>) {
         let waiting = self.waiting.entry(uid.clone()).or_insert_with(|| {
             self.queue.push_back(uid.clone());
             Waiting::default()
         });
         waiting.look.merge(look);
-        // Later marks are about something later than the rows.
+        // Marks that come later concern something newer than the rows.
         waiting.rows = rows;
     }
 
@@ -294,11 +328,12 @@ impl State {
         let marks = self.shared.dirty.take();
         for (uid, look) in marks.pods {
             self.enqueue(&uid, look, None);
-            // Something has happened to it: worth trying at once.
+            // Something has happened to the pod: a read is worth trying at once.
             if let Some(waiting) = self.waiting.get_mut(&uid) {
                 waiting.not_before = None;
             }
         }
+
         if marks.all {
             self.relist_soon();
         }
@@ -326,13 +361,15 @@ impl State {
         self.relisting = Some(Relisting { stamps, began: now });
         let runtime = self.runtime.clone();
         self.relists.spawn(async move { read::list(&runtime, None).await });
-        // Asked for again meanwhile: see `relist_soon`.
+
+        // A request that comes meanwhile sets the time: see `relist_soon`.
         self.relist_due = Mono(Duration::MAX);
     }
 
     fn relist_done(&mut self, done: Result<Result<HashMap<PodUid, Rows>, CriError>, JoinError>) {
         let Some(Relisting { stamps, began }) = self.relisting.take() else { return };
         let now = self.clock.now().mono;
+
         match done {
             Ok(Ok(rows)) => {
                 let interval = self.relist_began.map_or(Duration::ZERO, |last| began.since(last));
@@ -343,15 +380,17 @@ impl State {
             Ok(Err(error)) => tracing::debug!(%error, "listing what runs failed"),
             Err(error) => tracing::error!(%error, "listing what runs panicked"),
         }
+
         self.relist_began = Some(began);
         self.relist_due = self.relist_due.min(now.after(self.relist_period()));
     }
 
-    /// Has every pod read that is not as the list says.
+    /// Puts every pod into the queue that differs from the list.
     fn compare(&mut self, mut rows: HashMap<PodUid, Rows>, stamps: &HashMap<PodUid, Stamp>) {
         let mut uids: HashSet<PodUid> = self.shared.pods.lock().keys().cloned().collect();
         uids.extend(rows.keys().cloned());
         let mut unannounced = false;
+
         for uid in uids {
             let found = rows.remove(&uid);
             let observation = self.shared.entry(&uid, |entry| {
@@ -360,14 +399,17 @@ impl State {
                 }
                 entry.observation.borrow().clone()
             });
+
             let differs = differs(&observation.pod, found.as_ref());
             if !differs && observation.fresh {
                 self.forget_if_unused(&uid);
                 continue;
             }
+
             let busy = self.waiting.contains_key(&uid) || self.is_read(&uid);
             unannounced |= differs && observation.fresh && observation.in_flight == 0 && !busy;
-            // A pod that nobody had heard of when the list was asked for has stood still since.
+
+            // A pod that was unknown when the list was requested has not been changed by us since.
             let stamp = stamps
                 .get(&uid)
                 .copied()
@@ -379,6 +421,7 @@ impl State {
                 usable.map(|stamp| (stamp, found.unwrap_or_default())),
             );
         }
+
         if !*self.shared.synced.borrow() && self.unsynced.is_none() {
             let unsynced: HashSet<PodUid> = self
                 .waiting
@@ -392,13 +435,16 @@ impl State {
                 self.unsynced = Some(unsynced);
             }
         }
+
         self.judge_stream(unannounced);
     }
 
+    /// Reopens the stream if consecutive relists found changes that it did not report.
     fn judge_stream(&mut self, unannounced: bool) {
         if !self.stream_up {
             return;
         }
+
         self.suspicion = if unannounced { self.suspicion + 1 } else { 0 };
         if self.suspicion >= SUSPICIOUS {
             tracing::warn!(
@@ -407,7 +453,7 @@ impl State {
             self.suspicion = 0;
             self.distrust.send_modify(|times| *times += 1);
         } else if unannounced {
-            // An event may merely have been late: look again soon.
+            // The event may merely have been late: list again soon.
             self.relist_due = self.relist_due.min(self.clock.now().mono.after(RELIST_IDLE));
         }
     }
@@ -415,7 +461,7 @@ impl State {
     fn forget_if_unused(&mut self, uid: &PodUid) {
         let busy = self.waiting.contains_key(uid) || self.is_read(uid);
         let mut pods = self.shared.pods.lock();
-        if !busy && pods.get(uid).is_some_and(Entry::is_unused) {
+        if !busy && pods.get(uid).is_some_and(PodEntry::is_unused) {
             pods.remove(uid);
         }
     }
@@ -433,7 +479,31 @@ impl State {
     }
 }
 
-/// `period`, give or take a fifth.
+/// Logs a change of a pod's sandbox or container. The termination message is left out: it is the
+/// container's own text.
+fn log_change(uid: &PodUid, key: Option<&PodKey>, change: Change<'_>) {
+    let message = change.message();
+    let pod = key.map(tracing::field::display);
+    match change {
+        Change::Sandbox(sandbox) | Change::SandboxRemoved(sandbox) => {
+            tracing::info!(pod, %uid, sandbox = %sandbox.id, "{message}");
+        }
+        Change::Container(container) | Change::ContainerRemoved(container) => {
+            let exit = container.state.exit();
+            tracing::info!(
+                pod,
+                %uid,
+                container = container.name,
+                id = %container.id,
+                exit_code = exit.map(|exit| exit.exit_code),
+                reason = exit.map(|exit| exit.reason.as_str()),
+                "{message}"
+            );
+        }
+    }
+}
+
+/// Returns `period`, give or take a fifth.
 fn jittered(period: Duration) -> Duration {
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let percent = 80 + u32::try_from(random % 41).unwrap_or_default();

@@ -1,6 +1,8 @@
-//! Reads termination messages of containers that have ended: from the file that is mounted at
-//! `terminationMessagePath`, else from the end of the log where the policy says so. Never follows a
-//! link and never blocks on a pipe: the file may lie in a volume that the pod writes.
+//! Reads the termination messages of containers that have ended.
+//!
+//! The message is the content of the file at `terminationMessagePath`, else the end of the log
+//! where `terminationMessagePolicy` says so. Fed by `read`. It never follows a link and never
+//! blocks on a pipe: the file may lie in a volume that the pod writes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,36 +12,39 @@ use std::path::Path;
 
 use crate::model::observed::Exit;
 
-/// The most that is taken from the file; upstream's limit.
+/// The bytes that are read of the file, at most; upstream's limit.
 const FILE_LIMIT: u64 = 4096;
-/// The most that is taken from the log, in bytes and in lines; upstream's limits.
+/// The bytes that are taken from the log, at most; upstream's limit.
 const LOG_LIMIT: usize = 2048;
+/// The lines that are taken from the log, at most; upstream's limit.
 const LOG_LINES: usize = 80;
-/// The most of a log that is searched for those lines: the runtimes split lines at 16 KiB.
+/// The part of the log's end that is searched for those lines: runtimes split lines at 16 KiB.
 const LOG_WINDOW: u64 = 256 << 10;
 
-/// Where a termination message is to be read from.
+/// The files that a termination message may come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Source {
-    /// The file on the node.
+    /// The termination file, by its path on the node.
     pub(super) file: Option<String>,
-    /// The log, if it is to be used when the file gives nothing.
+    /// The log, if the policy allows it when the file is empty.
     pub(super) log: Option<String>,
 }
 
-/// Adds the termination message to what the runtime said. Blocks on files: run it on a blocking
+/// Appends the termination message to the runtime's own. It blocks on files: run it on a blocking
 /// thread.
 pub(super) fn complete(exit: &mut Exit, source: &Source) {
     let message = read(source);
     if message.is_empty() {
         return;
     }
+
     if !exit.message.is_empty() {
         exit.message.push_str(": ");
     }
     exit.message.push_str(&message);
 }
 
+/// Reads the message from the first source that has one. Failures become the text, as upstream's.
 fn read(source: &Source) -> String {
     if let Some(path) = &source.file {
         match tail(Path::new(path), FILE_LIMIT) {
@@ -49,6 +54,7 @@ fn read(source: &Source) -> String {
             Err(error) => return format!("Error on reading termination log {path}: {error}"),
         }
     }
+
     match &source.log {
         None => String::new(),
         Some(path) => match tail(Path::new(path), LOG_WINDOW) {
@@ -66,7 +72,7 @@ fn read(source: &Source) -> String {
     }
 }
 
-/// At most the last `limit` bytes of a regular file, and whether there were more.
+/// Reads at most the last `limit` bytes of a regular file. Also returns true if there were more.
 fn tail(path: &Path, limit: u64) -> io::Result<(Vec<u8>, bool)> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let mut file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -74,18 +80,22 @@ fn tail(path: &Path, limit: u64) -> io::Result<(Vec<u8>, bool)> {
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
+
     let start = metadata.len().saturating_sub(limit);
     file.seek(SeekFrom::Start(start))?;
     let mut data = Vec::new();
     file.take(limit).read_to_end(&mut data)?;
+
     Ok((data, start > 0))
 }
 
-/// The contents of the last lines of a CRI log. `cut`: the first line is not whole.
+/// Joins the contents of the last lines of a CRI log. With `cut`, the first line is not whole and
+/// is left out.
 fn log_tail(data: &[u8], cut: bool) -> String {
     let lines: Vec<&[u8]> =
         data.split_inclusive(|byte| *byte == b'\n').skip(usize::from(cut)).collect();
     let mut kept: VecDeque<u8> = VecDeque::with_capacity(LOG_LIMIT);
+
     for content in
         lines[lines.len().saturating_sub(LOG_LINES)..].iter().filter_map(|line| content(line))
     {
@@ -93,18 +103,23 @@ fn log_tail(data: &[u8], cut: bool) -> String {
         let excess = kept.len().saturating_sub(LOG_LIMIT);
         kept.drain(..excess);
     }
+
     String::from_utf8_lossy(kept.make_contiguous()).into_owned()
 }
 
-/// What a line of a CRI log says: `TIME STREAM TAGS CONTENT`; a partial line has no end of line of
-/// its own.
+/// Returns the content of a CRI log's line, `TIME STREAM TAGS CONTENT`. A partial line (tag `P`)
+/// has no line feed of its own.
 fn content(line: &[u8]) -> Option<&[u8]> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (_time, stream, tags, content) =
-        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let _time = fields.next()?;
+    let stream = fields.next()?;
+    let tags = fields.next()?;
+    let content = fields.next()?;
+
     if stream != b"stdout" && stream != b"stderr" {
         return None;
     }
+
     let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
     Some(if partial { content.strip_suffix(b"\n").unwrap_or(content) } else { content })
 }

@@ -72,8 +72,8 @@ fn create_request(uid: &str, sandbox: &SandboxId, name: &str) -> v1::CreateConta
 }
 
 impl Node {
-    /// What somebody else (another kubelet, an operator) does: no epoch, only events and relists
-    /// tell of it.
+    /// Creates a sandbox as another client of the runtime: without an epoch, so that only events
+    /// and relists report it.
     async fn sandbox(&self, uid: &str) -> SandboxId {
         let message =
             v1::RunPodSandboxRequest { config: Some(sandbox_config(uid)), ..Default::default() };
@@ -303,7 +303,7 @@ async fn events_tell_of_exits_and_removals() {
     let message = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.as_str().to_owned() };
     node.runtime.remove_pod_sandbox(message).await.expect("removed");
     node.until("a", |observation| observation.pod.is_empty()).await;
-    // Nobody is subscribed any more: the pod is forgotten.
+    // The last subscriber is gone: the pod is forgotten.
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(node.pleg.pods().is_empty());
 }
@@ -448,7 +448,7 @@ impl Dice {
     }
 }
 
-/// What the runtime has of a pod, in the form of [`seen`].
+/// Returns the runtime's own state of a pod, in the form of [`seen`].
 fn truth(fake: &FakeRuntime, uid: &str) -> Vec<String> {
     let of = |labels: &std::collections::HashMap<String, String>| {
         labels.get(labels::POD_UID).is_some_and(|own| own == uid)
@@ -521,7 +521,8 @@ async fn mutate(
 ) -> (Option<String>, Option<String>) {
     let named = dice.roll(2) == 0;
     let sandbox = known.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
-    let (mut made, mut removed) = (None, None);
+    let mut made = None;
+    let mut removed = None;
     match (sandbox, dice.roll(6)) {
         (None, _) => {
             let mut config = sandbox_config(uid);

@@ -60,7 +60,7 @@ impl CriBackend {
     /// The backend, and the task that keeps up what is found; it ends with `deps.shutdown`.
     pub fn new(config: Config, deps: Deps) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let found = watch::Sender::new(None);
-        let pleg = deps.execute.pleg.clone();
+        let pleg = deps.execute.runtime.pleg.clone();
         let shutdown = deps.shutdown.clone();
         let sender = found.clone();
         let task = async move {
@@ -103,7 +103,7 @@ impl Backend for CriBackend {
         let probes = PodProbes::start(self.deps.probes.clone(), pod.clone());
         let feeds = Feeds {
             directive,
-            observation: shared.pleg.subscribe(&uid),
+            observation: shared.runtime.pleg.subscribe(&uid),
             volumes: shared.volumes.subscribe(&uid),
             verdicts: probes.verdicts(),
             network_not_ready: self.deps.network_not_ready.clone(),
@@ -147,7 +147,7 @@ impl Backend for CriBackend {
     }
 
     fn streams(&self) -> Arc<dyn Streams> {
-        Arc::new(CriStreams::new(self.deps.execute.cri.clone()))
+        Arc::new(CriStreams::new(self.deps.execute.runtime.cri.clone()))
     }
 }
 

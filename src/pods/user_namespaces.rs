@@ -1,9 +1,10 @@
-//! Which ids of the node each pod with a user namespace of its own (`hostUsers: false`) has.
+//! The ids of the node that each pod with a user namespace of its own (`hostUsers: false`) has.
 //!
-//! IdRanges never overlap. A pod's range is written to `pods/UID/userns`, in upstream's format,
-//! before anybody uses it, and read back at start, so that either kubelet goes on with what the
-//! other gave. Fed by the executor; the lock is held for look-ups only, never while a file is read
-//! or written.
+//! Ranges never overlap. A pod's range is written to `pods/UID/userns`, in upstream's format,
+//! before its first use, and read back at start, so that either kubelet goes on with the ranges
+//! that the other gave. The executor asks for a range before it creates a sandbox, and frees it at
+//! the pod's clean-up; dispatch has it forgotten. The lock is held for look-ups only, never while a
+//! file is read or written.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::request::IdRange;
+use crate::dispatch::Forget;
 use crate::linux::fs::{WriteOptions, write_atomic_with};
 use crate::linux::walk;
 use crate::model::PodUid;
@@ -23,7 +25,7 @@ use crate::volumes::Paths;
 /// The file in a pod's directory.
 const FILE: &str = "userns";
 
-/// IdRanges are multiples of this.
+/// Lengths of ranges are multiples of this.
 const UNIT: u32 = 65_536;
 
 /// The ids that pods may have, and how many each gets.
@@ -156,7 +158,7 @@ pub struct UserNamespaces {
 impl UserNamespaces {
     /// Reads the ranges of the pods that are on disk. Blocks.
     ///
-    /// A file that cannot be understood is left to its pod, which cannot start with it.
+    /// A file that cannot be parsed is left to its pod, which cannot start with it.
     pub fn new(ids: Ids, paths: Paths) -> Self {
         let found = Self {
             ids,
@@ -209,10 +211,10 @@ impl UserNamespaces {
         Ok(range)
     }
 
-    /// The pod is over: its range is free. Blocks.
+    /// Frees the range of a pod that has ended. Blocks.
     pub fn release(&self, uid: &PodUid) {
         if self.state.lock().used.contains_key(uid) {
-            // The file first: were it read again, two pods would have the range.
+            // The file first: if it were read again later, two pods would have the range.
             match std::fs::remove_file(self.file(uid)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     warn!(pod = %uid, %error, "The file with the ids of a pod's user namespace cannot be removed");
@@ -249,6 +251,16 @@ impl UserNamespaces {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+impl Forget for UserNamespaces {
+    /// Frees a range that the clean-up of the pod could not free.
+    ///
+    /// Rare, and one file: done at once. In the background it could take the range of a static
+    /// pod's successor, which has the same UID.
+    fn forget(&self, uid: &PodUid) {
+        self.release(uid);
     }
 }
 
@@ -313,6 +325,22 @@ mod tests {
         // One whose directory was swept away by others.
         std::fs::remove_dir_all(dir.path().join("pods/b")).expect("removed");
         first(&namespaces, "a");
+    }
+
+    #[test]
+    fn a_range_whose_clean_up_failed_is_free_once_its_pod_is_forgotten() {
+        let (dir, namespaces) = namespaces(three());
+        let a = PodUid::from("a");
+        first(&namespaces, "a");
+        // A directory in the file's place cannot be removed as a file.
+        let file = dir.path().join("pods/a/userns");
+        std::fs::remove_file(&file).and_then(|()| std::fs::create_dir(&file)).expect("replaced");
+        namespaces.release(&a);
+        assert!(namespaces.of(&a).is_some());
+
+        std::fs::remove_dir_all(dir.path().join("pods/a")).expect("removed");
+        namespaces.forget(&a);
+        assert_eq!(namespaces.of(&a), None);
     }
 
     #[test]

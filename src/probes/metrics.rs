@@ -45,7 +45,8 @@ impl ProbeObserver for ProbeMetrics {
         result: Counted,
         took: Duration,
     ) {
-        let (key, uid) = (pod::key(pod), pod::uid(pod));
+        let key = pod::key(pod);
+        let uid = pod::uid(pod);
         let kind = kind.as_str();
         self.total
             .with(&[kind, result.as_str(), container, &key.name, &key.namespace, uid.as_str()])
@@ -54,7 +55,8 @@ impl ProbeObserver for ProbeMetrics {
     }
 
     fn ended(&self, pod: &Pod) {
-        let (key, uid) = (pod::key(pod), pod::uid(pod));
+        let key = pod::key(pod);
+        let uid = pod::uid(pod);
         self.total.retain(|labels| labels.get(5) != Some(&uid.as_str()));
         self.duration.retain(|labels| {
             labels.get(2) != Some(&&*key.name) || labels.get(3) != Some(&&*key.namespace)

@@ -1,5 +1,4 @@
-//! Probes of running containers: one task per pod that has probes, asleep until the next one is
-//! due.
+//! Probes running containers: one task per pod that has probes, asleep until the next probe is due.
 //!
 //! ```text
 //!  pods::worker ── running(targets), terminating() ──► task ── verdicts (watch) ──► planner, status
@@ -7,11 +6,12 @@
 //!                                                       └──► events, observer
 //! ```
 //!
-//! No probe waits for another one, of the same pod or of others: how long a command takes is its
-//! container's affair.
+//! Laws:
 //!
-//! It never restarts anything: a verdict is an input of the planner. A verdict belongs to a
-//! container id and goes with it.
+//! 1. No probe waits for another one, of the same pod or of others: a slow command delays only its
+//!    own container's probe.
+//! 2. It never restarts anything. A verdict is an input of the planner.
+//! 3. A verdict belongs to a container id and ends with the container.
 
 pub mod check;
 pub mod metrics;
@@ -37,16 +37,16 @@ pub use verdict::Recorded;
 /// The three kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeKind {
-    /// A failure asks for a restart.
+    /// A failure causes a restart.
     Liveness,
-    /// A failure takes the container out of service.
+    /// A failure takes the container out of its services.
     Readiness,
-    /// Holds the others back until it has succeeded; a failure asks for a restart.
+    /// Holds the other probes back until it has succeeded. A failure causes a restart.
     Startup,
 }
 
 impl ProbeKind {
-    /// How events name it: `Liveness`.
+    /// Returns the name in events: `Liveness`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Liveness => "Liveness",
@@ -55,7 +55,7 @@ impl ProbeKind {
         }
     }
 
-    /// The probe of this kind that a container has.
+    /// Returns the container's probe of this kind.
     pub fn of(self, container: &api::Container) -> Option<&api::Probe> {
         match self {
             Self::Liveness => container.liveness_probe.as_ref(),
@@ -68,23 +68,23 @@ impl ProbeKind {
 /// A running container to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeTarget {
-    /// Its name.
+    /// The container's name.
     pub container: String,
-    /// Its kind.
+    /// The container's kind.
     pub kind: ContainerKind,
-    /// Its id.
+    /// The container's id.
     pub id: ContainerId,
     /// The `podIP` of the pod's status: of two addresses, the one of the node's first family (the
-    /// node's own for a hostNetwork pod). While there is none, nothing is asked.
+    /// node's own for a hostNetwork pod). Without an address, no network probe is made.
     pub pod_ip: Option<IpAddr>,
-    /// When it started.
+    /// The time when the container started.
     pub started_at: Wall,
-    /// What its status said when this process found it running; `None` for a container that this
-    /// process started.
+    /// The recorded status of a container that ran before this process; `None` for a container that
+    /// this process started.
     pub recorded: Option<Recorded>,
 }
 
-/// Is told of every attempt that counts: for `prober_probe_total` and
+/// Observes every attempt that counts, for `prober_probe_total` and
 /// `prober_probe_duration_seconds`.
 pub trait ProbeObserver: Send + Sync {
     /// An attempt has ended.
@@ -97,23 +97,23 @@ pub trait ProbeObserver: Send + Sync {
         took: Duration,
     );
 
-    /// The pod's probes have ended: its series can go.
+    /// The pod's probes have ended: their series can be removed.
     fn ended(&self, pod: &Pod);
 }
 
-/// What an attempt counts as.
+/// The result of an attempt in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counted {
-    /// `successful`
+    /// `successful`.
     Successful,
-    /// `failed`
+    /// `failed`.
     Failed,
-    /// `unknown`: it failed, and this process was too late for that to mean anything.
+    /// `unknown`: the attempt failed, but this process was too late for a verdict.
     Unknown,
 }
 
 impl Counted {
-    /// The metric's label.
+    /// Returns the metric's label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Successful => "successful",
@@ -123,16 +123,16 @@ impl Counted {
     }
 }
 
-/// What the probes of all pods share. Cheap to clone.
+/// The parts that the probes of all pods share. Cheap to clone.
 #[derive(Clone)]
 pub struct ProbeDeps {
-    /// Runs commands.
+    /// Runs commands in containers.
     pub exec: Arc<dyn Exec>,
-    /// For `Unhealthy` and `ProbeWarning`.
+    /// Records the events `Unhealthy` and `ProbeWarning`.
     pub recorder: Recorder,
     /// The clocks.
     pub clock: Clock,
-    /// For the metrics.
+    /// Feeds the metrics.
     pub observer: Arc<dyn ProbeObserver>,
 }
 
@@ -159,7 +159,7 @@ pub(crate) mod testing {
 
     use super::Exec;
 
-    /// Answers in order; hangs when there is no answer left.
+    /// Answers commands in order; hangs when no answer is left.
     #[derive(Debug, Default)]
     pub(crate) struct FakeExec {
         answers: Mutex<VecDeque<Result<ExecOutput, CriError>>>,
@@ -173,7 +173,7 @@ pub(crate) mod testing {
             Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
         }
 
-        /// Answers with these exit codes.
+        /// Answers commands with these exit codes.
         pub(crate) fn exiting(codes: &[i32]) -> Self {
             Self::answering(codes.iter().map(|exit_code| Ok(output(*exit_code))))
         }

@@ -1,16 +1,16 @@
-//! When a probe is due. Pure; deterministic, so that a restart of the kubelet finds the same
-//! rhythm.
+//! Computes the times of probes. Pure, and deterministic, so that a restart of the kubelet finds
+//! the same rhythm.
 //!
 //! ```text
 //!  container starts ── initialDelay ──► look ahead (readiness, startup: only success counts, silently)
 //!                                  └──► + phase ──► every period … first success ──► every period, at the phase
 //! ```
 //!
-//! Upstream's probes tick from a moment that has nothing to do with the container, so that its
-//! first probe comes between at once and one period after the initial delay. Here that offset is
-//! the probe's phase: a hash spreads the probes of a node over their period, so that a hundred of
-//! them do not fork at the same moment. A container that answers sooner is not made to wait for it:
-//! readiness and startup look once as soon as the delay is over.
+//! Upstream's probes tick from a moment that is unrelated to the container, so its first probe
+//! comes between zero and one period after the initial delay. Here that offset is the probe's
+//! phase: a hash spreads the probes of a node over their period, so that a hundred commands do not
+//! fork at the same moment. A container that answers sooner does not wait for its phase: readiness
+//! and startup look once as soon as the delay is over.
 
 use std::time::Duration;
 
@@ -21,36 +21,37 @@ use super::ProbeKind;
 /// The timing of a probe, with the API's defaults applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Not before this long after the start of the container.
+    /// The time after the container's start before which no probe is made.
     pub initial_delay: Duration,
     /// The time from one probe to the next; never zero.
     pub period: Duration,
-    /// How long one attempt may take; never zero.
+    /// The deadline of one attempt; never zero.
     pub timeout: Duration,
 }
 
 /// The next probe of one container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// When.
+    /// The time at which the probe is due.
     pub at: Mono,
-    /// Ahead of its turn: only a success counts, and a failure is not reported.
+    /// True if the probe comes ahead of its turn: only a success counts, and a failure is not
+    /// reported.
     pub ahead: bool,
 }
 
-/// Where in its period a probe belongs: more than nothing, at most the whole period.
+/// Returns the place of a probe in its period: more than nothing, at most the whole period.
 pub fn phase(period: Duration, pod_uid: &str, container: &str, kind: ProbeKind) -> Duration {
     let parts = [pod_uid.as_bytes(), &[0], container.as_bytes(), &[kind as u8]];
     let hash = parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    // A tenth at least: the first counted probe leaves the container a moment to come up.
+    // A tenth at least: the first probe that counts gives the container a moment to come up.
     let share = 100 + u32::try_from((hash >> 32) % 901).unwrap_or(0);
     period.saturating_mul(share) / 1000
 }
 
-/// The first probe of a container. `adopted`: it ran before this process; it is asked in its own
-/// time, not all at once.
+/// Returns the first probe of a container. `adopted` means that the container ran before this
+/// process: its probes keep their places in the period, so that they do not all run at once.
 pub fn first(
     timing: &Timing,
     kind: ProbeKind,
@@ -64,23 +65,24 @@ pub fn first(
     Due { at: if ahead { allowed } else { allowed.after(phase) }, ahead }
 }
 
-/// The probe that is counted after the look ahead of it, which was due at `looked`.
+/// Returns the probe that counts after the look ahead of it, which was due at `looked`.
 pub fn after_look(phase: Duration, looked: Mono, now: Now) -> Due {
     Due { at: looked.after(phase).max(now.mono), ahead: false }
 }
 
-/// The probe after one that began at `began`: a period later; missed ones are not made up for.
+/// Returns the probe after one that began at `began`: a period later. Missed probes are not made up
+/// for.
 pub fn next(timing: &Timing, began: Mono, now: Now) -> Due {
     Due { at: began.after(timing.period).max(now.mono), ahead: false }
 }
 
-/// The probe after the first success: at the probe's own place in its period, a quarter to five
-/// quarters of one later.
+/// Returns the probe after the first success: at the probe's own place in its period, a quarter to
+/// five quarters of a period later.
 pub fn settled(timing: &Timing, phase: Duration, began: Mono) -> Due {
     let period = timing.period.as_nanos().max(1);
     let into = began.0.as_nanos() % period;
     let wait = (phase.as_nanos() % period + period - into) % period;
-    // Not on the heels of the one before.
+    // The next probe does not follow too closely.
     let wait = if wait * 4 < period { wait + period } else { wait };
     Due {
         at: began.after(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))),
@@ -88,7 +90,7 @@ pub fn settled(timing: &Timing, phase: Duration, began: Mono) -> Due {
     }
 }
 
-/// When the initial delay is over; upstream counts whole seconds since the start.
+/// Returns the end of the initial delay. Upstream counts whole seconds since the start.
 fn delay_over(timing: &Timing, started_at: Wall, now: Now) -> Mono {
     let remaining = timing.initial_delay.saturating_sub(now.elapsed_since(started_at));
     now.mono.after(remaining)

@@ -1,5 +1,7 @@
-//! The task that probes one pod. Input: the running containers and whether the pod stops (`watch`).
-//! Output: verdicts (`watch`), events, the observer. It ends when its handle is dropped.
+//! Probes one pod.
+//!
+//! In: the running containers and whether the pod stops (`watch`). Out: verdicts (`watch`), events,
+//! the observer. The task ends when its handle is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ pub struct PodProbes {
     _task: JoinSet<()>,
 }
 
-/// What there is to probe: a level, not a list of changes.
+/// The containers to probe: a level, not a list of changes.
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     targets: Arc<Vec<ProbeTarget>>,
@@ -36,8 +38,8 @@ struct Wanted {
 }
 
 impl PodProbes {
-    /// Starts the probes of a pod: none run before [`PodProbes::running`]. Needs a tokio runtime. A
-    /// pod without probes costs no task.
+    /// Starts the probes of a pod. None runs before [`PodProbes::running`]. A pod without probes
+    /// costs no task. Needs a tokio runtime.
     pub fn start(deps: ProbeDeps, pod: Arc<Pod>) -> Self {
         let (wanted, inbox) = watch::channel(Wanted::default());
         let (outbox, verdicts) = watch::channel(Arc::default());
@@ -50,8 +52,8 @@ impl PodProbes {
         Self { wanted, verdicts, _task: task }
     }
 
-    /// The containers that run now, all of them; those that are missing are probed no more and lose
-    /// their verdicts.
+    /// Sets all containers that run now. A missing container is no longer probed and loses its
+    /// verdicts.
     pub fn running(&self, targets: Vec<ProbeTarget>) {
         self.wanted.send_if_modified(|wanted| {
             if *wanted.targets == targets {
@@ -62,19 +64,19 @@ impl PodProbes {
         });
     }
 
-    /// The pod stops: liveness and startup are asked no more, readiness goes on until its container
-    /// ends.
+    /// Marks the pod as stopping: liveness and startup probes end, readiness goes on until its
+    /// container ends.
     pub fn terminating(&self) {
         self.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.terminating, true));
     }
 
-    /// What the probes say.
+    /// Returns the verdicts, as they change.
     pub fn verdicts(&self) -> watch::Receiver<Arc<ProbeVerdicts>> {
         self.verdicts.clone()
     }
 }
 
-/// One probe of the spec, and the container that it is about at present.
+/// One probe of the spec, and the container that it probes at present.
 struct Prober {
     container: String,
     kind: ProbeKind,
@@ -85,6 +87,7 @@ struct Prober {
     active: Option<Active>,
 }
 
+/// The state of a probe of one container.
 struct Active {
     target: ProbeTarget,
     verdict: Verdict,
@@ -93,11 +96,12 @@ struct Active {
     settled: bool,
 }
 
-/// The probes in the spec of main containers and sidecars, with the API's defaults.
+/// Returns the probes of main containers and sidecars, with the API's defaults.
 fn probers(pod: &Pod) -> Vec<Prober> {
     let sidecars = pod::init_containers(pod).iter().filter(|container| pod::is_sidecar(container));
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let mut all = Vec::new();
+
     for container in pod::main_containers(pod).iter().chain(sidecars) {
         for kind in [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness] {
             let Some(probe) = kind.of(container) else { continue };
@@ -134,6 +138,7 @@ fn probers(pod: &Pod) -> Vec<Prober> {
             });
         }
     }
+
     all
 }
 
@@ -152,7 +157,7 @@ struct Done {
     began: Mono,
     ended: Mono,
     result: CheckResult,
-    /// Whether its end was timed here: that of a command is the runtime's to tell.
+    /// True if this process timed the end. The end of a command is timed by the runtime.
     own_timer: bool,
 }
 
@@ -167,8 +172,9 @@ async fn run(
     loop {
         let next = state.next_due();
         let clock = state.deps.clock;
-        // Cancel-safe: `changed` and `next` lose nothing when another arm is taken, and sleeping is
-        // sleeping.
+
+        // Cancel-safe: `changed` and `next` lose nothing when another branch is taken, and a
+        // dropped sleep is made anew.
         tokio::select! {
             changed = inbox.changed() => match changed {
                 Ok(()) => {
@@ -193,7 +199,7 @@ impl Drop for State {
 }
 
 impl State {
-    /// Takes in what runs now.
+    /// Takes the containers that run now.
     fn apply(&mut self, wanted: &Wanted) {
         for prober in &mut self.probers {
             let target = wanted.targets.iter().find(|target| target.container == prober.container);
@@ -215,16 +221,18 @@ impl State {
                 (_, None) => prober.active = None,
             }
         }
+
         self.terminating |= wanted.terminating;
         if self.terminating {
             for active in self.probers.iter_mut().filter_map(|prober| prober.active.as_mut()) {
                 active.verdict.terminate();
             }
         }
+
         self.arm();
     }
 
-    /// Gives a first moment to every probe that may be asked and has none.
+    /// Sets the first time of every probe that may run and has none.
     fn arm(&mut self) {
         let now = self.deps.clock.now();
         let started: Vec<String> = self
@@ -237,9 +245,11 @@ impl State {
             })
             .map(|prober| prober.container.clone())
             .collect();
+
         for prober in &mut self.probers {
             let open = !prober.gated || started.contains(&prober.container);
             let Some(active) = &mut prober.active else { continue };
+
             if active.verdict.on_hold() || !open || active.target.pod_ip.is_none() {
                 active.due = None;
             } else if active.due.is_none() && !active.in_flight {
@@ -274,6 +284,7 @@ impl State {
             let Some(due) = active.due.filter(|due| due.at <= now && !active.in_flight) else {
                 continue;
             };
+
             active.in_flight = true;
             attempts.push(attempt(
                 &self.deps,
@@ -287,21 +298,26 @@ impl State {
         }
     }
 
-    /// Takes in an attempt and sets the next one.
+    /// Records an attempt and schedules the next one.
     fn finish(&mut self, done: &Done) {
         let now = self.deps.clock.now();
         let Some(prober) = self.probers.get_mut(done.prober) else { return };
-        let (kind, timing, phase) = (prober.kind, prober.timing, prober.phase);
-        // An answer about a container that is gone.
+        let kind = prober.kind;
+        let timing = prober.timing;
+        let phase = prober.phase;
+
+        // The attempt may be about a container that is gone.
         let Some(active) = prober.active.as_mut().filter(|active| active.target.id == done.id)
         else {
             return;
         };
+
         active.in_flight = false;
         if active.verdict.on_hold() {
             active.due = None;
             return;
         }
+
         let late = is_late(done, &timing);
         let attempt = judge(&done.result, done.due.ahead, late);
         let was = active.verdict.outcome();
@@ -315,7 +331,9 @@ impl State {
             schedule::next(&timing, done.began, now)
         });
         let outcome = active.verdict.outcome();
-        let (container, container_kind) = (active.target.container.clone(), active.target.kind);
+        let container = active.target.container.clone();
+        let container_kind = active.target.kind;
+
         if was != outcome {
             tracing::debug!(
                 container,
@@ -324,13 +342,15 @@ impl State {
                 "A probe changed its verdict"
             );
         }
+
         if attempt != Attempt::Nothing || !done.due.ahead {
             self.tell(done, kind, (container_kind, &container), late);
         }
+
         self.arm();
     }
 
-    /// Events and metrics, as upstream has them.
+    /// Records events and metrics as upstream does.
     fn tell(
         &self,
         done: &Done,
@@ -385,14 +405,15 @@ impl State {
                 ProbeKind::Startup => of.startup = outcome,
             }
         }
+
         all
     }
 }
 
-/// Whether this process was so late that a failure says nothing about the container: it began late,
-/// or its own timer for the end fired late.
+/// Returns true if this process was so late that a failure says nothing about the container: the
+/// attempt began late, or its own timer for the end fired late.
 fn is_late(done: &Done, timing: &Timing) -> bool {
-    /// Timers and scheduling are never exact.
+    /// The inaccuracy of timers and scheduling that is tolerated.
     const SLACK: Duration = Duration::from_millis(500);
     let began_late = done.began.since(done.due.at);
     let ended_late = match &done.result {
@@ -401,6 +422,7 @@ fn is_late(done: &Done, timing: &Timing) -> bool {
             Duration::ZERO
         }
     };
+
     began_late > timing.timeout || (done.own_timer && ended_late > timing.timeout * 2 + SLACK)
 }
 
@@ -422,7 +444,9 @@ fn attempt(
     due: Due,
     timing: Timing,
 ) -> BoxFuture<'static, Done> {
-    let (deps, pod, target) = (deps.clone(), Arc::clone(pod), target.clone());
+    let deps = deps.clone();
+    let pod = Arc::clone(pod);
+    let target = target.clone();
     Box::pin(async move {
         let id = target.id.clone();
         let found = pod::find_container(&pod, &target.container);
@@ -431,10 +455,12 @@ fn attempt(
             let result = CheckResult::unknown("the container or its pod's address is gone");
             return Done { prober, id, due, began: now, ended: now, result, own_timer: false };
         };
+
         let probe = kind.of(&container).expect("only probes of the spec are due");
         let began = deps.clock.now().mono;
         let result =
             check(probe, &container, &target.id, pod_ip, timing.timeout, &*deps.exec).await;
+
         Done {
             prober,
             id,

@@ -1,7 +1,7 @@
-//! What the attempts of one probe of one container add up to: thresholds, initial values, when to
-//! stop asking.
+//! Turns the attempts of one probe of one container into a verdict: thresholds, initial values, the
+//! end of probing. Pure.
 //!
-//! Pure. One [`Verdict`] lives as long as its container; a new container gets a new one.
+//! One [`Verdict`] lives as long as its container; a new container gets a new one.
 
 use crate::model::waiting::ProbeOutcome;
 
@@ -10,33 +10,33 @@ use super::ProbeKind;
 /// The thresholds of a probe, with the API's defaults applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// How many successes in a row make a success.
+    /// The consecutive successes that make a success.
     pub success: u32,
-    /// How many failures in a row make a failure.
+    /// The consecutive failures that make a failure.
     pub failure: u32,
 }
 
-/// How one attempt ended.
+/// The result of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The container is well.
+    /// The container is healthy.
     Success,
-    /// It is not.
+    /// The container is not healthy.
     Failure,
-    /// Nothing was learned: the attempt itself went wrong, was late, or came ahead of its turn.
+    /// Nothing was learned: the attempt itself failed, was late, or came ahead of its turn.
     Nothing,
 }
 
-/// What was recorded about a container that ran before this process started.
+/// The recorded status of a container that ran before this process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its status said `started`.
+    /// The status had `started`.
     pub started: bool,
-    /// Its status said `ready`.
+    /// The status had `ready`.
     pub ready: bool,
 }
 
-/// What one probe says of one container.
+/// The verdict of one probe on one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     kind: ProbeKind,
@@ -48,9 +48,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The state before the first attempt: not ready, not started. A container that has been
-    /// adopted keeps what was recorded about it, so that a restart of the kubelet changes no
-    /// status.
+    /// Returns the state before the first attempt: not ready, not started. A container that has
+    /// been adopted keeps its recorded status, so that a restart of the kubelet changes no status.
     pub fn new(kind: ProbeKind, thresholds: Thresholds, recorded: Option<Recorded>) -> Self {
         let recorded = recorded.unwrap_or_default();
         let outcome = match kind {
@@ -60,22 +59,23 @@ impl Verdict {
             ProbeKind::Startup => recorded.started.then_some(ProbeOutcome::Success),
             ProbeKind::Liveness => None,
         };
+
         let on_hold = kind == ProbeKind::Startup && recorded.started;
         Self { kind, thresholds, outcome, last: Attempt::Nothing, run: 0, on_hold }
     }
 
-    /// What the probe says.
+    /// Returns the outcome so far; `None` while it is undecided.
     pub fn outcome(&self) -> Option<ProbeOutcome> {
         self.outcome
     }
 
-    /// Whether there is nothing more to ask: startup is decided, or liveness has failed and the
-    /// container is about to be restarted.
+    /// Returns true if probing pauses: startup is decided, or liveness has failed and the container
+    /// is about to be restarted.
     pub fn on_hold(&self) -> bool {
         self.on_hold
     }
 
-    /// Takes in an attempt; answers whether the outcome was decided anew (which may be the same
+    /// Records an attempt. Returns true if it decided the outcome anew (perhaps to the same
     /// outcome).
     pub fn record(&mut self, attempt: Attempt) -> bool {
         let (outcome, threshold) = match attempt {
@@ -88,16 +88,18 @@ impl Verdict {
         if self.run < threshold || self.on_hold {
             return false;
         }
+
         self.outcome = Some(outcome);
         self.on_hold = match self.kind {
             ProbeKind::Startup => true,
             ProbeKind::Liveness => outcome == ProbeOutcome::Failure,
             ProbeKind::Readiness => false,
         };
+
         true
     }
 
-    /// The pod stops: liveness and startup have nothing more to say, readiness goes on.
+    /// Marks the pod as stopping: liveness and startup decide nothing more, readiness goes on.
     pub fn terminate(&mut self) {
         match self.kind {
             ProbeKind::Readiness => {}

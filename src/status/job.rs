@@ -5,6 +5,7 @@
 //! decides when it begins; it never tries again by itself.
 
 use k8s_openapi::api::core::v1 as api;
+use serde_json::Value;
 
 use super::api::{Failure, StatusApi, Target};
 use super::base::{Base, Want};
@@ -42,6 +43,9 @@ pub(super) struct Outcome {
 pub(super) enum End {
     /// There is nothing left to do.
     Done,
+    /// The status was written, and the answer shows that another writer had overwritten a part of
+    /// ours that the base still had and the patch therefore left out.
+    Overwritten,
     /// The object is not in the API any more.
     Gone,
     /// A call failed; the job is to be tried again.
@@ -81,16 +85,20 @@ impl Job {
             }
             self.take(pod, outcome);
         }
+        let mut end = End::Done;
         if let Some(want) = self.want.clone() {
-            let nothing = api::PodStatus::default();
-            let has = self.base.status().unwrap_or(&nothing);
-            let merged = merge::merge(has, &want.status);
-            if let Some(body) = patch::build(&target.uid, has, &merged) {
+            if let Some(body) = self.missing(&target.uid, &want) {
                 let pod = api.patch_status(target, &body).await?;
                 if pod.metadata.uid.as_deref() != Some(&target.uid) {
                     return Ok(End::Gone);
                 }
                 self.take(pod, outcome);
+
+                // What the server drops of a body is missing again; only another writer makes
+                // something else be missing.
+                if self.missing(&target.uid, &want).is_some_and(|missing| missing != body) {
+                    end = End::Overwritten;
+                }
             }
             outcome.accepted = Some(want.version);
         }
@@ -101,7 +109,14 @@ impl Job {
                 Err(failure) => Err(failure),
             };
         }
-        Ok(End::Done)
+        Ok(end)
+    }
+
+    /// Returns the patch that gives the object the wanted status; `None` if it has that.
+    fn missing(&self, uid: &str, want: &Want) -> Option<Value> {
+        let nothing = api::PodStatus::default();
+        let has = self.base.status().unwrap_or(&nothing);
+        patch::build(uid, has, &merge::merge(has, &want.status))
     }
 
     fn take(&mut self, pod: Pod, outcome: &mut Outcome) {

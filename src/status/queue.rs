@@ -311,6 +311,17 @@ impl Queue {
                 }
                 None
             }
+            End::Overwritten => {
+                entry.failures = 0;
+                entry.read_first = false;
+                // The watch will not show the change as a newer one: the answer is newer still.
+                if then == Then::Nothing {
+                    self.put(uid, Work::Waiting(now.after(RECHECK)));
+                } else {
+                    self.ask(uid, now);
+                }
+                None
+            }
             End::Gone => {
                 entry.delete = false;
                 entry.acked.is_gone = true;

@@ -77,6 +77,8 @@ impl Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Accepted,
+    /// It arrives after another writer's, and a part of ours stays overwritten.
+    Overwritten,
     /// It arrives, and the answer is lost.
     Lost,
     Conflict,
@@ -93,6 +95,7 @@ fn command() -> impl Strategy<Value = Command> {
     ];
     let answer = prop_oneof![
         6 => Just(Answer::Accepted),
+        1 => Just(Answer::Overwritten),
         2 => Just(Answer::Lost),
         1 => Just(Answer::Conflict),
         1 => Just(Answer::Refused),
@@ -295,6 +298,8 @@ impl Bench {
         let (arrives, end) = match answer {
             Answer::Accepted if is_deleted => (true, End::Gone),
             Answer::Accepted => (true, End::Done),
+            Answer::Overwritten if is_deleted => (true, End::Gone),
+            Answer::Overwritten => (true, End::Overwritten),
             Answer::Lost => (true, End::Failed(unknown())),
             Answer::Conflict => {
                 let (target, source) = (target.clone(), response(409));
@@ -309,9 +314,12 @@ impl Bench {
 
         if let Some(want) = job.want.as_ref().filter(|_| arrives) {
             self.known(pod).status = (*want.status).clone();
+            if answer == Answer::Overwritten {
+                self.known(pod).status.message = Some("another writer's".to_owned());
+            }
         }
         let object = if arrives { self.changed(pod) } else { self.object(pod) };
-        let is_accepted = answer == Answer::Accepted;
+        let is_accepted = matches!(answer, Answer::Accepted | Answer::Overwritten);
         let outcome = Outcome {
             uid: job.uid,
             target_uid: target.uid,
@@ -324,8 +332,8 @@ impl Bench {
             known.reset();
         } else if is_this_object {
             match answer {
-                Answer::Accepted if is_deleted => known.is_gone = true,
-                Answer::Accepted => known.in_doubt = false,
+                Answer::Accepted | Answer::Overwritten if is_deleted => known.is_gone = true,
+                Answer::Accepted | Answer::Overwritten => known.in_doubt = false,
                 Answer::Lost | Answer::Conflict => known.in_doubt = true,
                 Answer::Refused => {}
                 Answer::NotFound => known.is_gone = true,

@@ -528,6 +528,33 @@ async fn what_others_overwrite_during_a_write_is_set_right() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_overwrite_unseen_before_a_write_is_set_right() {
+    let world = World::new();
+    let pod = world.server.put("a", "u-a", json!({}));
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let version = world.set(&pod, ready).await;
+    world.reached(&pod, version).await;
+    world.server.log();
+
+    // The watch is behind: our next write, of something else, follows the other writer's and its
+    // answer is newer than all that the watch has to show.
+    let over = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+    let overwritten = world.server.put("a", "u-a", over);
+    let ready = json!({"phase": "Running", "message": "m",
+        "conditions": [{"type": "Ready", "status": "True"}]});
+    let version = world.set(&pod, ready).await;
+    world.reached(&pod, version).await;
+    world.handle.observed(&uid_of(&pod), overwritten).await;
+    world.handle.observed(&uid_of(&pod), world.server.watched("a")).await;
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.server.log(), ["PATCH a -", "PATCH a -"]);
+    let status = world.server.watched("a").status.clone().expect("a status");
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    assert_eq!(ready.map(|condition| condition.status.as_str()), Some("True"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_was_made_anew_is_written_again() {
     let world = World::new();
     let first = world.server.put("m", "u-1", json!({}));

@@ -42,7 +42,8 @@ pub struct World {
     /// Whether the object is gone from its source.
     is_gone: bool,
     stop: Option<Stop>,
-    actions: BTreeMap<Key, Action>,
+    /// The actions in flight, each with the object that it was begun with.
+    actions: BTreeMap<Key, (Action, Arc<Pod>)>,
 }
 
 /// What one round of planning did.
@@ -141,7 +142,7 @@ impl World {
         }
         for action in &step.begin {
             if !matches!(action, Action::HurryKill { .. }) {
-                self.actions.insert(action.key(), action.clone());
+                self.actions.insert(action.key(), (action.clone(), self.sent.clone()));
             }
         }
         Round { transitions: step.transitions, events: step.notices, actions: step.begin }
@@ -198,8 +199,8 @@ impl World {
     /// Ends an action with success; false when nothing is in flight for the key.
     pub fn complete(&mut self, key: &Key) -> bool {
         self.deliver();
-        let Some(action) = self.actions.remove(key) else { return false };
-        let outcome = self.take_effect(action);
+        let Some((action, pod)) = self.actions.remove(key) else { return false };
+        let outcome = self.take_effect(action, &pod);
         self.end(key, Ok(outcome));
         true
     }
@@ -207,7 +208,7 @@ impl World {
     /// Ends an action with a failure; false when nothing is in flight for the key.
     pub fn fail(&mut self, key: &Key, reason: &str, message: &str) -> bool {
         self.deliver();
-        let Some(action) = self.actions.remove(key) else { return false };
+        let Some((action, _)) = self.actions.remove(key) else { return false };
         let (reason, message) = (reason.to_owned(), message.to_owned());
         let outcome = match action {
             Action::EnsureImage { container, silent: true } => {
@@ -331,12 +332,16 @@ impl World {
         );
     }
 
-    /// Changes the world as an action does that succeeds.
-    fn take_effect(&mut self, action: Action) -> Outcome {
+    /// Changes the world as an action does that succeeds. `begun_with`: the object that it was
+    /// begun with.
+    fn take_effect(&mut self, action: Action, begun_with: &Pod) -> Outcome {
         match action {
-            Action::Prepare => Outcome::Prepared { logged_restarts: BTreeMap::new() },
+            Action::Prepare => {
+                let pod = requirements(begun_with);
+                Outcome::Prepared { logged_restarts: BTreeMap::new(), pod }
+            }
             Action::Resize { .. } => {
-                let pod = requirements(&self.pod);
+                let pod = requirements(begun_with);
                 let running = self.observed.containers.iter();
                 let running = running.filter(|container| container.state.is_running());
                 let containers = running.filter_map(|container| {

@@ -1,5 +1,5 @@
-//! Writes the files of a volume so that a reader sees either all old ones or all new ones, whatever
-//! happens meanwhile.
+//! Writes the files of a volume atomically: a reader sees either all old files or all new ones,
+//! also when the writer is killed.
 //!
 //! ```text
 //!   VOLUME/config     -> ..data/config                        what containers see
@@ -9,23 +9,22 @@
 //!
 //! The layout is upstream's. The steps of a write:
 //!
-//!  1. The paths are checked; a bad one ends the write before anything is touched.
-//!  2. The present generation is found through `..data`.
-//!  3. It is compared with the payload: the same names, the same contents? Then 5 to 8 and 11 are
-//!     left out.
-//!  4. What a killed write has left behind is removed: `..data_tmp`, generations that `..data` does
-//!     not lead to. (Older generations stay while a container is being started, see `keep_old`.)
-//!  5. A new generation's directory is made.
-//!  6. The files are written into it, each with its mode and owner.
-//!  7. The volume is given to its group, if it has one.
-//!  8. A link `..data_tmp` to the new generation is made and renamed to `..data`: the switch.
-//!  9. Links for names that are new are made. (After the switch, so that none leads nowhere.)
-//! 10. Links for names that are no more are removed.
-//! 11. The generation before is removed, unless it must be kept.
+//!  1. Check the paths. A bad one ends the write before anything is touched.
+//!  2. Find the present generation through `..data`.
+//!  3. Compare it with the payload. With the same names and contents, skip 5 to 8 and 11.
+//!  4. Remove the leftovers of a killed write: `..data_tmp`, and generations that `..data` does not
+//!     lead to. (Older generations stay while a container is being started, see `keep_old`.)
+//!  5. Create the directory of a new generation.
+//!  6. Write the files into it, each with its mode and owner.
+//!  7. Give the volume to its group, if it has one.
+//!  8. Create a link `..data_tmp` to the new generation and rename it to `..data`: the switch.
+//!  9. Create links for new names. (After the switch, so that no link leads nowhere.)
+//! 10. Remove the links of names that no longer exist.
+//! 11. Remove the previous generation, unless it must be kept.
 //!
-//! A write that is killed between any two steps leaves the old or the new files visible (during 9
-//! and 10 a name that only one of them has may be missing, or lead nowhere), and the next write,
-//! with the same payload or another, finishes the work.
+//! A write that is killed between any two steps leaves the old or the new files visible. (During 9
+//! and 10 a name that only one generation has may be missing, or lead nowhere.) The next write,
+//! with the same payload or another, completes the work.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -40,23 +39,25 @@ use crate::linux::fs::{WriteOptions, ensure_dir_with_mode, fill, holds};
 use crate::linux::{ownership, walk};
 use crate::model::Wall;
 
+/// The link to the present generation.
 const DATA: &str = "..data";
+/// The link to a new generation, before it is renamed to [`DATA`].
 const NEW_DATA: &str = "..data_tmp";
-/// How many names a generation tries before it gives up.
+/// The names that are tried for a new generation, at most.
 const NAMES: u32 = 1000;
 
-/// One write.
+/// The inputs of one write.
 #[derive(Clone, Copy)]
 pub struct Write<'a> {
     /// The volume's directory; it exists.
     pub dir: &'a Path,
-    /// The group that the volume is given to.
+    /// The group that the volume is given to, if any.
     pub fs_group: Option<u32>,
-    /// For the name of the generation.
+    /// The time in the generation's name.
     pub now: Wall,
-    /// Whether older generations stay, because a container that is being started may refer to them
-    /// (subPath). Asked when one is to be removed: whoever begins to start after the switch sees
-    /// the new one only.
+    /// Returns true if older generations must stay because a container that is being started may
+    /// refer to them (subPath). It is asked when one is to be removed: a container whose start
+    /// begins after the switch sees the new generation only.
     pub keep_old: &'a dyn Fn() -> bool,
 }
 
@@ -69,29 +70,29 @@ impl std::fmt::Debug for Write<'_> {
     }
 }
 
-/// What a write did.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Whether a new generation is visible; else the files were as they should be.
+    /// True if a new generation is visible; false if the files were up to date.
     pub changed: bool,
-    /// Whether an older generation is still there, because a container is being started.
+    /// True if an older generation is still there because a container is being started.
     pub kept_old: bool,
 }
 
-/// Writes the payload. Blocks.
+/// Writes the payload. It blocks.
 pub fn write(write: &Write<'_>, payload: Payload) -> Result<Written, SetUpError> {
     write_stepwise(write, payload, &mut |_step| Ok(()))
 }
 
-/// Whether a volume that was found on disk is whole: it has a generation, and every name of it can
-/// be seen.
+/// Returns true if a volume that was found on disk is complete: it has a generation, and each of
+/// its names is visible.
 pub fn is_complete(dir: &Path) -> bool {
     let Ok(Some(generation)) = current(dir) else { return false };
     let Ok(entries) = walk::list(&dir.join(generation)) else { return false };
     entries.iter().all(|(name, _)| dir.join(name).symlink_metadata().is_ok())
 }
 
-/// The write with a hook before each step, at which tests end it.
+/// Writes with a hook before each step, at which tests end the write.
 pub(crate) fn write_stepwise(
     write: &Write<'_>,
     payload: Payload,
@@ -100,19 +101,24 @@ pub(crate) fn write_stepwise(
     // 1
     let payload = payload::validated(payload)?;
     let dir = write.dir;
+
     let failed = |step: &'static str| SetUpError::io(step, dir);
+
     // 2
     let old = current(dir).map_err(failed("find the present files in"))?;
     // 3
     let changed = !old.as_ref().is_some_and(|old| is_same(&dir.join(old), &payload));
+
     // 4
     before("remove leftovers").map_err(failed("interrupt"))?;
     let mut kept_old =
         remove_leftovers(dir, old.as_deref(), write.keep_old).map_err(failed("clean up"))?;
+
     if changed {
         // 5
         before("make the generation").map_err(failed("interrupt"))?;
         let name = make_generation(dir, write.now).map_err(failed("make a generation in"))?;
+
         // 6
         for (path, file) in &payload {
             before("write a file").map_err(failed("interrupt"))?;
@@ -124,15 +130,18 @@ pub(crate) fn write_stepwise(
                     .create(parent)
                     .map_err(failed("make a directory in"))?;
             }
+
             let options = WriteOptions { mode: file.mode, uid: file.uid, gid: None, sync: false };
             fill(&target, &file.data, options).map_err(SetUpError::io("write", &target))?;
         }
+
         // 7
         before("give to the group").map_err(failed("interrupt"))?;
         if let Some(gid) = write.fs_group {
             ownership::give_small_tree_to_group(dir, gid, true)
                 .map_err(failed("give to its group"))?;
         }
+
         // 8
         before("link the generation").map_err(failed("interrupt"))?;
         symlink(&name, dir.join(NEW_DATA)).map_err(failed("link the new files in"))?;
@@ -140,6 +149,7 @@ pub(crate) fn write_stepwise(
         std::fs::rename(dir.join(NEW_DATA), dir.join(DATA))
             .map_err(failed("switch to the new files in"))?;
     }
+
     // 9
     add_links(dir, &payload, before).map_err(failed("link the files in"))?;
     // 10
@@ -147,6 +157,7 @@ pub(crate) fn write_stepwise(
     if !changed {
         return Ok(Written { changed, kept_old });
     }
+
     // 11
     before("remove the old generation").map_err(failed("interrupt"))?;
     if let Some(old) = old {
@@ -156,10 +167,11 @@ pub(crate) fn write_stepwise(
             walk::remove_tree(&dir.join(old)).map_err(failed("remove the old files in"))?;
         }
     }
+
     Ok(Written { changed, kept_old })
 }
 
-/// The name of the generation that `..data` leads to, if that is one.
+/// Returns the name of the generation that `..data` leads to; `None` if it leads to none.
 fn current(dir: &Path) -> io::Result<Option<OsString>> {
     match std::fs::read_link(dir.join(DATA)) {
         Ok(target) => Ok(Some(target.into_os_string()).filter(|name| is_generation(name))),
@@ -172,13 +184,14 @@ fn current(dir: &Path) -> io::Result<Option<OsString>> {
     }
 }
 
-/// `..YYYY_MM_DD_hh_mm_ss.N`
+/// Returns true for a name of the form `..YYYY_MM_DD_hh_mm_ss.N`.
 fn is_generation(name: &OsStr) -> bool {
     let Some(rest) = name.to_str().and_then(|name| name.strip_prefix("..")) else { return false };
     rest.starts_with(|c: char| c.is_ascii_digit())
         && rest.chars().all(|c| c.is_ascii_digit() || c == '_' || c == '.')
 }
 
+/// Returns true if the generation has exactly the payload's files.
 fn is_same(generation: &Path, payload: &Payload) -> bool {
     let mut present = BTreeSet::new();
     if collect_files(generation, &mut PathBuf::new(), &mut present).is_err() {
@@ -207,7 +220,7 @@ fn collect_files(
     Ok(())
 }
 
-/// Removes what a killed write left; says whether older generations were kept.
+/// Removes the leftovers of a killed write. Returns true if older generations were kept.
 fn remove_leftovers(
     dir: &Path,
     current: Option<&OsStr>,
@@ -222,9 +235,11 @@ fn remove_leftovers(
             walk::remove_tree(&dir.join(name))?;
         }
     }
+
     Ok(kept)
 }
 
+/// Creates the directory of a new generation, under a name that is not taken.
 fn make_generation(dir: &Path, now: Wall) -> io::Result<OsString> {
     let second = now.strftime("..%Y_%m_%d_%H_%M_%S").to_string();
     let first = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
@@ -239,14 +254,16 @@ fn make_generation(dir: &Path, now: Wall) -> io::Result<OsString> {
             Err(error) => return Err(error),
         }
     }
+
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a generation is taken"))
 }
 
-/// The first component of each path, with the owner of one of its files.
+/// Returns the first component of each path, with the owner of one of its files.
 fn visible(payload: &Payload) -> impl Iterator<Item = (&str, Option<u32>)> {
     payload.iter().map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid))
 }
 
+/// Creates the links of the payload's names that are missing.
 fn add_links(
     dir: &Path,
     payload: &Payload,
@@ -254,12 +271,14 @@ fn add_links(
 ) -> io::Result<()> {
     for (name, owner) in visible(payload) {
         before("add a link")?;
+
         let link = dir.join(name);
-        // Something else may be there: a directory made for a mount inside this volume. It stays,
-        // as upstream has it.
+        // The name may be taken by a directory for a mount inside this volume. It stays, as
+        // upstream has it.
         if link.symlink_metadata().is_ok() {
             continue;
         }
+
         symlink(Path::new(DATA).join(name), &link)?;
         if owner.is_some() {
             lchown(&link, owner, None)?;
@@ -268,6 +287,7 @@ fn add_links(
     Ok(())
 }
 
+/// Removes the links of names that the payload does not have.
 fn remove_links(
     dir: &Path,
     payload: &Payload,
@@ -284,6 +304,7 @@ fn remove_links(
             std::fs::remove_file(&path)?;
         }
     }
+
     Ok(())
 }
 
@@ -315,7 +336,7 @@ mod tests {
         Write { dir, fs_group: None, now: Wall::UNIX_EPOCH, keep_old: &|| false }
     }
 
-    /// What a container sees: every file that it can read through the visible names.
+    /// Returns the container's view: every file that it can read through the visible names.
     fn seen(dir: &Path) -> Files {
         let mut found = Files::new();
         walk(dir, "", &mut found);

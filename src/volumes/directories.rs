@@ -1,7 +1,8 @@
-//! A pod's directories on the node: read back after a restart, and removed when the pod is gone.
+//! Reads pods' directories on the node after a restart, and removes them when the pod is gone.
 //!
-//! Removal is verified: it deletes what a kubelet puts there, never what is mounted there and never
-//! a file of a volume whose plugin it does not know. What stays is reported with its path.
+//! Fed by the task. A removal is verified: it deletes the files that a kubelet creates, never the
+//! content of a mount, and never a file of a volume whose plugin it does not know. What stays is
+//! reported with its path.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,20 +21,19 @@ use crate::model::PodUid;
 /// A volume that was found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The plugin's qualified name; of a volume of which only subPaths are left, the hostPath
-    /// plugin's.
+    /// The plugin's qualified name. If only subPaths of the volume are left, the hostPath plugin's.
     pub plugin: String,
     /// The volume's name.
     pub name: String,
-    /// True if the volume is there as a whole, so that containers may use it until it has been set
-    /// up again.
+    /// True if the volume is complete, so that containers may use it until it has been set up
+    /// again.
     pub usable: bool,
-    /// The ledger's record of a persistent volume: it names the pod's volume.
+    /// The ledger's record of a persistent volume, which names the pod's volume.
     pub claimed: Option<Record>,
 }
 
-/// Reads which volumes of pods lie on the node's disk. A pod directory without any volume is listed
-/// with none. Blocks.
+/// Reads the volumes of all pods from the node's disk. A pod directory without a volume is listed
+/// with none. It blocks.
 pub fn reconstruct<M: Mounter>(
     mounter: &M,
     paths: &Arc<Paths>,
@@ -59,6 +59,7 @@ fn volumes_on_disk<M: Mounter>(
         .into_iter()
         .filter(|record| record.claimed.is_some())
         .collect();
+
     for volumes in [paths.volumes(uid), paths.volume_devices(uid)] {
         for (plugin_dir, _) in listed(&volumes)? {
             let plugin = unescape(&plugin_dir);
@@ -73,12 +74,14 @@ fn volumes_on_disk<M: Mounter>(
                     let volume = on_disk(mounter, paths, uid, &name);
                     Plugin::named(&plugin).on_disk(&volume)
                 };
+
                 found.push(Found { plugin: plugin.clone(), name, usable, claimed: record });
             }
         }
     }
-    // A hostPath behind a claim has nothing on disk but its record; neither has a volume that was
-    // killed before it began.
+
+    // A hostPath behind a claim has nothing on disk but its record. Neither has a volume whose
+    // set-up was killed before its first step.
     for record in claimed {
         let usable = record.is_there(mounter, paths, uid);
         found.push(Found {
@@ -88,6 +91,7 @@ fn volumes_on_disk<M: Mounter>(
             claimed: Some(record),
         });
     }
+
     for (name, _) in listed(&paths.subpaths(uid))? {
         if !found.iter().any(|volume| volume.name == name) {
             found.push(Found {
@@ -98,6 +102,7 @@ fn volumes_on_disk<M: Mounter>(
             });
         }
     }
+
     Ok(found)
 }
 
@@ -115,7 +120,8 @@ fn on_disk<M: Mounter>(
     }
 }
 
-/// Tears one volume down: its subPaths, what its plugin made, its record. A missing volume is done.
+/// Tears one volume down: its subPaths, the plugin's files and mounts, its record. A missing volume
+/// is no error.
 pub async fn tear_down<M: Mounter>(
     volume: &Arc<OnDisk<M>>,
     plugin: &str,
@@ -130,11 +136,12 @@ pub async fn tear_down<M: Mounter>(
         ledger::forget(&volume.paths, &volume.uid, &record)
             .map_err(TearDownError::io("remove a record in", &volume.paths.ledger(&volume.uid)))
     };
+
     volume.blocking(forget).await
 }
 
-/// Removes the volume's subPaths, and makes sure that what is mounted at its place is its own.
-/// Answers the volume's record. Blocks.
+/// Removes the volume's subPaths, and verifies that a mount at the volume's place is its own.
+/// Returns the volume's record. It blocks.
 fn prepare_tear_down<M: Mounter>(
     volume: &OnDisk<M>,
     plugin: &str,
@@ -153,8 +160,8 @@ fn prepare_tear_down<M: Mounter>(
     Ok(record)
 }
 
-/// Removes everything of a pod: volumes first, then its directory. Goes on after an error and
-/// answers the first one. A missing directory is done.
+/// Removes everything of a pod: volumes first, then its directory. It goes on after an error and
+/// returns the first one. A missing directory is no error.
 pub async fn remove_pod<M: Mounter>(
     mounter: M,
     paths: Arc<Paths>,
@@ -173,11 +180,12 @@ pub async fn remove_pod<M: Mounter>(
         let torn_down = tear_down(&on_disk, &volume.plugin).await;
         first_error = first_error.or(torn_down.err());
     }
+
     pod.blocking(move |pod| remove_rest(pod, first_error)).await
 }
 
-/// Removes the rest of a pod's directory after its volumes. `failed` is the first error of those:
-/// then the directory and its ledger stay. Blocks.
+/// Removes the rest of a pod's directory after its volumes. `failed` is the first error of the
+/// volumes; after one, the directory and its ledger stay. It blocks.
 fn remove_rest<M: Mounter>(
     pod: &OnDisk<M>,
     mut failed: Option<TearDownError>,
@@ -193,10 +201,11 @@ fn remove_rest<M: Mounter>(
     };
 
     note(subpath::clean_up(mounter, paths, uid, None));
-    // Never with their content: what is left there is somebody's data.
+    // Never removed with their content, which would be a user's data.
     for dir in [paths.volumes(uid), paths.volume_devices(uid)] {
         note(remove_empty_dirs(&dir, 2));
     }
+
     match listed(&pod_dir).map_err(TearDownError::io("read", &pod_dir)) {
         Ok(entries) => {
             for (name, _) in entries {
@@ -211,13 +220,15 @@ fn remove_rest<M: Mounter>(
         }
         Err(error) => note(Err(error)),
     }
+
     if let Some(error) = failed {
-        // The ledger stays with the volumes that it is about.
+        // The ledger stays as long as the volumes that it describes.
         return Err(error);
     }
 
     let ledger = pod_dir.join(LEDGER);
     walk::remove_tree(&ledger).map_err(TearDownError::io("remove", &ledger))?;
+
     match std::fs::remove_dir(&pod_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(TearDownError::io("remove", &pod_dir)(error))
@@ -226,7 +237,7 @@ fn remove_rest<M: Mounter>(
     }
 }
 
-/// Removes empty directories, `levels` deep beneath `dir`, and `dir`.
+/// Removes empty directories, `levels` deep beneath `dir`, and then `dir`.
 fn remove_empty_dirs(dir: &Path, levels: u32) -> Result<(), TearDownError> {
     if levels > 0 {
         for (name, is_dir) in listed(dir).map_err(TearDownError::io("read", dir))? {
@@ -246,8 +257,8 @@ fn remove_empty_dirs(dir: &Path, levels: u32) -> Result<(), TearDownError> {
     }
 }
 
-/// The entries of a directory; none if it does not exist. A name that is no text is left out:
-/// nobody made it here.
+/// Returns the entries of a directory; none if it does not exist. A name that is not UTF-8 is left
+/// out: no kubelet creates one.
 fn listed(dir: &Path) -> io::Result<Vec<(String, bool)>> {
     match walk::list(dir) {
         Ok(entries) => Ok(entries
@@ -294,7 +305,8 @@ mod tests {
     fn node() -> Node {
         let dir = tempfile::tempdir().expect("a directory");
         let paths = Arc::new(Paths::new(dir.path(), dir.path().join("logs")));
-        let (mounter, uid) = (FakeMounter::default(), PodUid::from("u1"));
+        let mounter = FakeMounter::default();
+        let uid = PodUid::from("u1");
         make_pod_dirs(&paths, &uid).expect("made");
         let place = |plugin: &str, name: &str, ready: &str| Place {
             dir: paths.plugin_volume(&uid, plugin, name),

@@ -1,5 +1,5 @@
-//! One pod's volumes in the task's memory: each as the planner sees it and as the kinds need it,
-//! and the subscriptions to the objects that they are made of.
+//! Keeps one pod's volumes in the task's memory: each as the planner sees it and as the kinds need
+//! it, and the subscriptions to the objects that they consist of.
 //!
 //! Fed by the task. It never touches the disk.
 
@@ -62,7 +62,7 @@ impl<O: ObjectSource> AnySubscription<O> {
     }
 }
 
-/// What was last seen of an object: enough to tell whether it has changed.
+/// The last state of an object: enough to tell whether it has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Nothing,
@@ -110,21 +110,23 @@ impl AsRef<Volume> for OneVolume {
 /// The part of a volume that the planner does not need.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meta {
-    /// The plugin's qualified name, for tearing down; `None` for a volume without a directory of
+    /// The plugin's qualified name, for the tear-down; `None` for a volume without a directory of
     /// ours.
     plugin: Option<String>,
     /// The directory's name: the volume's, or the persistent volume's.
     pub(super) directory: String,
     /// The persistent volume behind a claim.
     claimed: Option<Record>,
-    /// Which of the pod's volumes it is; `None` if it was found on disk and is not in the spec.
+    /// The index of the volume in the pod's spec; `None` if it was found on disk and is not in the
+    /// spec.
     pub(super) spec_index: Option<usize>,
-    /// What the volume is made of.
+    /// The objects and fields that the volume consists of.
     inputs: VolumeInputs,
 }
 
 impl Meta {
-    /// The plugin that tears the volume down. One without a plugin of ours has at most subPaths.
+    /// Returns the plugin that tears the volume down. A volume without a plugin of ours has at most
+    /// subPaths.
     pub(super) fn plugin_name(&self) -> &str {
         self.plugin.as_deref().unwrap_or(host_path::PLUGIN)
     }
@@ -139,7 +141,7 @@ impl Meta {
     }
 }
 
-/// One pod.
+/// One pod's volumes.
 pub(super) struct Entry<O: ObjectSource> {
     pub(super) uid: PodUid,
     /// The newest object; `None` while the pod is only known from disk.
@@ -147,24 +149,24 @@ pub(super) struct Entry<O: ObjectSource> {
     pub(super) goal: Goal,
     pub(super) volumes: Vec<OneVolume>,
     objects: BTreeMap<ObjectRef, Box<Watched<O>>>,
-    /// Ends the waiting for changes of the objects.
+    /// Ends the watch of the pod's objects.
     pub(super) unwatch: CancellationToken,
-    /// When the pod's plan must be made again.
+    /// The time at which the pod's volumes must be planned again.
     pub(super) wake_at: Option<Mono>,
-    /// When the next summary event about missing volumes is due.
+    /// The time of the next summary event about missing volumes.
     pub(super) summary_at: Option<Mono>,
     /// The last event about each volume (and about the pod, under the empty name).
     pub(super) reported: BTreeMap<String, String>,
-    /// Since when an object cannot be read.
+    /// The times since when objects cannot be read, by object.
     pub(super) refused_since: BTreeMap<String, Mono>,
-    /// Since when there is an object that the API server has not shown.
+    /// The time since when an object has been missing from the API server's answers.
     unanswered_since: Option<Mono>,
-    /// Whether old generations of files are still there for a container that was being started.
+    /// True if old generations of files were kept for a container that was being started.
     pub(super) has_old_files: bool,
 }
 
 impl<O: ObjectSource> Entry<O> {
-    /// A pod that only the disk knows of.
+    /// Creates the entry of a pod that is only known from disk.
     pub(super) fn from_disk(uid: PodUid, found: Vec<Found>) -> Self {
         let volumes = found.into_iter().map(|found| {
             let actual = if found.usable { Actual::Present } else { Actual::Partial };
@@ -177,6 +179,7 @@ impl<O: ObjectSource> Entry<O> {
             };
             OneVolume { plan, meta }
         });
+
         let volumes = volumes.collect();
         Self {
             uid,
@@ -194,7 +197,7 @@ impl<O: ObjectSource> Entry<O> {
         }
     }
 
-    /// Takes the pod's object: the first one, or a newer one. Answers the subscriptions to watch.
+    /// Takes the pod's first or newer object. Returns the new subscriptions.
     pub(super) fn claim(
         &mut self,
         pod: &Arc<Pod>,
@@ -209,23 +212,24 @@ impl<O: ObjectSource> Entry<O> {
         self.subscribe(pod, objects)
     }
 
-    /// The pod is gone: everything shall go.
+    /// Marks the pod as gone: all its volumes are to be torn down.
     pub(super) fn let_go(&mut self) {
         self.goal = Goal::Gone;
         self.unwatch.cancel();
         self.objects.clear();
         self.summary_at = None;
         for volume in &mut self.volumes {
-            // What kept it from being set up does not keep it from being torn down.
+            // The failure of a set-up does not delay the tear-down.
             volume.plan.problem = None;
         }
     }
 
-    /// Matches the pod's volumes with those that were found on disk. The rest of these stays, to be
-    /// torn down.
+    /// Matches the pod's volumes with those that were found on disk. The unmatched ones stay in the
+    /// entry, to be torn down.
     fn take_spec(&mut self, pod: &Pod) {
         let used = nested::used(pod);
         let mut left = std::mem::take(&mut self.volumes);
+
         let specs = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         for (index, spec) in specs.iter().enumerate() {
             let kind = Kind::of(spec);
@@ -244,8 +248,9 @@ impl<O: ObjectSource> Entry<O> {
                 meta: Meta { directory: spec.name.clone(), ..Meta::default() },
             });
             volume.plan.name.clone_from(&spec.name);
-            // Containers see what was found at once; it is brought up to date as soon as its inputs
-            // are known. The persistent volume behind a claim never changes.
+
+            // Containers may use the volume as it was found; it is brought up to date as soon as
+            // its inputs are known. The persistent volume behind a claim never changes.
             volume.plan.dirty = was_found && !kind.is_claim();
             volume.plan.wanted = used.contains(spec.name.as_str());
             volume.plan.mounted_by = kind.mounted_by(spec);
@@ -254,14 +259,15 @@ impl<O: ObjectSource> Entry<O> {
             volume.meta.inputs = kind.inputs();
             self.volumes.push(volume);
         }
+
         self.volumes.append(&mut left);
         self.volumes.shrink_to_fit();
         self.hold_maybe_claimed();
     }
 
-    /// Leaves persistent volumes that were found on disk alone for as long as a claim has not been
-    /// read that may lead to them: without a record (upstream's kubelet made them) nothing else
-    /// tells whose they are.
+    /// Protects persistent volumes that were found on disk until every claim has been read that may
+    /// lead to them. Without a record (upstream's kubelet made them) nothing else says which claim
+    /// they belong to.
     fn hold_maybe_claimed(&mut self) {
         let specs = self
             .pod
@@ -275,13 +281,14 @@ impl<O: ObjectSource> Entry<O> {
                 && meta.claimed.is_none()
                 && spec.is_some_and(|spec| Kind::of(spec).is_claim())
         });
+
         for OneVolume { plan, meta } in &mut self.volumes {
             plan.maybe_claimed = is_open && meta.spec_index.is_none() && meta.is_local();
         }
     }
 
-    /// Takes in which persistent volume a claim leads to. If it was found on disk, that entry is
-    /// this volume.
+    /// Records the persistent volume that a claim leads to. If the volume was found on disk, that
+    /// entry is merged into this one.
     pub(super) fn claimed(&mut self, index: usize, record: Record) {
         for OneVolume { plan, meta } in &mut self.volumes {
             let is_same =
@@ -291,6 +298,7 @@ impl<O: ObjectSource> Entry<O> {
                 plan.maybe_claimed = false;
             }
         }
+
         let meta = &mut self.volumes[index].meta;
         meta.plugin = Some(record.plugin.clone());
         meta.directory.clone_from(&record.directory);
@@ -298,8 +306,8 @@ impl<O: ObjectSource> Entry<O> {
         self.hold_maybe_claimed();
     }
 
-    /// The persistent volumes behind the pod's claims, as far as they are in place, by the volume's
-    /// name in the pod.
+    /// Returns the persistent volumes of the pod's claims that are in place, by the volume's name
+    /// in the pod.
     pub(super) fn in_place(&self) -> BTreeMap<String, Record> {
         self.volumes
             .iter()
@@ -308,7 +316,7 @@ impl<O: ObjectSource> Entry<O> {
             .collect()
     }
 
-    /// The names of the persistent volumes that the pod has, or may have.
+    /// Returns the names of the persistent volumes that the pod has, or may have.
     pub(super) fn persistent(&self) -> impl Iterator<Item = &str> {
         self.volumes
             .iter()
@@ -316,11 +324,12 @@ impl<O: ObjectSource> Entry<O> {
             .filter_map(|volume| Some(volume.meta.claimed.as_ref()?.directory.as_str()))
     }
 
-    /// Takes in a newer object of the pod. Its volumes never change, but the fields that they show
+    /// Takes a newer object of the pod. A pod's volumes never change, but the fields that they show
     /// and the containers that use them may.
     fn follow_change(&mut self, before: &Pod, pod: &Pod) {
         let used = nested::used(pod);
         let shown = shown_fields(before) != shown_fields(pod);
+
         for OneVolume { plan, meta } in &mut self.volumes {
             if meta.spec_index.is_some() {
                 plan.wanted = used.contains(plan.name.as_str());
@@ -332,7 +341,7 @@ impl<O: ObjectSource> Entry<O> {
         }
     }
 
-    /// Subscribes to the objects of wanted volumes that are not subscribed to yet.
+    /// Subscribes to the objects of wanted volumes that have no subscription yet.
     fn subscribe(&mut self, pod: &Pod, objects: &O) -> Vec<(ObjectRef, AnySubscription<O>)> {
         let namespace = pod::key(pod).namespace;
         let wanted: BTreeSet<ObjectRef> = self
@@ -345,6 +354,7 @@ impl<O: ObjectSource> Entry<O> {
         if self.unwatch.is_cancelled() {
             self.unwatch = CancellationToken::new();
         }
+
         for object in wanted {
             if self.objects.contains_key(&object) {
                 continue;
@@ -354,16 +364,19 @@ impl<O: ObjectSource> Entry<O> {
             let seen = subscription.seen();
             self.objects.insert(object, Box::new(Watched { subscription, seen }));
         }
+
         added
     }
 
-    /// Looks at an object again; says whether it has changed, and marks what is made of it.
+    /// Reads an object again. If it has changed, marks the volumes that contain it, and returns
+    /// true.
     pub(super) fn look_at(&mut self, object: &ObjectRef) -> bool {
         let Some(watched) = self.objects.get_mut(object) else { return false };
         let seen = watched.subscription.seen();
         if watched.seen == seen {
             return false;
         }
+
         watched.seen = seen;
         for OneVolume { plan, meta } in &mut self.volumes {
             if meta.inputs.objects.contains(object) {
@@ -371,14 +384,16 @@ impl<O: ObjectSource> Entry<O> {
                 plan.problem = None;
             }
         }
+
         true
     }
 
-    /// Fills in which volumes' inputs are known.
+    /// Updates the volumes whose inputs have become known.
     pub(super) fn refresh_inputs(&mut self, now: Mono) {
         let is_late =
             self.unanswered_since.is_some_and(|since| now.since(since) >= OBJECT_REPORT_DELAY);
         let mut is_unanswered = false;
+
         for OneVolume { plan, meta } in &mut self.volumes {
             let objects = &meta.inputs.objects;
             let waiting = objects.iter().find_map(|object| {
@@ -406,15 +421,16 @@ impl<O: ObjectSource> Entry<O> {
                 Some(_) => Inputs::Waiting(String::new()),
             };
         }
+
         self.unanswered_since = is_unanswered.then(|| self.unanswered_since.unwrap_or(now));
     }
 
-    /// When an object that does not come must be reported.
+    /// Returns the time at which a missing object must be reported.
     pub(super) fn late_at(&self, now: Mono) -> Option<Mono> {
         self.unanswered_since.map(|since| since.after(OBJECT_REPORT_DELAY)).filter(|at| *at > now)
     }
 
-    /// The objects of one volume, as far as they are known.
+    /// Returns the objects of one volume that are known.
     pub(super) fn objects_of(&self, index: usize) -> Objects {
         let mut known = Objects::default();
         for object in &self.volumes[index].meta.inputs.objects {
@@ -430,10 +446,11 @@ impl<O: ObjectSource> Entry<O> {
                 (ObjectRef::ConfigMap(_) | ObjectRef::Secret(_), _) => {}
             }
         }
+
         known
     }
 
-    /// Whether work on a volume is under way.
+    /// Returns true if work on a volume is in progress.
     pub(super) fn is_busy(&self) -> bool {
         self.volumes.iter().any(|volume| volume.plan.doing.is_some())
     }
@@ -462,6 +479,7 @@ struct Waiting {
     is_refused: bool,
 }
 
+/// Returns the reason why a volume has to wait for an object; `None` if it has not.
 fn waiting_for(object: &ObjectRef, seen: Option<&Seen>) -> Option<Waiting> {
     match seen {
         None | Some(Seen::Nothing) => {
@@ -475,7 +493,7 @@ fn waiting_for(object: &ObjectRef, seen: Option<&Seen>) -> Option<Waiting> {
 
 type Map = BTreeMap<String, String>;
 
-/// Everything that a downwardAPI file can show and that can change.
+/// Returns all fields that a downwardAPI file can show and that can change.
 fn shown_fields(pod: &Pod) -> (Option<&Map>, Option<&Map>, Vec<Option<&ResourceRequirements>>) {
     let containers = pod::init_containers(pod).iter().chain(pod::main_containers(pod));
     let resources = containers.map(|container| container.resources.as_ref()).collect();

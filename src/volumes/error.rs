@@ -1,5 +1,5 @@
-//! Errors of setting volumes up and of tearing them down. The texts end in upstream's events, so
-//! they are upstream's where it has one.
+//! The errors of setting volumes up and of tearing them down. Their texts end in upstream's events,
+//! so they are upstream's where it has one.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::apiserver::objects::ObjectError;
 use crate::apiserver::tokens::TokenError;
 
-/// The text about a mount that this node did not make.
+/// The text for a mount that this node did not make.
 pub const FOREIGN_MOUNT: &str = "something else is mounted there";
 
 /// An error of a kind of volume. Its text is upstream's.
@@ -43,7 +43,7 @@ pub enum HostPathError {
     },
 }
 
-/// Why a volume could not be set up.
+/// The reasons why a volume could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
     /// A ConfigMap or Secret cannot be read.
@@ -64,27 +64,27 @@ pub enum SetUpError {
     /// A step with a persistent volume failed.
     #[error("{text}")]
     Persistent {
-        /// Its name.
+        /// The persistent volume's name.
         volume: String,
         /// Upstream's name of the step, e.g. `MountVolume.SetUp`.
         step: &'static str,
-        /// Why.
+        /// The error's text.
         text: String,
     },
-    /// The pod went away while the work was being done.
+    /// The pod went away during the work.
     #[error("the pod went away")]
     Cancelled,
     /// Several sources of a projected volume failed.
     #[error("[{}]", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Several(Vec<SetUpError>),
-    /// A file, directory or mount could not be made.
+    /// A file, directory or mount could not be created.
     #[error("could not {step} {path}", path = .path.display())]
     Io {
-        /// What was being done, e.g. `make the directory`.
+        /// The step, e.g. `make the directory`.
         step: &'static str,
-        /// With what.
+        /// The path of the step.
         path: PathBuf,
-        /// The kernel's reason.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -94,13 +94,13 @@ pub enum SetUpError {
 }
 
 impl SetUpError {
-    /// For `map_err` of a file operation.
+    /// Returns the conversion for `map_err` of a file operation.
     pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { step, path: path.to_owned(), source }
     }
 
-    /// One error, or several as one; `None` for none. Equal texts are told once, as upstream's
-    /// aggregate does.
+    /// Joins several errors to one; `None` for none. Equal texts appear once, as in upstream's
+    /// aggregate.
     pub(crate) fn aggregate(errors: Vec<Self>) -> Option<Self> {
         let mut distinct: Vec<Self> = Vec::new();
         for error in errors {
@@ -114,12 +114,12 @@ impl SetUpError {
         }
     }
 
-    /// The whole chain in one line, for events and statuses.
+    /// Returns the whole chain in one line, for events and statuses.
     pub fn text(&self) -> String {
         chain(self)
     }
 
-    /// The event for a volume of the pod that is called `name`: upstream names its step, and a
+    /// Returns the event for a volume that the pod calls `name`. Upstream names its step, and a
     /// persistent volume by its own name. The blank before the colon is upstream's.
     pub fn event(&self, name: &str) -> String {
         let (step, name) = match self {
@@ -138,30 +138,30 @@ impl SetUpError {
     }
 }
 
-/// Why a volume, or a pod's directory, could not be removed. Everything else that could be removed
-/// is.
+/// The reasons why a volume, or a pod's directory, could not be removed. Everything else that could
+/// be removed is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TearDownError {
     /// A file, directory or mount is in the way.
     #[error("could not {step} {path}", path = .path.display())]
     Io {
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// With what.
+        /// The path of the step.
         path: PathBuf,
-        /// The kernel's reason.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// There is something that this process did not make.
+    /// There is a file or mount that this process did not make.
     #[error("{path} holds what this node did not put there ({what}): look at it and remove it by hand", path = .path.display())]
     Foreign {
-        /// Where.
+        /// The path of the file or mount.
         path: PathBuf,
-        /// What.
+        /// A description of the file or mount.
         what: String,
     },
-    /// What another caller was told.
+    /// The error that another caller has received.
     #[error("{0}")]
     Again(String),
     /// The work panicked.
@@ -170,17 +170,17 @@ pub enum TearDownError {
 }
 
 impl TearDownError {
-    /// For `map_err` of a file operation.
+    /// Returns the conversion for `map_err` of a file operation.
     pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { step, path: path.to_owned(), source }
     }
 
-    /// The whole chain in one line.
+    /// Returns the whole chain in one line.
     pub fn text(&self) -> String {
         chain(self)
     }
 
-    /// The kind of reason, for a metric.
+    /// Returns the kind of reason, for a metric.
     pub fn reason(&self) -> StuckReason {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
@@ -194,7 +194,7 @@ impl TearDownError {
     }
 }
 
-/// Why a volume or a pod's directory cannot be removed, as the metric's label has it.
+/// The reasons why a volume or a pod's directory cannot be removed, as the metric's label has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StuckReason {
     /// Something holds the mount, e.g. a process of a container.
@@ -213,7 +213,7 @@ impl StuckReason {
     /// All reasons.
     pub const ALL: [Self; 5] = [Self::Busy, Self::Mounted, Self::Foreign, Self::Io, Self::Other];
 
-    /// The label's value.
+    /// Returns the label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Busy => "busy",
@@ -225,7 +225,7 @@ impl StuckReason {
     }
 }
 
-/// An error with its sources, joined by `: `.
+/// Joins an error with its sources by `: `.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -237,7 +237,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The kernel's reason as Go words it: `no such file or directory`.
+/// Words the kernel's reason as Go does: `no such file or directory`.
 pub(crate) fn errno_text(error: &io::Error) -> String {
     let text = error.raw_os_error().map_or_else(
         || error.to_string(),

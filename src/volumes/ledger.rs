@@ -1,9 +1,10 @@
-//! The ledger: a record of each volume of a pod, written before the volume is made on disk.
+//! Keeps the ledger: a record of each volume of a pod, written before the volume is made on disk.
 //!
-//! One small JSON file per volume, `pods/UID/volume-ledger/VOLUME`, so that jobs share nothing. It
-//! is read
+//! One small JSON file per volume, `pods/UID/volume-ledger/VOLUME`, so that jobs share nothing. The
+//! records are read
+//!
 //! - after a restart, to find the persistent volume behind a claim;
-//! - before anything is removed, to make sure that the mount at the place is the recorded one.
+//! - before anything is removed, to verify that the mount at the place is the recorded one.
 //!
 //! A pod directory without a ledger, of an older release or of upstream's kubelet, is judged by its
 //! layout. The ledger is removed with the pod's directory.
@@ -22,7 +23,7 @@ use crate::linux::mount::FsKind;
 use crate::linux::walk;
 use crate::model::PodUid;
 
-/// The version of the format; another one is not read.
+/// The version of the format. A record of another version is not read.
 const VERSION: u32 = 1;
 
 /// The record of one volume.
@@ -33,7 +34,7 @@ pub struct Record {
     pub volume: String,
     /// The plugin's qualified name.
     pub plugin: String,
-    /// Its directory's name: the volume's, or the persistent volume's.
+    /// The name of the volume's directory: the volume's own, or the persistent volume's.
     pub directory: String,
     /// The object at that place.
     pub made: Made,
@@ -81,19 +82,20 @@ pub struct Claimed {
 }
 
 impl Record {
-    /// A record of a volume whose directory has its own name.
+    /// Creates a record of a volume whose directory has the volume's name.
     pub fn new(volume: &str, plugin: &str, made: Made) -> Self {
-        let (plugin, directory) = (plugin.to_owned(), volume.to_owned());
+        let plugin = plugin.to_owned();
+        let directory = volume.to_owned();
         Self { version: VERSION, volume: volume.to_owned(), plugin, directory, made, claimed: None }
     }
 
-    /// The same for a persistent volume.
+    /// Turns the record into that of a persistent volume.
     #[must_use]
     pub fn claimed(self, directory: &str, claimed: Claimed) -> Self {
         Self { directory: directory.to_owned(), claimed: Some(claimed), ..self }
     }
 
-    /// Where the volume lies on the host, for containers.
+    /// Returns the volume's path on the host, as containers mount it.
     pub fn path(&self, paths: &Paths, uid: &PodUid) -> PathBuf {
         match (&self.made, &self.claimed) {
             (Made::Nothing, Some(claimed)) => claimed.path.clone(),
@@ -109,12 +111,13 @@ impl Record {
         }
     }
 
-    /// Returns true if the volume is there as it was made, whole. Blocks.
+    /// Returns true if the volume still is as the record describes it, and complete. It blocks.
     pub fn is_there<M: Mounter>(&self, mounter: &M, paths: &Paths, uid: &PodUid) -> bool {
         let path = self.path(paths, uid);
         if self.claimed.as_ref().is_some_and(|claimed| !claimed.done) {
             return false;
         }
+
         match &self.made {
             Made::Nothing => true,
             Made::Directory => path.is_dir(),
@@ -128,7 +131,8 @@ impl Record {
         }
     }
 
-    /// Describes a mount at the volume's place that this node did not make; `None` for its own.
+    /// Describes a mount at the volume's place that this node did not make; `None` for its own, or
+    /// none.
     pub fn foreign_mount<M: Mounter>(&self, mounter: &M, path: &Path) -> Option<String> {
         let is_kind = |kind: FsKind| mounter.fs_kind(path).is_ok_and(|found| found == kind);
         let is_own = match &self.made {
@@ -140,12 +144,13 @@ impl Record {
             }
             Made::Directory | Made::Device | Made::Nothing => false,
         };
+
         (!is_own).then(|| FOREIGN_MOUNT.to_owned())
     }
 }
 
 impl Made {
-    /// The object that an emptyDir of that medium is.
+    /// Returns the object that an emptyDir of this medium is.
     pub fn of_medium(medium: &Medium) -> Self {
         match medium {
             Medium::Disk => Self::Directory,
@@ -155,7 +160,7 @@ impl Made {
     }
 }
 
-/// Writes a record, unless the same one is there. Blocks.
+/// Writes a record, unless an equal one exists. It blocks.
 pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     if read(paths, uid, &record.volume).as_ref() == Some(record) {
         return Ok(());
@@ -166,22 +171,24 @@ pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     write_atomic(&dir.join(&record.volume), text, 0o600)
 }
 
-/// Reads the record of a volume of the pod; `None` if there is none, or none that is sound. Blocks.
+/// Reads the record of a volume of the pod; `None` if it does not exist or is corrupt. It blocks.
 pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
     if !is_component(volume) {
         return None;
     }
+
     let text = std::fs::read(paths.ledger(uid).join(volume)).ok()?;
     let record: Record = serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "A record of a volume cannot be read"))
+        .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "a record of a volume cannot be read"))
         .ok()?;
     let is_sound =
         record.version == VERSION && record.volume == volume && is_component(&record.directory);
+
     is_sound.then_some(record)
 }
 
-/// Reads all records of a pod. Files that a killed write has left beside them are skipped (no
-/// volume's name begins with a dot) and removed with the pod's directory. Blocks.
+/// Reads all records of a pod. Leftovers of a killed write beside them are skipped (no volume's
+/// name begins with a dot) and removed with the pod's directory. It blocks.
 pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
     let names = walk::list(&paths.ledger(uid)).unwrap_or_default();
     let names =
@@ -189,16 +196,16 @@ pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
     names.filter_map(|name| read(paths, uid, name)).collect()
 }
 
-/// Finds the record whose volume lies in that directory. Blocks.
+/// Finds the record of the volume that lies in this directory. It blocks.
 pub fn of_directory(paths: &Paths, uid: &PodUid, plugin: &str, directory: &str) -> Option<Record> {
     let is_it = |record: &Record| record.plugin == plugin && record.directory == directory;
-    // Nearly always they have the same name.
+    // Nearly always volume and directory have the same name.
     read(paths, uid, directory)
         .filter(is_it)
         .or_else(|| read_all(paths, uid).into_iter().find(is_it))
 }
 
-/// Removes a record. A missing one is done. Blocks.
+/// Removes a record. A missing one is no error. It blocks.
 pub fn forget(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
     match std::fs::remove_file(paths.ledger(uid).join(&record.volume)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

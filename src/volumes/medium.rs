@@ -1,6 +1,6 @@
-//! What an emptyDir is made of. Pure.
+//! Names the storage media of an emptyDir. Pure.
 
-/// The storage behind an emptyDir, and behind the volumes that are wrapped around one.
+/// The storage of an emptyDir, and of the volumes that are wrapped around one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {
     /// The node's disk.

@@ -1,4 +1,5 @@
-//! What volumes ask of the kernel's mounts: a seam with the real thing and a fake for tests.
+//! Gives volumes access to the kernel's mounts: a trait, with the real implementation and a fake
+//! for tests.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,29 +10,29 @@ use nix::mount::MsFlags;
 
 use crate::linux::mount::{self, FsKind};
 
-/// Mounts as volumes need them. Every call blocks.
+/// The operations on mounts that volumes need. Every call blocks.
 pub trait Mounter: Clone + Send + Sync + 'static {
-    /// Whether something is mounted at the path; `NotFound` if the path does not exist.
+    /// Returns true if something is mounted at the path; `NotFound` if the path does not exist.
     fn is_mount_point(&self, path: &Path) -> io::Result<bool>;
-    /// The kind of file system that the path lies on.
+    /// Returns the kind of the file system that the path lies on.
     fn fs_kind(&self, path: &Path) -> io::Result<FsKind>;
-    /// Mounts memory, of at most `size` bytes if given.
+    /// Mounts a tmpfs of at most `size` bytes; without a size, of the kernel's default.
     fn mount_tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()>;
     /// Mounts huge pages of `page_size` (e.g. `2Mi`).
     fn mount_huge_pages(&self, target: &Path, page_size: &str) -> io::Result<()>;
-    /// Binds what is open as `source`.
+    /// Binds the open file or directory `source` to `target`.
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()>;
     /// Changes the flags of the bind mount at `target`.
     fn remount_bind(&self, target: &Path, flags: MsFlags) -> io::Result<()>;
-    /// Undoes the topmost mount at `target`.
+    /// Removes the topmost mount at `target`.
     fn unmount(&self, target: &Path) -> io::Result<()>;
-    /// The device and inode of what is seen at `path`.
+    /// Returns the device and inode that are visible at `path`.
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
-    /// Where else the directory `path` is bound to.
+    /// Returns the other places that the directory `path` is bound to.
     fn other_places(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
 }
 
-/// A file's device and inode.
+/// Returns a file's device and inode.
 pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
@@ -40,12 +41,12 @@ pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// The kernel's mounts.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelMounter {
-    /// Whether tmpfs can be kept out of swap: kernels since 6.4, outside user namespaces.
+    /// True if tmpfs can be kept out of swap: kernels since 6.4, outside user namespaces.
     no_swap: bool,
 }
 
 impl KernelMounter {
-    /// Finds out what this kernel can do. Reads two small files.
+    /// Detects the abilities of this kernel. Reads two small files.
     pub fn detect() -> Self {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let user_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -102,6 +103,7 @@ impl Mounter for KernelMounter {
     }
 }
 
+/// Returns true if the kernel's tmpfs has the option `noswap` here.
 fn can_stay_out_of_swap(release: &str, user_map: &str) -> bool {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
@@ -126,7 +128,7 @@ pub mod fake {
     use super::Mounter;
     use crate::linux::mount::FsKind;
 
-    /// Remembers mounts instead of making them.
+    /// Records mounts instead of making them.
     #[derive(Clone, Debug, Default)]
     pub struct FakeMounter {
         state: Arc<Mutex<State>>,
@@ -141,12 +143,12 @@ pub mod fake {
     }
 
     impl FakeMounter {
-        /// Where something is mounted, and what.
+        /// Returns the present mounts: the source by target.
         pub fn mounts(&self) -> BTreeMap<PathBuf, String> {
             self.state.lock().mounts.clone()
         }
 
-        /// Makes a path refuse to be unmounted, or not any more.
+        /// Makes a path refuse to be unmounted, or stop refusing.
         pub fn set_busy(&self, path: &Path, busy: bool) {
             let mut state = self.state.lock();
             state.busy.retain(|known| known != path);
@@ -155,7 +157,7 @@ pub mod fake {
             }
         }
 
-        /// What was asked, in order.
+        /// Returns all calls, in order.
         pub fn log(&self) -> Vec<String> {
             self.state.lock().log.clone()
         }
@@ -183,6 +185,7 @@ pub mod fake {
                 .iter()
                 .filter(|(target, _)| path.starts_with(target))
                 .map(|(_, what)| what);
+
             Ok(match above.next_back() {
                 Some(what) if what.starts_with("tmpfs") => FsKind::Tmpfs,
                 Some(what) if what.starts_with("hugetlbfs") => FsKind::HugeTlbFs,

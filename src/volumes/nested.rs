@@ -1,5 +1,5 @@
-//! Mount points inside a volume: where a container mounts one volume beneath another, the outer one
-//! needs a directory. Pure.
+//! Finds mount points inside volumes: where a container mounts one volume beneath another, the
+//! outer one needs a directory. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,24 @@ use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use crate::model::{Pod, pod};
 
-/// A mount point that the runtime cannot make: it lies in a volume that the container mounts
-/// read-only.
+/// A mount point that the runtime cannot create because it lies in a volume that the container
+/// mounts read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nested {
     /// The outer volume's name.
     pub outer: String,
     /// The mount point, relative to the outer volume.
     pub path: String,
-    /// Which of the container's volumeMounts is mounted there.
+    /// The index of the container's volumeMount that is mounted there.
     pub index: usize,
 }
 
-/// The mount points that a container needs inside volumes which it mounts read-only.
+/// Returns the mount points that a container needs inside volumes which it mounts read-only.
 pub fn in_read_only_mounts(container: &Container) -> Vec<Nested> {
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let paths: Vec<String> = mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
     let mut found = Vec::new();
+
     for (index, path) in paths.iter().enumerate() {
         let inside = |outer: &String| {
             path.strip_prefix(outer.trim_end_matches('/'))
@@ -39,13 +40,16 @@ pub fn in_read_only_mounts(container: &Container) -> Vec<Nested> {
             && mount.read_only == Some(true)
             && is_whole(mount)
         {
-            let (outer, path) = (mount.name.clone(), relative.to_owned());
+            let outer = mount.name.clone();
+            let path = relative.to_owned();
             found.push(Nested { outer, path, index });
         }
     }
+
     found
 }
 
+/// Returns true if the volume is mounted as a whole, without a subPath.
 fn is_whole(mount: &VolumeMount) -> bool {
     [&mount.sub_path, &mount.sub_path_expr]
         .into_iter()
@@ -57,8 +61,8 @@ fn is_whole(mount: &VolumeMount) -> bool {
 #[error("invalid container mount point {0}")]
 pub struct MountPointError(String);
 
-/// The directories that volume `name` needs, relative to it. Doubly nested ones are left to the
-/// volume between.
+/// Returns the directories that volume `name` needs, relative to it. Those beneath a further volume
+/// are left to that volume.
 pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, MountPointError> {
     let mut needed = BTreeSet::new();
     for mounts in all_mounts(pod) {
@@ -70,7 +74,9 @@ pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, MountPoin
             if own.starts_with("../") {
                 return Err(MountPointError(own));
             }
+
             let prefix = format!("{}/", own.trim_end_matches('/'));
+
             let mut nested: Vec<String> = Vec::new();
             for other in all.iter().filter(|other| other.starts_with(&prefix)) {
                 if !nested.iter().any(|outer| other.starts_with(outer)) {
@@ -80,11 +86,12 @@ pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, MountPoin
             }
         }
     }
+
     needed.remove("");
     Ok(needed)
 }
 
-/// The names of the volumes that any container mounts, or has as a device.
+/// Returns the names of the volumes that any container mounts, or has as a device.
 pub fn used(pod: &Pod) -> BTreeSet<&str> {
     let devices = |devices: &'_ Option<Vec<k8s_openapi::api::core::v1::VolumeDevice>>| {
         devices.iter().flatten().map(|device| device.name.clone()).collect::<Vec<_>>()
@@ -101,6 +108,7 @@ pub fn used(pod: &Pod) -> BTreeSet<&str> {
         .chain(all_mounts(pod).flatten().map(|mount| mount.name.clone()))
         .collect();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+
     volumes.map(|volume| volume.name.as_str()).filter(|name| names.contains(*name)).collect()
 }
 
@@ -113,9 +121,10 @@ fn all_mounts(pod: &Pod) -> impl Iterator<Item = &[VolumeMount]> {
         .map(|mounts| mounts.as_deref().unwrap_or_default())
 }
 
-/// Go's `filepath.Clean`.
+/// Cleans a path as Go's `filepath.Clean` does.
 fn clean(path: &str) -> String {
     let absolute = path.starts_with('/');
+
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
         match (name, names.last()) {
@@ -124,6 +133,7 @@ fn clean(path: &str) -> String {
             _ => names.push(name),
         }
     }
+
     let joined = names.join("/");
     match (absolute, joined.is_empty()) {
         (true, _) => format!("/{joined}"),

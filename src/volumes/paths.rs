@@ -1,13 +1,13 @@
-//! Where everything of a pod lies on the node: upstream's directory layout, byte for byte. Pure.
+//! Names the directories of pods on the node: upstream's layout, byte for byte. Pure.
 
 use std::path::{Path, PathBuf};
 
 use crate::model::{PodKey, PodUid};
 
-/// Where pods' logs lie unless `podLogsDir` says otherwise.
+/// The directory of the pods' logs unless `podLogsDir` sets another one.
 pub const DEFAULT_POD_LOGS: &str = "/var/log/pods";
 
-/// The directory of a pod's ledger.
+/// The name of the directory of a pod's ledger.
 pub const LEDGER: &str = "volume-ledger";
 
 /// The node's directories: the root (`/var/lib/kubelet`) and the pods' logs (`/var/log/pods`).
@@ -20,7 +20,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The directories beneath `root`, logs beneath `pod_logs`.
+    /// Sets the directories: `root`, and `pod_logs` for the logs.
     pub fn new(root: impl Into<PathBuf>, pod_logs: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), pod_logs: pod_logs.into() }
     }
@@ -50,8 +50,8 @@ impl Paths {
         self.pod(uid).join("volume-subpaths")
     }
 
-    /// `ROOT/pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`: where a subPath is bound to; `index`
-    /// counts the container's volumeMounts.
+    /// `ROOT/pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`: the place that a subPath is bound
+    /// to. `index` counts the container's volumeMounts.
     pub fn subpath(&self, uid: &PodUid, volume: &str, container: &str, index: usize) -> PathBuf {
         self.subpaths(uid).join(volume).join(container).join(index.to_string())
     }
@@ -81,7 +81,8 @@ impl Paths {
         self.root.join("plugins_registry")
     }
 
-    /// `LOGS/NAMESPACE_NAME_UID` (0755): the pod's log directory, which the sandbox is told.
+    /// `LOGS/NAMESPACE_NAME_UID` (0755): the pod's log directory, as the sandbox's request names
+    /// it.
     pub fn pod_log(&self, key: &PodKey, uid: &PodUid) -> PathBuf {
         self.pod_logs.join(format!("{}_{}_{uid}", key.namespace, key.name))
     }
@@ -115,17 +116,18 @@ impl Paths {
     }
 }
 
-/// A plugin's qualified name as a directory name: `kubernetes.io/secret` → `kubernetes.io~secret`.
+/// Returns a plugin's qualified name as a directory name: `kubernetes.io/secret` →
+/// `kubernetes.io~secret`.
 pub fn escape(plugin: &str) -> String {
     plugin.replace('/', "~")
 }
 
-/// Undoes [`escape`].
+/// Reverses [`escape`].
 pub fn unescape(directory: &str) -> String {
     directory.replace('~', "/")
 }
 
-/// Whether a name may be one component of a path that is built from it.
+/// Returns true if a name may be one component of a path that is built from it.
 pub fn is_component(name: &str) -> bool {
     !name.is_empty()
         && name != "."

@@ -1,4 +1,4 @@
-//! The files of a volume that this process writes: which, with which content, mode and owner. Pure.
+//! The files of a volume that this process writes: their paths, content, mode and owner. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,27 +9,27 @@ use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, Secret};
 use super::error::SetUpError;
 use crate::apiserver::objects::ObjectError;
 
-/// The mode of files when the spec has none: what the API defaults `defaultMode` to.
+/// The mode of files when the spec has none; the API's default of `defaultMode`.
 pub const DEFAULT_MODE: u32 = 0o644;
 /// The longest path (upstream's limit).
 const LONGEST_PATH: usize = 4096;
-/// The longest file name.
+/// The longest file name; upstream's limit.
 const LONGEST_NAME: usize = 255;
 
-/// One file.
+/// One file of a volume.
 #[derive(Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its content.
+    /// The file's content.
     pub data: Vec<u8>,
-    /// Its permission bits.
+    /// The file's permission bits.
     pub mode: u32,
-    /// Its owner, if not root.
+    /// The file's owner, if not root.
     pub uid: Option<u32>,
 }
 
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The content may be a secret.
+        // The content may be a secret: only its length is shown.
         f.debug_struct("File")
             .field("bytes", &self.data.len())
             .field("mode", &self.mode)
@@ -38,10 +38,10 @@ impl fmt::Debug for File {
     }
 }
 
-/// Files by path relative to the volume.
+/// The files of a volume, by path relative to the volume.
 pub type Payload = BTreeMap<String, File>;
 
-/// An object that a volume is made of.
+/// An object that a volume consists of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectRef {
     /// A ConfigMap, by name.
@@ -51,7 +51,7 @@ pub enum ObjectRef {
 }
 
 impl ObjectRef {
-    /// The kind as texts for people have it.
+    /// Returns the kind as messages name it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ConfigMap(_) => "configmap",
@@ -59,7 +59,7 @@ impl ObjectRef {
         }
     }
 
-    /// The object's name.
+    /// Returns the object's name.
     pub fn name(&self) -> &str {
         match self {
             Self::ConfigMap(name) | Self::Secret(name) => name,
@@ -67,7 +67,7 @@ impl ObjectRef {
     }
 }
 
-/// The objects that a volume's files are made of; `None`: known not to exist.
+/// The objects that a volume's files consist of; `None`: known not to exist.
 #[derive(Clone, Default)]
 pub struct Objects {
     /// ConfigMaps by name.
@@ -85,13 +85,13 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// Permission bits as the API has them, else the default ones.
+/// Returns permission bits as the API has them, else the default ones.
 pub fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
     own.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE) & 0o7777
 }
 
-/// Chooses the files of a ConfigMap or Secret: all keys, or those of `items`. `missing` words the
-/// error for a key that is not there, which `optional` forgives.
+/// Selects the files of a ConfigMap or Secret: all keys, or those of `items`. `missing` words the
+/// error for a key that does not exist, unless `optional` allows it.
 pub fn select<'a>(
     items: Option<&[KeyToPath]>,
     keys: impl Iterator<Item = (&'a String, &'a [u8])> + Clone,
@@ -107,6 +107,7 @@ pub fn select<'a>(
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(keys.map(|(key, data)| (key.clone(), file(data, None))).collect());
     };
+
     let mut payload = Payload::new();
     for item in items {
         match keys.clone().find(|(key, _)| **key == item.key) {
@@ -117,6 +118,7 @@ pub fn select<'a>(
             None => return Err(SetUpError::Payload(missing(&item.key).into())),
         }
     }
+
     Ok(payload)
 }
 
@@ -156,8 +158,8 @@ pub enum PathError {
     Reserved(String),
 }
 
-/// The path without `.`, doubled and trailing slashes; an error if it would leave the volume or its
-/// first name is reserved for the writer's own entries.
+/// Returns the path without `.`, doubled and trailing slashes. A path that would leave the volume,
+/// or whose first name is reserved for the writer's own entries, is an error.
 pub fn clean(path: &str) -> Result<String, PathError> {
     if path.is_empty() {
         return Err(PathError::Empty(path.to_owned()));
@@ -165,15 +167,18 @@ pub fn clean(path: &str) -> Result<String, PathError> {
     if path.starts_with('/') {
         return Err(PathError::Absolute(path.to_owned()));
     }
+
     if path.len() > LONGEST_PATH {
         return Err(PathError::Long);
     }
+
     if path.contains('\0') {
         return Err(PathError::Nul(path.to_owned()));
     }
     if path.split('/').any(|name| name == "..") {
         return Err(PathError::Parent(path.to_owned()));
     }
+
     if path.split('/').any(|name| name.len() > LONGEST_NAME) {
         return Err(PathError::LongName);
     }

@@ -1,4 +1,5 @@
-//! What to do next for the volumes of one pod, when to look again, and what to say of them. Pure.
+//! Decides the next steps for the volumes of one pod, the time of the next look, and the state to
+//! publish. Pure.
 //!
 //! ```text
 //!            set up              set up again (content, token, pod changed)
@@ -13,11 +14,11 @@ use std::time::Duration;
 use super::error::StuckReason;
 use crate::model::{Mono, VolumesState};
 
-/// The first wait after a failure; it is doubled with each further one (upstream's values).
+/// The first wait after a failure; it doubles with each further one (upstream's values).
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait.
+/// The longest wait after a failure (upstream's value).
 const LONGEST_WAIT: Duration = Duration::from_secs(122);
-/// Work that has not ended after this time is mentioned in the pod's state.
+/// Work in progress for longer than this is mentioned in the pod's state.
 const SLOW: Duration = Duration::from_secs(30);
 
 /// The wanted state of a pod's volumes.
@@ -41,20 +42,20 @@ pub struct Volume {
     /// True if this is a persistent volume that was found on disk and may belong to a claim of the
     /// pod that has not been read yet. It is left alone until then.
     pub maybe_claimed: bool,
-    /// Who puts the volume in place.
+    /// The party that puts the volume in place.
     pub mounted_by: MountedBy,
-    /// Whether the inputs are known.
+    /// The state of the inputs.
     pub inputs: Inputs,
     /// True if every object that the volume needs is cached, so that set-up should succeed on the
     /// first try.
     pub inputs_complete: bool,
-    /// What is there.
+    /// The state on disk.
     pub actual: Actual,
-    /// The work in progress, and when it began.
+    /// The work in progress, and the time when it began.
     pub doing: Option<(Doing, Mono)>,
-    /// True if what is there may be out of date.
+    /// True if the files on disk may be out of date.
     pub dirty: bool,
-    /// When the volume must be set up again (a token's renewal).
+    /// The time at which the volume must be set up again (a token's renewal).
     pub refresh_at: Option<Mono>,
     /// The last failure.
     pub problem: Option<Problem>,
@@ -66,18 +67,18 @@ impl AsRef<Volume> for Volume {
     }
 }
 
-/// Who puts a volume in place.
+/// The party that puts a volume in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountedBy {
     /// The kubelet.
     Kubelet,
     /// The container runtime, with each container.
     Runtime,
-    /// Nobody, for this reason.
+    /// No party, for this reason.
     Nobody(String),
 }
 
-/// Whether the objects that a volume is made of are known.
+/// The state of the objects that a volume consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inputs {
     /// Known. An object may be known not to exist.
@@ -86,18 +87,18 @@ pub enum Inputs {
     Waiting(String),
 }
 
-/// What is there of a volume.
+/// The state of a volume on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actual {
     /// Nothing.
     Absent,
-    /// Something, not known to be all.
+    /// Something, but perhaps not everything.
     Partial,
     /// Everything.
     Present,
 }
 
-/// What can be done with a volume.
+/// The work that can be done on a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
     /// Set it up, or bring it up to date.
@@ -115,37 +116,38 @@ pub struct Problem {
     pub text: String,
     /// The kind of reason, for a metric.
     pub reason: StuckReason,
-    /// How users learn of the failure.
+    /// The way in which users learn of the failure.
     pub event: Reporting,
-    /// When to try again; `None`: when an input changes.
+    /// The time of the next attempt; `None` if it waits for a changed input.
     pub retry_at: Option<Mono>,
 }
 
-/// How users learn of a failure.
+/// The ways in which users learn of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reporting {
     /// In an event of its own.
     OwnEvent(String),
-    /// In the pod's summary: it could not be found out what the volume is.
+    /// In the pod's summary, because the volume's source could not be resolved.
     InSummary,
 }
 
 /// The planner's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to begin, by index of the volume, in order.
+    /// The work to begin, by index of the volume, in order.
     pub begin: Vec<(usize, Doing)>,
-    /// When to look again even if nothing happens.
+    /// The time to plan again even if nothing happens.
     pub wake_at: Option<Mono>,
-    /// What to publish.
+    /// The state to publish.
     pub state: VolumesState,
 }
 
-/// Decides for one pod.
+/// Plans for one pod.
 pub fn plan<V: AsRef<Volume>>(goal: Goal, volumes: &[V], now: Mono) -> Plan {
     let all: Vec<&Volume> = volumes.iter().map(AsRef::as_ref).collect();
     let volumes = all.as_slice();
     let mut plan = Plan::default();
+
     match goal {
         Goal::Unclaimed => {}
         Goal::Present => {
@@ -160,14 +162,16 @@ pub fn plan<V: AsRef<Volume>>(goal: Goal, volumes: &[V], now: Mono) -> Plan {
             plan.state = leaving_or_absent(volumes, now);
         }
     }
+
     plan
 }
 
-/// How long to wait after the `count`th failure in a row.
+/// Returns the wait after the `count`th consecutive failure.
 pub fn wait_after(count: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST_WAIT)
 }
 
+/// Plans the tear-down of volumes that are no longer wanted.
 fn tear_down_unwanted(
     volumes: &[&Volume],
     now: Mono,
@@ -184,30 +188,34 @@ fn tear_down_unwanted(
     }
 }
 
+/// Plans the set-up of wanted volumes that are absent, incomplete or out of date.
 fn set_up_wanted(volumes: &[&Volume], now: Mono, plan: &mut Plan) {
     for (index, volume) in volumes.iter().enumerate() {
         if !volume.wanted || volume.mounted_by != MountedBy::Kubelet {
             continue;
         }
-        // One of the same name that is not wanted (another kind, found on disk) has to be gone
-        // first.
+
+        // A volume of the same name that is not wanted (another kind, found on disk) has to be torn
+        // down first.
         if volumes.iter().any(|other| {
             !other.wanted && other.name == volume.name && other.actual != Actual::Absent
         }) {
             continue;
         }
+
         let due = volume.refresh_at.is_some_and(|at| at <= now);
         if volume.actual == Actual::Present && !volume.dirty && !due {
             plan.wake_at = Mono::earliest(plan.wake_at, volume.refresh_at);
             continue;
         }
+
         if may_begin(volume, now, plan) && volume.inputs == Inputs::Known {
             plan.begin.push((index, Doing::SetUp));
         }
     }
 }
 
-/// Whether work on a volume may begin; notes when to look again if not.
+/// Returns true if work on a volume may begin. If not, notes the time to plan again.
 fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
     if let Some((_, since)) = volume.doing {
         let slow = since.after(SLOW);
@@ -226,17 +234,21 @@ fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
     }
 }
 
+/// Returns the state of a pod that wants its volumes.
 fn pending_or_ready(volumes: &[&Volume], now: Mono) -> VolumesState {
     let mut missing = Vec::new();
     let mut next_try = None;
+
     for volume in volumes.iter().copied().filter(|volume| is_missing(volume)) {
         missing.push((volume.name.clone(), why_missing(volume, now)));
         next_try =
             Mono::earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
     }
+
     if missing.is_empty() {
         return VolumesState::Ready;
     }
+
     let comes = |volume: &Volume| {
         volume.mounted_by == MountedBy::Kubelet
             && volume.inputs_complete
@@ -246,7 +258,7 @@ fn pending_or_ready(volumes: &[&Volume], now: Mono) -> VolumesState {
     VolumesState::Pending { missing, next_try, on_their_way }
 }
 
-/// Whether a container has to wait for the volume.
+/// Returns true if a container has to wait for the volume.
 pub fn is_missing(volume: &Volume) -> bool {
     volume.wanted
         && match volume.mounted_by {
@@ -256,6 +268,7 @@ pub fn is_missing(volume: &Volume) -> bool {
         }
 }
 
+/// Returns the reason why a volume is missing, as users read it.
 fn why_missing(volume: &Volume, now: Mono) -> String {
     if let MountedBy::Nobody(why) = &volume.mounted_by {
         return why.clone();
@@ -263,6 +276,7 @@ fn why_missing(volume: &Volume, now: Mono) -> String {
     if let Some(problem) = &volume.problem {
         return problem.text.clone();
     }
+
     match (&volume.inputs, volume.doing) {
         (Inputs::Waiting(what), _) => what.clone(),
         (Inputs::Known, Some((_, since))) if now.since(since) >= SLOW => {
@@ -272,11 +286,13 @@ fn why_missing(volume: &Volume, now: Mono) -> String {
     }
 }
 
+/// Returns the state of a pod whose volumes are to be torn down.
 fn leaving_or_absent(volumes: &[&Volume], now: Mono) -> VolumesState {
     let left = |volume: &&Volume| volume.actual != Actual::Absent || volume.doing.is_some();
     if !volumes.iter().copied().any(|volume| left(&volume)) {
         return VolumesState::Absent;
     }
+
     let text = |volume: &Volume| match (&volume.problem, volume.doing) {
         (Some(problem), _) => Some(format!("volume {:?}: {}", volume.name, problem.text)),
         (None, Some((_, since))) if now.since(since) >= SLOW => Some(format!(
@@ -286,12 +302,13 @@ fn leaving_or_absent(volumes: &[&Volume], now: Mono) -> VolumesState {
         )),
         (None, _) => None,
     };
+
     VolumesState::TearingDown {
         last_error: volumes.iter().copied().filter(left).find_map(text).unwrap_or_default(),
     }
 }
 
-/// Why it cannot be found out what a volume is, or who is to put it in place.
+/// Returns the reason why a volume's source, or the party that mounts it, cannot be resolved.
 pub fn why_unprocessed(volume: &Volume) -> Option<&str> {
     match (&volume.mounted_by, &volume.problem) {
         (MountedBy::Nobody(why), _) => Some(why),
@@ -300,8 +317,8 @@ pub fn why_unprocessed(volume: &Volume) -> Option<&str> {
     }
 }
 
-/// Upstream's summary for a pod whose volumes are not there: `missing` are all of those,
-/// `unprocessed` those that nobody can put in place.
+/// Returns upstream's summary for a pod whose volumes are not in place: `missing` are all of them,
+/// `unprocessed` those that no party can put in place.
 pub fn summary<V: AsRef<Volume>>(volumes: &[V], cause: &str) -> String {
     let volumes: Vec<&Volume> = volumes.iter().map(AsRef::as_ref).collect();
     let names = |pick: &dyn Fn(&&Volume) -> bool| {
@@ -311,6 +328,7 @@ pub fn summary<V: AsRef<Volume>>(volumes: &[V], cause: &str) -> String {
         names.join(" ")
     };
     let unprocessed = |volume: &&Volume| is_missing(volume) && why_unprocessed(volume).is_some();
+
     format!(
         "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process \
          volumes=[{}]: {cause}",

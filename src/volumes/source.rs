@@ -1,5 +1,7 @@
-//! The sources of volumes' content: ConfigMaps and Secrets by subscription, tokens and claims by
-//! request. Traits, implemented by the API server's caches and by fakes for tests.
+//! Provides the content of volumes: ConfigMaps and Secrets by subscription, tokens and claims by
+//! request.
+//!
+//! The traits are implemented by the API server's caches and by fakes for tests.
 
 use std::sync::Arc;
 
@@ -11,30 +13,30 @@ use crate::apiserver::objects::{self, ObjectError};
 use crate::apiserver::tokens::{self, TokenError};
 use crate::model::PodUid;
 
-/// ConfigMaps and Secrets. An object is watched while a subscription to it is held.
+/// Provides ConfigMaps and Secrets. An object is watched while a subscription to it exists.
 pub trait ObjectSource: Send + Sync + 'static {
     /// A subscription to a ConfigMap.
     type ConfigMaps: Subscription<ConfigMap>;
     /// A subscription to a Secret.
     type Secrets: Subscription<Secret>;
-    /// Subscribes to a ConfigMap; never waits.
+    /// Subscribes to a ConfigMap. Never waits.
     fn config_map(&self, namespace: &str, name: &str) -> Self::ConfigMaps;
-    /// Subscribes to a Secret; never waits.
+    /// Subscribes to a Secret. Never waits.
     fn secret(&self, namespace: &str, name: &str) -> Self::Secrets;
 }
 
 /// A subscription to one object.
 pub trait Subscription<T>: Clone + Send + Sync + 'static {
-    /// The present state; `None` while nothing is known.
+    /// Returns the present state; `None` while it is not known.
     fn latest(&self) -> Option<Result<Arc<T>, ObjectError>>;
-    /// Waits for a change since the last call, or since the subscription was made. May return
-    /// without one. Cancel-safe.
+    /// Waits for a change since the last call, or since the subscription was made. It may return
+    /// without a change. Cancel-safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// Service-account tokens.
+/// Provides service-account tokens.
 pub trait TokenSource: Clone + Send + Sync + 'static {
-    /// The token, from a cache while it is fresh. Cancel-safe.
+    /// Returns the token, from a cache while it is fresh. Cancel-safe.
     fn token(
         &self,
         request: tokens::Request,
@@ -43,24 +45,24 @@ pub trait TokenSource: Clone + Send + Sync + 'static {
     fn forget(&self, pod: &PodUid);
 }
 
-/// Claims and persistent volumes. The futures are cancel-safe and have deadlines.
+/// Provides claims and persistent volumes. The futures are cancel-safe and have deadlines.
 pub trait ClaimSource: Send + Sync + std::fmt::Debug + 'static {
-    /// A claim.
+    /// Reads a claim.
     fn claim<'a>(
         &'a self,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<PersistentVolumeClaim, ClaimError>>;
-    /// A persistent volume.
+    /// Reads a persistent volume.
     fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>>;
-    /// This node.
+    /// Reads this node's object.
     fn node(&self) -> BoxFuture<'_, Result<Node, ClaimError>>;
 }
 
-/// What a node without an API server says of anything that only the API server has.
+/// The error of a node without an API server for every object that only the API server has.
 const STANDALONE: &str = "this node has no API server";
 
-/// The API server's cache, or nothing on a node without one.
+// The API server's cache, or nothing on a node without one.
 impl ObjectSource for Option<objects::Handle> {
     type ConfigMaps = Known<ConfigMap>;
     type Secrets = Known<Secret>;
@@ -105,7 +107,7 @@ impl<T: objects::Kind> Subscription<T> for Known<T> {
     }
 }
 
-/// The API server's tokens, or nothing on a node without one.
+// The API server's tokens, or nothing on a node without one.
 impl TokenSource for Option<tokens::Handle> {
     async fn token(&self, request: tokens::Request) -> Result<tokens::Token, TokenError> {
         match self {
@@ -121,7 +123,7 @@ impl TokenSource for Option<tokens::Handle> {
     }
 }
 
-/// The API server's claims, or nothing on a node without one.
+// The API server's claims, or nothing on a node without one.
 impl ClaimSource for Option<claims::Handle> {
     fn claim<'a>(
         &'a self,
@@ -171,7 +173,7 @@ pub(crate) mod fake {
 
     type State<T> = Option<Result<Arc<T>, ObjectError>>;
 
-    /// Objects that a test sets.
+    /// ConfigMaps and Secrets that a test sets.
     #[derive(Clone, Debug, Default)]
     pub(crate) struct FakeObjects {
         config_maps: Arc<Mutex<BTreeMap<String, watch::Sender<State<ConfigMap>>>>>,
@@ -189,12 +191,12 @@ pub(crate) mod fake {
             entry(&self.config_maps, name).send_replace(Some(Ok(Arc::new(object))));
         }
 
-        /// Sets what is known of a ConfigMap that is not there.
+        /// Makes a ConfigMap fail with this error.
         pub(crate) fn fail_config_map(&self, name: &str, error: ObjectError) {
             entry(&self.config_maps, name).send_replace(Some(Err(error)));
         }
 
-        /// How many subscriptions to a ConfigMap there are.
+        /// Counts the subscriptions to a ConfigMap.
         pub(crate) fn subscribers(&self, name: &str) -> usize {
             entry(&self.config_maps, name).receiver_count()
         }

@@ -1,8 +1,8 @@
-//! subPath mounts: a path inside a volume is bound to a directory of the kubelet, so that the
-//! container cannot swap it for a link while it is mounted.
+//! Binds subPath mounts: a path inside a volume is bound to a directory of the kubelet, so that the
+//! container cannot replace it by a link while it is being mounted.
 //!
-//! The path is opened beneath the volume and never outside it. The opened descriptor is what is
-//! bound (through `/proc/self/fd`). The targets are upstream's:
+//! The path is opened beneath the volume and never outside it. The bind mount's source is the
+//! opened descriptor (through `/proc/self/fd`). The targets are upstream's:
 //! `pods/UID/volume-subpaths/VOLUME/CONTAINER/INDEX`.
 
 use std::io;
@@ -22,59 +22,59 @@ use crate::model::PodUid;
 /// One subPath of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubPath {
-    /// The pod.
+    /// The pod's UID.
     pub uid: PodUid,
     /// The volume's name in the pod.
     pub volume: String,
-    /// The name that its subPaths lie under: its own, or its persistent volume's.
+    /// The name that the volume's subPaths lie under: its own, or its persistent volume's.
     pub directory: String,
-    /// Where the volume lies.
+    /// The volume's path on the host.
     pub volume_path: PathBuf,
     /// `subPath`, or `subPathExpr` expanded.
     pub sub_path: String,
     /// The container's name.
     pub container: String,
-    /// Which of the container's volumeMounts it is, counted from zero.
+    /// The index of the container's volumeMount, counted from zero.
     pub index: usize,
 }
 
-/// Why a subPath cannot be prepared. The texts are upstream's and reveal nothing of the node's
-/// files; the source says more and is for the log.
+/// The reasons why a subPath cannot be prepared. The texts are upstream's and reveal nothing of the
+/// node's files. The source says more and is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum SubPathError {
-    /// It begins with a slash.
+    /// The path begins with a slash.
     #[error("error SubPath `{0}` must not be an absolute path")]
     Absolute(String),
-    /// It climbs.
+    /// The path contains `..`.
     #[error("unable to provision SubPath `{0}`: must not contain '..'")]
     Climbs(String),
-    /// It is not there and could not be made.
+    /// The path does not exist and could not be created.
     #[error(
         "failed to create subPath directory for volumeMount {volume:?} of container {container:?}"
     )]
     Create {
-        /// The volume.
+        /// The volume's name.
         volume: String,
-        /// The container.
+        /// The container's name.
         container: String,
-        /// The reason.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// It leads out of the volume, or could not be bound.
+    /// The path leads out of the volume, or could not be bound.
     #[error("failed to prepare subPath for volumeMount {volume:?} of container {container:?}")]
     Prepare {
-        /// The volume.
+        /// The volume's name.
         volume: String,
-        /// The container.
+        /// The container's name.
         container: String,
-        /// The reason.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Binds a subPath to its place, makes it first if it is missing, and answers the place. Blocks.
+/// Binds a subPath to its place and returns the place. A missing path is created first. It blocks.
 pub fn prepare<M: Mounter>(
     mounter: &M,
     paths: &Paths,
@@ -87,7 +87,9 @@ pub fn prepare<M: Mounter>(
     if sub_path.split('/').any(|name| name == "..") {
         return Err(SubPathError::Climbs(sub_path.clone()));
     }
-    let (of_volume, of_container) = (volume.clone(), container.clone());
+
+    let of_volume = volume.clone();
+    let of_container = container.clone();
     let failed =
         move |source| SubPathError::Prepare { volume: of_volume, container: of_container, source };
     if !is_component(directory) || !is_component(container) {
@@ -96,29 +98,34 @@ pub fn prepare<M: Mounter>(
             "a name is not a file name",
         )));
     }
+
     let relative = Path::new(sub_path);
     let root = Root::open(volume_path).map_err(failed.clone())?;
     let source = match root.resolve(relative) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // As the volume itself, so that an fsGroup may write to it.
+            // The directory gets the volume's mode, so that an fsGroup may write to it.
             let made = root.mode().and_then(|mode| root.make_dirs(relative, mode));
-            let (volume, container) = (volume.clone(), container.clone());
+            let volume = volume.clone();
+            let container = container.clone();
             made.map_err(|source| SubPathError::Create { volume, container, source })?
         }
         Err(error) => return Err(failed(error)),
     };
     let target = paths.subpath(uid, directory, container, *index);
     bind(mounter, &source, &target).map_err(failed)?;
+
     Ok(target)
 }
 
+/// Creates the target and binds the source to it.
 fn bind<M: Mounter>(mounter: &M, source: &OwnedFd, target: &Path) -> io::Result<()> {
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 
     let wanted = fstat(source)?;
     let is_dir = SFlag::from_bits_truncate(wanted.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+
     match mounter.is_mount_point(target) {
         Ok(true) => {
             let present = std::fs::symlink_metadata(target)?;
@@ -132,21 +139,25 @@ fn bind<M: Mounter>(mounter: &M, source: &OwnedFd, target: &Path) -> io::Result<
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
+
     if let Some(parent) = target.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
     }
+
     if is_dir {
         std::fs::DirBuilder::new().mode(0o750).create(target)?;
     } else {
         fill(target, b"", WriteOptions::mode(0o640))?;
     }
+
     mounter.bind(source.as_fd(), target).inspect_err(|_| {
-        // The empty target must not be taken for the subPath; the first error is the one to tell.
+        // The empty target must not be taken for the subPath. The first error is the one to report.
         drop(walk::remove_tree(target));
     })
 }
 
-/// Unbinds and removes the subPaths of one volume, or of all (`None`). Missing is done. Blocks.
+/// Unbinds and removes the subPaths of one volume, or of all (`None`). A missing directory is no
+/// error. It blocks.
 pub fn clean_up<M: Mounter>(
     mounter: &M,
     paths: &Paths,
@@ -167,7 +178,7 @@ pub fn clean_up<M: Mounter>(
                 {
                     mounter.unmount(&target).map_err(TearDownError::io("unmount", &target))?;
                 }
-                // Only an empty file or directory was made there; anything else stays and is
+                // Only an empty file or directory was created there. Anything else stays and is
                 // reported.
                 remove_empty(&target).map_err(TearDownError::io("remove", &target))?;
             }
@@ -175,9 +186,10 @@ pub fn clean_up<M: Mounter>(
         }
         remove_empty(&volume).map_err(TearDownError::io("remove", &volume))?;
     }
+
     match std::fs::remove_dir(&base) {
         Ok(()) => Ok(()),
-        // Other volumes' subPaths are still there.
+        // The directory still holds other volumes' subPaths.
         Err(error)
             if matches!(
                 error.kind(),
@@ -198,6 +210,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
+/// Removes an empty file or an empty directory.
 fn remove_empty(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir(path),
@@ -257,7 +270,7 @@ mod tests {
             self.paths.subpath(&PodUid::from("u1"), "v", "app", 0)
         }
 
-        /// What was bound, relative to the node's directory.
+        /// Returns the source of the bind mount, relative to the node's directory.
         fn bound(&self, sub_path: &str) -> Result<String, String> {
             let target = prepare(&self.mounter, &self.paths, &self.request(sub_path))
                 .map_err(|error| error.to_string())?;

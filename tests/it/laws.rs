@@ -296,7 +296,7 @@ impl History {
             }
             Action::StopSandbox { id }
             | Action::RemoveSandbox { id }
-            | Action::Resize { sandbox: id, .. }
+            | Action::Resize { sandbox: Some(id), .. }
             | Action::StartContainer { sandbox: id, .. } => {
                 let known = observed.sandboxes.iter().any(|sandbox| &sandbox.id == id);
                 prop_assert!(known, "not observed: {:?}", action);
@@ -305,6 +305,7 @@ impl History {
             | Action::MountVolumes
             | Action::CreateSandbox { .. }
             | Action::EnsureImage { .. }
+            | Action::Resize { sandbox: None, .. }
             | Action::UnmountVolumes
             | Action::CleanUp => {}
         }

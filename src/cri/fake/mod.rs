@@ -1,10 +1,11 @@
 //! A container runtime in memory, for tests and simulations: sandboxes, containers, images, events,
-//! and failures that a script asks for. It answers as containerd does where callers can tell: names
-//! stay reserved while RunPodSandbox runs, a stopped sandbox stays listed, events come after the
-//! fact.
+//! and failures from a script.
 //!
-//! It is the generated server, so the real client talks to it: in this process
-//! ([`FakeRuntime::client`], works under tokio's paused time) or over a socket
+//! It answers as containerd does wherever callers can see a difference: names stay reserved while
+//! RunPodSandbox runs, a stopped sandbox stays listed, events come after the fact.
+//!
+//! It implements the generated server traits, so the real client talks to it: in this process
+//! ([`FakeRuntime::client`], which works under tokio's paused time) or over a socket
 //! ([`FakeRuntime::listen`]).
 
 mod services;
@@ -32,24 +33,24 @@ pub use witness::{Attempt, Deed, Delivery, Scene, Witness};
 use world::World;
 pub use world::{FakeContainer, FakeImage, FakeSandbox};
 
-/// What a script does to a call.
+/// The effect of a script on a call.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Fails it; nothing happens.
+    /// The call fails without a change.
     Fail(Status),
-    /// Fails it after it has happened.
+    /// The call fails after its change.
     FailAfter(Status),
-    /// Begins it so much later.
+    /// The call begins after this delay.
     Delay(Duration),
-    /// Holds its answer back so long after it has happened.
+    /// The answer comes this long after the change.
     DelayAnswer(Duration),
-    /// Holds it before it happens, until the gate opens.
+    /// The call waits before its change until the gate opens.
     Hold(Gate),
-    /// Holds its answer back after it has happened, until the gate opens.
+    /// The answer waits after the change until the gate opens.
     HoldAnswer(Gate),
 }
 
-/// Something that calls wait at.
+/// A gate at which calls wait.
 #[derive(Clone, Debug)]
 pub struct Gate {
     reached: Arc<Semaphore>,
@@ -83,7 +84,7 @@ impl Gate {
     }
 }
 
-/// A line of the script: the next `times` calls of that name about that target.
+/// A line of the script: an effect on the next `times` calls of one name about one target.
 #[derive(Clone, Debug)]
 struct Rule {
     call: &'static str,
@@ -95,13 +96,13 @@ struct Rule {
 /// A call that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// E.g. `CreateContainer`.
+    /// The call's name, e.g. `CreateContainer`.
     pub name: &'static str,
     /// The pod's name, the container's name, an id or an image.
     pub target: String,
 }
 
-/// The runtime. Cheap to clone; all clones are the same runtime.
+/// The fake runtime. Cheap to clone; all clones are the same runtime.
 #[derive(Clone)]
 pub struct FakeRuntime {
     inner: Arc<Inner>,
@@ -125,7 +126,7 @@ struct Inner {
 type Exec = Arc<dyn Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync>;
 
 impl FakeRuntime {
-    /// An empty runtime that is ready.
+    /// Returns an empty runtime that is ready.
     pub fn new(clock: Clock) -> Self {
         let exec: Exec = Arc::new(|_| v1::ExecSyncResponse::default());
         let inner = Inner {
@@ -136,15 +137,16 @@ impl FakeRuntime {
             calls: Mutex::default(),
             exec: Mutex::new(exec),
         };
+
         Self { inner: Arc::new(inner) }
     }
 
-    /// A client in this process.
+    /// Returns a client in this process.
     pub fn client(&self) -> Runtime {
         self.client_with(Arc::new(|_, _, _| {}))
     }
 
-    /// A client in this process that reports its calls.
+    /// Returns a client in this process that reports its calls.
     pub fn client_with(&self, observer: Observer) -> Runtime {
         Runtime::in_process(
             RuntimeServiceServer::new(self.clone()),
@@ -169,43 +171,44 @@ impl FakeRuntime {
             .map_err(std::io::Error::other)
     }
 
-    /// The next `times` calls of that name, about that target if one is given, get the effect.
+    /// Gives the effect to the next `times` calls of this name; with a target, only to those about
+    /// it.
     pub fn script(&self, call: &'static str, target: Option<&str>, times: usize, effect: Effect) {
         let target = target.map(str::to_owned);
         self.inner.rules.lock().push(Rule { call, target, times, effect });
     }
 
-    /// The next call of that name fails; nothing happens.
+    /// Makes the next call of this name fail without a change.
     pub fn fail_next(&self, call: &'static str, status: Status) {
         self.script(call, None, 1, Effect::Fail(status));
     }
 
-    /// The next call of that name waits before it happens.
+    /// Makes the next call of this name wait before its change.
     pub fn hold_next(&self, call: &'static str) -> Gate {
         let gate = Gate::default();
         self.script(call, None, 1, Effect::Hold(gate.clone()));
         gate
     }
 
-    /// The answer of the next call of that name is held back.
+    /// Holds the answer of the next call of this name back.
     pub fn hold_next_answer(&self, call: &'static str) -> Gate {
         let gate = Gate::default();
         self.script(call, None, 1, Effect::HoldAnswer(gate.clone()));
         gate
     }
 
-    /// Has every call, change and event shown to `witness`, which may interfere.
+    /// Shows every call, change and event to `witness`, which may interfere.
     pub fn set_witness(&self, witness: Arc<dyn Witness>) {
         self.inner.world.lock().witness = Some(witness.clone());
         *self.inner.witness.lock() = Some(witness);
     }
 
-    /// Goes on under another clock: the runtime outlives those who call it.
+    /// Continues under another clock: the runtime outlives its callers.
     pub fn set_clock(&self, clock: Clock) {
         *self.inner.clock.lock() = clock;
     }
 
-    /// Delivers the events that a witness had held back.
+    /// Delivers the events that a witness has held back.
     pub fn deliver_late_events(&self) {
         self.inner.world.lock().deliver_late();
     }
@@ -215,7 +218,7 @@ impl FakeRuntime {
         self.inner.rules.lock().clear();
     }
 
-    /// What commands answer.
+    /// Sets the answer to commands.
     pub fn on_exec(
         &self,
         exec: impl Fn(&v1::ExecSyncRequest) -> v1::ExecSyncResponse + Send + Sync + 'static,
@@ -223,12 +226,12 @@ impl FakeRuntime {
         *self.inner.exec.lock() = Arc::new(exec);
     }
 
-    /// Every call so far.
+    /// Returns every call so far.
     pub fn calls(&self) -> Vec<Call> {
         self.inner.calls.lock().clone()
     }
 
-    /// How often that call was made.
+    /// Counts the calls of this name.
     pub fn count(&self, call: &str) -> usize {
         self.inner.calls.lock().iter().filter(|made| made.name == call).count()
     }
@@ -238,14 +241,14 @@ impl FakeRuntime {
         self.inner.calls.lock().clear();
     }
 
-    /// Changes what `Version` says.
+    /// Sets the answer of `Version`.
     pub fn set_version(&self, name: &str, version: &str) {
         let mut world = self.inner.world.lock();
         name.clone_into(&mut world.name);
         version.clone_into(&mut world.version);
     }
 
-    /// Changes what `Status` says.
+    /// Sets the answer of `Status`.
     pub fn set_ready(&self, runtime: bool, network: bool) {
         let mut world = self.inner.world.lock();
         world.runtime_ready = runtime;
@@ -266,32 +269,32 @@ impl FakeRuntime {
             .insert(reference.to_owned(), FakeImage::new(reference, size));
     }
 
-    /// A running container ends.
+    /// Ends a running container.
     pub fn exit_container(&self, id: &ContainerId, exit_code: i32, reason: &str) {
         let now = self.now();
         self.inner.world.lock().exit(id.as_str(), exit_code, reason, now);
     }
 
-    /// A running container ends with a message from the runtime.
+    /// Sets the runtime's message of a container's end.
     pub fn set_exit_message(&self, id: &ContainerId, message: &str) {
         if let Some(container) = self.inner.world.lock().containers.get_mut(id.as_str()) {
             message.clone_into(&mut container.message);
         }
     }
 
-    /// A sandbox dies, and with it what runs in it.
+    /// Kills a sandbox and the containers in it.
     pub fn kill_sandbox(&self, id: &SandboxId) {
         let now = self.now();
         self.inner.world.lock().stop_sandbox(id.as_str(), now);
     }
 
-    /// Makes containers of that name end by themselves so long after SIGTERM; `None`: never, only
-    /// SIGKILL ends them.
+    /// Sets the time that containers of this name take to end after SIGTERM; `None`: only SIGKILL
+    /// ends them.
     pub fn set_stop_time(&self, container: &str, wait: Option<Duration>) {
         self.inner.world.lock().stop_times.insert(container.to_owned(), wait);
     }
 
-    /// Whether events are sent to subscribers; a silent stream is one that lost them.
+    /// Sets whether events are sent to subscribers. A silent stream is one that lost them.
     pub fn set_events(&self, on: bool) {
         self.inner.world.lock().events_on = on;
     }
@@ -301,34 +304,34 @@ impl FakeRuntime {
         self.inner.world.lock().subscribers.clear();
     }
 
-    /// How many event streams are open.
+    /// Counts the open event streams.
     pub fn streams(&self) -> usize {
         let mut world = self.inner.world.lock();
         world.subscribers.retain(|subscriber| !subscriber.is_closed());
         world.subscribers.len()
     }
 
-    /// Every container.
+    /// Returns every container.
     pub fn containers(&self) -> Vec<FakeContainer> {
         self.inner.world.lock().containers.values().cloned().collect()
     }
 
-    /// Every sandbox.
+    /// Returns every sandbox.
     pub fn sandboxes(&self) -> Vec<FakeSandbox> {
         self.inner.world.lock().sandboxes.values().cloned().collect()
     }
 
-    /// The references of all images on the node.
+    /// Returns the references of all images on the node.
     pub fn images(&self) -> Vec<String> {
         self.inner.world.lock().images.keys().cloned().collect()
     }
 
-    /// The time, in nanoseconds since 1970.
+    /// Returns the time, in nanoseconds since 1970.
     pub fn now(&self) -> i64 {
         i64::try_from(self.inner.clock.lock().now().wall.as_nanosecond()).unwrap_or(i64::MAX)
     }
 
-    /// Notes a call and takes what the script has for it.
+    /// Records a call and takes its effect from the script.
     fn begin(&self, call: &'static str, target: &str, pod: &str) -> Option<Effect> {
         self.inner.calls.lock().push(Call { name: call, target: target.to_owned() });
         let witness = self.inner.witness.lock().clone();
@@ -349,6 +352,7 @@ impl FakeRuntime {
         if rule.times == 0 {
             rules.remove(position);
         }
+
         Some(effect)
     }
 
@@ -375,7 +379,7 @@ impl FakeRuntime {
         self.after(effect, answer).await
     }
 
-    /// What the script has for before a call.
+    /// Applies the part of an effect that comes before the call.
     async fn before(
         &self,
         call: &'static str,
@@ -392,7 +396,7 @@ impl FakeRuntime {
         Ok(effect)
     }
 
-    /// What the script has for after it.
+    /// Applies the part of an effect that comes after the call.
     async fn after<T>(
         &self,
         effect: Option<Effect>,

@@ -1,4 +1,6 @@
-//! The generated server traits on top of the world.
+//! Implements the generated server traits on top of the fake's world.
+//!
+//! Each call applies its effect of the script and waits here; the changes are `world`'s.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -16,7 +18,7 @@ use crate::cri::v1::image_service_server::ImageService;
 use crate::cri::v1::runtime_service_server::RuntimeService;
 
 type Answer<T> = Result<Response<T>, Status>;
-/// What `async_trait` makes of an async method; inside our macros it has to be written out.
+/// The future that `async_trait` makes of an async method; our macros have to write it out.
 type Later<'a, T> = Pin<Box<dyn Future<Output = Answer<T>> + Send + 'a>>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -63,8 +65,8 @@ fn is_listed_container(container: &FakeContainer, filter: &v1::ContainerFilter) 
         && matches(&filter.label_selector, &container.config.labels)
 }
 
-/// Gives a sandbox's name back when RunPodSandbox has made none, whoever still waits for its
-/// answer.
+/// Releases a sandbox's name if RunPodSandbox has created none, also when its caller no longer
+/// waits.
 struct Reserved<'a> {
     fake: &'a FakeRuntime,
     name: String,
@@ -81,7 +83,8 @@ impl Drop for Reserved<'_> {
 }
 
 impl FakeRuntime {
-    /// How long a container takes to end after SIGTERM; `None`: it does not.
+    /// Returns the time that a container takes to end after SIGTERM (`None`: it never does), and
+    /// whether the container runs.
     fn stop_wait(&self, id: &str) -> Option<(Option<Duration>, bool)> {
         let world = self.inner.world.lock();
         let container = world.containers.get(id)?;
@@ -110,7 +113,7 @@ impl FakeRuntime {
     }
 }
 
-/// Calls that this runtime does not know.
+/// Implements calls that this runtime does not know.
 macro_rules! unknown {
     ($($name:ident: $request:ident -> $answer:ident;)*) => {
         $(
@@ -125,7 +128,7 @@ macro_rules! unknown {
     };
 }
 
-/// List calls that stream; this runtime does not know them either.
+/// Implements list calls that stream; this runtime does not know them either.
 macro_rules! unknown_streams {
     ($($name:ident: $request:ident -> $stream:ident of $answer:ident;)*) => {
         $(
@@ -164,11 +167,13 @@ impl RuntimeService for FakeRuntime {
                     reason: if status { String::new() } else { reason.to_owned() },
                     message: if status { String::new() } else { message.to_owned() },
                 };
+
             let network = "Network plugin returns error: cni plugin not initialized";
             let conditions = vec![
                 condition("RuntimeReady", world.runtime_ready, "RuntimeNotReady", "starting"),
                 condition("NetworkReady", world.network_ready, "NetworkPluginNotReady", network),
             ];
+
             Ok(v1::StatusResponse {
                 status: Some(v1::RuntimeStatus { conditions }),
                 ..Default::default()
@@ -201,6 +206,7 @@ impl RuntimeService for FakeRuntime {
         let pod = config.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
         let id = self.inner.world.lock().reserve(&name)?;
         let _reserved = Reserved { fake: self, name, id: id.clone() };
+
         self.serve_for("RunPodSandbox", &target, &pod, |world, now| {
             world.show(&Deed::RunSandbox(&config));
             world.add_sandbox(&id, config, runtime_handler, now);
@@ -278,6 +284,7 @@ impl RuntimeService for FakeRuntime {
         let metadata =
             message.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let pod = self.pod_of(&message.pod_sandbox_id);
+
         self.serve_for("CreateContainer", &metadata.name, &pod, |world, now| {
             if let Some(config) = &message.config {
                 world.show(&Deed::Create { sandbox: &message.pod_sandbox_id, config });
@@ -294,6 +301,7 @@ impl RuntimeService for FakeRuntime {
         let id = request.into_inner().container_id;
         let name = self.container_name(&id);
         let pod = self.pod_of(&id);
+
         self.serve_for("StartContainer", &name, &pod, |world, now| {
             if let Some(container) = world.containers.get(&id) {
                 world.show(&Deed::Start(container));
@@ -319,13 +327,15 @@ impl RuntimeService for FakeRuntime {
                 world.show(&Deed::Stop { container, grace: timeout });
             }
         }
-        // The container may end by itself meanwhile; `exit` then leaves it as it is.
+
+        // The container may have ended by itself meanwhile; `exit` then changes nothing.
         if let Some((wait, true)) = self.stop_wait(&id) {
             if wait.is_some_and(|wait| wait <= grace) && !grace.is_zero() {
                 exit_code = 143;
             }
             tokio::time::sleep(wait.unwrap_or(grace).min(grace)).await;
         }
+
         let now = self.now();
         self.inner.world.lock().exit(&id, exit_code, "Error", now);
         self.after(effect, Ok(v1::StopContainerResponse {})).await
@@ -338,6 +348,7 @@ impl RuntimeService for FakeRuntime {
         let id = request.into_inner().container_id;
         let name = self.container_name(&id);
         let pod = self.pod_of(&id);
+
         self.serve_for("RemoveContainer", &name, &pod, |world, now| {
             if let Some(container) = world.containers.get(&id) {
                 world.show(&Deed::Remove(container));
@@ -407,6 +418,7 @@ impl RuntimeService for FakeRuntime {
         let message = request.into_inner();
         let name = self.container_name(&message.container_id);
         let exec = self.inner.exec.lock().clone();
+
         self.serve("ExecSync", &name, |world, _| {
             let container = world.containers.get(&message.container_id);
             if container

@@ -1,5 +1,5 @@
-//! Who looks on: a simulation sees every call when it is made and every change before it happens,
-//! and may interfere.
+//! Shows the fake runtime's work to a simulation, which sees every call when it is made and every
+//! change before it happens, and may interfere.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +10,33 @@ use crate::cri::v1;
 /// A call that is being made.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// E.g. `CreateContainer`.
+    /// The call's name, e.g. `CreateContainer`.
     pub call: &'static str,
-    /// What it is about; see [`super::Call`].
+    /// The call's target; see [`super::Call`].
     pub target: &'a str,
-    /// The UID of the pod that it is about, if it changes one.
+    /// The UID of the pod that the call changes, if it changes one.
     pub pod: &'a str,
 }
 
-/// A change that is about to happen because somebody has asked for it.
+/// A change that a call is about to make.
 #[derive(Clone, Copy, Debug)]
 pub enum Deed<'a> {
-    /// A sandbox is made.
+    /// A sandbox is created.
     RunSandbox(&'a v1::PodSandboxConfig),
-    /// A container is made.
+    /// A container is created.
     Create {
         /// The sandbox's id.
         sandbox: &'a str,
-        /// The container.
+        /// The container's configuration.
         config: &'a v1::ContainerConfig,
     },
     /// A container is started.
     Start(&'a FakeContainer),
-    /// A container is asked to stop.
+    /// A container is stopped.
     Stop {
         /// The container.
         container: &'a FakeContainer,
-        /// Its grace in seconds.
+        /// The container's grace in seconds.
         grace: i64,
     },
     /// A container is removed.
@@ -47,7 +47,7 @@ pub enum Deed<'a> {
     RemoveSandbox(&'a FakeSandbox),
 }
 
-/// The runtime as it is.
+/// The runtime's present state.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
     /// Every sandbox.
@@ -56,25 +56,26 @@ pub struct Scene<'a> {
     pub containers: &'a BTreeMap<String, FakeContainer>,
 }
 
-/// What becomes of an event on its way to one subscriber.
+/// The delivery of an event to one subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It arrives.
+    /// The event arrives.
     Once,
-    /// It arrives twice.
+    /// The event arrives twice.
     Twice,
-    /// It is lost.
+    /// The event is lost.
     Never,
-    /// It arrives with a later one.
+    /// The event arrives with a later one.
     Late,
 }
 
-/// Looks on. Called with locks of the runtime held (but for `call`): it must not call the runtime.
+/// Observes the runtime. Its methods (but for `call`) run under locks of the runtime: they must not
+/// call the runtime.
 pub trait Witness: Send + Sync {
-    /// A call is made; what to do to it.
+    /// A call is made. Returns its effect.
     fn call(&self, attempt: &Attempt<'_>) -> Option<Effect>;
     /// A change is about to happen.
     fn deed(&self, deed: &Deed<'_>, scene: &Scene<'_>);
-    /// An event is about to be delivered.
+    /// An event is about to be delivered. Returns its delivery.
     fn event(&self) -> Delivery;
 }

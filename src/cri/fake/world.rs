@@ -1,4 +1,4 @@
-//! The state of the fake runtime and how calls change it. No waiting in here.
+//! The state of the fake runtime, and the changes that calls make to it. It never waits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use tonic::Status;
 use super::super::v1;
 use super::witness::{Deed, Delivery, Scene, Witness};
 
-/// How many events a subscriber may leave unread before it is dropped.
+/// The unread events at which a subscriber is dropped.
 const SUBSCRIBER_QUEUE: usize = 1024;
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeImage {
-    /// Its id.
+    /// The image's id.
     pub id: String,
-    /// Its size in bytes.
+    /// The image's size in bytes.
     pub size: u64,
-    /// The reference it was pulled by.
+    /// The reference by which the image was pulled.
     pub reference: String,
 }
 
@@ -46,15 +46,15 @@ impl FakeImage {
 /// A sandbox.
 #[derive(Clone, Debug)]
 pub struct FakeSandbox {
-    /// Its id.
+    /// The sandbox's id.
     pub id: String,
-    /// What it was made from.
+    /// The configuration from the request.
     pub config: v1::PodSandboxConfig,
-    /// Its runtime handler.
+    /// The runtime handler.
     pub handler: String,
-    /// Whether it is ready.
+    /// True while the sandbox is ready.
     pub ready: bool,
-    /// Its address; empty in the node's network.
+    /// The sandbox's address; empty in the node's network.
     pub ip: String,
     pub(super) created_at: i64,
 }
@@ -62,17 +62,17 @@ pub struct FakeSandbox {
 /// A container.
 #[derive(Clone, Debug)]
 pub struct FakeContainer {
-    /// Its id.
+    /// The container's id.
     pub id: String,
-    /// The sandbox it lives in.
+    /// The sandbox that the container lives in.
     pub sandbox: String,
-    /// What it was made from.
+    /// The configuration from the request.
     pub config: v1::ContainerConfig,
-    /// Its state.
+    /// The container's state.
     pub state: v1::ContainerState,
-    /// Its exit code.
+    /// The container's exit code.
     pub exit_code: i32,
-    /// The runtime's reason for its end.
+    /// The runtime's reason for the container's end.
     pub reason: String,
     pub(super) message: String,
     pub(super) log_path: String,
@@ -82,12 +82,12 @@ pub struct FakeContainer {
 }
 
 impl FakeContainer {
-    /// When it was started, in nanoseconds since 1970.
+    /// Returns the time of the start, in nanoseconds since 1970.
     pub fn started_at(&self) -> i64 {
         self.started_at
     }
 
-    /// Its name in the pod.
+    /// Returns the container's name in the pod.
     pub fn name(&self) -> &str {
         self.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default()
     }
@@ -110,7 +110,7 @@ pub(super) struct World {
     pub(super) witness: Option<Arc<dyn Witness>>,
     /// Events that are held back.
     late: Vec<v1::ContainerEventResponse>,
-    /// Names that are taken, with who holds them.
+    /// The reserved names, with the ids of their holders.
     names: BTreeMap<String, String>,
     made: u64,
 }
@@ -137,7 +137,7 @@ impl Default for World {
     }
 }
 
-/// `name_namespace_uid_attempt`, as containerd names sandboxes.
+/// Returns `name_namespace_uid_attempt`, as containerd names sandboxes.
 pub(super) fn sandbox_name(config: &v1::PodSandboxConfig) -> String {
     let v1::PodSandboxMetadata { name, uid, namespace, attempt } =
         config.metadata.clone().unwrap_or_default();
@@ -150,7 +150,7 @@ impl World {
         format!("{:064x}", self.made)
     }
 
-    /// Takes a name.
+    /// Reserves a name.
     pub(super) fn reserve(&mut self, name: &str) -> Result<String, Status> {
         if let Some(holder) = self.names.get(name) {
             return Err(Status::unknown(format!(
@@ -162,7 +162,7 @@ impl World {
         Ok(id)
     }
 
-    /// Gives a name back.
+    /// Releases a name.
     pub(super) fn release(&mut self, name: &str) {
         self.names.remove(name);
     }
@@ -183,6 +183,7 @@ impl World {
         } else {
             format!("10.88.{}.{}", self.made / 250, 1 + self.made % 250)
         };
+
         let sandbox =
             FakeSandbox { id: id.to_owned(), config, handler, ready: true, ip, created_at: now };
         self.sandboxes.insert(id.to_owned(), sandbox);
@@ -203,6 +204,7 @@ impl World {
                 "failed to find sandbox id {pod_sandbox_id:?}: not found"
             )));
         };
+
         let metadata = config.metadata.clone().unwrap_or_default();
         let name =
             format!("{}_{}_{}", metadata.name, sandbox_name(&sandbox.config), metadata.attempt);
@@ -211,6 +213,7 @@ impl World {
         if self.image(image).is_none() {
             return Err(Status::not_found(format!("failed to resolve image {image:?}: not found")));
         }
+
         let id = self.reserve(&name).map_err(|status| {
             Status::unknown(
                 status
@@ -233,6 +236,7 @@ impl World {
         };
         self.containers.insert(id.clone(), container);
         self.emit(&id, v1::ContainerEventType::ContainerCreatedEvent, now);
+
         Ok(id)
     }
 
@@ -242,14 +246,17 @@ impl World {
                 "an error occurred when try to find container {id:?}: not found"
             )));
         };
+
         if container.state != v1::ContainerState::ContainerCreated {
             return Err(Status::failed_precondition(format!(
                 "container {id:?} is not in created state"
             )));
         }
+
         container.state = v1::ContainerState::ContainerRunning;
         container.started_at = now;
         self.emit(id, v1::ContainerEventType::ContainerStartedEvent, now);
+
         Ok(())
     }
 
@@ -282,9 +289,11 @@ impl World {
         for container in inside {
             self.exit(&container, 137, "Error", now);
         }
+
         let Some(sandbox) = self.sandboxes.get_mut(id).filter(|sandbox| sandbox.ready) else {
             return;
         };
+
         sandbox.ready = false;
         self.emit(id, v1::ContainerEventType::ContainerStoppedEvent, now);
     }
@@ -300,6 +309,7 @@ impl World {
         for container in inside {
             self.remove_container(&container, now);
         }
+
         if self.sandboxes.remove(id).is_some() {
             self.names.retain(|_, holder| holder != id);
             self.emit(id, v1::ContainerEventType::ContainerDeletedEvent, now);
@@ -332,6 +342,7 @@ impl World {
         let options =
             sandbox.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let options = options.and_then(|context| context.namespace_options.clone());
+
         Some(v1::PodSandboxStatus {
             id: sandbox.id.clone(),
             metadata: sandbox.config.metadata.clone(),
@@ -352,6 +363,7 @@ impl World {
         let container = self.containers.get(id)?;
         let image = container.config.image.clone().unwrap_or_default();
         let id = self.image(&image.image).map(|image| image.id.clone()).unwrap_or_default();
+
         Some(v1::ContainerStatus {
             id: container.id.clone(),
             metadata: container.config.metadata.clone(),
@@ -386,6 +398,7 @@ impl World {
         if !self.events_on {
             return;
         }
+
         let sandbox =
             self.containers.get(id).map_or(id, |container| container.sandbox.as_str()).to_owned();
         let inside = self.containers.values().filter(|container| container.sandbox == sandbox);
@@ -398,6 +411,7 @@ impl World {
                 .filter_map(|container| self.container_status(&container.id))
                 .collect(),
         };
+
         match self.witness.as_ref().map_or(Delivery::Once, |witness| witness.event()) {
             Delivery::Once => {}
             Delivery::Twice => self.deliver(&event),
@@ -407,6 +421,7 @@ impl World {
                 return;
             }
         }
+
         self.deliver(&event);
     }
 
@@ -414,7 +429,7 @@ impl World {
         self.subscribers.retain(|subscriber| subscriber.try_send(Ok(event.clone())).is_ok());
     }
 
-    /// Delivers what was held back.
+    /// Delivers the events that were held back.
     pub(super) fn deliver_late(&mut self) {
         for event in std::mem::take(&mut self.late) {
             self.deliver(&event);
@@ -428,7 +443,7 @@ impl World {
         }
     }
 
-    /// The UID of the pod of a sandbox, or of a container.
+    /// Returns the UID of the pod of a sandbox, or of a container.
     pub(super) fn pod_of(&self, id: &str) -> String {
         let sandbox = self.containers.get(id).map_or(id, |container| container.sandbox.as_str());
         let metadata =

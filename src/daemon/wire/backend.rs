@@ -25,7 +25,9 @@ use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, Pod, PodUid};
-use crate::pods::execute::{self, Count, ImageUsers, Metrics, Settings};
+use crate::pods::execute::{
+    self, ApiDeps, Count, ImageUsers, Metrics, NodeDeps, ResourceDeps, RuntimeDeps, Settings,
+};
 use crate::pods::hooks::HookCommands;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
@@ -61,8 +63,8 @@ impl dispatch::Give for Gives {
         pod: &Arc<Pod>,
         running: &[String],
     ) -> Option<BoxFuture<'static, dispatch::Allocated>> {
-        let waits = self.0.manager.admit(pod, running)?;
-        let manager = self.0.manager.clone();
+        let waits = self.0.resources.manager.admit(pod, running)?;
+        let manager = self.0.resources.manager.clone();
         Some(
             async move {
                 let refused = waits.await.err();
@@ -75,9 +77,9 @@ impl dispatch::Give for Gives {
     }
 
     fn release(&self, uid: &PodUid) {
-        let manager = self.0.manager.clone();
+        let manager = self.0.resources.manager.clone();
         let uid = uid.clone();
-        self.0.permits.background(async move { manager.forget(&uid).await });
+        self.0.runtime.permits.background(async move { manager.forget(&uid).await });
     }
 }
 
@@ -168,24 +170,29 @@ impl<M: Mounter> Core<M> {
         let swap = request::Swap { memory, swap };
         let deps = execute::Deps {
             clock: self.clock,
-            cri: self.runtime.clone(),
-            pleg: parts.runtime.pleg,
-            condition: parts.runtime.condition,
+            runtime: RuntimeDeps {
+                cri: self.runtime.clone(),
+                pleg: parts.runtime.pleg,
+                condition: parts.runtime.condition,
+                image_users: ImageUsers::new(self.runtime.clone()),
+                exec: Arc::new(HookCommands(self.runtime.clone())),
+                permits,
+            },
+            api: ApiDeps {
+                objects: parts.api.objects,
+                services: parts.api.services,
+                runtime_classes: parts.api.runtime_classes,
+                tokens: parts.api.tokens,
+                recorder: self.recorder.clone(),
+            },
             images: parts.runtime.images,
-            image_users: ImageUsers::default(),
             volumes: parts.volumes,
-            objects: parts.api.objects,
-            services: parts.api.services,
-            runtime_classes: parts.api.runtime_classes,
-            tokens: parts.api.tokens,
-            recorder: self.recorder.clone(),
-            user_namespaces: parts.user_namespaces,
-            cgroups: parts.runtime.cgroups,
-            manager: parts.runtime.manager,
-            exec: Arc::new(HookCommands(self.runtime.clone())),
-            permits,
-            allocatable,
-            host_ips: parts.host_ips,
+            resources: ResourceDeps {
+                cgroups: parts.runtime.cgroups,
+                manager: parts.runtime.manager,
+                user_namespaces: parts.user_namespaces,
+            },
+            node: NodeDeps { allocatable, host_ips: parts.host_ips },
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
                 node_name: identity.name.clone(),
@@ -221,9 +228,9 @@ impl<M: Mounter> Core<M> {
         let statuses = report.status.clone();
         forget.add(move |uid: &PodUid| {
             let status = statuses.clone();
-            let manager = queues.manager.clone();
+            let manager = queues.resources.manager.clone();
             let uid = uid.clone();
-            queues.permits.background(async move {
+            queues.runtime.permits.background(async move {
                 status.forget(&uid).await;
                 manager.forget(&uid).await;
             });
@@ -234,9 +241,10 @@ impl<M: Mounter> Core<M> {
         forget.add(move |uid: &PodUid| desired.release(uid));
         let volumes = shared.volumes.clone();
         forget.add(move |uid: &PodUid| volumes.forget(uid));
-        if let Some(tokens) = shared.tokens.clone() {
+        if let Some(tokens) = shared.api.tokens.clone() {
             forget.add(move |uid: &PodUid| tokens.forget(uid));
         }
+        forget.add(shared.resources.user_namespaces.clone());
         let rest = self.rest.clone();
         forget.add(move |_: &PodUid| rest.note());
         forget
@@ -245,12 +253,12 @@ impl<M: Mounter> Core<M> {
     /// Starts what follows from the pods as a whole: the shares of the burstable tier, and once per
     /// process the sweep of what pods left that are not known any more.
     fn follow_pods(&self, shared: &Arc<execute::Deps>, pods: &PodsHandle, tasks: &mut Tasks) {
-        if let Some(cgroups) = shared.cgroups.clone() {
+        if let Some(cgroups) = shared.resources.cgroups.clone() {
             tasks.run("tiers", tiers::keep(cgroups, pods.active()));
         }
 
         let volumes = shared.volumes.clone();
-        let cgroups = shared.cgroups.clone();
+        let cgroups = shared.resources.cgroups.clone();
         let pod_logs = PathBuf::from(&shared.settings.spec.pod_logs_dir);
         let container_logs = shared.settings.container_logs_dir.clone();
         let pods = pods.clone();

@@ -1,8 +1,10 @@
-//! One tree of cgroups: the same path in every hierarchy.
+//! Reads and writes one tree of cgroups: the same path in every hierarchy.
 //!
 //! Paths are given as the part below the mount points, with a leading `/`. A value that the kernel
 //! refuses does not keep the others from being written: the first failure is reported at the end.
-//! (Upstream's library stops at the first, and leaves the rest without a limit.)
+//! (Upstream's library stops at the first one, and leaves the rest without a limit.)
+//!
+//! Fed by `resources`, through slices or directly. It knows no pods and computes no limits.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,14 +18,14 @@ use super::layout::HYBRID;
 use super::values::{self, Refusal, Value};
 use super::{CgroupError, Errno, Layout, Settings};
 
-/// The controllers that pods need on v2, as far as the kernel has them.
+/// The controllers that pods need on v2, if the kernel has them.
 const V2_WANTED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
 /// The controllers without which a v1 cgroup does not count as existing.
 const V1_WANTED: [&str; 7] = ["cpu", "cpuacct", "cpuset", "hugetlb", "memory", "pids", "systemd"];
-/// Where the kernel says which sizes of huge pages it has.
+/// The directory in which the kernel lists its sizes of huge pages.
 const HUGE_PAGE_SIZES: &str = "/sys/kernel/mm/hugepages";
 
-/// A tree of cgroups. Cheap enough to make; share it in an `Arc`.
+/// A tree of cgroups. Cheap to create; share it in an `Arc`.
 #[derive(Clone, Debug)]
 pub struct CgroupFs {
     layout: Layout,
@@ -31,12 +33,12 @@ pub struct CgroupFs {
 }
 
 impl CgroupFs {
-    /// The tree of this machine. Blocks.
+    /// Returns the tree of this machine. It blocks.
     pub fn detect() -> Result<Self, CgroupError> {
         Ok(Self::new(Layout::detect()?, huge_page_sizes(Path::new(HUGE_PAGE_SIZES))))
     }
 
-    /// A tree with this layout, on a machine with these sizes of huge pages (bytes).
+    /// Returns a tree with this layout, on a machine with these sizes of huge pages (bytes).
     pub fn new(layout: Layout, huge_page_sizes: Vec<i64>) -> Self {
         Self { layout, huge_page_sizes }
     }
@@ -46,7 +48,7 @@ impl CgroupFs {
         &self.layout
     }
 
-    /// Whether the cgroup is there, in every hierarchy that matters and with the controllers that
+    /// Checks that the cgroup exists, in every hierarchy that matters and with the controllers that
     /// it needs.
     pub fn validate(&self, path: &str) -> Result<(), CgroupError> {
         match &self.layout {
@@ -57,6 +59,7 @@ impl CgroupFs {
                     .into_iter()
                     .filter(|wanted| !has.contains(*wanted))
                     .collect();
+
                 if missing.is_empty() {
                     Ok(())
                 } else {
@@ -69,33 +72,36 @@ impl CgroupFs {
             Layout::V1(mounts) => {
                 let wanted = |controller: &str| V1_WANTED.contains(&controller);
                 let mut missing = BTreeSet::new();
+
                 for (_, mount) in mounts.iter().filter(|(controller, _)| wanted(controller)) {
                     let directory = below(mount, path)?;
                     if std::fs::metadata(&directory).is_err() {
                         missing.insert(directory.display().to_string());
                     }
                 }
+
                 if missing.is_empty() {
                     return Ok(());
                 }
+
                 let missing = Vec::from_iter(missing).join(", ");
                 Err(CgroupError::MissingPaths { path: PathBuf::from(path), missing })
             }
         }
     }
 
-    /// Makes the cgroup and what is missing between it and `top`. Making what exists is no error.
+    /// Creates the cgroup and its missing ancestors up to `top`. An existing cgroup is no error.
     ///
-    /// On v2 a controller that a parent cannot pass on is left out, as upstream does: its limits
-    /// fail when they are written, and only those.
+    /// On v2 a controller that a parent cannot pass on is left out, as upstream does: only its
+    /// limits fail, when they are written.
     pub fn create(&self, top: &str, path: &str) -> Result<(), CgroupError> {
         let mounts = match &self.layout {
             Layout::V2(root) => return Self::create_v2(root, top, path),
             Layout::V1(mounts) => mounts,
         };
 
-        // Beside v1 nothing is set in v2, and it may not be writable: there only what others made
-        // is removed.
+        // Beside v1 nothing is set in v2, and it may not be writable: only cgroups that others made
+        // are removed there.
         for mount in self.layout.mounts().into_iter().filter(|mount| *mount != Path::new(HYBRID)) {
             let first = below(mount, top)?;
             let cpuset = mounts.get("cpuset").is_some_and(|own| own == mount);
@@ -106,10 +112,11 @@ impl CgroupFs {
                 }
             }
         }
+
         Ok(())
     }
 
-    /// Writes the settings of an existing cgroup: all that the kernel takes. The first refusal is
+    /// Writes the settings of an existing cgroup: all that the kernel accepts. The first refusal is
     /// the error.
     pub fn update(&self, path: &str, settings: &Settings) -> Result<(), CgroupError> {
         let values = match &self.layout {
@@ -118,6 +125,7 @@ impl CgroupFs {
         };
         let mut outcome = Ok(());
         let mut later = Vec::new();
+
         for value in values {
             let Some(directory) = self.directory(value.controller, path)? else { continue };
             let file = directory.join(&value.file);
@@ -129,13 +137,15 @@ impl CgroupFs {
                 written => outcome = outcome.and(written),
             }
         }
+
         for (file, value) in later {
             outcome = outcome.and(write_value(&file, &value));
         }
+
         outcome
     }
 
-    /// Whether there is anything of the cgroup in any hierarchy.
+    /// Returns true if the cgroup exists in any hierarchy.
     pub fn exists(&self, path: &str) -> bool {
         self.layout
             .mounts()
@@ -143,8 +153,7 @@ impl CgroupFs {
             .any(|mount| below(mount, path).is_ok_and(|directory| directory.exists()))
     }
 
-    /// The directories right below the cgroup, of all hierarchies. None when the cgroup is not
-    /// there.
+    /// Returns the cgroup's children in all hierarchies; none if the cgroup does not exist.
     pub fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
         let mut names = BTreeSet::new();
         for mount in self.layout.mounts() {
@@ -155,23 +164,26 @@ impl CgroupFs {
         Ok(names)
     }
 
-    /// Kills every process in the cgroup and below. Answers how many were told to end; zero means
-    /// that none is left. Processes may live on for a moment, and may have forked meanwhile: ask
-    /// again until it answers zero.
+    /// Kills every process in the cgroup and below. Returns how many were killed; zero means that
+    /// none is left. Processes may live on for a moment, and may have forked meanwhile: call again
+    /// until the answer is zero.
     pub fn kill(&self, path: &str) -> Result<usize, CgroupError> {
         let mut pids = BTreeSet::new();
         for mount in self.layout.mounts() {
             collect_pids(&below(mount, path)?, &mut pids)?;
         }
+
         if pids.is_empty() {
             return Ok(0);
         }
+
         if let Layout::V2(root) = &self.layout {
             let file = below(root, path)?.join("cgroup.kill");
             if file.exists() && write_file(&file, "1").is_ok() {
                 return Ok(pids.len());
             }
         }
+
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         for pid in pids.iter().copied().filter(|pid| *pid > 1 && *pid != own) {
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
@@ -185,11 +197,12 @@ impl CgroupFs {
                 }
             }
         }
+
         Ok(pids.len())
     }
 
-    /// Removes the cgroup and everything below it, once, in every hierarchy: what can be removed
-    /// is, and the first failure is told. Removing what is not there is no error.
+    /// Removes the cgroup and everything below it, once, in every hierarchy. It goes on after a
+    /// failure and returns the first one. A missing cgroup is no error.
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let mut outcome = Ok(());
         for mount in self.layout.mounts() {
@@ -202,15 +215,16 @@ impl CgroupFs {
             }
             outcome = outcome.and(remove_tree(&directory));
         }
+
         outcome
     }
 
-    /// The directory of the cgroup in a controller's hierarchy; none when the kernel has no such
+    /// Returns the cgroup's directory in a controller's hierarchy; `None` if the kernel has no such
     /// controller.
     fn directory(&self, controller: &str, path: &str) -> Result<Option<PathBuf>, CgroupError> {
         match &self.layout {
             Layout::V2(root) => {
-                // A kernel may be built without it; the others are always there.
+                // A kernel may be built without hugetlb; the others are always there.
                 let absent = controller == "hugetlb" && !controllers(root)?.contains(controller);
                 let directory = below(root, path)?;
                 Ok((!absent).then_some(directory))
@@ -226,8 +240,8 @@ impl CgroupFs {
         Ok(V2_WANTED.into_iter().filter(|wanted| has.contains(*wanted)).collect())
     }
 
-    /// A cgroup has the controllers that its parent passes on, so each step enables them in the
-    /// step above first: all that the kernel has, as upstream.
+    /// Creates a cgroup on v2. A cgroup has the controllers that its parent passes on, so each step
+    /// first enables all that the kernel has in the step above, as upstream does.
     fn create_v2(root: &Path, top: &str, path: &str) -> Result<(), CgroupError> {
         let known = controllers(root)?;
         let first = below(root, top)?;
@@ -241,7 +255,7 @@ impl CgroupFs {
     }
 }
 
-/// Joins a path to a root and makes sure that it stays there.
+/// Joins a path to a root and checks that it stays beneath.
 fn below(root: &Path, path: &str) -> Result<PathBuf, CgroupError> {
     let relative = Path::new(path.trim_start_matches('/'));
     if relative.components().all(|part| matches!(part, Component::Normal(_))) {
@@ -251,7 +265,7 @@ fn below(root: &Path, path: &str) -> Result<PathBuf, CgroupError> {
     }
 }
 
-/// The directories from `first` (left out) down to `last`.
+/// Returns the directories from `first` (left out) down to `last`.
 fn steps(first: &Path, last: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = last
         .ancestors()
@@ -271,8 +285,8 @@ fn make(directory: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// A new v1 cpuset has neither CPUs nor memory nodes, and nothing can run in it: it gets its
-/// parent's.
+/// Gives a new v1 cpuset the CPUs and memory nodes of its parent: without them nothing can run in
+/// it.
 fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
     let Some(parent) = directory.parent() else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -285,6 +299,7 @@ fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
             write_file(&own, inherited.trim())?;
         }
     }
+
     Ok(())
 }
 
@@ -295,9 +310,9 @@ fn controllers(directory: &Path) -> Result<BTreeSet<String>, CgroupError> {
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Passes controllers on to children: those that are not passed on yet, one at a time, so that one
-/// which is refused does not take the others with it. What is refused is missed only by what needs
-/// it.
+/// Passes controllers on to children: those that are not passed on yet, one at a time, so that a
+/// refused one does not take the others with it. A refused controller is noticed by its limits
+/// only.
 fn enable(directory: &Path, known: &BTreeSet<String>) {
     let file = directory.join("cgroup.subtree_control");
     let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -313,16 +328,18 @@ fn collect_pids(directory: &Path, pids: &mut BTreeSet<i32>) -> Result<(), Cgroup
     let path = directory.join("cgroup.procs");
     match std::fs::read_to_string(&path) {
         Ok(text) => pids.extend(text.lines().filter_map(|line| line.trim().parse::<i32>().ok())),
-        // Gone, or a threaded cgroup whose processes its parent lists.
+        // The cgroup is gone, or a threaded one whose processes its parent lists.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound
                 || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
         Err(source) => return Err(CgroupError::Read { path, source }),
     }
+
     for child in directories(directory)? {
         collect_pids(&child, pids)?;
     }
+
     Ok(())
 }
 
@@ -332,10 +349,12 @@ fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(_) => {}
     }
+
     let mut outcome = Ok(());
     for child in directories(directory)? {
         outcome = outcome.and(remove_tree(&child));
     }
+
     outcome?;
     match std::fs::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -353,12 +372,14 @@ fn directories(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
         Err(error) => return Err(fail(error)),
     };
     let mut found = Vec::new();
+
     for entry in entries {
         let entry = entry.map_err(fail)?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.push(entry.path());
         }
     }
+
     Ok(found)
 }
 
@@ -374,14 +395,15 @@ fn write_file(path: &Path, value: &str) -> Result<(), CgroupError> {
     })
 }
 
-/// Writes a value. A limit of memory below what is in use is refused by v1 as busy: the error says
-/// how much is used, in upstream's words.
+/// Writes a value. v1 refuses a limit of memory below the memory in use as busy: the error then
+/// says how much is used, in upstream's words.
 fn write_value(file: &Path, value: &Value) -> Result<(), CgroupError> {
     let outcome = write_file(file, &value.text);
     let is_busy = |error: &CgroupError| {
         matches!(error, CgroupError::Write { source, .. }
             if source.0.raw_os_error() == Some(libc::EBUSY))
     };
+
     match outcome {
         Err(error) if value.file == "memory.limit_in_bytes" && is_busy(&error) => {
             let read = |name: &str| {
@@ -398,7 +420,7 @@ fn write_value(file: &Path, value: &Value) -> Result<(), CgroupError> {
     }
 }
 
-/// `hugepages-2048kB` and its siblings.
+/// Reads the sizes from names like `hugepages-2048kB`.
 fn huge_page_sizes(directory: &Path) -> Vec<i64> {
     let names = directories(directory).unwrap_or_default();
     let mut sizes: Vec<i64> = names
@@ -409,6 +431,7 @@ fn huge_page_sizes(directory: &Path) -> Vec<i64> {
         .map(|kilobytes: i64| kilobytes << 10)
         .collect();
     sizes.sort_unstable();
+
     sizes
 }
 

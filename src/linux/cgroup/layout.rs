@@ -1,17 +1,17 @@
-//! Where the cgroup hierarchies are: told from `/proc/self/mountinfo`.
+//! Finds the cgroup hierarchies in `/proc/self/mountinfo`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::CgroupError;
 
-/// Where cgroup v2 is mounted when it is the only hierarchy.
+/// The mount point of cgroup v2 where it is the only hierarchy.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
-/// Where it is mounted beside v1. It limits nothing there, but runtimes make each container's
-/// cgroup in it as well.
+/// The mount point of cgroup v2 beside v1. It limits nothing there, but runtimes also create each
+/// container's cgroup in it.
 pub(super) const HYBRID: &str = "/sys/fs/cgroup/unified";
-/// Its name among the hierarchies.
+/// The name of that mount among the hierarchies.
 const HYBRID_NAME: &str = "unified";
 
 /// The controllers of cgroup v1, plus systemd's own hierarchy.
@@ -67,6 +67,7 @@ impl Layout {
                 _ => {}
             }
         }
+
         if v1.is_empty() { Err(CgroupError::NotMounted) } else { Ok(Self::V1(v1)) }
     }
 
@@ -78,7 +79,7 @@ impl Layout {
         Self::parse(&text)
     }
 
-    /// 1 or 2.
+    /// Returns the version, 1 or 2.
     pub fn version(&self) -> u8 {
         match self {
             Self::V1(_) => 1,
@@ -86,7 +87,7 @@ impl Layout {
         }
     }
 
-    /// The mount points, each once.
+    /// Returns the mount points, each once.
     pub fn mounts(&self) -> Vec<&Path> {
         match self {
             Self::V2(root) => vec![root],
@@ -107,7 +108,7 @@ struct Mount<'a> {
 }
 
 impl<'a> Mount<'a> {
-    /// `36 35 98:0 / /mnt rw master:1 - cgroup cgroup rw,cpu,cpuacct`
+    /// Parses a line, e.g. `36 35 98:0 / /mnt rw master:1 - cgroup cgroup rw,cpu,cpuacct`.
     fn parse(line: &'a str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');

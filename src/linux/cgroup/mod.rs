@@ -1,8 +1,8 @@
-//! cgroupfs, v1 and v2: making, setting, killing and removing cgroups below a given root.
+//! cgroupfs, v1 and v2: creates, sets, kills and removes cgroups below a given root.
 //!
-//! `values` says which file gets which text, [`CgroupFs`] writes it. Every function blocks for as
+//! `values` computes the text of each file, [`CgroupFs`] writes it. Every function blocks for as
 //! long as the kernel does: call them on blocking threads. Nothing here knows of pods, and nothing
-//! here leaves the root that it was given.
+//! here leaves its root.
 
 mod fs;
 mod layout;
@@ -20,7 +20,7 @@ pub use values::cpu_weight;
 use super::fs::go_text;
 use super::systemd::SystemdError;
 
-/// What may be set on a cgroup. `None`: left as it is.
+/// The settings of a cgroup. `None`: left as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// CPU shares on the scale of cgroup v1; written as a weight on v2.
@@ -31,20 +31,20 @@ pub struct Settings {
     pub cpu_period: Option<u64>,
     /// Memory limit in bytes; -1: none; 0: left as it is.
     pub memory: Option<i64>,
-    /// How many processes.
+    /// The limit on processes.
     pub pids: Option<i64>,
     /// Huge pages.
     pub huge_pages: Option<HugePages>,
-    /// The CPUs, e.g. `0-3`.
+    /// The CPUs of the cpuset, e.g. `0-3`.
     pub cpus: Option<String>,
 }
 
 /// Limits on huge pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HugePages {
-    /// As many as there are, of every size.
+    /// No limit, for every size.
     Unlimited,
-    /// Bytes by page size in bytes; a size that is not named gets none.
+    /// Bytes by page size in bytes; a size that is missing gets a limit of zero.
     Limits(BTreeMap<i64, i64>),
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Errno {
 
 impl std::error::Error for Errno {}
 
-/// What went wrong with a cgroup.
+/// The failures of work on a cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No cgroup file system is mounted.
@@ -72,12 +72,12 @@ pub enum CgroupError {
         /// The path.
         path: String,
     },
-    /// A directory could not be made.
+    /// A directory could not be created.
     #[error("cannot make the cgroup {path:?}")]
     Create {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -86,7 +86,7 @@ pub enum CgroupError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -97,7 +97,7 @@ pub enum CgroupError {
         path: PathBuf,
         /// The text that was to be written.
         value: String,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: Errno,
     },
@@ -108,10 +108,10 @@ pub enum CgroupError {
         limit: String,
         /// Bytes in use.
         usage: u64,
-        /// The most bytes that were in use.
+        /// The peak of bytes in use.
         peak: u64,
     },
-    /// A cgroup v1 is not there in every hierarchy.
+    /// A cgroup v1 is missing in some hierarchies.
     #[error("cgroup {path:?} has some missing paths: {missing}")]
     MissingPaths {
         /// The cgroup.
@@ -126,24 +126,24 @@ pub enum CgroupError {
     MissingControllers {
         /// The cgroup.
         path: PathBuf,
-        /// Which, separated by commas.
+        /// The controllers, separated by commas.
         missing: String,
     },
-    /// A directory could not be removed; trying again may help when processes are about to end.
+    /// A directory could not be removed. A later attempt may succeed if processes are about to end.
     #[error("cannot remove the cgroup {path:?}")]
     Remove {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// systemd did not do its part.
+    /// systemd failed.
     #[error("the slice {unit:?}")]
     Slice {
         /// The slice.
         unit: String,
-        /// Why.
+        /// systemd's error.
         #[source]
         source: SystemdError,
     },
@@ -154,7 +154,7 @@ pub enum CgroupError {
         pid: i32,
         /// The cgroup.
         path: PathBuf,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },

@@ -1,4 +1,5 @@
-//! The files that settings become, in the order in which upstream's library writes them. Pure.
+//! Converts settings to the texts of files, in the order in which upstream's library writes them.
+//! Pure.
 
 use super::{HugePages, Settings};
 
@@ -16,25 +17,26 @@ pub(super) struct Value {
     pub(super) file: String,
     /// The text.
     pub(super) text: String,
-    /// What a kernel without the file, or one that refuses the text, means.
+    /// The handling of a kernel without the file, or of one that refuses the text.
     pub(super) refusal: Refusal,
 }
 
-/// What happens to a value that cannot be written.
+/// The handling of a value that cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is an error.
+    /// The refusal is an error.
     Fails,
-    /// A kernel without the file has no such limit, and none is missed.
+    /// A kernel without the file has no such limit, and needs none.
     Optional,
-    /// It is written once more after the others: a period that is too short for the old quota is
-    /// refused until the new quota is there.
+    /// The value is written once more after the others: a period that is too short for the old
+    /// quota is refused until the new quota is set.
     Later,
 }
 
 impl Value {
     fn new(controller: &'static str, file: impl Into<String>, text: &impl ToString) -> Self {
-        let (file, text) = (file.into(), text.to_string());
+        let file = file.into();
+        let text = text.to_string();
         Self { controller, file, text, refusal: Refusal::Fails }
     }
 
@@ -43,40 +45,46 @@ impl Value {
     }
 }
 
-/// The files of cgroup v1.
+/// Returns the files of cgroup v1.
 pub(super) fn v1(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
     let mut values = Vec::new();
     if let Some(cpus) = &settings.cpus {
         values.push(Value::new("cpuset", "cpuset.cpus", cpus));
     }
+
     if let Some(limit) = settings.memory.filter(|limit| *limit != 0) {
         if limit < 0 {
-            // The limit of memory cannot be above that of memory and swap together.
+            // The limit of memory cannot exceed that of memory and swap together.
             let swap = Value::new("memory", "memory.memsw.limit_in_bytes", &limit);
             values.push(swap.or(Refusal::Optional));
         }
         values.push(Value::new("memory", "memory.limit_in_bytes", &limit));
     }
+
     if let Some(shares) = settings.cpu_shares.filter(|shares| *shares != 0) {
         values.push(Value::new("cpu", "cpu.shares", &shares));
     }
+
     let quota = settings.cpu_quota.filter(|quota| *quota != 0);
     if let Some(period) = settings.cpu_period.filter(|period| *period != 0) {
         let refusal = if quota.is_some() { Refusal::Later } else { Refusal::Fails };
         values.push(Value::new("cpu", "cpu.cfs_period_us", &period).or(refusal));
     }
+
     if let Some(quota) = quota {
         values.push(Value::new("cpu", "cpu.cfs_quota_us", &quota));
     }
+
     values.extend(settings.pids.map(pids));
     values.extend(huge_pages(settings, page_sizes, "limit_in_bytes"));
     values
 }
 
-/// The files of cgroup v2.
+/// Returns the files of cgroup v2.
 pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
     let mut values = Vec::new();
     values.extend(settings.pids.map(pids));
+
     if let Some(limit) = settings.memory.filter(|limit| *limit != 0) {
         if limit < 0 {
             values.push(Value::new("memory", "memory.swap.max", &"max").or(Refusal::Optional));
@@ -84,9 +92,11 @@ pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
         let text = if limit < 0 { "max".to_owned() } else { limit.to_string() };
         values.push(Value::new("memory", "memory.max", &text));
     }
+
     if let Some(shares) = settings.cpu_shares.filter(|shares| *shares != 0) {
         values.push(Value::new("cpu", "cpu.weight", &cpu_weight(shares)));
     }
+
     let quota = settings.cpu_quota.filter(|quota| *quota != 0);
     let period = settings.cpu_period.filter(|period| *period != 0);
     if quota.is_some() || period.is_some() {
@@ -95,29 +105,33 @@ pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
         let period = period.unwrap_or(DEFAULT_PERIOD);
         values.push(Value::new("cpu", "cpu.max", &format!("{quota} {period}")));
     }
+
     if let Some(cpus) = &settings.cpus {
         values.push(Value::new("cpuset", "cpuset.cpus", cpus));
     }
+
     values.extend(huge_pages(settings, page_sizes, "max"));
     values
 }
 
-/// The weight (1 to 10000) on cgroup v2 for the shares (2 to 262144) of v1, linear as upstream's
-/// kubelet has it.
+/// Converts the shares (2 to 262144) of v1 to the weight (1 to 10000) of v2, linearly as upstream's
+/// kubelet does.
 pub fn cpu_weight(shares: u64) -> u64 {
     if shares >= 262_144 { 10_000 } else { 1 + shares.saturating_sub(2) * 9999 / 262_142 }
 }
 
-/// systemd takes no limit of zero, so upstream's library writes one in both places.
+/// Returns the limit on processes. systemd accepts no limit of zero, so upstream's library writes 1
+/// in both places.
 fn pids(limit: i64) -> Value {
     let text = if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() };
     Value::new("pids", "pids.max", &text)
 }
 
-/// A limit on pages in use, and one on reserved pages where the kernel can tell them apart.
+/// Returns a limit on pages in use, and one on reserved pages where the kernel distinguishes them.
 fn huge_pages(settings: &Settings, page_sizes: &[i64], suffix: &str) -> Vec<Value> {
     let Some(limits) = &settings.huge_pages else { return Vec::new() };
     let mut values = Vec::new();
+
     for size in page_sizes {
         let limit = match limits {
             HugePages::Unlimited => HUGE_PAGES_UNLIMITED,
@@ -128,10 +142,11 @@ fn huge_pages(settings: &Settings, page_sizes: &[i64], suffix: &str) -> Vec<Valu
         let reserved = Value::new("hugetlb", format!("hugetlb.{name}.rsvd.{suffix}"), &limit);
         values.push(reserved.or(Refusal::Optional));
     }
+
     values
 }
 
-/// The kernel's name of a size: `2MB`, `1GB`, `64KB`.
+/// Returns the kernel's name of a size: `2MB`, `1GB`, `64KB`.
 fn size_name(bytes: i64) -> String {
     for (shift, suffix) in [(30, "GB"), (20, "MB"), (10, "KB")] {
         if bytes % (1 << shift) == 0 {

@@ -1,5 +1,5 @@
-//! Stopping a container: event, preStop within the deadline, StopContainer with what is left; all
-//! of it sooner when the deadline shrinks meanwhile.
+//! The stop of one container: event, preStop hook within the deadline, StopContainer with the rest
+//! of the grace. All of it ends sooner when the deadline shrinks meanwhile.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use k8s_openapi::api::core::v1 as api;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::super::hooks;
-use super::super::plan::kill_message;
-use super::super::plan::types::{Key, KillReason};
-use super::executor::PodExecutor;
-use super::{ActionError, Completion, Context, Outcome};
-use crate::cri::v1;
+use super::restore::restore;
+use super::scope::Scope;
+use super::{ActionError, Effect, Outcome};
+use crate::cri::{CriError, v1};
 use crate::model::reason::event;
 use crate::model::{ContainerId, ContainerKind, EventType, Mono, pod};
+use crate::pods::hooks;
+use crate::pods::plan::kill_message;
+use crate::pods::plan::types::KillReason;
 
 /// Even with no grace left, a container gets this long (upstream's `minimumGracePeriodInSeconds`).
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
@@ -29,142 +30,126 @@ pub(super) struct Kill {
     pub(super) pre_stop: bool,
 }
 
-impl PodExecutor {
-    /// Carries out a kill.
-    pub(super) async fn kill(&self, key: Key, kill: Kill, context: Context) -> Completion {
-        let mut deadline = context.hurry.clone().unwrap_or_else(|| watch::channel(kill.deadline).1);
-        self.container_event(
-            &context.pod,
-            &kill.container,
-            EventType::Normal,
-            event::KILLING,
-            kill_message(&context.pod, &kill.container, &kill.why),
-        );
-        if let Some(restored) = self.restore(&kill.id, &kill.container, &context.pod).await {
-            if let Some(grace) = restored.grace {
-                deadline = watch::channel(self.deps.clock.now().mono.after(grace)).1;
-            }
-            self.run_pre_stop(
-                &kill.id,
-                (ContainerKind::Main, &restored.container),
-                &context,
-                &mut deadline,
-            )
-            .await;
-        } else if kill.pre_stop {
-            self.pre_stop(&kill.id, &kill.container, &context, &mut deadline).await;
+/// A container on its way to its end.
+#[derive(Debug)]
+struct Stopping<'a> {
+    scope: Scope<'a>,
+    id: &'a ContainerId,
+    /// The moment at which the container is killed without mercy. It may only shrink.
+    deadline: watch::Receiver<Mono>,
+}
+
+/// Kills a container.
+pub(super) async fn kill(scope: Scope<'_>, kill: Kill) -> Effect {
+    let Kill { id, container, why, deadline, pre_stop } = kill;
+    let message = kill_message(&scope.context.pod, &container, &why);
+    scope.container_event(&container, EventType::Normal, event::KILLING, message);
+
+    let deadline = scope.context.hurry.clone().unwrap_or_else(|| fixed(deadline));
+    let mut stopping = Stopping { scope, id: &id, deadline };
+    if let Some(restored) = restore(scope, &id, &container).await {
+        if let Some(grace) = restored.grace {
+            stopping.deadline = fixed(scope.deps.clock.now().mono.after(grace));
         }
-        let mut mutation = self.deps.pleg.begin(&self.uid);
-        if let Some(container) = context.observed.container(&kill.id) {
-            mutation.touched_container(&kill.id, &container.sandbox);
+        stopping.run_pre_stop(ContainerKind::Main, &restored.container).await;
+    } else if pre_stop {
+        stopping.pre_stop(&container).await;
+    }
+
+    let mut mutation = scope.begin_mutation();
+    if let Some(observed) = scope.context.observed.container(&id) {
+        mutation.touched_container(&id, &observed.sandbox);
+    }
+    let stopped = stopping.stop().await;
+    mutation.end();
+
+    let outcome = match stopped {
+        Ok(()) => Ok(Outcome::Killed { id, why }),
+        Err(error) if error.is_not_found() => Ok(Outcome::Killed { id, why }),
+        Err(error) => {
+            warn!(container, %error, "stopping a container failed");
+            let message = format!(
+                "error killing pod: failed to \"KillContainer\" for \"{container}\" with KillContainerError: \"{error}\""
+            );
+            scope.event(EventType::Warning, event::FAILED_KILL_POD, message);
+            Err(ActionError::new("KillContainerError", error.to_string()))
         }
-        let stopped = self.stop_until_done(&kill.id, &mut deadline).await;
-        mutation.end();
-        let outcome = match stopped {
-            Ok(()) => Ok(Outcome::Killed { id: kill.id, why: kill.why }),
-            Err(error) if error.is_not_found() => {
-                Ok(Outcome::Killed { id: kill.id, why: kill.why })
-            }
-            Err(error) => {
-                warn!(container = kill.container, %error, "stopping a container failed");
-                self.pod_event(
-                    &context.pod,
-                    EventType::Warning,
-                    event::FAILED_KILL_POD,
-                    format!("error killing pod: failed to \"KillContainer\" for \"{}\" with KillContainerError: \"{error}\"", kill.container),
-                );
-                Err(ActionError::new("KillContainerError", error.to_string()))
-            }
-        };
-        Completion { key, outcome, mutated: true }
+    };
+    Effect::mutated(outcome)
+}
+
+/// Runs a sidecar's preStop hook ahead of the sidecar's turn to stop.
+pub(super) async fn pre_stop_ahead(
+    scope: Scope<'_>,
+    id: ContainerId,
+    container: String,
+    deadline: Mono,
+) -> Effect {
+    let deadline = fixed(deadline);
+    Stopping { scope, id: &id, deadline }.pre_stop(&container).await;
+    Effect::unchanged(Ok(Outcome::PreStopped { id }))
+}
+
+/// A deadline that never changes.
+fn fixed(deadline: Mono) -> watch::Receiver<Mono> {
+    watch::channel(deadline).1
+}
+
+impl Stopping<'_> {
+    /// Runs the preStop hook of the container in the spec.
+    async fn pre_stop(&mut self, container: &str) {
+        let pod = &self.scope.context.pod;
+        if let Some((kind, spec)) = pod::find_container(pod, container) {
+            self.run_pre_stop(kind, &spec).await;
+        }
     }
 
-    /// Runs a sidecar's preStop hook ahead of its turn to stop.
-    pub(super) async fn pre_stop_ahead(
-        &self,
-        key: Key,
-        id: ContainerId,
-        container: String,
-        deadline: Mono,
-        context: Context,
-    ) -> Completion {
-        let mut deadline = watch::channel(deadline).1;
-        self.pre_stop(&id, &container, &context, &mut deadline).await;
-        Completion { key, outcome: Ok(Outcome::PreStopped { id }), mutated: false }
-    }
-
-    /// Runs the preStop hook until it ends or the deadline, which may shrink, is reached.
-    async fn pre_stop(
-        &self,
-        id: &ContainerId,
-        container: &str,
-        context: &Context,
-        deadline: &mut watch::Receiver<Mono>,
-    ) {
-        let Some((kind, spec)) = pod::find_container(&context.pod, container) else { return };
-        self.run_pre_stop(id, (kind, &spec), context, deadline).await;
-    }
-
-    async fn run_pre_stop(
-        &self,
-        id: &ContainerId,
-        (kind, spec): (ContainerKind, &api::Container),
-        context: &Context,
-        deadline: &mut watch::Receiver<Mono>,
-    ) {
-        let container = &spec.name;
+    /// Runs the preStop hook until it ends or the deadline is reached.
+    async fn run_pre_stop(&mut self, kind: ContainerKind, spec: &api::Container) {
+        let scope = self.scope;
         let mut may_hurry = true;
-        let target = hooks::HookTarget {
-            exec: &*self.deps.exec,
-            recorder: &self.deps.recorder,
-            pod: &context.pod,
-            kind,
-            container: spec,
-            id,
-            pod_ip: self.pod_ip(context),
-        };
-        // The hook looks at one deadline, and says so when it has passed; a shorter one ends it
-        // from outside.
-        let own = *deadline.borrow();
-        let hook = hooks::pre_stop(target, &self.deps.clock, own);
+        // The hook looks at one deadline, and reports when it has passed; a shorter one ends the
+        // hook from outside.
+        let own = *self.deadline.borrow();
+        let target = scope.hook_target(kind, spec, self.id);
+        let hook = hooks::pre_stop(target, &scope.deps.clock, own);
         tokio::pin!(hook);
+
         loop {
-            let until = *deadline.borrow_and_update();
+            let until = *self.deadline.borrow_and_update();
             // Cancel-safe: the hook is pinned outside, `changed` and `sleep_until` lose nothing
             // when dropped.
             tokio::select! {
                 ended = &mut hook => {
-                    debug!(container, ?ended, "preStop hook ended");
+                    debug!(container = spec.name, ?ended, "preStop hook ended");
                     return;
                 }
-                () = self.deps.clock.sleep_until(until), if until < own => {
-                    debug!(container, "preStop hook not completed in grace period");
+                () = scope.deps.clock.sleep_until(until), if until < own => {
+                    debug!(container = spec.name, "preStop hook not completed in grace period");
                     return;
                 }
-                changed = deadline.changed(), if may_hurry => may_hurry = changed.is_ok(),
+                changed = self.deadline.changed(), if may_hurry => may_hurry = changed.is_ok(),
             }
         }
     }
 
-    /// Asks the runtime to stop the container with what is left, and again each time the deadline
-    /// shrinks.
-    async fn stop_until_done(
-        &self,
-        id: &ContainerId,
-        deadline: &mut watch::Receiver<Mono>,
-    ) -> Result<(), crate::cri::CriError> {
+    /// Asks the runtime to stop the container with the rest of the grace, and again each time the
+    /// deadline shrinks.
+    async fn stop(&mut self) -> Result<(), CriError> {
+        let deps = self.scope.deps;
         let mut may_hurry = true;
         loop {
-            let until = *deadline.borrow_and_update();
-            let left = until.since(self.deps.clock.now().mono).max(MINIMUM_GRACE);
+            let until = *self.deadline.borrow_and_update();
+            let left = until.since(deps.clock.now().mono).max(MINIMUM_GRACE);
             let timeout = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-            let request =
-                v1::StopContainerRequest { container_id: id.as_str().to_owned(), timeout };
+            let container_id = self.id.as_str().to_owned();
+            let request = v1::StopContainerRequest { container_id, timeout };
+
             // Cancel-safe: dropping StopContainer leaves the stop signal sent; it is asked for
             // again with less grace.
             tokio::select! {
-                stopped = self.deps.cri.stop_container(request) => return stopped.map(|_| ()),
-                changed = deadline.changed(), if may_hurry => may_hurry = changed.is_ok(),
+                stopped = deps.runtime.cri.stop_container(request) => return stopped.map(|_| ()),
+                changed = self.deadline.changed(), if may_hurry => may_hurry = changed.is_ok(),
             }
         }
     }

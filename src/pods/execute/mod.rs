@@ -1,21 +1,30 @@
 //! Carries out the planner's actions for one pod. It has no policy: what to do, in which order and
 //! when to try again was decided by the plan. Every external call has a deadline.
 //!
-//! [`Execute`] is the seam: the real [`PodExecutor`] and the worker's scripted fake. Statuses are
-//! not its business: see `pods::report`.
+//! [`Execute`] is the seam: the real [`PodExecutor`] and the worker's scripted fake. Each action is
+//! a function, or a type whose methods are its steps, over a [`scope`]: the pod as one action sees
+//! it. Statuses are no part of this: see `pods::report`.
 
 mod cleanup;
 mod container;
+mod container_request;
+mod deps;
 mod executor;
+mod hook;
 mod image;
+mod image_users;
 mod kill;
+mod logs;
 mod mounts;
 mod permits;
 mod prepare;
+mod references;
 mod resize;
 mod restore;
 mod sandbox;
+mod scope;
 mod users;
+mod warnings;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,17 +32,21 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::cleanup::sweep_logs;
-pub use self::container::ImageUsers;
 use self::container::Start;
-pub use self::executor::{Count, Deps, Metrics, PodExecutor, Settings};
+pub use self::deps::{
+    ApiDeps, Count, Deps, Metrics, NodeDeps, ResourceDeps, RuntimeDeps, Settings,
+};
+pub use self::executor::PodExecutor;
+pub use self::image_users::ImageUsers;
 use self::kill::Kill;
+pub use self::logs::sweep_logs;
 pub use self::permits::SandboxPermits;
+use self::sandbox::SandboxCreation;
 pub use super::memory::outcome::{ActionError, Completion, Outcome};
 use super::plan::types::{Action, Key};
 use crate::model::{Mono, ObservedPod, Pod};
 
-/// What carries out the actions of one pod.
+/// Carries out the actions of one pod.
 pub trait Execute: Send + Sync + 'static {
     /// Carries out one action. Dropping the future cancels pulls, hooks and waits; what must not be
     /// dropped (invariant 7) goes on detached.
@@ -45,64 +58,79 @@ pub trait Execute: Send + Sync + 'static {
     ) -> impl Future<Output = Completion> + Send;
 }
 
-/// What an action is carried out with: the pod and the runtime as they were when it was planned.
+/// The pod and the runtime as they were when an action was planned.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// What the runtime said.
+    /// The last observation of the runtime.
     pub observed: Arc<ObservedPod>,
-    /// Cancelled when the pod begins to stop: what only waits so far gives up then, and nothing
-    /// more is begun.
+    /// Cancelled when the pod begins to stop: waits are given up then, and nothing more is begun.
     pub stop: CancellationToken,
     /// For a kill: its deadline, which may shrink.
     pub hurry: Option<watch::Receiver<Mono>>,
 }
 
+/// How an action ended.
+#[derive(Debug)]
+struct Effect {
+    outcome: Result<Outcome, ActionError>,
+    /// Whether the runtime was changed, or may have been.
+    mutated: bool,
+}
+
+impl Effect {
+    /// The runtime was not changed.
+    fn unchanged(outcome: Result<Outcome, ActionError>) -> Self {
+        Self { outcome, mutated: false }
+    }
+
+    /// The runtime was changed, or may have been.
+    fn mutated(outcome: Result<Outcome, ActionError>) -> Self {
+        Self { outcome, mutated: true }
+    }
+}
+
 impl Execute for PodExecutor {
     async fn execute(&self, key: Key, action: Action, context: Context) -> Completion {
-        match action {
-            Action::Prepare => self.prepare(key, context).await,
+        let scope = self.scope(&context);
+        let Effect { outcome, mutated } = match action {
+            Action::Prepare => prepare::prepare(scope).await,
             Action::MountVolumes => {
-                self.deps.volumes.ensure(context.pod.clone());
-                Completion { key, outcome: Ok(Outcome::Done), mutated: false }
+                scope.deps.volumes.ensure(context.pod.clone());
+                Effect::unchanged(Ok(Outcome::Done))
             }
             Action::UnmountVolumes => {
-                self.deps.volumes.release(&self.uid);
-                Completion { key, outcome: Ok(Outcome::Done), mutated: false }
+                scope.deps.volumes.release(scope.uid);
+                Effect::unchanged(Ok(Outcome::Done))
             }
-            Action::CreateSandbox { attempt } => self.create_sandbox(key, attempt, context).await,
+            Action::CreateSandbox { attempt } => {
+                SandboxCreation { scope, warnings: &self.warnings, attempt }.run().await
+            }
             Action::EnsureImage { container, silent } => {
-                self.ensure_image(key, container, silent, context).await
+                image::ensure_image(scope, container, silent).await
             }
             Action::StartContainer { container, kind, restart_count, sandbox, image_ref } => {
-                self.start(
-                    key,
-                    Start { container, kind, restart_count, sandbox, image_ref },
-                    context,
-                )
-                .await
+                let start = Start { container, kind, restart_count, sandbox, image_ref };
+                container::start(scope, start).await
             }
-            Action::Resize { sandbox, given } => self.resize(key, sandbox, given, context).await,
-            Action::PostStart { container, id } => {
-                self.post_start(key, container, id, context).await
-            }
+            Action::Resize { sandbox, given } => resize::resize(scope, sandbox, given).await,
+            Action::PostStart { container, id } => hook::post_start(scope, container, id).await,
             Action::PreStop { container, id, deadline } => {
-                self.pre_stop_ahead(key, id, container, deadline, context).await
+                kill::pre_stop_ahead(scope, id, container, deadline).await
             }
             Action::KillContainer { id, container, why, deadline, pre_stop } => {
-                self.kill(key, Kill { id, container, why, deadline, pre_stop }, context).await
+                kill::kill(scope, Kill { id, container, why, deadline, pre_stop }).await
             }
-            // The worker hurries the kill that runs; it never comes here.
-            Action::HurryKill { .. } => {
-                Completion { key, outcome: Ok(Outcome::Done), mutated: false }
-            }
+            // The worker hurries the kill that runs; the action never comes here.
+            Action::HurryKill { .. } => Effect::unchanged(Ok(Outcome::Done)),
             Action::RemoveContainer { id, reset } => {
-                self.remove_container(key, id, reset, context).await
+                cleanup::remove_container(scope, id, reset).await
             }
-            Action::StopSandbox { id } => self.stop_sandbox(key, id, context).await,
-            Action::RemoveSandbox { id } => self.remove_sandbox(key, id).await,
-            Action::CleanUp => self.clean_up(key, context).await,
-        }
+            Action::StopSandbox { id } => sandbox::stop_sandbox(scope, id).await,
+            Action::RemoveSandbox { id } => sandbox::remove_sandbox(scope, id).await,
+            Action::CleanUp => cleanup::clean_up(scope).await,
+        };
+        Completion { key, outcome, mutated }
     }
 }

@@ -1,56 +1,45 @@
-//! Where a container's volumes are on the node, with `subPath` resolved without following links out
-//! of the volume.
+//! The mounts of one container: where the pod's volumes are on the node, with `subPath` resolved
+//! without following links out of the volume.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1 as api;
-
 use tracing::warn;
 
-use super::super::request::{self, EnvVar, VolumeSource};
-use super::executor::PodExecutor;
-use super::{ActionError, Context};
+use super::ActionError;
+use super::container::ContainerStart;
 use crate::images;
-use crate::linux::beneath::Root;
 use crate::model::reason::container as reason;
-use crate::model::{ContainerKind, Pod, error_chain, pod};
+use crate::model::{ContainerKind, error_chain, pod};
+use crate::pods::request::{self, EnvVar, VolumeSource};
 use crate::volumes::SubPath;
-use crate::volumes::nested::used;
 
-/// The longest file of variables that is read.
-const LONGEST_ENV_FILE: u64 = 1 << 20;
-
-impl PodExecutor {
-    /// Where the pod's volumes are, by name; images that this container mounts are pulled first.
+impl ContainerStart<'_> {
+    /// Returns where the pod's volumes are, by name. Images that this container mounts are pulled
+    /// first.
     pub(super) async fn volume_sources(
-        &self,
-        container: &api::Container,
-        context: &Context,
+        self,
     ) -> Result<BTreeMap<String, VolumeSource>, ActionError> {
-        let volumes =
-            context.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let handle = &self.scope.deps.volumes;
         let mut sources = BTreeMap::new();
-        for volume in volumes {
+        for volume in self.pod_volumes() {
+            let mut mounts = self.container.volume_mounts.iter().flatten();
+            let is_mounted = mounts.any(|mount| mount.name == volume.name);
             if let Some(image) = &volume.image {
-                if container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
-                    let source = self.image_volume(container, image, context).await?;
-                    sources.insert(volume.name.clone(), source);
+                if is_mounted {
+                    sources.insert(volume.name.clone(), self.image_volume(image).await?);
                 }
                 continue;
             }
-            let is_mounted =
-                container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+
             if let Some(source) = volume.host_path.as_ref().filter(|_| is_mounted) {
-                let checked = self.deps.volumes.check_host_path(source).await;
+                let checked = handle.check_host_path(source).await;
                 checked.map_err(|error| {
                     ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.text())
                 })?;
             }
-            let Some(placed) = self.deps.volumes.place(&self.uid, volume) else { continue };
+            let Some(placed) = handle.place(self.scope.uid, volume) else { continue };
             let path = placed.path.to_string_lossy().into_owned();
             let source = if placed.is_device {
                 VolumeSource::Device { path, read_only: placed.read_only }
@@ -62,32 +51,33 @@ impl PodExecutor {
         Ok(sources)
     }
 
-    /// Has an image ready that the runtime is to mount. Its failure is the container's, with the
-    /// pull's reason.
+    /// Pulls an image that the runtime is to mount. A failure is the container's, with the pull's
+    /// reason.
     async fn image_volume(
-        &self,
-        container: &api::Container,
+        self,
         volume: &api::ImageVolumeSource,
-        context: &Context,
     ) -> Result<VolumeSource, ActionError> {
-        let kind = pod::find_container(&context.pod, &container.name)
-            .map_or(ContainerKind::Main, |(kind, _)| kind);
+        let Self { scope, container, .. } = self;
+        let pod = &scope.context.pod;
+        let kind =
+            pod::find_container(pod, &container.name).map_or(ContainerKind::Main, |(kind, _)| kind);
         let image = volume.reference.clone().unwrap_or_default();
         let request = images::EnsureImage {
-            pod: context.pod.clone(),
+            pod: pod.clone(),
             kind,
             container: container.name.clone(),
             policy: images::PullPolicy::of(volume.pull_policy.as_deref(), &image),
             image: image.clone(),
             of_volume: true,
-            secrets: self.pull_secrets(context, true).await,
+            secrets: scope.pull_secrets(true).await,
             silent: false,
             runtime_handler: String::new(),
-            sandbox: self.sandbox_for_pull(context),
+            sandbox: scope.sandbox_for_pull(),
         };
-        match self.deps.images.ensure(request).await {
+
+        match scope.deps.images.ensure(request).await {
             Ok(present) => {
-                let runtime_handler = self.runtime_handler(&context.pod).unwrap_or_default();
+                let runtime_handler = scope.runtime_handler().unwrap_or_default();
                 Ok(VolumeSource::Image { image_ref: present.image_ref, image, runtime_handler })
             }
             Err(images::ImageError { reason, message, .. }) => {
@@ -96,52 +86,26 @@ impl PodExecutor {
         }
     }
 
-    /// Binds the `subPath`s of a container's mounts and answers where, by index. Then makes the
-    /// mount points that the runtime cannot make.
+    /// Binds the `subPath`s of the container's mounts and returns their places, by the mount's
+    /// index. Then makes the mount points that the runtime cannot make.
     pub(super) async fn sub_paths(
-        &self,
-        container: &api::Container,
+        self,
         env: &[EnvVar],
         volumes: &BTreeMap<String, VolumeSource>,
-        context: &Context,
     ) -> Result<BTreeMap<usize, String>, ActionError> {
+        let mounts = self.container.volume_mounts.as_deref().unwrap_or_default();
         let mut prepared = BTreeMap::new();
-        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        for (index, mount) in mounts.iter().enumerate() {
             let wanted = request::sub_path(mount, env)
                 .map_err(|error| ActionError::new(error.reason, error.message))?;
             let Some(sub_path) = wanted else { continue };
             let Some(VolumeSource::Path { path, .. }) = volumes.get(&mount.name) else { continue };
-            let pod_volumes = context
-                .pod
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.volumes.as_deref())
-                .unwrap_or_default();
-            let volume = pod_volumes.iter().find(|volume| volume.name == mount.name);
-            let placed = volume.and_then(|volume| self.deps.volumes.place(&self.uid, volume));
-            let request = SubPath {
-                uid: self.uid.clone(),
-                volume: mount.name.clone(),
-                directory: placed.map_or_else(|| mount.name.clone(), |placed| placed.name),
-                volume_path: path.into(),
-                sub_path,
-                container: container.name.clone(),
-                index,
-            };
-            let place = self.deps.volumes.prepare_subpath(request).await.map_err(|error| {
-                warn!(
-                    container = container.name,
-                    volume = mount.name,
-                    error = error_chain(&error),
-                    "subPath cannot be prepared"
-                );
-                ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string())
-            })?;
-            prepared.insert(index, place.to_string_lossy().into_owned());
+            let place = self.prepare_sub_path(index, mount, path, sub_path).await?;
+            prepared.insert(index, place);
         }
 
         let source = |index: usize| {
-            let mount = container.volume_mounts.as_ref()?.get(index)?;
+            let mount = mounts.get(index)?;
             match (prepared.get(&index), volumes.get(&mount.name)?) {
                 (Some(path), _) | (None, VolumeSource::Path { path, .. }) => {
                     Some(PathBuf::from(path))
@@ -149,85 +113,46 @@ impl PodExecutor {
                 (None, VolumeSource::Device { .. } | VolumeSource::Image { .. }) => None,
             }
         };
-        self.deps.volumes.make_mount_points(&context.pod, container, source).await;
+        let Self { scope, container, .. } = self;
+        scope.deps.volumes.make_mount_points(&scope.context.pod, container, source).await;
         Ok(prepared)
     }
 
-    /// A file of variables in a volume, opened without following a link out of it; `None`: there is
-    /// no such volume.
-    pub(super) async fn read_env_file(
-        &self,
-        pod: &Pod,
-        volume: &str,
-        path: &str,
-    ) -> Option<request::EnvFile> {
-        let volumes =
-            pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-        let found = volumes.iter().find(|candidate| candidate.name == volume)?;
-        // One that no container mounts is not set up; upstream says that there is none, too.
-        if !used(pod).contains(volume) {
-            return None;
-        }
-        let root = self.deps.volumes.place(&self.uid, found)?.path;
-        let full = root.join(path).to_string_lossy().into_owned();
-        let relative = PathBuf::from(path);
-        // Whoever writes to the volume decides what is there: a slow disk must not hold up other
-        // pods.
-        let read = crate::linux::blocking::spawn(move || read_beneath(&root, &relative)).await;
-        let content = match read {
-            Ok(Ok(content)) => Ok(content),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(panicked) => Err(panicked.to_string()),
+    /// Binds one `subPath` of the volume at `volume_path`.
+    async fn prepare_sub_path(
+        self,
+        index: usize,
+        mount: &api::VolumeMount,
+        volume_path: &str,
+        sub_path: String,
+    ) -> Result<String, ActionError> {
+        let handle = &self.scope.deps.volumes;
+        let volume = self.pod_volumes().iter().find(|volume| volume.name == mount.name);
+        let placed = volume.and_then(|volume| handle.place(self.scope.uid, volume));
+        let request = SubPath {
+            uid: self.scope.uid.clone(),
+            volume: mount.name.clone(),
+            directory: placed.map_or_else(|| mount.name.clone(), |placed| placed.name),
+            volume_path: volume_path.into(),
+            sub_path,
+            container: self.container.name.clone(),
+            index,
         };
-        if let Err(error) = &content {
-            warn!(path = full, error, "Failed to parse env file");
-        }
-        Some(request::EnvFile { path: full, content })
+
+        let place = handle.prepare_subpath(request).await.map_err(|error| {
+            warn!(
+                container = self.container.name,
+                volume = mount.name,
+                error = error_chain(&error),
+                "subPath cannot be prepared"
+            );
+            ActionError::new(reason::CREATE_CONTAINER_CONFIG_ERROR, error.to_string())
+        })?;
+        Ok(place.to_string_lossy().into_owned())
     }
-}
 
-/// Reads a file below `root`; a link that leads out of it is an error, and so is what is no file (a
-/// pipe would never end) or too long.
-fn read_beneath(root: &Path, path: &Path) -> std::io::Result<String> {
-    let refused = |problem| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
-    let opened = File::from(Root::open(root)?.resolve(path)?);
-    let metadata = opened.metadata()?;
-    if !metadata.is_file() {
-        return Err(refused("it is not a file"));
-    }
-    if metadata.len() > LONGEST_ENV_FILE {
-        return Err(refused("it is too long"));
-    }
-    // What was resolved is a handle without rights; opening it anew by number cannot lead anywhere
-    // else.
-    let file = File::open(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
-    let mut content = Vec::new();
-    file.take(LONGEST_ENV_FILE).read_to_end(&mut content)?;
-    Ok(String::from_utf8_lossy(&content).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::{LONGEST_ENV_FILE, read_beneath};
-    use crate::linux::fs::write_atomic;
-
-    #[test]
-    fn reads_files_of_the_volume_only() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let root = dir.path().join("volume");
-        std::fs::create_dir_all(root.join("sub")).expect("made");
-        let read = |path: &str| read_beneath(&root, Path::new(path));
-        write_atomic(&root.join("sub/env"), b"A='\xff'", 0o600).expect("written");
-        assert_eq!(read("sub/env").expect("read"), "A='\u{fffd}'");
-        write_atomic(&dir.path().join("outside"), "X='1'", 0o600).expect("written");
-        std::os::unix::fs::symlink("../outside", root.join("climbs")).expect("linked");
-        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("made");
-        let long = std::fs::File::create(root.join("long")).expect("made");
-        long.set_len(LONGEST_ENV_FILE + 1).expect("grown");
-        for refused in ["climbs", "../outside", "sub", "pipe", "long", "gone"] {
-            assert!(read(refused).is_err(), "{refused}");
-        }
+    fn pod_volumes(&self) -> &[api::Volume] {
+        let spec = self.scope.context.pod.spec.as_ref();
+        spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
     }
 }

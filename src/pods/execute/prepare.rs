@@ -1,63 +1,54 @@
-//! Before the first sandbox: the pod's cgroup, its directories, and what its log directories still
-//! know.
+//! Before the first sandbox: the pod's cgroup, its directories, and the restart counts that its log
+//! directories still know.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::plan::types::Key;
-use super::super::request;
-use super::executor::PodExecutor;
-use super::{ActionError, Completion, Context, Outcome};
+use super::scope::Scope;
+use super::{ActionError, Effect, Outcome};
 use crate::linux::fs::ensure_dir;
 use crate::model::reason::event;
-use crate::model::{EventType, pod};
+use crate::model::{EventType, error_chain, pod};
+use crate::pods::request;
+use crate::resources::allocation::requirements;
 
-impl PodExecutor {
-    /// Makes cgroup and directories.
-    pub(super) async fn prepare(&self, key: Key, context: Context) -> Completion {
-        let outcome = self.make_cgroup_and_directories(&context).await;
-        Completion { key, outcome, mutated: false }
+/// Makes the pod's cgroup and directories.
+pub(super) async fn prepare(scope: Scope<'_>) -> Effect {
+    Effect::unchanged(make_cgroup_and_directories(scope).await)
+}
+
+async fn make_cgroup_and_directories(scope: Scope<'_>) -> Result<Outcome, ActionError> {
+    let pod = &scope.context.pod;
+    let failed = |reason: &str, message: String| {
+        scope.event(EventType::Warning, reason, message.clone());
+        ActionError::new(reason, message)
+    };
+
+    if let Some(cgroups) = &scope.deps.resources.cgroups
+        && let Err(error) = cgroups.ensure(pod).await
+    {
+        let message = format!("unable to ensure pod container exists: {}", error_chain(&error));
+        return Err(failed(event::FAILED_CREATE_POD_CONTAINER, message));
     }
 
-    async fn make_cgroup_and_directories(&self, context: &Context) -> Result<Outcome, ActionError> {
-        if let Some(cgroups) = &self.deps.cgroups
-            && let Err(error) = cgroups.ensure(&context.pod).await
-        {
-            let message = format!(
-                "unable to ensure pod container exists: {}",
-                crate::model::error_chain(&error)
-            );
-            self.pod_event(
-                &context.pod,
-                EventType::Warning,
-                event::FAILED_CREATE_POD_CONTAINER,
-                message.clone(),
-            );
-            return Err(ActionError::new(event::FAILED_CREATE_POD_CONTAINER, message));
-        }
-        let directories = self.pod_dir();
-        for directory in
-            [directories.clone(), directories.join("volumes"), directories.join("plugins")]
-        {
-            ensure_dir(&directory, 0o750).map_err(|error| {
-                let message =
-                    format!("error making pod data directories: {}: {error}", directory.display());
-                let reason = event::FAILED_TO_MAKE_POD_DATA_DIRECTORIES;
-                self.pod_event(&context.pod, EventType::Warning, reason, message.clone());
-                ActionError::new(reason, message)
-            })?;
-        }
-        let logs = request::pod_log_directory(&context.pod, &self.deps.settings.spec.pod_logs_dir);
-        let names =
-            pod::main_containers(&context.pod).iter().chain(pod::init_containers(&context.pod));
-        let logged_restarts: BTreeMap<String, u32> = names
-            .filter_map(|container| {
-                let newest = newest_log(&Path::new(&logs).join(&container.name))?;
-                Some((container.name.clone(), newest))
-            })
-            .collect();
-        Ok(Outcome::Prepared { logged_restarts })
+    let own = scope.pod_dir();
+    for directory in [own.clone(), own.join("volumes"), own.join("plugins")] {
+        ensure_dir(&directory, 0o750).map_err(|error| {
+            let message =
+                format!("error making pod data directories: {}: {error}", directory.display());
+            failed(event::FAILED_TO_MAKE_POD_DATA_DIRECTORIES, message)
+        })?;
     }
+
+    let logs = request::pod_log_directory(pod, &scope.deps.settings.spec.pod_logs_dir);
+    let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
+    let logged_restarts: BTreeMap<String, u32> = containers
+        .filter_map(|container| {
+            let newest = newest_log(&Path::new(&logs).join(&container.name))?;
+            Some((container.name.clone(), newest))
+        })
+        .collect();
+    Ok(Outcome::Prepared { logged_restarts, pod: requirements(pod) })
 }
 
 /// The highest restart count among the log files `N.log…` of a directory.

@@ -1,45 +1,46 @@
-//! What a container's annotations still say of it when nobody has its pod's spec any more: its
-//! grace period and its preStop hook. Either kubelet writes them at creation, so this works for
-//! containers of both.
+//! The wishes of a container for its end when no source knows its pod any more: its grace period
+//! and its preStop hook, read from its annotations. Upstream's kubelet and this one write them at
+//! creation, so this works for containers of both.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
 use tracing::warn;
 
-use super::executor::PodExecutor;
+use super::scope::Scope;
 use crate::cri::{labels, v1};
-use crate::model::{ContainerId, Pod, pod, time};
+use crate::model::{ContainerId, pod, time};
 
-/// What is needed to stop a container of an orphan as its pod wished.
+/// What is needed to stop an orphan's container as its pod wished.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Restored {
-    /// Its pod's grace period.
+    /// The pod's grace period.
     pub(super) grace: Option<Duration>,
-    /// Its name, ports and preStop hook.
+    /// The container's name, ports and preStop hook.
     pub(super) container: api::Container,
 }
 
-impl PodExecutor {
-    /// Reads what is left of a container's spec; `None` where the pod is known (only an orphan has
-    /// neither a version nor a source) or the runtime does not say.
-    pub(super) async fn restore(&self, id: &ContainerId, name: &str, of: &Pod) -> Option<Restored> {
-        if of.metadata.resource_version.is_some() || pod::is_static(of) {
-            return None;
-        }
-        let request =
-            v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
-        match self.deps.cri.container_status(request).await {
-            Ok(answer) => answer.status.map(|status| restored(name, &status.annotations)),
-            Err(error) => {
-                warn!(container = name, %error, "what an orphan's container wishes for its end cannot be read");
-                None
-            }
+/// Reads what is left of a container's spec. `None` where the pod is known (only an orphan has
+/// neither a version nor a source) or the runtime does not say.
+pub(super) async fn restore(scope: Scope<'_>, id: &ContainerId, name: &str) -> Option<Restored> {
+    let pod = &scope.context.pod;
+    if pod.metadata.resource_version.is_some() || pod::is_static(pod) {
+        return None;
+    }
+
+    let request =
+        v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
+    match scope.deps.runtime.cri.container_status(request).await {
+        Ok(answer) => answer.status.map(|status| restored(name, &status.annotations)),
+        Err(error) => {
+            warn!(container = name, %error, "what an orphan's container wishes for its end cannot be read");
+            None
         }
     }
 }
 
-fn restored(name: &str, annotations: &std::collections::HashMap<String, String>) -> Restored {
+fn restored(name: &str, annotations: &HashMap<String, String>) -> Restored {
     let seconds = |label: &str| {
         let seconds = annotations.get(label).and_then(|text| text.parse().ok());
         seconds.map(|seconds| Duration::from_secs(seconds).min(time::LONGEST))
@@ -47,6 +48,7 @@ fn restored(name: &str, annotations: &std::collections::HashMap<String, String>)
     let pre_stop = annotations
         .get(labels::CONTAINER_PRE_STOP_HANDLER)
         .and_then(|text| serde_json::from_str::<api::LifecycleHandler>(text).ok());
+
     Restored {
         grace: seconds(labels::POD_DELETION_GRACE_PERIOD)
             .or_else(|| seconds(labels::POD_TERMINATION_GRACE_PERIOD)),

@@ -1,14 +1,15 @@
-//! Sandboxes: making one (limited, with a busy name waited for), stopping, removing.
+//! The sandbox of a pod: create it (limited, with a reserved name waited for), stop it, remove it.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::super::plan::types::Key;
-use super::super::request;
-use super::executor::PodExecutor;
-use super::{ActionError, Completion, Context, Count, Outcome};
+use super::permits::Turn;
+use super::scope::Scope;
+use super::users::user_ids;
+use super::warnings::Warnings;
+use super::{ActionError, Count, Effect, Outcome};
 use crate::clock::Clock;
 use crate::cri::{CriError, Runtime, v1};
 use crate::linux::fs::go_text;
@@ -22,234 +23,167 @@ const RESERVED_FOR: Duration = Duration::from_secs(60);
 /// How often a reserved name is tried.
 const RESERVED_EVERY: Duration = Duration::from_millis(500);
 
-impl PodExecutor {
-    /// Makes a sandbox.
-    pub(super) async fn create_sandbox(
-        &self,
-        key: Key,
-        attempt: u32,
-        context: Context,
-    ) -> Completion {
-        let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
-        self.deps.metrics.count(Count::Pod { own_users });
-        if let Err(error) = self.prepare_claims(&context).await {
-            return Completion { key, outcome: Err(error), mutated: false };
+/// The creation of one sandbox. Its methods are the steps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SandboxCreation<'a> {
+    pub(super) scope: Scope<'a>,
+    pub(super) warnings: &'a Warnings,
+    pub(super) attempt: u32,
+}
+
+impl SandboxCreation<'_> {
+    /// Creates the sandbox.
+    pub(super) async fn run(self) -> Effect {
+        let Self { scope, .. } = self;
+        let pod = &scope.context.pod;
+        scope.deps.metrics.count(Count::Pod { own_users: self.has_own_users() });
+        if let Err(error) = self.prepare_claims().await {
+            return Effect::unchanged(Err(error));
         }
-        let prepared = self.user_ids(&context.pod).await.and_then(|user_ids| {
-            let request = self.sandbox_request(&context, attempt, user_ids)?;
-            Ok((request, self.runtime_handler(&context.pod)?))
-        });
-        let (request::SandboxRequest { config, warnings }, handler) = match prepared {
-            Ok(prepared) => prepared,
+
+        let request = match self.request().await {
+            Ok(request) => request,
             Err(error) => {
-                self.sandbox_failed(&context, &error.message);
-                return Completion { key, outcome: Err(error), mutated: false };
+                self.report_failure(&error.message);
+                return Effect::unchanged(Err(error));
             }
         };
-        self.warn_once(&context, warnings);
-        if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
-            let message = format!("mkdir {}: {}", config.log_directory, go_text(&error));
-            self.sandbox_failed(&context, &message);
-            return Completion {
-                key,
-                outcome: Err(ActionError::new("CreatePodSandbox", message)),
-                mutated: false,
-            };
-        }
-        let turn = if pod::is_critical(&context.pod) || pod::is_host_network(&context.pod) {
+
+        // Pods that others depend on wait for no turn.
+        let turn = if pod::is_critical(pod) || pod::is_host_network(pod) {
             None
         } else {
-            context.stop.run_until_cancelled(self.deps.permits.start()).await
+            let start = scope.deps.runtime.permits.start();
+            scope.context.stop.run_until_cancelled(start).await
         };
-        if context.stop.is_cancelled() {
-            return Completion { key, outcome: Ok(Outcome::Done), mutated: false };
+        if scope.is_stopping() {
+            return Effect::unchanged(Ok(Outcome::Done));
         }
-        let mutation = self.deps.pleg.begin(&self.uid);
-        let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
-        let (made, mut mutation) = run_until_name_is_free(
-            &self.deps.cri,
-            self.deps.clock,
-            request,
-            mutation,
-            &context.stop,
-        )
-        .await;
+
+        let made = self.create(request, turn).await;
+        Effect::mutated(made.map(|()| Outcome::Done))
+    }
+
+    /// Prepares the pod's resource claims (DRA). Without them the pod gets no sandbox.
+    async fn prepare_claims(self) -> Result<(), ActionError> {
+        let Self { scope, .. } = self;
+        let prepare = scope.deps.resources.manager.prepare(&scope.context.pod);
+        let prepared = scope.context.stop.run_until_cancelled(prepare);
+        let Some(Err(problem)) = prepared.await else { return Ok(()) };
+        warn!(problem, "preparing the pod's claims failed");
+        let reason = event::FAILED_PREPARE_DYNAMIC_RESOURCES;
+        let message = format!("Failed to prepare dynamic resources: {problem}");
+        scope.event(EventType::Warning, reason, message.clone());
+        Err(ActionError::new(reason, message))
+    }
+
+    /// Makes the request, emits its warnings, and makes the pod's log directory.
+    async fn request(self) -> Result<v1::RunPodSandboxRequest, ActionError> {
+        let Self { scope, warnings: emitted, attempt } = self;
+        let user_ids = user_ids(scope).await?;
+        let made = scope.sandbox_request(attempt, user_ids)?;
+        let runtime_handler = scope.runtime_handler()?;
+        emitted.emit(scope, made.warnings);
+
+        let config = made.config;
+        if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
+            let message = format!("mkdir {}: {}", config.log_directory, go_text(&error));
+            return Err(ActionError::new("CreatePodSandbox", message));
+        }
+        Ok(v1::RunPodSandboxRequest { config: Some(config), runtime_handler })
+    }
+
+    async fn create(
+        self,
+        request: v1::RunPodSandboxRequest,
+        turn: Option<Turn>,
+    ) -> Result<(), ActionError> {
+        let Self { scope, .. } = self;
+        let deps = scope.deps;
+        let mutation = scope.begin_mutation();
+        let stop = &scope.context.stop;
+        let (made, mut mutation) =
+            run_until_name_is_free(&deps.runtime.cri, deps.clock, request, mutation, stop).await;
         drop(turn);
         if let Ok(id) = &made {
             mutation.touched_sandbox(id);
         }
         mutation.end();
-        let outcome = match made {
+
+        match made {
             Ok(id) => {
                 debug!(sandbox = %id, "sandbox made");
-                Ok(Outcome::Done)
+                Ok(())
             }
             Err(error) => {
-                let message = format!("{error}");
+                let message = error.to_string();
                 // A pod that is being deleted while its sandbox is made has no failure to report
                 // (upstream agrees).
-                if !context.stop.is_cancelled() {
-                    self.sandbox_failed(&context, &message);
+                if !scope.is_stopping() {
+                    self.report_failure(&message);
                 }
                 Err(ActionError::new("CreatePodSandboxError", message))
             }
-        };
-        Completion { key, outcome, mutated: true }
-    }
-
-    /// Prepares what the pod has claimed (DRA). Without it the pod gets no sandbox.
-    async fn prepare_claims(&self, context: &Context) -> Result<(), ActionError> {
-        let prepared = context.stop.run_until_cancelled(self.deps.manager.prepare(&context.pod));
-        let Some(Err(problem)) = prepared.await else { return Ok(()) };
-        warn!(problem, "preparing the pod's claims failed");
-        let reason = event::FAILED_PREPARE_DYNAMIC_RESOURCES;
-        let message = format!("Failed to prepare dynamic resources: {problem}");
-        self.pod_event(&context.pod, EventType::Warning, reason, message.clone());
-        Err(ActionError::new(reason, message))
-    }
-
-    /// Tells what of the request is not as the pod wishes, once for each generation of the pod:
-    /// upstream repeats it at every look at the pod.
-    fn warn_once(&self, context: &Context, warnings: Vec<request::Warning>) {
-        let dns_cut = warnings.iter().any(|warning| warning.reason == event::DNS_CONFIG_FORMING);
-        let generation = context.pod.metadata.generation.unwrap_or_default();
-        let was_cut = {
-            let mut warned = self.warned.lock();
-            if warned.generation != generation {
-                warned.told.clear();
-                warned.generation = generation;
-            }
-            std::mem::replace(&mut warned.dns_cut, dns_cut)
-        };
-        if was_cut != dns_cut {
-            self.deps.metrics.count(Count::DnsCut(dns_cut));
-        }
-        for warning in warnings {
-            let text = format!("{:?} {} {}", warning.target, warning.reason, warning.message);
-            if !self.warned.lock().told.insert(text) {
-                continue;
-            }
-            match warning.target {
-                request::WarningTarget::Pod => {
-                    self.pod_event(
-                        &context.pod,
-                        EventType::Warning,
-                        warning.reason,
-                        warning.message,
-                    );
-                }
-                request::WarningTarget::Node => {
-                    let node = &self.deps.settings.node_name;
-                    self.deps.recorder.node(
-                        node,
-                        EventType::Warning,
-                        warning.reason,
-                        warning.message,
-                    );
-                }
-            }
         }
     }
 
-    /// The request for a sandbox and what to tell about it. Reads the node's `resolv.conf`, which
-    /// may change any time.
-    pub(super) fn sandbox_request(
-        &self,
-        context: &Context,
-        attempt: u32,
-        user_ids: Option<request::IdRange>,
-    ) -> Result<request::SandboxRequest, ActionError> {
-        let pod = &context.pod;
-        let resolv_conf = self.resolv_conf()?;
-        let cgroup_parent = self
-            .deps
-            .cgroups
-            .as_ref()
-            .map(|cgroups| cgroups.cgroup_parent(pod))
-            .unwrap_or_default();
-        request::sandbox_config(&request::SandboxInput {
-            pod,
-            attempt,
-            cgroup_parent: &cgroup_parent,
-            resolv_conf: &resolv_conf,
-            totals: request::PodTotals::of(pod),
-            extra_groups: &self.deps.volumes.groups(&self.uid),
-            user_ids,
-            settings: &self.deps.settings.spec,
-        })
-        .map_err(|error| ActionError::new(error.reason, error.message))
+    fn has_own_users(self) -> bool {
+        let spec = self.scope.context.pod.spec.as_ref();
+        spec.and_then(|spec| spec.host_users) == Some(false)
     }
 
-    fn resolv_conf(&self) -> Result<request::ResolvConf, ActionError> {
-        let path = &self.deps.settings.resolv_conf;
-        if path.as_os_str().is_empty() {
-            return Ok(request::ResolvConf::default());
-        }
-        let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
-        request::ResolvConf::parse(&text).map_err(failed)
-    }
-
-    fn sandbox_failed(&self, context: &Context, message: &str) {
+    fn report_failure(self, message: &str) {
         warn!(message, "making a sandbox failed");
-        self.pod_event(
-            &context.pod,
-            EventType::Warning,
-            event::FAILED_CREATE_POD_SANDBOX,
-            format!("Failed to create pod sandbox: {message}"),
-        );
-        let own_users = context.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
-        self.deps.metrics.count(Count::PodFailed { own_users });
+        let text = format!("Failed to create pod sandbox: {message}");
+        self.scope.event(EventType::Warning, event::FAILED_CREATE_POD_SANDBOX, text);
+        let own_users = self.has_own_users();
+        self.scope.deps.metrics.count(Count::PodFailed { own_users });
     }
+}
 
-    /// Stops a sandbox: whatever is left in it is killed, its network is torn down.
-    pub(super) async fn stop_sandbox(
-        &self,
-        key: Key,
-        id: SandboxId,
-        context: Context,
-    ) -> Completion {
-        let turn = self.deps.permits.stop().await;
-        let mut mutation = self.deps.pleg.begin(&self.uid);
-        mutation.touched_sandbox(&id);
-        let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
-        let stopped = self.deps.cri.stop_pod_sandbox(request).await;
-        drop(turn);
-        mutation.end();
-        let outcome = match stopped {
-            Ok(_) => Ok(Outcome::SandboxStopped { id }),
-            Err(error) if error.is_not_found() => Ok(Outcome::SandboxStopped { id }),
-            Err(error) => {
-                self.pod_event(
-                    &context.pod,
-                    EventType::Warning,
-                    event::FAILED_KILL_POD,
-                    format!("error killing pod: failed to \"KillPodSandbox\" for \"{}\" with KillPodSandboxError: \"{error}\"", self.uid),
-                );
-                Err(ActionError::new("KillPodSandboxError", error.to_string()))
-            }
-        };
-        Completion { key, outcome, mutated: true }
-    }
+/// Stops a sandbox: whatever is left in it is killed, its network is torn down.
+pub(super) async fn stop_sandbox(scope: Scope<'_>, id: SandboxId) -> Effect {
+    let runtime = &scope.deps.runtime;
+    let turn = runtime.permits.stop().await;
+    let mut mutation = scope.begin_mutation();
+    mutation.touched_sandbox(&id);
+    let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
+    let stopped = runtime.cri.stop_pod_sandbox(request).await;
+    drop(turn);
+    mutation.end();
 
-    /// Removes a stopped sandbox.
-    pub(super) async fn remove_sandbox(&self, key: Key, id: SandboxId) -> Completion {
-        let mut mutation = self.deps.pleg.begin(&self.uid);
-        mutation.touched_sandbox(&id);
-        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
-        let removed = self.deps.cri.remove_pod_sandbox(request).await;
-        mutation.end();
-        let outcome = match removed {
-            Ok(_) => {
-                info!(sandbox = %id, "sandbox removed");
-                Ok(Outcome::Done)
-            }
-            Err(error) if error.is_not_found() => Ok(Outcome::Done),
-            Err(error) => Err(ActionError::new("RemovePodSandboxError", error.to_string())),
-        };
-        Completion { key, outcome, mutated: true }
-    }
+    let outcome = match stopped {
+        Ok(_) => Ok(Outcome::SandboxStopped { id }),
+        Err(error) if error.is_not_found() => Ok(Outcome::SandboxStopped { id }),
+        Err(error) => {
+            let message = format!(
+                "error killing pod: failed to \"KillPodSandbox\" for \"{}\" with KillPodSandboxError: \"{error}\"",
+                scope.uid
+            );
+            scope.event(EventType::Warning, event::FAILED_KILL_POD, message);
+            Err(ActionError::new("KillPodSandboxError", error.to_string()))
+        }
+    };
+    Effect::mutated(outcome)
+}
+
+/// Removes a stopped sandbox.
+pub(super) async fn remove_sandbox(scope: Scope<'_>, id: SandboxId) -> Effect {
+    let mut mutation = scope.begin_mutation();
+    mutation.touched_sandbox(&id);
+    let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.as_str().to_owned() };
+    let removed = scope.deps.runtime.cri.remove_pod_sandbox(request).await;
+    mutation.end();
+
+    let outcome = match removed {
+        Ok(_) => {
+            info!(sandbox = %id, "sandbox removed");
+            Ok(Outcome::Done)
+        }
+        Err(error) if error.is_not_found() => Ok(Outcome::Done),
+        Err(error) => Err(ActionError::new("RemovePodSandboxError", error.to_string())),
+    };
+    Effect::mutated(outcome)
 }
 
 /// Runs the sandbox; while its name is reserved by an attempt that the runtime has not ended, tries

@@ -1,14 +1,13 @@
 //! The ids of a pod with a user namespace of its own (`hostUsers: false`): given before its sandbox
 //! is made, kept until its directory is removed.
 
-use super::super::request;
-use super::executor::PodExecutor;
-use super::{ActionError, Context};
-use crate::cri::v1;
-use crate::model::Pod;
+use super::ActionError;
+use super::scope::Scope;
+use crate::linux::blocking;
 use crate::model::reason::event;
+use crate::pods::request::IdRange;
 
-/// Why a pod cannot have users of its own; upstream's words.
+/// Returns why a pod cannot have a user namespace, in upstream's words.
 fn refusal(handler: &str, supports: Option<bool>, knows_handlers: bool) -> Option<String> {
     let problem = if handler.is_empty() {
         "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned()
@@ -25,51 +24,41 @@ fn refusal(handler: &str, supports: Option<bool>, knows_handlers: bool) -> Optio
     }
 }
 
-impl PodExecutor {
-    /// The ids of the pod's users, given to it now if it has none; `None` where it shares the
-    /// node's.
-    pub(super) async fn user_ids(
-        &self,
-        pod: &Pod,
-    ) -> Result<Option<request::IdRange>, ActionError> {
-        let failed = |problem| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
-        if pod.spec.as_ref().and_then(|spec| spec.host_users) != Some(false) {
-            return Ok(None);
-        }
-        let handler = self.runtime_handler(pod)?;
-        let refused = {
-            let condition = self.deps.condition.borrow();
-            let known = condition.handlers.iter().find(|known| known.name == handler);
-            refusal(
-                &handler,
-                known.map(|known| known.user_namespaces),
-                !condition.handlers.is_empty(),
-            )
-        };
-        if let Some(problem) = refused {
-            return Err(failed(problem));
-        }
-        if let Some(range) = self.deps.user_namespaces.of(&self.uid) {
-            return Ok(Some(range));
-        }
-        let (namespaces, uid) = (self.deps.user_namespaces.clone(), self.uid.clone());
-        let given = crate::linux::blocking::spawn(move || namespaces.ensure(&uid)).await;
-        given.unwrap_or_else(|panicked| Err(panicked.to_string())).map(Some).map_err(failed)
+/// Returns the ids of the pod's users, given to the pod now if it has none. `None`: the pod shares
+/// the node's.
+pub(super) async fn user_ids(scope: Scope<'_>) -> Result<Option<IdRange>, ActionError> {
+    let failed = |problem| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
+    if scope.context.pod.spec.as_ref().and_then(|spec| spec.host_users) != Some(false) {
+        return Ok(None);
     }
 
-    /// The pod's ids are free again.
-    pub(super) async fn release_user_ids(&self) {
-        let (namespaces, uid) = (self.deps.user_namespaces.clone(), self.uid.clone());
-        // A panic there leaves the ids in use: a loss of one range until the next start.
-        crate::linux::blocking::spawn(move || namespaces.release(&uid)).await.ok();
+    let handler = scope.runtime_handler()?;
+    let refused = {
+        let condition = scope.deps.runtime.condition.borrow();
+        let known = condition.handlers.iter().find(|known| known.name == handler);
+        let supports = known.map(|known| known.user_namespaces);
+        refusal(&handler, supports, !condition.handlers.is_empty())
+    };
+    if let Some(problem) = refused {
+        return Err(failed(problem));
     }
 
-    /// The sandbox as a pull is told of it: the runtime reads the pod's identity and annotations
-    /// there. A pull may be ahead of the sandbox, so nothing is given to the pod for it.
-    pub(super) fn sandbox_for_pull(&self, context: &Context) -> Option<v1::PodSandboxConfig> {
-        let user_ids = self.deps.user_namespaces.of(&self.uid);
-        self.sandbox_request(context, 0, user_ids).ok().map(|request| request.config)
+    let namespaces = &scope.deps.resources.user_namespaces;
+    if let Some(range) = namespaces.of(scope.uid) {
+        return Ok(Some(range));
     }
+    let namespaces = namespaces.clone();
+    let uid = scope.uid.clone();
+    let given = blocking::spawn(move || namespaces.ensure(&uid)).await;
+    given.unwrap_or_else(|panicked| Err(panicked.to_string())).map(Some).map_err(failed)
+}
+
+/// Frees the pod's ids.
+pub(super) async fn release_user_ids(scope: Scope<'_>) {
+    let namespaces = scope.deps.resources.user_namespaces.clone();
+    let uid = scope.uid.clone();
+    // After a panic here the ids are freed when the pod is forgotten.
+    blocking::spawn(move || namespaces.release(&uid)).await.ok();
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{Memory, Now};
 use crate::model::observed::Remembered;
 use crate::model::pod;
 use crate::pods::plan::types::{Action, InFlightAction, Key};
-use crate::resources::allocation::{Requirements, requirements};
+use crate::resources::allocation::Requirements;
 
 impl Memory {
     /// Notes that an action begins.
@@ -93,9 +93,9 @@ impl Memory {
 
     fn succeed(&mut self, key: &Key, outcome: Outcome) {
         match outcome {
-            Outcome::Prepared { logged_restarts } => {
+            Outcome::Prepared { logged_restarts, pod } => {
                 self.known.preparation = Preparation::Prepared;
-                self.known.set_cgroup_given(requirements(&self.pod));
+                self.known.set_cgroup_given(pod);
                 // The runtime may have lost its containers (reboot); their logs still count
                 // (upstream does the same).
                 for (container, restart_count) in logged_restarts {

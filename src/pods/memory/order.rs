@@ -100,16 +100,19 @@ impl Memory {
     }
 
     /// Takes in a newer object. A container whose image has changed starts afresh: its failures and
-    /// back-off belong to the old image (upstream's back-off key contains the hash of image and
-    /// name).
+    /// back-off belong to the old image. A change of its resources ends the back-off too: the key
+    /// of upstream's contains name, image and resources.
     fn update(&mut self, newer: Arc<Pod>) {
         let old = std::mem::replace(&mut self.pod, newer);
         for container in
             pod::main_containers(&self.pod).iter().chain(pod::init_containers(&self.pod))
         {
             let name = &container.name;
-            let before = pod::find_container(&old, name).map(|(_, old)| old.image.clone());
-            if before.is_some_and(|image| image != container.image) {
+            let Some((_, before)) = pod::find_container(&old, name) else { continue };
+            if before.resources != container.resources {
+                self.known.slot_mut(name).backoff = None;
+            }
+            if before.image != container.image {
                 let slot = self.known.slot_mut(name);
                 slot.image = NextImage::Unknown;
                 slot.backoff = None;

@@ -29,6 +29,9 @@ pub enum Outcome {
     Prepared {
         /// Restart counts found in the log directories, by container.
         logged_restarts: BTreeMap<String, u32>,
+        /// The resources that the pod's cgroup was made for, by container: those of the object
+        /// that was prepared, which a newer one may have replaced.
+        pod: BTreeMap<String, Requirements>,
     },
     /// The image subsystem has answered.
     Image {

@@ -1,16 +1,14 @@
-//! How one container is stopped: its deadline, whether its preStop hook runs, and what the event
-//! says.
+//! The kill of one container: its deadline, whether its preStop hook runs, and the text of its
+//! event. Pure.
 
 use std::time::Duration;
 
 use super::container_spec::ContainerSpec;
-use super::planner::Planner;
 use super::restart;
 use super::types::{Action, Key, KillReason};
+use super::view::View;
 use crate::model::time::seconds;
-use crate::model::{
-    ContainerId, ContainerKind, ContainerState, Mono, ObservedContainer, Pod, Stage, pod,
-};
+use crate::model::{ContainerKind, ContainerState, Mono, ObservedContainer, Pod, pod};
 
 /// Every container gets this long to end by itself, even when the pod's grace is used up (upstream:
 /// `minimumGracePeriodInSeconds`).
@@ -44,71 +42,70 @@ pub fn kill_message(pod: &Pod, container: &str, why: &KillReason) -> String {
     format!("{subject} {container} {cause}{outlook}")
 }
 
-impl Planner<'_> {
-    /// Stops a container. `deadline` is the pod's where the pod stops; else the container gets its
-    /// own grace from now.
-    pub(super) fn kill(
-        &mut self,
-        container: &ObservedContainer,
-        why: KillReason,
-        deadline: Option<Mono>,
-    ) {
-        let spec = self.spec(&container.name);
-        let key = Key::Container(container.id.clone());
-        let grace = self.own_grace(spec.as_ref(), &why);
-        let wanted = deadline.unwrap_or_else(|| self.now.mono.after(grace));
-        let pre_stop = spec.is_some_and(|spec| spec.has_pre_stop())
-            && wanted > self.now.mono
-            && container.state != ContainerState::Unknown
-            && !self.known.is_pre_stopped(&container.id)
-            // A kill that failed has run the hook already.
-            && !self.known.failures.contains_key(&key);
-        self.attempt(Action::KillContainer {
-            id: container.id.clone(),
-            container: container.name.clone(),
-            why,
-            deadline: self.at_least(wanted),
-            pre_stop,
-        });
+/// The action that stops a container. `deadline` is the pod's where the pod stops; else the
+/// container gets its own grace from now.
+pub(super) fn kill(
+    view: &View<'_>,
+    container: &ObservedContainer,
+    why: KillReason,
+    deadline: Option<Mono>,
+) -> Action {
+    let spec = view.spec(&container.name);
+    let key = Key::Container(container.id.clone());
+    let grace = own_grace(view, spec.as_ref(), &why);
+    let wanted = deadline.unwrap_or_else(|| view.now.mono.after(grace));
+    let pre_stop = spec.is_some_and(|spec| spec.has_pre_stop())
+        && wanted > view.now.mono
+        && container.state != ContainerState::Unknown
+        && !view.known.is_pre_stopped(&container.id)
+        // A kill that failed has run the hook already.
+        && !view.known.failures.contains_key(&key);
+
+    Action::KillContainer {
+        id: container.id.clone(),
+        container: container.name.clone(),
+        why,
+        deadline: at_least(view, wanted),
+        pre_stop,
+    }
+}
+
+/// The grace of a container that is stopped on its own.
+pub(super) fn own_grace(
+    view: &View<'_>,
+    spec: Option<&ContainerSpec<'_>>,
+    why: &KillReason,
+) -> Duration {
+    let of_probe = spec.and_then(|spec| spec.probe_grace_seconds(why));
+    seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(view.pod)))
+}
+
+/// The grace of the whole pod: that of its deletion, else of the spec; at least a second
+/// (upstream's pod workers).
+///
+/// An object of the API that is gone while its containers run was deleted by force: a graceful
+/// deletion ends only when this node has reported that they have stopped. The update with the grace
+/// may never be seen, since the removal overtakes it. A pod that was rebuilt from the runtime has
+/// no version: its own grace counts.
+pub(super) fn pod_grace(view: &View<'_>) -> Duration {
+    if is_removed_by_force(view) {
+        return Duration::from_secs(1);
     }
 
-    /// The grace of a container that is stopped on its own.
-    pub(super) fn own_grace(&self, spec: Option<&ContainerSpec<'_>>, why: &KillReason) -> Duration {
-        let of_probe = spec.and_then(|spec| spec.probe_grace_seconds(why));
-        seconds(of_probe.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
-    }
+    let deletion = view.pod.metadata.deletion_grace_period_seconds;
+    seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(view.pod)))
+        .max(Duration::from_secs(1))
+}
 
-    /// The grace of the whole pod: what its deletion says, else the spec; at least a second
-    /// (upstream's pod workers).
-    ///
-    /// An object of the API that is gone while its containers run was deleted by force: a graceful
-    /// deletion ends only when this node has said that they have stopped. The update that says so
-    /// may never be seen, the removal overtakes it. A pod that was rebuilt from the runtime has no
-    /// version: its own grace counts.
-    pub(super) fn pod_grace(&self) -> Duration {
-        if self.is_removed_by_force() {
-            return Duration::from_secs(1);
-        }
-        let deletion = self.pod.metadata.deletion_grace_period_seconds;
-        seconds(deletion.unwrap_or_else(|| pod::spec_grace_seconds(self.pod)))
-            .max(Duration::from_secs(1))
-    }
+/// Returns true if the object is gone from the API server, see [`pod_grace`].
+pub(super) fn is_removed_by_force(view: &View<'_>) -> bool {
+    let from_api = !pod::is_static(view.pod) && view.pod.metadata.resource_version.is_some();
+    view.facts.is_gone() && from_api
+}
 
-    /// Whether the object is gone from the API server, see [`Planner::pod_grace`].
-    pub(super) fn is_removed_by_force(&self) -> bool {
-        let from_api = !pod::is_static(self.pod) && self.pod.metadata.resource_version.is_some();
-        self.facts.is_gone() && from_api
-    }
-
-    /// `deadline`, or a little later where that leaves a container no time at all.
-    pub(super) fn at_least(&self, deadline: Mono) -> Mono {
-        deadline.max(self.now.mono.after(LEAST_GRACE))
-    }
-
-    /// Reports that the pod waits for a container to stop.
-    pub(super) fn block_on_kill(&mut self, stage: Stage, id: &ContainerId, name: &str) {
-        self.block_on(stage, format!("container \"{name}\" to stop"), &Key::Container(id.clone()));
-    }
+/// `deadline`, or a little later where that leaves a container no time at all.
+pub(super) fn at_least(view: &View<'_>, deadline: Mono) -> Mono {
+    deadline.max(view.now.mono.after(LEAST_GRACE))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! The planner: `plan(input) -> Plan`, pure. What to do next for one pod, in order, when to look
-//! again, and what the pod waits for. It never does anything, never reads a clock and never asks
-//! anybody.
+//! The planner: `plan(input) -> Plan`, pure. It says what to do next for one pod, in order, when to
+//! plan again, and what the pod waits for. `pods::memory` calls it with every event. It never does
+//! anything, never reads a clock and never asks anybody.
+//!
+//! A [`view`] answers the questions that several stages ask of the input. The stages return actions
+//! or add them to a [`draft`], which keeps the rules that every action obeys.
 //!
 //! ```text
 //!             ┌ deleted, gone, terminal, deadline, finished ─► Transition::Terminate
 //!   Syncing ──┤ no usable sandbox ─► kill what runs ─► StopSandbox ─► CreateSandbox        (sandbox.rs)
-//!             └ a usable sandbox ──► ephemeral ∥ init in order ─► main in order             (init.rs, start.rs, sync.rs)
+//!             └ a usable sandbox ──► ephemeral ∥ init in order ─► main in order             (sync.rs, init.rs, start.rs)
 //!                                └─ a rule asks for it ─► kill ─► remove all of them        (restart_all.rs)
-//!   Terminating: main containers, then sidecars in reverse ─► StopSandbox ─► Terminated     (stop.rs)
+//!   Terminating: main containers, then sidecars in reverse ─► StopSandbox ─► Terminated     (stop.rs, teardown.rs)
 //!   Terminated:  UnmountVolumes ─► CleanUp ─► (status accepted) ─► Finished; removal when the object is gone (finish.rs)
 //! ```
 //!
@@ -30,41 +33,56 @@
 
 pub mod backoff;
 mod container_spec;
+mod crash;
+mod draft;
 mod finish;
 mod init;
 mod input;
 mod kill;
 mod leftovers;
-mod planner;
+mod prepare;
 mod resize;
 mod restart;
 mod restart_all;
+mod running;
 mod sandbox;
+mod shown;
 mod start;
 mod stop;
 mod sync;
+mod teardown;
 pub mod types;
+mod view;
 mod waiting;
 
 pub use input::PlanInput;
 pub use kill::kill_message;
 pub use types::Plan;
 
+use self::draft::Draft;
+use self::view::View;
 use crate::model::Lifecycle;
 
-/// What to do next for one pod.
+/// Plans the next step for one pod.
 ///
 /// Pure and total: the same input gives the same plan, and there is a plan for every input.
 /// Upstream's counterparts are `computePodActions`, `SyncPod` and `SyncTerminatingPod`.
 pub fn plan(input: &PlanInput<'_>) -> Plan {
-    let mut planner = planner::Planner::new(input);
+    let view = View::new(input);
+    let mut draft = Draft::new(&view);
     match input.lifecycle {
-        Lifecycle::Syncing => {
-            planner.sync();
-            planner.note_replaced();
-        }
-        Lifecycle::Terminating(terminating) => planner.stop(terminating),
-        Lifecycle::Terminated(_) => planner.finish(),
+        Lifecycle::Syncing => sync::sync(&mut draft),
+        Lifecycle::Terminating(terminating) => stop::stop(&mut draft, terminating),
+        Lifecycle::Terminated(_) => finish::finish(&mut draft),
     }
-    planner.into_plan()
+
+    let resizing = resize::is_resizing(&draft);
+    let mut plan = draft.into_plan();
+    plan.resizing = resizing;
+    waiting::explain(&view, &mut plan);
+    shown::note_running(&view, &mut plan);
+    if *input.lifecycle == Lifecycle::Syncing {
+        plan.replaced = shown::replaced(&view);
+    }
+    plan
 }

@@ -1,70 +1,78 @@
 //! A resize in place (KEP-1287): running containers are given other amounts of CPU and memory
 //! without a restart, unless their resize policy asks for one. The pod's cgroup goes with them.
+//! Pure.
 
 use super::container_spec::ContainerSpec;
-use super::planner::Planner;
+use super::draft::Draft;
 use super::types::{Action, Key};
+use super::view::View;
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
 use crate::resources::allocation;
 
-impl Planner<'_> {
-    /// Brings the running containers and the pod's cgroup to what the pod has been given. A
-    /// container that is about to be replaced gets it with its next start.
-    pub(super) fn resize(&mut self, sandbox: &SandboxId) {
-        if !self.is_resizing() {
-            return;
-        }
-        let running =
-            self.observed.containers.iter().filter(|container| container.state.is_running());
-        let given = running
-            .filter_map(|container| Some((container.id.clone(), *self.known.given(&container.id)?)))
-            .collect();
-        self.attempt(Action::Resize { sandbox: sandbox.clone(), given });
-        self.block_on(
-            Stage::Resize,
-            "its containers to be given other resources".into(),
-            &Key::Resize,
-        );
+/// Brings the running containers and the pod's cgroup to the resources of the spec. A container
+/// that is about to be replaced gets them with its next start. Without a sandbox nothing runs, and
+/// the cgroup is all there is.
+pub(super) fn resize(draft: &mut Draft<'_>, sandbox: Option<&SandboxId>) {
+    if !is_resizing(draft) {
+        return;
     }
 
-    /// Whether anything of the pod has other resources than it was given.
-    pub(super) fn is_resizing(&self) -> bool {
-        self.is_cgroup_resizing()
-            || self.specs.iter().any(|spec| {
-                self.observed.latest(spec.name).is_some_and(|container| {
-                    container.state.is_running() && self.is_resized(spec, container)
-                })
-            })
-    }
+    let view = draft.view;
+    let containers = view.observed.containers.iter();
+    let given = containers
+        .filter(|container| container.state.is_running())
+        .filter_map(|container| Some((container.id.clone(), *view.known.given(&container.id)?)))
+        .collect();
+    draft.attempt(Action::Resize { sandbox: sandbox.cloned(), given });
+    let on = "its containers to be given other resources".to_owned();
+    draft.block_on(Stage::Resize, on, &Key::Resize);
+}
 
-    /// Whether the pod's cgroup was made for other resources.
-    pub(super) fn is_cgroup_resizing(&self) -> bool {
-        self.specs.iter().any(|spec| {
-            let given = self.known.cgroup_given(spec.name);
-            given.is_some_and(|given| *given != spec.requirements)
+/// Returns true if anything of the pod has other resources than the spec says.
+pub(super) fn is_resizing(draft: &Draft<'_>) -> bool {
+    let view = draft.view;
+    is_cgroup_resizing(view)
+        || view.specs.iter().any(|spec| {
+            let latest = view.observed.latest(spec.name);
+            latest.is_some_and(|container| is_container_resizing(draft, spec, container))
         })
-    }
+}
 
-    /// Whether a running container was given other resources than it has.
-    pub(super) fn is_resized(
-        &self,
-        spec: &ContainerSpec<'_>,
-        container: &ObservedContainer,
-    ) -> bool {
-        let has = self.known.given(&container.id);
-        !self.is_being_killed(&container.id)
-            && !self.needs_restart_for_resize(spec, container)
-            && has.is_some_and(|has| *has != spec.requirements)
-    }
+/// Returns true if the pod's cgroup is about to be resized. A resize that has failed is not waited
+/// for, as with upstream: it may fail for as long as a container uses more than its new limit.
+pub(super) fn expects_cgroup_resize(view: &View<'_>) -> bool {
+    is_cgroup_resizing(view) && !view.known.failures.contains_key(&Key::Resize)
+}
 
-    /// Whether a running container has to be started anew to be given what its spec says.
-    pub(super) fn needs_restart_for_resize(
-        &self,
-        spec: &ContainerSpec<'_>,
-        container: &ObservedContainer,
-    ) -> bool {
-        let ContainerState::Running { .. } = container.state else { return false };
-        let Some(has) = self.known.given(&container.id) else { return false };
-        allocation::needs_restart(spec.resize_policy, *has, spec.requirements)
-    }
+/// Returns true if the pod's cgroup was made for other resources.
+fn is_cgroup_resizing(view: &View<'_>) -> bool {
+    view.specs.iter().any(|spec| {
+        let given = view.known.cgroup_given(spec.name);
+        given.is_some_and(|given| *given != spec.requirements)
+    })
+}
+
+/// Returns true if a running container is to be resized without a restart.
+fn is_container_resizing(
+    draft: &Draft<'_>,
+    spec: &ContainerSpec<'_>,
+    container: &ObservedContainer,
+) -> bool {
+    let has = draft.view.known.given(&container.id);
+    container.state.is_running()
+        && !draft.is_being_killed(&container.id)
+        && !needs_restart(draft.view, spec, container)
+        && has.is_some_and(|has| *has != spec.requirements)
+}
+
+/// Returns true if a running container has to be started anew to be given the resources of its
+/// spec.
+pub(super) fn needs_restart(
+    view: &View<'_>,
+    spec: &ContainerSpec<'_>,
+    container: &ObservedContainer,
+) -> bool {
+    let ContainerState::Running { .. } = container.state else { return false };
+    let Some(has) = view.known.given(&container.id) else { return false };
+    allocation::needs_restart(spec.resize_policy, *has, spec.requirements)
 }

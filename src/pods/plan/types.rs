@@ -191,8 +191,8 @@ pub enum Action {
     },
     /// Give the running containers and the pod's cgroup what the spec says.
     Resize {
-        /// The pod's sandbox.
-        sandbox: SandboxId,
+        /// The pod's sandbox; `None`: it has none, and only the cgroup is resized.
+        sandbox: Option<SandboxId>,
         /// The resources last applied to each running container.
         given: BTreeMap<ContainerId, Requirements>,
     },

@@ -177,7 +177,8 @@ fn pod(change: &Value) -> Arc<Pod> {
 }
 
 fn prepared() -> End {
-    End::Done { outcome: Outcome::Prepared { logged_restarts: BTreeMap::new() }, mutated: false }
+    let prepared = Outcome::Prepared { logged_restarts: BTreeMap::new(), pod: BTreeMap::new() };
+    End::Done { outcome: prepared, mutated: false }
 }
 
 #[tokio::test(start_paused = true)]

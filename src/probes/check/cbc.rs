@@ -1,14 +1,14 @@
-//! The cipher suites of TLS 1.2 with AES-CBC and HMAC-SHA1, for probes only.
+//! Provides TLS 1.2's cipher suites with AES-CBC and HMAC-SHA1, for probes only.
 //!
-//! Go's client offers them, and there are servers that know nothing newer: under upstream's kubelet
-//! their probes succeed. rustls leaves them out because they are hard to make safe against those
-//! who change or time records. A probe has no secrets, verifies nobody and tells its peer's bytes
-//! apart by a status code, so that this does not matter here. No other connection offers them.
+//! Go's client offers them, and some servers know nothing newer: under upstream's kubelet their
+//! probes succeed. rustls leaves them out because they are hard to protect against attackers who
+//! change or time records. A probe sends no secrets, verifies no certificate and reads little more
+//! than a status code, so the weakness does not matter here. No other connection offers them.
 //!
 //! A record is MAC-then-encrypt (RFC 5246, 6.2.3.2): an explicit IV, and below AES-CBC the content,
-//! its MAC and the padding. The key block of such a suite holds two MAC keys and then two keys.
-//! rustls cuts it into what it calls keys and IVs, which have the lengths that are asked for: here
-//! its *key* is the MAC key, and its *IV* the key of the cipher.
+//! its MAC and the padding. The key block of such a suite holds two MAC keys and then two cipher
+//! keys. rustls cuts it into what it calls keys and IVs, with the lengths that the suite requests:
+//! here its *key* is the MAC key, and its *IV* the key of the cipher.
 
 use std::sync::LazyLock;
 
@@ -28,7 +28,9 @@ use rustls::{
 };
 use sha1::Sha1;
 
+/// The length of AES's block.
 const BLOCK: usize = 16;
+/// The length of HMAC-SHA1's MAC.
 const MAC: usize = 20;
 
 /// The suites, in Go's order.
@@ -44,13 +46,14 @@ pub(super) static SUITES: LazyLock<Vec<SupportedCipherSuite>> = LazyLock::new(||
     all.into_iter().filter_map(|(name, like, cipher)| suite(name, like, cipher)).collect()
 });
 
-/// The suite `name`, which differs from `like` in its cipher.
+/// Returns the suite `name`, which differs from `like` in its cipher.
 fn suite(
     name: CipherSuite,
     like: SupportedCipherSuite,
     cipher: &'static Cbc,
 ) -> Option<SupportedCipherSuite> {
     let SupportedCipherSuite::Tls12(like) = like else { return None };
+
     let suite = Tls12CipherSuite {
         common: CipherSuiteCommon {
             suite: name,
@@ -62,13 +65,14 @@ fn suite(
         sign: like.sign,
         aead_alg: cipher,
     };
-    // Made once per process, and used to its end.
+    // Created once per process, and used to its end.
     Some(SupportedCipherSuite::Tls12(Box::leak(Box::new(suite))))
 }
 
 static AES_128: Cbc = Cbc { key_length: 16 };
 static AES_256: Cbc = Cbc { key_length: 32 };
 
+/// AES-CBC with keys of one length.
 struct Cbc {
     key_length: usize,
 }
@@ -107,7 +111,7 @@ impl Records {
         Self { mac: mac.as_ref().to_vec(), key: key.to_vec() }
     }
 
-    /// The MAC over a record's header and content.
+    /// Starts the MAC of a record: over its header and content.
     fn authenticator(&self, header: &[u8], content: &[u8]) -> Result<Hmac<Sha1>, Error> {
         let mut mac = Hmac::<Sha1>::new_from_slice(&self.mac).map_err(|_| Error::EncryptError)?;
         mac.update(header);
@@ -162,6 +166,7 @@ impl MessageEncrypter for Records {
         let mut payload = PrefixedPayload::with_capacity(BLOCK + blocks.len());
         payload.extend_from_slice(&iv);
         payload.extend_from_slice(&blocks);
+
         Ok(OutboundOpaqueMessage::new(message.typ, message.version, payload))
     }
 
@@ -186,11 +191,13 @@ impl MessageDecrypter for Records {
         if blocks[rest..].iter().any(|byte| *byte != fill) {
             return Err(Error::DecryptError);
         }
+
         let length = rest.checked_sub(MAC).ok_or(Error::DecryptError)?;
         let (content, mac) = blocks[..rest].split_at(length);
         let header = make_tls12_aad(sequence, message.typ, message.version, length);
         let expected = self.authenticator(&header, content)?;
         expected.verify_slice(mac).map_err(|_| Error::DecryptError)?;
+
         Ok(message.into_plain_message_range(BLOCK..BLOCK + length))
     }
 }

@@ -1,4 +1,4 @@
-//! A command in the container.
+//! Runs the command of a probe in its container.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::model::expansion::expand;
 
 use super::{CheckResult, go_duration};
 
-/// Most of the output that is kept, in bytes.
+/// The bytes of the output that are kept, at most.
 const MAX_OUTPUT: usize = 10 << 10;
 
-/// Runs commands in containers. Probes and hooks need nothing else of the runtime.
+/// Runs commands in containers: the only part of the runtime that probes and hooks need.
 pub trait Exec: Send + Sync + fmt::Debug {
-    /// Runs `command` and waits for its end. A `timeout` of zero means none; an expired one is
+    /// Runs `command` and waits for its end. A `timeout` of zero means none. An expired one is
     /// [`CriError::is_deadline`]. Dropping the future cancels the call.
     fn exec_sync(
         &self,
@@ -35,12 +35,13 @@ impl Exec for Runtime {
         command: Vec<String>,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<ExecOutput, CriError>> {
-        let (runtime, id) = (self.clone(), id.clone());
+        let runtime = self.clone();
+        let id = id.clone();
         Box::pin(async move { Runtime::exec_sync(&runtime, &id, command, timeout).await })
     }
 }
 
-/// Runs the command of a probe; exit code 0 is success, and no answer in time is failure.
+/// Runs the command of a probe. Exit code 0 is success; a missed deadline is failure.
 pub(super) async fn check(
     exec: &dyn Exec,
     id: &ContainerId,
@@ -50,6 +51,7 @@ pub(super) async fn check(
 ) -> CheckResult {
     let command = static_command(action.command.as_deref().unwrap_or_default(), container);
     let shown = command.join(" ");
+
     match exec.exec_sync(id, command, timeout).await {
         Ok(output) if output.exit_code == 0 => CheckResult::Success,
         Ok(output) => CheckResult::Failure(combined(&output)),
@@ -61,15 +63,15 @@ pub(super) async fn check(
     }
 }
 
-/// What a command wrote, its errors last, within the limit.
+/// Joins the output of a command, stderr last, up to the limit.
 pub(crate) fn combined(output: &ExecOutput) -> String {
     let mut bytes = Vec::with_capacity((output.stdout.len() + output.stderr.len()).min(MAX_OUTPUT));
     bytes.extend(output.stdout.iter().chain(&output.stderr).take(MAX_OUTPUT));
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The command with those variables expanded that are written in the spec: a probe has no other
-/// environment at hand.
+/// Expands the variables whose values are literals in the spec: a probe has no other environment at
+/// hand.
 fn static_command(command: &[String], container: &api::Container) -> Vec<String> {
     let value = |name: &str| {
         let var = container.env.iter().flatten().rev().find(|var| var.name == name)?;

@@ -1,4 +1,4 @@
-//! The gRPC health service, without TLS.
+//! Checks the gRPC health service, without TLS.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::cri::error::code_name;
 
 use super::{CheckResult, go_duration, host_port, tcp};
 
-/// How soon a connection that was refused is tried again.
+/// The wait before a refused connection is tried again.
 const DIAL_AGAIN: Duration = Duration::from_millis(200);
 
-/// Asks the health service at `ip:port` about `service`. Whatever goes wrong is the container's
-/// failure.
+/// Queries the health service at `ip:port` about `service`. Every error is the container's failure.
 pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duration) -> CheckResult {
     let host = ip.to_string();
     let address = host_port(&host, port);
     let limit = go_duration(timeout);
     let mut connected = false;
+
     let attempt = ask(&host, port, &address, service, &mut connected);
     match tokio::time::timeout(timeout, attempt).await {
         Ok(Ok(())) => CheckResult::Success,
@@ -74,7 +74,7 @@ async fn ask(
     connected: &mut bool,
 ) -> Result<(), AskError> {
     let refused = |source| AskError::Connect { address: address.to_owned(), source };
-    // As grpc-go does when it is told to block: a refusal is tried again until the time is over.
+    // A blocking dial of grpc-go tries a refused connection again until the time is over.
     let stream = loop {
         match tcp::dial(host, port).await {
             Ok(stream) => break stream,
@@ -84,7 +84,8 @@ async fn ask(
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .and_then(|endpoint| endpoint.user_agent("kube-probe/1.36"))
         .map_err(refused)?;
-    // The connector is asked once: the channel lives for one call.
+
+    // The connector is called once: the channel lives for one call.
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: Uri| {
         std::future::ready(
@@ -105,6 +106,7 @@ async fn ask(
     if status == ServingStatus::Serving {
         return Ok(());
     }
+
     Err(AskError::Unhealthy(status))
 }
 

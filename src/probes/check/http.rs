@@ -1,5 +1,5 @@
-//! HTTP GET as upstream's probes and hooks make it: no proxy, no verification of certificates, one
-//! connection per request, redirects followed on the same host only.
+//! Makes HTTP GETs as upstream's probes and hooks do: without a proxy, without verification of
+//! certificates, with one connection per request. Redirects are followed on the same host only.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,9 +20,9 @@ use super::target::{of_location, target};
 use super::tcp::{self, os_text};
 use super::{CheckResult, PortError, host_or, host_port, port, tls};
 
-/// Most of a body that is read, in bytes.
+/// The bytes of a body that are read, at most.
 const MAX_BODY: usize = 10 << 10;
-/// How many requests one attempt makes at most, redirects included.
+/// The requests of one attempt, redirects included, at most.
 const MAX_REQUESTS: usize = 10;
 
 /// A GET that a probe or a hook makes.
@@ -36,7 +36,7 @@ pub struct Get {
 }
 
 impl fmt::Debug for Get {
-    /// Without the headers: they may carry credentials.
+    /// Leaves the headers out: they may carry credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url())
     }
@@ -60,7 +60,7 @@ pub enum ActionError {
 }
 
 impl Get {
-    /// Reads an action. `purpose` is `probe` or `lifecycle`, for the user agent.
+    /// Reads an action of the spec. `purpose` is `probe` or `lifecycle`, for the user agent.
     pub fn new(
         action: &api::HTTPGetAction,
         container: &api::Container,
@@ -69,6 +69,7 @@ impl Get {
     ) -> Result<Self, ActionError> {
         let scheme = action.scheme.as_deref().unwrap_or_default().to_ascii_lowercase();
         let mut headers = HeaderMap::new();
+
         for header in action.http_headers.iter().flatten() {
             let name = HeaderName::from_bytes(header.name.as_bytes())
                 .map_err(|_| ActionError::HeaderName(header.name.clone()))?;
@@ -76,17 +77,20 @@ impl Get {
                 .map_err(|_| ActionError::HeaderValue(header.name.clone()))?;
             headers.append(name, value);
         }
+
         let agent = format!("kube-{purpose}/1.36");
         let agent = HeaderValue::from_str(&agent).map_err(ActionError::Agent)?;
         headers.entry(USER_AGENT).or_insert(agent);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        // Given and empty: not to be sent.
+
+        // A header that is given with an empty value is not sent.
         for name in [USER_AGENT, ACCEPT] {
             if headers.get(&name).is_some_and(HeaderValue::is_empty) {
                 headers.remove(&name);
             }
         }
-        // There is no body to describe.
+
+        // A GET has no body whose length could be given.
         headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
         Ok(Self {
@@ -98,17 +102,17 @@ impl Get {
         })
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn authority(&self) -> String {
         host_port(&self.host, self.port)
     }
 
-    /// Whether the scheme is HTTPS.
+    /// Returns true if the scheme is HTTPS.
     pub fn is_https(&self) -> bool {
         self.https
     }
 
-    /// The same over plain HTTP, without credentials.
+    /// Returns the same request over plain HTTP, without credentials.
     #[must_use]
     pub fn without_tls(mut self) -> Self {
         self.https = false;
@@ -121,13 +125,14 @@ impl Get {
         format!("{scheme}://{}{}", self.authority(), self.target)
     }
 
-    /// Where a redirect leads: `Ok(None)` when it is to be left alone, because it says nothing or
-    /// leaves the host.
+    /// Returns the request that a redirect leads to; `Ok(None)` if the redirect is not followed
+    /// because it names no location or leaves the host.
     fn redirected(&self, response: &Response<Incoming>) -> Result<Option<Self>, GetError> {
         let followed = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
         let Some(location) = response.headers().get(LOCATION).filter(|_| followed) else {
             return Ok(None);
         };
+
         let broken = || GetError::other(&self.url(), "failed to parse Location header");
         let location = location.to_str().map_err(|_| broken())?;
         let mut next = self.clone();
@@ -140,6 +145,7 @@ impl Get {
             }
             Some(_) | None => location.strip_prefix("//"),
         };
+
         if let Some(absolute) = absolute {
             let end = absolute.find(['/', '?', '#']).unwrap_or(absolute.len());
             let (authority, path) = absolute.split_at(end);
@@ -147,7 +153,7 @@ impl Get {
             authority.host().trim_matches(['[', ']']).clone_into(&mut next.host);
             next.port = authority.port_u16().unwrap_or(if next.https { 443 } else { 80 });
             next.target = of_location(path);
-            // What the probe calls its host belongs to where it was sent first.
+            // The probe's Host header is meant for the first server only.
             next.headers.remove(HOST);
         } else if location.starts_with('/') {
             next.target = of_location(location);
@@ -160,11 +166,12 @@ impl Get {
                 of_location(&format!("{parent}{location}"))
             };
         }
+
         Ok((next.host == self.host).then_some(next))
     }
 }
 
-/// Why there is no answer; the text is Go's, with the request in front.
+/// The reason why there is no answer. The text is Go's, with the request in front.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Get {url:?}: {problem}")]
 pub struct GetError {
@@ -180,7 +187,7 @@ impl GetError {
         Self { url: url.to_owned(), problem: problem.into(), plain_http: false, status: None }
     }
 
-    /// The server answered plain HTTP to TLS.
+    /// Returns true if the server answered a TLS handshake with plain HTTP.
     pub fn is_plain_http(&self) -> bool {
         self.plain_http
     }
@@ -188,19 +195,21 @@ impl GetError {
 
 /// Makes the request of a probe and judges the answer.
 ///
-/// Upstream throws an attempt away whose answer breaks off in its body, and one whose body does not
+/// Upstream discards an attempt whose answer breaks off in its body, and one whose body does not
 /// end in time: a server that is too ill to answer is then never restarted
-/// (kubernetes/kubernetes#122591). Here a bad status counts however the body ends, and so does the
-/// time. A good status with a short body says nothing, as upstream: there are servers that always
-/// announce a wrong length.
+/// (kubernetes/kubernetes#122591). Here a bad status counts however the body ends, and so does a
+/// missed deadline. A good status with a short body decides nothing, as upstream: some servers
+/// always announce a wrong length.
 pub(super) async fn check(get: &Get, timeout: Duration) -> CheckResult {
     let started = get.clone();
     let mut seen = None;
     let bad = |status: StatusCode| {
-        // The body stays out of the message: it may hold what only the pod's own users may see.
+        // The body stays out of the message: it may hold data that only the pod's own users may
+        // see.
         CheckResult::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     };
     let is_good = |status: StatusCode| (200..400).contains(&status.as_u16());
+
     match tokio::time::timeout(timeout, fetch(started, &mut seen)).await {
         Ok(Ok((status, body))) if status.is_redirection() => {
             let body = String::from_utf8_lossy(&body);
@@ -231,7 +240,8 @@ pub(super) async fn check(get: &Get, timeout: Duration) -> CheckResult {
     }
 }
 
-/// Makes the request of a hook: any answer will do. No deadline of its own. Cancel-safe.
+/// Makes the request of a hook, which accepts any answer. It has no deadline of its own.
+/// Cancel-safe.
 pub async fn fetch_any(get: &Get) -> Result<StatusCode, GetError> {
     match fetch(get.clone(), &mut None).await {
         Ok((status, _)) => Ok(status),
@@ -240,7 +250,7 @@ pub async fn fetch_any(get: &Get) -> Result<StatusCode, GetError> {
 }
 
 /// Makes the request and those that it is redirected to. `seen` is the status of the last answer
-/// whose headers have come and whose body is read.
+/// whose headers have arrived while its body is being read.
 async fn fetch(
     mut get: Get,
     seen: &mut Option<StatusCode>,
@@ -254,11 +264,13 @@ async fn fetch(
     Err(GetError::other(&get.target, "stopped after 10 redirects"))
 }
 
+/// The end of one request.
 enum Answer {
     Final(StatusCode, Vec<u8>),
     Redirect(Get),
 }
 
+/// Makes one request over a connection of its own.
 async fn request(get: &Get, seen: &mut Option<StatusCode>) -> Result<Answer, GetError> {
     let url = get.url();
     let stream =
@@ -266,6 +278,7 @@ async fn request(get: &Get, seen: &mut Option<StatusCode>) -> Result<Answer, Get
     if !get.https {
         return exchange(get, stream, false, seen).await;
     }
+
     let stream = tls::connect(stream, &get.host).await.map_err(|failure| match failure {
         tls::TlsError::PlainHttp => GetError {
             plain_http: true,
@@ -289,6 +302,7 @@ where
     let url = get.url();
     let failed = |error: hyper::Error| GetError::other(&url, hyper_text(&error));
     let io = TokioIo::new(stream);
+
     if http2 {
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
@@ -297,6 +311,7 @@ where
         let call = async { sender.send_request(message(get, true)?).await.map_err(failed) };
         return drive(get, call, connection, seen).await;
     }
+
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
         .handshake(io)
@@ -306,7 +321,7 @@ where
     drive(get, call, connection, seen).await
 }
 
-/// Runs the connection beside the request, in this task, until the answer has been read.
+/// Drives the connection beside the request, in this task, until the answer has been read.
 async fn drive(
     get: &Get,
     call: impl Future<Output = Result<Response<Incoming>, GetError>>,
@@ -318,20 +333,23 @@ async fn drive(
         if let Some(next) = get.redirected(&response)? {
             return Ok(Answer::Redirect(next));
         }
+
         let status = response.status();
         *seen = Some(status);
         let body = read(response.into_body()).await.map_err(|error| GetError {
             status: Some(status),
             ..GetError::other(&get.url(), body_text(&error))
         })?;
+
         Ok(Answer::Final(status, body))
     };
     tokio::pin!(answer, connection);
-    // Both arms are polled to their ends within this future; nothing is lost by either.
+
+    // Both branches are polled to their ends within this future; neither loses anything.
     tokio::select! {
         biased;
         answer = &mut answer => answer,
-        // The connection has ended: what it has read is with the answer, its error too.
+        // The connection has ended: the answer has received its data, and its error too.
         _ = &mut connection => answer.await,
     }
 }
@@ -350,13 +368,14 @@ fn message(get: &Get, http2: bool) -> Result<Request<Empty<Bytes>>, GetError> {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         Request::get(get.target.as_str())
     };
+
     let mut request =
         builder.body(Empty::new()).map_err(|error| GetError::other(&url, error.to_string()))?;
     *request.headers_mut() = headers;
     Ok(request)
 }
 
-/// Reads the body up to the limit; the rest is left unread.
+/// Reads the body up to the limit and leaves the rest unread.
 async fn read(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     let mut bytes = Vec::new();
     while bytes.len() < MAX_BODY {
@@ -369,7 +388,7 @@ async fn read(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     Ok(bytes)
 }
 
-/// A failure before the answer in Go's words.
+/// Words a failure before the answer as Go does.
 fn hyper_text(error: &hyper::Error) -> String {
     if let Some(io) = io_error(error) {
         return if io.kind() == std::io::ErrorKind::UnexpectedEof {
@@ -378,17 +397,21 @@ fn hyper_text(error: &hyper::Error) -> String {
             format!("read: {}", os_text(io))
         };
     }
+
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         return "EOF".into();
     }
+
     if error.is_parse() {
         return format!(
             "net/http: HTTP/1.x transport connection broken: malformed HTTP response ({error})"
         );
     }
+
     error.to_string()
 }
 
+/// Words a failure in the body as Go does.
 fn body_text(error: &hyper::Error) -> String {
     match io_error(error) {
         Some(io) if io.kind() != std::io::ErrorKind::UnexpectedEof => {
@@ -398,6 +421,7 @@ fn body_text(error: &hyper::Error) -> String {
     }
 }
 
+/// Returns the I/O error behind a failure, if any.
 fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

@@ -1,5 +1,6 @@
-//! One attempt of a probe: what to do is read from the spec, done, and judged. No thresholds, no
-//! schedule, no events.
+//! Makes one attempt of a probe: reads the action from the spec, carries it out, judges the answer.
+//!
+//! It knows no thresholds and no schedule, and records no events.
 
 mod cbc;
 pub mod exec;
@@ -19,32 +20,32 @@ use crate::model::ContainerId;
 
 pub use exec::Exec;
 
-/// How an attempt ended; the texts are what events show.
+/// The result of an attempt. The texts are shown in events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckResult {
-    /// The container is well.
+    /// The container is healthy.
     Success,
-    /// It is well, and there is something to say: a redirect that was not followed.
+    /// The container is healthy, with a remark: a redirect that was not followed.
     Warning(String),
-    /// It is not well.
+    /// The container is not healthy.
     Failure(String),
-    /// The attempt could not be made or read. `state` is what upstream says that it resulted in.
+    /// The attempt could not be made or read. `state` is the result in upstream's event.
     Error {
         /// `unknown` or `failure`.
         state: &'static str,
-        /// What went wrong.
+        /// The error's text.
         problem: String,
     },
 }
 
 impl CheckResult {
-    /// An attempt that could not be made.
+    /// Returns the result of an attempt that could not be made.
     pub(super) fn unknown(problem: impl Into<String>) -> Self {
         Self::Error { state: "unknown", problem: problem.into() }
     }
 }
 
-/// How often an attempt that could not be made is tried again at once.
+/// The attempts in a row, at most, while they cannot be made.
 const TRIES: u32 = 3;
 
 /// Makes an attempt within `timeout`. Cancel-safe: dropping the future ends the attempt.
@@ -82,18 +83,21 @@ async fn once(
     if let Some(action) = &probe.exec {
         return exec::check(exec, id, action, container, timeout).await;
     }
+
     if let Some(action) = &probe.http_get {
         return match http::Get::new(action, container, pod_ip, "probe") {
             Ok(get) => http::check(&get, timeout).await,
             Err(error) => CheckResult::unknown(error.to_string()),
         };
     }
+
     if let Some(action) = &probe.tcp_socket {
         return match port(&action.port, container) {
             Ok(port) => tcp::check(&host_or(action.host.as_deref(), pod_ip), port, timeout).await,
             Err(error) => CheckResult::unknown(error.to_string()),
         };
     }
+
     if let Some(action) = &probe.grpc {
         let service = action.service.as_deref().unwrap_or_default();
         return match u16::try_from(action.port) {
@@ -101,10 +105,11 @@ async fn once(
             Err(_) => CheckResult::unknown(PortError::Number(action.port).to_string()),
         };
     }
+
     CheckResult::unknown(format!("missing probe handler for container {}", container.name))
 }
 
-/// The host of an action, else the pod.
+/// Returns the host of an action, else the pod's address.
 pub(crate) fn host_or(host: Option<&str>, pod_ip: IpAddr) -> String {
     match host {
         Some(host) if !host.is_empty() => host.to_owned(),
@@ -123,7 +128,7 @@ pub enum PortError {
     Number(i32),
 }
 
-/// The number of a port that is given by number, by name, or by a number in quotes.
+/// Resolves a port that is given by number, by name, or by a number in quotes.
 pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16, PortError> {
     let number = match port {
         IntOrString::Int(number) => *number,
@@ -142,15 +147,17 @@ pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16
     }
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Formats `host:port`, with brackets around an IPv6 address.
 pub(crate) fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// A duration as Go writes it: `1s`, `1m30s`.
+/// Formats a duration as Go does: `1s`, `1m30s`.
 pub(super) fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let hours = seconds / 3600;
+    let minutes = seconds / 60 % 60;
+    let rest = seconds % 60;
     match (hours, minutes) {
         (0, 0) if duration.subsec_millis() > 0 => format!("{}ms", duration.as_millis()),
         (0, 0) => format!("{rest}s"),

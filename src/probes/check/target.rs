@@ -1,23 +1,23 @@
-//! From the path of a probe to what stands in the request line (pure), as Go's `net/url` has it.
+//! Converts the path of a probe to the target in the request line, as Go's `net/url` does. Pure.
 //!
-//! A path is whatever a user wrote into a manifest: `/healthz`, `healthz?full=1`, `/a b`, `/100%`.
-//! Go parses it as a URL reference; what cannot be parsed is taken as a path of plain characters,
-//! in which everything special is encoded.
+//! A path is free text of a manifest: `/healthz`, `healthz?full=1`, `/a b`, `/100%`. Go parses it
+//! as a URL reference. A text that cannot be parsed is taken as a path of plain characters, in
+//! which every special character is encoded.
 
 use std::fmt::Write as _;
 
-/// The path and query of the request line.
+/// Returns the path and query of the request line.
 pub(super) fn target(text: &str) -> String {
     let Some((path, query)) = parse(text) else { return with_slash(encoded(text.as_bytes())) };
     match query {
         None => with_slash(path),
-        // Go writes the query as it stands. A space would end the request line, and what is not
-        // ASCII has no place in it.
+        // Go sends the query unchanged. But a space would end the request line, and only ASCII is
+        // allowed in it.
         Some(query) => format!("{}?{}", with_slash(path), query_characters(query)),
     }
 }
 
-/// The path and query of a redirect's `Location`, without its scheme and authority.
+/// Returns the path and query of a redirect's `Location`, without scheme and authority.
 pub(super) fn of_location(text: &str) -> String {
     let text = text.split('#').next().unwrap_or_default();
     let stays = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
@@ -28,11 +28,12 @@ fn with_slash(path: String) -> String {
     if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
-/// The encoded path and the query of a URL reference; `None`: Go's parser refuses it.
+/// Returns the encoded path and the query of a URL reference; `None` if Go's parser refuses it.
 fn parse(text: &str) -> Option<(String, Option<&str>)> {
     if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
         return None;
     }
+
     let (text, fragment) = match text.split_once('#') {
         Some((text, fragment)) => (text, fragment),
         None => (text, ""),
@@ -43,17 +44,18 @@ fn parse(text: &str) -> Option<(String, Option<&str>)> {
         None => (text, None),
     };
 
-    // Two slashes begin an authority, which gives way to the probe's own host.
+    // Two slashes begin an authority, which the probe's own host replaces.
     let path = match path.strip_prefix("//") {
         Some(rest) if !rest.starts_with('/') => rest.find('/').map_or("", |slash| &rest[slash..]),
         Some(_) | None => path,
     };
     let bytes = decoded(path)?;
     let path = if path.bytes().all(may_stand) { path.to_owned() } else { encoded(&bytes) };
+
     Some((path, query))
 }
 
-/// The bytes that a text with escapes stands for; `None` if an escape is broken.
+/// Decodes the escapes of a text; `None` if one is malformed.
 fn decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -66,15 +68,16 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
         let value = digit()? * 16 + digit()?;
         bytes.push(u8::try_from(value).ok()?);
     }
+
     Some(bytes)
 }
 
-/// Whether a byte may stand in a path that keeps the escapes of its author.
+/// Returns true if a byte may stay as it is in a path that keeps its author's escapes.
 fn may_stand(byte: u8) -> bool {
     is_plain(byte) || matches!(byte, b'!' | b'\'' | b'(' | b')' | b'*' | b'[' | b']' | b'%')
 }
 
-/// Whether Go leaves a byte of a path unencoded.
+/// Returns true if Go leaves a byte of a path unencoded.
 fn is_plain(byte: u8) -> bool {
     let is_mark = matches!(byte, b'-' | b'_' | b'.' | b'~');
     let is_reserved = matches!(byte, b'$' | b'&' | b'+' | b',' | b'/' | b':' | b';' | b'=' | b'@');
@@ -95,10 +98,11 @@ fn escape(bytes: &[u8], stays: fn(u8) -> bool) -> String {
         if stays(*byte) {
             text.push(char::from(*byte));
         } else {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _written = write!(text, "%{byte:02X}");
         }
     }
+
     text
 }
 

@@ -1,4 +1,4 @@
-//! A TCP connection. The port counts as well once it accepts one.
+//! Checks that a TCP port accepts a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::{CheckResult, host_port};
 
-/// Connects and closes.
+/// Connects, then closes the connection.
 pub(super) async fn check(host: &str, port: u16, timeout: Duration) -> CheckResult {
     match tokio::time::timeout(timeout, dial(host, port)).await {
         Ok(Ok(_)) => CheckResult::Success,
@@ -18,7 +18,7 @@ pub(super) async fn check(host: &str, port: u16, timeout: Duration) -> CheckResu
     }
 }
 
-/// Why there is no connection, in Go's words.
+/// The reason why there is no connection, in Go's words.
 #[derive(Debug)]
 pub(super) struct DialError(pub(super) String);
 
@@ -32,10 +32,11 @@ pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> 
     let addresses =
         found.map_err(|_| DialError(format!("dial tcp: lookup {host}: no such host")))?;
     let mut first = None;
+
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                // Best effort: it only saves a delay.
+                // Best effort: the option only saves a delay.
                 let _delay = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -46,10 +47,11 @@ pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> 
             }
         }
     }
+
     Err(DialError(first.unwrap_or_else(|| format!("dial tcp: lookup {host}: no such host"))))
 }
 
-/// The system's text of an error as Go writes it.
+/// Words a system error as Go does.
 pub(super) fn os_text(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => {

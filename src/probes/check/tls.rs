@@ -1,4 +1,5 @@
-//! TLS that trusts whoever answers: a probe asks whether a container is well, not who it is.
+//! Opens TLS connections that trust any server: a probe asks whether a container is well, not for
+//! its identity.
 
 use std::io;
 use std::pin::Pin;
@@ -17,20 +18,21 @@ use tokio_rustls::client::TlsStream;
 use super::cbc;
 use super::tcp::os_text;
 
-/// Why there is no TLS connection.
+/// The reason why there is no TLS connection.
 #[derive(Debug)]
 pub(super) enum TlsError {
     /// The server answered plain HTTP.
     PlainHttp,
-    /// The text, for people.
+    /// Another reason; a text for people.
     Other(String),
 }
 
-/// Makes a TLS connection over `stream`, offering HTTP/2 and HTTP/1.1.
+/// Opens a TLS connection over `stream`, offering HTTP/2 and HTTP/1.1.
 pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<Sniffed>, TlsError> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| TlsError::Other(format!("tls: {host:?} is not a server name")))?;
     let stream = Sniffed { stream, first: Vec::new() };
+
     let connector = TlsConnector::from(Arc::clone(&CONFIG));
     match connector.connect(name, stream).into_fallible().await {
         Ok(stream) => Ok(stream),
@@ -45,8 +47,8 @@ pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<S
     }
 }
 
-/// What Go's client accepts of a server besides what the provider can verify. Nothing is verified
-/// here, so that the provider need not know them.
+/// The signature schemes that Go's client accepts besides those that the provider can verify.
+/// Nothing is verified here, so the provider need not know them.
 const UNVERIFIED: [SignatureScheme; 3] = [
     SignatureScheme::ECDSA_NISTP521_SHA512,
     SignatureScheme::RSA_PKCS1_SHA1,
@@ -64,19 +66,19 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
         .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Every probe asks anew, as a new client would.
+    // Every probe handshakes anew, as a new client would.
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
 });
 
-/// Remembers the first bytes that the server sent.
+/// A stream that remembers the first bytes that the server sent.
 #[derive(Debug)]
 pub(super) struct Sniffed {
     stream: TcpStream,
     first: Vec<u8>,
 }
 
-/// `HTTP/`.
+/// The length of `HTTP/`.
 const SNIFFED: usize = 5;
 
 impl AsyncRead for Sniffed {

@@ -1,6 +1,7 @@
-//! Events about a pod's volumes: each failure once, and upstream's summary at upstream's moment.
+//! Records events about a pod's volumes: each failure once, and upstream's summary at upstream's
+//! moment.
 //!
-//! Fed by the task after each plan. Decides nothing else.
+//! Fed by the task after each plan. It decides nothing else.
 
 use std::time::Duration;
 
@@ -29,16 +30,19 @@ pub(super) fn record_events<O: ObjectSource>(
     now: Mono,
 ) {
     let Some(pod) = entry.pod.clone() else { return };
-    // A pod that goes away gets no events about volumes that it will not need.
+    // A pod that is being deleted gets no events about volumes that it will not need.
     if entry.goal != Goal::Present || pod.metadata.deletion_timestamp.is_some() {
         return;
     }
+
     let again = entry.summary_at.is_some_and(|at| at <= now);
     if again {
         entry.reported.clear();
     }
+
     record_failures(entry, &pod, recorder, now);
     record_unprocessed(entry, &pod, recorder);
+
     match state {
         VolumesState::Pending { .. } => {
             if again && unprocessed(entry).next().is_none() {
@@ -86,7 +90,7 @@ fn record_failures<O: ObjectSource>(
     }
 }
 
-/// Records upstream's summary at once for volumes that cannot even be begun with.
+/// Records upstream's summary at once for volumes whose set-up cannot even begin.
 fn record_unprocessed<O: ObjectSource>(entry: &mut Entry<O>, pod: &Pod, recorder: &Recorder) {
     let cause = unprocessed(entry).collect::<Vec<_>>().join("; ");
     if !cause.is_empty() && entry.reported.get("") != Some(&cause) {
@@ -101,6 +105,6 @@ fn unprocessed<O: ObjectSource>(entry: &Entry<O>) -> impl Iterator<Item = &str> 
 }
 
 fn record(recorder: &Recorder, pod: &Pod, message: String) {
-    info!(pod = %pod::key(pod), message, "A pod waits for its volumes");
+    info!(pod = %pod::key(pod), message, "a pod waits for its volumes");
     recorder.pod(pod, None, EventType::Warning, FAILED_MOUNT, message);
 }

@@ -29,7 +29,7 @@ struct Removal {
 /// A pod's directory that could not be removed.
 struct Failed {
     count: u32,
-    /// When to try again; `None`: when the removal is requested again.
+    /// The time of the next try; `None` if it waits for another request.
     retry_at: Option<Mono>,
     text: String,
     reason: StuckReason,
@@ -54,8 +54,8 @@ impl Removals {
         self.wanted.get(uid).is_some_and(|removal| removal.running)
     }
 
-    /// Takes in the pods that a sweep found on disk. Those that are not known are removed, unless
-    /// they wait after a failure. Answers the pods to be removed now.
+    /// Takes the pods that a sweep found on disk. The unknown ones are removed, unless they wait
+    /// after a failure. Returns the pods to remove now.
     pub(super) fn sweep(
         &mut self,
         on_disk: &BTreeSet<PodUid>,
@@ -74,10 +74,11 @@ impl Removals {
         for uid in &due {
             self.wanted.entry(uid.clone()).or_default();
         }
+
         due
     }
 
-    /// Answers the unknown pods whose next try is due.
+    /// Returns the unknown pods whose next try is due.
     pub(super) fn due(
         &mut self,
         is_known: impl Fn(&PodUid) -> bool,
@@ -94,10 +95,11 @@ impl Removals {
                 due.insert(uid.clone());
             }
         }
+
         due
     }
 
-    /// When the next try is due.
+    /// Returns the time of the next try.
     pub(super) fn wake_at(&self) -> Option<Mono> {
         self.failed.values().filter_map(|failed| failed.retry_at).min()
     }
@@ -113,21 +115,21 @@ impl Removals {
         }
     }
 
-    /// Takes in the result of a removal: answers the requests, and plans the next try if there were
-    /// none (a pod that requests its own removal requests it again).
+    /// Takes the result of a removal and replies to the requests. Without a request it plans the
+    /// next try (a pod that requests its own removal requests it again).
     pub(super) fn ended(&mut self, uid: &PodUid, result: Result<(), TearDownError>, now: Mono) {
         let replies = self.wanted.remove(uid).unwrap_or_default().replies;
         match &result {
             Ok(()) => {
                 self.failed.remove(uid);
                 self.cleaned += u64::from(replies.is_empty());
-                debug!(pod = %uid, "The pod's directory is gone");
+                debug!(pod = %uid, "the pod's directory is gone");
             }
             Err(error) => {
                 let text = error.text();
                 let before = self.failed.get(uid);
                 if before.is_none_or(|before| before.text != text) {
-                    warn!(pod = %uid, error = text, "Could not remove the directory of a pod that is gone");
+                    warn!(pod = %uid, error = text, "could not remove the directory of a pod that is gone");
                 }
                 let count = before.map_or(0, |before| before.count) + 1;
                 let retry_at = replies.is_empty().then(|| now.after(wait_after(count)));
@@ -135,18 +137,20 @@ impl Removals {
                     .insert(uid.clone(), Failed { count, retry_at, text, reason: error.reason() });
             }
         }
+
         let text = result.as_ref().err().map(TearDownError::text);
         let mut replies = replies.into_iter();
         if let Some(first) = replies.next() {
             // The receiver may be gone.
             drop(first.send(result));
         }
+
         for reply in replies {
             drop(reply.send(text.clone().map_or(Ok(()), |text| Err(TearDownError::Again(text)))));
         }
     }
 
-    /// The directories that cannot be removed.
+    /// Returns the directories that cannot be removed.
     pub(super) fn stuck(&self) -> Swept {
         let stuck = |(uid, failed): (&PodUid, &Failed)| Stuck {
             uid: uid.clone(),

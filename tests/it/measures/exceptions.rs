@@ -8,17 +8,8 @@ pub(super) struct Exception {
     pub(super) reason: &'static str,
 }
 
-pub(super) const METHODS: [Exception; 2] = [
-    Exception {
-        place: "src/pods/execute/executor.rs::PodExecutor",
-        reason: "its verbs are one per file; those that start a container are to become a type of their own",
-    },
-    Exception {
-        place: "src/pods/plan/planner.rs::Planner",
-        reason: "the queries are to become a read-only view, with the stages as functions over it",
-    },
-];
-pub(super) const FIELDS: [Exception; 5] = [
+pub(super) const METHODS: [Exception; 0] = [];
+pub(super) const FIELDS: [Exception; 4] = [
     Exception {
         place: "src/dispatch/mod.rs::Dispatch",
         reason: "one task owns the whole table; the parts that decide (door, allocations, table) are types already",
@@ -30,10 +21,6 @@ pub(super) const FIELDS: [Exception; 5] = [
     Exception {
         place: "src/pleg/task.rs::State",
         reason: "one task owns the picture of the runtime and the moments at which it is read again",
-    },
-    Exception {
-        place: "src/pods/execute/executor.rs::Deps",
-        reason: "the executor reaches every subsystem that a pod uses: one handle each",
     },
     Exception {
         place: "src/pods/request/input.rs::ContainerInput",
@@ -58,7 +45,7 @@ pub(super) const BOOLEANS: [Exception; 4] = [
         reason: "facts about a volume that come from the spec and from the disk independently",
     },
 ];
-pub(super) const CIRCLES: [Exception; 6] = [
+pub(super) const CIRCLES: [Exception; 5] = [
     Exception {
         place: "src/apiserver/credentials.rs, src/apiserver/exec.rs, src/apiserver/kubeconfig.rs, src/apiserver/proxy.rs, src/apiserver/transport.rs",
         reason: "they share the error of the transport, which is to move into a file of its own",
@@ -74,10 +61,6 @@ pub(super) const CIRCLES: [Exception; 6] = [
     Exception {
         place: "src/node/conditions.rs, src/node/status.rs",
         reason: "the conditions return the changes that the status tells as events; a type of both is to move",
-    },
-    Exception {
-        place: "src/pods/execute/container.rs, src/pods/execute/executor.rs",
-        reason: "the executor keeps the users of images, a type that is to move",
     },
     Exception {
         place: "src/server/client_ca.rs, src/server/tls.rs",
