@@ -53,7 +53,7 @@ impl Identity {
         machine::check(&loaded.config, &machine::Cpus::detect()).map_err(anyhow::Error::msg)?;
         let config = self.node_config(loaded);
         let capacity = node::resources::capacity(&config, &self.machine, &Figures::new());
-        node::resources::check(&config, &capacity).map_err(anyhow::Error::msg)
+        Ok(node::resources::check(&config, &capacity)?)
     }
 
     /// The configuration of the Node object.

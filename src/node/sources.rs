@@ -49,7 +49,7 @@ pub struct Facts {
     /// The runtime and its network.
     pub runtime: RuntimeCondition,
     /// PLEG's health, or upstream's `PLEG is not healthy: …`.
-    pub pleg: Result<(), String>,
+    pub pleg: Result<(), pleg::Unhealthy>,
     /// The images on the node.
     pub images: Arc<Vec<NodeImage>>,
     /// Extended resources of device plugins.
@@ -69,7 +69,7 @@ impl Sources {
     pub fn read(&mut self, now: Mono) -> Facts {
         Facts {
             runtime: self.runtime.borrow_and_update().clone(),
-            pleg: self.pleg.healthy(now).map_err(|problem| problem.to_string()),
+            pleg: self.pleg.healthy(now),
             images: self.images.borrow_and_update().clone(),
             devices: self.devices.borrow_and_update().clone(),
             pressure: *self.pressure.borrow_and_update(),

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use super::addresses::{self, AddressError, Network};
 use super::info::{self, MachineInfo};
 use super::sources::Facts;
-use super::status::{self, StatusEvent, StatusInput};
+use super::status;
+use super::status_input::{StatusEvent, StatusInput};
 use super::{Deps, NodeConfig, patch, register};
 use crate::apiserver::failure::{self, FailureKind};
 use crate::apiserver::nodes::NodeView;
@@ -209,7 +210,7 @@ impl Task {
 
     /// Computes the Node object from the present one, and the events of the change.
     fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
-        let addresses = self.addresses(present).map_err(|error| error.to_string());
+        let addresses = self.addresses(present);
         let input = StatusInput {
             config: &self.config,
             info: &self.machine,
@@ -259,7 +260,10 @@ impl Task {
                     self.said.clear();
                     return;
                 }
-                Err(problem) => self.say(format!("cannot register the node: {problem}")),
+                Err(error) => {
+                    let problem = failure::text(&error);
+                    self.say(format!("cannot register the node: {problem}"));
+                }
             }
 
             tokio::time::sleep(random::jitter(wait, 0.1)).await;
@@ -272,7 +276,7 @@ impl Task {
     }
 
     /// Creates the object, or corrects the existing one.
-    async fn try_register(&mut self) -> Result<Node, String> {
+    async fn try_register(&mut self) -> Result<Node, kube::Error> {
         let initial = register::initial(&self.config, &self.machine);
         let (node, events) = self.build(&initial);
 
@@ -288,16 +292,15 @@ impl Task {
                 | FailureKind::Gone
                 | FailureKind::Invalid
                 | FailureKind::Busy
-                | FailureKind::Unknown => return Err(failure::text(&error)),
+                | FailureKind::Unknown => return Err(error),
             },
         }
 
-        let existing =
-            self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
+        let existing = self.api.get(&self.config.node_name).await?;
         let reconciled = register::reconciled(&initial, &existing);
         match patch::between(&existing, &reconciled) {
             None => Ok(existing),
-            Some(patch) => self.send(&patch).await.map_err(|error| failure::text(&error)),
+            Some(patch) => self.send(&patch).await,
         }
     }
 

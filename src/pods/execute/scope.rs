@@ -186,7 +186,7 @@ impl<'a> Scope<'a> {
         let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
         let text = std::fs::read_to_string(path)
             .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
-        request::ResolvConf::parse(&text).map_err(failed)
+        request::ResolvConf::parse(&text).map_err(|error| failed(error.to_string()))
     }
 
     /// Fetches the pod's pull secrets. Those that cannot be fetched are named in one event, unless

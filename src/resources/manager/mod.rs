@@ -26,7 +26,7 @@ use k8s_openapi::api::core::v1 as api;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::provider::Ask;
-use super::claims;
+use super::claims::{self, PrepareError};
 use super::devices::error::DeviceError;
 use super::devices::{self, Figures};
 use crate::apiserver::resource_claims;
@@ -116,18 +116,17 @@ impl Handle {
         &self,
         pod: &Arc<Pod>,
         container: &api::Container,
-    ) -> Result<Allocation, String> {
+    ) -> Result<Allocation, ManagerError> {
         if !devices::asks_for_any(pod, container) {
             return Ok(Allocation::default());
         }
         let ask = Ask { pod: pod.clone(), container: container.clone(), running: false };
-        admit::start(self, ask).await.map_err(|error| error.to_string())
+        admit::start(self, ask).await
     }
 
-    /// Prepares the claims of a pod that is about to get its sandbox. The error is upstream's text.
-    /// Cancel-safe.
-    pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
-        claims::prepare(self.claims.as_ref(), pod).await.map_err(|error| error.to_string())
+    /// Prepares the claims of a pod that is about to get its sandbox. Cancel-safe.
+    pub async fn prepare(&self, pod: &Pod) -> Result<(), PrepareError> {
+        claims::prepare(self.claims.as_ref(), pod).await
     }
 
     /// The pod is over: what it has is free. Bounded by the task, which empties its queue without
