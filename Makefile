@@ -4,7 +4,7 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd static-uids measures
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -13,10 +13,13 @@ test: ## everything: style, unit tests, scenarios, laws, and the cases on real c
 	tests/run
 
 unit: ## what needs neither root nor a cluster
-	cargo test --lib --test it
+	cargo test --workspace --lib --test it
 
 sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
 	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
+
+measures: ## the code's measures beside other codebases'; BEFORE=COMMIT compares, with samples for readers (AFTER=COMMIT)
+	cargo test --test it measures::note -- --nocapture
 
 fuzz: ## hostile input: every fuzz target for SECONDS=600, or TARGET="quantity config"; finds are in fuzz/artifacts
 	fuzz/run $(SECONDS) $(TARGET)
@@ -37,8 +40,11 @@ storm: build ## 60 pods stay, 5 come and go each second, 100 kills; STORM_{PODS,
 parity: build ## the same manifests through upstream's kubelet and ours, compared by field (root); ARGS="--manifests DIR", FOCUS=text
 	cargo test --test parity -- --both $(ARGS)
 
+static-uids: ## the UIDs that upstream's code gives static pods, for the test that compares them
+	tests/static-uids
+
 systemd: build ## the README's commands on a node whose init is systemd: upstream's kubelet replaced under a pod, and back
-	tests/systemd/run
+	cargo test --test systemd
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo

@@ -1,7 +1,7 @@
 //! A backend in a hundred lines: its pods run nothing, and each container's log is one line.
 //!
-//! A source is filled by hand, dispatch admits the pod and has the backend launch it, the log is read
-//! as the kubelet's API would read it, and the pod goes when its source has it no longer.
+//! A source is filled by hand, dispatch admits the pod and has the backend launch it, the log is
+//! read as the kubelet's API would read it, and the pod goes when its source has it no longer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

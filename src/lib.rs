@@ -58,13 +58,131 @@
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
 //!
-//! Every subsystem folder has the same anatomy: `mod.rs` (documentation, the public handle), pure
-//! files named after the question that they answer (`plan`, `compute`, `policy`, `verdict`),
-//! `task.rs` (the one task that owns the state), effects behind a small local trait with a real and
-//! a hand-written fake implementation, tests at the bottom. `config.rs` cuts the folder's part out
-//! of the loaded configuration, `metrics.rs` registers its metrics. A subsystem starts in one way:
+//! A subsystem's folder has `mod.rs` (documentation and the public handle), pure files named after
+//! the question that they answer (`plan`, `compute`, `policy`, `verdict`), and one file with the
+//! task that owns the state (the table below names it). Effects stand behind a small local trait
+//! with a real and a hand-written fake implementation. `config.rs` cuts the folder's part out of
+//! the loaded configuration, `metrics.rs` registers its metrics. A subsystem starts in one way:
 //! `new(…)` returns its handle and its task. `daemon` runs the task under a name (`Tasks::run`) and
 //! may drop it at any await; a task that has to finish something first sees the stop itself.
+//!
+//! # The life of a pod in ten steps
+//!
+//! A name like `pods/plan/mod.rs::plan` is a file below `src` and a declaration in it; tidy checks
+//! that both exist.
+//!
+//! 1. **It is found.** `sources/apiserver.rs::new` lists and watches the pods that are bound to
+//!    this node, `sources/manifests.rs::new` reads static ones. Each source publishes its whole
+//!    set as one `sources/mod.rs::SourceState` on a `watch`.
+//! 2. **It is desired.** `desired/mod.rs::merge` compares the sets with the last ones and sends
+//!    each difference as a `desired/index.rs::Change`. `desired/mirror_task.rs::run` keeps a mirror
+//!    pod in the API for each static one.
+//! 3. **It is admitted.** `dispatch/mod.rs::upsert` enters it into the table of pods.
+//!    `admission/mod.rs::admit` says whether the node takes it: one that does not fit preempts
+//!    others, waits, or is rejected, which is a life that begins with its stop.
+//! 4. **It gets a task.** `pods/launch.rs::launch` makes its memory, its feeds and its task
+//!    `pods/worker/mod.rs::run`. The newest object and orders come as
+//!    `dispatch/directive.rs::Directive` on a `watch`.
+//! 5. **It is planned.** Each event goes into `pods/memory/mod.rs::take`; then
+//!    `pods/memory/mod.rs::step` asks `pods/plan/mod.rs::plan` which actions are due, on what the
+//!    pod waits, and when to ask again.
+//! 6. **Its ground is laid.** `pods/worker/actions.rs::begin` makes each action a task, and
+//!    `pods/execute/mod.rs::execute` carries it out: cgroup and directories, images
+//!    (`images/pull.rs`), and volumes, which `volumes/task/mod.rs` sets up meanwhile.
+//! 7. **Its containers start.** `pods/request/sandbox.rs::sandbox_config` and
+//!    `pods/request/container.rs::container_config` make the requests, `cri/client.rs::Runtime`
+//!    sends them. Init containers run one after the other, the others side by side.
+//! 8. **It is observed.** `pleg/mod.rs::begin` moves the pod's epoch on for each mutation.
+//!    `pleg/task.rs::run` reads what is marked, and publishes it as `pleg/mod.rs::Observation`, an
+//!    event of step 5.
+//! 9. **It is reported.** `pods/report.rs::publish` computes the status
+//!    (`status/compute.rs::compute`) and says which containers are probed
+//!    (`probes/task.rs::running`). `status/writer.rs::run` merges the status with the API's object
+//!    and patches it.
+//! 10. **It ends.** A deletion, a deadline or an eviction makes its life
+//!     `model/lifecycle.rs::Terminating`. The plan stops containers and sandbox, releases the
+//!     volumes, removes the cgroup, waits until the final status is accepted, and has the object
+//!     deleted. The task returns `dispatch/directive.rs::Ended`; everything that is registered as a
+//!     `dispatch/forget.rs::Forget` forgets the pod.
+//!
+//! # Tasks and their channels
+//!
+//! Each task that `daemon` starts, by its name in the logs. `pod` and `probes` exist once for each
+//! pod. "Out" is all that the task changes: a channel, or something outside the process.
+//!
+//! | task | code | in | out |
+//! |---|---|---|---|
+//! | watchdog | `daemon/watchdog.rs::run` | `watch` of the health problem | systemd's watchdog |
+//! | lock file | `daemon/lock_file.rs::end_on_contention` | inotify | the stop of the process |
+//! | events | `apiserver/events_task.rs::new` | `mpsc` of `apiserver/events.rs::Recorder` | Event objects |
+//! | memory | `daemon/trim_memory.rs::new` | `watch` of starts and ends | freed memory, to the kernel |
+//! | own node | `apiserver/nodes.rs::new` | watch of the Node | `watch` of `apiserver/nodes.rs::NodeView` |
+//! | services | `apiserver/services.rs::new` | watch of Services | `watch` for `apiserver/services.rs::Handle` |
+//! | runtime classes | `apiserver/runtime_classes.rs::new` | watch of RuntimeClasses | `watch` for `apiserver/runtime_classes.rs::Handle` |
+//! | objects | `apiserver/objects.rs::new` | none: its drop ends the watches of objects | ConfigMaps and Secrets by `apiserver/objects.rs::Subscription` |
+//! | cni watch | `cni/watch.rs::run` | inotify on the CNI configuration | `watch` of a counter |
+//! | runtime condition | `cri/condition.rs::new` | the runtime's Status, CNI changes | `watch` of `cri/condition.rs::RuntimeCondition` |
+//! | network | `cni/problem.rs::problem` | `watch` of the runtime's condition | `watch` of `cni/problem.rs::NetworkProblem` |
+//! | pleg | `pleg/task.rs::run` | the runtime's events and lists, `pleg/dirty.rs::Dirty` | `watch` of `pleg/mod.rs::Observation` per pod |
+//! | health | `pleg/health.rs::health` | `watch` of the last relist | `watch` of the health problem |
+//! | node limits | `resources/node_limits.rs::run` | a timer after a refusal | cgroup of all pods |
+//! | resource manager | `resources/manager/task.rs` | `mpsc` of requests and of plugins' news | replies, `watch` of `resources/devices/mod.rs::Figures` |
+//! | manifests | `sources/manifests.rs::new` | files, inotify | `watch` of `sources/mod.rs::SourceState` |
+//! | manifests over HTTP | `sources/http.rs::new` | a URL | `watch` of `sources/mod.rs::SourceState` |
+//! | pods of the API server | `sources/apiserver.rs::new` | watch of Pods | `watch` of `sources/mod.rs::SourceState` |
+//! | desired | `desired/mod.rs::run`, `desired/mirror_task.rs::run` | every source's `watch` | `mpsc` of `desired/index.rs::Change`, mirror pods |
+//! | dispatch | `dispatch/mod.rs::run` | `mpsc` of `desired/index.rs::Change` and of commands, ends of tasks | `watch` of `dispatch/directive.rs::Directive` per pod, the table of `dispatch/handle.rs::PodsHandle` |
+//! | found pods | `pods/launch.rs::look` | pleg's changes | `watch` of `dispatch/backend.rs::Found` |
+//! | pod | `pods/worker/mod.rs::run` | `pods/worker/mod.rs::Feeds`, all `watch`; ends of its actions | actions, reports, `watch` of `dispatch/view.rs::PodView` |
+//! | probes | `probes/task.rs::run` | `watch` of the containers to probe | `watch` of `model/waiting.rs::ProbeVerdicts` |
+//! | volumes | `volumes/task/mod.rs` | `mpsc` of commands, changes of objects | `watch` of `model/waiting.rs::VolumesState` per pod, mounts |
+//! | stuck volumes | `daemon/stuck_volumes.rs::report` | `watch` of what cannot be removed | events, a metric |
+//! | statuses | `status/writer.rs::run` | `mpsc` of `status/handle.rs::Command` | PATCH and DELETE, `watch` of `status/handle.rs::Acked` per pod |
+//! | tiers | `resources/tiers.rs::keep` | `watch` of active pods | shares of the QoS tiers' cgroups |
+//! | sweep | `daemon/wire/backend.rs::follow_pods` | the pods that are known, once | removes what unknown pods left |
+//! | allocatable | `daemon/wire/backend.rs::allocatable` | `watch` of the described Node | `watch` of its allocatable |
+//! | node facts | `daemon/wire/backend.rs::node_facts` | `watch` of Node, allocatable, runtime's condition | `watch` of `model/node_facts.rs::NodeFacts` |
+//! | node | `node/mod.rs::new` | `node/sources.rs::Sources`, all `watch` | the Node object, its lease |
+//! | host addresses | `node/standalone.rs::host_ips` | the machine's addresses | `watch` of addresses |
+//! | packet filter | `node/packet_filter.rs::keep` | a timer | iptables' chains |
+//! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
+//! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
+//! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
+//! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
+//! | read-only server | `server/listener.rs::serve` | HTTP | answers |
+//! | server | `server/listener.rs::serve` | HTTPS | answers |
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | action | something that a pod's task has done for it: a mutation of the runtime, a pull, a hook, a preparation |
+//! | adopt | to take over pods that an earlier process of the kubelet started, without touching their containers |
+//! | allocatable | what the node has for pods: its capacity less what is reserved |
+//! | annotated | known from the labels and annotations of a container in the runtime |
+//! | back-off | the growing pause between attempts that fail; upstream's values |
+//! | backend | what runs pods: the implementation of `dispatch/backend.rs::Backend` |
+//! | backlog | pods that wait for their start; while there is one, work that can wait does (`model/backlog.rs::StartBacklog`) |
+//! | blocked | said of a pod that waits, with the stage and the thing that it waits for |
+//! | desired | what the sources say should run |
+//! | directive | the newest object of a pod, and orders about it, for its task |
+//! | epoch | the count of mutations that says whether a read of the runtime is current (`pleg`) |
+//! | in flight | said of an action that has begun and whose effect has not been observed |
+//! | key | what an action is about: two actions with one key are never in flight together |
+//! | ledger | the record on disk of what was made for a pod's volumes, written before it is made |
+//! | lifecycle | a pod's one way: syncing, terminating, terminated |
+//! | mirror pod | the object in the API that stands for a static pod |
+//! | observation | what the runtime said of one pod, with whether it is current |
+//! | orphan | a pod that runs and that no source has; it is stopped |
+//! | PLEG | pod lifecycle event generator: upstream's name for the observer of the runtime |
+//! | preemption | stopping pods of lower priority so that a critical pod fits |
+//! | recorded | known from the API's last status of a pod |
+//! | relist | reading all pods of the runtime, to find what no event has told |
+//! | remembered | known because this process did it |
+//! | resize | other resources for a running container, in place |
+//! | sandbox | the runtime's frame of a pod: its namespaces and network |
+//! | silent pull | a pull ahead of a container's turn; its failures are not shown |
+//! | tier | the cgroup of all burstable, or of all best-effort pods |
 //!
 //! # Invariants
 //!
@@ -97,9 +215,9 @@
 //!     one event, at `/debug/blocked`, in a metric.
 //! 13. **Secrets and tokens never reach** logs, events, argv or `Debug` output.
 //!
-//! The public face is [`backend`], for those who run pods in another way, and [`run`] with [`load`],
-//! which are what the binary does. Everything else is private; the binary and the tests of this
-//! repository reach it by `internals`, which promises nothing.
+//! The public face is [`backend`], for those who run pods in another way, and [`run`] with
+//! [`load`], which are what the binary does. Everything else is private; the binary and the tests
+//! of this repository reach it by `internals`, which promises nothing.
 //!
 //! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub
 //! object, a second typed copy of a pod, feature gates read as globals.
@@ -136,18 +254,20 @@ pub use crate::daemon::run;
 /// The seam between the node agent and what runs pods: the face for the author of a backend.
 ///
 /// A backend implements [`Backend`](backend::Backend) and, if its pods can be reached,
-/// [`Streams`](backend::Streams). It is handed to [`Dispatch`](backend::Dispatch), which has each pod admitted
-/// and asks the backend for a task and a view of the pod. The pods come from
+/// [`Streams`](backend::Streams). It is handed to [`Dispatch`](backend::Dispatch), which has each
+/// pod admitted and asks the backend for a task and a view of the pod. The pods come from
 /// [`desired`](backend::desired), which merges any number of sources. For those who know
 /// virtual-kubelet:
 ///
-/// | virtual-kubelet | here |
-/// |---|---|
-/// | `CreatePod` | [`Backend::launch`](backend::Backend::launch) |
-/// | `UpdatePod`, `DeletePod` | [`Directive`](backend::Directive), the latest value of a `watch` |
-/// | `GetPod`, `GetPodStatus`, `NotifyPods` | [`PodView`](backend::PodView), a `watch` of the task |
-/// | `GetPods` | [`Backend::found`](backend::Backend::found): pods that no task of this process runs |
-/// | `RunInContainer`, `AttachToContainer`, `PortForward`, `GetContainerLogs` | [`Streams`](backend::Streams) |
+/// - `CreatePod` is [`Backend::launch`](backend::Backend::launch).
+/// - `UpdatePod` and `DeletePod` are the latest value of a `watch` of
+///   [`Directive`](backend::Directive).
+/// - `GetPod`, `GetPodStatus` and `NotifyPods` are a `watch` of [`PodView`](backend::PodView),
+///   which the pod's task writes.
+/// - `GetPods` is [`Backend::found`](backend::Backend::found): pods that no task of this process
+///   runs.
+/// - `RunInContainer`, `AttachToContainer`, `PortForward` and `GetContainerLogs` are
+///   [`Streams`](backend::Streams).
 ///
 /// `examples/backend.rs` is a whole backend in a hundred lines.
 ///

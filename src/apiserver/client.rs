@@ -204,6 +204,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
+    use base64::Engine as _;
     use bytes::Bytes;
     use futures::StreamExt as _;
     use http::{HeaderMap, Request, Response};
@@ -303,6 +304,7 @@ mod tests {
             server: format!("https://127.0.0.1:{port}").parse().expect("a URI"),
             tls_server_name: Some("localhost".to_owned()),
             roots: Some(vec![certificate]),
+            roots_file: None,
             insecure: false,
             identity: None,
             bearer: Bearer::Token("t0ken".to_owned()),
@@ -406,6 +408,44 @@ mod tests {
         assert_eq!(*server.shown.lock(), [old, new]);
         let first = tokio::time::timeout(Duration::from_millis(100), held[0].frame()).await;
         first.expect_err("the first watch goes on, on its own connection");
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test writes as an administrator does")]
+    async fn changed_authorities_are_trusted_and_those_before_no_longer() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("ca.crt");
+        let mut server = serve().await;
+        let own = server.access.roots.clone().expect("its certificate").remove(0);
+        let pem = |certificate: &CertificateDer<'_>| {
+            let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        };
+        let (other, other_pem, _) = client_pair();
+        std::fs::write(&file, &other_pem).expect("written");
+        server.access.roots = Some(vec![other]);
+        server.access.roots_file = Some(file.clone());
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let ask = async || {
+            let request = Request::get("/api/v1/pods?watch=true&timeoutSeconds=60")
+                .body(kube::client::Body::empty());
+            clients.writes.send(request.expect("a request")).await.map(drop)
+        };
+        ask().await.expect_err("another authority");
+
+        std::fs::write(&file, pem(&own)).expect("written");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        ask().await.expect("trusted now");
+
+        // Half a change leaves the authorities as they are.
+        std::fs::write(&file, "").expect("written");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        ask().await.expect("still trusted");
+
+        std::fs::write(&file, &other_pem).expect("written");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        ask().await.expect_err("the connection of the authority before gets no new requests");
     }
 
     #[tokio::test]

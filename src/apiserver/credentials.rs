@@ -7,8 +7,8 @@
 //!   renew it. The files are looked at when a request is made, at most once in [`LOOK_AGAIN`].
 //! - One that a plug-in gives (`exec`) changes when the plug-in gives another one.
 //!
-//! Connections that were made with an older certificate get no new requests. Secrets never reach
-//! `Debug`.
+//! A file of authorities is read again in the same way. Connections that were made with an older
+//! certificate, or by older authorities, get no new requests. Secrets never reach `Debug`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use super::exec;
 use super::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
 use super::transport::TransportError;
+use super::trust::Trust;
 use crate::clock::Clock;
 use crate::linux::stamp::Stamp;
 use crate::model::Mono;
@@ -65,7 +66,9 @@ pub struct Credentials {
     identity: RwLock<Option<Arc<CertifiedKey>>>,
     /// The files of the certificate, if it is named by files.
     files: Option<Mutex<WatchedFiles>>,
-    /// Counts the certificates: each connection belongs to one.
+    /// The check of the server's certificate, if a file names the authorities.
+    trust: Option<Arc<Trust>>,
+    /// Counts the changes of both: each connection belongs to one.
     generation: AtomicU64,
     bearer: Bearer,
     cached: RwLock<Option<(HeaderValue, Mono)>>,
@@ -123,9 +126,14 @@ impl Credentials {
             Mutex::new(WatchedFiles { files, stamps, looked: now })
         });
         let identity = identity.map(|identity| certified(identity, &provider)).transpose()?;
+        let trust = match (access.roots_file.take(), &access.roots) {
+            (Some(file), Some(roots)) => Some(Trust::new(file, roots, Arc::clone(&provider), now)?),
+            _ => None,
+        };
         Ok(Arc::new(Self {
             identity: RwLock::new(identity),
             files,
+            trust,
             generation: AtomicU64::new(0),
             bearer,
             cached: RwLock::new(None),
@@ -136,12 +144,15 @@ impl Credentials {
         }))
     }
 
-    /// The number of the present client certificate. It changes when the certificate's files have
-    /// changed, and when the plug-in has given another one. Files that cannot be used leave the old
-    /// certificate in force: they may be half written.
+    /// The number of the present client certificate and authorities. It changes when their files
+    /// have changed, and when the plug-in has given another certificate. Files that cannot be used
+    /// leave the old ones in force: they may be half written.
     pub fn generation(&self) -> u64 {
+        let now = self.clock.now().mono;
+        if self.trust.as_ref().is_some_and(|trust| trust.look(now)) {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
         if let Some(watched) = &self.files {
-            let now = self.clock.now().mono;
             let mut watched = watched.lock();
             if now.since(watched.looked) >= LOOK_AGAIN {
                 watched.looked = now;
@@ -262,6 +273,8 @@ impl Credentials {
         let builder = if access.insecure {
             let verifier = Arc::new(TrustAnything(Arc::clone(&self.provider)));
             builder.dangerous().with_custom_certificate_verifier(verifier)
+        } else if let Some(trust) = &self.trust {
+            builder.dangerous().with_custom_certificate_verifier(trust.clone())
         } else {
             builder.with_root_certificates(roots(access.roots.as_deref())?)
         };

@@ -66,6 +66,8 @@ pub struct Access {
     pub tls_server_name: Option<String>,
     /// The certificates to trust; `None`: the system's.
     pub roots: Option<Vec<CertificateDer<'static>>>,
+    /// Where they were read, if from a file: they may change there.
+    pub roots_file: Option<PathBuf>,
     /// Whether to trust any certificate.
     pub insecure: bool,
     /// The client certificate.
@@ -276,6 +278,10 @@ impl Loader<'_> {
             server,
             tls_server_name: Some(cluster.tls_server_name.clone()).filter(|name| !name.is_empty()),
             roots,
+            // As upstream: watched only if they do not stand in the kubeconfig itself.
+            roots_file: (cluster.certificate_authority_data.is_empty()
+                && !cluster.certificate_authority.is_empty())
+            .then(|| self.resolve(&cluster.certificate_authority)),
             insecure: cluster.insecure_skip_tls_verify,
             plugin: plugin.filter(|_| identity.is_none() && bearer == Bearer::None),
             identity,

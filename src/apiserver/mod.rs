@@ -36,6 +36,7 @@ pub mod runtime_classes;
 pub mod services;
 pub mod tokens;
 pub mod transport;
+mod trust;
 mod watched;
 
 pub use client::{ClientConfig, Clients};

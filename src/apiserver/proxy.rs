@@ -1,5 +1,5 @@
-//! Connections to the API server, directly or through a proxy: an HTTP tunnel (CONNECT), to a proxy
-//! that speaks http or https, or SOCKS 5.
+//! Connections to a server, directly or through a proxy: an HTTP tunnel (CONNECT), to a proxy that
+//! speaks http or https, or SOCKS 5. A server that speaks http is reached by a proxy that forwards.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use futures::future::BoxFuture;
+use http::header::InvalidHeaderValue;
 use http::{HeaderValue, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -51,6 +52,37 @@ impl Proxy {
         matches!(uri.scheme_str(), Some("http" | "https" | "socks5")) && uri.host().is_some()
     }
 
+    /// Whether it is given the whole request, to be sent on: that is how a server is reached that
+    /// speaks http. All others are reached through a way that the proxy opens.
+    pub fn forwards(&self, server: &Uri) -> bool {
+        server.scheme_str() == Some("http") && self.uri.scheme_str() != Some("socks5")
+    }
+
+    /// Connects to the proxy itself, to have it forward requests.
+    pub async fn reach(&self, mut tcp: HttpConnector) -> Result<Stream, BoxError> {
+        if self.uri.scheme_str() == Some("https") {
+            return self.over_tls(tcp).call(self.address(443)?).await;
+        }
+        Ok(MaybeHttpsStream::Http(tcp.call(self.address(80)?).await?))
+    }
+
+    /// The value of `Proxy-Authorization`, if the proxy has a user.
+    pub fn authorization(&self) -> Result<Option<HeaderValue>, InvalidHeaderValue> {
+        let Some((name, password)) = &self.user else { return Ok(None) };
+        let both = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+        let mut value = HeaderValue::from_str(&format!("Basic {both}"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    fn over_tls(&self, tcp: HttpConnector) -> HttpsConnector<HttpConnector> {
+        HttpsConnectorBuilder::new()
+            .with_tls_config(self.tls.clone())
+            .https_only()
+            .enable_http1()
+            .wrap_connector(tcp)
+    }
+
     /// Opens the way to `server`.
     async fn connect(&self, tcp: HttpConnector, server: Uri) -> Result<Stream, BoxError> {
         match self.uri.scheme_str() {
@@ -61,23 +93,17 @@ impl Proxy {
                 }
                 Ok(MaybeHttpsStream::Http(socks.call(server).await?))
             }
-            Some("https") => {
-                let tls = HttpsConnectorBuilder::new()
-                    .with_tls_config(self.tls.clone())
-                    .https_only()
-                    .enable_http1()
-                    .wrap_connector(tcp);
-                Ok(self.tunnel(tls, 443)?.call(server).await?)
-            }
+            Some("https") => Ok(self.tunnel(self.over_tls(tcp), 443)?.call(server).await?),
             Some(_) | None => Ok(MaybeHttpsStream::Http(self.tunnel(tcp, 80)?.call(server).await?)),
         }
     }
 
     fn tunnel<C>(&self, connector: C, port: u16) -> Result<Tunnel<C>, BoxError> {
         let tunnel = Tunnel::new(self.address(port)?, connector);
-        let Some((name, password)) = &self.user else { return Ok(tunnel) };
-        let both = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-        Ok(tunnel.with_auth(HeaderValue::from_str(&format!("Basic {both}"))?))
+        Ok(match self.authorization()? {
+            Some(authorization) => tunnel.with_auth(authorization),
+            None => tunnel,
+        })
     }
 
     /// Its URL with a port and without a user.

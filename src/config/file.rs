@@ -169,7 +169,7 @@ fn remove_nulls(value: &mut Value) {
 /// stay as they are, for which upstream's kubelet does not do it.
 pub(super) fn resolve_paths(config: &mut KubeletConfiguration, directory: &Path) {
     for (_, path) in relative_paths(config) {
-        *path = clean(&directory.join(path.as_str()));
+        *path = clean_path(&directory.join(path.as_str()));
     }
 }
 
@@ -190,8 +190,9 @@ fn relative_paths(
     .filter(|(_, path)| !path.is_empty() && !Path::new(path.as_str()).is_absolute())
 }
 
-/// The path without `.`, and without `..` where it names something.
-fn clean(path: &Path) -> String {
+/// The path without `.`, and without `..` where it names something: Go's `filepath.Clean` of an
+/// absolute path.
+pub fn clean_path(path: &Path) -> String {
     let mut cleaned = PathBuf::new();
     for component in path.components() {
         match component {

@@ -65,6 +65,7 @@ gates! {
     IMAGE_MAXIMUM_GC_AGE = "ImageMaximumGCAge",
     IMAGE_VOLUME = "ImageVolume",
     IN_PLACE_POD_VERTICAL_SCALING = "InPlacePodVerticalScaling",
+    IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS = "InPlacePodVerticalScalingInitContainers",
     KUBELET_CRASH_LOOP_BACK_OFF_MAX = "KubeletCrashLoopBackOffMax",
     KUBELET_ENSURE_SECRET_PULLED_IMAGES = "KubeletEnsureSecretPulledImages",
     KUBELET_FINE_GRAINED_AUTHZ = "KubeletFineGrainedAuthz",

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 pub use credential_providers::Provider as CredentialProvider;
 pub use decode::DecodeError;
 pub use effects::{Area, Effect};
+pub use file::clean_path;
 pub use flags::{FlagError, Flags, Version, help};
 pub use gates::{FeatureGates, Gate, GateError};
 pub use proxies::Proxies;

@@ -195,8 +195,8 @@ impl<M: Mounter> Core<M> {
         }
     }
 
-    /// Reports on the Node what the configuration promises and this kubelet does not do yet. (`main`
-    /// has logged it.)
+    /// Reports on the Node what the configuration promises and this kubelet does not do yet.
+    /// (`main` has logged it.)
     fn report_warnings(&self) {
         for warning in self.loaded.warnings.iter().filter(|warning| warning.node_event) {
             self.recorder.node(

@@ -1,8 +1,8 @@
 //! The process's own place on the machine: its directories, no swap, a low OOM score, enough open
 //! files.
 //!
-//! Applied once, at the start. Only swap and the directories are reasons not to start; other failures
-//! are logged. Every error names the field or flag and the remedy.
+//! Applied once, at the start. Only swap and the directories are reasons not to start; other
+//! failures are logged. Every error names the field or flag and the remedy.
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ use crate::linux::mount::make_rshared;
 /// The kernel's list of swap devices; absent without swap in the kernel.
 const SWAPS: &str = "/proc/swaps";
 
-/// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may be a
-/// link, as upstream.
+/// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may be
+/// a link, as upstream.
 pub(super) fn make_directories(loaded: &Loaded) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the kubelet must run as root: it makes mounts and cgroups");

@@ -1,5 +1,5 @@
-//! How the rest of the process reaches pods: their views, the pods that count, the streams into them,
-//! orders to stop.
+//! How the rest of the process reaches pods: their views, the pods that count, the streams into
+//! them, orders to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(super) struct Table {
     views: Arc<RwLock<BTreeMap<PodUid, watch::Receiver<PodView>>>>,
     active: watch::Sender<Vec<Arc<Pod>>>,
     known: watch::Sender<Option<Arc<BTreeSet<PodUid>>>>,
+    rejections: Arc<RwLock<BTreeMap<&'static str, u64>>>,
 }
 
 impl Table {
@@ -60,6 +61,11 @@ impl Table {
             *before = active;
             !is_same
         });
+    }
+
+    /// Counts a pod that was not taken, by the label of the reason.
+    pub(super) fn count_rejection(&self, label: &'static str) {
+        *self.rejections.write().entry(label).or_default() += 1;
     }
 
     /// Publishes the pods that are known.
@@ -124,6 +130,11 @@ impl PodsHandle {
     /// The pods that count against the node's resources, as of the last time that one came or went.
     pub fn active(&self) -> watch::Receiver<Vec<Arc<Pod>>> {
         self.table.active.subscribe()
+    }
+
+    /// How many pods were not taken, by the label of the reason.
+    pub(super) fn rejections(&self) -> BTreeMap<&'static str, u64> {
+        self.table.rejections.read().clone()
     }
 
     /// Waits until every source has said which pods it has: the UIDs of those, and of the pods that

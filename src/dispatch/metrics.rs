@@ -43,7 +43,54 @@ pub fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle)
         out.family("kubelet_mirror_pods", help, Kind::Gauge, &[], &[(&[], number(mirrors))]);
         working(out, &views, &desired);
         blocked(out, &views);
+        rejected(out, &pods);
     });
+}
+
+/// The reasons of rejections that have a label of their own, as upstream's.
+const REJECTIONS: [&str; 21] = [
+    "AppArmor",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "PodOSNotSupported",
+    "InvalidNodeInfo",
+    "InitContainerRestartPolicyForbidden",
+    "SupplementalGroupsPolicyNotSupported",
+    "UnexpectedAdmissionError",
+    "UnknownReason",
+    "UnexpectedPredicateFailureType",
+    "OutOfcpu",
+    "OutOfmemory",
+    "OutOfephemeral-storage",
+    "OutOfpods",
+    "PodLevelResourcesNotSupported",
+    "PodFeatureUnsupported",
+    "node(s) had taints that the pod didn't tolerate",
+    "Evicted",
+    "SysctlForbidden",
+    "TopologyAffinityError",
+    "NodeShutdown",
+    "VolumeAttachmentLimitExceeded",
+];
+
+/// The label of a rejection: there are as many as upstream has, whatever the reasons.
+pub(super) fn rejection_label(reason: &str) -> &'static str {
+    let known = REJECTIONS.iter().find(|known| **known == reason);
+    let other = if reason.starts_with("OutOf") { "OutOfExtendedResources" } else { "Other" };
+    known.copied().unwrap_or(other)
+}
+
+fn rejected(out: &mut Collected, pods: &PodsHandle) {
+    #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
+    let samples: Vec<([&str; 1], f64)> =
+        pods.rejections().into_iter().map(|(label, count)| ([label], count as f64)).collect();
+    let samples: Vec<(&[&str], f64)> =
+        samples.iter().map(|(labels, count)| (labels.as_slice(), *count)).collect();
+    let help = "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
+    let name = "kubelet_admission_rejections_total";
+    // Upstream has the family from the first rejection on.
+    if !samples.is_empty() {
+        out.family(name, help, Kind::Counter, &["reason"], &samples);
+    }
 }
 
 fn running(out: &mut Collected, views: &[PodView]) {
@@ -147,4 +194,22 @@ fn show<const N: usize>(
 )]
 fn number(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rejection_label;
+
+    #[test]
+    fn rejections_have_the_labels_of_upstream() {
+        for (reason, label) in [
+            ("OutOfcpu", "OutOfcpu"),
+            ("OutOfexample.com/gpu", "OutOfExtendedResources"),
+            ("SysctlForbidden", "SysctlForbidden"),
+            ("NodeAffinity", "Other"),
+            ("NodePorts", "Other"),
+        ] {
+            assert_eq!(rejection_label(reason), label, "{reason}");
+        }
+    }
 }

@@ -270,10 +270,7 @@ impl<B: Backend> Dispatch<B> {
             *pending = pod;
             return;
         }
-        let pending = &self.allocations.pending;
-        let older = self.entries.values().any(|entry| entry.is_static && entry.key == key)
-            || pending.values().any(|pod| pod::is_static(pod) && pod::key(pod) == key);
-        if pod::is_static(&pod) && older {
+        if pod::is_static(&pod) && self.has_other_generation(&uid, &key) {
             debug!(pod = %key, "static pod waits for its older generation to end");
             self.queued.insert(key, pod);
             return;
@@ -281,6 +278,33 @@ impl<B: Backend> Dispatch<B> {
         if !self.begin_allocation(&pod) {
             self.enter(pod, NodeLook::Cached);
         }
+    }
+
+    /// Whether another pod under the name of a static pod has to end first. One that an earlier
+    /// process left is stopped at once, before the sources are ready: what the API server wants may
+    /// not be known before this pod runs.
+    fn has_other_generation(&mut self, uid: &PodUid, key: &PodKey) -> bool {
+        let found = self.backend.found();
+        let wanted = self.desired.pods();
+        let is_wanted = |uid: &PodUid| wanted.iter().any(|pod| pod::uid(pod) == *uid);
+        let left: Vec<(PodUid, FoundPod)> = found
+            .borrow()
+            .iter()
+            .flatten()
+            .filter(|(other, found)| {
+                found.key == *key && found.is_running && *other != uid && !is_wanted(other)
+            })
+            .map(|(uid, found)| (uid.clone(), found.clone()))
+            .collect();
+        for (uid, found) in left {
+            info!(pod = %key, %uid, "stopping what runs under the name of a static pod");
+            self.stop_orphan(&uid, &found);
+        }
+
+        let ends = |entry: &Entry| entry.is_static || entry.directive.borrow().gone;
+        let pending = &self.allocations.pending;
+        self.entries.values().any(|entry| entry.key == *key && ends(entry))
+            || pending.values().any(|pod| pod::is_static(pod) && pod::key(pod) == *key)
     }
 
     /// Has a pod admitted and starts its task, or puts it off until the Node object has been read.
@@ -338,6 +362,7 @@ impl<B: Backend> Dispatch<B> {
                     return Entrance::PutOff(read_node.clone());
                 }
                 self.door.tell_rejected(pod, &rejection);
+                self.table.count_rejection(metrics::rejection_label(&rejection.reason));
                 let reason = rejection.reason;
                 let message = rejection.message;
                 info!(pod = %pod::key(pod), reason, message, "pod rejected");
@@ -481,19 +506,24 @@ impl<B: Backend> Dispatch<B> {
             self.desired.pods().iter().map(|pod| pod::uid(pod)).collect();
         for (uid, found) in orphans.into_iter().filter(|(uid, _)| !wanted.contains(uid)) {
             info!(pod = %found.key, %uid, "stopping a pod that no source has");
-            let directive = Directive {
-                pod: orphan::pod(&uid, &found),
-                gone: true,
-                stop: None,
-                resize: Resize::default(),
-                room: Vec::new(),
-            };
-            let lifecycle = self.terminating(TerminationCause::Removed, found.grace);
-            self.start(directive, lifecycle);
+            self.stop_orphan(&uid, &found);
         }
         if !self.table.is_swept() {
             self.table.publish_known(self.entries.keys().cloned().chain(wanted).collect());
         }
+    }
+
+    /// Starts a task that only stops what was found of a pod.
+    fn stop_orphan(&mut self, uid: &PodUid, found: &FoundPod) {
+        let directive = Directive {
+            pod: orphan::pod(uid, found),
+            gone: true,
+            stop: None,
+            resize: Resize::default(),
+            room: Vec::new(),
+        };
+        let lifecycle = self.terminating(TerminationCause::Removed, found.grace);
+        self.start(directive, lifecycle);
     }
 }
 

@@ -340,6 +340,31 @@ async fn generations_of_a_static_pod_never_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_static_pod_waits_for_the_end_of_what_ran_under_its_name_before() {
+    let bench = bench(&["etcd"]);
+    let pod = static_pod("etcd", "h2");
+    // No source is ready: the API server may be behind this very pod.
+    bench.upsert(&pod).await;
+    bench.started(&["etcd"]);
+    assert!(bench.directive("etcd").gone);
+    bench.upsert(&pod).await;
+    bench.started(&["etcd"]);
+    bench.end("etcd", End::Gone).await;
+    bench.started(&["etcd", "h2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_waits_for_an_orphan_of_its_name() {
+    let bench = bench(&["etcd"]);
+    bench.source_has(&[]).await;
+    bench.started(&["etcd"]);
+    bench.upsert(&static_pod("etcd", "h2")).await;
+    bench.started(&["etcd"]);
+    bench.end("etcd", End::Gone).await;
+    bench.started(&["etcd", "h2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_that_comes_back_while_it_stops_is_started_anew() {
     let bench = bench(&[]);
     let pod = static_pod("etcd", "h1");
@@ -481,6 +506,7 @@ async fn what_a_reboot_left_does_not_spare_admission() {
     assert_eq!(bench.rejection("runs"), None, "a pod that runs is never sent away");
     bench.upsert(&sized("left", "3", 1)).await;
     assert_eq!(bench.rejection("left").as_deref(), Some("OutOfcpu"));
+    assert_eq!(bench.handle.rejections(), [("OutOfcpu", 1)].into(), "counted once");
 }
 
 /// A pod for nodes with a label.

@@ -1,5 +1,5 @@
-//! Facts of the machine as a whole, as the kernel gives them: processors on line, the greatest number
-//! of processes, the abilities that containers' settings depend on.
+//! Facts of the machine as a whole, as the kernel gives them: processors on line, the greatest
+//! number of processes, the abilities that containers' settings depend on.
 
 use std::path::Path;
 

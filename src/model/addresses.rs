@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// The addresses that a pod has in the API, in order: the first of the family that the node prefers,
-/// then the first of the other family. The first of them is the pod's `podIP`.
+/// The addresses that a pod has in the API, in order: the first of the family that the node
+/// prefers, then the first of the other family. The first of them is the pod's `podIP`.
 pub fn ordered(ips: &[IpAddr], prefers_ipv6: bool) -> Vec<IpAddr> {
     let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
     first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()

@@ -1,5 +1,5 @@
-//! The settings of the CRI backend from the kubelet's configuration: the planner's, those of requests
-//! to the runtime, the rotation of logs.
+//! The settings of the CRI backend from the kubelet's configuration: the planner's, those of
+//! requests to the runtime, the rotation of logs.
 //!
 //! Pure.
 

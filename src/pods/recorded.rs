@@ -144,4 +144,16 @@ mod tests {
         assert_eq!(recorded(Some(&status)).terminal_phase, None);
         assert!(probed(Some(&status))[&ContainerId::new("abc")].ready);
     }
+
+    #[test]
+    fn a_static_pod_begins_anew_whatever_became_of_its_mirror() {
+        for phase in ["Failed", "Succeeded"] {
+            let status = json!({"phase": phase, "startTime": "2023-11-14T22:13:20Z"});
+            let status: PodStatus = serde_json::from_value(status).expect("a status");
+            let of_static = recorded(Some(&crate::status::of_mirror(&status)));
+            assert_eq!(of_static.terminal_phase, None, "{phase}");
+            assert_eq!(of_static.start_time, status.start_time.as_ref().map(|time| time.0));
+            assert!(recorded(Some(&status)).terminal_phase.is_some(), "an API pod stays {phase}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! Where the kubelet's API is served, with which certificate, and who may use it, from the kubelet's
-//! configuration.
+//! Where the kubelet's API is served, with which certificate, and who may use it, from the
+//! kubelet's configuration.
 
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

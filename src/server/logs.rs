@@ -1,5 +1,5 @@
-//! `/containerLogs/{namespace}/{pod}/{container}`: reads the query, finds the pod, and sends the log
-//! that its backend opens.
+//! `/containerLogs/{namespace}/{pod}/{container}`: reads the query, finds the pod, and sends the
+//! log that its backend opens.
 
 use axum::Router;
 use axum::body::Body;

@@ -1,9 +1,9 @@
 //! The kubelet's HTTPS API (10250), its read-only twin (10255) and the health port (10248): one
 //! file per endpoint family.
 //!
-//! Fed by requests; reaches pods, and their backend's streams, by `PodsHandle`. Every request of the
-//! HTTPS port is authenticated and authorised before anything is read (`guard`). It never changes a
-//! pod, and never talks to a runtime.
+//! Fed by requests; reaches pods, and their backend's streams, by `PodsHandle`. Every request of
+//! the HTTPS port is authenticated and authorised before anything is read (`guard`). It never
+//! changes a pod, and never talks to a runtime.
 
 mod authn;
 mod authz;

@@ -69,6 +69,7 @@ impl http::Config {
             check_frequency: config.http_check_frequency.to_std(),
             node_name: node_name.to_owned(),
             references: references(loaded),
+            proxies: loaded.proxies.clone(),
         }))
     }
 }

@@ -1,8 +1,9 @@
 //! The defaults that the API server would have applied: a static pod comes to the kubelet without
 //! them.
 //!
-//! Pure. core/v1's defaulting of the fields that a kubelet reads; of volume kinds that a kubelet
-//! without an API server cannot use only what changes the object's hash is left out.
+//! Pure. core/v1's defaulting: all of it but for ephemeral containers, which a static pod cannot
+//! have, and for the sums of pod-level resources, which admission here computes. The UID of the pod
+//! depends on every default.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::images::reference::is_latest;
 use crate::model::Pod;
 
 /// Applies them.
@@ -46,8 +48,9 @@ fn spec(spec: &mut PodSpec) {
     fill(&mut spec.scheduler_name, "default-scheduler");
     spec.security_context.get_or_insert_default();
     spec.termination_grace_period_seconds.get_or_insert(30);
-    spec.service_account_name =
-        spec.service_account_name.take().or_else(|| spec.service_account.clone());
+    if spec.service_account_name.as_deref().unwrap_or_default().is_empty() {
+        spec.service_account_name.clone_from(&spec.service_account);
+    }
     spec.service_account.clone_from(&spec.service_account_name);
 }
 
@@ -158,6 +161,7 @@ fn volume(volume: &mut Volume) {
             .filter_map(|item| item.field_ref.as_mut())
             .for_each(field_ref);
     }
+    remote_volume(volume);
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(MODE);
         for projection in source.sources.iter_mut().flatten() {
@@ -173,6 +177,33 @@ fn volume(volume: &mut Volume) {
                 token.expiration_seconds.get_or_insert(3600);
             }
         }
+    }
+}
+
+/// Defaults of the kinds that this kubelet does not mount.
+fn remote_volume(volume: &mut Volume) {
+    if let Some(source) = &mut volume.iscsi {
+        fill(&mut source.iscsi_interface, "default");
+    }
+    if let Some(source) = &mut volume.rbd {
+        fill(&mut source.pool, "rbd");
+        fill(&mut source.user, "admin");
+        fill(&mut source.keyring, "/etc/ceph/keyring");
+    }
+    if let Some(source) = &mut volume.azure_disk {
+        source.caching_mode.get_or_insert_with(|| "ReadWrite".to_owned());
+        source.fs_type.get_or_insert_with(|| "ext4".to_owned());
+        source.read_only.get_or_insert(false);
+        source.kind.get_or_insert_with(|| "Shared".to_owned());
+    }
+    if let Some(source) = &mut volume.scale_io {
+        fill(&mut source.storage_mode, "ThinProvisioned");
+        fill(&mut source.fs_type, "xfs");
+    }
+    if let Some(template) =
+        volume.ephemeral.as_mut().and_then(|source| source.volume_claim_template.as_mut())
+    {
+        template.spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
     }
 }
 
@@ -200,12 +231,16 @@ fn pod_requests(spec: &mut PodSpec) {
             .chain(spec.init_containers.iter().flatten())
             .any(|c| asks_in(&c.resources))
     };
-    let Some(limits) = spec.resources.as_ref().and_then(|resources| resources.limits.clone())
-    else {
-        return;
-    };
-    let missing: Vec<_> = limits.into_iter().filter(|(name, _)| !asks(name)).collect();
-    if let Some(resources) = &mut spec.resources {
+    let limits = spec.resources.as_ref().and_then(|resources| resources.limits.clone());
+    let missing: Vec<_> = limits
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| match name.as_str() {
+            "cpu" | "memory" => !asks(name),
+            name => name.starts_with("hugepages-"),
+        })
+        .collect();
+    if let Some(resources) = spec.resources.as_mut().filter(|_| !missing.is_empty()) {
         let requests = resources.requests.get_or_insert_default();
         for (name, limit) in missing {
             requests.entry(name).or_insert(limit);
@@ -216,16 +251,6 @@ fn pod_requests(spec: &mut PodSpec) {
 fn pull_policy(policy: &mut Option<String>, image: Option<&str>) {
     let latest = image.is_some_and(is_latest);
     fill(policy, if latest { "Always" } else { "IfNotPresent" });
-}
-
-/// Whether an image reference means the tag `latest`: it says so, or it says neither tag nor
-/// digest.
-fn is_latest(image: &str) -> bool {
-    if image.is_empty() || image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 fn fill(field: &mut Option<String>, default: &str) {
@@ -244,7 +269,7 @@ fn fill_number(field: &mut Option<i32>, default: i32) {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{apply, is_latest};
+    use super::apply;
     use crate::model::Pod;
 
     #[track_caller]
@@ -305,18 +330,5 @@ mod tests {
         check(with(limits), "/spec/containers/0/resources/requests", expected);
         let env = json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]});
         check(with(env), "/spec/containers/0/env/0/valueFrom/fieldRef/apiVersion", json!("v1"));
-    }
-
-    #[test]
-    fn tells_the_latest_tag() {
-        for (image, latest) in [
-            ("busybox", true),
-            ("busybox:latest", true),
-            ("host:5000/busybox", true),
-            ("host:5000/busybox:1.36", false),
-            ("busybox@sha256:abc", false),
-        ] {
-            assert_eq!(is_latest(image), latest, "{image}");
-        }
     }
 }

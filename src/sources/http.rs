@@ -1,7 +1,7 @@
 //! Static pods from a URL (`staticPodURL`): a Pod or a PodList, read every `httpCheckFrequency`.
 //!
-//! A failure keeps what was read last. Static pods from a URL get no toleration of their own, as
-//! upstream.
+//! A failure keeps what was read last. The proxies of the environment are used. Static pods from a
+//! URL get no toleration of their own, as upstream.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,15 +9,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
+use tower::BoxError;
 
 use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
-use crate::apiserver::credentials::{self, CredentialsError};
+use crate::apiserver::credentials;
+use crate::apiserver::proxy::{Connector, Proxy};
 use crate::clock::Clock;
+use crate::config::Proxies;
 use crate::model::{Pod, PodUid, pod};
 
 /// How long one read may take, as upstream.
@@ -38,6 +43,8 @@ pub struct Config {
     pub node_name: String,
     /// Whether static pods may refer to objects of the API.
     pub references: References,
+    /// The proxies of the environment.
+    pub proxies: Proxies,
 }
 
 /// Makes the source, and the task that reads it. The task runs until it is dropped.
@@ -96,44 +103,151 @@ enum FetchError {
         /// Why.
         source: http::Error,
     },
-    /// TLS cannot be set up.
+    /// There is no answer, or it breaks off or is too long.
     #[error(transparent)]
-    Tls(#[from] CredentialsError),
-    /// There is no answer.
-    #[error(transparent)]
-    Request(#[from] hyper_util::client::legacy::Error),
+    Request(BoxError),
     /// There is no answer in time.
     #[error("no answer within {DEADLINE:?}")]
     Deadline,
     /// The answer is no success.
     #[error("the server answered {0}")]
     Status(http::StatusCode),
-    /// The answer breaks off or is too long.
-    #[error(transparent)]
-    Body(Box<dyn std::error::Error + Send + Sync>),
     /// The answer is empty.
     #[error("the answer is empty")]
     Empty,
 }
 
 async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
-    let tls = credentials::anonymous_tls()?;
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_all_versions()
-        .build();
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let mut request = http::Request::get(config.url.as_str())
+    let request = http::Request::get(config.url.as_str())
         .body(Empty::new())
         .map_err(|source| FetchError::Url { url: config.url.clone(), source })?;
-    request.headers_mut().extend(config.headers.clone());
-    let answer = client.request(request).await?;
-    if answer.status() != http::StatusCode::OK {
-        return Err(FetchError::Status(answer.status()));
+    let (mut head, body) = request.into_parts();
+    head.headers.extend(config.headers.clone());
+    let proxy = config.proxies.choose(&head.uri).map(Proxy::new).transpose();
+    let proxy = proxy.map_err(|error| FetchError::Request(error.into()))?;
+    let request = http::Request::from_parts(head, body);
+
+    let (status, text) = match proxy {
+        Some(proxy) if proxy.forwards(request.uri()) => forwarded(&proxy, request).await,
+        proxy => direct(proxy, request).await,
     }
-    let body =
-        Limited::new(answer.into_body(), MAX_SIZE).collect().await.map_err(FetchError::Body)?;
-    let text = body.to_bytes().to_vec();
+    .map_err(FetchError::Request)?;
+    if status != http::StatusCode::OK {
+        return Err(FetchError::Status(status));
+    }
     if text.is_empty() { Err(FetchError::Empty) } else { Ok(text) }
+}
+
+type Answer = (http::StatusCode, Vec<u8>);
+
+/// Asks the server, or a proxy that opens the way to it.
+async fn direct(
+    proxy: Option<Arc<Proxy>>,
+    request: http::Request<Empty<Bytes>>,
+) -> Result<Answer, BoxError> {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(credentials::anonymous_tls()?)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(Connector { tcp: tcp(), proxy });
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    read(client.request(request).await?).await
+}
+
+/// Asks a proxy that sends the request on; it is given the whole URL.
+async fn forwarded(
+    proxy: &Proxy,
+    mut request: http::Request<Empty<Bytes>>,
+) -> Result<Answer, BoxError> {
+    let host = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let host = http::HeaderValue::from_str(host)?;
+    request.headers_mut().entry(http::header::HOST).or_insert(host);
+    if let Some(authorization) = proxy.authorization()? {
+        request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
+    }
+
+    let stream = proxy.reach(tcp()).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    let exchange = async move { read(sender.send_request(request).await?).await };
+    // The connection ends when the sender is dropped; how is of no interest after the answer.
+    let (answer, _) = tokio::join!(exchange, connection);
+    answer
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp
+}
+
+async fn read(answer: http::Response<Incoming>) -> Result<Answer, BoxError> {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_SIZE).collect().await?;
+    Ok((status, body.to_bytes().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Answers one request and says what it was.
+    async fn serve(listener: TcpListener) -> String {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.expect("a request");
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nyes";
+        stream.write_all(answer.as_bytes()).await.expect("sent");
+        String::from_utf8_lossy(&request[..length]).to_lowercase()
+    }
+
+    fn config(url: String, proxies: Proxies) -> Config {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-a", http::HeaderValue::from_static("b"));
+        Config {
+            url,
+            headers,
+            check_frequency: Duration::from_secs(1),
+            node_name: "n".to_owned(),
+            references: References::Refused,
+            proxies,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_of_the_environment_sends_the_request_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener));
+        let proxies =
+            Proxies { http: format!("http://user:pw@127.0.0.1:{port}"), ..Proxies::default() };
+        let config = config("http://manifests.test:81/pods?a=b".to_owned(), proxies);
+        assert_eq!(fetch(&config).await.expect("an answer"), b"yes");
+        let request = tasks.join_next().await.expect("a task").expect("heard");
+        assert!(
+            request.starts_with("get http://manifests.test:81/pods?a=b http/1.1\r\n"),
+            "{request}"
+        );
+        assert!(request.contains("host: manifests.test:81\r\n"), "{request}");
+        assert!(request.contains("x-a: b\r\n"), "{request}");
+        assert!(request.contains("proxy-authorization: basic "), "{request}");
+    }
+
+    #[tokio::test]
+    async fn no_proxy_is_for_this_machine() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener));
+        let proxies = Proxies { http: "http://proxy.test:1".to_owned(), ..Proxies::default() };
+        let config = config(format!("http://127.0.0.1:{port}/pods"), proxies);
+        assert_eq!(fetch(&config).await.expect("an answer"), b"yes");
+        let request = tasks.join_next().await.expect("a task").expect("heard");
+        assert!(request.starts_with("get /pods http/1.1\r\n"), "{request}");
+    }
 }

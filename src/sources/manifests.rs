@@ -21,6 +21,7 @@ use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
+use crate::config::clean_path;
 use crate::model::{EventType, Pod, PodUid, Wall, pod, reason};
 
 /// How long after a change the files are read: a rename, or a write in pieces, is over by then.
@@ -208,7 +209,9 @@ impl Task {
 impl File {
     /// Reads a new text; answers what is wrong with it.
     fn read(&mut self, text: Vec<u8>, path: &Path, config: &Config, now: Wall) -> Option<String> {
-        let origin = path.display().to_string();
+        // The UID depends on the path, which upstream makes clean only within a directory.
+        let is_whole = *path == config.path;
+        let origin = if is_whole { path.display().to_string() } else { clean_path(path) };
         let pod =
             static_pod::read(&text, Origin::File(&origin), &config.node_name, config.references)
                 .map_err(|error| error.to_string())
@@ -435,6 +438,21 @@ mod tests {
         std::fs::create_dir(&path).expect("made");
         std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
         world.until(&[("a-n", "i:1")]).await;
+    }
+
+    #[tokio::test]
+    async fn the_uid_depends_on_the_clean_path() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        std::fs::create_dir(path.join("x")).expect("made");
+        std::fs::write(path.join("a.yaml"), manifest("a", "i:1")).expect("written");
+        let uid = async |path: &Path| {
+            let mut world = world(path);
+            world.until(&[("a-n", "i:1")]).await;
+            world.source.state.borrow().pods.keys().next().cloned()
+        };
+        let dirty = path.join("x/..//.").join("");
+        assert_eq!(uid(&dirty).await, uid(path).await);
     }
 
     #[test]

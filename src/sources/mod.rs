@@ -12,6 +12,7 @@ pub mod http;
 pub mod manifests;
 pub mod references;
 pub mod static_pod;
+mod uid;
 pub mod validate;
 
 use std::collections::BTreeMap;

@@ -1,16 +1,14 @@
 //! From the text of a manifest to a static pod, as upstream makes it: decode, default, identify,
 //! validate.
 //!
-//! Pure. The UID is a hash of the defaulted pod, this node's name and the file's path, so an edited
-//! file is another pod and the same file is the same pod after a restart.
-
-use std::fmt::Write as _;
+//! Pure. The UID is upstream's hash of the defaulted pod, this node's name and the file's path: an
+//! edited file is another pod, the same file is the same pod after a restart and after an exchange
+//! of the kubelet.
 
 use k8s_openapi::api::core::v1::Toleration;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
-use super::{defaults, references, validate};
+use super::{defaults, references, uid, validate};
 use crate::config::document;
 use crate::model::pod::{CONFIG_HASH, CONFIG_MIRROR};
 use crate::model::{Pod, pod};
@@ -111,7 +109,7 @@ fn decode(text: &[u8]) -> Result<Value, ManifestError> {
 }
 
 /// Go takes numbers for quantities (`cpu: 2`); the types here do not.
-fn normalise(value: &mut Value, quantity: bool) {
+pub(super) fn normalise(value: &mut Value, quantity: bool) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
@@ -234,7 +232,7 @@ fn without_place(problem: &str) -> String {
 fn identify(pod: &mut Pod, origin: Origin<'_>, node_name: &str) {
     let uid = match pod.metadata.uid.take().filter(|uid| !uid.is_empty()) {
         Some(uid) => uid,
-        None => hash(pod, origin, node_name),
+        None => uid::of(pod, origin, node_name),
     };
     let metadata = &mut pod.metadata;
     metadata.managed_fields = None;
@@ -260,22 +258,6 @@ fn identify(pod: &mut Pod, origin: Origin<'_>, node_name: &str) {
     }
     let status = pod.status.get_or_insert_default();
     status.phase = Some("Pending".to_owned());
-}
-
-/// 128 bits in hexadecimal, as upstream's.
-fn hash(pod: &Pod, origin: Origin<'_>, node_name: &str) -> String {
-    let mut hasher = Sha256::new();
-    // Serialising plain data cannot fail; maps are ordered, so equal pods give equal texts.
-    hasher.update(serde_json::to_vec(pod).unwrap_or_default());
-    match origin {
-        Origin::File(path) => hasher.update(format!("host:{node_name}file:{path}")),
-        Origin::Url(url) => hasher.update(format!("url:{url}")),
-    }
-    hasher.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -31,9 +31,9 @@ pub const REJECTED_PREFIX: &str = "Pod was rejected: ";
 pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     let nothing = api::PodStatus::default();
     let recorded = input.recorded.or(input.pod.status.as_ref()).unwrap_or(&nothing);
-    let of_mirror =
-        (input.previous.is_none() && pod::is_static(input.pod)).then(|| of_mirror(recorded));
-    let old = input.previous.or(of_mirror.as_ref()).unwrap_or(recorded);
+    let of_mirror = pod::is_static(input.pod).then(|| of_mirror(recorded));
+    let recorded = of_mirror.as_ref().unwrap_or(recorded);
+    let old = input.previous.unwrap_or(recorded);
     let mut status = match input.lifecycle.terminating().map(|terminating| &terminating.cause) {
         Some(TerminationCause::Rejected { reason, message }) if !is_terminal(recorded) => {
             rejected(input, recorded, reason, message)
@@ -52,9 +52,11 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     status
 }
 
-/// What of a mirror's status counts when its static pod is adopted. Its containers are as the
-/// runtime says, as with upstream, whose static pods begin without a status: of those that ran,
-/// only what the probes had found is taken.
+/// What of a mirror's status counts for its static pod.
+///
+/// A static pod begins as pending, whatever became of its mirror: so it does after each restart of
+/// upstream's kubelet. Phase, reason and message are never taken from the mirror. Its containers
+/// are as the runtime says; of those that ran, only what the probes had found is taken.
 pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
     let probed = |list: &Option<Vec<api::ContainerStatus>>| {
         let ran = |status: &&api::ContainerStatus| {
@@ -73,6 +75,9 @@ pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
         container_statuses: probed(&status.container_statuses),
         init_container_statuses: probed(&status.init_container_statuses),
         ephemeral_container_statuses: None,
+        phase: None,
+        reason: None,
+        message: None,
         ..status.clone()
     }
 }
@@ -140,9 +145,7 @@ fn decide_phase(
     status: &api::PodStatus,
 ) -> PhaseDecision {
     let over = !could_run(input);
-    // A static pod that is started anew may find the mirror of its former life.
-    let recorded = if pod::is_static(input.pod) { None } else { Some(recorded) };
-    for known in recorded.into_iter().chain(input.previous) {
+    for known in std::iter::once(recorded).chain(input.previous) {
         if let Some(terminal) = Phase::of(known).filter(|phase| phase.is_terminal()) {
             return PhaseDecision { reported: terminal, natural: terminal, over };
         }

@@ -179,7 +179,9 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
         }
         ("resize", [name, amounts @ ..]) => {
             let spec = world.pod.spec.as_mut().ok_or("the pod has no spec")?;
-            let container = spec.containers.iter_mut().find(|container| container.name == *name);
+            let mut containers =
+                spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+            let container = containers.find(|container| container.name == *name);
             set_resources(container.ok_or("there is no such container")?, amounts)
         }
         ("diagnosis", text) => {

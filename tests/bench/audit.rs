@@ -2,11 +2,10 @@
 //! of the time between was the control plane's own: from its audit log.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use rkubelet_bed::audit;
 use serde_json::Value;
 
 /// Reads what is written to the log from its making on.
@@ -28,35 +27,22 @@ pub(crate) struct Accepted {
 
 impl Audit {
     pub(crate) fn from_now(path: PathBuf) -> Self {
-        let offset = std::fs::metadata(&path).map_or(0, |file| file.len());
-        Self { path, offset }
+        Self { offset: audit::end(&path), path }
     }
 
     /// What it says of pods that became Ready, by the pod's name.
     pub(crate) fn accepted(&self) -> Result<HashMap<String, Accepted>> {
-        let mut file = File::open(&self.path).with_context(|| self.path.display().to_string())?;
-        file.seek(SeekFrom::Start(self.offset))?;
         let mut made = HashMap::new();
         let mut bound = HashMap::new();
         let mut out = HashMap::new();
-        for line in BufReader::new(file).lines() {
-            let line = line?;
-            if !line.contains("\"resource\":\"pods\"") || !line.contains("\"ResponseComplete\"") {
-                continue;
-            }
-            // The last line may be half written.
-            let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
-            let accepted = event["responseStatus"]["code"]
-                .as_u64()
-                .is_some_and(|code| (200..300).contains(&code));
+        let words = ["\"resource\":\"pods\"", "\"ResponseComplete\""];
+        for event in audit::accepted(&self.path, self.offset, &words)? {
+            let event = event?;
             let moment = |key: &str| {
                 event[key].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok())
             };
-            let (true, Some(came), Some(answered)) =
-                (accepted, moment("requestReceivedTimestamp"), moment("stageTimestamp"))
-            else {
-                continue;
-            };
+            let Some(came) = moment("requestReceivedTimestamp") else { continue };
+            let Some(answered) = moment("stageTimestamp") else { continue };
             // Who makes a pod with a generated name finds it in the answer only; the bench gives
             // names.
             let Some(name) = event["objectRef"]["name"].as_str() else { continue };

@@ -1,14 +1,14 @@
 //! The node under test, as the harness made it: its paths, its kubelet, its runtime.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet::internals::clock::Clock;
 use rkubelet::internals::cri::{CriError, Runtime, Settings, v1};
+use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::run;
 
 /// The name of the only node.
 pub(crate) const NAME: &str = "n1";
@@ -26,10 +26,7 @@ impl Kubelet {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let program = match text.split_once('=') {
             Some((_, path)) => path.to_owned(),
-            None if text == "ours" => match std::env::var("RKUBELET_BIN") {
-                Ok(path) => path,
-                Err(_) => target_dir()?.join("release/rkubelet").to_string_lossy().into_owned(),
-            },
+            None if text == "ours" => run::program()?.to_string_lossy().into_owned(),
             None => text.to_owned(),
         };
         let name = text.split('=').next().unwrap_or(text).to_owned();
@@ -41,38 +38,33 @@ impl Kubelet {
     }
 }
 
-/// Where cargo builds: this program lies in `TARGET/PROFILE/deps`.
-pub(crate) fn target_dir() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    program.ancestors().nth(3).map(Path::to_owned).context("the target folder")
-}
-
 /// The node.
 #[derive(Debug)]
 pub(crate) struct Node {
-    env: HashMap<String, String>,
+    cluster: Arc<Cluster>,
 }
 
 impl Node {
-    pub(crate) fn from_env() -> Result<Self> {
-        let text =
-            std::env::var("RKUBELET_BENCH_ENV").context("start the bench with tests/bench/run")?;
-        let pair = |line: &str| {
-            line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
-        };
-        Ok(Self { env: text.lines().filter_map(pair).collect() })
+    /// The only node of `cluster`.
+    pub(crate) fn of(cluster: &Arc<Cluster>) -> Self {
+        Self { cluster: Arc::clone(cluster) }
+    }
+
+    /// The cluster that the node is part of.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     fn value(&self, key: &str) -> Result<&str> {
-        self.env
-            .get(key)
-            .map(String::as_str)
-            .with_context(|| format!("the cluster's env has no {key}"))
+        let value = self.cluster.env(key);
+        ensure!(!value.is_empty(), "the cluster's env has no {key}");
+        Ok(value)
     }
 
     /// A path on the node, as the machine sees it.
     pub(crate) fn path(&self, path: &str) -> Result<PathBuf> {
-        Ok(PathBuf::from(format!("{}{path}", self.value("NODE_N1_ROOT")?)))
+        self.value("NODE_N1_ROOT")?;
+        Ok(self.cluster.on_node(path))
     }
 
     /// The node's cgroup, below which the kubelet puts `kubepods`.
@@ -95,14 +87,14 @@ impl Node {
     }
 
     /// Starts `kubelet` on the node and answers its pid.
-    pub(crate) fn start_kubelet(&self, kubelet: &Kubelet) -> Result<u32> {
-        self.cluster(&["kubelet", "start", NAME, &kubelet.program])?;
-        let pid = self.cluster(&["kubelet", "pid", NAME])?;
+    pub(crate) async fn start_kubelet(&self, kubelet: &Kubelet) -> Result<u32> {
+        self.cluster.run(&["kubelet", "start", NAME, &kubelet.program]).await?;
+        let pid = self.cluster.run(&["kubelet", "pid", NAME]).await?;
         pid.trim().parse().with_context(|| format!("the kubelet's pid: {pid:?}"))
     }
 
-    pub(crate) fn stop_kubelet(&self) -> Result<()> {
-        self.cluster(&["kubelet", "stop", NAME]).map(|_| ())
+    pub(crate) async fn stop_kubelet(&self) -> Result<()> {
+        self.cluster.run(&["kubelet", "stop", NAME]).await.map(|_| ())
     }
 
     /// Removes whatever pods are left in the runtime, so that nobody inherits the other's work. No
@@ -122,17 +114,6 @@ impl Node {
             }
         }
         Err(last.context("sandboxes stay")?.into())
-    }
-
-    fn cluster(&self, args: &[&str]) -> Result<String> {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
-        let output = Command::new(program)
-            .args(["--name", self.value("CLUSTER_NAME")?])
-            .args(args)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "cluster {}: {}", args.join(" "), said.trim());
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 

@@ -139,7 +139,8 @@ pub(crate) struct Bed {
 impl Bed {
     /// The namespace with what its pods need, and the watch.
     pub(crate) async fn make(node: &Node) -> Result<Self> {
-        let client = Client::try_default().await.context("the cluster's API server")?;
+        let client =
+            rkubelet_bed::bed::client(node.cluster()).await.context("the cluster's API server")?;
         let namespace: Namespace =
             serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         let namespaces: Api<Namespace> = Api::all(client.clone());

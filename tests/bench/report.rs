@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rkubelet_bed::run::target_dir;
 use serde_json::json;
 
 use crate::Options;
-use crate::node::target_dir;
 use crate::samples::{FLOOR, Samples, median, percentile};
 
 /// What upstream does meanwhile and ours does not yet: work that its figures contain. Take a line

@@ -1,7 +1,7 @@
 //! The bench: ours and upstream's kubelet in turns on one node, and the bare CRI calls for the same
 //! pods as the floor.
 //!
-//! `tests/bench/run` (or `make bench`) builds, brings a cluster up and runs this in its network.
+//! `tests/bench/run` (or `make bench`) builds and runs this, which brings a cluster up.
 //! Each round measures the floor with no kubelet, then gives every kubelet a turn: single pods
 //! without and with volumes, fifty at once, idle with none and with 110 pods (`/metrics` scraped
 //! all the time), an edited ConfigMap; a volume of a million files only with `--only fsgroup`. The
@@ -24,8 +24,11 @@ mod samples;
 mod turn;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::run::{self, Tally};
 
 use files::Million;
 use node::{Kubelet, Node};
@@ -79,12 +82,7 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    let outcome = Options::parse(std::env::args().skip(1)).and_then(|options| {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(Box::pin(bench(&options)))
-    });
-    match outcome {
+    match Options::parse(std::env::args().skip(1)).and_then(|options| run_all(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -93,16 +91,33 @@ fn main() -> ExitCode {
     }
 }
 
-async fn bench(options: &Options) -> Result<()> {
-    let node = Node::from_env()?;
+fn run_all(options: &Options) -> Result<()> {
+    run::need_root()?;
+    let mut tally = Tally::new();
+    let name = format!("bench-{}", std::process::id());
+    run::on_cluster(
+        &name,
+        &mut tally,
+        |name| Cluster::up(name, "none", "2.3", "", &["--audit-level", "Request"]),
+        |cluster, _| {
+            let cluster = Arc::new(cluster);
+            run::in_network(&cluster, || Box::pin(bench(&cluster, options)))
+        },
+    )?;
+    ensure!(tally.is_clean(), "the cluster left something behind");
+    Ok(())
+}
+
+async fn bench(cluster: &Arc<Cluster>, options: &Options) -> Result<()> {
+    let node = Node::of(cluster);
     let mut samples = Samples::default();
-    node.stop_kubelet()?;
+    node.stop_kubelet().await?;
     let bed = Bed::make(&node).await?;
     let mut million =
         if options.wants(FSGROUP) { Some(Million::make(&node, &bed).await?) } else { None };
     for round in 1..=options.rounds {
         samples.round = round;
-        node.stop_kubelet()?;
+        node.stop_kubelet().await?;
         eprintln!("round {round}: the bare CRI calls (load {})", report::load());
         floor::measure(&node, options, &mut samples).await.context("the bare CRI calls")?;
         // Who goes first changes, in case the first has it harder.
@@ -118,7 +133,7 @@ async fn bench(options: &Options) -> Result<()> {
             turn.with_context(|| format!("round {round}, {}", kubelet.name))?;
         }
     }
-    node.stop_kubelet()?;
+    node.stop_kubelet().await?;
     report::print(options, &samples);
     println!("{}", report::save(options, &samples)?.display());
     Ok(())

@@ -54,9 +54,9 @@ pub(crate) async fn take(
     (options, million): (&Options, Option<&mut Million>),
     samples: &mut Samples,
 ) -> Result<()> {
-    node.stop_kubelet()?;
+    node.stop_kubelet().await?;
     node.sweep().await?;
-    let mut turn = Turn { node, bed, options, pid: node.start_kubelet(kubelet)?, made: 0 };
+    let mut turn = Turn { node, bed, options, pid: node.start_kubelet(kubelet).await?, made: 0 };
     turn.ready().await?;
     let scrapes = tokio::spawn(scrape(bed.clone()));
     let mut outcome = turn.phases(samples).await;
@@ -64,7 +64,7 @@ pub(crate) async fn take(
         outcome = turn.million(million, samples).await.context("fsgroup");
     }
     scrapes.abort();
-    node.stop_kubelet()?;
+    node.stop_kubelet().await?;
     outcome
 }
 

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use rkubelet_bed::cluster::Cluster;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::cluster::Cluster;
 
 /// One of the proxies.
 #[derive(Clone, Debug)]

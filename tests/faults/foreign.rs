@@ -3,9 +3,8 @@
 //! it, and taken away.
 
 use anyhow::Result;
+use rkubelet_bed::bed::{Bed, same};
 use serde_json::{Value, json};
-
-use crate::bed::{Bed, same};
 
 /// A directory of the node.
 pub(crate) fn dir(bed: &Bed, name: &str) -> String {

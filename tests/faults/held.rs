@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
+use rkubelet_bed::bed::{Bed, grace};
 use serde_json::json;
 
-use crate::bed::{Bed, grace};
 use crate::control::Proxy;
 use crate::watched::Watched;
 use crate::{Case, case, quick};

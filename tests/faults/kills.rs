@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::try_join_all;
+use rkubelet_bed::bed::{Bed, same};
+use rkubelet_bed::look::text;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, same};
 use crate::control::{Call, Proxy};
-use crate::look::text;
 use crate::residue::some;
 use crate::watched::Watched;
 use crate::{Case, case, kill_kubelet, kubelet};

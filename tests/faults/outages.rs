@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use rkubelet::internals::cri::Runtime;
+use rkubelet_bed::bed::{Bed, same};
+use rkubelet_bed::look::text;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, same};
 use crate::control::Proxy;
-use crate::look::text;
 use crate::residue::some;
 use crate::watched::Watched;
 use crate::{Case, case, kubelet, long, parameter, quick};

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-
-use crate::cluster::Cluster;
+use rkubelet_bed::cluster::Cluster;
 
 /// Where the runtime has a folder for each of its tasks.
 const TASKS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";

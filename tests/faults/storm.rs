@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
+use rkubelet_bed::bed::{Bed, same};
+use rkubelet_bed::look::text;
 use serde_json::json;
 
-use crate::bed::{Bed, same};
 use crate::control::{Call, Proxy};
-use crate::look::text;
 use crate::residue::{Residue, some};
 use crate::watched::Watched;
 use crate::{Case, case, kill_kubelet, kubelet, parameter, quick};

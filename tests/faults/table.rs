@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use rkubelet_bed::run;
 use serde::{Deserialize, Serialize};
 
 /// What came of one case.
@@ -29,31 +30,29 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.passed { "ok  " } else { "FAIL" };
-        write!(f, "{verdict} {} ({:.1} s): {}", self.name, self.seconds, self.said)
+        write!(f, "{} ({:.1} s): {}", self.name, self.seconds, self.said)
     }
 }
 
-fn file(kubelet: &str) -> PathBuf {
+fn file(kubelet: &str) -> Result<PathBuf> {
     let name = if matches!(kubelet, "ours" | "upstream") { kubelet } else { "other" };
     let form = if crate::quick() { "-quick" } else { "" };
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/faults"))
-        .join(format!("{name}{form}.json"))
+    Ok(run::target_dir()?.join("faults").join(format!("{name}{form}.json")))
 }
 
-fn kept(kubelet: &str) -> BTreeMap<String, Outcome> {
-    let text = std::fs::read_to_string(file(kubelet)).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+fn kept(kubelet: &str) -> Result<BTreeMap<String, Outcome>> {
+    let text = std::fs::read_to_string(file(kubelet)?).unwrap_or_default();
+    Ok(serde_json::from_str(&text).unwrap_or_default())
 }
 
 /// Keeps these results (in the place of all others after a `whole` run), and prints the table.
 pub(crate) fn show(kubelet: &str, outcomes: &[Outcome], whole: bool) -> Result<()> {
-    let mut all = if whole { BTreeMap::new() } else { kept(kubelet) };
+    let mut all = if whole { BTreeMap::new() } else { kept(kubelet)? };
     all.extend(outcomes.iter().map(|outcome| (outcome.name.clone(), outcome.clone())));
-    let path = file(kubelet);
+    let path = file(kubelet)?;
     std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
     std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
-    let (ours, upstream) = (kept("ours"), kept("upstream"));
+    let (ours, upstream) = (kept("ours")?, kept("upstream")?);
     let names: std::collections::BTreeSet<&String> = ours.keys().chain(upstream.keys()).collect();
     println!("\n| case | ours | upstream |\n|---|---|---|");
     let cell = |of: &BTreeMap<String, Outcome>, name: &String| match of.get(name) {

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::{join_all, try_join_all};
+use rkubelet_bed::bed::{Bed, same};
+use rkubelet_bed::look::text;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, same};
 use crate::foreign::{self, Foreign};
-use crate::look::text;
 use crate::residue::{Residue, some};
 use crate::tracer::{Step, Tracer};
 use crate::{Case, case, kubelet, kubelet_pid, parameter, quick};
@@ -169,7 +169,7 @@ async fn killed_at_every_step_of_volumes(bed: Bed) -> Result<String> {
     if outcome.is_err() {
         kubelet(&bed, "restart").await?;
         let all = kube::api::ListParams::default();
-        bed.api("Pod").delete_collection(&crate::bed::grace(1), &all).await?;
+        bed.api("Pod").delete_collection(&rkubelet_bed::bed::grace(1), &all).await?;
     }
     let removed = foreign.remove().await;
     outcome.and_then(|said| removed.map(|()| said))

@@ -10,11 +10,11 @@ use futures::StreamExt as _;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use parking_lot::Mutex;
+use rkubelet_bed::bed::{Bed, as_value};
+use rkubelet_bed::look::{at, number, text};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::bed::{Bed, as_value};
-use crate::look::{at, number, text};
 use crate::residue::some;
 
 /// What is known of one pod.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
 use futures::future::try_join_all;
+use rkubelet_bed::bed::Bed;
+use rkubelet_bed::look::{at, number, text};
 use serde_json::{Value, json};
 
-use crate::bed::Bed;
 use crate::control::{Call, Proxy};
-use crate::look::{at, number, text};
 use crate::residue::some;
 use crate::watched::Watched;
 use crate::{Case, case, quick};

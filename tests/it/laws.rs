@@ -1,5 +1,5 @@
-//! The planner's laws, tried on random pods, worlds and histories (architecture, "The planner's
-//! laws").
+//! The planner's laws, tried on random pods, worlds and histories: invariants 3 to 7 of the crate,
+//! and that a healthy world comes to rest.
 //!
 //! A history is a list of steps: planning, ends of actions, and whatever can happen to a pod on a
 //! node. Every plan on the way is checked; at the end the world heals and must come to rest.

@@ -30,10 +30,10 @@ const LONGEST_FILE: usize = 800;
 /// Columns of a line of code.
 const WIDEST_LINE: usize = 100;
 
-struct Source {
+pub(crate) struct Source {
     /// From the repository's root.
-    path: String,
-    text: String,
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -62,12 +62,12 @@ impl Source {
     }
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every text file of the repository that people write, in the order of paths.
-fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries {
@@ -120,7 +120,7 @@ fn sources() -> Vec<Source> {
 }
 
 #[track_caller]
-fn report(rule: &str, places: &[String]) {
+pub(crate) fn report(rule: &str, places: &[String]) {
     assert!(places.is_empty(), "\n{rule}\n\n  {}\n", places.join("\n  "));
 }
 

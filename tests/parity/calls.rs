@@ -9,13 +9,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
+use rkubelet_bed::look;
+use rkubelet_bed::parity::compare::THEN;
+use rkubelet_bed::parity::names::plain;
+use rkubelet_bed::parity::recording::{Place, Recording, as_text};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-use crate::compare::THEN;
-use crate::look;
-use crate::names::plain;
-use crate::recording::{Place, Recording, as_text};
 
 /// The calls that change something.
 #[rustfmt::skip]

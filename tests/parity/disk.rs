@@ -6,10 +6,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-
-use crate::cluster::Cluster;
-use crate::names::plain;
-use crate::recording::Recording;
+use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::parity::names::plain;
+use rkubelet_bed::parity::recording::Recording;
 
 /// The longest content that is kept as it is.
 const LONGEST: usize = 600;

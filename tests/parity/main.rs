@@ -10,44 +10,32 @@
 //! What is recorded of each pod: the CRI requests of each sandbox and container in their order (by
 //! the harness's proxy), the statuses that the kubelet wrote (by the audit log), its events, the
 //! files and mounts below the pod's directory, and the values of its cgroups. Ids, times and
-//! addresses are replaced ([`names`]); how two recordings are compared, and what may be coalesced,
-//! stands in [`compare`]. Known differences are in `explained.txt`; one that no longer occurs
-//! fails.
+//! addresses are replaced ([`rkubelet_bed::parity::names`]). How two recordings are compared, and
+//! what may be coalesced, stands in [`rkubelet_bed::parity::compare`]. Known differences are in
+//! `explained.txt`; one that no longer occurs fails.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test reads the environment and the clock, and writes files"
 )]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
-mod audit;
-#[path = "../node/bed.rs"]
-#[allow(dead_code, reason = "shared with the node's cases, which use all of it")]
-mod bed;
 mod calls;
-#[path = "../node/cluster.rs"]
-#[allow(dead_code, reason = "shared with the node's cases, which use all of it")]
-mod cluster;
-mod compare;
 mod disk;
-#[path = "../node/look.rs"]
-mod look;
 mod manifest;
-mod names;
 mod play;
-mod recording;
 mod turn;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::parity::compare::{self, Difference, Explained, Vocabulary};
+use rkubelet_bed::parity::recording::{Golden, Recording};
+use rkubelet_bed::run::{self, Tally};
 
-use cluster::Cluster;
-use compare::{Difference, Explained, Vocabulary};
 use manifest::Case;
-use recording::{Golden, Recording};
 
 /// Where this judge's own files lie.
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity");
@@ -100,78 +88,36 @@ impl Options {
     fn cases(&self) -> Result<Vec<Case>> {
         let folder = self.manifests.clone().unwrap_or_else(|| Path::new(HERE).join("manifests"));
         let mut cases = manifest::read_folder(&folder)?;
-        cases.retain(|case| {
-            self.focus.is_empty() || self.focus.iter().any(|text| case.name.contains(text.as_str()))
-        });
+        cases.retain(|case| run::is_picked(&case.name, &self.focus));
         ensure!(!cases.is_empty(), "no manifest in {} has such a name", folder.display());
         Ok(cases)
     }
 }
 
-/// What came of the run so far.
-#[derive(Default)]
-struct Tally {
-    passed: usize,
-    failed: Vec<String>,
-}
-
 fn main() -> ExitCode {
-    let started = Instant::now();
-    if std::env::args().any(|arg| arg == "--list") {
-        println!("parity: test");
+    if run::is_listing() {
+        run::list("parity");
         return ExitCode::SUCCESS;
     }
-    let mut tally = Tally::default();
-    if let Err(error) =
-        Options::parse(std::env::args().skip(1)).and_then(|options| run(&options, &mut tally))
-    {
-        println!("FAIL the run itself: {error:#}");
-        tally.failed.push("the run itself".to_owned());
-    }
-    if !tally.failed.is_empty() {
-        println!("\nfailures:\n    {}", tally.failed.join("\n    "));
-    }
-    println!(
-        "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
-        if tally.failed.is_empty() { "ok" } else { "FAILED" },
-        tally.passed,
-        tally.failed.len(),
-        started.elapsed().as_secs_f64()
-    );
-    if tally.failed.is_empty() && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut tally = Tally::new();
+    let outcome =
+        Options::parse(std::env::args().skip(1)).and_then(|options| run_all(&options, &mut tally));
+    tally.finish(outcome)
 }
 
-fn run(options: &Options, tally: &mut Tally) -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "not root: this makes namespaces, mounts and cgroups"
-    );
-    compare::sees_differences()?;
+fn run_all(options: &Options, tally: &mut Tally) -> Result<()> {
+    run::need_root()?;
     let cases = options.cases()?;
-    if let Ok(name) = std::env::var("RKUBELET_CLUSTER") {
-        return on_cluster(Cluster::attach(&name)?, options, &cases, tally);
-    }
     let name = format!("parity-{}", std::process::id());
-    let outcome = bring_up(&name).and_then(|cluster| on_cluster(cluster, options, &cases, tally));
-    let left = cluster::down(&name).and_then(|()| cluster::leaks(&name)).and_then(|left| {
-        ensure!(left.is_empty(), "after `cluster down`: {left}");
-        Ok(())
-    });
-    outcome.and(left)
+    run::on_cluster(&name, tally, bring_up, |cluster, tally| {
+        on_cluster(cluster, options, &cases, tally)
+    })
 }
 
 fn bring_up(name: &str) -> Result<Cluster> {
-    let folder = tempfile::tempdir()?;
-    let config = folder.path().join("kubelet.yaml");
-    std::fs::write(&config, KUBELET_CONFIG)?;
     // The kubelets take turns on the node: which one it starts with does not matter.
-    Cluster::up(
-        name,
-        "upstream",
-        "2.3",
-        &config,
-        &["--cri-proxy", "--audit-level", "RequestResponse"],
-    )
+    let options = ["--cri-proxy", "--audit-level", "RequestResponse"];
+    Cluster::up(name, "upstream", "2.3", KUBELET_CONFIG, &options)
 }
 
 fn on_cluster(
@@ -197,7 +143,7 @@ fn on_cluster(
             wanted.insert(case.name.clone(), read);
         }
     }
-    let kubelet = std::env::var("RKUBELET_BIN").unwrap_or_else(|_| "ours".to_owned());
+    let kubelet = run::program()?.display().to_string();
     let seen = turn::take(&cluster, &kubelet, cases)?;
     keep(options, "ours", &seen)?;
     let mut explained = Explained::read(&Path::new(HERE).join("explained.txt"))?;
@@ -281,26 +227,21 @@ fn record(options: &Options, seen: &Seen, tally: &mut Tally) -> Result<()> {
         let recording = match recording {
             Ok(recording) => recording.clone(),
             Err(error) => {
-                println!("FAIL {name}: {error:#}");
-                tally.failed.push(name.clone());
+                tally.failed(name, &format!("{name}: {error:#}"));
                 continue;
             }
         };
         let file = golden_file(name);
         let mut golden = Golden::of(recording.clone());
+        let mut said = format!("{} fields", golden.len());
         if file.exists() && !options.fresh {
             let mut before = Golden::read(&file)?;
             let news = before.add(&recording);
-            println!(
-                "ok   {name}: {}",
-                if news == 0 { "as before".to_owned() } else { format!("{news} fields vary") }
-            );
+            said = if news == 0 { "as before".to_owned() } else { format!("{news} fields vary") };
             golden = before;
-        } else {
-            println!("ok   {name}: {} fields", golden.len());
         }
         golden.write(&file)?;
-        tally.passed += 1;
+        tally.passed(&format!("{name}: {said}"));
     }
     Ok(())
 }
@@ -321,32 +262,29 @@ fn judge(
         }
         match (finding, again) {
             (Finding::Compared { fields, explained, new }, _) if new.is_empty() => {
-                tally.passed += 1;
                 let known = if *explained == 0 {
                     String::new()
                 } else {
                     format!(", {explained} explained")
                 };
-                println!("ok   {name}: {fields} fields{known}");
+                tally.passed(&format!("{name}: {fields} fields{known}"));
             }
             (_, Finding::Failed(error)) => {
-                tally.failed.push(name.clone());
-                println!("FAIL {name}: {error}");
+                tally.failed(name, &format!("{name}: {error}"));
             }
             (Finding::Failed(error), Finding::Compared { .. }) => {
-                tally.passed += 1;
-                println!("ok   {name}, the second time; the first: {error}");
+                tally.passed(&format!("{name}, the second time; the first: {error}"));
             }
             (Finding::Compared { new, fields, .. }, Finding::Compared { new: again, .. }) => {
                 let is_back =
                     |one: &&Difference| again.iter().any(|other| other.place == one.place);
                 let (back, once): (Vec<_>, Vec<_>) = new.iter().partition(is_back);
                 if back.is_empty() {
-                    tally.passed += 1;
-                    println!("ok   {name}: {fields} fields, {} differed once", once.len());
+                    let once = once.len();
+                    tally.passed(&format!("{name}: {fields} fields, {once} differed once"));
                 } else {
-                    tally.failed.push(name.clone());
-                    println!("FAIL {name}: {} of {fields} fields differ", back.len());
+                    let differ = format!("{name}: {} of {fields} fields differ", back.len());
+                    tally.failed(name, &differ);
                 }
                 for one in &back {
                     println!("     {one}");
@@ -365,8 +303,10 @@ fn judge(
     // With a part of the cases only a part of the reasons can occur.
     if options.focus.is_empty() && options.manifests.is_none() {
         for line in explained.unused() {
-            println!("FAIL explained.txt: this does not occur: {line}");
-            tally.failed.push(format!("explained.txt: {line}"));
+            tally.failed(
+                &format!("explained.txt: {line}"),
+                &format!("explained.txt: this does not occur: {line}"),
+            );
         }
     }
 }

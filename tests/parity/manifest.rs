@@ -1,12 +1,12 @@
 //! A case: one YAML file of objects, and between them what is to be done and waited for.
 //!
 //! Objects are made from top to bottom. A line `#: …` is a step at its place: `until POD WANT…`
-//! (see [`crate::look`]), `event POD REASON MESSAGE`, `patch KIND NAME JSON`, `delete POD [GRACE]`,
-//! `gone POD`, `wait SECONDS`, `look POD` (takes the files and cgroups now, not at the end),
-//! `kubectl ARGS…`, `node COMMAND…`, `static` (the next object is a manifest on the node's disk),
-//! `fails` (the API server refuses the next object). A file without a step waits until its pods
-//! have settled. Words are split at spaces, save between single quotes. At the end the pods are
-//! looked at, deleted, and waited for.
+//! (see [`rkubelet_bed::look`]), `event POD REASON MESSAGE`, `patch KIND NAME JSON`, `delete POD
+//! [GRACE]`, `gone POD`, `wait SECONDS`, `look POD` (takes the files and cgroups now, not at the
+//! end), `kubectl ARGS…`, `node COMMAND…`, `static` (the next object is a manifest on the node's
+//! disk), `fails` (the API server refuses the next object). A file without a step waits until its
+//! pods have settled. Words are split at spaces, save between single quotes. At the end the pods
+//! are looked at, deleted, and waited for.
 
 use std::path::Path;
 

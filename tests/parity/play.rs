@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use kube::ResourceExt as _;
 use kube::api::ListParams;
+use rkubelet_bed::bed::{Bed, as_value};
+use rkubelet_bed::look;
+use rkubelet_bed::parity::names::plain;
+use rkubelet_bed::parity::recording::Recording;
 use serde_json::Value;
 
-use crate::bed::{Bed, as_value};
 use crate::disk::{self, ById};
-use crate::look;
 use crate::manifest::{Case, Step};
-use crate::names::plain;
-use crate::recording::Recording;
 
 /// How long a pod may take to settle.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
+use rkubelet_bed::bed::{self, Bed};
+use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::parity::recording::Recording;
+use rkubelet_bed::parity::{names, writes};
+use rkubelet_bed::{look, run};
 
-use crate::bed::{self, Bed};
+use crate::Seen;
 use crate::calls::{self, Call, PodCalls, Recorder};
-use crate::cluster::Cluster;
 use crate::manifest::Case;
 use crate::play::{self, Played};
-use crate::recording::Recording;
-use crate::{Seen, audit, look, names};
 
 /// Cases that run at the same time.
 const SIDE_BY_SIDE: usize = 24;
@@ -32,31 +34,10 @@ const PREFIX: &str = "parity-";
 
 /// Has `kubelet` run all cases; a case that fails does not end the others.
 pub(crate) fn take(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Seen> {
-    // This thread stays outside of the cluster's network: the harness is always called from there.
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            cluster.enter_network()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?;
-            let outcome = runtime.block_on(async {
-                let mut terminate =
-                    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-                tokio::select! {
-                    outcome = run(cluster, kubelet, cases) => outcome,
-                    _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-                    _ = terminate.recv() => bail!("told to end"),
-                }
-            });
-            runtime.shutdown_background();
-            outcome
-        });
-        thread.join().map_err(|_| anyhow!("the runner panicked"))?
-    })
+    run::in_network(cluster, || play_all(cluster, kubelet, cases))
 }
 
-async fn run(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Seen> {
+async fn play_all(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Seen> {
     let client = bed::client(cluster).await.context("a client of the API server")?;
     let node = Bed::at(cluster.clone(), client.clone(), "default");
     cluster.run(&["kubelet", "restart", "n1", kubelet]).await?;
@@ -73,7 +54,7 @@ async fn run(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Se
     cleared(&node).await?;
     calls::ask_proxy(&proxy, "DELETE", "/record").await?;
     let log = PathBuf::from(cluster.env("AUDIT_LOG"));
-    let offset = std::fs::metadata(&log).map_or(0, |file| file.len());
+    let offset = rkubelet_bed::audit::end(&log);
     let began = Instant::now();
     println!("---- {kubelet}: {} cases", cases.len());
     let mut running = futures::stream::iter(cases.iter().map(|case| {
@@ -96,7 +77,7 @@ async fn run(cluster: &Arc<Cluster>, kubelet: &str, cases: &[Case]) -> Result<Se
     drop(running);
     println!("---- {kubelet}: played in {:.1} s", began.elapsed().as_secs_f64());
     let calls = recorded(cluster, recorder).await?;
-    let writes = audit::read(&log, offset, PREFIX)?;
+    let writes = writes::read(&log, offset, PREFIX)?;
     println!("---- {kubelet}: {} calls, {} writes of pods", calls.len(), writes.len());
     let whole = |(name, outcome): (String, Result<Played>)| {
         let namespace = format!("{PREFIX}{name}");
@@ -126,12 +107,11 @@ async fn cleared(node: &Bed) -> Result<()> {
 }
 
 async fn one(bed: &Bed, case: &Case) -> Result<Played> {
-    let outcome = tokio::time::timeout(CASE_LIMIT, async {
+    let outcome = run::within(CASE_LIMIT, async {
         bed.prepare().await.context("preparing the namespace")?;
         play::play(bed, case).await
-    });
-    let outcome =
-        outcome.await.unwrap_or_else(|_| Err(anyhow!("no end after {} s", CASE_LIMIT.as_secs())));
+    })
+    .await;
     let outcome = match outcome {
         Ok(played) => Ok(played),
         Err(error) => Err(play::explain(bed, error).await),
@@ -161,7 +141,7 @@ fn put_together(
     namespace: &str,
     played: Played,
     calls: &[Call],
-    writes: &[audit::Write],
+    seen: &[writes::Write],
 ) -> Recording {
     let mut recording = played.recording;
     for (pod, cgroups) in played.pods {
@@ -173,7 +153,7 @@ fn put_together(
             }
             recording.put(&[&pod, "cgroups", unit], values.trim());
         }
-        audit::write(writes, namespace, &pod, &mut recording);
+        writes::write(seen, namespace, &pod, &mut recording);
     }
     recording
 }

@@ -1,6 +1,7 @@
 //! The stop of one container: event, preStop hook within the deadline, StopContainer with the rest
 //! of the grace. All of it ends sooner when the deadline shrinks meanwhile.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
@@ -47,13 +48,17 @@ pub(super) async fn kill(scope: Scope<'_>, kill: Kill) -> Effect {
 
     let deadline = scope.context.hurry.clone().unwrap_or_else(|| fixed(deadline));
     let mut stopping = Stopping { scope, id: &id, deadline };
-    if let Some(restored) = restore(scope, &id, &container).await {
-        if let Some(grace) = restored.grace {
-            stopping.deadline = fixed(scope.deps.clock.now().mono.after(grace));
-        }
-        stopping.run_pre_stop(ContainerKind::Main, &restored.container).await;
-    } else if pre_stop {
-        stopping.pre_stop(&container).await;
+    let restored = restore(scope, &id, &container).await;
+    if let Some(grace) = restored.as_ref().and_then(|restored| restored.grace) {
+        stopping.deadline = fixed(scope.deps.clock.now().mono.after(grace));
+    }
+    let hook = match restored {
+        Some(restored) => Some((ContainerKind::Main, Cow::Owned(restored.container))),
+        None if pre_stop => pod::find_container(&scope.context.pod, &container),
+        None => None,
+    };
+    if let Some((kind, spec)) = hook {
+        stopping.pre_stop(kind, &spec).await;
     }
 
     let mut mutation = scope.begin_mutation();
@@ -85,8 +90,10 @@ pub(super) async fn pre_stop_ahead(
     container: String,
     deadline: Mono,
 ) -> Effect {
-    let deadline = fixed(deadline);
-    Stopping { scope, id: &id, deadline }.pre_stop(&container).await;
+    if let Some((kind, spec)) = pod::find_container(&scope.context.pod, &container) {
+        let mut stopping = Stopping { scope, id: &id, deadline: fixed(deadline) };
+        stopping.pre_stop(kind, &spec).await;
+    }
     Effect::unchanged(Ok(Outcome::PreStopped { id }))
 }
 
@@ -96,16 +103,8 @@ fn fixed(deadline: Mono) -> watch::Receiver<Mono> {
 }
 
 impl Stopping<'_> {
-    /// Runs the preStop hook of the container in the spec.
-    async fn pre_stop(&mut self, container: &str) {
-        let pod = &self.scope.context.pod;
-        if let Some((kind, spec)) = pod::find_container(pod, container) {
-            self.run_pre_stop(kind, &spec).await;
-        }
-    }
-
     /// Runs the preStop hook until it ends or the deadline is reached.
-    async fn run_pre_stop(&mut self, kind: ContainerKind, spec: &api::Container) {
+    async fn pre_stop(&mut self, kind: ContainerKind, spec: &api::Container) {
         let scope = self.scope;
         let mut may_hurry = true;
         // The hook looks at one deadline, and reports when it has passed; a shorter one ends the

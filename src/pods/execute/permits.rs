@@ -1,7 +1,9 @@
-//! How many pods the runtime is asked to start and to take down at a time (invariant 9): a new
-//! sandbox waits while too much is being started, a container of a pod that has its sandbox never
-//! does; a sandbox is stopped when few others are. The limits order, they never block: a start that
-//! hangs counts for [`START_FOR`] only, a stop for [`STOP_FOR`].
+//! The limits on concurrent starts and stops (invariant 9). A new sandbox waits while too much is
+//! being started; a container of a pod that has its sandbox never waits; a sandbox is stopped while
+//! few others are. The limits order, they never block: a start that hangs counts for [`START_FOR`]
+//! only, a stop for [`STOP_FOR`].
+//!
+//! Used by the actions of all pods. It knows neither pods nor the runtime.
 //!
 //! Measured: of 50 pods created at once, half were up after 3.0 s when four were started at a time
 //! and after 5.1 s when all were, with the same end.
@@ -16,11 +18,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::model::StartBacklog;
 
-/// How long one start may keep others waiting.
+/// The longest time for which one start keeps others waiting.
 const START_FOR: Duration = Duration::from_secs(2);
 
-/// How long one stop may. Short: it is nothing new for the runtime, and a network plugin that takes
-/// seconds for each pod takes them for many at once.
+/// The longest time for which one stop keeps others waiting. Short: a network plugin that takes
+/// seconds for each pod takes them for many pods at once.
 const STOP_FOR: Duration = Duration::from_millis(300);
 
 /// Starts, and stops, per processor.
@@ -32,8 +34,7 @@ pub struct SandboxPermits {
     starts: Arc<Gate>,
     stops: Arc<Gate>,
     rush: StartBacklog,
-    /// Pods that wait for their stop: statuses and events do not give way to those, only removals
-    /// do.
+    /// Pods that wait for their stop. Removals give way to them; statuses and events do not.
     stopping: StartBacklog,
     tasks: TaskTracker,
 }
@@ -41,20 +42,20 @@ pub struct SandboxPermits {
 #[derive(Debug)]
 struct Gate {
     limit: usize,
-    /// How long a permit counts.
+    /// The longest time for which a permit counts.
     longest: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many are under way; containers may make it more than the limit.
+    /// The number under way; containers may raise it above the limit.
     busy: usize,
-    /// Sandboxes, in the order of coming. One that nobody waits for any more refuses its permit.
+    /// Sandboxes, in the order of arrival. A waiter that has given up drops its permit.
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// One start or stop that counts; dropping it lets the next one in.
+/// One start or stop that counts. Dropping it lets the next one in.
 #[derive(Debug)]
 struct Permit(Arc<Gate>);
 
@@ -66,7 +67,7 @@ impl Drop for Permit {
 }
 
 impl Gate {
-    /// Gives permits to those who wait, as far as there is room.
+    /// Gives permits to waiters, as far as there is room.
     fn let_in(self: &Arc<Self>) {
         loop {
             let next = {
@@ -78,14 +79,14 @@ impl Gate {
                 state.busy += 1;
                 next
             };
-            // Not under the lock: a permit that nobody takes is dropped, and that takes the lock.
+            // Not under the lock: a permit that is not taken is dropped, and that takes the lock.
             drop(next.send(Permit(Arc::clone(self))));
         }
     }
 }
 
 impl SandboxPermits {
-    /// About two of each per core. Tells `rush` of the pods that wait for their start.
+    /// Allows about two of each per core. Counts in `rush` the pods that wait for their start.
     pub fn for_cores(cores: usize, rush: StartBacklog) -> Self {
         let limit = cores.max(1) * PER_CORE;
         let gate = |longest| Arc::new(Gate { limit, longest, state: Mutex::default() });
@@ -98,7 +99,8 @@ impl SandboxPermits {
         }
     }
 
-    /// Whether pods wait for their start or their stop: then what nobody waits for gives way.
+    /// Returns true while pods wait for their start or their stop. Work that no pod waits for is
+    /// delayed then.
     pub fn is_rush(&self) -> bool {
         self.rush.is_on() || self.stopping.is_on()
     }
@@ -127,12 +129,12 @@ impl SandboxPermits {
         gate.let_in();
         match permit.await {
             Ok(permit) => self.turn(permit),
-            // Nobody drops a sender that waits.
+            // No waiting sender is ever dropped.
             Err(_closed) => Turn { early: None },
         }
     }
 
-    /// A container is started: at once, but new sandboxes wait for it as for one of them.
+    /// Counts the start of a container. It begins at once, but new sandboxes wait for it.
     pub fn container(&self) -> Turn {
         self.starts.state.lock().busy += 1;
         self.turn(Permit(Arc::clone(&self.starts)))

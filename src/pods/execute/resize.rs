@@ -40,8 +40,8 @@ impl Change {
     }
 }
 
-/// Resizes the pod's cgroup and its running containers from `given` to what the spec says. Without a
-/// sandbox nothing runs, and the cgroup is all there is.
+/// Resizes the pod's cgroup and its running containers from `given` to what the spec says. Without
+/// a sandbox nothing runs, and the cgroup is all there is.
 pub(super) async fn resize(
     scope: Scope<'_>,
     sandbox: Option<SandboxId>,

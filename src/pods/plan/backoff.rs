@@ -1,5 +1,5 @@
-//! How long to wait before the same thing is tried again: the crash back-off of containers, and the
-//! cadence of retries.
+//! Waits before the same thing is tried again: the crash back-off of containers, and the cadence of
+//! retries. Pure.
 //!
 //! The crash back-off is upstream's (`flowcontrol.Backoff` as the kubelet sets it up): the first
 //! restart is immediate and arms 10 s, each further one doubles that up to the maximum; it counts
@@ -31,7 +31,7 @@ pub(super) fn initial(max: Duration) -> Duration {
     INITIAL.min(max)
 }
 
-/// Until when a container that ended at `ended` is held back; `None`: it may start.
+/// The moment until which a container that ended at `ended` is held back; `None`: it may start.
 pub(super) fn held_until(entry: Option<&Backoff>, ended: Mono, now: Mono) -> Option<Mono> {
     let entry = entry?;
     if ended.since(entry.updated) > FORGOTTEN_AFTER {
@@ -58,7 +58,7 @@ pub(super) fn raised(
     Backoff { wait, updated: now, restart_count }
 }
 
-/// How long to wait after the `count`th failure in a row: 1, 2, 4, 8, 10, 10… seconds.
+/// The wait after the `count`th failure in a row: 1, 2, 4, 8, 10, 10… seconds.
 pub fn retry_after(count: u32) -> Duration {
     let doublings = count.saturating_sub(1).min(8);
     Duration::from_secs(1 << doublings).min(RETRY_MAX)

@@ -1,5 +1,5 @@
 //! One container of the pod's spec as the planner reads it: borrowed, of any kind, with defaults
-//! applied.
+//! applied. Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -8,7 +8,7 @@ use crate::model::pod::{self, ContainerKind};
 use crate::model::{Pod, RestartPolicy, RestartRules};
 use crate::resources::allocation::Requirements;
 
-/// What the planner needs to know of a container's definition.
+/// The parts of a container's definition that the planner reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ContainerSpec<'a> {
     pub(super) name: &'a str,
@@ -18,11 +18,11 @@ pub(super) struct ContainerSpec<'a> {
     lifecycle: Option<&'a api::Lifecycle>,
     startup: Option<&'a api::Probe>,
     liveness: Option<&'a api::Probe>,
-    /// Which resources need a restart to change.
+    /// The resources that need a restart to change.
     pub(super) resize_policy: &'a [api::ContainerResizePolicy],
-    /// What it asks for of CPU and memory.
+    /// CPU and memory that the spec asks for.
     pub(super) requirements: Requirements,
-    /// When it is started again.
+    /// The rules by which the container is started again.
     pub(super) restart: RestartRules<'a>,
 }
 
@@ -78,22 +78,22 @@ impl<'a> ContainerSpec<'a> {
         init.chain(main).chain(ephemeral).collect()
     }
 
-    /// Whether it has a postStart hook.
+    /// Returns true if the container has a postStart hook.
     pub(super) fn has_post_start(&self) -> bool {
         self.lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some())
     }
 
-    /// Whether it has a preStop hook.
+    /// Returns true if the container has a preStop hook.
     pub(super) fn has_pre_stop(&self) -> bool {
         self.lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
     }
 
-    /// Whether it has a startup probe.
+    /// Returns true if the container has a startup probe.
     pub(super) fn has_startup_probe(&self) -> bool {
         self.startup.is_some()
     }
 
-    /// The grace in seconds that a probe gives the container that it kills, where it sets one.
+    /// The grace in seconds of the probe that kills the container, where the probe sets one.
     pub(super) fn probe_grace_seconds(&self, why: &KillReason) -> Option<i64> {
         let probe = match why {
             KillReason::Liveness => self.liveness,
@@ -110,8 +110,8 @@ impl<'a> ContainerSpec<'a> {
         probe.and_then(|probe| probe.termination_grace_period_seconds)
     }
 
-    /// Whether an image that is there already is used as it is, so that it may be pulled before its
-    /// turn.
+    /// Returns true if an image that is present is used as it is, so that it may be pulled before
+    /// the container's turn.
     ///
     /// The API server writes the policy down; without it (static pods) an image tagged `latest`, or
     /// not at all, is always pulled.

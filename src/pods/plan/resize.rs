@@ -4,16 +4,17 @@
 
 use super::container_spec::ContainerSpec;
 use super::draft::Draft;
-use super::types::{Action, Key};
+use super::types::{Action, Key, KillReason};
 use super::view::View;
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
+use crate::pods::memory::slot::ImageState;
 use crate::resources::allocation;
 
 /// Brings the running containers and the pod's cgroup to the resources of the spec. A container
 /// that is about to be replaced gets them with its next start. Without a sandbox nothing runs, and
 /// the cgroup is all there is.
 pub(super) fn resize(draft: &mut Draft<'_>, sandbox: Option<&SandboxId>) {
-    if !is_resizing(draft) {
+    if !is_resizable(draft) {
         return;
     }
 
@@ -28,8 +29,36 @@ pub(super) fn resize(draft: &mut Draft<'_>, sandbox: Option<&SandboxId>) {
     draft.block_on(Stage::Resize, on, &Key::Resize);
 }
 
-/// Returns true if anything of the pod has other resources than the spec says.
+/// Returns true while a resize goes on: something of the pod has other resources than the spec
+/// says, or a container is stopped and started anew to be given them.
 pub(super) fn is_resizing(draft: &Draft<'_>) -> bool {
+    let view = draft.view;
+    is_resizable(draft)
+        || view.specs.iter().any(|spec| {
+            let latest = view.observed.latest(spec.name);
+            latest.is_some_and(|container| is_restarting(view, spec, container))
+        })
+}
+
+/// Returns true if a container is, or is about to be, stopped and started anew for a resize. If its
+/// start has failed, the resize is over, as with upstream: a container that does not run has no
+/// other resources.
+fn is_restarting(view: &View<'_>, spec: &ContainerSpec<'_>, container: &ObservedContainer) -> bool {
+    if view.lifecycle.is_stopping() {
+        return false;
+    }
+
+    let known = view.known.containers.get(&container.id);
+    if known.and_then(|known| known.stop.reason()) != Some(&KillReason::Resize) {
+        return needs_restart(view, spec, container);
+    }
+    let start = Key::Start(spec.name.to_owned());
+    !view.known.failures.contains_key(&start)
+        && !matches!(view.known.image(spec.name), Some(ImageState::Failed { .. }))
+}
+
+/// Returns true if the pod's cgroup or a running container is to be resized without a restart.
+fn is_resizable(draft: &Draft<'_>) -> bool {
     let view = draft.view;
     is_cgroup_resizing(view)
         || view.specs.iter().any(|spec| {

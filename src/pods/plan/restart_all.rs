@@ -36,7 +36,8 @@ pub(super) fn restart_all(draft: &mut Draft<'_>) -> bool {
     true
 }
 
-fn is_restarting_all(view: &View<'_>) -> bool {
+/// Returns true if a container has ended in a way that has the whole pod started again.
+pub(super) fn is_restarting_all(view: &View<'_>) -> bool {
     view.facts.config.restart_all
         && view.specs.iter().any(|spec| {
             view.observed.latest(spec.name).is_some_and(|container| has_asked(view, container))

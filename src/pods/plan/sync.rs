@@ -10,7 +10,7 @@ use super::kill::{kill, pod_grace};
 use super::leftovers;
 use super::prepare::prepare;
 use super::resize::resize;
-use super::restart_all::restart_all;
+use super::restart_all::{is_restarting_all, restart_all};
 use super::running::{check, stop_unknown};
 use super::sandbox::{self, Verdict};
 use super::start::{Progress, start};
@@ -19,6 +19,7 @@ use super::view::View;
 use crate::model::{
     ContainerKind, ContainerState, EventType, Mono, SandboxId, Stage, TerminationCause, pod, time,
 };
+use crate::status::compute::{DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE};
 
 /// Plans for a pod that should run.
 pub(super) fn sync(draft: &mut Draft<'_>) {
@@ -29,8 +30,8 @@ pub(super) fn sync(draft: &mut Draft<'_>) {
                 dedup: "deadline".into(),
                 container: None,
                 event_type: EventType::Normal,
-                reason: "DeadlineExceeded",
-                message: "Pod was active on the node longer than the specified deadline".into(),
+                reason: DEADLINE_EXCEEDED,
+                message: DEADLINE_EXCEEDED_MESSAGE.into(),
             });
         }
         draft.transition(Transition::Terminate { cause, grace: pod_grace(view) });
@@ -95,6 +96,11 @@ fn is_finished(view: &View<'_>) -> bool {
     }
 
     let has_no_sandbox = matches!(sandbox::verdict(view), Verdict::Replace { .. });
+    if !has_no_sandbox && is_restarting_all(view) {
+        // The main containers that are stopped for it will run again.
+        return false;
+    }
+
     mains.iter().all(|spec| view.is_done(spec))
         || is_lost(view)
         || view.init_has_failed() && !mains.iter().any(|spec| view.was_created(spec.name))

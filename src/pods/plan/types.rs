@@ -106,7 +106,8 @@ pub struct Plan {
     pub shown_as_created: BTreeSet<ContainerId>,
     /// Running containers of the spec whose postStart hook has ended: the prober's targets.
     pub probed: BTreeSet<ContainerId>,
-    /// Whether anything of the pod has other resources than it was given.
+    /// Whether a resize goes on: something of the pod has other resources than it was given, or is
+    /// started anew to be given them.
     pub resizing: bool,
     /// Back-offs to be stored (raised or reset) together with the actions.
     pub backoff: BTreeMap<String, Backoff>,

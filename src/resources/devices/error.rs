@@ -1,4 +1,5 @@
-//! Why a container does not get devices, and why a plugin is not taken on. The texts are upstream's.
+//! Why a container does not get devices, and why a plugin is not taken on. The texts are
+//! upstream's.
 
 use std::sync::Arc;
 

@@ -179,6 +179,15 @@ fn a_static_pod_does_not_inherit_its_mirrors_end() {
     let annotations = [("kubernetes.io/config.source".to_owned(), "file".to_owned())];
     world.pod.metadata.annotations = Some(annotations.into());
     assert_eq!(world.compute().phase.as_deref(), Some("Running"));
+
+    let rejected = json!({"phase": "Failed", "reason": "OutOfcpu",
+        "message": "Pod was rejected: Node didn't have enough resource: cpu"});
+    let status = world.recorded(rejected).compute();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason, status.message),
+        (Some("Running"), None, None),
+        "there is room for it now"
+    );
 }
 
 #[test]

@@ -27,7 +27,11 @@ pub(super) const FIELDS: [Exception; 4] = [
         reason: "the request of a container has as many sources, each fetched by another part",
     },
 ];
-pub(super) const BOOLEANS: [Exception; 4] = [
+pub(super) const BOOLEANS: [Exception; 5] = [
+    Exception {
+        place: "src/linux/machine.rs::Kernel",
+        reason: "facts of the kernel, each true or false by itself",
+    },
     Exception {
         place: "src/node/config.rs::NodeConfig",
         reason: "configuration: switches that the operator sets one by one",

@@ -1,22 +1,27 @@
 //! Measures of the code as a whole, taken from its syntax trees, and the laws that follow from
-//! them: no type whose
-//! methods or fields are spread over a room, no circle between files, errors that are types.
+//! them: no type whose methods or fields are spread over a room, no circle between files, errors
+//! that are types.
 //!
-//! `cargo test --test it measures::table -- --nocapture` prints the table. What only computes is in
-//! `count`; the
-//! exceptions, each with its reason, are in `exceptions`.
+//! `make measures` prints the table beside the figures of other codebases (`models`). With
+//! `BEFORE=COMMIT` it has a column for that commit, and samples of the prose and of the bodies
+//! before and after (`proofs`); `AFTER=COMMIT` takes a commit in place of the files on disk.
+//!
+//! What only computes is in `count`; the exceptions, each with its reason, are in `exceptions`.
 
 mod circles;
 mod count;
 mod exceptions;
+mod models;
+mod proofs;
 mod table;
+mod tree;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use self::count::{Counts, TypeFacts, count_file};
 use self::exceptions::{BOOLEANS, CIRCLES, Exception, FIELDS, METHODS};
+use self::proofs::Pair;
+use self::tree::Tree;
 
 /// Methods of one type, over all files of its room.
 const MOST_METHODS: usize = 40;
@@ -36,35 +41,20 @@ struct Measured {
 
 /// Every file of `src` that is part of the program: no tests, no fakes, no testkit.
 fn measured() -> Vec<Measured> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut paths = Vec::new();
-    walk(&root.join("src"), &mut paths);
-    paths.sort();
+    measured_of(&Tree::Disk)
+}
+
+fn measured_of(tree: &Tree) -> Vec<Measured> {
+    let paths = tree.paths().into_iter().filter(|path| is_production(path));
     let measured: Vec<Measured> = paths
-        .into_iter()
-        .filter_map(|path| {
-            let text = fs::read_to_string(&path).expect("readable");
-            let path = path.strip_prefix(root).expect("below the root").display().to_string();
-            is_production(&path).then(|| {
-                let counts = count_file(&text).map_err(|error| format!("{path}: {error}"));
-                let counts = counts.expect("a file of the program is Rust");
-                Measured { path, counts }
-            })
+        .map(|path| {
+            let counts = count_file(&tree.read(&path)).map_err(|error| format!("{path}: {error}"));
+            let counts = counts.expect("a file of the program is Rust");
+            Measured { path, counts }
         })
         .collect();
     assert!(measured.len() > 100, "the sources were not found");
     measured
-}
-
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("readable") {
-        let path = entry.expect("readable").path();
-        if path.is_dir() {
-            walk(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
 }
 
 /// False for tests, fakes and what only they use.
@@ -197,6 +187,36 @@ fn errors_are_types() {
 }
 
 #[test]
-fn table() {
-    println!("{}", table::table(&measured()));
+fn note() {
+    let after = Tree::from_env("AFTER");
+    let mut columns = Vec::new();
+    let before = std::env::var("BEFORE").ok();
+    if let Some(before) = &before {
+        columns.push((before.clone(), measured_of(&Tree::Commit(before.clone()))));
+    }
+    let now = match &after {
+        Tree::Disk => "now".to_owned(),
+        Tree::Commit(commit) => commit.clone(),
+    };
+    columns.push((now, measured_of(&after)));
+    println!("{}", table::table(&columns));
+
+    let Some(before) = before else { return };
+    let then = Tree::Commit(before.clone());
+    let changed = after.changed_since(&before);
+    let pairs: Vec<Pair> = changed
+        .into_iter()
+        .filter(|(_, path)| is_production(path))
+        .map(|(old, path)| Pair { before: then.read(&old), after: after.read(&path), path })
+        .collect();
+    println!("{} files changed since {before}.", pairs.len());
+    println!("{}", proofs::samples(&pairs));
+}
+
+#[test]
+fn the_models_are_measured_by_the_same_names() {
+    let rows = table::rows(&measured());
+    let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
+    let models: Vec<&str> = models::FIGURES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, models);
 }

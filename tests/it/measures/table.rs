@@ -1,12 +1,30 @@
-//! Renders the measures as the table that the design compares with other codebases. Pure.
+//! Renders the measures as a table, beside those of other codebases. Pure.
 
 use std::fmt::Write as _;
 
 use super::count::{Counts, Function};
+use super::models::{self, MODELS};
 use super::{Measured, types};
 
-/// The table, a line a measure.
-pub(super) fn table(measured: &[Measured]) -> String {
+/// The table as Markdown: a line a measure, a column for each of `states`, then the models.
+pub(super) fn table(states: &[(String, Vec<Measured>)]) -> String {
+    let names = states.iter().map(|(name, _)| name.as_str()).chain(MODELS);
+    let head: Vec<&str> = std::iter::once("measure").chain(names).collect();
+    let mut out = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
+
+    let columns: Vec<Vec<(&str, String)>> = states.iter().map(|(_, files)| rows(files)).collect();
+    let Some(first) = columns.first() else { return out };
+    for (index, (name, _)) in first.iter().enumerate() {
+        let own = columns.iter().map(|column| column[index].1.as_str());
+        let models = models::figures(name).unwrap_or(["–"; 7]);
+        let cells: Vec<&str> = own.chain(models).collect();
+        writeln!(out, "| {name} | {} |", cells.join(" | ")).expect("a String takes everything");
+    }
+    out
+}
+
+/// The measures of one state, by name.
+pub(super) fn rows(measured: &[Measured]) -> Vec<(&'static str, String)> {
     let sum = |figure: fn(&Counts) -> usize| -> usize {
         measured.iter().map(|file| figure(&file.counts)).sum()
     };
@@ -14,10 +32,8 @@ pub(super) fn table(measured: &[Measured]) -> String {
     let body = sum(|counts| counts.body_lines);
     let functions: Vec<Function> =
         measured.iter().flat_map(|file| file.counts.functions.iter().copied()).collect();
-    let mut out = String::new();
-    let mut row = |name: &str, value: String| {
-        writeln!(out, "| {name} | {value} |").expect("a String takes everything");
-    };
+    let mut rows = Vec::new();
+    let mut row = |name: &'static str, value: String| rows.push((name, value));
     row("prod lines / files", format!("{} / {}", sum(|counts| counts.lines), measured.len()));
     row("file p50 / p90 / p99 / max", spread(measured.iter().map(|file| file.counts.lines)));
     row("fn p50 / p90 / p99 / max", spread(functions.iter().map(|function| function.lines)));
@@ -43,11 +59,11 @@ pub(super) fn table(measured: &[Measured]) -> String {
     row("Result<_, String> per kloc", per_kloc(sum(|counts| counts.text_errors), lines));
     row("log statements per kloc", per_kloc(sum(|counts| counts.logs), lines));
     hubs(measured, &mut row);
-    out
+    rows
 }
 
 /// The largest types outside the configuration.
-fn hubs(measured: &[Measured], row: &mut impl FnMut(&str, String)) {
+fn hubs(measured: &[Measured], row: &mut impl FnMut(&'static str, String)) {
     let types = types(measured);
     let largest = |figure: &dyn Fn(&super::TypeFacts) -> usize| {
         let mut found: Vec<(usize, usize, &str)> = types

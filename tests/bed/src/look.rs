@@ -10,7 +10,7 @@
 use serde_json::Value;
 
 /// The value at `path`.
-pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+pub fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     if let Some(rest) = path.strip_prefix("c[") {
         let (name, rest) = rest.split_once(']')?;
         return ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
@@ -62,7 +62,7 @@ fn step<'a>(here: &'a Value, key: &str) -> Option<&'a Value> {
 }
 
 /// The value at `path` as text: a string as it is, absent as the empty text, anything else as JSON.
-pub(crate) fn text(object: &Value, path: &str) -> String {
+pub fn text(object: &Value, path: &str) -> String {
     match at(object, path) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -71,12 +71,12 @@ pub(crate) fn text(object: &Value, path: &str) -> String {
 }
 
 /// A number at `path`; 0 when there is none.
-pub(crate) fn number(object: &Value, path: &str) -> i64 {
+pub fn number(object: &Value, path: &str) -> i64 {
     at(object, path).and_then(Value::as_i64).unwrap_or_default()
 }
 
 /// Whether all of `text` is what `pattern` describes.
-pub(crate) fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t, mut star) = (0, 0, None);
@@ -99,7 +99,7 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
 }
 
 /// Which of `wants` the object does not show, each with what it shows instead.
-pub(crate) fn unmet(object: &Value, wants: &[&str]) -> Vec<String> {
+pub fn unmet(object: &Value, wants: &[&str]) -> Vec<String> {
     wants.iter().filter_map(|want| unmet_one(object, want)).collect()
 }
 

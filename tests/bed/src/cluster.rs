@@ -2,39 +2,40 @@
 //! whatever happens.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::process::Command;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/cluster");
 
 /// A running cluster with one node, `n1`.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     name: String,
     env: BTreeMap<String, String>,
 }
 
-/// `cluster ARGS… --name NAME`, always outside of every cluster's network: the first thread of this
+/// `cluster --name NAME ARGS…`, always outside of every cluster's network: the first thread of this
 /// program stays there.
 fn script(name: &str, args: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", std::process::id())).args(["--", SCRIPT]);
-    command.args(args).args(["--name", name]).stdin(Stdio::null());
+    command.arg(format!("--net=/proc/{}/ns/net", std::process::id()));
+    // The name comes first: `ctr` and `node-exec` hand all that follows to another program.
+    command.args(["--", SCRIPT, "--name", name]).args(args).stdin(Stdio::null());
     command
 }
 
 /// Takes away whatever there is of `name`; says what could not be removed.
-pub(crate) fn down(name: &str) -> Result<()> {
+pub fn down(name: &str) -> Result<()> {
     let output = script(name, &["down"]).output().context("running tests/cluster/cluster down")?;
     ensure!(output.status.success(), "cluster down: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
 /// What `name` left behind: empty after a good end.
-pub(crate) fn leaks(name: &str) -> Result<String> {
+pub fn leaks(name: &str) -> Result<String> {
     let output =
         script(name, &["leaks", name]).output().context("running tests/cluster/cluster leaks")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -42,22 +43,27 @@ pub(crate) fn leaks(name: &str) -> Result<String> {
 
 impl Cluster {
     /// Brings the cluster up, with `more` options of `cluster up`; the script's own words are the
-    /// error. `LATE_START` in the environment is its option `--late-start`, `SYSTEMD=1` its option
-    /// `--systemd`.
-    pub(crate) fn up(
+    /// error. `config` (YAML) is merged over the kubelet's configuration. `LATE_START` in the
+    /// environment is the option `--late-start`, `SYSTEMD=1` the option `--systemd`.
+    pub fn up(
         name: &str,
         kubelet: &str,
         containerd: &str,
-        config: &Path,
+        config: &str,
         more: &[&str],
     ) -> Result<Self> {
-        let config = config.to_str().context("a path that is no text")?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("kubelet.yaml");
+        std::fs::write(&file, config)?;
+        let file = file.to_str().context("a path that is no text")?;
+
         let late = std::env::var("LATE_START").unwrap_or_else(|_| "0".to_owned());
         let args =
-            ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", config];
+            ["up", "--kubelet", kubelet, "--containerd", containerd, "--kubelet-config", file];
         let systemd: &[&str] =
             if std::env::var("SYSTEMD").is_ok_and(|set| set == "1") { &["--systemd"] } else { &[] };
         let args = [&args[..], &["--late-start", &late], systemd].concat();
+
         let status = script(name, &[&args, more].concat())
             .stdout(Stdio::null())
             .status()
@@ -67,7 +73,7 @@ impl Cluster {
     }
 
     /// A cluster that is up.
-    pub(crate) fn attach(name: &str) -> Result<Self> {
+    pub fn attach(name: &str) -> Result<Self> {
         let mut cluster = Self { name: name.to_owned(), env: BTreeMap::new() };
         cluster.read_env()?;
         Ok(cluster)
@@ -85,19 +91,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// A value of the cluster's env file.
-    pub(crate) fn env(&self, key: &str) -> &str {
+    /// The cluster's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A value of the cluster's env file; the empty text if there is none.
+    pub fn env(&self, key: &str) -> &str {
         self.env.get(key).map_or("", String::as_str)
     }
 
     /// A path on the node, as the machine sees it.
-    pub(crate) fn on_node(&self, path: &str) -> PathBuf {
+    pub fn on_node(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("{}{path}", self.env("NODE_N1_ROOT")))
     }
 
     /// The folder of the cgroup `below` that of all pods, in the hierarchies of the machine:
     /// `burstable/podUID`, and with a container's id behind it the container's.
-    pub(crate) fn pods_cgroup(&self, below: &str) -> String {
+    pub fn pods_cgroup(&self, below: &str) -> String {
         let root = self.env("NODE_N1_CGROUP");
         if self.env("NODE_N1_CGROUP_DRIVER") == "cgroupfs" {
             return format!("{root}/kubepods/{below}");
@@ -115,7 +126,7 @@ impl Cluster {
     }
 
     /// Moves this thread, and those that it will start, into the network of the API server.
-    pub(crate) fn enter_network(&self) -> Result<()> {
+    pub fn enter_network(&self) -> Result<()> {
         let file = std::fs::File::open(self.env("NETNS"))
             .context("opening the cluster's network namespace")?;
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
@@ -123,7 +134,7 @@ impl Cluster {
     }
 
     /// A verb of the harness, such as `kubelet restart n1`; its output.
-    pub(crate) async fn run(&self, args: &[&str]) -> Result<String> {
+    pub async fn run(&self, args: &[&str]) -> Result<String> {
         let output = Command::from(script(&self.name, args))
             .output()
             .await
@@ -135,7 +146,7 @@ impl Cluster {
     }
 
     /// A command in all namespaces of the node; its output, also what it wrote to stderr.
-    pub(crate) async fn node_exec(&self, argv: &[&str]) -> Result<String> {
+    pub async fn node_exec(&self, argv: &[&str]) -> Result<String> {
         let pid = self.env("NODE_N1_PID");
         let mut command = Command::new("nsenter");
         command
@@ -149,26 +160,12 @@ impl Cluster {
     }
 
     /// containerd's client on the node.
-    pub(crate) async fn ctr(&self, args: &[&str]) -> Result<String> {
-        // `ctr` hands all that follows to another program: the name comes first.
-        let mut command = Command::new(SCRIPT);
-        command.args(["--name", &self.name, "ctr", "n1"]).args(args);
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .context("running tests/cluster/cluster ctr")?;
-        ensure!(
-            output.status.success(),
-            "ctr {}: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    pub async fn ctr(&self, args: &[&str]) -> Result<String> {
+        self.run(&[&["ctr", "n1"], args].concat()).await
     }
 
     /// The last lines of the kubelet's log that mention `what`.
-    pub(crate) fn kubelet_log(&self, what: &str, lines: usize) -> String {
+    pub fn kubelet_log(&self, what: &str, lines: usize) -> String {
         let log = std::fs::read_to_string(self.env("NODE_N1_KUBELET_LOG")).unwrap_or_default();
         let mut found: Vec<&str> =
             log.lines().rev().filter(|line| line.contains(what)).take(lines).collect();

@@ -12,18 +12,21 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::recording::{Golden, Place, Recording};
 use crate::look::glob;
-use crate::recording::{Golden, Place, Recording};
 
 /// Between two values of a course.
-pub(crate) const THEN: &str = " → ";
+pub const THEN: &str = " → ";
 
 /// One place at which the two do not agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Difference {
-    pub(crate) place: String,
-    pub(crate) upstream: String,
-    pub(crate) ours: String,
+pub struct Difference {
+    /// The place, its parts joined by full stops.
+    pub place: String,
+    /// All that upstream was seen to do there.
+    pub upstream: String,
+    /// What ours did.
+    pub ours: String,
 }
 
 impl fmt::Display for Difference {
@@ -37,10 +40,11 @@ const ABSENT: &str = "(absent)";
 
 /// What upstream shows of each field of a status, in any case.
 #[derive(Debug, Default)]
-pub(crate) struct Vocabulary(BTreeMap<Place, BTreeSet<String>>);
+pub struct Vocabulary(BTreeMap<Place, BTreeSet<String>>);
 
 impl Vocabulary {
-    pub(crate) fn add(&mut self, golden: &Golden) {
+    /// Adds the values of a golden's statuses.
+    pub fn add(&mut self, golden: &Golden) {
         for (place, known) in &golden.leaves {
             if let Some(field) = field_of_status(place) {
                 let values =
@@ -66,11 +70,7 @@ fn field_of_status(place: &Place) -> Option<Place> {
 }
 
 /// All places at which ours is not what upstream may be.
-pub(crate) fn differences(
-    golden: &Golden,
-    ours: &Recording,
-    words: &Vocabulary,
-) -> Vec<Difference> {
+pub fn differences(golden: &Golden, ours: &Recording, words: &Vocabulary) -> Vec<Difference> {
     let mut found = Vec::new();
     let gone = directories_gone(golden, ours);
     for (place, known) in &golden.leaves {
@@ -144,68 +144,12 @@ fn follows(upstream: &str, ours: &str, known: &dyn Fn(&str) -> bool) -> bool {
         && (0..ours.len()).any(|start| begins(start) && left_out(start) && in_order(&ours[start..]))
 }
 
-/// Fails when this file does not see what it is there to see.
-pub(crate) fn sees_differences() -> Result<()> {
-    let of = |leaves: &[(&str, &str)]| {
-        let mut recording = Recording::default();
-        for (place, text) in leaves {
-            recording.put(&place.split('/').collect::<Vec<_>>(), *text);
-        }
-        recording
-    };
-    let upstream = of(&[
-        ("p/cri/calls", "A → B"),
-        ("p/status/phase", "Pending → Running → Failed"),
-        ("p/files/x", "1"),
-    ]);
-    let mut golden = Golden::of(upstream.clone());
-    golden.add(&of(&[("p/cri/calls", "A → C"), ("p/status/phase", "Pending → Running → Failed")]));
-    let mut words = Vocabulary::default();
-    words.add(&golden);
-    words.add(&Golden::of(of(&[("q/status/phase", "Pending → Late → Running")])));
-    let seen = |leaves: &[(&str, &str)]| {
-        let mut places: Vec<String> =
-            differences(&golden, &of(leaves), &words).into_iter().map(|one| one.place).collect();
-        places.sort();
-        places.join(" ")
-    };
-    let phase = |course| ("p/status/phase", course);
-    for (leaves, wanted) in [
-        (
-            vec![("p/cri/calls", "A → B"), phase("Pending → Running → Failed"), ("p/files/x", "1")],
-            "",
-        ),
-        // Upstream itself did both; on the way to its end a status may be left out.
-        (vec![("p/cri/calls", "A → C"), phase("Pending → Failed")], ""),
-        (vec![("p/cri/calls", "A"), phase("Failed")], "p.cri.calls"),
-        (
-            vec![("p/cri/calls", "A → B"), phase("Pending → Running"), ("p/files/x", "2")],
-            "p.files.x p.status.phase",
-        ),
-        // Another case of upstream's shows it on the way.
-        (vec![("p/cri/calls", "A → B"), phase("Pending → Late → Running → Failed")], ""),
-        (vec![("p/cri/calls", "A → B"), phase("Pending → Failed → Running")], "p.status.phase"),
-        (
-            vec![("p/cri/calls", "A → B"), phase("Pending → Unknown → Failed"), ("p/y", "")],
-            "p.status.phase p.y",
-        ),
-        (vec![], "p.cri.calls p.status.phase"),
-    ] {
-        let found = seen(&leaves);
-        anyhow::ensure!(
-            found == wanted,
-            "of {leaves:?} the comparison says {found:?}, wanted {wanted:?}"
-        );
-    }
-    Ok(())
-}
-
 /// The known differences: a line `PATTERN  # reason` each, the pattern against `case: difference`
 /// as it is printed. One that does not occur fails the run, unless it begins with `? `: it then
 /// depends on how fast the machine is. One that begins with `! ` is not wanted, only not mended
 /// yet.
 #[derive(Debug)]
-pub(crate) struct Explained {
+pub struct Explained {
     lines: Vec<Line>,
 }
 
@@ -218,7 +162,8 @@ struct Line {
 }
 
 impl Explained {
-    pub(crate) fn read(file: &Path) -> Result<Self> {
+    /// Reads the file of known differences.
+    pub fn read(file: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         let mut lines = Vec::new();
@@ -235,13 +180,15 @@ impl Explained {
         Ok(Self { lines })
     }
 
-    pub(crate) fn covers(&mut self, case: &str, difference: &Difference) -> bool {
+    /// True if a line covers the difference, which is then used.
+    pub fn covers(&mut self, case: &str, difference: &Difference) -> bool {
         let text = format!("{case}: {difference}");
         let line = self.lines.iter_mut().find(|line| glob(&line.pattern, &text));
         line.map(|line| line.used += 1).is_some()
     }
 
-    pub(crate) fn unused(&self) -> Vec<&str> {
+    /// The lines that had to occur and did not.
+    pub fn unused(&self) -> Vec<&str> {
         self.lines
             .iter()
             .filter(|line| line.used == 0 && !line.sometimes)
@@ -250,7 +197,73 @@ impl Explained {
     }
 
     /// How many differences are known and not wanted.
-    pub(crate) fn unwanted(&self) -> usize {
+    pub fn unwanted(&self) -> usize {
         self.lines.iter().filter(|line| line.unwanted).map(|line| line.used).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_seen_and_courses_may_be_shorter() {
+        let of = |leaves: &[(&str, &str)]| {
+            let mut recording = Recording::default();
+            for (place, text) in leaves {
+                recording.put(&place.split('/').collect::<Vec<_>>(), *text);
+            }
+            recording
+        };
+        let upstream = of(&[
+            ("p/cri/calls", "A → B"),
+            ("p/status/phase", "Pending → Running → Failed"),
+            ("p/files/x", "1"),
+        ]);
+        let mut golden = Golden::of(upstream.clone());
+        golden.add(&of(&[
+            ("p/cri/calls", "A → C"),
+            ("p/status/phase", "Pending → Running → Failed"),
+        ]));
+        let mut words = Vocabulary::default();
+        words.add(&golden);
+        words.add(&Golden::of(of(&[("q/status/phase", "Pending → Late → Running")])));
+        let seen = |leaves: &[(&str, &str)]| {
+            let mut places: Vec<String> = differences(&golden, &of(leaves), &words)
+                .into_iter()
+                .map(|one| one.place)
+                .collect();
+            places.sort();
+            places.join(" ")
+        };
+        let phase = |course| ("p/status/phase", course);
+        for (leaves, wanted) in [
+            (
+                vec![
+                    ("p/cri/calls", "A → B"),
+                    phase("Pending → Running → Failed"),
+                    ("p/files/x", "1"),
+                ],
+                "",
+            ),
+            // Upstream itself did both; on the way to its end a status may be left out.
+            (vec![("p/cri/calls", "A → C"), phase("Pending → Failed")], ""),
+            (vec![("p/cri/calls", "A"), phase("Failed")], "p.cri.calls"),
+            (
+                vec![("p/cri/calls", "A → B"), phase("Pending → Running"), ("p/files/x", "2")],
+                "p.files.x p.status.phase",
+            ),
+            // Another case of upstream's shows it on the way.
+            (vec![("p/cri/calls", "A → B"), phase("Pending → Late → Running → Failed")], ""),
+            (vec![("p/cri/calls", "A → B"), phase("Pending → Failed → Running")], "p.status.phase"),
+            (
+                vec![("p/cri/calls", "A → B"), phase("Pending → Unknown → Failed"), ("p/y", "")],
+                "p.status.phase p.y",
+            ),
+            (vec![], "p.cri.calls p.status.phase"),
+        ] {
+            let found = seen(&leaves);
+            assert_eq!(found, wanted, "of {leaves:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a case works with: a namespace of its own, objects written as YAML, and waits that say what
 //! they missed.
 
+use std::fmt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,17 +32,25 @@ const IMAGES: [(&str, &str); 3] = [
 
 /// One case's place in the cluster. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Bed {
-    pub(crate) cluster: Arc<Cluster>,
-    pub(crate) client: Client,
+pub struct Bed {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// A client of its API server, as cluster-admin.
+    pub client: Client,
     /// The namespace.
-    pub(crate) name: String,
+    pub name: String,
     /// How long its waits take at most.
-    pub(crate) patience: Duration,
+    pub patience: Duration,
+}
+
+impl fmt::Debug for Bed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bed").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A client of the API server as cluster-admin; the thread must be in the cluster's network.
-pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
+pub async fn client(cluster: &Cluster) -> Result<Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(cluster.env("KUBECONFIG"))?;
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
@@ -108,18 +117,18 @@ fn full_images(value: &mut Value) {
 }
 
 /// An object as JSON.
-pub(crate) fn as_value(object: &DynamicObject) -> Value {
+pub fn as_value(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
 impl Bed {
     /// A place in namespace `name`, which need not exist.
-    pub(crate) fn at(cluster: Arc<Cluster>, client: Client, name: &str) -> Self {
+    pub fn at(cluster: Arc<Cluster>, client: Client, name: &str) -> Self {
         Self { cluster, client, name: name.to_owned(), patience: PATIENCE }
     }
 
     /// Makes the namespace, with what pods need of it.
-    pub(crate) async fn prepare(&self) -> Result<()> {
+    pub async fn prepare(&self) -> Result<()> {
         self.create(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}",
             self.name
@@ -131,14 +140,14 @@ impl Bed {
     }
 
     /// Deletes the namespace and its pods at once; does not wait for their end.
-    pub(crate) async fn clear(&self) -> Result<()> {
+    pub async fn clear(&self) -> Result<()> {
         self.api("Pod").delete_collection(&grace(1), &ListParams::default()).await?;
         self.api("Namespace").delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
     }
 
     /// The API of one kind of object, in the namespace if the kind has one.
-    pub(crate) fn api(&self, kind: &str) -> Api<DynamicObject> {
+    pub fn api(&self, kind: &str) -> Api<DynamicObject> {
         let (resource, namespaced) = resource(kind);
         if namespaced {
             Api::namespaced_with(self.client.clone(), &self.name, &resource)
@@ -148,7 +157,7 @@ impl Bed {
     }
 
     /// Creates one object of any kind, written as YAML.
-    pub(crate) async fn create(&self, yaml: &str) -> Result<Value> {
+    pub async fn create(&self, yaml: &str) -> Result<Value> {
         let value = parse(yaml)?;
         let kind = look::text(&value, "kind");
         let object: DynamicObject = serde_json::from_value(value)?;
@@ -157,17 +166,12 @@ impl Bed {
     }
 
     /// Creates a pod whose spec is `spec`.
-    pub(crate) async fn pod(&self, name: &str, spec: &str) -> Result<Value> {
+    pub async fn pod(&self, name: &str, spec: &str) -> Result<Value> {
         self.labelled_pod(name, "{}", spec).await
     }
 
     /// Creates a pod whose metadata is `metadata` and its name, whose spec is `spec`.
-    pub(crate) async fn labelled_pod(
-        &self,
-        name: &str,
-        metadata: &str,
-        spec: &str,
-    ) -> Result<Value> {
+    pub async fn labelled_pod(&self, name: &str, metadata: &str, spec: &str) -> Result<Value> {
         let mut metadata = parse(metadata)?;
         metadata["name"] = json!(name);
         let pod =
@@ -178,19 +182,19 @@ impl Bed {
     }
 
     /// An object as it is now.
-    pub(crate) async fn get(&self, kind: &str, name: &str) -> Result<Value> {
+    pub async fn get(&self, kind: &str, name: &str) -> Result<Value> {
         let found = self.api(kind).get(name).await;
         Ok(as_value(&found.with_context(|| format!("reading {kind} {name}"))?))
     }
 
     /// Merges `change` (JSON) into an object.
-    pub(crate) async fn patch(&self, kind: &str, name: &str, change: Value) -> Result<Value> {
+    pub async fn patch(&self, kind: &str, name: &str, change: Value) -> Result<Value> {
         let done = self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(change)).await;
         Ok(as_value(&done.with_context(|| format!("changing {kind} {name}"))?))
     }
 
     /// Asks for other resources (JSON) of a container of a running pod.
-    pub(crate) async fn resize(&self, name: &str, container: &str, resources: &str) -> Result<()> {
+    pub async fn resize(&self, name: &str, container: &str, resources: &str) -> Result<()> {
         let resources: Value = serde_json::from_str(resources)?;
         let change = json!({"spec": {"containers": [{"name": container, "resources": resources}]}});
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
@@ -202,7 +206,7 @@ impl Bed {
     }
 
     /// Asks for a pod's deletion, with its own grace period or with `seconds`.
-    pub(crate) async fn delete(&self, name: &str, seconds: Option<u32>) -> Result<()> {
+    pub async fn delete(&self, name: &str, seconds: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
         self.api("Pod")
             .delete(name, &params)
@@ -212,7 +216,7 @@ impl Bed {
     }
 
     /// Deletes an object of any kind.
-    pub(crate) async fn delete_kind(&self, kind: &str, name: &str) -> Result<()> {
+    pub async fn delete_kind(&self, kind: &str, name: &str) -> Result<()> {
         self.api(kind)
             .delete(name, &DeleteParams::default())
             .await
@@ -221,12 +225,12 @@ impl Bed {
     }
 
     /// Waits until the pod shows all of `wants` (see [`look`]).
-    pub(crate) async fn until(&self, name: &str, wants: &[&str]) -> Result<Value> {
+    pub async fn until(&self, name: &str, wants: &[&str]) -> Result<Value> {
         self.until_kind("Pod", name, wants).await
     }
 
     /// Waits until the object shows all of `wants`; survives an API server that is away.
-    pub(crate) async fn until_kind(&self, kind: &str, name: &str, wants: &[&str]) -> Result<Value> {
+    pub async fn until_kind(&self, kind: &str, name: &str, wants: &[&str]) -> Result<Value> {
         let mut missing = vec!["it does not exist".to_owned()];
         let found = tokio::time::timeout(self.patience, async {
             let mut versions =
@@ -252,7 +256,7 @@ impl Bed {
     /// Waits until the pod is Ready and the first process of each of `containers` has its handler
     /// for SIGTERM, without which a first process never gets the signal: the pod would end as one
     /// that does not listen.
-    pub(crate) async fn until_heeds_term(&self, name: &str, containers: &[&str]) -> Result<Value> {
+    pub async fn until_heeds_term(&self, name: &str, containers: &[&str]) -> Result<Value> {
         let pod = self.until(name, &["cond[Ready]=True"]).await?;
         for container in containers {
             // Signal 15 is bit 14 of the mask of what is caught.
@@ -263,13 +267,13 @@ impl Bed {
     }
 
     /// Waits until the object is gone, or another of its name has come.
-    pub(crate) async fn until_gone(&self, kind: &str, name: &str) -> Result<()> {
+    pub async fn until_gone(&self, kind: &str, name: &str) -> Result<()> {
         self.until_gone_from(kind, name, None).await
     }
 
     /// Waits until the object with `uid` is gone. For one that comes back at once under its name:
     /// the first look may already see its successor.
-    pub(crate) async fn until_gone_from(
+    pub async fn until_gone_from(
         &self,
         kind: &str,
         name: &str,
@@ -293,7 +297,7 @@ impl Bed {
     }
 
     /// Fails if the object does not keep showing `wants` for `seconds`: for what must not happen.
-    pub(crate) async fn stays(&self, name: &str, seconds: u64, wants: &[&str]) -> Result<()> {
+    pub async fn stays(&self, name: &str, seconds: u64, wants: &[&str]) -> Result<()> {
         let broken = tokio::time::timeout(Duration::from_secs(seconds), async {
             let mut versions =
                 watcher::watch_object(self.api("Pod"), name).default_backoff().boxed();
@@ -314,7 +318,7 @@ impl Bed {
     }
 
     /// Waits for an event about `name` with this reason and message (a pattern).
-    pub(crate) async fn event(&self, name: &str, reason: &str, message: &str) -> Result<Value> {
+    pub async fn event(&self, name: &str, reason: &str, message: &str) -> Result<Value> {
         let mut seen = Vec::new();
         let found = tokio::time::timeout(self.patience, async {
             let about = watcher::Config::default().fields(&format!("involvedObject.name={name}"));
@@ -343,7 +347,7 @@ impl Bed {
     }
 
     /// All events about `name` that there are now, oldest first: `(reason, message)`.
-    pub(crate) async fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
+    pub async fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
         let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let mut list: Vec<Value> =
             self.api("Event").list(&about).await?.items.iter().map(as_value).collect();
@@ -355,7 +359,7 @@ impl Bed {
     }
 
     /// What a container has written so far, through the API server.
-    pub(crate) async fn logs(&self, pod: &str, container: &str) -> Result<String> {
+    pub async fn logs(&self, pod: &str, container: &str) -> Result<String> {
         self.logs_with(
             pod,
             LogParams { container: Some(container.to_owned()), ..LogParams::default() },
@@ -364,19 +368,14 @@ impl Bed {
     }
 
     /// The same, with any parameters.
-    pub(crate) async fn logs_with(&self, pod: &str, params: LogParams) -> Result<String> {
+    pub async fn logs_with(&self, pod: &str, params: LogParams) -> Result<String> {
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
             Api::namespaced(self.client.clone(), &self.name);
         pods.logs(pod, &params).await.with_context(|| format!("reading the logs of {pod}"))
     }
 
     /// Waits until the log of a container has a line that `pattern` describes.
-    pub(crate) async fn until_logged(
-        &self,
-        pod: &str,
-        container: &str,
-        pattern: &str,
-    ) -> Result<()> {
+    pub async fn until_logged(&self, pod: &str, container: &str, pattern: &str) -> Result<()> {
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
             Api::namespaced(self.client.clone(), &self.name);
         let params = LogParams {
@@ -402,19 +401,14 @@ impl Bed {
     }
 
     /// A command in a container; its output. Fails with what it wrote to stderr.
-    pub(crate) async fn exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
+    pub async fn exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
         self.kubectl(&[&["exec", pod, "-c", container, "--"], argv].concat()).await
     }
 
     /// Waits until a command in a container succeeds; its output. For what the container's own
     /// command does first: it counts as started, and without a probe as ready, before its shell has
     /// read a line.
-    pub(crate) async fn until_exec(
-        &self,
-        pod: &str,
-        container: &str,
-        argv: &[&str],
-    ) -> Result<String> {
+    pub async fn until_exec(&self, pod: &str, container: &str, argv: &[&str]) -> Result<String> {
         let mut last = anyhow!("it has not ended once");
         let succeeded = async {
             loop {
@@ -431,7 +425,7 @@ impl Bed {
     }
 
     /// kubectl, in the case's namespace; its output.
-    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = self.kubectl_command(args).output();
         let output = tokio::time::timeout(self.patience, output).await.map_err(|_| {
             anyhow!("kubectl {}: no end after {} s", args.join(" "), self.patience.as_secs())
@@ -443,7 +437,7 @@ impl Bed {
     }
 
     /// The command itself, for those who talk to it while it runs.
-    pub(crate) fn kubectl_command(&self, args: &[&str]) -> Command {
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.cluster.env("KUBECTL"));
         command
             .args(["--namespace", &self.name])
@@ -455,7 +449,7 @@ impl Bed {
 
     /// What a reader of a failure needs: the pods, their events, the kubelet's last words about
     /// them.
-    pub(crate) async fn facts(&self) -> String {
+    pub async fn facts(&self) -> String {
         let mut facts = Vec::new();
         let pods = self
             .api("Pod")
@@ -481,19 +475,19 @@ impl Bed {
 }
 
 /// Deletion with a grace period.
-pub(crate) fn grace(seconds: u32) -> DeleteParams {
+pub fn grace(seconds: u32) -> DeleteParams {
     DeleteParams { grace_period_seconds: Some(seconds), ..DeleteParams::default() }
 }
 
 /// Compares, and names what is compared.
 #[expect(clippy::needless_pass_by_value, reason = "reads better at its uses")]
-pub(crate) fn same<T: PartialEq + std::fmt::Debug>(what: &str, seen: T, wanted: T) -> Result<()> {
+pub fn same<T: PartialEq + fmt::Debug>(what: &str, seen: T, wanted: T) -> Result<()> {
     ensure!(seen == wanted, "{what}: is {seen:?}, wanted {wanted:?}");
     Ok(())
 }
 
 /// Checks that `text` has a line that `pattern` describes.
-pub(crate) fn has_line(what: &str, text: &str, pattern: &str) -> Result<()> {
+pub fn has_line(what: &str, text: &str, pattern: &str) -> Result<()> {
     ensure!(
         text.lines().any(|line| look::glob(pattern, line)),
         "{what} has no line \"{pattern}\":\n{text}"
@@ -502,7 +496,7 @@ pub(crate) fn has_line(what: &str, text: &str, pattern: &str) -> Result<()> {
 }
 
 /// Checks that the object shows all of `wants` now.
-pub(crate) fn shows(object: &Value, wants: &[&str]) -> Result<()> {
+pub fn shows(object: &Value, wants: &[&str]) -> Result<()> {
     let missing = look::unmet(object, wants);
     ensure!(missing.is_empty(), "{}", missing.join("; "));
     Ok(())

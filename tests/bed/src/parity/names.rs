@@ -40,13 +40,13 @@ static COMPILED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 static NODE: std::sync::OnceLock<[(String, &str); 2]> = std::sync::OnceLock::new();
 
 /// Names the node's own numbers, from its status: `16384Ki`.
-pub(crate) fn know_node(capacity: &str, allocatable: &str) {
+pub fn know_node(capacity: &str, allocatable: &str) {
     let number = |text: &str| text.trim_end_matches("Ki").to_owned();
     NODE.get_or_init(|| [(number(allocatable), "<allocatable>"), (number(capacity), "<capacity>")]);
 }
 
 /// The text with names in place of what is accidental.
-pub(crate) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut text = text.to_owned();
     for (pattern, name) in COMPILED.iter() {
         if let Cow::Owned(changed) = pattern.replace_all(&text, *name) {

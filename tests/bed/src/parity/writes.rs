@@ -5,20 +5,19 @@
 //! state of a container and a condition count as one value each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 
-use crate::compare::THEN;
-use crate::look;
-use crate::names::plain;
-use crate::recording::{Recording, as_text, compact};
+use super::compare::THEN;
+use super::names::plain;
+use super::recording::{Recording, as_text, compact};
+use crate::{audit, look};
 
 /// One accepted write of the node's.
 #[derive(Debug)]
-pub(crate) struct Write {
+pub struct Write {
     namespace: String,
     name: String,
     verb: String,
@@ -28,24 +27,15 @@ pub(crate) struct Write {
 }
 
 /// The writes about pods in namespaces that begin with `prefix`, from `offset` of the log on.
-pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
-    let mut file =
-        std::fs::File::open(log).with_context(|| format!("opening {}", log.display()))?;
-    file.seek(SeekFrom::Start(offset))?;
+pub fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        if !line.contains("\"resource\":\"pods\"") || !line.contains("system:node:n1") {
-            continue;
-        }
-        let Ok(mut event) = serde_json::from_str::<Value>(&line) else { continue };
+    let words = ["\"resource\":\"pods\"", "system:node:n1"];
+    for event in audit::accepted(log, offset, &words)? {
+        let mut event = event?;
         let verb = look::text(&event, "verb");
-        let accepted =
-            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code));
         let namespace = look::text(&event, "objectRef.namespace");
         let by_node = event["user"]["username"] == "system:node:n1";
-        if !accepted
-            || !by_node
+        if !by_node
             || !namespace.starts_with(prefix)
             || matches!(verb.as_str(), "get" | "list" | "watch")
         {
@@ -64,7 +54,7 @@ pub(crate) fn read(log: &Path, offset: u64, prefix: &str) -> Result<Vec<Write>> 
 }
 
 /// Writes what the node wrote about a pod.
-pub(crate) fn write(writes: &[Write], namespace: &str, name: &str, recording: &mut Recording) {
+pub fn write(writes: &[Write], namespace: &str, name: &str, recording: &mut Recording) {
     let mut courses: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
     let mut seen = 0;
     for write in writes.iter().filter(|write| write.namespace == namespace) {
@@ -140,7 +130,8 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
         Value::Array(items) => {
             for (index, value) in items.iter().enumerate() {
                 let key = ["name", "type"].iter().find_map(|key| value.get(key)?.as_str());
-                let key = key.map_or_else(|| index.to_string(), |key| format!("[{key}]"));
+                // The name of a volume may be random.
+                let key = key.map_or_else(|| index.to_string(), |key| format!("[{}]", plain(key)));
                 status_leaves(&below(key), value, leaves);
             }
         }
@@ -152,5 +143,41 @@ fn status_leaves(place: &[String], value: &Value, leaves: &mut BTreeMap<Vec<Stri
                 if again { "more".to_owned() } else { plain(&as_text(value)) },
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_random_name_of_a_tokens_volume_is_no_place_of_its_own() {
+        let status = |name: &str| {
+            let mount = json!({"name": name, "mountPath": "/var/run/secrets", "readOnly": true});
+            let response = json!({
+                "metadata": {"name": "p"},
+                "status": {"containerStatuses": [{"name": "main", "volumeMounts": [mount]}]},
+            });
+            let write = Write {
+                namespace: "n".to_owned(),
+                name: "p".to_owned(),
+                verb: "patch".to_owned(),
+                subresource: "status".to_owned(),
+                request: Value::Null,
+                response,
+            };
+            let mut recording = Recording::default();
+            super::write(&[write], "n", "p", &mut recording);
+            recording.leaves
+        };
+
+        let leaves = status("kube-api-access-f6kpb");
+        assert_eq!(leaves, status("kube-api-access-qs2pl"));
+        let place =
+            "p.status.containerStatuses.[main].volumeMounts.[kube-api-access-<random>].name";
+        let place: Vec<String> = place.split('.').map(str::to_owned).collect();
+        assert_eq!(leaves.get(&place).map(String::as_str), Some("kube-api-access-<random>"));
     }
 }

@@ -1,0 +1,141 @@
+//! The check of the API server's certificate by authorities that a file names.
+//!
+//! The file is looked at when a request is made, by [`Trust::look`]. One that has changed is read
+//! again; one that cannot be used leaves the old authorities in force: it may be half written.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::credentials::{CredentialsError, LOOK_AGAIN};
+use crate::linux::stamp::Stamp;
+use crate::model::Mono;
+
+/// Checks certificates by the authorities of a file.
+pub(super) struct Trust {
+    file: PathBuf,
+    seen: Mutex<Seen>,
+    verifier: RwLock<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// The file as it was when last looked at.
+struct Seen {
+    stamp: Stamp,
+    looked: Mono,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// Trusts `roots`, which were read from `file`.
+    pub(super) fn new(
+        file: PathBuf,
+        roots: &[CertificateDer<'static>],
+        provider: Arc<CryptoProvider>,
+        now: Mono,
+    ) -> Result<Arc<Self>, CredentialsError> {
+        let verifier = verifier(roots, &provider)?;
+        let seen = Mutex::new(Seen { stamp: Stamp::of(&file), looked: now });
+        Ok(Arc::new(Self { file, seen, verifier: RwLock::new(verifier), provider }))
+    }
+
+    /// Looks at the file, at most once in [`LOOK_AGAIN`]. True: other authorities are trusted now.
+    pub(super) fn look(&self, now: Mono) -> bool {
+        let mut seen = self.seen.lock();
+        if now.since(seen.looked) < LOOK_AGAIN {
+            return false;
+        }
+        seen.looked = now;
+        let stamp = Stamp::of(&self.file);
+        if std::mem::replace(&mut seen.stamp, stamp) == stamp {
+            return false;
+        }
+
+        let file = self.file.display();
+        match self.read() {
+            Ok(verifier) => {
+                tracing::info!(%file, "CA content changed, updating transport");
+                *self.verifier.write() = verifier;
+                true
+            }
+            Err(problem) => {
+                tracing::error!(%file, problem, "the changed CA file cannot be used; the old one stays");
+                false
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Arc<WebPkiServerVerifier>, String> {
+        let pem = std::fs::read(&self.file).map_err(|error| error.to_string())?;
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("it is not PEM: {error}"))?;
+        verifier(&roots, &self.provider).map_err(|error| error.to_string())
+    }
+
+    fn now(&self) -> Arc<WebPkiServerVerifier> {
+        Arc::clone(&self.verifier.read())
+    }
+}
+
+fn verifier(
+    roots: &[CertificateDer<'static>],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, CredentialsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in roots {
+        store.add(certificate.clone()).map_err(CredentialsError::Roots)?;
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+        .build()
+        .map_err(|error| CredentialsError::Roots(rustls::Error::General(error.to_string())))
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verifier = self.now();
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.now().verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.now().verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.now().supported_verify_schemes()
+    }
+}

@@ -1,0 +1,145 @@
+//! The first screen of the README on a node whose init is systemd.
+//!
+//! Upstream's kubelet runs there as its package and kubeadm leave it, with a pod and a static pod. The
+//! README's commands put rkubelet in its place, and take it back; neither pod must notice. On the
+//! way the slices that both make for pods are compared.
+//!
+//! `cargo test --test systemd`, as root; `RKUBELET_BIN` names the program (default:
+//! `target/release/rkubelet`). Each check builds on those before it, so the first that fails ends
+//! the run.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads the environment and the clock, and writes files"
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
+
+mod node;
+mod slices;
+mod upstream;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use rkubelet_bed::bed::{self, Bed};
+use rkubelet_bed::cluster::{self, Cluster};
+use rkubelet_bed::run::{self, Tally};
+
+use node::Node;
+
+fn main() -> ExitCode {
+    if run::is_listing() {
+        run::list("systemd");
+        return ExitCode::SUCCESS;
+    }
+    let mut tally = Tally::new();
+    let outcome = run_all(&mut tally);
+    // A check that failed has been counted and printed.
+    let outcome = if tally.is_clean() { outcome } else { Ok(()) };
+    tally.finish(outcome)
+}
+
+fn run_all(tally: &mut Tally) -> Result<()> {
+    run::need_root()?;
+    let program = run::program()?;
+    let name = format!("systemd-{}", std::process::id());
+
+    let began = Instant::now();
+    let up = Cluster::up(&name, "none", "2.3", "", &["--systemd"]);
+    tally.ended("a node whose init is systemd", began.elapsed(), &up, "");
+    let outcome = up.and_then(|cluster| {
+        let cluster = Arc::new(cluster);
+        run::in_network(&cluster, || async {
+            let client = bed::client(&cluster).await.context("a client of the API server")?;
+            let bed = Bed::at(Arc::clone(&cluster), client, "default");
+            Checks { node: Node { bed, program }, tally }.all().await
+        })
+    });
+
+    let began = Instant::now();
+    let down = cluster::down(&name);
+    tally.ended("all goes", began.elapsed(), &down, "");
+    let began = Instant::now();
+    let left = run::leaves_nothing(&name);
+    tally.ended("nothing is left", began.elapsed(), &left, "");
+    outcome
+}
+
+/// The checks on one node, and their results.
+struct Checks<'a> {
+    node: Node,
+    tally: &'a mut Tally,
+}
+
+/// Runs one check and returns from the caller if it fails: `check!(self, "what", work)`.
+macro_rules! check {
+    ($checks:expr, $what:literal, $work:expr) => {{
+        let began = Instant::now();
+        let outcome = $work.await;
+        $checks.ended($what, began, outcome).await?
+    }};
+}
+
+impl Checks<'_> {
+    async fn all(&mut self) -> Result<()> {
+        check!(self, "upstream's kubelet is its service", upstream::install(&self.node));
+        check!(self, "the node is Ready", self.node.is_ready());
+        check!(self, "the namespace has what pods need", self.node.has_service_account());
+        check!(self, "a pod runs", self.node.make_pod("stays", "{}"));
+        check!(self, "a static pod runs", self.node.make_static_pod());
+        check!(self, "upstream's kubelet looks after them", self.node.runs("kubelet"));
+        let theirs = check!(self, "its slices of pods, for comparison", slices::make(&self.node));
+        let before = self.node.states().await?;
+
+        check!(self, "the README's commands", self.node.replace_kubelet());
+        let unit = "systemd reads the unit and the drop-in without complaint";
+        let began = Instant::now();
+        let outcome = self.node.unit_is_read_whole().await;
+        self.ended(unit, began, outcome).await?;
+        check!(
+            self,
+            "rkubelet is kubelet.service, and renews the lease",
+            self.node.is_reported_by("rkubelet")
+        );
+        check!(self, "the node is Ready", self.node.is_ready());
+        check!(self, "the pods have not noticed", self.node.are_as_they_were(&before));
+        check!(self, "another pod runs", self.node.make_pod("new", "{}"));
+        check!(self, "kubectl logs and exec", self.node.reads_and_runs("new"));
+
+        let ours = check!(self, "its slices of pods come and go", slices::make(&self.node));
+        check!(self, "they are what upstream's kubelet makes", async {
+            slices::are_the_same(&theirs, &ours)
+        });
+        check!(
+            self,
+            "limits outlive a reload of systemd",
+            slices::limits_outlive_a_reload(&self.node)
+        );
+        check!(self, "killed, it is started again by systemd", self.node.survives_a_kill());
+        check!(self, "it stops promptly; containers stay", self.node.stops("stays"));
+        check!(
+            self,
+            "started as kubelet.service it is rkubelet",
+            self.node.is_reported_by("rkubelet")
+        );
+        check!(self, "the pods have not noticed", self.node.are_as_they_were(&before));
+
+        check!(self, "the way back", self.node.take_back());
+        check!(
+            self,
+            "upstream's kubelet runs again, and renews the lease",
+            self.node.is_reported_by("kubelet")
+        );
+        check!(self, "the pods have not noticed", self.node.are_as_they_were(&before));
+        Ok(())
+    }
+
+    /// Counts a check; an error carries on, with the kubelets' last words printed.
+    async fn ended<T>(&mut self, what: &str, began: Instant, outcome: Result<T>) -> Result<T> {
+        let took = began.elapsed();
+        let facts = if outcome.is_err() { self.node.journal().await } else { String::new() };
+        self.tally.ended(what, took, &outcome, &facts);
+        outcome
+    }
+}

@@ -1,0 +1,57 @@
+//! Upstream's kubelet as a service: the files that its package installs, and those that kubeadm
+//! writes at a join.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::node::{Node, install as install_program};
+
+/// The package's unit.
+const UNIT: &str = "\
+[Unit]
+Description=kubelet: The Kubernetes Node Agent
+Wants=network-online.target
+After=network-online.target
+[Service]
+ExecStart=/usr/bin/kubelet
+Restart=always
+StartLimitInterval=0
+RestartSec=10
+[Install]
+WantedBy=multi-user.target
+";
+
+/// kubeadm's drop-in.
+const DROP_IN: &str = concat!(
+    "[Service]\n",
+    "Environment=\"KUBELET_KUBECONFIG_ARGS=",
+    "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf ",
+    "--kubeconfig=/etc/kubernetes/kubelet.conf\"\n",
+    "Environment=\"KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml\"\n",
+    "EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env\n",
+    "EnvironmentFile=-/etc/default/kubelet\n",
+    "ExecStart=\n",
+    "ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS ",
+    "$KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS\n",
+);
+
+/// kubeadm's flags of this node.
+const FLAGS: &str = "KUBELET_KUBEADM_ARGS=\"--hostname-override=n1 --node-ip=10.200.0.11\"\n";
+
+/// Installs and starts it.
+pub(crate) async fn install(node: &Node) -> Result<()> {
+    let cluster = &node.bed.cluster;
+    // The harness keeps all programs of a version in one folder.
+    let programs = Path::new(cluster.env("KUBECTL")).parent().context("the folder of kubectl")?;
+    install_program(&programs.join("kubelet"), &cluster.on_node("/usr/bin/kubelet"))?;
+
+    let units = cluster.on_node("/usr/lib/systemd/system");
+    std::fs::create_dir_all(units.join("kubelet.service.d"))?;
+    std::fs::write(units.join("kubelet.service"), UNIT)?;
+    std::fs::write(units.join("kubelet.service.d/10-kubeadm.conf"), DROP_IN)?;
+    std::fs::write(cluster.on_node("/var/lib/kubelet/kubeadm-flags.env"), FLAGS)?;
+
+    node.run(&["systemctl", "daemon-reload"]).await?;
+    node.run(&["systemctl", "enable", "--now", "kubelet"]).await.map(drop)
+}
