@@ -27,7 +27,7 @@ fuzz: ## hostile input: every fuzz target for SECONDS=600, or TARGET="quantity c
 node: ## only the cases on real parts (root); FOCUS=text picks some
 	tests/run node
 
-conformance: ## upstream's e2e_node suite, compared with its verdict about upstream's kubelet; KUBELET=upstream FOCUS= PROCS= PASS=
+conformance: ## upstream's e2e_node suite, compared with its verdict about upstream's kubelet; KUBELET=upstream FOCUS= PROCS= PASS=features
 	$(if $(filter upstream,$(KUBELET)),,cargo build --release)
 	KUBELET='$(KUBELET)' FOCUS='$(FOCUS)' PROCS='$(PROCS)' PASS='$(PASS)' tests/conformance/run
 

@@ -104,7 +104,7 @@ impl Watcher {
     }
 }
 
-/// Returns true if the watched folder has been removed or renamed.
+/// Returns true if the folder is gone from its place, so that the watch must be set up anew.
 fn is_gone(mask: EventMask) -> bool {
     mask.intersects(
         EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT,

@@ -18,6 +18,7 @@ pub mod phase;
 pub mod pod;
 pub mod pressure;
 pub mod quantity;
+pub mod quote;
 pub mod reason;
 pub mod resize;
 pub mod restart;

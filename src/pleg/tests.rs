@@ -362,7 +362,7 @@ async fn a_stream_that_misses_events_is_not_trusted() {
     node.until("a", |observation| running(observation) == 1).await;
     node.fake.exit_container(&first, 0, "Completed");
     node.until("a", |observation| running(observation) == 0).await;
-    // Twice in a row something was found that no event told of: from now on everything is listed
+    // Two relists in a row found changes that no event reported: from now on everything is listed
     // every second.
     let before = node.clock.now().mono;
     node.container("a", &sandbox, "two").await;

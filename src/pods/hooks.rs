@@ -13,6 +13,7 @@ use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::cri::client::ExecOutput;
 use crate::cri::{CriError, Runtime};
+use crate::model::quote::go_quote;
 use crate::model::{ContainerId, ContainerKind, EventType, Mono, Pod, reason, time};
 use crate::probes::check::Exec;
 use crate::probes::check::exec::combined;
@@ -138,9 +139,10 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
         let command = action.command.clone().unwrap_or_default();
         return exec(target, command.clone()).await.map_err(|(problem, output)| HookError {
             message: format!(
-                "Exec lifecycle hook ([{}]) {} failed - error: {problem}, message: {output:?}",
+                "Exec lifecycle hook ([{}]) {} failed - error: {problem}, message: {}",
                 command.join(" "),
-                whose()
+                whose(),
+                go_quote(&output)
             ),
         });
     }

@@ -267,6 +267,7 @@ impl State {
         }
     }
 
+    /// Returns the time of the next attempt.
     fn next_due(&self) -> Option<Mono> {
         let waiting = self.probers.iter().filter_map(|prober| prober.active.as_ref());
         waiting
@@ -322,24 +323,26 @@ impl State {
         let attempt = judge(&done.result, done.due.ahead, late);
         let was = active.verdict.outcome();
         let decided = active.verdict.record(attempt);
-        active.due = Some(if decided && attempt == Attempt::Success && !active.settled {
+        let outcome = active.verdict.outcome();
+
+        let next = if decided && attempt == Attempt::Success && !active.settled {
             active.settled = true;
             schedule::settled(&timing, phase, done.began)
         } else if done.due.ahead && attempt != Attempt::Success {
             schedule::after_look(phase, done.due.at, now)
         } else {
             schedule::next(&timing, done.began, now)
-        });
-        let outcome = active.verdict.outcome();
+        };
+        active.due = Some(next);
+
         let container = active.target.container.clone();
         let container_kind = active.target.kind;
-
         if was != outcome {
             tracing::debug!(
                 container,
                 probe = kind.as_str(),
                 ?outcome,
-                "A probe changed its verdict"
+                "a probe changed its verdict"
             );
         }
 
@@ -373,7 +376,7 @@ impl State {
                     container = container.1,
                     probe = name,
                     output,
-                    "A probe failed and was late by our own fault; it does not count"
+                    "a probe failed and was late by our own fault; it does not count"
                 );
                 Counted::Unknown
             }
@@ -388,6 +391,7 @@ impl State {
                 return;
             }
         };
+
         let took = done.ended.since(done.began);
         self.deps.observer.attempted(&self.pod, container.1, kind, counted, took);
     }
@@ -426,6 +430,8 @@ fn is_late(done: &Done, timing: &Timing) -> bool {
     began_late > timing.timeout || (done.own_timer && ended_late > timing.timeout * 2 + SLACK)
 }
 
+/// Decides what an attempt counts as. A failure that came ahead of its turn, or was late, counts as
+/// nothing.
 fn judge(result: &CheckResult, ahead: bool, late: bool) -> Attempt {
     match result {
         CheckResult::Success | CheckResult::Warning(_) => Attempt::Success,

@@ -1,5 +1,7 @@
-//! The three calls that the writer makes, and what their failures mean. [`KubeStatusApi`] is the
-//! real thing.
+//! The three calls that the writer makes, and the classes of their failures. [`KubeStatusApi`] is
+//! the real implementation.
+//!
+//! It never retries a call: [`super::queue`] decides what follows a failure.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,50 +17,50 @@ pub struct Target {
     pub namespace: String,
     /// The name.
     pub name: String,
-    /// The UID in the API: for a static pod its mirror's.
+    /// The UID in the API: for a static pod that of its mirror.
     pub uid: String,
 }
 
-/// Why a call failed, by what has to be done about it.
+/// The failures of a call, by the reaction that they require.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// There is no such object.
+    /// The object does not exist.
     #[error("pod {namespace}/{name} is not in the API", namespace = target.namespace, name = target.name)]
     NotFound {
         /// The object.
         target: Target,
     },
-    /// The object is another one, or has changed under us: read it.
+    /// The object is another one, or has changed meanwhile: it must be read.
     #[error("pod {namespace}/{name} in the API is not what was expected", namespace = target.namespace, name = target.name)]
     Conflict {
         /// The object.
         target: Target,
-        /// What the server said.
+        /// The server's answer.
         #[source]
         source: kube::Error,
     },
-    /// The server refused, and nothing has happened.
+    /// The server refused the call, and nothing has changed.
     #[error("the API server refused the status of pod {namespace}/{name}", namespace = target.namespace, name = target.name)]
     Refused {
         /// The object.
         target: Target,
-        /// What the server said.
+        /// The server's answer.
         #[source]
         source: kube::Error,
     },
-    /// Nobody knows whether it has happened.
+    /// The fate of the call is not known.
     #[error("no answer from the API server about pod {namespace}/{name}", namespace = target.namespace, name = target.name)]
     Unknown {
         /// The object.
         target: Target,
-        /// What went wrong; none when the deadline passed.
+        /// The error; none if the deadline passed.
         #[source]
         source: Option<kube::Error>,
     },
 }
 
 impl Failure {
-    /// Returns true if it is unknown what the object is now: it has to be read.
+    /// Returns true if the present object is not known: it has to be read.
     pub(super) fn leaves_doubt(&self) -> bool {
         match self {
             Self::Unknown { .. } | Self::Conflict { .. } => true,
@@ -67,9 +69,9 @@ impl Failure {
     }
 }
 
-/// The API server, as far as the writer needs it. Every call ends within a deadline.
+/// The part of the API server that the writer needs. Every call ends within a deadline.
 pub trait StatusApi: Send + Sync + 'static {
-    /// PATCHes the status; answers the object as it is then.
+    /// PATCHes the status. Returns the object as it is then.
     fn patch_status(
         &self,
         target: &Target,
@@ -79,15 +81,15 @@ pub trait StatusApi: Send + Sync + 'static {
     /// Reads the object.
     fn get(&self, target: &Target) -> impl Future<Output = Result<api::Pod, Failure>> + Send;
 
-    /// Deletes the object at once, if it still has that UID.
+    /// Deletes the object at once, if it still has this UID.
     fn delete(&self, target: &Target) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// How long one call may take. The transport notices dead connections sooner; this is for servers
+/// The deadline of one call. The transport notices dead connections sooner; this is for servers
 /// that are merely silent.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The API server by way of a client.
+/// Calls the API server through a client.
 #[derive(Clone)]
 pub struct KubeStatusApi {
     client: kube::Client,
@@ -100,7 +102,7 @@ impl std::fmt::Debug for KubeStatusApi {
 }
 
 impl KubeStatusApi {
-    /// Calls through `client`: the one for writes.
+    /// Returns the calls through `client`: the one for writes.
     pub fn new(client: kube::Client) -> Self {
         Self { client }
     }
@@ -113,7 +115,8 @@ impl KubeStatusApi {
 impl StatusApi for KubeStatusApi {
     async fn patch_status(&self, target: &Target, patch: &Value) -> Result<api::Pod, Failure> {
         let pods = self.pods(target);
-        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let params = PatchParams::default();
+        let patch = Patch::Strategic(patch);
         in_time(target, pods.patch_status(&target.name, &params, &patch)).await
     }
 
@@ -132,6 +135,7 @@ impl StatusApi for KubeStatusApi {
             }),
             ..DeleteParams::default()
         };
+
         in_time(target, pods.delete(&target.name, &params)).await.map(|_| ())
     }
 }

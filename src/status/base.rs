@@ -19,9 +19,9 @@ pub(super) struct Want {
 /// The API's object as last known.
 #[derive(Clone, Debug)]
 pub(super) enum Base {
-    /// The watch has shown it.
+    /// The object that the watch has shown.
     Watched(Arc<Pod>),
-    /// It came as the answer to our own write, and the watch lags behind.
+    /// The object in the answer to our own write; the watch lags behind.
     Answered(Arc<Answer>),
 }
 

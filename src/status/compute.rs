@@ -1,7 +1,7 @@
-//! The API status of a pod, from what is observed of it. Pure.
+//! Computes the API status of a pod from its observation. Pure.
 //!
-//! Everything a user sees of a pod's state is decided here and in the files beside this one: the
-//! phase ([`super::phase`]), the conditions ([`super::conditions`]), the statuses of containers
+//! Everything that a user sees of a pod's state is decided here and in the files beside this one:
+//! the phase ([`super::phase`]), the conditions ([`super::conditions`]), the statuses of containers
 //! ([`super::containers`]), the resources ([`super::resources`]). A terminal phase is never left,
 //! and is never entered while anything of the pod could still run.
 
@@ -21,13 +21,13 @@ use crate::resources::qos;
 
 /// The reason of a pod that ran longer than `activeDeadlineSeconds`.
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
-/// Its message.
+/// The message of such a pod.
 pub const DEADLINE_EXCEEDED_MESSAGE: &str =
     "Pod was active on the node longer than the specified deadline";
-/// What the status message of a rejected pod begins with.
+/// The begin of the status message of a rejected pod.
 pub const REJECTED_PREFIX: &str = "Pod was rejected: ";
 
-/// Computes the status.
+/// Computes the status of a pod.
 pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     let nothing = api::PodStatus::default();
     let recorded = input.recorded.or(input.pod.status.as_ref()).unwrap_or(&nothing);
@@ -52,11 +52,11 @@ pub fn compute(input: &ComputeInput<'_>) -> api::PodStatus {
     status
 }
 
-/// What of a mirror's status counts for its static pod.
+/// Returns the parts of a mirror's status that count for its static pod.
 ///
-/// A static pod begins as pending, whatever became of its mirror: so it does after each restart of
-/// upstream's kubelet. Phase, reason and message are never taken from the mirror. Its containers
-/// are as the runtime says; of those that ran, only what the probes had found is taken.
+/// A static pod begins as pending, as with upstream after each restart: phase, reason and message
+/// are never taken from the mirror. Its containers are taken from the runtime; of those that ran,
+/// only the verdicts of the probes are kept.
 pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
     let probed = |list: &Option<Vec<api::ContainerStatus>>| {
         let ran = |status: &&api::ContainerStatus| {
@@ -82,7 +82,7 @@ pub fn of_mirror(status: &api::PodStatus) -> api::PodStatus {
     }
 }
 
-/// A pod that admission refused: it has never had anything here.
+/// Returns the status of a pod that admission refused: nothing of it has ever existed here.
 fn rejected(
     input: &ComputeInput<'_>,
     recorded: &api::PodStatus,
@@ -99,7 +99,7 @@ fn rejected(
     }
 }
 
-/// Whether the status is one of [`rejected`]: there is never more to say of such a pod.
+/// Returns true if the status is one of [`rejected`], which never changes.
 fn was_rejected(recorded: &api::PodStatus) -> bool {
     let message = recorded.message.as_deref().unwrap_or_default();
     Phase::of(recorded) == Some(Phase::Failed)
@@ -164,7 +164,7 @@ fn decide_phase(
     PhaseDecision { reported, natural, over }
 }
 
-/// Whether anything of the pod runs or could begin to.
+/// Returns true if anything of the pod runs or could begin to run.
 fn could_run(input: &ComputeInput<'_>) -> bool {
     match input.lifecycle {
         Lifecycle::Syncing => true,
@@ -182,8 +182,8 @@ fn could_run(input: &ComputeInput<'_>) -> bool {
     }
 }
 
-/// Whether a main container of the pod's present sandbox exists: then its init containers were done
-/// once.
+/// Returns true if a main container of the pod's present sandbox exists: its init containers have
+/// then been done once.
 fn initialized(input: &ComputeInput<'_>) -> bool {
     let sandbox =
         input.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
@@ -195,7 +195,7 @@ fn initialized(input: &ComputeInput<'_>) -> bool {
     })
 }
 
-/// The reason and message of a pod that the node has ended, whatever its containers' exit codes.
+/// Returns the reason and message of a pod that the node has ended, whatever its exit codes.
 fn forced_reason<'a>(input: &ComputeInput<'a>) -> Option<(&'a str, &'a str)> {
     match &input.lifecycle.terminating()?.cause {
         TerminationCause::Evicted { reason, message } => Some((reason, message)),
@@ -219,7 +219,8 @@ fn reason_and_message(
         let mut texts = known.into_iter().filter_map(|status| field(status).clone());
         texts.find(|text| !text.is_empty()).filter(|_| unchanged)
     };
-    let (reason, message) = (kept(|status| &status.reason), kept(|status| &status.message));
+    let reason = kept(|status| &status.reason);
+    let message = kept(|status| &status.message);
     match forced_reason(input) {
         Some((forced, text)) if decision.over && !is_terminal(recorded) && !is_terminal(old) => {
             (Some(forced.to_owned()), Some(text.to_owned()))
@@ -228,8 +229,8 @@ fn reason_and_message(
     }
 }
 
-/// The node's addresses and the pod's: those of its sandbox while there is one, else the last known
-/// ones.
+/// Sets the node's addresses and the pod's: those of its sandbox while it exists, else the last
+/// known ones.
 fn set_addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::PodStatus) {
     let hosts = &input.node.host_ips;
     if let Some(primary) = hosts.first() {

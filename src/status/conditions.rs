@@ -1,7 +1,7 @@
-//! The conditions of a pod. Pure.
+//! Computes the conditions of a pod. Pure.
 //!
-//! Ours are made anew each time, with the time of the last change carried over; those of others are
-//! left as they are.
+//! The kubelet's conditions are made anew each time, with the time of the last change carried over.
+//! Those of other writers are left as they are.
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,21 +12,21 @@ use super::restart::{self, ALL_RESTARTING};
 use crate::model::phase::is_terminal;
 use crate::model::{Lifecycle, Now, Phase, ResizeVerdict, SandboxState, TerminationCause, pod};
 
-/// The pod has a node. Set by the scheduler, kept by us.
+/// The pod has a node. Set by the scheduler, kept by the kubelet.
 pub const POD_SCHEDULED: &str = "PodScheduled";
-/// There is a sandbox with a network.
+/// The pod has a sandbox with a network.
 pub const READY_TO_START: &str = "PodReadyToStartContainers";
-/// The init containers have done their work.
+/// The init containers have completed.
 pub const INITIALIZED: &str = "Initialized";
 /// Every container is ready.
 pub const CONTAINERS_READY: &str = "ContainersReady";
-/// Every container is ready and so is every readiness gate.
+/// Every container is ready, and so is every readiness gate.
 pub const READY: &str = "Ready";
-/// Something ends the pod that is not the pod's own fault.
+/// The pod is ended for a reason that is not its own fault.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
-/// A resize that has to wait.
+/// A resize has to wait.
 pub(super) const RESIZE_PENDING: &str = crate::resources::allocation::RESIZE_PENDING;
-/// A resize that is being carried out.
+/// A resize is being carried out.
 pub(super) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 /// The reason of a resize that failed and is tried again.
 const RESIZE_ERROR: &str = "Error";
@@ -59,7 +59,7 @@ impl ResizeState {
     }
 }
 
-/// Whether the condition is ours to write and to remove.
+/// Returns true if the kubelet writes and removes the condition.
 pub fn is_ours(condition: &str) -> bool {
     matches!(
         condition,
@@ -74,7 +74,7 @@ pub fn is_ours(condition: &str) -> bool {
     )
 }
 
-/// The conditions that are not ours.
+/// Returns the conditions of other writers.
 pub fn foreign(status: &api::PodStatus) -> Vec<api::PodCondition> {
     status
         .conditions
@@ -85,7 +85,7 @@ pub fn foreign(status: &api::PodStatus) -> Vec<api::PodCondition> {
         .collect()
 }
 
-/// What a condition says, before its times.
+/// A condition's status, reason and message, without its times.
 struct Said {
     is_true: bool,
     reason: &'static str,
@@ -102,7 +102,7 @@ impl Said {
     }
 }
 
-/// All conditions, in upstream's order. `status` has its container statuses.
+/// Computes all conditions, in upstream's order. `status` has its container statuses.
 pub fn all(
     input: &ComputeInput<'_>,
     recorded: &api::PodStatus,
@@ -131,7 +131,7 @@ pub fn all(
         list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
         list.push(disrupted);
     }
-    // Once the end is told, what was said of it stays: computing it again must not change a word.
+    // Once the end is reported, its conditions stay: computing them again must not change a word.
     if is_terminal(old) && input.previous.is_some() {
         let kept = old.conditions.iter().flatten().filter(|condition| is_ours(&condition.type_));
         list.extend(
@@ -155,7 +155,7 @@ pub fn all(
     list
 }
 
-/// Makes sure that a pod which is over is not said to be ready.
+/// Corrects the conditions of a pod that is over, so that none says ready.
 pub fn unready(status: &mut api::PodStatus, now: Now) {
     let reason = if Phase::of(status) == Some(Phase::Failed) { POD_FAILED } else { POD_COMPLETED };
     let conditions = status.conditions.iter_mut().flatten();
@@ -190,7 +190,7 @@ fn condition(
 ) -> api::PodCondition {
     let status = if said.is_true { TRUE } else { FALSE };
     let before = find(old, name).filter(|before| before.status == status);
-    // Upstream leaves the generation off this one.
+    // Upstream omits the generation from this one.
     let generation = input
         .pod
         .metadata
@@ -217,7 +217,7 @@ struct ResizeCondition<'a> {
     generation: Option<i64>,
 }
 
-/// Writes one of the conditions of a resize. It begins anew with each reason.
+/// Computes one of the conditions of a resize. It begins anew with each reason.
 fn resize(
     input: &ComputeInput<'_>,
     old: &api::PodStatus,
@@ -346,7 +346,7 @@ fn initialized(
         ("containers with unknown status", &unknown),
         ("containers with incomplete status", &incomplete),
     ]) {
-        // What was initialised once stays so, even while the pod is started again in place.
+        // A pod stays initialised, even while it is started again in place.
         Some(_) if find(old, INITIALIZED).is_some_and(|before| before.status == TRUE) => {
             Said::yes()
         }
@@ -374,7 +374,7 @@ fn all_restarting(input: &ComputeInput<'_>, old: &api::PodStatus, phase: Phase) 
     }
 }
 
-/// Whether the pod has the one sandbox that it needs, with a network.
+/// Returns true if the pod has the one sandbox that it needs, with a network.
 fn has_sandbox(input: &ComputeInput<'_>) -> bool {
     let Some(latest) = input.observed.latest_sandbox() else { return false };
     let ready = input
@@ -390,7 +390,8 @@ fn has_sandbox(input: &ComputeInput<'_>) -> bool {
         && (host_network || !latest.ips.is_empty())
 }
 
-/// The node ends the pod: told only together with the terminal phase, once nothing of it can run.
+/// Computes the condition of a pod that the node ends. It is reported only together with the
+/// terminal phase, once nothing of the pod can run.
 fn disruption(
     input: &ComputeInput<'_>,
     old: &api::PodStatus,
@@ -436,7 +437,7 @@ fn has_statuses(status: &api::PodStatus) -> bool {
         .is_some()
 }
 
-/// `LABEL: [a b], LABEL: [c]`, of the lists that are not empty.
+/// Formats `LABEL: [a b], LABEL: [c]` of the lists that are not empty.
 fn message(lists: &[(&str, &Vec<&str>)]) -> Option<String> {
     let parts: Vec<String> = lists
         .iter()

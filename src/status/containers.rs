@@ -1,9 +1,13 @@
-//! The statuses of a pod's containers. Pure.
+//! Computes the statuses of a pod's containers. Pure.
 //!
-//! For each container of the spec: the newest one in the runtime gives its state, the one before
-//! gives the last state; where the runtime has none left, what was known before is carried on. What
-//! the runtime forgot is taken from what this process remembers; only where nobody knows does a
-//! container that was running become `ContainerStatusUnknown` with exit code 137.
+//! Each container of the spec takes its state from the first of these that knows it:
+//!
+//! 1. the runtime: the newest container gives the state, the one before gives the last state;
+//! 2. the memory of this process, for containers that the runtime forgot;
+//! 3. the previous status.
+//!
+//! Only if none knows the end of a container that was running does it become
+//! `ContainerStatusUnknown` with exit code 137.
 
 use std::borrow::Cow;
 
@@ -20,18 +24,18 @@ use crate::model::reason::container::{
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{ContainerState, ObservedContainer, Wall, pod};
 
-/// The exit code of a container of which nobody knows how it ended.
+/// The exit code of a container whose end is not known.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 137;
-/// The message of one that cannot be found at the pod's end.
+/// The message of a container that cannot be found at the pod's end.
 pub(super) const UNKNOWN_AT_END: &str =
     "The container could not be located when the pod was terminated";
-/// The message of one that vanished.
+/// The message of a container that vanished.
 const UNKNOWN_VANISHED: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
 const RESTARTING_ALL_MESSAGE: &str =
     "The container is removed because RestartAllContainers in place";
 pub(super) const INIT_ASSUMED_DONE: &str = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
 
-/// The three lists.
+/// The three lists of container statuses.
 pub(super) struct Groups<'a> {
     input: &'a ComputeInput<'a>,
     old: &'a api::PodStatus,
@@ -46,24 +50,24 @@ enum Group {
 }
 
 impl<'a> Groups<'a> {
-    /// `old` is what was said last.
+    /// `old` is the previous status.
     pub(super) fn new(input: &'a ComputeInput<'a>, old: &'a api::PodStatus) -> Self {
         Self { input, old, restarting_all: restart::is_restarting_all(input, old) }
     }
 
-    /// The main containers, by name.
+    /// Returns the main containers, by name.
     pub(super) fn main(&self) -> Vec<api::ContainerStatus> {
         let specs = pod::main_containers(self.input.pod).iter().map(Cow::Borrowed);
         by_name(self.list(Group::Main, specs, self.old.container_statuses.as_deref()))
     }
 
-    /// The init containers, in the order of the spec.
+    /// Returns the init containers, in the order of the spec.
     pub(super) fn init(&self) -> Vec<api::ContainerStatus> {
         let specs = pod::init_containers(self.input.pod).iter().map(Cow::Borrowed);
         self.list(Group::Init, specs, self.old.init_container_statuses.as_deref())
     }
 
-    /// The ephemeral containers, by name.
+    /// Returns the ephemeral containers, by name.
     pub(super) fn ephemeral(&self) -> Vec<api::ContainerStatus> {
         let specs = pod::ephemeral_containers(self.input.pod)
             .iter()
@@ -108,6 +112,7 @@ impl<'a> Groups<'a> {
         if self.is_init_done(group, spec, newest, &mut status) {
             return status;
         }
+
         self.say_why_it_waits(spec, newest, &mut status);
         match newest.zip(old) {
             Some((newest, old)) if self.end_is_not_told(spec, newest, old, &status) => old.clone(),
@@ -115,7 +120,7 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// From the newest container of that name and the one before.
+    /// Computes a status from the newest container of this name and the one before.
     fn seen(
         &self,
         spec: &api::Container,
@@ -127,15 +132,16 @@ impl<'a> Groups<'a> {
         if let Some(before) = before {
             status.last_state = self.convert(before, old).state;
             if before.restart_count < newest.restart_count {
-                // Both are there, so their own numbers are right: a successor that was removed
-                // before it had started must not be counted.
+                // Both exist, so their own numbers are right: a successor that was removed before
+                // it had started must not be counted.
                 status.restart_count =
                     count(newest.restart_count).max(old.map_or(0, |old| old.restart_count));
             }
         } else if let Some(exit) = self.remembered_before(&spec.name, status.restart_count) {
             let known = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-            // The API keeps seconds.
+            // The API keeps whole seconds.
             let is_older = |time: &Time| time.0.as_second() < exit.finished_at.as_second();
+
             let newer = known.and_then(|known| known.finished_at.as_ref()).is_none_or(is_older);
             if newer {
                 let id = old
@@ -144,6 +150,7 @@ impl<'a> Groups<'a> {
                 status.last_state = Some(terminated(exit, id));
             }
         }
+
         status.volume_mounts =
             old.and_then(|old| old.volume_mounts.clone()).or_else(|| self.volume_mounts(spec));
         status.resources = Some(resources::container(
@@ -163,10 +170,11 @@ impl<'a> Groups<'a> {
                     .then(|| user.supplemental_groups.clone()),
             }),
         });
+
         status
     }
 
-    /// One container of the runtime as a status, with what has to be carried on from before.
+    /// Converts one container of the runtime, with the values that are carried on from before.
     fn convert(
         &self,
         container: &ObservedContainer,
@@ -183,6 +191,7 @@ impl<'a> Groups<'a> {
         };
         let old_state = old.and_then(|old| old.state.as_ref());
         let old_end = old_state.and_then(|state| state.terminated.as_ref());
+
         if let Some(old) = old {
             status.restart_count = status.restart_count.max(old.restart_count);
             let replaced = old.container_id.as_deref() != Some(id.as_str());
@@ -194,6 +203,7 @@ impl<'a> Groups<'a> {
                 ..Default::default()
             });
         }
+
         status.state = Some(match &container.state {
             ContainerState::Running { started_at } => {
                 let old_count = old.filter(|_| old_end.is_some()).map(|old| old.restart_count);
@@ -202,6 +212,7 @@ impl<'a> Groups<'a> {
                 {
                     status.restart_count = old_count.saturating_add(1);
                 }
+
                 api::ContainerState {
                     running: Some(api::ContainerStateRunning {
                         started_at: Some(Time(*started_at)),
@@ -217,14 +228,15 @@ impl<'a> Groups<'a> {
                     UNKNOWN_AT_END,
                 )
             }
-            // Between its creation and its start; upstream gives no reason for the moment.
+            // Between creation and start; upstream gives no reason for the moment.
             ContainerState::Created => waiting(Some(self.default_reason()), None),
             ContainerState::Unknown => waiting(None, None),
         });
+
         status
     }
 
-    /// When the runtime has no container of that name.
+    /// Computes the status of a container that the runtime does not have.
     fn unseen(
         &self,
         spec: &api::Container,
@@ -244,6 +256,7 @@ impl<'a> Groups<'a> {
             last_state: old.and_then(|old| old.last_state.clone()),
             ..api::ContainerStatus::default()
         };
+
         if let Some(end) = self.remembered_end(&spec.name, old) {
             status.restart_count = count(end.0);
             status.container_id = old.and_then(|old| old.container_id.clone());
@@ -251,6 +264,7 @@ impl<'a> Groups<'a> {
             status.state = Some(terminated(end.1, status.container_id.clone()));
             return if self.restarting_all { self.restarting(status) } else { status };
         }
+
         let was_running = old_state.is_some_and(|state| state.running.is_some());
         if !was_running {
             return status;
@@ -258,16 +272,18 @@ impl<'a> Groups<'a> {
         if self.restarting_all {
             return self.restarting(status);
         }
+
         if status.last_state.as_ref().is_none_or(|last| last.terminated.is_none()) {
             status.last_state = Some(unknown_end(CONTAINER_STATUS_UNKNOWN, UNKNOWN_VANISHED));
             if self.input.pod.metadata.deletion_timestamp.is_none() {
                 status.restart_count = status.restart_count.saturating_add(1);
             }
         }
+
         status
     }
 
-    /// A container that was removed to start the whole pod again.
+    /// Computes the status of a container that was removed to start the whole pod again.
     #[expect(clippy::unused_self, reason = "one of the steps, named as the others")]
     fn restarting(&self, mut status: api::ContainerStatus) -> api::ContainerStatus {
         status.state = Some(waiting(Some(RESTARTING_ALL), Some(RESTARTING_ALL_MESSAGE)));
@@ -276,8 +292,8 @@ impl<'a> Groups<'a> {
         status
     }
 
-    /// An init container that will not run again keeps its end. One that the runtime has forgotten
-    /// must have succeeded when main containers exist.
+    /// Returns true for an init container that will not run again and therefore keeps its end. One
+    /// that the runtime has forgotten must have succeeded if main containers exist.
     fn is_init_done(
         &self,
         group: Group,
@@ -291,9 +307,10 @@ impl<'a> Groups<'a> {
         if let Some(newest) = newest {
             return newest.state.exit().is_some_and(|exit| exit.exit_code == 0);
         }
+
         let is_waiting = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
-        // While all are started again it is gone because it will run again, though main containers
-        // are still there.
+        // While all containers are started again, it is gone because it will run again, though main
+        // containers still exist.
         if pod::is_sidecar(spec) || !is_waiting || self.restarting_all || !self.has_main_container()
         {
             return false;
@@ -306,11 +323,12 @@ impl<'a> Groups<'a> {
             }),
             ..Default::default()
         });
+
         true
     }
 
-    /// A container that is about to be started waits, for the planner's reason; its end moves to
-    /// the last state. One that merely has its turn next keeps showing its end.
+    /// Shows a container that is about to be started as waiting, for the planner's reason; its end
+    /// moves to the last state. A container that merely comes next keeps showing its end.
     fn say_why_it_waits(
         &self,
         spec: &api::Container,
@@ -321,6 +339,7 @@ impl<'a> Groups<'a> {
         if !self.is_to_be_started(spec, newest) {
             return;
         }
+
         let state = status.state.clone().unwrap_or_default();
         let is_default = why.reason == CONTAINER_CREATING
             || why.reason == POD_INITIALIZING
@@ -333,11 +352,12 @@ impl<'a> Groups<'a> {
         if state.terminated.is_some() {
             status.last_state = Some(state);
         }
+
         status.state = Some(waiting(Some(&why.reason), Some(&why.message)));
     }
 
-    /// Whether a container that was stopped in order to be replaced goes on being shown as it was:
-    /// by its policy its end would be final, and the API server would refuse its successor.
+    /// Returns true if a container that was stopped in order to be replaced is still shown as it
+    /// was: by its policy its end would be final, and the API server would refuse its successor.
     fn end_is_not_told(
         &self,
         spec: &api::Container,
@@ -351,6 +371,7 @@ impl<'a> Groups<'a> {
             .state
             .exit()
             .is_some_and(|e| !restart::rules(self.input.pod, spec).restarts(e.exit_code));
+
         ended
             && was_running
             && is_final
@@ -364,6 +385,7 @@ impl<'a> Groups<'a> {
         {
             return false;
         }
+
         match newest.map(|newest| &newest.state) {
             None | Some(ContainerState::Created | ContainerState::Unknown) => true,
             Some(ContainerState::Running { .. }) => false,
@@ -374,9 +396,9 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// `started` and `ready`: by the probes' verdicts. Where there is none yet, a container that
-    /// was said to be started and ready stays so (a restart of this process changes nothing); one
-    /// without a probe is.
+    /// Sets `started` and `ready` by the probes' verdicts. Without a verdict, a container that was
+    /// started and ready stays so (a restart of this process changes nothing). A container without
+    /// a probe is started and ready.
     fn probe(
         &self,
         group: Group,
@@ -387,6 +409,7 @@ impl<'a> Groups<'a> {
         if group == Group::Ephemeral {
             return;
         }
+
         let is_running = status.state.as_ref().is_some_and(|state| state.running.is_some());
         let same =
             old.filter(|old| old.container_id.is_some() && old.container_id == status.container_id);
@@ -403,11 +426,13 @@ impl<'a> Groups<'a> {
                 |outcome| outcome == ProbeOutcome::Success,
             );
         status.started = Some(started);
+
         if group == Group::Init && !pod::is_sidecar(spec) {
             let end = status.state.as_ref().and_then(|state| state.terminated.as_ref());
             status.ready = end.is_some_and(|end| end.exit_code == 0);
             return;
         }
+
         status.ready = started
             && verdict.readiness.map_or_else(
                 || spec.readiness_probe.is_none() || same.is_some_and(|old| old.ready),
@@ -434,13 +459,13 @@ impl<'a> Groups<'a> {
         })
     }
 
-    /// How the container before the one with this restart count ended, if this process saw it.
+    /// Returns the end of the container before this restart count, if this process saw it.
     fn remembered_before(&self, name: &str, restart_count: i32) -> Option<&Exit> {
         let known = self.input.remembered.get(name)?;
         known.exit.as_ref().filter(|_| count(known.restart_count) < restart_count)
     }
 
-    /// How the last container ended, if this process saw it and nothing newer is known.
+    /// Returns the end of the last container, if this process saw it and nothing newer is known.
     fn remembered_end(
         &self,
         name: &str,
@@ -471,6 +496,7 @@ impl<'a> Groups<'a> {
                 volume_status: None,
             }
         };
+
         Some(mounts.iter().map(status).collect())
     }
 
@@ -479,7 +505,7 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// A terminated state of which nothing is known.
+/// Returns a terminated state without any known facts.
 pub(super) fn unknown_end(reason: &str, message: &str) -> api::ContainerState {
     api::ContainerState {
         terminated: Some(api::ContainerStateTerminated {
@@ -493,8 +519,8 @@ pub(super) fn unknown_end(reason: &str, message: &str) -> api::ContainerState {
 }
 
 fn terminated(exit: &Exit, container_id: Option<String>) -> api::ContainerState {
-    // Of one that could not be started the runtime says zero, which upstream shows as the time it
-    // would be.
+    // Of a container that could not be started the runtime reports zero, which upstream shows as
+    // the time that it would be.
     let never = (exit.reason != CONTAINER_STATUS_UNKNOWN).then_some(Wall::UNIX_EPOCH);
     api::ContainerState {
         terminated: Some(api::ContainerStateTerminated {
@@ -524,7 +550,7 @@ fn is_restarting(state: &api::ContainerState) -> bool {
     state.waiting.as_ref().is_some_and(|waiting| waiting.reason.as_deref() == Some(RESTARTING_ALL))
 }
 
-/// Whether a read-only mount is read-only with all that is mounted below it.
+/// Returns true if a read-only mount is read-only with everything mounted below it.
 fn is_recursive(mount: &api::VolumeMount, supported: bool) -> bool {
     let propagates =
         mount.mount_propagation.as_deref().is_some_and(|propagation| propagation != "None");

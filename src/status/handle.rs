@@ -1,4 +1,4 @@
-//! The handle of the status writer: the commands that a pod's worker gives it, and what it answers.
+//! The handle of the status writer: the commands of a pod's worker, and their answers.
 //!
 //! Workers send [`Handle`]'s commands over one bounded channel; the answers come as [`Acked`] on a
 //! `watch` for each pod. A handle never decides whether or when a status is written.
@@ -70,28 +70,29 @@ impl Handle {
         Self { commands: mpsc::channel(1).0, versions: Arc::default() }
     }
 
-    /// Has a status written and returns its version, which [`Acked`] reaches once the API server
-    /// has accepted it. Only the newest status is written.
+    /// Requests the write of a status. Returns its version, which [`Acked`] reaches once the API
+    /// server has accepted it. Only the newest status is written.
     pub async fn set(&self, uid: &PodUid, update: StatusUpdate) -> u64 {
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         self.send(Command::Set { uid: uid.clone(), version, update }).await;
         version
     }
 
-    /// Passes on the object that the watch shows: a newer base for the next patch.
+    /// Passes the watched object on: a newer base for the next patch.
     pub async fn observed(&self, uid: &PodUid, pod: Arc<Pod>) {
         self.send(Command::Observed { uid: uid.clone(), pod }).await;
     }
 
-    /// Follows what the API server has accepted. The channel closes when the pod is forgotten.
+    /// Follows the statuses that the API server accepts. The channel closes when the pod is
+    /// forgotten.
     pub async fn acked(&self, uid: &PodUid) -> watch::Receiver<Acked> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Acked { uid: uid.clone(), reply }).await;
         answer.await.unwrap_or_else(|_| watch::channel(Acked::default()).1)
     }
 
-    /// Has the object deleted once its newest status is accepted: the pod is finished. Mirrors, and
-    /// objects without a deletion timestamp, are left alone.
+    /// Requests the deletion of a finished pod's object, once its newest status is accepted.
+    /// Mirrors, and objects without a deletion timestamp, are left alone.
     pub async fn delete(&self, uid: &PodUid, pod: Arc<Pod>) {
         self.send(Command::Delete { uid: uid.clone(), pod }).await;
     }

@@ -1,4 +1,4 @@
-//! What a status is computed from: values that the worker gathers for each computation. Pure.
+//! The input of a status: the values that the worker gathers for each computation. Pure.
 //!
 //! The files beside this one read [`ComputeInput`] and never each other's results, but for the
 //! status that is being made.
@@ -13,30 +13,30 @@ use crate::model::{
     ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, ResizeVerdict, Waiting,
 };
 
-/// Everything that a status follows from.
+/// The input of one computation.
 #[derive(Clone, Copy, Debug)]
 pub struct ComputeInput<'a> {
     /// The pod as its source has it; for a static pod the static pod, not its mirror.
     pub pod: &'a Pod,
-    /// Where it is in its life.
+    /// The stage of the pod's life.
     pub lifecycle: &'a Lifecycle,
-    /// What the runtime says.
+    /// The pod's sandboxes and containers in the runtime.
     pub observed: &'a ObservedPod,
-    /// The status that this process has computed last; none the first time.
+    /// The status that this process computed last; none the first time.
     pub previous: Option<&'a api::PodStatus>,
-    /// The API's status: the watched object's, a static pod's mirror's. None: the one in `pod`.
+    /// The API's status: the watched object's, or a static pod's mirror's. None: the one in `pod`.
     pub recorded: Option<&'a api::PodStatus>,
-    /// Why containers do not run, by the planner.
+    /// The reasons for which containers do not run, from the planner.
     pub waiting: &'a BTreeMap<String, Waiting>,
-    /// Containers whose end is not told before their successor runs, by the planner.
+    /// The containers whose end is not shown before their successor runs, from the planner.
     pub replaced: &'a BTreeSet<ContainerId>,
     /// The progress of a resize.
     pub resize: &'a ResizeState,
-    /// What probes say.
+    /// The verdicts of the probes.
     pub probes: &'a ProbeVerdicts,
-    /// How containers ended that are already removed, by name.
+    /// The ends of containers that are already removed, by name.
     pub remembered: &'a BTreeMap<String, Remembered>,
-    /// What is the same for all pods of the node.
+    /// The facts that are the same for all pods of the node.
     pub node: &'a NodeFacts,
     /// The time: for transition times and the start time.
     pub now: Now,
@@ -69,13 +69,13 @@ pub struct ResizeInProgress {
     pub generation: Option<i64>,
 }
 
-/// What statuses need to know of the node.
+/// The facts of the node that statuses show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The node's addresses, primary first; the second, if any, is of the other family. Empty: not
     /// known yet, or no API.
     pub host_ips: Vec<IpAddr>,
-    /// Whether a pod's IPv6 address comes first: the node's configured address is IPv6.
+    /// True if a pod's IPv6 address comes first because the node's configured address is IPv6.
     pub prefers_ipv6: bool,
     /// The runtime's name, e.g. `containerd`: the scheme of container ids.
     pub runtime: String,

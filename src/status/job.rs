@@ -1,8 +1,8 @@
 //! One write of a pod's status: the calls to the API server, in order.
 //!
 //! A job reads the object if the fate of the last write is unknown, patches its status if that
-//! changes anything, and deletes it if that was asked for. It is made by [`super::queue`], which
-//! decides when it begins; it never tries again by itself.
+//! changes anything, and deletes it if that was requested. [`super::queue`] makes jobs and decides
+//! when they begin. A job never tries again by itself.
 
 use k8s_openapi::api::core::v1 as api;
 use serde_json::Value;
@@ -12,12 +12,12 @@ use super::base::{Base, Want};
 use super::{merge, patch};
 use crate::model::{Pod, PodUid};
 
-/// One write of a pod's status, with the newest that was known when it began.
+/// One write of a pod's status, with the newest status at its begin.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) uid: PodUid,
     pub(super) base: Base,
-    /// The status to write; `None` if only a deletion was asked for.
+    /// The status to write; `None` if only a deletion was requested.
     pub(super) want: Option<Want>,
     /// True if the fate of the last write is unknown: the object is read first.
     pub(super) read_first: bool,
@@ -25,13 +25,13 @@ pub(super) struct Job {
     pub(super) delete: bool,
 }
 
-/// How a job ended.
+/// The result of a job.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) uid: PodUid,
     /// The UID of the object that the job was for.
     pub(super) target_uid: String,
-    /// The object as the API server answered it; `None` if it did not.
+    /// The object in the API server's answer; `None` without an answer.
     pub(super) base: Option<Base>,
     /// The version of the status that the API server now has.
     pub(super) accepted: Option<u64>,
@@ -46,9 +46,9 @@ pub(super) enum End {
     /// The status was written, and the answer shows that another writer had overwritten a part of
     /// ours that the base still had and the patch therefore left out.
     Overwritten,
-    /// The object is not in the API any more.
+    /// The object is no longer in the API.
     Gone,
-    /// A call failed; the job is to be tried again.
+    /// A call failed; the job must be tried again.
     Failed(Failure),
 }
 
@@ -68,10 +68,11 @@ impl Job {
             Err(Failure::NotFound { .. }) => End::Gone,
             Err(failure) => End::Failed(failure),
         };
+
         outcome
     }
 
-    /// Reads if it must, writes if there is something to write, deletes if it should.
+    /// Reads, writes and deletes, each only if it is necessary.
     async fn steps<A: StatusApi>(
         &mut self,
         api: &A,
@@ -85,6 +86,7 @@ impl Job {
             }
             self.take(pod, outcome);
         }
+
         let mut end = End::Done;
         if let Some(want) = self.want.clone() {
             if let Some(body) = self.missing(&target.uid, &want) {
@@ -92,6 +94,7 @@ impl Job {
                 if pod.metadata.uid.as_deref() != Some(&target.uid) {
                     return Ok(End::Gone);
                 }
+
                 self.take(pod, outcome);
 
                 // What the server drops of a body is missing again; only another writer makes
@@ -102,13 +105,15 @@ impl Job {
             }
             outcome.accepted = Some(want.version);
         }
+
         if self.delete && self.base.is_deletable() {
             return match api.delete(target).await {
-                // Another object of the name: ours is gone all the same.
+                // Another object has the name: ours is gone all the same.
                 Ok(()) | Err(Failure::NotFound { .. } | Failure::Conflict { .. }) => Ok(End::Gone),
                 Err(failure) => Err(failure),
             };
         }
+
         Ok(end)
     }
 

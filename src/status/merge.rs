@@ -1,5 +1,5 @@
-//! What the API's status becomes: ours where it is ours to say, the API's where others say it.
-//! Pure.
+//! Merges a computed status into the API's: the kubelet's fields are taken from the first, those of
+//! other writers from the second. Pure.
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,8 +11,8 @@ use crate::model::{Wall, pod};
 /// The bytes of termination messages that a pod's status may have, shared by its containers.
 const MESSAGE_BYTES: usize = 12 * 1024;
 
-/// Merges a computed status into the API's: conditions of others, claims, the nominated node and
-/// the resize are the API's; what is set once stays; a terminal phase is never left.
+/// Merges a computed status into the API's. Conditions of others, claims, the nominated node and
+/// the resize are the API's. A value that is set once stays. A terminal phase is never left.
 pub fn merge(base: &api::PodStatus, computed: &api::PodStatus) -> api::PodStatus {
     let mut merged = computed.clone();
     merged.conditions = Some(conditions(base, computed));
@@ -26,11 +26,13 @@ pub fn merge(base: &api::PodStatus, computed: &api::PodStatus) -> api::PodStatus
     merged.start_time = base.start_time.clone().or(merged.start_time);
     merged.qos_class = base.qos_class.clone().or(merged.qos_class);
     merged.observed_generation = base.observed_generation.max(merged.observed_generation);
+
     if is_terminal(base) && base.phase != merged.phase {
         merged.phase.clone_from(&base.phase);
         merged.reason.clone_from(&base.reason);
         merged.message.clone_from(&base.message);
     }
+
     merged
 }
 
@@ -38,6 +40,7 @@ fn conditions(base: &api::PodStatus, computed: &api::PodStatus) -> Vec<api::PodC
     let ours = |condition: &&api::PodCondition| is_ours(&condition.type_);
     let mut list: Vec<api::PodCondition> =
         base.conditions.iter().flatten().filter(|condition| !ours(condition)).cloned().collect();
+
     for condition in computed.conditions.iter().flatten() {
         if is_ours(&condition.type_) {
             list.push(condition.clone());
@@ -51,20 +54,23 @@ fn conditions(base: &api::PodStatus, computed: &api::PodStatus) -> Vec<api::PodC
             }
         }
     }
+
     list
 }
 
-/// Brings a status to the form that the API server gives back: whole seconds, messages within their
-/// share, states that are there even if empty.
+/// Brings a status to the form that the API server returns: whole seconds, messages within their
+/// share, states that are present even if empty.
 pub fn normalize(pod: &api::Pod, status: &mut api::PodStatus) {
     let containers = pod::main_containers(pod).len()
         + pod::init_containers(pod).len()
         + pod::ephemeral_containers(pod).len();
     let limit = MESSAGE_BYTES / containers.max(1);
+
     for condition in status.conditions.iter_mut().flatten() {
         truncate(&mut condition.last_probe_time);
         truncate(&mut condition.last_transition_time);
     }
+
     truncate(&mut status.start_time);
     let lists = [
         &mut status.container_statuses,

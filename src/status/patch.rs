@@ -1,9 +1,11 @@
-//! The body of `PATCH …/status`: a strategic two-way merge patch between two statuses. Pure.
+//! Builds the body of `PATCH …/status`: a strategic two-way merge patch between two statuses. Pure.
 //!
-//! Conditions, addresses and claims are lists that merge by a key: a changed element is sent with
-//! its key and what changed, a removed one as `$patch: delete`, and the order as
-//! `$setElementOrder`. Container statuses are replaced whole. The UID is always in the body, so
-//! that the server refuses a pod that was made anew under the same name.
+//! - Conditions, addresses and claims are lists that merge by a key: a changed element is sent with
+//!   its key and its changed fields, a removed one as `$patch: delete`, and the order as
+//!   `$setElementOrder`.
+//! - Container statuses are replaced as a whole.
+//! - The UID is always in the body, so that the server refuses a pod that was created anew under
+//!   the same name.
 
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Map, Value, json};
@@ -15,10 +17,10 @@ const MERGED: [(&str, &str); 4] = [
     ("hostIPs", "ip"),
     ("resourceClaimStatuses", "name"),
 ];
-/// The key of lists whose order means something.
+/// The key of the lists whose order has a meaning.
 const ORDERED: &str = "ip";
 
-/// The patch that turns the one status into the other; none when there is nothing to change.
+/// Returns the patch that turns one status into the other; `None` if they are equal.
 pub fn build(uid: &str, old: &api::PodStatus, new: &api::PodStatus) -> Option<Value> {
     let changes = diff(&object(old), &object(new), true);
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
@@ -26,7 +28,7 @@ pub fn build(uid: &str, old: &api::PodStatus, new: &api::PodStatus) -> Option<Va
 
 fn object(status: &api::PodStatus) -> Map<String, Value> {
     let mut status = status.clone();
-    // The API's objects may lack what ours always has: both are brought to one form.
+    // The API's objects may lack fields that ours always have: both are brought to one form.
     let lists = [
         &mut status.container_statuses,
         &mut status.init_container_statuses,
@@ -36,6 +38,7 @@ fn object(status: &api::PodStatus) -> Map<String, Value> {
         container.state.get_or_insert_default();
         container.last_state.get_or_insert_default();
     }
+
     match serde_json::to_value(&status) {
         Ok(Value::Object(mut map)) => {
             map.retain(|_, value| !is_nothing(value));
@@ -45,7 +48,7 @@ fn object(status: &api::PodStatus) -> Map<String, Value> {
     }
 }
 
-/// Empty lists and texts are not written by the API server, so they are the same as nothing.
+/// Returns true for an empty list or text: the API server omits them, so they equal nothing.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Array(list) => list.is_empty(),
@@ -77,6 +80,7 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, is_status: bool) -> 
             }
         }
     }
+
     for (name, before) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
         let key = MERGED.iter().find(|(list, _)| is_status && list == name).map(|(_, key)| *key);
         match (before, key) {
@@ -86,6 +90,7 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, is_status: bool) -> 
             }
         }
     }
+
     changes
 }
 
@@ -101,6 +106,7 @@ fn diff_list(
     };
     let only_key = |value: &Value| json!({key: value.get(key)});
     let mut list = Vec::new();
+
     for value in new {
         match find(old, value) {
             Some(before) if &before == value => {}
@@ -113,9 +119,11 @@ fn diff_list(
             Some(_) | None => list.push(value.clone()),
         }
     }
+
     for value in old.iter().filter(|value| find(new, value).is_none()) {
         list.push(json!({"$patch": "delete", key: value.get(key)}));
     }
+
     let is_reordered = key == ORDERED && old.iter().map(only_key).ne(new.iter().map(only_key));
     if list.is_empty() && !is_reordered {
         return;

@@ -1,4 +1,4 @@
-//! The phase of a pod, from the statuses of its containers. Pure.
+//! Computes the phase of a pod from the statuses of its containers. Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -13,26 +13,26 @@ pub const RESTARTING_ALL: &str = "RestartingAllContainers";
 pub struct PhaseDecision {
     /// The phase of the status.
     pub reported: Phase,
-    /// The phase that the containers' states amount to. It runs ahead of `reported` while something
-    /// of the pod could still run.
+    /// The phase that follows from the containers' states. It runs ahead of `reported` while
+    /// something of the pod could still run.
     pub natural: Phase,
     /// True if the pod is over and nothing of it can run: a disruption is shown only then.
     pub over: bool,
 }
 
-/// What one container's status amounts to.
+/// The meaning of one container's status for the phase.
 #[derive(Clone, Copy)]
 enum Stand<'a> {
-    /// There is no status.
+    /// The container has no status.
     Missing,
     Running {
         started: bool,
     },
-    /// It has ended, and may be about to be started again.
+    /// The container has ended, and may be about to be started again.
     Ended(&'a api::ContainerStateTerminated),
-    /// It has never run.
+    /// The container has never run.
     Waiting,
-    /// The status says nothing.
+    /// The status has no state.
     Nothing,
 }
 
@@ -40,6 +40,7 @@ fn stand<'a>(statuses: Option<&'a Vec<api::ContainerStatus>>, name: &str) -> Sta
     let Some(status) = statuses.into_iter().flatten().find(|status| status.name == name) else {
         return Stand::Missing;
     };
+
     let Some(state) = &status.state else { return Stand::Nothing };
     if state.running.is_some() {
         return Stand::Running { started: status.started == Some(true) };
@@ -50,6 +51,7 @@ fn stand<'a>(statuses: Option<&'a Vec<api::ContainerStatus>>, name: &str) -> Sta
     if state.waiting.is_none() {
         return Stand::Nothing;
     }
+
     match status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
         Some(terminated) => Stand::Ended(terminated),
         None => Stand::Waiting,
@@ -75,13 +77,14 @@ struct Tally {
     succeeded: usize,
 }
 
-/// The phase. `is_over`: the pod's end has come, nothing is started again. `was_initialized`: a
-/// main container of its present sandbox exists, so restarting sidecars do not make it pending
-/// again.
+/// Computes the phase. `is_over`: the pod's end has come, nothing is started again.
+/// `was_initialized`: a main container of its present sandbox exists, so restarting sidecars do not
+/// make it pending again.
 pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialized: bool) -> Phase {
     let mut pending_init = 0_usize;
     let mut pending_sidecars = 0_usize;
     let mut tally = Tally::default();
+
     for container in pod::init_containers(pod) {
         let stand = stand(status.init_container_statuses.as_ref(), &container.name);
         if pod::is_sidecar(container) {
@@ -104,6 +107,7 @@ pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialize
             }
             continue;
         }
+
         match stand {
             Stand::Ended(end) if end.exit_code != 0 => {
                 if !is_restartable(pod, container, end) {
@@ -116,6 +120,7 @@ pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialize
             }
         }
     }
+
     for container in pod::main_containers(pod) {
         match stand(status.container_statuses.as_ref(), &container.name) {
             Stand::Missing | Stand::Nothing => tally.unknown += 1,
@@ -129,9 +134,11 @@ pub fn of(pod: &api::Pod, status: &api::PodStatus, is_over: bool, was_initialize
             }
         }
     }
+
     if pending_init > 0 || (pending_sidecars > 0 && !was_initialized) || tally.waiting > 0 {
         return Phase::Pending;
     }
+
     by_tally(pod, &tally, is_over)
 }
 
@@ -145,15 +152,18 @@ fn by_tally(pod: &api::Pod, tally: &Tally, is_over: bool) -> Phase {
     if tally.stopped == 0 {
         return Phase::Pending;
     }
+
     let by_exit_codes =
         if tally.stopped == tally.succeeded { Phase::Succeeded } else { Phase::Failed };
     if is_over && !pod::is_static(pod) {
         return by_exit_codes;
     }
+
     if tally.stopped == tally.stopped_for_good { by_exit_codes } else { Phase::Running }
 }
 
-/// A container that waits to be started again has not succeeded, whatever it ended with.
+/// Returns true if a container that has ended waits to be started again: it has not succeeded,
+/// whatever its exit code.
 fn ended_and_waiting(status: &api::PodStatus, name: &str) -> bool {
     let mut statuses = status.container_statuses.iter().flatten();
     statuses.any(|status| {

@@ -1,8 +1,8 @@
-//! Which pod's status may be written, and when. Pure.
+//! Decides which pod's status may be written, and when. Pure.
 //!
-//! The writer feeds it: what workers ask for, what the watch shows, how jobs ended, the time. It
-//! answers with jobs that may begin now, and with [`News`] for those who follow a pod. It never
-//! makes a call and never reads a clock.
+//! The writer feeds it with the statuses of workers, the objects of the watch, the ends of jobs and
+//! the time. It returns the jobs that may begin now, and [`News`] for the followers of a pod. It
+//! never makes a call and never reads a clock.
 //!
 //! Laws, each a property test in `queue_tests.rs`:
 //!
@@ -40,13 +40,13 @@ const WRITERS: usize = 16;
 const RETRY: Duration = Duration::from_millis(50);
 /// The longest wait after a failure.
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(10);
-/// The wait before a change by another writer is looked at: two writers that disagree must not
-/// chase each other.
+/// The wait before a change by another writer is checked: two writers that disagree must not chase
+/// each other.
 const RECHECK: Duration = Duration::from_secs(1);
-/// How long a status is held that neither ends a pod nor changes its readiness. One that does
-/// mostly follows, and the work of the API server meanwhile would slow the pod's own start.
+/// The delay of a status that neither ends a pod nor changes its readiness. A status that does
+/// mostly follows, and the API server's work meanwhile would slow the pod's own start.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
-/// How long the first status of a pod may be held while pods wait for their start: all it says is
+/// The longest delay of a pod's first status while pods wait for their start: the status only says
 /// that the pod waits.
 pub(super) const FIRST_HOLD: Duration = Duration::from_secs(5);
 
@@ -62,19 +62,19 @@ enum Lane {
 /// The stage of a pod's next write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Work {
-    /// Everything is written.
+    /// Everything has been written.
     Idle,
-    /// It may begin now; the number keeps the order within a lane.
+    /// The write may begin now; the number keeps the order within a lane.
     Ready(Lane, u64),
-    /// It has to wait until then.
+    /// The write has to wait until then.
     Waiting(Mono),
-    /// It is in flight.
+    /// The write is in flight.
     Writing(Then),
     /// The API no longer has the object with this UID: there is nothing to write to.
     Gone { uid: String },
 }
 
-/// What follows the write that is in flight.
+/// The work that follows the write in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     /// Nothing new has come.
@@ -87,33 +87,33 @@ enum Then {
     Forget,
 }
 
-/// One pod.
+/// The state of one pod.
 #[derive(Debug)]
 struct PodEntry {
     want: Option<Want>,
     base: Option<Base>,
     acked: Acked,
     work: Work,
-    /// True once the deletion of the object was asked for.
+    /// True once the deletion of the object was requested.
     delete: bool,
     /// True if the fate of the last write is unknown.
     read_first: bool,
     /// The failures since the last success.
     failures: u32,
-    /// When the first status came.
+    /// The time of the first status.
     since: Option<Mono>,
 }
 
-/// What followers of a pod learn.
+/// News for the followers of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// The API server has accepted something, or has lost the object.
+    /// The API server has accepted a status, or has lost the object.
     Acked(PodUid, Acked),
     /// The pod is forgotten.
     Forgotten(PodUid),
 }
 
-/// A write that failed and is to be tried again.
+/// A failed write that must be tried again.
 #[derive(Debug)]
 pub(super) struct Retry {
     pub(super) failure: Failure,
@@ -141,12 +141,12 @@ impl Queue {
         std::mem::take(&mut self.news)
     }
 
-    /// The next moment at which [`Self::wake`] has something to do.
+    /// Returns the next moment at which [`Self::wake`] has something to do.
     pub(super) fn next_due(&self) -> Option<Mono> {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Begins to keep a pod, if it is not kept yet, and returns what was accepted of it.
+    /// Begins to keep a pod, if it is not kept yet. Returns the part that was accepted.
     pub(super) fn add(&mut self, uid: &PodUid) -> Acked {
         let entry = self.pods.entry(uid.clone()).or_insert_with(PodEntry::new);
         if entry.work == Work::Writing(Then::Forget) {
@@ -177,7 +177,7 @@ impl Queue {
         self.learn(uid, pod, now);
     }
 
-    /// Asks for the deletion of the object; false if it must not be deleted.
+    /// Requests the deletion of the object. Returns false if the object must not be deleted.
     pub(super) fn delete(&mut self, uid: &PodUid, pod: Arc<Pod>, now: Mono) -> bool {
         self.add(uid);
         self.learn(uid, pod, now);
@@ -190,7 +190,7 @@ impl Queue {
         true
     }
 
-    /// Forgets a pod; one that is being written, when that has ended.
+    /// Forgets a pod; if it is being written, once the write has ended.
     pub(super) fn forget(&mut self, uid: &PodUid) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         if let Work::Writing(then) = &mut entry.work {
@@ -201,8 +201,8 @@ impl Queue {
         self.remove(uid);
     }
 
-    /// Makes ready what is due by `now`. While pods wait for their start (`has_backlog`), first
-    /// statuses that can wait go on waiting.
+    /// Makes pods ready whose time has come by `now`. While pods wait for their start
+    /// (`has_backlog`), first statuses that can wait go on waiting.
     pub(super) fn wake(&mut self, now: Mono, has_backlog: bool) {
         while let Some((due, uid)) = self.waiting.first().cloned() {
             if due > now {
@@ -212,6 +212,7 @@ impl Queue {
                 self.waiting.pop_first();
                 continue;
             };
+
             if has_backlog && entry.may_wait(now) {
                 self.put(&uid, Work::Waiting(now.after(HOLD)));
             } else {
@@ -220,7 +221,7 @@ impl Queue {
         }
     }
 
-    /// Shortens the waits after failures to that after a first one: the API server is back.
+    /// Shortens the waits after failures to the first one: the API server is back.
     pub(super) fn hasten(&mut self, now: Mono) {
         let soon = now.after(RETRY);
         let late: Vec<PodUid> = self
@@ -229,6 +230,7 @@ impl Queue {
             .filter(|(due, uid)| *due > soon && self.has_failed(uid))
             .map(|(_, uid)| uid.clone())
             .collect();
+
         for uid in late {
             self.put(&uid, Work::Waiting(soon));
         }
@@ -239,6 +241,7 @@ impl Queue {
         if self.writing >= WRITERS {
             return None;
         }
+
         let (_, _, uid) = self.ready.first().cloned()?;
         self.put(&uid, Work::Writing(Then::Nothing));
 
@@ -252,12 +255,13 @@ impl Queue {
         })
     }
 
-    /// Takes the end of a write; returns its failure if it is to be tried again.
+    /// Takes the end of a write. Returns its failure if it must be tried again.
     pub(super) fn finish(&mut self, outcome: Outcome, now: Mono) -> Option<Retry> {
         let uid = outcome.uid;
         let entry = self.pods.get_mut(&uid)?;
         let Work::Writing(mut then) = entry.work else { return None };
         self.put(&uid, Work::Idle);
+
         if then == Then::Forget {
             self.remove(&uid);
             return None;
@@ -265,7 +269,7 @@ impl Queue {
 
         let entry = self.pods.get_mut(&uid)?;
         if entry.base.as_ref().is_some_and(|base| base.uid() != outcome.target_uid) {
-            // The object was made anew meanwhile: what the old one said is of no use.
+            // The object was created anew meanwhile: the news of the old one is void.
             if then == Then::Write {
                 self.ask(&uid, now);
             }
@@ -287,6 +291,7 @@ impl Queue {
         if let Some(version) = outcome.accepted {
             self.ack(&uid, version);
         }
+
         self.settle(&uid, outcome.end, outcome.target_uid, then, now)
     }
 
@@ -304,7 +309,7 @@ impl Queue {
             End::Done => {
                 entry.failures = 0;
                 entry.read_first = false;
-                // Another writer may have changed the object: look whether anything of ours was
+                // Another writer may have changed the object: check whether a field of ours was
                 // lost.
                 if then != Then::Nothing {
                     self.ask(uid, now);
@@ -340,7 +345,7 @@ impl Queue {
         }
     }
 
-    /// Takes over what is newer of the object.
+    /// Takes over the newer parts of an object.
     fn learn(&mut self, uid: &PodUid, pod: Arc<Pod>, now: Mono) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         let seen = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -355,6 +360,7 @@ impl Queue {
         if known > shown {
             return;
         }
+
         if is_gone || entry.base.as_ref().is_some_and(|base| base.uid() != seen) {
             self.start_anew(uid, pod, now);
             return;
@@ -365,6 +371,7 @@ impl Queue {
         if !is_changed || entry.want.is_none() {
             return;
         }
+
         match &mut entry.work {
             Work::Writing(then) if *then == Then::Nothing => *then = Then::Look,
             Work::Idle => self.put(uid, Work::Waiting(now.after(RECHECK))),
@@ -372,7 +379,8 @@ impl Queue {
         }
     }
 
-    /// Takes another object of the name: a mirror pod that was made anew. It has no status yet.
+    /// Takes another object of the same name: a mirror pod that was created anew. It has no status
+    /// yet.
     fn start_anew(&mut self, uid: &PodUid, pod: Arc<Pod>, now: Mono) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         entry.base = Some(Base::Watched(pod));
@@ -401,15 +409,16 @@ impl Queue {
         }
     }
 
-    /// Asks for a write: at once, or after [`HOLD`] if it may wait.
+    /// Requests a write: at once, or after [`HOLD`] if it may wait.
     ///
-    /// A pod that waits after a failure goes on waiting; one that is held, or is to be looked at
+    /// A pod that waits after a failure goes on waiting. A pod that is held, or is to be checked
     /// again, does not if the write is urgent.
     fn ask(&mut self, uid: &PodUid, now: Mono) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         let lane = entry.lane();
         let has_failed = entry.failures > 0;
         let held = now.after(HOLD);
+
         match &mut entry.work {
             Work::Writing(then) => *then = Then::Write,
             Work::Gone { .. } => {}
@@ -434,7 +443,7 @@ impl Queue {
         self.put(uid, Work::Ready(lane, self.sequence));
     }
 
-    /// Moves a pod to another stage, and keeps the two sets and the count in step.
+    /// Moves a pod to another stage, and updates the two sets and the count.
     fn put(&mut self, uid: &PodUid, work: Work) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         match &entry.work {
@@ -447,6 +456,7 @@ impl Queue {
             Work::Writing(_) => self.writing -= 1,
             Work::Idle | Work::Gone { .. } => {}
         }
+
         match &work {
             Work::Ready(lane, sequence) => {
                 self.ready.insert((*lane, *sequence, uid.clone()));
@@ -457,6 +467,7 @@ impl Queue {
             Work::Writing(_) => self.writing += 1,
             Work::Idle | Work::Gone { .. } => {}
         }
+
         entry.work = work;
     }
 
@@ -470,7 +481,7 @@ impl Queue {
         self.pods.get(uid).is_some_and(|entry| entry.failures > 0)
     }
 
-    /// Notes that the API server has accepted `version`.
+    /// Records that the API server has accepted `version`.
     fn ack(&mut self, uid: &PodUid, version: u64) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         let acked =
@@ -496,13 +507,13 @@ impl PodEntry {
         }
     }
 
-    /// The status that the API has.
+    /// Returns the status that the API has.
     fn shown(&self) -> Option<&api::PodStatus> {
         self.base.as_ref().and_then(Base::status)
     }
 
-    /// Returns true if the API server has more important work: all that the status says so far is
-    /// that the pod waits.
+    /// Returns true if the API server has more important work: the status only says that the pod
+    /// waits.
     fn may_wait(&self, now: Mono) -> bool {
         self.is_first()
             && self.lane() == Lane::Other
@@ -518,11 +529,11 @@ impl PodEntry {
         if self.delete {
             return Lane::Delete;
         }
+
         let Some(want) = &self.want else { return Lane::Other };
         let shown = self.shown();
 
-        // A deletion that was asked for waits for the last status even of a pod that ended long
-        // ago.
+        // A requested deletion waits for the last status even of a pod that ended long ago.
         let is_awaited =
             !shown.is_some_and(is_terminal) || self.base.as_ref().is_some_and(Base::is_deletable);
         if is_terminal(&want.status) && is_awaited {

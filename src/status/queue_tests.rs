@@ -19,7 +19,7 @@ use crate::model::{Mono, Pod, PodUid};
 /// The pods that the tests are about; few, so that commands meet.
 const PODS: u8 = 3;
 
-/// What happens next.
+/// One step of a run.
 #[derive(Clone, Debug)]
 enum Command {
     /// A worker has computed a status.
@@ -73,13 +73,13 @@ impl Shape {
     }
 }
 
-/// What the API server makes of a write.
+/// The outcome of a write at the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Accepted,
-    /// It arrives after another writer's, and a part of ours stays overwritten.
+    /// The write arrives after another writer's, and a part of ours stays overwritten.
     Overwritten,
-    /// It arrives, and the answer is lost.
+    /// The write arrives, and the answer is lost.
     Lost,
     Conflict,
     Refused,

@@ -1,5 +1,5 @@
-//! The resources in a pod's status: what its containers and the pod as a whole have, as far as the
-//! runtime says. Pure.
+//! Computes the resources in a pod's status: those of its containers and of the pod as a whole, as
+//! far as the runtime reports them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ use crate::resources::pod_config::{self, PodCgroupPolicy};
 
 /// Computes `resources` of a container's status.
 ///
-/// - A container that does not run shows what its spec says.
-/// - One that runs shows what the runtime says; where the runtime is silent, `same`: the last
-///   status of the same container.
+/// - A container that does not run shows the resources of its spec.
+/// - A running container shows those that the runtime reports. Where the runtime is silent, it
+///   shows `same`: the last status of the same container.
 /// - The memory request is in no file of a cgroup. It is the spec's, once a resize is carried out;
 ///   until then (`is_resizing`) it is that of `same`.
 pub(super) fn container(
@@ -32,8 +32,10 @@ pub(super) fn container(
     if !observed.state.is_running() {
         return resources;
     }
+
     let same = same.and_then(|same| same.resources.as_ref());
     let applied = observed.resources.clone().unwrap_or_default();
+
     if let Some(limits) = &mut resources.limits {
         let before = same.and_then(|old| old.limits.as_ref());
         let milli = applied
@@ -41,11 +43,13 @@ pub(super) fn container(
             .zip(applied.cpu_quota)
             .map(|(period, quota)| cpu::milli_of_quota(quota, period));
         set_cpu(limits, milli, cpu::MIN_LIMIT_MILLI, before);
+
         match applied.memory_limit.filter(|limit| *limit > 0) {
             Some(limit) => set(limits, MEMORY, Amount::from_units(limit), binary_text(limit)),
             None => keep(limits, MEMORY, before),
         }
     }
+
     if let Some(requests) = &mut resources.requests {
         let before = same.and_then(|old| old.requests.as_ref());
         set_cpu(requests, applied.cpu_shares.map(cpu::milli_of_shares), 2, before);
@@ -53,35 +57,37 @@ pub(super) fn container(
             keep(requests, MEMORY, before);
         }
     }
+
     resources
 }
 
-/// The requests of a container's spec.
+/// Returns the requests of a container's spec.
 pub(super) fn requests(spec: &api::Container) -> Option<Quantities> {
     spec.resources.as_ref()?.requests.clone()
 }
 
-/// A list as the API server writes it: a manifest on disk may say `1000m` for `1`, and that must
+/// Spells a list as the API server does: a manifest on disk may say `1000m` for `1`, and that must
 /// not look like a change.
 pub(super) fn canonical(list: Option<Quantities>) -> Option<Quantities> {
     let list = list?;
     Some(list.into_iter().map(|(name, text)| (name, canonical_quantity(text))).collect())
 }
 
-/// `resources` and `allocatedResources` of the pod as a whole.
+/// Computes `resources` and `allocatedResources` of the pod as a whole.
 pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let requests = list::pod_requests(pod);
     let text = |(name, amount): (&String, &Amount)| {
         (name.clone(), Quantity(amount_text(pod, name, *amount)))
     };
     let allocated: Quantities = requests.iter().map(text).collect();
+
     let mut resources =
         pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
     if Phase::of(status) == Some(Phase::Running) {
         running(pod, &allocated, &mut resources);
     } else if is_terminal(status) {
-        // Upstream reads what it has from its cgroup, which is gone; a request of memory has no
-        // place in one.
+        // Upstream reads the values from the pod's cgroup, which is gone; a memory request is in no
+        // cgroup.
         let memory = allocated.iter().filter(|(name, _)| *name == MEMORY);
         resources.requests =
             some_list(memory.map(|(name, amount)| (name.clone(), amount.clone())).collect());
@@ -91,11 +97,12 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
         resources.requests = some_list(allocated.clone());
         resources.limits = some_list(limits);
     }
+
     status.resources = Some(resources);
     status.allocated_resources = some_list(allocated);
 }
 
-/// While it runs, the pod as a whole has what its cgroup was given.
+/// Sets the resources of a running pod: the settings of its cgroup.
 fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::ResourceRequirements) {
     let config = pod_config::pod(pod, &PodCgroupPolicy::default());
     let mut requests = canonical(resources.requests.take()).unwrap_or_default();
@@ -105,6 +112,7 @@ fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::Resource
     if let Some(memory) = allocated.get(MEMORY) {
         requests.entry(MEMORY.to_owned()).or_insert_with(|| memory.clone());
     }
+
     let period = config.cpu_period.and_then(|period| i64::try_from(period).ok());
     let milli =
         config.cpu_quota.zip(period).map(|(quota, period)| cpu::milli_of_quota(quota, period));
@@ -112,11 +120,12 @@ fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::Resource
     if let Some(limit) = config.memory.filter(|limit| *limit > 0) {
         set(&mut limits, MEMORY, Amount::from_units(limit), binary_text(limit));
     }
+
     resources.requests = some_list(requests);
     resources.limits = some_list(limits);
 }
 
-/// Sets the CPU. Where both the spec and the kernel are at the kernel's minimum, the spec's value
+/// Sets the CPU. If both the spec and the kernel are at the kernel's minimum, the spec's value
 /// stays: they mean the same.
 fn set_cpu(list: &mut Quantities, milli: Option<i64>, minimum: i64, before: Option<&Quantities>) {
     let Some(milli) = milli.filter(|milli| *milli > 0) else { return keep(list, CPU, before) };
@@ -140,7 +149,7 @@ fn keep(list: &mut Quantities, name: &str, before: Option<&Quantities>) {
     }
 }
 
-/// A sum in the spelling of what was summed: powers of 1024 if any part of it was written so.
+/// Formats a sum in the spelling of its parts: in powers of 1024 if any part is written so.
 fn amount_text(pod: &api::Pod, name: &str, amount: Amount) -> String {
     let spec = pod.spec.as_ref();
     let containers = spec
@@ -157,6 +166,7 @@ fn amount_text(pod: &api::Pod, name: &str, amount: Amount) -> String {
         .flatten()
         .filter_map(|list| list.get(name))
         .any(|Quantity(text)| text.ends_with('i'));
+
     if is_binary && Amount::from_units(amount.units()) == amount {
         binary_text(amount.units())
     } else {
@@ -169,6 +179,7 @@ fn canonical_quantity(Quantity(text): Quantity) -> Quantity {
     if text.contains(['e', 'E']) {
         return Quantity(text);
     }
+
     let is_whole = Amount::from_units(amount.units()) == amount;
     Quantity(if text.ends_with('i') && is_whole {
         binary_text(amount.units())

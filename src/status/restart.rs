@@ -1,5 +1,5 @@
-//! What a status needs to know of restarts: the rules of a container, and whether the pod is being
-//! started again in place. Pure.
+//! Finds the restart rules of a container, and whether the pod is being started again in place.
+//! Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -10,7 +10,7 @@ use crate::model::{Pod, pod};
 /// The condition of a pod that is being started again in place (KEP-5532).
 pub const ALL_RESTARTING: &str = "AllContainersRestarting";
 
-/// The restart rules of a container of the pod.
+/// Returns the restart rules of a container of the pod.
 pub(super) fn rules<'a>(pod: &Pod, container: &'a api::Container) -> RestartRules<'a> {
     RestartRules::of(pod::restart_policy(pod), container)
 }
@@ -21,8 +21,8 @@ pub(super) fn could_restart_all(pod: &Pod) -> bool {
     containers.any(restart::could_restart_all)
 }
 
-/// Returns true if the pod is being started again in place: its condition says so, or a container
-/// ended in a way that asks for it. `old` is the status before this one.
+/// Returns true if the pod is being started again in place: its condition says so, or a container's
+/// end causes it. `old` is the status before this one.
 pub(super) fn is_restarting_all(input: &ComputeInput<'_>, old: &api::PodStatus) -> bool {
     let mut conditions = old.conditions.iter().flatten();
     if conditions.any(|condition| condition.type_ == ALL_RESTARTING && condition.status == "True") {

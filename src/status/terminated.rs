@@ -1,4 +1,4 @@
-//! The last word on a pod's containers: at its end each of them has ended. Pure.
+//! Gives every container of a pod an end once the pod itself has ended. Pure.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -6,14 +6,15 @@ use super::containers::{UNKNOWN_AT_END, unknown_end};
 use crate::model::pod;
 use crate::model::reason::container::CONTAINER_STATUS_UNKNOWN;
 
-/// Gives an end to containers that have none: to the main ones once the pod had been initialised,
-/// and to the init containers that were ever tried. Nobody knows how those ended, so it counts as
+/// Gives an end to containers that have none: to the main ones if the pod had been initialised, and
+/// to the init containers that were ever tried. Their real end is not known, so it counts as
 /// failure.
 pub(super) fn settle(pod: &api::Pod, old: &api::PodStatus, status: &mut api::PodStatus) {
     let was_initialized = was_initialized(pod, old) || was_initialized(pod, status);
     if was_initialized {
         end_all(status.container_statuses.iter_mut().flatten());
     }
+
     if let Some(init) = &mut status.init_container_statuses {
         let tried =
             init.iter().rposition(|status| !is_waiting(status) || last_end(status).is_some());
@@ -33,6 +34,7 @@ fn was_initialized(pod: &api::Pod, status: &api::PodStatus) -> bool {
     if pod::init_containers(pod).is_empty() {
         return true;
     }
+
     let mut main = status.container_statuses.iter().flatten();
     if main.any(|status| last_end(status).is_some() || !is_waiting(status)) {
         return true;
@@ -43,10 +45,12 @@ fn was_initialized(pod: &api::Pod, status: &api::PodStatus) -> bool {
     let Some(spec) = pod::init_containers(pod).iter().find(|spec| spec.name == last.name) else {
         return false;
     };
+
     if pod::is_sidecar(spec) {
         let is_running = last.state.as_ref().is_some_and(|state| state.running.is_some());
         return is_running && last.started == Some(true);
     }
+
     [end(last), last_end(last)].into_iter().flatten().any(|end| end.exit_code == 0)
 }
 

@@ -1,11 +1,11 @@
 //! The task that writes statuses to the API.
 //!
 //! In: [`Handle`]'s commands on one bounded channel. Out: requests through a [`StatusApi`], and
-//! [`Acked`] on a `watch` for each pod. [`super::queue`] decides who is written when and keeps the
-//! laws; this file reads the clock, runs the jobs and passes the news on.
+//! [`Acked`] on a `watch` for each pod. [`super::queue`] decides the order and time of writes and
+//! keeps the laws; this file reads the clock, runs the jobs and passes the news on.
 //!
 //! The task never waits for a request itself: each write is a job of its own. So a command never
-//! waits long, and an API server that hangs delays only the write that it hangs on.
+//! waits long, and an API server that hangs delays only the writes that it hangs on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::apiserver::connectivity::{Connectivity, Reconnected};
 use crate::clock::Clock;
 use crate::model::{Mono, PodUid, StartBacklog};
 
-/// How long the last writes may take when the process ends.
+/// The time for the last writes when the process ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// The task. See the module's documentation.
@@ -41,7 +41,7 @@ pub struct Writer<A> {
 }
 
 impl<A: StatusApi> Writer<A> {
-    /// Makes the task and its handle. `connectivity` says when the API server comes back.
+    /// Returns the task and its handle. `connectivity` reports when the API server comes back.
     pub fn new(
         api: A,
         clock: Clock,
@@ -59,16 +59,18 @@ impl<A: StatusApi> Writer<A> {
             jobs: JoinSet::new(),
             reconnected: connectivity.listen(),
         };
+
         (handle, writer)
     }
 
-    /// Runs until it is cancelled or every handle is gone, then gives the last writes two seconds.
+    /// Runs until it is cancelled or every handle is gone; then the last writes get [`DRAIN`].
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
             self.begin_jobs();
             let due = self.queue.next_due();
-            // Every arm is cancel-safe: `recv`, `join_next` and timers lose nothing when another
-            // arm wins.
+
+            // Every branch is cancel-safe: `recv`, `join_next` and timers lose nothing when another
+            // branch wins.
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
@@ -90,12 +92,13 @@ impl<A: StatusApi> Writer<A> {
         self.drain().await;
     }
 
-    /// Writes what is left, for as long as [`DRAIN`]: the end of a pod that is not written now is
-    /// written late.
+    /// Writes the rest, for as long as [`DRAIN`]: a pod's end that is not written now is written
+    /// late.
     async fn drain(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command);
         }
+
         let now = self.now();
         self.queue.wake(now.after(FIRST_HOLD), self.backlog.is_on());
 
@@ -134,6 +137,7 @@ impl<A: StatusApi> Writer<A> {
             }
             Command::Forget { uid } => self.queue.forget(&uid),
         }
+
         self.publish();
     }
 
@@ -158,6 +162,7 @@ impl<A: StatusApi> Writer<A> {
         if let Some(retry) = self.queue.finish(outcome, now) {
             log(&uid, &retry);
         }
+
         self.publish();
     }
 

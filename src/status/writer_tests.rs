@@ -18,12 +18,12 @@ use crate::apiserver::connectivity::Connectivity;
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, StartBacklog, Wall};
 
-/// What a call does instead of succeeding.
+/// The failure of a call, from a script.
 #[derive(Clone, Copy, Debug)]
 enum Script {
-    /// It succeeds, and the answer is lost.
+    /// The call succeeds, and the answer is lost.
     LoseAnswer,
-    /// It does not arrive.
+    /// The call does not arrive.
     LoseRequest,
     /// 409.
     Conflict,

@@ -191,7 +191,7 @@ fn is_generation(name: &OsStr) -> bool {
         && rest.chars().all(|c| c.is_ascii_digit() || c == '_' || c == '.')
 }
 
-/// Returns true if the generation has exactly the payload's files.
+/// Returns true if the generation has exactly the names and contents of the payload.
 fn is_same(generation: &Path, payload: &Payload) -> bool {
     let mut present = BTreeSet::new();
     if collect_files(generation, &mut PathBuf::new(), &mut present).is_err() {

@@ -157,9 +157,9 @@ pub(super) struct Entry<O: ObjectSource> {
     pub(super) summary_at: Option<Mono>,
     /// The last event about each volume (and about the pod, under the empty name).
     pub(super) reported: BTreeMap<String, String>,
-    /// The times since when objects cannot be read, by object.
+    /// The times since when the API server has refused an object, by the volume that needs it.
     pub(super) refused_since: BTreeMap<String, Mono>,
-    /// The time since when an object has been missing from the API server's answers.
+    /// The time since when any volume has been waiting for an object.
     unanswered_since: Option<Mono>,
     /// True if old generations of files were kept for a container that was being started.
     pub(super) has_old_files: bool,
@@ -179,8 +179,8 @@ impl<O: ObjectSource> Entry<O> {
             };
             OneVolume { plan, meta }
         });
-
         let volumes = volumes.collect();
+
         Self {
             uid,
             pod: None,
@@ -388,7 +388,7 @@ impl<O: ObjectSource> Entry<O> {
         true
     }
 
-    /// Updates the volumes whose inputs have become known.
+    /// Updates the state of each volume's inputs.
     pub(super) fn refresh_inputs(&mut self, now: Mono) {
         let is_late =
             self.unanswered_since.is_some_and(|since| now.since(since) >= OBJECT_REPORT_DELAY);
@@ -425,12 +425,12 @@ impl<O: ObjectSource> Entry<O> {
         self.unanswered_since = is_unanswered.then(|| self.unanswered_since.unwrap_or(now));
     }
 
-    /// Returns the time at which a missing object must be reported.
+    /// Returns the time at which a missing object must be reported, if it is ahead.
     pub(super) fn late_at(&self, now: Mono) -> Option<Mono> {
         self.unanswered_since.map(|since| since.after(OBJECT_REPORT_DELAY)).filter(|at| *at > now)
     }
 
-    /// Returns the objects of one volume that are known.
+    /// Returns the objects of one volume, as far as they are known.
     pub(super) fn objects_of(&self, index: usize) -> Objects {
         let mut known = Objects::default();
         for object in &self.volumes[index].meta.inputs.objects {

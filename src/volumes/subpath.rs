@@ -118,7 +118,7 @@ pub fn prepare<M: Mounter>(
     Ok(target)
 }
 
-/// Creates the target and binds the source to it.
+/// Creates the target and binds the source to it. A mount of another source is replaced.
 fn bind<M: Mounter>(mounter: &M, source: &OwnedFd, target: &Path) -> io::Result<()> {
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};

@@ -86,6 +86,33 @@ fn what_the_documents_name_exists() {
 }
 
 #[test]
+fn a_new_room_touches_two_central_places_at_most() {
+    let text = read("CONTRIBUTING.md");
+    let section = text.split("## Where does it go?").nth(1).unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() >= 6, "the tasks were not found: {rows:?}");
+
+    let mut places = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let central = quoted(cells.last().copied().unwrap_or_default());
+        let files: BTreeSet<&str> = central
+            .iter()
+            .filter_map(|(_, name)| name.split("::").next())
+            .filter(|path| path.starts_with("src/daemon/"))
+            .collect();
+        if files.is_empty() || files.len() > 2 {
+            places.push(format!("{}: {files:?}", cells[0].trim()));
+        }
+    }
+    report(
+        "A new room starts in one file of `daemon/wire` and joins another at most: more means that a seam is missing.",
+        &places,
+    );
+}
+
+#[test]
 fn every_task_is_in_the_table() {
     let mut started = BTreeSet::new();
     let daemon = sources().into_iter().filter(|source| source.path.starts_with("src/daemon/"));

@@ -566,7 +566,7 @@ mod tests {
         check(&root.path().join("a/memory.max"), "max");
     }
 
-    /// In place of a file stands a directory: what is written there is refused.
+    /// Puts a directory in place of a file, so that a write to it is refused.
     fn refuse(path: &Path) {
         std::fs::create_dir_all(path).expect("made");
     }

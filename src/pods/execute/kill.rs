@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as api;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::restore::restore;
+use super::annotated::annotated;
 use super::scope::Scope;
 use super::{ActionError, Effect, Outcome};
 use crate::cri::{CriError, v1};
@@ -48,12 +48,12 @@ pub(super) async fn kill(scope: Scope<'_>, kill: Kill) -> Effect {
 
     let deadline = scope.context.hurry.clone().unwrap_or_else(|| fixed(deadline));
     let mut stopping = Stopping { scope, id: &id, deadline };
-    let restored = restore(scope, &id, &container).await;
-    if let Some(grace) = restored.as_ref().and_then(|restored| restored.grace) {
+    let annotated = annotated(scope, &id, &container).await;
+    if let Some(grace) = annotated.as_ref().and_then(|annotated| annotated.grace) {
         stopping.deadline = fixed(scope.deps.clock.now().mono.after(grace));
     }
-    let hook = match restored {
-        Some(restored) => Some((ContainerKind::Main, Cow::Owned(restored.container))),
+    let hook = match annotated {
+        Some(annotated) => Some((ContainerKind::Main, Cow::Owned(annotated.container))),
         None if pre_stop => pod::find_container(&scope.context.pod, &container),
         None => None,
     };

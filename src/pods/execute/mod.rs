@@ -5,6 +5,7 @@
 //! a function, or a type whose methods are its steps, over a [`scope`]: the pod as one action sees
 //! it. Statuses are no part of this: see `pods::report`.
 
+mod annotated;
 mod cleanup;
 mod container;
 mod container_request;
@@ -20,7 +21,6 @@ mod permits;
 mod prepare;
 mod references;
 mod resize;
-mod restore;
 mod sandbox;
 mod scope;
 mod users;

@@ -1,13 +1,13 @@
 //! `fieldRef` and `resourceFieldRef` of variables.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::model::quantity::Amount;
+use crate::model::quote::go_quote;
 use crate::model::{Pod, pod};
 
 use super::input::EnvInput;
@@ -85,31 +85,14 @@ fn subscript(pod: &Pod, path: &str, map: &str, key: &str) -> Result<String, Spec
     Ok(values.as_ref().and_then(|values| values.get(key)).cloned().unwrap_or_default())
 }
 
-/// `key="value"` per line, sorted, quoted as Go's `strconv.Quote` does.
+/// `key="value"` per line, sorted, quoted as Go does.
 fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
-    let mut out = String::new();
-    for (key, value) in map.into_iter().flatten() {
-        if !out.is_empty() {
-            out.push('\n');
-        }
-        out.push_str(key);
-        out.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                c if c.is_control() => {
-                    write!(out, "\\x{:02x}", u32::from(c)).expect("a String takes everything");
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-    }
-    out
+    let lines: Vec<_> = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", go_quote(value)))
+        .collect();
+    lines.join("\n")
 }
 
 /// The value of a container's resource, in units of the divisor, rounded up. A missing limit is the

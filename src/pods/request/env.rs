@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::apiserver::objects::ObjectError;
 use crate::model::expansion::expand;
+use crate::model::quote::go_quote;
 use crate::model::{Pod, pod};
 
 use super::input::{EnvFile, EnvInput, EnvVar};
@@ -184,8 +185,8 @@ fn from_file(
         Some(value) if !value.is_empty() => Ok(Some(value)),
         Some(_) | None if reference.optional.unwrap_or(false) => Ok(None),
         Some(_) | None => {
-            let message =
-                format!("environment variable key {:?} not found in file {path:?}", reference.key);
+            let (key, path) = (go_quote(&reference.key), go_quote(path));
+            let message = format!("environment variable key {key} not found in file {path}");
             Err(SpecError::container(message))
         }
     }

@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn a_record_that_was_changed_is_refused() {
         let records = || Records { mac: vec![1; MAC], key: vec![2; 16] };
-        let (kind, version) = (ContentType::ApplicationData, ProtocolVersion::TLSv1_2);
+        let kind = ContentType::ApplicationData;
+        let version = ProtocolVersion::TLSv1_2;
         for length in [0, 11, 12, 13, 100] {
             let content = vec![7; length];
             let payload = OutboundChunks::Single(&content);

@@ -1,4 +1,7 @@
 //! Runs the command of a probe in its container.
+//!
+//! The runtime has the deadline, and kills the command at its end. It never runs anything on the
+//! node itself.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use crate::cri::client::ExecOutput;
 use crate::cri::{CriError, Runtime};
 use crate::model::ContainerId;
 use crate::model::expansion::expand;
+use crate::model::quote::go_quote;
 
 use super::{CheckResult, go_duration};
 
@@ -57,7 +61,8 @@ pub(super) async fn check(
         Ok(output) => CheckResult::Failure(combined(&output)),
         Err(error) if error.is_deadline() => {
             let after = go_duration(timeout);
-            CheckResult::Failure(format!("command timed out: {shown:?} timed out after {after}"))
+            let shown = go_quote(&shown);
+            CheckResult::Failure(format!("command timed out: {shown} timed out after {after}"))
         }
         Err(error) => CheckResult::unknown(error.to_string()),
     }

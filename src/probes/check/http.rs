@@ -1,5 +1,7 @@
 //! Makes HTTP GETs as upstream's probes and hooks do: without a proxy, without verification of
 //! certificates, with one connection per request. Redirects are followed on the same host only.
+//!
+//! The texts of failures are Go's. The body of a failed answer never reaches an event.
 
 use std::fmt;
 use std::net::IpAddr;

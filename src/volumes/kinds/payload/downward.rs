@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::model::quantity::{Amount, QuantityError};
+use crate::model::quote::go_quote;
 use crate::model::{Pod, pod};
 use crate::volumes::allocatable::Allocatable;
 use crate::volumes::error::SetUpError;
@@ -125,48 +126,6 @@ fn format_map(map: &BTreeMap<String, String>) -> String {
         .join("\n")
 }
 
-/// Go's `strconv.Quote`.
-fn go_quote(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => quoted.extend(['\\', letter]),
-            '\u{7}' => quoted.push_str("\\a"),
-            '\u{8}' => quoted.push_str("\\b"),
-            '\u{c}' => quoted.push_str("\\f"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\u{b}' => quoted.push_str("\\v"),
-            _ if is_printable(letter) => quoted.push(letter),
-            _ => {
-                let code = u32::from(letter);
-                let escaped = match code {
-                    0..0x80 => write!(quoted, "\\x{code:02x}"),
-                    0x80..0x1_0000 => write!(quoted, "\\u{code:04x}"),
-                    _ => write!(quoted, "\\U{code:08x}"),
-                };
-                escaped.expect("writing to a string cannot fail");
-            }
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// Letters, marks, numbers, punctuation, symbols and the plain space. The standard library knows,
-/// but says so only by what it escapes; a letter before keeps it from escaping marks that would
-/// join with the quote.
-fn is_printable(letter: char) -> bool {
-    if letter.is_ascii() {
-        return (' '..='~').contains(&letter);
-    }
-    let text: String = ['a', letter].into_iter().collect();
-    text.escape_debug().eq(text.chars())
-}
-
 /// The value of a container's resource, in units of the divisor, rounded up.
 pub fn resource_value(
     pod: &Pod,
@@ -227,7 +186,7 @@ fn divide_up(amount: i64, divisor: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Allocatable, field_value, go_quote, resource_value};
+    use super::{Allocatable, field_value, resource_value};
     use crate::model::Pod;
     use crate::model::quantity::Amount;
 
@@ -290,13 +249,5 @@ mod tests {
         resource("limits.ephemeral-storage", None, Ok("0"));
         resource("limits.hugepages-2Mi", Some("1Mi"), Ok("4"));
         resource("limits.gpu", None, Err("unsupported container resource : limits.gpu"));
-    }
-
-    #[test]
-    fn quotes_as_go_does() {
-        assert_eq!(
-            go_quote("a'ä\u{301}\u{200b}\u{a0}\u{1f600}\u{7f}\0"),
-            "\"a'ä\u{301}\\u200b\\u00a0😀\\x7f\\x00\""
-        );
     }
 }

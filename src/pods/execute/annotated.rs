@@ -14,7 +14,7 @@ use crate::model::{ContainerId, pod, time};
 
 /// What is needed to stop an orphan's container as its pod wished.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Restored {
+pub(super) struct Annotated {
     /// The pod's grace period.
     pub(super) grace: Option<Duration>,
     /// The container's name, ports and preStop hook.
@@ -23,7 +23,7 @@ pub(super) struct Restored {
 
 /// Reads what is left of a container's spec. `None` where the pod is known (only an orphan has
 /// neither a version nor a source) or the runtime does not say.
-pub(super) async fn restore(scope: Scope<'_>, id: &ContainerId, name: &str) -> Option<Restored> {
+pub(super) async fn annotated(scope: Scope<'_>, id: &ContainerId, name: &str) -> Option<Annotated> {
     let pod = &scope.context.pod;
     if pod.metadata.resource_version.is_some() || pod::is_static(pod) {
         return None;
@@ -32,7 +32,7 @@ pub(super) async fn restore(scope: Scope<'_>, id: &ContainerId, name: &str) -> O
     let request =
         v1::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
     match scope.deps.runtime.cri.container_status(request).await {
-        Ok(answer) => answer.status.map(|status| restored(name, &status.annotations)),
+        Ok(answer) => answer.status.map(|status| parse(name, &status.annotations)),
         Err(error) => {
             warn!(container = name, %error, "what an orphan's container wishes for its end cannot be read");
             None
@@ -40,7 +40,7 @@ pub(super) async fn restore(scope: Scope<'_>, id: &ContainerId, name: &str) -> O
     }
 }
 
-fn restored(name: &str, annotations: &HashMap<String, String>) -> Restored {
+fn parse(name: &str, annotations: &HashMap<String, String>) -> Annotated {
     let seconds = |label: &str| {
         let seconds = annotations.get(label).and_then(|text| text.parse().ok());
         seconds.map(|seconds| Duration::from_secs(seconds).min(time::LONGEST))
@@ -49,7 +49,7 @@ fn restored(name: &str, annotations: &HashMap<String, String>) -> Restored {
         .get(labels::CONTAINER_PRE_STOP_HANDLER)
         .and_then(|text| serde_json::from_str::<api::LifecycleHandler>(text).ok());
 
-    Restored {
+    Annotated {
         grace: seconds(labels::POD_DELETION_GRACE_PERIOD)
             .or_else(|| seconds(labels::POD_TERMINATION_GRACE_PERIOD)),
         container: api::Container {
@@ -68,7 +68,7 @@ fn restored(name: &str, annotations: &HashMap<String, String>) -> Restored {
 mod tests {
     use std::time::Duration;
 
-    use super::restored;
+    use super::parse;
     use crate::cri::labels;
 
     #[test]
@@ -82,11 +82,11 @@ mod tests {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        let restored = restored("app", &annotations);
-        assert_eq!(restored.grace, Some(Duration::from_secs(90)));
-        assert_eq!(restored.container.ports.expect("ports")[0].container_port, 80);
+        let annotated = parse("app", &annotations);
+        assert_eq!(annotated.grace, Some(Duration::from_secs(90)));
+        assert_eq!(annotated.container.ports.expect("ports")[0].container_port, 80);
         let hook =
-            restored.container.lifecycle.and_then(|lifecycle| lifecycle.pre_stop).expect("a hook");
+            annotated.container.lifecycle.and_then(|lifecycle| lifecycle.pre_stop).expect("a hook");
         assert_eq!(
             hook.exec.and_then(|exec| exec.command),
             Some(vec!["sleep".to_owned(), "1".to_owned()])
@@ -100,12 +100,12 @@ mod tests {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into_iter()
             .collect();
-        assert_eq!(restored("app", &annotations).grace, Some(crate::model::time::LONGEST));
+        assert_eq!(parse("app", &annotations).grace, Some(crate::model::time::LONGEST));
     }
 
     #[test]
     fn nothing_written_is_nothing_wished() {
-        let restored = restored("app", &std::collections::HashMap::new());
-        assert_eq!((restored.grace, restored.container.lifecycle), (None, None));
+        let annotated = parse("app", &std::collections::HashMap::new());
+        assert_eq!((annotated.grace, annotated.container.lifecycle), (None, None));
     }
 }
