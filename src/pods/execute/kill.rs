@@ -111,12 +111,12 @@ impl Stopping<'_> {
         // hook from outside.
         let own = *self.deadline.borrow();
         let target = scope.hook_target(kind, spec, self.id);
-        let hook = hooks::pre_stop(target, &scope.deps.clock, own);
-        tokio::pin!(hook);
+        // Boxed: a hook's future is large, and most containers have none.
+        let mut hook = Box::pin(hooks::pre_stop(target, &scope.deps.clock, own));
 
         loop {
             let until = *self.deadline.borrow_and_update();
-            // Cancel-safe: the hook is pinned outside, `changed` and `sleep_until` lose nothing
+            // Cancel-safe: the hook lives outside, `changed` and `sleep_until` lose nothing
             // when dropped.
             tokio::select! {
                 ended = &mut hook => {
