@@ -147,7 +147,7 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
         });
     }
     if let Some(action) = &handler.http_get {
-        return Box::pin(http(target, action)).await.map_err(|problem| HookError {
+        return http(target, action).await.map_err(|problem| HookError {
             message: format!(
                 "HTTP lifecycle hook ({}) {} failed - error: {problem}",
                 action.path.as_deref().unwrap_or_default(),
