@@ -71,8 +71,8 @@
 //! A name like `pods/plan/mod.rs::plan` is a file below `src` and a declaration in it; tidy checks
 //! that both exist.
 //!
-//! 1. **It is found.** `sources/apiserver.rs::start` lists and watches the pods that are bound to
-//!    this node, `sources/manifests.rs::start` reads static ones. Each source publishes its whole
+//! 1. **It is found.** `sources/apiserver.rs::new` lists and watches the pods that are bound to
+//!    this node, `sources/manifests.rs::new` reads static ones. Each source publishes its whole
 //!    set as one `sources/mod.rs::SourceState` on a `watch`.
 //! 2. **It is desired.** `desired/mod.rs::merge` compares the sets with the last ones and sends
 //!    each difference as a `desired/index.rs::Change`. `desired/mirror_task.rs::run` keeps a mirror
@@ -119,6 +119,7 @@
 //! | own node | `apiserver/nodes.rs::new` | watch of the Node | `watch` of `apiserver/nodes.rs::NodeView` |
 //! | services | `apiserver/services.rs::new` | watch of Services | `watch` for `apiserver/services.rs::Handle` |
 //! | runtime classes | `apiserver/runtime_classes.rs::new` | watch of RuntimeClasses | `watch` for `apiserver/runtime_classes.rs::Handle` |
+//! | objects | `apiserver/objects.rs::new` | none: its drop ends the watches of objects | ConfigMaps and Secrets by `apiserver/objects.rs::Subscription` |
 //! | cni watch | `cni/watch.rs::run` | inotify on the CNI configuration | `watch` of a counter |
 //! | runtime condition | `cri/condition.rs::new` | the runtime's Status, CNI changes | `watch` of `cri/condition.rs::RuntimeCondition` |
 //! | network | `cni/problem.rs::problem` | `watch` of the runtime's condition | `watch` of `cni/problem.rs::NetworkProblem` |
@@ -126,9 +127,9 @@
 //! | health | `pleg/health.rs::health` | `watch` of the last relist | `watch` of the health problem |
 //! | node limits | `resources/node_limits.rs::run` | a timer after a refusal | cgroup of all pods |
 //! | resource manager | `resources/manager/task.rs` | `mpsc` of requests and of plugins' news | replies, `watch` of `resources/devices/mod.rs::Figures` |
-//! | manifests | `sources/manifests.rs::start` | files, inotify | `watch` of `sources/mod.rs::SourceState` |
-//! | manifests over HTTP | `sources/http.rs::start` | a URL | `watch` of `sources/mod.rs::SourceState` |
-//! | pods of the API server | `sources/apiserver.rs::start` | watch of Pods | `watch` of `sources/mod.rs::SourceState` |
+//! | manifests | `sources/manifests.rs::new` | files, inotify | `watch` of `sources/mod.rs::SourceState` |
+//! | manifests over HTTP | `sources/http.rs::new` | a URL | `watch` of `sources/mod.rs::SourceState` |
+//! | pods of the API server | `sources/apiserver.rs::new` | watch of Pods | `watch` of `sources/mod.rs::SourceState` |
 //! | desired | `desired/mod.rs::run`, `desired/mirror_task.rs::run` | every source's `watch` | `mpsc` of `desired/index.rs::Change`, mirror pods |
 //! | dispatch | `dispatch/mod.rs::run` | `mpsc` of `desired/index.rs::Change` and of commands, ends of tasks | `watch` of `dispatch/directive.rs::Directive` per pod, the table of `dispatch/handle.rs::PodsHandle` |
 //! | found pods | `pods/launch.rs::look` | pleg's changes | `watch` of `dispatch/backend.rs::Found` |
@@ -214,47 +215,163 @@
 //!     one event, at `/debug/blocked`, in a metric.
 //! 13. **Secrets and tokens never reach** logs, events, argv or `Debug` output.
 //!
+//! The public face is [`backend`], for those who run pods in another way, and [`run`] with
+//! [`load`], which are what the binary does. Everything else is private; the binary and the tests
+//! of this repository reach it by `internals`, which promises nothing.
+//!
 //! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub
 //! object, a second typed copy of a pod, feature gates read as globals.
 
-pub mod admission;
-pub mod apiserver;
-pub mod clock;
-pub mod cni;
-pub mod config;
-pub mod cri;
-pub mod daemon;
-pub mod desired;
-pub mod dispatch;
-pub mod images;
-pub mod linux;
-pub mod model;
-pub mod node;
-pub mod pleg;
-pub mod pods;
-pub mod probes;
-pub mod resources;
-pub mod server;
-pub mod sources;
-pub mod status;
-pub mod telemetry;
+mod admission;
+mod apiserver;
+mod clock;
+mod cni;
+mod config;
+mod cri;
+mod daemon;
+mod desired;
+mod dispatch;
+mod images;
+mod linux;
+mod model;
+mod node;
+mod pleg;
+mod pods;
+mod probes;
+mod resources;
+mod server;
+mod sources;
+mod status;
+mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
-pub mod volumes;
+mod testkit;
+mod volumes;
+mod watch;
 
-/// The public face: what the author of a backend needs.
+pub use crate::config::{Loaded, Refused, load};
+pub use crate::daemon::run;
+
+/// The seam between the node agent and what runs pods: the face for the author of a backend.
 ///
-/// A backend implements [`Backend`](backend::Backend) and is handed to
-/// [`Dispatch`](backend::Dispatch). Everything else in this crate is public for its own binary and
-/// tests, and may change at any time.
+/// A backend implements [`Backend`](backend::Backend) and, if its pods can be reached,
+/// [`Streams`](backend::Streams). It is handed to [`Dispatch`](backend::Dispatch), which has each
+/// pod admitted and asks the backend for a task and a view of the pod. The pods come from
+/// [`desired`](backend::desired), which merges any number of sources. For those who know
+/// virtual-kubelet:
+///
+/// - `CreatePod` is [`Backend::launch`](backend::Backend::launch).
+/// - `UpdatePod` and `DeletePod` are the latest value of a `watch` of
+///   [`Directive`](backend::Directive).
+/// - `GetPod`, `GetPodStatus` and `NotifyPods` are a `watch` of [`PodView`](backend::PodView),
+///   which the pod's task writes.
+/// - `GetPods` is [`Backend::found`](backend::Backend::found): pods that no task of this process
+///   runs.
+/// - `RunInContainer`, `AttachToContainer`, `PortForward` and `GetContainerLogs` are
+///   [`Streams`](backend::Streams).
+///
+/// `examples/backend.rs` is a whole backend in a hundred lines.
+///
+/// Not part of the face yet: the composition of a node agent on another backend. [`run`] drives a
+/// container runtime by CRI.
 pub mod backend {
+    pub use crate::admission::{Features, PatternError, Rejection, SysctlAllowlist};
+    pub use crate::apiserver::events::Recorder;
     pub use crate::clock::Clock;
-    pub use crate::desired::Change;
     pub use crate::dispatch::{
-        Backend, Config, Deps, Directive, Dispatch, Ended, Forget, Forgetters, Found, FoundPod,
-        Launched, PendingResize, PodView, PodsHandle, ReadNode, Resize, Stop, ViewState,
+        Allocated, Backend, Cause, Channels, Config, Deps, Directive, Dispatch, Ended, Exec,
+        Forget, Forgetters, Found, FoundPod, Give, Launched, LogChunks, LogOptions, Opening,
+        Output, PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError,
+        Streams, ViewState,
     };
+    pub use crate::model::quantity::Amount;
     pub use crate::model::{
-        Lifecycle, NodeFacts, ObservedPod, Pod, PodKey, PodUid, Terminating, TerminationCause,
+        Blocked, ContainerId, ContainerState, Lifecycle, Mono, NodeFacts, Now, ObservedContainer,
+        ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict, SandboxId, SandboxState,
+        Stage, Terminating, TerminationCause, Wall,
     };
+
+    /// The pods that should run: the sources, and the merged view of them that dispatch follows.
+    pub mod desired {
+        pub use crate::desired::{Change, Deps, Handle, MirrorSetup, new};
+        pub use crate::sources::{Source, SourceKind, SourceState};
+    }
+}
+
+/// Every room, for the binary, the tests and the fuzz targets of this repository. Nothing here is
+/// promised.
+#[doc(hidden)]
+pub mod internals {
+    pub mod admission {
+        pub use crate::admission::*;
+    }
+    pub mod apiserver {
+        pub use crate::apiserver::*;
+    }
+    pub mod clock {
+        pub use crate::clock::*;
+    }
+    pub mod cni {
+        pub use crate::cni::*;
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod cri {
+        pub use crate::cri::*;
+    }
+    pub mod daemon {
+        pub use crate::daemon::*;
+    }
+    pub mod desired {
+        pub use crate::desired::*;
+    }
+    pub mod dispatch {
+        pub use crate::dispatch::*;
+    }
+    pub mod images {
+        pub use crate::images::*;
+    }
+    pub mod linux {
+        pub use crate::linux::*;
+    }
+    pub mod model {
+        pub use crate::model::*;
+    }
+    pub mod node {
+        pub use crate::node::*;
+    }
+    pub mod pleg {
+        pub use crate::pleg::*;
+    }
+    pub mod pods {
+        pub use crate::pods::*;
+    }
+    pub mod probes {
+        pub use crate::probes::*;
+    }
+    pub mod resources {
+        pub use crate::resources::*;
+    }
+    pub mod server {
+        pub use crate::server::*;
+    }
+    pub mod sources {
+        pub use crate::sources::*;
+    }
+    pub mod status {
+        pub use crate::status::*;
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::*;
+    }
+    #[cfg(any(test, feature = "testkit"))]
+    pub mod testkit {
+        pub use crate::testkit::*;
+    }
+    pub mod volumes {
+        pub use crate::volumes::*;
+    }
+    pub mod watch {
+        pub use crate::watch::*;
+    }
 }

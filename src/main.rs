@@ -6,11 +6,11 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rkubelet::config::{
+use rkubelet::internals::config::{
     self, ConfigWarning, FeatureGates, Gate, KUBERNETES_VERSION, KubeletConfiguration, Loaded,
 };
-use rkubelet::linux::malloc;
-use rkubelet::telemetry::logging::{self, Format, LogConfig, LogHandle};
+use rkubelet::internals::linux::malloc;
+use rkubelet::internals::telemetry::logging::{self, Format, LogConfig, LogHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Threads that run tasks: two keep one slow decode from stalling probes; more only cost memory.
@@ -82,7 +82,7 @@ fn run(loaded: Loaded, log: &LogHandle) -> ExitCode {
     tracing::debug!(verbosity = log.verbosity(), "log set up");
     let shutdown = CancellationToken::new();
     let outcome = runtime.block_on(async {
-        let daemon = rkubelet::daemon::run(loaded, shutdown.clone());
+        let daemon = rkubelet::run(loaded, shutdown.clone());
         tokio::pin!(daemon);
         // Cancel-safe: the daemon is pinned outside and goes on after the signal until it has
         // drained.

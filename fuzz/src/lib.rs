@@ -3,5 +3,5 @@
 
 /// Tries the law of that name.
 pub fn check(law: &str, input: &[u8]) {
-    rkubelet::testkit::hostile::check(law, input, || tempfile::tempdir().expect("a directory"));
+    rkubelet::internals::testkit::hostile::check(law, input, || tempfile::tempdir().expect("a directory"));
 }

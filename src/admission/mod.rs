@@ -7,6 +7,7 @@
 //! is handed back to be told.
 
 mod apparmor;
+mod config;
 mod features;
 mod host_ports;
 mod node_affinity;
@@ -29,7 +30,7 @@ use crate::resources::Amounts;
 pub use features::Features;
 pub use preempt::{PREEMPTING, PREEMPTION_MESSAGE};
 pub use pressure::Pressure;
-pub use sysctls::SysctlAllowlist;
+pub use sysctls::{PatternError, SysctlAllowlist};
 
 /// Everything that admission looks at.
 #[derive(Clone, Copy, Debug)]

@@ -238,9 +238,18 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Makes the cache. Each object's watch is a task of its own, which ends with its last subscription
-/// or with `cancel`.
-pub fn start(clients: &Clients, detection: ChangeDetection, cancel: CancellationToken) -> Handle {
+/// The cache, and the task that its watches live as long as. Each object's watch is a task of its
+/// own, which ends with its last subscription, or when the cache's task is dropped.
+pub fn new(
+    clients: &Clients,
+    detection: ChangeDetection,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone().drop_guard();
+    let task = async move {
+        let _stop = stop;
+        std::future::pending::<()>().await;
+    };
     let client = match detection {
         ChangeDetection::Watch => clients.watches.clone(),
         ChangeDetection::Get(_) | ChangeDetection::Cache { .. } => clients.writes.clone(),
@@ -254,7 +263,7 @@ pub fn start(clients: &Clients, detection: ChangeDetection, cancel: Cancellation
         config_maps: Cache::default(),
         secrets: Cache::default(),
     };
-    Handle { shared: Arc::new(shared) }
+    (Handle { shared: Arc::new(shared) }, task)
 }
 
 impl Handle {

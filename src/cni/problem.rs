@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{Places, diagnose};
 use crate::cri::RuntimeCondition;
 use crate::model::error_chain;
+use crate::watch::set_if_changed;
 
 /// The time between two diagnoses of a problem: the configuration may change while the runtime's
 /// message stays.
@@ -38,11 +39,7 @@ pub fn problem(
                 message,
                 diagnosis: diagnose(&places).err().map(|problem| error_chain(&problem)),
             });
-            sender.send_if_modified(|current| {
-                let changed = *current != problem;
-                *current = problem;
-                changed
-            });
+            set_if_changed(&sender, problem);
 
             let again = async {
                 if is_ready {

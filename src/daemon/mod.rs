@@ -5,11 +5,11 @@
 //! makes what the process needs from the machine; [`Core::start`] is the list of everything else,
 //! in order, with one function for each group in `wire`.
 
+mod identity;
 mod kernel;
 mod lock_file;
 mod plugin_folders;
 mod process;
-mod settings;
 #[cfg(any(test, feature = "testkit"))]
 pub mod simulated;
 mod stuck_volumes;
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::settings::NodeSettings;
+use self::identity::Identity;
 use self::tasks::Tasks;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::{Clients, events_task};
@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::cri::{self, Runtime};
 use crate::dispatch;
-use crate::model::StartBacklog;
+use crate::model::{EventType, StartBacklog};
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
 };
@@ -65,9 +65,9 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         tasks.run("lock file", lock_file::end_on_contention(path, shutdown.clone())?);
     }
 
-    let settings = NodeSettings::new(&loaded)?;
-    settings.check_parts()?;
-    settings.make_directories()?;
+    let identity = Identity::read(&loaded)?;
+    process::check_parts(&loaded, &identity)?;
+    process::make_directories(&loaded)?;
     process::prepare(&loaded.config)?;
     kernel::prepare(loaded.config.protect_kernel_defaults)?;
     let metrics = Registry::new();
@@ -75,7 +75,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
 
     let observer = cri::metrics::observer(&metrics);
     let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)?;
-    let clients = settings.clients(clock)?;
+    let clients = wire::clients(&loaded, &identity, clock)?;
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
     }
@@ -90,8 +90,8 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         host_ips: watch::channel(Vec::new()).1,
     };
     let outside = Outside { clock, machine, runtime, clients, metrics };
-    let core = Core::new(loaded, settings, outside, health, &mut tasks, shutdown);
-    core.settings.report_warnings(&core.recorder);
+    let core = Core::new(loaded, identity, outside, health, &mut tasks, shutdown);
+    core.report_warnings();
     let ended = Box::pin(core.start(tasks)).await;
     drop(lock);
     ended
@@ -139,7 +139,7 @@ struct Outside<M> {
 struct Core<M> {
     clock: Clock,
     machine: Machine<M>,
-    settings: NodeSettings,
+    identity: Identity,
     loaded: Loaded,
     /// The registry of `/metrics`.
     metrics: Registry,
@@ -160,7 +160,7 @@ impl<M: Mounter> Core<M> {
     /// Makes the base, and starts what every subsystem uses: events, and the return of memory.
     fn new(
         loaded: Loaded,
-        settings: NodeSettings,
+        identity: Identity,
         outside: Outside<M>,
         health: watch::Sender<Option<String>>,
         tasks: &mut Tasks,
@@ -173,7 +173,7 @@ impl<M: Mounter> Core<M> {
         let (recorder, events) = Recorder::channel();
         let writer = events_task::Deps {
             clients: clients.as_ref(),
-            host: &settings.node_name,
+            host: &identity.name,
             clock,
             rush: rush.clone(),
         };
@@ -184,7 +184,7 @@ impl<M: Mounter> Core<M> {
         Self {
             clock,
             machine,
-            settings,
+            identity,
             loaded,
             metrics,
             probe_metrics,
@@ -195,6 +195,19 @@ impl<M: Mounter> Core<M> {
             rest,
             health,
             shutdown,
+        }
+    }
+
+    /// Reports on the Node what the configuration promises and this kubelet does not do yet.
+    /// (`main` has logged it.)
+    fn report_warnings(&self) {
+        for warning in self.loaded.warnings.iter().filter(|warning| warning.node_event) {
+            self.recorder.node(
+                &self.identity.name,
+                EventType::Warning,
+                "ConfigurationWithoutEffect",
+                warning.text.clone(),
+            );
         }
     }
 
@@ -242,7 +255,7 @@ impl<M: Mounter> Core<M> {
         let addresses = host_ips.borrow().clone();
         self.start_server(&mut tasks, (pods, desired), driver, &addresses).await?;
 
-        info!(node = self.settings.node_name, "kubelet started");
+        info!(node = self.identity.name, "kubelet started");
         notify_ready();
         tasks.supervise().await
     }

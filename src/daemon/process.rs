@@ -1,7 +1,8 @@
-//! The machine's settings for the kubelet's own process: no swap, a low OOM score, enough open
+//! The process's own place on the machine: its directories, no swap, a low OOM score, enough open
 //! files.
 //!
-//! Applied once, at the start. Only swap is a reason not to start; other failures are logged.
+//! Applied once, at the start. Only swap and the directories are reasons not to start; other
+//! failures are logged. Every error names the field or flag and the remedy.
 
 use std::path::Path;
 
@@ -9,10 +10,53 @@ use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use tracing::{info, warn};
 
-use crate::config::KubeletConfiguration;
+use super::identity::Identity;
+use super::plugin_folders;
+use crate::admission::SysctlAllowlist;
+use crate::config::{KubeletConfiguration, Loaded};
+use crate::linux::fs::ensure_root_dir;
+use crate::linux::machine::Kernel;
+use crate::linux::mount::make_rshared;
+use crate::linux::selinux;
+use crate::{images, server};
 
 /// The kernel's list of swap devices; absent without swap in the kernel.
 const SWAPS: &str = "/proc/swaps";
+
+/// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may be
+/// a link, as upstream.
+pub(super) fn make_directories(loaded: &Loaded) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the kubelet must run as root: it makes mounts and cgroups");
+    }
+    let make = |path: &Path, mode| {
+        ensure_root_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
+    };
+
+    let root = Path::new(&loaded.flags.root_dir);
+    make(root, 0o750)?;
+    for name in ["pods", "plugins", "plugins_registry", "pod-resources"] {
+        make(&root.join(name), 0o750)?;
+    }
+    make(&root.join("checkpoints"), 0o700)?;
+    plugin_folders::label(root, selinux::is_enabled());
+    make(Path::new(&loaded.config.pod_logs_dir), 0o750)?;
+    make(Path::new("/var/log/containers"), 0o755)?;
+
+    if let Err(error) = make_rshared(root) {
+        warn!(root = %root.display(), %error, "the root directory is not shared: mounts may not reach containers");
+    }
+    Ok(())
+}
+
+/// Refuses what its subsystem would refuse, or leave out, only later. Blocks on files.
+pub(super) fn check_parts(loaded: &Loaded, identity: &Identity) -> anyhow::Result<()> {
+    server::check(loaded)?;
+    let kernel = Kernel::detect(&identity.machine.kernel_version);
+    SysctlAllowlist::new(kernel.version, &loaded.config.allowed_unsafe_sysctls)?;
+    images::allowlist::check(&loaded.config.preloaded_images_verification_allowlist)?;
+    Ok(())
+}
 
 /// Applies `failSwapOn`, `oomScoreAdj` and `maxOpenFiles`. Blocks on files of procfs.
 pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
@@ -42,17 +86,6 @@ pub(super) fn prepare(config: &KubeletConfiguration) -> anyhow::Result<()> {
         warn!(%error, maxOpenFiles = files, "the limit of open files could not be set");
     }
     Ok(())
-}
-
-/// Returns true if cgroups can limit swap. In the unified hierarchy the kubelet's own cgroup has
-/// the file for it. (A root cgroup has none; the kubelet of a node runs in a service's.)
-pub(super) fn has_swap_controller(unified: bool) -> bool {
-    if !unified {
-        return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
-    }
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
-    Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
 }
 
 /// Returns true if the kernel's list names a device below its heading.

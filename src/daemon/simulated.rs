@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::settings::NodeSettings;
+use super::identity::Identity;
 use super::tasks::Tasks;
 use super::{Core, Machine, Outside};
 use crate::apiserver::Clients;
@@ -46,7 +46,7 @@ pub struct Parts {
 /// Runs until `shutdown`. The directories of the configuration exist.
 pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(shutdown.clone());
-    let settings = NodeSettings::new(&loaded)?;
+    let identity = Identity::read(&loaded)?;
     let metrics = Registry::new();
     let machine = Machine {
         cores: parts.cores,
@@ -64,7 +64,7 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
         metrics,
     };
     let health = watch::Sender::new(None);
-    let core = Core::new(loaded, settings, outside, health, &mut tasks, shutdown);
+    let core = Core::new(loaded, identity, outside, health, &mut tasks, shutdown);
     Box::pin(core.start(tasks)).await
 }
 

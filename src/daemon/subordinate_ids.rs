@@ -32,9 +32,7 @@ pub(super) async fn ids(config: &KubeletConfiguration) -> anyhow::Result<Ids> {
     let per_pod = u32::try_from(per_pod).context("userNamespaces.idsPerPod")?;
     let max_pods = u32::try_from(config.max_pods).unwrap_or(0);
     let known = subordinate().await.context("create user namespace manager: kubelet mappings")?;
-    Ids::new(per_pod, known, max_pods)
-        .map_err(anyhow::Error::msg)
-        .context("create user namespace manager")
+    Ids::new(per_pod, known, max_pods).context("create user namespace manager")
 }
 
 async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
@@ -62,7 +60,7 @@ async fn subordinate() -> anyhow::Result<Option<(u32, u32)>> {
     if groups.as_ref() != Some(&users) {
         bail!("mismatched subuids and subgids for user \"kubelet\"");
     }
-    parse_subids(&users).map(Some).map_err(anyhow::Error::msg)
+    Ok(Some(parse_subids(&users)?))
 }
 
 /// Returns true if the program is in one of `folders`, a value of `PATH`, as upstream looks for it.

@@ -48,21 +48,6 @@ impl Tasks {
         self.names.insert(id, name);
     }
 
-    /// Lets a subsystem start several tasks, which end with the token that it is given. They count
-    /// as one task here.
-    pub(super) fn group<T>(
-        &mut self,
-        name: &'static str,
-        start: impl FnOnce(&mut JoinSet<()>, &CancellationToken) -> T,
-    ) -> T {
-        let mut group = JoinSet::new();
-        let started = start(&mut group, &self.stop);
-        if !group.is_empty() {
-            self.run_to_end(name, join(group));
-        }
-        started
-    }
-
     /// Waits for the stop, then for the tasks, for a while. A task that panics is an error, and
     /// ends the others; the process's supervisor starts it again.
     pub(super) async fn supervise(mut self) -> anyhow::Result<()> {
@@ -113,15 +98,6 @@ impl Tasks {
     }
 }
 
-/// Waits for all tasks of a group; panics as the first of them that panics.
-async fn join(mut group: JoinSet<()>) {
-    while let Some(ended) = group.join_next().await {
-        if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
-
 fn id_of(ended: &Result<(Id, ()), JoinError>) -> Id {
     match ended {
         Ok((id, ())) => *id,
@@ -141,11 +117,7 @@ mod tests {
         let mut tasks = Tasks::new(stop.clone());
         tasks.run("for ever", std::future::pending());
         tasks.run("short", async {});
-        tasks.group("several", |set, stop| {
-            for _ in 0..2 {
-                set.spawn(stop.clone().cancelled_owned());
-            }
-        });
+        tasks.run_to_end("listens", stop.clone().cancelled_owned());
         // What does not listen is dropped.
         tasks.run_to_end("deaf", std::future::pending());
         let asked = stop.clone();
@@ -161,9 +133,7 @@ mod tests {
         let stop = CancellationToken::new();
         let mut tasks = Tasks::new(stop.clone());
         tasks.run("for ever", std::future::pending());
-        tasks.group("two", |set, _| {
-            set.spawn(async { panic!("on purpose") });
-        });
+        tasks.run("two", async { panic!("on purpose") });
         let error = tasks.supervise().await.expect_err("a failure");
         assert_eq!(error.to_string(), "the core task two of the kubelet failed");
         assert!(format!("{error:#}").contains("on purpose"), "{error:#}");

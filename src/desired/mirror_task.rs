@@ -38,7 +38,7 @@ struct Pause {
     said: String,
 }
 
-type Outcome = (PodKey, MirrorAction, Result<(), String>);
+type Outcome = (PodKey, MirrorAction, Result<(), kube::Error>);
 
 impl MirrorTask {
     /// Runs until it is dropped.
@@ -107,7 +107,7 @@ impl MirrorTask {
         pauses: &mut BTreeMap<PodKey, Pause>,
         key: PodKey,
         action: MirrorAction,
-        result: Result<(), String>,
+        result: Result<(), kube::Error>,
     ) {
         let now = self.clock.now().mono;
         let before = pauses.remove(&key);
@@ -115,7 +115,8 @@ impl MirrorTask {
             Ok(()) => {
                 Pause { action, until: now.after(PATIENCE), failures: 0, said: String::new() }
             }
-            Err(problem) => {
+            Err(error) => {
+                let problem = failure::text(&error);
                 let failures = before.as_ref().map_or(1, |pause| pause.failures.saturating_add(1));
                 if before.is_none_or(|pause| pause.said != problem) {
                     tracing::warn!(pod = %key, error = problem, "Could not bring the mirror pod up to date");
@@ -152,16 +153,13 @@ async fn create(
     pod: &Arc<Pod>,
     node_name: &str,
     node_uid: &str,
-) -> Result<(), String> {
+) -> Result<(), kube::Error> {
     let object = mirror::mirror_object(pod, node_name, node_uid);
-    match api.create(&PostParams::default(), &object).await {
-        Ok(_) => Ok(()),
-        // A request whose answer was lost may have made it: the watch will show whose it is.
-        Err(error) => Err(failure::text(&error)),
-    }
+    // A request whose answer was lost may have made it: the watch will show whose it is.
+    api.create(&PostParams::default(), &object).await.map(drop)
 }
 
-async fn delete(api: &Api<Pod>, key: &PodKey, uid: &str) -> Result<(), String> {
+async fn delete(api: &Api<Pod>, key: &PodKey, uid: &str) -> Result<(), kube::Error> {
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
@@ -177,7 +175,7 @@ async fn delete(api: &Api<Pod>, key: &PodKey, uid: &str) -> Result<(), String> {
             | failure::FailureKind::Gone
             | failure::FailureKind::Invalid
             | failure::FailureKind::Busy
-            | failure::FailureKind::Unknown => Err(failure::text(&error)),
+            | failure::FailureKind::Unknown => Err(error),
         },
     }
 }

@@ -16,9 +16,8 @@ mod mirror_task;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 pub use index::Change;
 
@@ -60,32 +59,37 @@ pub struct Handle {
     view: Arc<watch::Sender<View>>,
 }
 
-/// Starts merging `sources`. The receiver gets every difference, removals first; a slow receiver
-/// gets fewer, later ones. Without `mirrors` (standalone) static pods have no mirrors.
-pub fn start(
-    sources: Vec<Source>,
-    mirrors: Option<MirrorSetup>,
-    recorder: Recorder,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: &CancellationToken,
-) -> (Handle, mpsc::Receiver<Change>) {
+/// The connections of the merged view.
+#[derive(Debug)]
+pub struct Deps {
+    /// Where pods come from.
+    pub sources: Vec<Source>,
+    /// Where mirror pods are kept; `None` without an API server: static pods have no mirrors then.
+    pub mirrors: Option<MirrorSetup>,
+    /// Events.
+    pub recorder: Recorder,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+/// The merged view: its handle, its differences, and its task, which runs until it is dropped.
+///
+/// The receiver gets every difference, removals first; a slow receiver gets fewer, later ones.
+pub fn new(
+    deps: Deps,
+) -> (Handle, mpsc::Receiver<Change>, impl Future<Output = ()> + Send + 'static) {
+    let Deps { sources, mirrors, recorder, clock } = deps;
     let (changes, receiver) = mpsc::channel(QUEUE);
     let view = Arc::new(watch::Sender::new(View::default()));
-    if let Some(setup) = mirrors {
-        let task =
-            MirrorTask { clients: setup.clients, node: setup.node, view: view.subscribe(), clock };
-        let cancel = cancel.clone();
-        tasks.spawn(async move {
-            cancel.run_until_cancelled(task.run()).await;
-        });
-    }
-    let merge = Merge { sources, view: Arc::clone(&view), changes, recorder };
-    let cancel = cancel.clone();
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(merge.run()).await;
+    let mirrors = mirrors.map(|setup| {
+        let view = view.subscribe();
+        MirrorTask { clients: setup.clients, node: setup.node, view, clock }.run()
     });
-    (Handle { view }, receiver)
+    let merge = Merge { sources, view: Arc::clone(&view), changes, recorder }.run();
+    let task = async move {
+        tokio::join!(merge, OptionFuture::from(mirrors));
+    };
+    (Handle { view }, receiver, task)
 }
 
 struct Merge {
@@ -234,9 +238,8 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::sync::watch;
     use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
 
-    use super::{Change, Handle, MirrorSetup, start};
+    use super::{Change, Deps, Handle, MirrorSetup, new};
     use crate::apiserver::events::Recorder;
     use crate::apiserver::fake::FakeApi;
     use crate::apiserver::nodes;
@@ -254,18 +257,20 @@ mod tests {
 
     fn world() -> World {
         let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
-        let (fake, cancel, mut tasks) =
-            (FakeApi::new(clock), CancellationToken::new(), JoinSet::new());
+        let fake = FakeApi::new(clock);
+        let mut tasks = JoinSet::new();
         fake.put("api/v1/nodes", json!({"metadata": {"name": "n", "uid": "node-uid"}}));
         let clients = fake.clients("n");
         let (node, watching) = nodes::new(&clients);
         tasks.spawn(watching);
-        let api = apiserver::start(&clients, Some(node.clone()), clock, &mut tasks, cancel.clone());
+        let (api, watching) = apiserver::new(&clients, Some(node.clone()), clock);
+        tasks.spawn(watching);
         let (file, state) = watch::channel(SourceState::default());
         let sources = vec![Source { kind: SourceKind::File, state }, api];
         let (recorder, _) = Recorder::channel();
         let mirrors = Some(MirrorSetup { clients, node });
-        let (desired, changes) = start(sources, mirrors, recorder, clock, &mut tasks, &cancel);
+        let (desired, changes, merging) = new(Deps { sources, mirrors, recorder, clock });
+        tasks.spawn(merging);
         World { fake, file, desired, changes, _tasks: tasks }
     }
 

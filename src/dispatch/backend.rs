@@ -3,9 +3,6 @@
 //! Left of it stand the sources, admission and the table of pods; right of it a backend. `pods` is
 //! the backend that drives a container runtime by CRI. A backend decides how a pod runs and reports
 //! its state; it never decides which pods run.
-//!
-//! Not part of the seam yet: exec, attach, port-forward and logs. `server` still takes them from
-//! the CRI client.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::directive::{Directive, Ended};
+use super::streams::{NoStreams, Streams};
 use super::view::PodView;
 use crate::model::{Lifecycle, Pod, PodKey, PodUid};
 
@@ -36,6 +34,12 @@ pub trait Backend: Send + 'static {
     /// What is on the node without a task of this process: left by an earlier one, or started by
     /// somebody else. `None` until the node has been looked at once.
     fn found(&self) -> watch::Receiver<Option<Found>>;
+
+    /// The streams into pods: exec, attach, port-forward, commands, logs. Asked for once. By
+    /// default there are none.
+    fn streams(&self) -> Arc<dyn Streams> {
+        Arc::new(NoStreams)
+    }
 }
 
 /// Pods without a task, by UID.

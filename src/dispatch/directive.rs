@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::view::PodView;
-use crate::model::{Pod, TerminationCause};
+use crate::model::{Pod, ResizeVerdict, TerminationCause};
 
 /// What a pod's task is told: the latest value wins, nothing queues (invariant 2).
 #[derive(Clone, Debug)]
@@ -39,10 +39,8 @@ pub struct Resize {
 /// A wish for other resources that has to wait.
 #[derive(Clone, Debug)]
 pub struct PendingResize {
-    /// Upstream's reason: `Deferred` or `Infeasible`.
-    pub reason: &'static str,
-    /// What stands against it.
-    pub message: String,
+    /// Why it is not granted.
+    pub verdict: ResizeVerdict,
     /// The pod as it wishes to be.
     pub wanted: Arc<Pod>,
 }

@@ -1,4 +1,5 @@
-//! How the rest of the process reaches pods: their views, the pods that count, orders to stop.
+//! How the rest of the process reaches pods: their views, the pods that count, the streams into
+//! them, orders to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
+use super::streams::Streams;
 use super::view::PodView;
 use crate::model::{Pod, PodUid, TerminationCause};
 
@@ -82,11 +84,21 @@ impl Table {
 pub struct PodsHandle {
     table: Table,
     commands: mpsc::Sender<Command>,
+    streams: Arc<dyn Streams>,
 }
 
 impl PodsHandle {
-    pub(super) fn new(table: Table, commands: mpsc::Sender<Command>) -> Self {
-        Self { table, commands }
+    pub(super) fn new(
+        table: Table,
+        commands: mpsc::Sender<Command>,
+        streams: Arc<dyn Streams>,
+    ) -> Self {
+        Self { table, commands, streams }
+    }
+
+    /// The streams into pods, which their backend opens.
+    pub fn streams(&self) -> &dyn Streams {
+        &*self.streams
     }
 
     /// Every pod that has a task, by UID.

@@ -17,12 +17,14 @@
 mod admit;
 mod allocate;
 mod backend;
+mod config;
 mod directive;
 mod forget;
 mod handle;
 pub mod metrics;
 mod orphan;
 mod resize;
+mod streams;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +47,9 @@ pub use self::forget::{Forget, Forgetters};
 pub use self::handle::PodsHandle;
 use self::handle::{Command, Table};
 use self::resize::Wish;
+pub use self::streams::{
+    Cause, Channels, Exec, LogChunks, LogOptions, Opening, Output, Session, StreamError, Streams,
+};
 pub use self::view::{PodView, ViewState};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
@@ -141,7 +146,7 @@ impl<B: Backend> Dispatch<B> {
     pub fn new(config: Config, deps: Deps<B>) -> (Self, PodsHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let table = Table::default();
-        let handle = PodsHandle::new(table.clone(), sender);
+        let handle = PodsHandle::new(table.clone(), sender, deps.backend.streams());
         let door =
             Door { config, node: deps.node, read_node: deps.read_node, recorder: deps.recorder };
         let dispatch = Self {
@@ -195,12 +200,7 @@ impl<B: Backend> Dispatch<B> {
         loop {
             let clock = self.clock;
             let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
-            let repair = async {
-                match next_repair {
-                    Some(moment) => clock.sleep_until(moment).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let repair = clock.sleep_until_some(next_repair);
             // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
             // `wait_sources_ready` lose nothing when dropped.
             tokio::select! {

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{PodCondition, ResourceRequirements};
 use tracing::info;
 
 use super::{Asks, Backend, Dispatch, Entry, PendingResize, Resize};
-use crate::model::{Mono, Pod, PodUid, Wall, pod};
+use crate::model::{Mono, Pod, PodUid, ResizeVerdict, Wall, pod};
 use crate::resources::allocation::{self, RESIZE_PENDING};
 use crate::resources::list::{self, CPU, MEMORY};
 use crate::resources::qos::{self, QosClass};
@@ -21,10 +21,6 @@ use crate::resources::qos::{self, QosClass};
 /// How often resizes that wait are looked at: pods that end without going away make room, too.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The reason of a wish that may be granted later.
-const DEFERRED: &str = "Deferred";
-/// The reason of one that never is.
-const INFEASIBLE: &str = "Infeasible";
 /// The message of a resize of the pod as a whole.
 const POD_LEVEL: &str = "InPlacePodLevelResourcesVerticalScaling is disabled";
 
@@ -133,25 +129,24 @@ impl<B: Backend> Dispatch<B> {
         let decision = if pod_level(&before.pod) == pod_level(&wanted) {
             let others = self.others(uid);
             let answer = self.door.admit(&wanted, &others, Asks::Resize, None, None);
-            answer.map_err(|rejection| (DEFERRED, rejection.message))
+            answer.map_err(|rejection| ResizeVerdict::Deferred(rejection.message))
         } else {
-            Err((INFEASIBLE, POD_LEVEL.to_owned()))
+            Err(ResizeVerdict::Infeasible(POD_LEVEL.to_owned()))
         };
 
         let preempt = match decision {
             Ok(preempt) => preempt,
-            Err((reason, message)) => {
+            Err(verdict) => {
                 let Some(entry) = self.entries.get_mut(uid) else { return };
-                if reason == INFEASIBLE {
-                    entry.wish = None;
+                match verdict {
+                    ResizeVerdict::Deferred(_) => {}
+                    ResizeVerdict::Infeasible(_) => entry.wish = None,
                 }
                 let is_known = before.resize.pending.as_ref().is_some_and(|known| {
-                    known.reason == reason
-                        && known.message == message
-                        && Arc::ptr_eq(&known.wanted, &wanted)
+                    known.verdict == verdict && Arc::ptr_eq(&known.wanted, &wanted)
                 });
                 if !is_known {
-                    let pending = Some(PendingResize { reason, message, wanted });
+                    let pending = Some(PendingResize { verdict, wanted });
                     let granted = before.resize.granted;
                     entry.hand_on(Arc::new(given), Resize { granted, pending });
                 }
@@ -225,12 +220,9 @@ fn pod_level(pod: &Pod) -> Option<&ResourceRequirements> {
 /// What an earlier process said of a resize that still waits.
 pub(super) fn recorded(pod: &Arc<Pod>) -> Option<PendingResize> {
     let condition = pending_condition(pod)?;
-    let is_infeasible = condition.reason.as_deref() == Some(INFEASIBLE);
-    Some(PendingResize {
-        reason: if is_infeasible { INFEASIBLE } else { DEFERRED },
-        message: condition.message.clone().unwrap_or_default(),
-        wanted: Arc::clone(pod),
-    })
+    let (reason, message) = (condition.reason.as_deref(), condition.message.as_deref());
+    let verdict = ResizeVerdict::recorded(reason, message);
+    Some(PendingResize { verdict, wanted: Arc::clone(pod) })
 }
 
 fn pending_condition(pod: &Pod) -> Option<&PodCondition> {

@@ -22,7 +22,9 @@ use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
 use crate::desired::{self, Change};
 use crate::model::quantity::Amount;
-use crate::model::{Lifecycle, NodeFacts, Pod, PodKey, PodUid, TerminationCause, pod};
+use crate::model::{
+    Lifecycle, NodeFacts, Pod, PodKey, PodUid, ResizeVerdict, TerminationCause, pod,
+};
 use crate::resources::allocation;
 use crate::sources::{Source, SourceKind, SourceState};
 
@@ -135,8 +137,9 @@ fn bench(found: &[&str]) -> Bench {
     let (recorder, events) = Recorder::channel();
     let (source, state) = watch::channel(SourceState::default());
     let sources = vec![Source { kind: SourceKind::Api, state }];
-    let (desired, merged) =
-        desired::start(sources, None, recorder.clone(), clock, &mut tasks, &shutdown);
+    let deps = desired::Deps { sources, mirrors: None, recorder: recorder.clone(), clock };
+    let (desired, merged, merging) = desired::new(deps);
+    tasks.spawn(merging);
     let (node, node_facts) = watch::channel(Some(Arc::new(facts())));
 
     let found = found.iter().map(|uid| (PodUid::from(*uid), found_pod(uid, true))).collect();
@@ -428,9 +431,8 @@ async fn a_resize_waits_until_there_is_room() {
     assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "1", 1)));
     assert_eq!(directive.pod.metadata.generation, Some(2), "all else is the newest");
     assert_eq!(
-        directive.resize.pending.map(|pending| (pending.reason, pending.message)),
-        Some((
-            "Deferred",
+        directive.resize.pending.map(|pending| pending.verdict),
+        Some(ResizeVerdict::Deferred(
             "Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000"
                 .into()
         ))
@@ -490,7 +492,7 @@ async fn a_resize_asked_for_while_the_kubelet_was_away_is_decided_when_every_pod
     assert!(directive.resize.pending.is_none() && directive.resize.granted.is_none());
     bench.upsert(&pods[1]).await;
     let pending = bench.directive("a").resize.pending.expect("it waits: b has its place");
-    assert_eq!(pending.reason, "Deferred");
+    assert_eq!(pending.verdict.reason(), "Deferred");
 }
 
 #[tokio::test(start_paused = true)]

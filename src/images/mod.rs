@@ -509,6 +509,7 @@ impl Inner {
                 Ok(Present { image_ref: pulled.image_ref.clone() })
             }
             Err(error) => {
+                let error = &error.to_string();
                 let message = policy::pull_failed(&request.image, error);
                 request.tell(self, EventType::Warning, event::FAILED, message);
                 let (reason, message) = policy::judge_failure(&request.image, error);

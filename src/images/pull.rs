@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::credentials::Tracked;
 use super::policy;
 use crate::clock::Clock;
-use crate::cri::{Runtime, v1};
+use crate::cri::{CriError, Runtime, v1};
 use crate::model::Mono;
 
 /// The pulls that may pass a queue of real pulls: pulls of images that are on the node already
@@ -45,7 +45,24 @@ pub(super) struct Pulled {
     pub(super) used: Option<Tracked>,
 }
 
-type Outcome = Arc<Result<Pulled, String>>;
+type Outcome = Arc<Result<Pulled, PullError>>;
+
+/// The reasons why an image is not pulled.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PullError {
+    /// There are too many pulls; upstream's text.
+    #[error("pull QPS exceeded")]
+    TooMany,
+    /// The process ends.
+    #[error("pulls have been stopped")]
+    Stopped,
+    /// The pull's task ended.
+    #[error("the pull ended without an answer")]
+    Lost,
+    /// The runtime refused, with each of the credentials.
+    #[error("{}", policy::aggregate(&.0.iter().map(CriError::pull_text).collect::<Vec<_>>()))]
+    Refused(Vec<CriError>),
+}
 
 /// A pull to make. Two orders of the same image with the same credentials are one pull.
 #[derive(Clone, Debug)]
@@ -169,7 +186,7 @@ impl Puller {
         let found =
             outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         drop(waiter);
-        found.unwrap_or_else(|| Arc::new(Err("the pull ended without an answer".to_owned())))
+        found.unwrap_or_else(|| Arc::new(Err(PullError::Lost)))
     }
 
     /// Returns the pulls that are running.
@@ -245,7 +262,7 @@ impl Puller {
         &self,
         order: Order,
         running: &std::sync::atomic::AtomicBool,
-    ) -> Result<Pulled, String> {
+    ) -> Result<Pulled, PullError> {
         let _permit = match &self.lane {
             None => None,
             Some(lane) => Some(self.turn(lane, &order.image).await?),
@@ -253,7 +270,7 @@ impl Puller {
         running.store(true, std::sync::atomic::Ordering::Relaxed);
         let began = self.clock.now().mono;
         if !self.bucket.lock().try_take(began) {
-            return Err("pull QPS exceeded".to_owned());
+            return Err(PullError::TooMany);
         }
 
         let (image_ref, used) = self.try_all(&order).await?;
@@ -269,30 +286,29 @@ impl Puller {
         &'a self,
         lane: &'a Semaphore,
         image: &v1::ImageSpec,
-    ) -> Result<tokio::sync::SemaphorePermit<'a>, String> {
-        const CLOSED: &str = "pulls have been stopped";
+    ) -> Result<tokio::sync::SemaphorePermit<'a>, PullError> {
         if let Ok(permit) = lane.try_acquire() {
             return Ok(permit);
         }
         if self.status(image).await.is_none() {
-            return lane.acquire().await.map_err(|_| CLOSED.to_owned());
+            return lane.acquire().await.map_err(|_| PullError::Stopped);
         }
 
         tokio::select! {
-            permit = lane.acquire() => permit.map_err(|_| CLOSED.to_owned()),
-            permit = self.fast_lane.acquire() => permit.map_err(|_| CLOSED.to_owned()),
+            permit = lane.acquire() => permit.map_err(|_| PullError::Stopped),
+            permit = self.fast_lane.acquire() => permit.map_err(|_| PullError::Stopped),
         }
     }
 
-    async fn try_all(&self, order: &Order) -> Result<(String, Option<Tracked>), String> {
+    async fn try_all(&self, order: &Order) -> Result<(String, Option<Tracked>), PullError> {
         let request = |auth| v1::PullImageRequest {
             image: Some(order.image.clone()),
             auth,
             sandbox_config: order.sandbox.clone(),
         };
         if order.credentials.is_empty() {
-            let image_ref =
-                self.runtime.pull_image(request(None)).await.map_err(|error| error.pull_text())?;
+            let pulled = self.runtime.pull_image(request(None)).await;
+            let image_ref = pulled.map_err(|error| PullError::Refused(vec![error]))?;
             return Ok((image_ref, None));
         }
 
@@ -305,11 +321,11 @@ impl Puller {
             };
             match self.runtime.pull_image(request(Some(auth))).await {
                 Ok(image_ref) => return Ok((image_ref, Some(tracked.clone()))),
-                Err(error) => errors.push(error.pull_text()),
+                Err(error) => errors.push(error),
             }
         }
 
-        Err(policy::aggregate(&errors))
+        Err(PullError::Refused(errors))
     }
 
     async fn status(&self, image: &v1::ImageSpec) -> Option<v1::Image> {

@@ -1,7 +1,9 @@
-//! What the kernel says of the machine as a whole: the processors on line, and how many processes
-//! there can be.
+//! Facts of the machine as a whole, as the kernel gives them: processors on line, the greatest
+//! number of processes, the abilities that containers' settings depend on.
 
 use std::path::Path;
+
+use crate::config::Host;
 
 /// The processors on line as the kernel lists them, e.g. `0-3`; none if it does not say. Blocks.
 pub fn cpus() -> Option<String> {
@@ -16,6 +18,84 @@ pub fn processes() -> Option<i64> {
     smallest(&["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"])
 }
 
+/// The abilities of the kernel that shape containers and what pods may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its major and minor version.
+    pub version: (u32, u32),
+    /// True if the cgroups are the unified hierarchy.
+    pub cgroup_v2: bool,
+    /// True if cgroups can limit swap.
+    pub swap_controller: bool,
+    /// The sizes of huge pages as the runtime names them, ascending: `2MB`, `1GB`.
+    pub huge_page_sizes: Vec<String>,
+    /// The folders in which each processor reports its throttling, e.g.
+    /// `/sys/devices/system/cpu/cpu0/thermal_throttle`.
+    pub thermal_throttle: Vec<String>,
+    /// True if SELinux labels files.
+    pub selinux: bool,
+    /// True if AppArmor profiles can be enforced.
+    pub apparmor: bool,
+}
+
+impl Kernel {
+    /// Asks the kernel, whose release (`uname -r`) is `release`. Blocks.
+    pub fn detect(release: &str) -> Self {
+        let cgroup_v2 = Host::detect().cgroup_v2;
+        Self {
+            version: version(release),
+            cgroup_v2,
+            swap_controller: has_swap_controller(cgroup_v2),
+            huge_page_sizes: huge_page_sizes(),
+            thermal_throttle: thermal_throttle(),
+            selinux: super::selinux::is_enabled(),
+            apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
+        }
+    }
+}
+
+/// The first two numbers of a release: `(6, 8)` of `6.8.0-45-generic`.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Returns true if cgroups can limit swap. In the unified hierarchy the kubelet's own cgroup has
+/// the file for it. (A root cgroup has none; the kubelet of a node runs in a service's.)
+fn has_swap_controller(unified: bool) -> bool {
+    if !unified {
+        return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+    }
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+    Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
+}
+
+fn huge_page_sizes() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let mut kilobytes: Vec<u64> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+        })
+        .collect();
+    kilobytes.sort_unstable();
+    let name = |size: u64| match size {
+        size if size >= 1 << 20 => format!("{}GB", size >> 20),
+        size if size >= 1 << 10 => format!("{}MB", size >> 10),
+        size => format!("{size}KB"),
+    };
+    kilobytes.into_iter().map(name).collect()
+}
+
+fn thermal_throttle() -> Vec<String> {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let paths =
+        (0..cores).map(|core| format!("/sys/devices/system/cpu/cpu{core}/thermal_throttle"));
+    paths.filter(|path| Path::new(path).exists()).collect()
+}
+
 fn smallest(files: &[impl AsRef<Path>]) -> Option<i64> {
     let number = |file: &Path| std::fs::read_to_string(file).ok()?.trim().parse::<i64>().ok();
     files.iter().filter_map(|file| number(file.as_ref())).min()
@@ -23,7 +103,13 @@ fn smallest(files: &[impl AsRef<Path>]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cpus, processes, smallest};
+    use super::{cpus, processes, smallest, version};
+
+    #[test]
+    fn a_release_begins_with_the_version() {
+        assert_eq!(version("6.8.0-45-generic"), (6, 8));
+        assert_eq!(version(""), (0, 0));
+    }
 
     #[test]
     fn the_smaller_limit_counts() {

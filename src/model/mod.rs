@@ -5,6 +5,7 @@
 //! does I/O, never reads a clock, never spawns. A type lives here only when two subsystems that may
 //! not import each other need it.
 
+pub mod addresses;
 pub mod backlog;
 pub mod event;
 pub mod expansion;
@@ -19,6 +20,7 @@ pub mod pressure;
 pub mod quantity;
 pub mod quote;
 pub mod reason;
+pub mod resize;
 pub mod restart;
 pub mod time;
 pub mod waiting;
@@ -32,6 +34,7 @@ pub use observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandb
 pub use phase::Phase;
 pub use pod::{ContainerKind, Pod};
 pub use pressure::Pressure;
+pub use resize::ResizeVerdict;
 pub use restart::{RestartPolicy, RestartRules};
 pub use time::{Mono, Now, Wall};
 pub use waiting::{Blocked, ContainerVerdict, ProbeVerdicts, Stage, VolumesState, Waiting};

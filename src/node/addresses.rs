@@ -48,7 +48,7 @@ impl Family {
 pub enum AddressError {
     /// The configured address cannot be used.
     #[error("failed to validate nodeIP: {0}")]
-    Invalid(String),
+    Invalid(#[from] InvalidAddress),
     /// No address was found.
     #[error("can't get ip address of node {node}. error: {problem}")]
     None {
@@ -57,6 +57,43 @@ pub enum AddressError {
         /// The reason, in upstream's words.
         problem: String,
     },
+}
+
+/// The reasons why an address cannot be the node's; upstream's texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAddress {
+    /// It is a loopback address.
+    #[error("nodeIP can't be loopback address")]
+    Loopback,
+    /// It is a multicast address.
+    #[error("nodeIP can't be a multicast address")]
+    Multicast,
+    /// It is link-local.
+    #[error("nodeIP can't be a link-local unicast address")]
+    LinkLocal,
+    /// It names a family only.
+    #[error("nodeIP can't be an all zeros address")]
+    Unspecified,
+    /// No interface has it.
+    #[error("node IP: \"{0}\" not found in the host's network interfaces")]
+    NotFound(IpAddr),
+}
+
+/// The reasons why the kernel's addresses cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// There is no netlink socket.
+    #[error(transparent)]
+    Socket(#[from] std::io::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] rtnetlink::Error),
+    /// The kernel did not answer in time.
+    #[error("the kernel does not answer over netlink")]
+    Silent,
+    /// The connection broke.
+    #[error("the netlink connection broke")]
+    Broken,
 }
 
 /// The inputs of [`choose`], from the configuration.
@@ -94,7 +131,7 @@ pub fn choose(
     let specified = first.filter(|address| !address.is_unspecified());
     let second = wanted.node_ips.get(1).copied().filter(|address| !address.is_unspecified());
     for address in specified.into_iter().chain(second) {
-        validate(address, network).map_err(AddressError::Invalid)?;
+        validate(address, network)?;
     }
 
     if wanted.external_cloud_provider {
@@ -192,25 +229,25 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Refuses an address that cannot be the node's; upstream's texts.
-fn validate(address: IpAddr, network: &Network) -> Result<(), String> {
+/// Refuses an address that cannot be the node's.
+fn validate(address: IpAddr, network: &Network) -> Result<(), InvalidAddress> {
     if address.is_loopback() {
-        return Err("nodeIP can't be loopback address".to_owned());
+        return Err(InvalidAddress::Loopback);
     }
     if address.is_multicast() {
-        return Err("nodeIP can't be a multicast address".to_owned());
+        return Err(InvalidAddress::Multicast);
     }
     if is_link_local(address) {
-        return Err("nodeIP can't be a link-local unicast address".to_owned());
+        return Err(InvalidAddress::LinkLocal);
     }
     if address.is_unspecified() {
-        return Err("nodeIP can't be an all zeros address".to_owned());
+        return Err(InvalidAddress::Unspecified);
     }
 
     if network.addresses.iter().any(|(_, known)| *known == address) {
         Ok(())
     } else {
-        Err(format!("node IP: \"{address}\" not found in the host's network interfaces"))
+        Err(InvalidAddress::NotFound(address))
     }
 }
 
@@ -224,13 +261,12 @@ pub async fn look_up(hostname: &str) -> Vec<IpAddr> {
 }
 
 /// Reads addresses and default routes from the kernel.
-pub async fn read() -> Result<Network, String> {
-    let (connection, handle, _messages) =
-        rtnetlink::new_connection().map_err(|error| error.to_string())?;
+pub async fn read() -> Result<Network, NetworkError> {
+    let (connection, handle, _messages) = rtnetlink::new_connection()?;
     let ask = async {
         let mut network = Network::default();
         let mut addresses = handle.address().get().execute().boxed();
-        while let Some(message) = addresses.try_next().await.map_err(|error| error.to_string())? {
+        while let Some(message) = addresses.try_next().await? {
             let mut address = None;
             for attribute in &message.attributes {
                 // IFA_LOCAL is the interface's own address where IFA_ADDRESS is the peer's.
@@ -268,9 +304,9 @@ pub async fn read() -> Result<Network, String> {
     // The connection only carries these requests: it ends with them.
     tokio::select! {
         answer = tokio::time::timeout(KERNEL_DEADLINE, ask) => {
-            answer.unwrap_or_else(|_| Err("the kernel does not answer over netlink".to_owned()))
+            answer.unwrap_or(Err(NetworkError::Silent))
         }
-        () = connection => Err("the netlink connection broke".to_owned()),
+        () = connection => Err(NetworkError::Broken),
     }
 }
 

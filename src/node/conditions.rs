@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::NodeConfig;
 use super::sources::Facts;
-use super::status::{StatusEvent, StatusInput};
+use super::status_input::{StatusEvent, StatusInput};
 use crate::model::{EventType, Mono, Pressure, Wall};
 
 /// One of the three conditions of pressure, in both states.
@@ -167,7 +167,7 @@ fn problems(facts: &Facts, now: Mono, missing: &[&str]) -> [Option<String>; 7] {
         .then(|| format!("missing node capacity for resources: {}", missing.join(", ")));
     [
         facts.runtime.silence(now).map(str::to_owned),
-        facts.pleg.clone().err(),
+        facts.pleg.err().map(|problem| problem.to_string()),
         facts.runtime.runtime.clone().err(),
         facts.runtime.network.clone().err(),
         facts.storage.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::addresses::Wanted;
+use crate::admission::Features;
 use crate::config::{KUBERNETES_VERSION, Loaded};
 
 /// The configuration of the Node object.
@@ -72,14 +73,8 @@ pub struct Names {
 }
 
 impl NodeConfig {
-    /// Cuts the Node's part out of the configuration. `declared` are the features that this kubelet
-    /// implements and that pods may require of a node, sorted.
-    pub fn from_loaded(
-        loaded: &Loaded,
-        names: Names,
-        node_ips: Vec<IpAddr>,
-        declared: &[&str],
-    ) -> Self {
+    /// Cuts the Node's part out of the configuration.
+    pub fn from_loaded(loaded: &Loaded, names: Names, node_ips: Vec<IpAddr>) -> Self {
         let flags = &loaded.flags;
         let config = &loaded.config;
         let eviction_hard = if flags.experimental_allocatable_ignore_eviction {
@@ -87,6 +82,7 @@ impl NodeConfig {
         } else {
             config.eviction_hard.clone()
         };
+        let declared = Features::from(loaded).declared.unwrap_or_default();
 
         let lease = u64::try_from(config.node_lease_duration_seconds).unwrap_or(40);
 

@@ -69,7 +69,8 @@ impl Lease {
                 }
                 // There is no Node object yet that could own the lease.
                 Ok(false) => self.wait_for_node().await,
-                Err(problem) => {
+                Err(error) => {
+                    let problem = failure::text(&error);
                     if self.said != problem {
                         tracing::warn!(node = %self.node_name, error = problem, "cannot renew the node's lease");
                         self.said = problem;
@@ -95,7 +96,7 @@ impl Lease {
     }
 
     /// Renews the lease, or creates it. Returns false if that has to wait for the Node object.
-    async fn renew_or_create(&mut self) -> Result<bool, String> {
+    async fn renew_or_create(&mut self) -> Result<bool, kube::Error> {
         let owner = self.owner();
         match self.renew(owner.as_ref().filter(|_| !self.owned)).await {
             Ok(lease) => {
@@ -105,7 +106,7 @@ impl Lease {
                 return Ok(true);
             }
             Err(error) if failure::kind(&error) == FailureKind::NotFound => {}
-            Err(error) => return Err(failure::text(&error)),
+            Err(error) => return Err(error),
         }
 
         let Some(owner) = owner else { return Ok(false) };
@@ -123,13 +124,9 @@ impl Lease {
                 ..coordination::LeaseSpec::default()
             }),
         };
-        match self.first.create(&PostParams::default(), &lease).await {
-            Ok(_) => {
-                self.owned = true;
-                Ok(true)
-            }
-            Err(error) => Err(failure::text(&error)),
-        }
+        self.first.create(&PostParams::default(), &lease).await?;
+        self.owned = true;
+        Ok(true)
     }
 
     /// Writes the lease with a new time of renewal.

@@ -22,6 +22,7 @@ pub mod resources;
 mod sources;
 pub mod standalone;
 pub mod status;
+mod status_input;
 mod task;
 
 use std::net::IpAddr;

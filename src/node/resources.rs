@@ -82,8 +82,13 @@ pub fn allocatable(config: &NodeConfig, capacity: &Resources, devices: &Figures)
         .collect()
 }
 
+/// Reservations that exceed the capacity; upstream's text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid Node Allocatable configuration. {}", .0.join(" "))]
+pub struct ReservationError(Vec<String>);
+
 /// Refuses reservations that exceed the capacity, as upstream does at its start.
-pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
+pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), ReservationError> {
     let problems: Vec<String> = capacity
         .iter()
         .filter_map(|(name, quantity)| {
@@ -102,7 +107,7 @@ pub fn check(config: &NodeConfig, capacity: &Resources) -> Result<(), String> {
         return Ok(());
     }
 
-    Err(format!("invalid Node Allocatable configuration. {}", problems.join(" ")))
+    Err(ReservationError(problems))
 }
 
 /// Returns the amount of one resource that is kept from pods.
@@ -248,7 +253,7 @@ mod tests {
             ..config()
         };
         let capacity = capacity(&config, &info(), &Figures::new());
-        let problem = super::check(&config, &capacity).expect_err("more than there is");
+        let problem = super::check(&config, &capacity).expect_err("more than there is").to_string();
         assert!(
             problem.starts_with("invalid Node Allocatable configuration. Resource \"memory\" has")
                 && !problem.contains("storage"),

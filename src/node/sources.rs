@@ -49,7 +49,7 @@ pub struct Facts {
     /// The runtime and its network.
     pub runtime: RuntimeCondition,
     /// PLEG's health, or upstream's `PLEG is not healthy: …`.
-    pub pleg: Result<(), String>,
+    pub pleg: Result<(), pleg::Unhealthy>,
     /// The images on the node.
     pub images: Arc<Vec<NodeImage>>,
     /// Extended resources of device plugins.
@@ -87,12 +87,7 @@ impl Sources {
         let silent = self.runtime.borrow().silent_at().filter(|moment| *moment > now);
         let pleg = &self.pleg;
         let stale = pleg.unhealthy_at().filter(|moment| *moment > now);
-        let silence = async {
-            match silent.into_iter().chain(stale).min() {
-                Some(moment) => clock.sleep_until(moment).await,
-                None => std::future::pending().await,
-            }
-        };
+        let silence = clock.sleep_until_some(Mono::earliest(silent, stale));
         let last_relist = pleg.last_relist();
         let relisted = async {
             match stale {

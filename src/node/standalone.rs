@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::NodeConfig;
-use super::addresses::{self, Wanted};
+use super::addresses::{self, AddressError, NetworkError, Wanted};
+use crate::watch::set_if_changed;
 
 /// The time between two reads once there is an address.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub async fn host_ips(
 ) -> (watch::Receiver<Vec<IpAddr>>, impl Future<Output = ()> + Send + 'static) {
     let first = find(&config).await;
     if let Err(problem) = &first {
-        warn!(error = problem, "no address of this node was found; give --node-ip");
+        warn!(error = %problem, "no address of this node was found; give --node-ip");
     }
     let first = first.unwrap_or_else(|_| specified(&config.node_ips));
     let (sender, receiver) = watch::channel(first);
@@ -38,14 +39,9 @@ pub async fn host_ips(
             // After a failure the last addresses stay.
             let Ok(found) = find(&config).await else { continue };
 
-            sender.send_if_modified(|current| {
-                let changed = *current != found;
-                if changed {
-                    info!(addresses = ?found, "the node's addresses have changed");
-                    *current = found;
-                }
-                changed
-            });
+            if set_if_changed(&sender, found) {
+                info!(addresses = ?*sender.borrow(), "the node's addresses have changed");
+            }
         }
     };
     (receiver, task)
@@ -56,8 +52,17 @@ pub fn specified(node_ips: &[IpAddr]) -> Vec<IpAddr> {
     node_ips.iter().copied().filter(|address| !address.is_unspecified()).collect()
 }
 
+/// The reasons why the addresses are not found.
+#[derive(Debug, thiserror::Error)]
+enum FindError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Choice(#[from] AddressError),
+}
+
 /// Finds the addresses that the Node's status would have.
-async fn find(config: &NodeConfig) -> Result<Vec<IpAddr>, String> {
+async fn find(config: &NodeConfig) -> Result<Vec<IpAddr>, FindError> {
     let network = addresses::read().await?;
     // Without an API server a cloud provider cannot set anything.
     let wanted = Wanted { external_cloud_provider: false, ..config.wanted() };
@@ -67,6 +72,6 @@ async fn find(config: &NodeConfig) -> Result<Vec<IpAddr>, String> {
         Vec::new()
     };
 
-    let chosen = addresses::choose(wanted, &network, &looked_up, &[]);
-    chosen.map(|found| addresses::host_ips(&found)).map_err(|error| error.to_string())
+    let chosen = addresses::choose(wanted, &network, &looked_up, &[])?;
+    Ok(addresses::host_ips(&chosen))
 }

@@ -8,16 +8,16 @@
 use std::cmp::Reverse;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 
 use super::info::MachineInfo;
-use super::sources::Facts;
+use super::status_input::{StatusEvent, StatusInput};
 use super::{NodeConfig, conditions, resources};
 use crate::cri::{RuntimeCondition, RuntimeIdentity};
 use crate::images::NodeImage;
-use crate::model::{EventType, Now};
+use crate::model::EventType;
 
 /// The names that are reported of an image, at most; upstream's limit.
 const MAX_NAMES: usize = 5;
@@ -25,33 +25,6 @@ const MAX_NAMES: usize = 5;
 const UNKNOWN_RUNTIME: &str = "containerd://Unknown";
 /// The annotation by which an external cloud provider learns `--node-ip`.
 const PROVIDED_IP: &str = "alpha.kubernetes.io/provided-node-ip";
-
-/// The inputs of a status.
-#[derive(Clone, Copy, Debug)]
-pub struct StatusInput<'a> {
-    /// The configuration.
-    pub config: &'a NodeConfig,
-    /// The facts of the machine.
-    pub info: &'a MachineInfo,
-    /// The node's addresses. After an error those of the object stay.
-    pub addresses: &'a Result<Vec<NodeAddress>, String>,
-    /// The facts of the other subsystems.
-    pub facts: &'a Facts,
-    /// The time.
-    pub now: Now,
-}
-
-/// An event that follows from a change of the status. It is recorded once the API server has
-/// accepted the status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatusEvent {
-    /// `Normal` or `Warning`.
-    pub event_type: EventType,
-    /// The event's reason.
-    pub reason: &'static str,
-    /// The event's message.
-    pub message: String,
-}
 
 /// Returns the Node object with its present status, and the events that the change causes.
 pub fn build(input: StatusInput<'_>, present: &Node) -> (Node, Vec<StatusEvent>) {
@@ -238,6 +211,7 @@ pub(super) mod tests {
     use crate::node::NodeConfig;
     use crate::node::info::MachineInfo;
     use crate::node::sources::{Facts, Shutdown};
+    use crate::pleg::Unhealthy;
 
     pub(in crate::node) fn config() -> NodeConfig {
         NodeConfig {
@@ -397,12 +371,12 @@ pub(super) mod tests {
         message(&facts, 5, network);
 
         let mut facts = ready();
-        facts.pleg = Err("PLEG is not healthy: x".to_owned());
+        facts.pleg = Err(Unhealthy::NeverRelisted);
         facts.shutdown = Some(Shutdown { since: Mono::default() });
         message(
             &facts,
             30,
-            "[container runtime is down, PLEG is not healthy: x, node is shutting down]",
+            "[container runtime is down, PLEG is not healthy: pleg has yet to be successful, node is shutting down]",
         );
 
         // Upstream's order: what the runtime says of itself comes after PLEG.
@@ -411,7 +385,7 @@ pub(super) mod tests {
         message(
             &facts,
             30,
-            "[container runtime is down, PLEG is not healthy: x, container runtime not ready: y, \
+            "[container runtime is down, PLEG is not healthy: pleg has yet to be successful, container runtime not ready: y, \
              CSINode is not yet initialized, node is shutting down]",
         );
 

@@ -20,12 +20,14 @@ use tokio::sync::watch;
 use super::addresses::{self, AddressError, Network};
 use super::info::{self, MachineInfo};
 use super::sources::Facts;
-use super::status::{self, StatusEvent, StatusInput};
+use super::status;
+use super::status_input::{StatusEvent, StatusInput};
 use super::{Deps, NodeConfig, patch, register};
 use crate::apiserver::failure::{self, FailureKind};
 use crate::apiserver::nodes::NodeView;
 use crate::apiserver::random;
 use crate::model::{EventType, Mono};
+use crate::watch::set_if_changed;
 
 /// The first wait between two attempts to register; it doubles up to [`LONGEST_WAIT`]. Upstream's.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -208,7 +210,7 @@ impl Task {
 
     /// Computes the Node object from the present one, and the events of the change.
     fn build(&self, present: &Node) -> (Node, Vec<StatusEvent>) {
-        let addresses = self.addresses(present).map_err(|error| error.to_string());
+        let addresses = self.addresses(present);
         let input = StatusInput {
             config: &self.config,
             info: &self.machine,
@@ -241,14 +243,10 @@ impl Task {
         let found =
             if known.is_empty() { addresses::host_ips(addresses_of(described)) } else { known };
 
-        self.outputs.host_ips.send_if_modified(|current| {
-            let changed = !found.is_empty() && *current != found;
-            if changed {
-                tracing::info!(addresses = ?found, "the addresses of the node have changed");
-                *current = found;
-            }
-            changed
-        });
+        let host_ips = &self.outputs.host_ips;
+        if !found.is_empty() && set_if_changed(host_ips, found) {
+            tracing::info!(addresses = ?*host_ips.borrow(), "the addresses of the node have changed");
+        }
     }
 
     /// Registers the node; tries again until the API server accepts it.
@@ -262,7 +260,10 @@ impl Task {
                     self.said.clear();
                     return;
                 }
-                Err(problem) => self.say(format!("cannot register the node: {problem}")),
+                Err(error) => {
+                    let problem = failure::text(&error);
+                    self.say(format!("cannot register the node: {problem}"));
+                }
             }
 
             tokio::time::sleep(random::jitter(wait, 0.1)).await;
@@ -275,7 +276,7 @@ impl Task {
     }
 
     /// Creates the object, or corrects the existing one.
-    async fn try_register(&mut self) -> Result<Node, String> {
+    async fn try_register(&mut self) -> Result<Node, kube::Error> {
         let initial = register::initial(&self.config, &self.machine);
         let (node, events) = self.build(&initial);
 
@@ -291,16 +292,15 @@ impl Task {
                 | FailureKind::Gone
                 | FailureKind::Invalid
                 | FailureKind::Busy
-                | FailureKind::Unknown => return Err(failure::text(&error)),
+                | FailureKind::Unknown => return Err(error),
             },
         }
 
-        let existing =
-            self.api.get(&self.config.node_name).await.map_err(|error| failure::text(&error))?;
+        let existing = self.api.get(&self.config.node_name).await?;
         let reconciled = register::reconciled(&initial, &existing);
         match patch::between(&existing, &reconciled) {
             None => Ok(existing),
-            Some(patch) => self.send(&patch).await.map_err(|error| failure::text(&error)),
+            Some(patch) => self.send(&patch).await,
         }
     }
 

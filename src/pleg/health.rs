@@ -8,19 +8,16 @@ use tokio::sync::watch;
 
 use super::Handle;
 use crate::clock::Clock;
+use crate::watch::set_if_changed;
 
 /// Keeps the current problem in `sender`; `None` while there is none.
 pub async fn health(pleg: Handle, clock: Clock, sender: watch::Sender<Option<String>>) {
     loop {
         let last = pleg.last_relist();
         let now = clock.now().mono;
-        let problem = last.and_then(|_| pleg.healthy(now).err());
+        let problem = last.and_then(|_| pleg.healthy(now).err()).map(|problem| problem.to_string());
         let is_healthy = problem.is_none();
-        sender.send_if_modified(|current| {
-            let changed = *current != problem;
-            *current = problem;
-            changed
-        });
+        set_if_changed(&sender, problem);
 
         // A relist moves the deadline on; only a missing one makes it come.
         match pleg.unhealthy_at().filter(|_| is_healthy) {

@@ -47,6 +47,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::cri::Runtime;
+use crate::model::time::go_duration;
 use crate::model::{ContainerId, Mono, ObservedPod, PodKey, PodUid, SandboxId};
 
 use dirty::{Dirty, Look};
@@ -302,9 +303,9 @@ impl Handle {
 
     /// Returns an error with upstream's text for the Ready condition if the observations cannot be
     /// trusted.
-    pub fn healthy(&self, now: Mono) -> Result<(), String> {
+    pub fn healthy(&self, now: Mono) -> Result<(), Unhealthy> {
         let Some(last) = self.last_relist() else {
-            return Err("PLEG is not healthy: pleg has yet to be successful".to_owned());
+            return Err(Unhealthy::NeverRelisted);
         };
 
         let elapsed = now.since(last);
@@ -312,12 +313,23 @@ impl Handle {
             return Ok(());
         }
 
-        Err(format!(
-            "PLEG is not healthy: pleg was last seen active {} ago; threshold is {}",
-            crate::model::time::go_duration(elapsed),
-            crate::model::time::go_duration(UNHEALTHY_AFTER),
-        ))
+        Err(Unhealthy::Silent(elapsed))
     }
+}
+
+/// The reasons why the observations cannot be trusted: upstream's texts for the Ready condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unhealthy {
+    /// No relist has succeeded yet.
+    #[error("PLEG is not healthy: pleg has yet to be successful")]
+    NeverRelisted,
+    /// The last relist succeeded this long ago.
+    #[error(
+        "PLEG is not healthy: pleg was last seen active {} ago; threshold is {}",
+        go_duration(*.0),
+        go_duration(UNHEALTHY_AFTER)
+    )]
+    Silent(Duration),
 }
 
 /// A call that changes a pod, while it runs.

@@ -421,7 +421,7 @@ async fn health_speaks_as_upstream() {
     let at = |seconds| crate::model::Mono(Duration::from_secs(seconds));
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
-        node.pleg.healthy(at(3)),
+        node.pleg.healthy(at(3)).map_err(|problem| problem.to_string()),
         Err("PLEG is not healthy: pleg has yet to be successful".to_owned())
     );
     node.fake.clear_script();
@@ -429,7 +429,9 @@ async fn health_speaks_as_upstream() {
     let last = node.pleg.last_relist().expect("it has succeeded");
     assert_eq!(node.pleg.healthy(last.after(Duration::from_secs(180))), Ok(()));
     assert_eq!(
-        node.pleg.healthy(last.after(Duration::from_millis(185_500))),
+        node.pleg
+            .healthy(last.after(Duration::from_millis(185_500)))
+            .map_err(|problem| problem.to_string()),
         Err("PLEG is not healthy: pleg was last seen active 3m5.5s ago; threshold is 3m0s"
             .to_owned())
     );

@@ -1,13 +1,18 @@
-//! The settings of the planner and of pods' logs from the kubelet's configuration.
+//! The settings of the CRI backend from the kubelet's configuration: the planner's, those of
+//! requests to the runtime, the rotation of logs.
 //!
 //! Pure.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Config;
 use super::logs::Policy;
+use super::request::{self, DnsSettings, Swap};
 use crate::config::types::GoDuration;
 use crate::config::{Gate, Loaded};
+use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 
 impl From<&Loaded> for Config {
@@ -28,6 +33,35 @@ impl From<&Loaded> for Config {
             max_backoff,
             initial_backoff: initial.min(max_backoff),
             restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+        }
+    }
+}
+
+impl request::Settings {
+    /// The settings of requests on a node with these addresses (`--node-ip`), memory and swap.
+    pub fn from_loaded(loaded: &Loaded, kernel: Kernel, node_ips: Vec<IpAddr>, swap: Swap) -> Self {
+        let config = &loaded.config;
+        let root_dir = Path::new(&loaded.flags.root_dir);
+        Self {
+            dns: DnsSettings {
+                cluster_dns: config.cluster_dns.iter().filter_map(|ip| ip.parse().ok()).collect(),
+                cluster_domain: config.cluster_domain.clone(),
+                node_ips,
+                no_resolv_conf: config.resolv_conf.is_empty(),
+            },
+            pod_logs_dir: config.pod_logs_dir.clone(),
+            seccomp_profile_root: root_dir.join("seccomp").to_string_lossy().into_owned(),
+            seccomp_default: config.seccomp_default || loaded.flags.seccomp_default,
+            cpu_cfs_quota: config.cpu_cfs_quota,
+            cpu_cfs_quota_period: config.cpu_cfs_quota_period.to_std(),
+            cgroup_v2: kernel.cgroup_v2,
+            swap_controller: kernel.swap_controller,
+            limited_swap: (config.memory_swap.swap_behavior == "LimitedSwap").then_some(swap),
+            single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!kernel.cgroup_v2),
+            huge_page_sizes: kernel.huge_page_sizes,
+            extra_masked_paths: kernel.thermal_throttle,
+            selinux: kernel.selinux,
+            stop_signals: loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
         }
     }
 }

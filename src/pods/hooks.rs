@@ -17,7 +17,7 @@ use crate::model::quote::go_quote;
 use crate::model::{ContainerId, ContainerKind, EventType, Mono, Pod, reason, time};
 use crate::probes::check::Exec;
 use crate::probes::check::exec::combined;
-use crate::probes::check::http::{Get, fetch_any};
+use crate::probes::check::http::{ActionError, Get, GetError, fetch_any};
 
 use super::request::pod_in_messages;
 
@@ -184,16 +184,28 @@ async fn exec(target: HookTarget<'_>, command: Vec<String>) -> Result<(), (Strin
     }
 }
 
+/// Why a request of a hook failed.
+#[derive(Debug, thiserror::Error)]
+enum HttpError {
+    /// The pod has no address.
+    #[error("failed to find networking container: the pod has no address")]
+    NoAddress,
+    /// The action cannot be requested.
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    /// There was no answer.
+    #[error(transparent)]
+    Get(#[from] GetError),
+}
+
 /// Makes a request; whatever is answered is success.
-async fn http(target: HookTarget<'_>, action: &api::HTTPGetAction) -> Result<(), String> {
+async fn http(target: HookTarget<'_>, action: &api::HTTPGetAction) -> Result<(), HttpError> {
     let unspecified = IpAddr::from([0, 0, 0, 0]);
     let has_host = action.host.as_deref().is_some_and(|host| !host.is_empty());
     let pod_ip = match target.pod_ip {
         Some(ip) => ip,
         None if has_host => unspecified,
-        None => {
-            return Err("failed to find networking container: the pod has no address".to_owned());
-        }
+        None => return Err(HttpError::NoAddress),
     };
     let get = Get::new(action, target.container, pod_ip, "lifecycle")?;
     let host = get.authority();
@@ -207,7 +219,7 @@ async fn http(target: HookTarget<'_>, action: &api::HTTPGetAction) -> Result<(),
         target.recorder.pod(target.pod, None, EventType::Warning, reason, message);
         return Ok(());
     }
-    Err(error.to_string())
+    Err(error.into())
 }
 
 #[cfg(test)]

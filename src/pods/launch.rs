@@ -17,9 +17,10 @@ use super::memory::facts::Config;
 use super::memory::known::Preparation;
 use super::recorded;
 use super::report::{PodReporter, ReportDeps};
+use super::streams::CriStreams;
 use super::worker::{Feeds, Start, Worker};
 use crate::cni::NetworkProblem;
-use crate::dispatch::{Backend, Directive, Ended, Found, FoundPod, Launched};
+use crate::dispatch::{Backend, Directive, Ended, Found, FoundPod, Launched, Streams};
 use crate::model::{Lifecycle, ObservedPod, Pod, PodKey, PodUid, SandboxState, pod};
 use crate::probes::{PodProbes, ProbeDeps};
 use crate::{desired, pleg, status};
@@ -143,6 +144,10 @@ impl Backend for CriBackend {
 
     fn found(&self) -> watch::Receiver<Option<Found>> {
         self.found.subscribe()
+    }
+
+    fn streams(&self) -> Arc<dyn Streams> {
+        Arc::new(CriStreams::new(self.deps.execute.runtime.cri.clone()))
     }
 }
 

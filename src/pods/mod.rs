@@ -23,6 +23,7 @@ pub mod plan;
 pub mod recorded;
 pub mod report;
 pub mod request;
+mod streams;
 pub mod user_namespaces;
 pub mod worker;
 

@@ -19,7 +19,8 @@ use crate::apiserver::events::Recorder;
 use crate::cri::RuntimeCondition;
 use crate::model::observed::Remembered;
 use crate::model::{
-    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, PodUid, ProbeVerdicts, pod,
+    ContainerId, ContainerState, Lifecycle, Now, ObservedPod, Pod, PodUid, ProbeVerdicts,
+    addresses, pod,
 };
 use crate::pods::SandboxPermits;
 use crate::probes::{PodProbes, ProbeTarget, Recorded};
@@ -254,10 +255,9 @@ impl PodReporter {
         if pod::is_host_network(picture.pod) {
             return host_ip;
         }
-        let prefers_ipv6 = host_ip.is_some_and(|ip| ip.is_ipv6());
         let sandbox = picture.observed.latest_sandbox()?;
-        // The first of the preferred family, else the first.
-        sandbox.ips.iter().copied().min_by_key(|ip| ip.is_ipv6() != prefers_ipv6)
+        let prefers_ipv6 = host_ip.is_some_and(|ip| ip.is_ipv6());
+        addresses::ordered(&sandbox.ips, prefers_ipv6).first().copied()
     }
 }
 

@@ -39,31 +39,23 @@ pub struct Ids {
 impl Ids {
     /// Checks what was configured (`subuid`: the kubelet's subordinate ids, first and count;
     /// `None`: all but the lowest).
-    pub fn new(per_pod: u32, subuid: Option<(u32, u32)>, max_pods: u32) -> Result<Self, String> {
+    pub fn new(per_pod: u32, subuid: Option<(u32, u32)>, max_pods: u32) -> Result<Self, IdsError> {
         if per_pod == 0 || !per_pod.is_multiple_of(UNIT) {
-            return Err(format!(
-                "kubelet user namespace length {per_pod} is not a multiple of {UNIT}"
-            ));
+            return Err(IdsError::Length(per_pod));
         }
         let (first, count) = subuid.unwrap_or((per_pod, 0_u32.wrapping_sub(per_pod)));
         if !first.is_multiple_of(per_pod) {
-            return Err(format!("kubelet user assigned ID {first} is not a multiple of {per_pod}"));
+            return Err(IdsError::First { first, per_pod });
         }
         if first < per_pod {
             // Id 0 of the node in a container would be no protection at all.
-            return Err(format!(
-                "kubelet user assigned ID {first} must be greater or equal to {per_pod}"
-            ));
+            return Err(IdsError::TooLow { first, per_pod });
         }
         if !count.is_multiple_of(per_pod) {
-            return Err(format!(
-                "kubelet user assigned IDs length {count} is not a multiple of {per_pod}"
-            ));
+            return Err(IdsError::Count { count, per_pod });
         }
         if count / per_pod < max_pods {
-            return Err(format!(
-                "kubelet user assigned IDs are not enough to support {max_pods} pods"
-            ));
+            return Err(IdsError::TooFew { max_pods });
         }
         Ok(Self { first, count, per_pod })
     }
@@ -81,16 +73,95 @@ impl Ids {
     }
 }
 
+/// Why ids cannot be given to pods. The texts are upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdsError {
+    /// The length of a pod's range.
+    #[error("kubelet user namespace length {0} is not a multiple of {UNIT}")]
+    Length(u32),
+    /// The first id is not where a range begins.
+    #[error("kubelet user assigned ID {first} is not a multiple of {per_pod}")]
+    First {
+        /// The first id.
+        first: u32,
+        /// The length of a pod's range.
+        per_pod: u32,
+    },
+    /// The first range would have id 0 of the node.
+    #[error("kubelet user assigned ID {first} must be greater or equal to {per_pod}")]
+    TooLow {
+        /// The first id.
+        first: u32,
+        /// The length of a pod's range.
+        per_pod: u32,
+    },
+    /// The ids are not a number of whole ranges.
+    #[error("kubelet user assigned IDs length {count} is not a multiple of {per_pod}")]
+    Count {
+        /// The number of ids.
+        count: u32,
+        /// The length of a pod's range.
+        per_pod: u32,
+    },
+    /// There are fewer ranges than pods.
+    #[error("kubelet user assigned IDs are not enough to support {max_pods} pods")]
+    TooFew {
+        /// `maxPods`.
+        max_pods: u32,
+    },
+}
+
+/// Why the output of `getsubids` cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubidsError {
+    /// There is not one line.
+    #[error("error parsing line {0:?}: it must contain only one line")]
+    Lines(String),
+    /// The line has not four fields.
+    #[error("invalid line {0:?}")]
+    Fields(String),
+    /// An id is no number.
+    #[error("error parsing line {line:?}: {source}")]
+    Number {
+        /// The output.
+        line: String,
+        /// Why.
+        source: std::num::ParseIntError,
+    },
+}
+
+/// Why a pod has no range. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub enum RangeError {
+    /// Every range is taken.
+    #[error("create user namespace: could not find an empty slot to allocate a user namespace")]
+    NoneFree,
+    /// The range cannot be recorded.
+    #[error("create user namespace: {0}")]
+    Write(#[source] io::Error),
+    /// The record cannot be read.
+    #[error(transparent)]
+    Read(io::Error),
+    /// The record is no JSON.
+    #[error("user namespace: invalid user namespace mappings file: {0}")]
+    File(#[source] serde_json::Error),
+    /// The record is not what a kubelet writes.
+    #[error("user namespace: invalid user namespace configuration: {0}")]
+    Mappings(&'static str),
+}
+
 /// Parses what `getsubids kubelet` prints: `0: kubelet FIRST COUNT`, one line.
-pub fn parse_subids(output: &str) -> Result<(u32, u32), String> {
+pub fn parse_subids(output: &str) -> Result<(u32, u32), SubidsError> {
     let trimmed = output.trim_matches('\n');
     if trimmed.contains('\n') {
-        return Err(format!("error parsing line {output:?}: it must contain only one line"));
+        return Err(SubidsError::Lines(output.to_owned()));
     }
     let fields: Vec<_> = trimmed.split_whitespace().collect();
-    let [_, _, first, count] = fields[..] else { return Err(format!("invalid line {output:?}")) };
+    let [_, _, first, count] = fields[..] else {
+        return Err(SubidsError::Fields(output.to_owned()));
+    };
     let number = |text: &str| {
-        text.parse().map_err(|error| format!("error parsing line {output:?}: {error}"))
+        text.parse().map_err(|source| SubidsError::Number { line: output.to_owned(), source })
     };
     Ok((number(first)?, number(count)?))
 }
@@ -117,13 +188,9 @@ impl Mappings {
         Self { uid_mappings: vec![mapping], gid_mappings: vec![mapping] }
     }
 
-    fn parse(text: &str) -> Result<IdRange, String> {
-        let mappings: Self = serde_json::from_str(text).map_err(|error| {
-            format!("user namespace: invalid user namespace mappings file: {error}")
-        })?;
-        let invalid = |problem| {
-            Err(format!("user namespace: invalid user namespace configuration: {problem}"))
-        };
+    fn parse(text: &str) -> Result<IdRange, RangeError> {
+        let mappings: Self = serde_json::from_str(text).map_err(RangeError::File)?;
+        let invalid = |problem| Err(RangeError::Mappings(problem));
         let [mapping] = mappings.uid_mappings[..] else {
             return invalid("no more than one mapping allowed.");
         };
@@ -172,7 +239,7 @@ impl UserNamespaces {
                 Ok(Some(range)) => drop(found.state.lock().used.insert(uid, range)),
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(pod = %uid, error, "The ids of a pod's user namespace cannot be read");
+                    warn!(pod = %uid, %error, "The ids of a pod's user namespace cannot be read");
                 }
             }
         }
@@ -185,7 +252,7 @@ impl UserNamespaces {
     }
 
     /// The range of a pod, given to it now if it has none; its directory must be there. Blocks.
-    pub fn ensure(&self, uid: &PodUid) -> Result<IdRange, String> {
+    pub fn ensure(&self, uid: &PodUid) -> Result<IdRange, RangeError> {
         if let Some(range) = self.of(uid) {
             return Ok(range);
         }
@@ -193,20 +260,18 @@ impl UserNamespaces {
             self.state.lock().used.insert(uid.clone(), range);
             return Ok(range);
         }
-        let failed = |problem: String| format!("create user namespace: {problem}");
         let taken = self.take(uid).or_else(|| {
             self.forget_the_gone();
             self.take(uid)
         });
-        let none = "could not find an empty slot to allocate a user namespace";
-        let range = taken.ok_or_else(|| failed(none.to_owned()))?;
+        let range = taken.ok_or(RangeError::NoneFree)?;
         let text = serde_json::to_string(&Mappings::of(range)).expect("numbers are JSON");
         // A reboot must not give the ids of files that the pod's volumes keep to another pod.
         if let Err(error) =
             write_atomic_with(&self.file(uid), text, WriteOptions::mode(0o600).synced())
         {
             self.state.lock().used.remove(uid);
-            return Err(failed(error.to_string()));
+            return Err(RangeError::Write(error));
         }
         Ok(range)
     }
@@ -244,12 +309,12 @@ impl UserNamespaces {
         self.paths.pod(uid).join(FILE)
     }
 
-    fn read(&self, uid: &PodUid) -> Result<Option<IdRange>, String> {
+    fn read(&self, uid: &PodUid) -> Result<Option<IdRange>, RangeError> {
         match std::fs::read_to_string(self.file(uid)) {
             Ok(text) if text.is_empty() => Ok(None),
             Ok(text) => Mappings::parse(&text).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(RangeError::Read(error)),
         }
     }
 }
@@ -315,7 +380,7 @@ mod tests {
         first(&namespaces, "b");
         first(&namespaces, "c");
         assert_eq!(
-            namespaces.ensure(&PodUid::from("d")),
+            namespaces.ensure(&PodUid::from("d")).map_err(|error| error.to_string()),
             Err("create user namespace: could not find an empty slot to allocate a user namespace"
                 .into())
         );
@@ -349,7 +414,7 @@ mod tests {
         assert!(
             namespaces
                 .ensure(&PodUid::from("e"))
-                .is_err_and(|error| error.starts_with("create user namespace: "))
+                .is_err_and(|error| error.to_string().starts_with("create user namespace: "))
         );
         assert_eq!(namespaces.of(&PodUid::from("e")), None, "and its range is free");
     }
@@ -360,7 +425,7 @@ mod tests {
         let check = |content: &str, expected: &str| {
             write_atomic(&dir.path().join("pods/d/userns"), content, 0o600).expect("written");
             let error = namespaces.ensure(&PodUid::from("d")).expect_err("refused");
-            assert!(error.starts_with(expected), "{error}");
+            assert!(error.to_string().starts_with(expected), "{error}");
         };
         check("{", "user namespace: invalid user namespace mappings file: ");
         let invalid = "user namespace: invalid user namespace configuration: ";
@@ -388,7 +453,9 @@ mod tests {
 
     #[test]
     fn checks_what_is_configured() {
-        let check = |per_pod, subuid, max_pods| Ids::new(per_pod, subuid, max_pods);
+        let check = |per_pod, subuid, max_pods| {
+            Ids::new(per_pod, subuid, max_pods).map_err(|error| error.to_string())
+        };
         assert_eq!(
             check(UNIT, None, 110),
             Ok(Ids { first: UNIT, count: 4_294_901_760, per_pod: UNIT })
@@ -411,12 +478,12 @@ mod tests {
     fn parses_getsubids() {
         assert_eq!(parse_subids("0: kubelet 65536 2147483648\n"), Ok((65_536, 2_147_483_648)));
         assert_eq!(
-            parse_subids("0: kubelet 65536\n"),
+            parse_subids("0: kubelet 65536\n").map_err(|error| error.to_string()),
             Err("invalid line \"0: kubelet 65536\\n\"".into())
         );
         assert!(
             parse_subids("0: kubelet 1 2\n1: kubelet 3 4\n")
-                .is_err_and(|error| error.contains("only one line"))
+                .is_err_and(|error| error.to_string().contains("only one line"))
         );
         assert!(parse_subids("0: kubelet -1 2").is_err());
     }

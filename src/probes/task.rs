@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{EventType, Mono, Pod, ProbeVerdicts, pod, reason};
+use crate::watch::set_if_changed;
 
 use super::check::check;
 use super::schedule::{self, Due, Timing};
@@ -187,13 +188,7 @@ async fn run(
         }
         state.launch(&mut attempts);
         let verdicts = state.verdicts();
-        outbox.send_if_modified(|current| {
-            let changed = **current != verdicts;
-            if changed {
-                *current = Arc::new(verdicts);
-            }
-            changed
-        });
+        set_if_changed(&outbox, Arc::new(verdicts));
     }
 }
 

@@ -189,13 +189,13 @@ impl Enforcer {
         Ok(())
     }
 
-    async fn reserve(&self, limits: &ReservedLimits) -> Result<(), String> {
+    async fn reserve(&self, limits: &ReservedLimits) -> Result<(), ReserveError> {
         let name = CgroupName::parse(&limits.cgroup, self.cgroups.tree().driver());
         let Some(settings) = limits.settings.clone() else {
-            return Err(format!("{} cgroup is not configured properly", name.quoted()));
+            return Err(ReserveError::NotConfigured(name.quoted()));
         };
         let outcome = self.cgroups.enforce_reserved(&name, settings).await;
-        outcome.map_err(|error| reserve_problem(&name, &error))
+        outcome.map_err(|error| ReserveError::Cgroup { name, error })
     }
 
     /// Limits all pods; tries again each minute until the limits are taken. Cancel-safe.
@@ -240,6 +240,22 @@ fn problem(error: &PodCgroupError) -> String {
         | PodCgroupError::Busy { .. }
         | PodCgroupError::Shutdown => error_chain(error),
     }
+}
+
+/// Why a cgroup of daemons is not limited. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+enum ReserveError {
+    /// Nothing is reserved for it.
+    #[error("{0} cgroup is not configured properly")]
+    NotConfigured(String),
+    /// The kernel or systemd refused.
+    #[error("{}", reserve_problem(.name, .error))]
+    Cgroup {
+        /// The cgroup.
+        name: CgroupName,
+        /// Why, which is part of the text.
+        error: PodCgroupError,
+    },
 }
 
 /// The same; what is missing is said of the name, as upstream.

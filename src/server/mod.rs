@@ -1,9 +1,9 @@
 //! The kubelet's HTTPS API (10250), its read-only twin (10255) and the health port (10248): one
 //! file per endpoint family.
 //!
-//! Fed by requests; reaches pods by `PodsHandle` and the runtime by the CRI client. Every request
-//! of the HTTPS port is authenticated and authorised before anything is read (`guard`). It never
-//! changes a pod.
+//! Fed by requests; reaches pods, and their backend's streams, by `PodsHandle`. Every request of
+//! the HTTPS port is authenticated and authorised before anything is read (`guard`). It never
+//! changes a pod, and never talks to a runtime.
 
 mod authn;
 mod authz;
@@ -15,8 +15,7 @@ mod crowd;
 mod guard;
 mod health;
 mod listener;
-mod log_lines;
-mod log_stream;
+mod log_query;
 mod logs;
 mod pods;
 mod reviews;
@@ -36,10 +35,10 @@ use tokio::sync::watch;
 pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
+pub use self::config::{AddressError, Addresses, check};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
-pub use self::tls::{NamedFile, TlsError, TlsSettings, TlsSource, check_files, self_signed};
+pub use self::tls::{NamedFile, TlsError, TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
-use crate::cri::Runtime;
 use crate::desired;
 use crate::dispatch::PodsHandle;
 use crate::telemetry::metrics::Registry;
@@ -47,12 +46,10 @@ use crate::telemetry::metrics::Registry;
 /// What the endpoints read.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The pods.
+    /// The pods, and the streams into them.
     pub pods: PodsHandle,
     /// The desired pods and their mirrors.
     pub desired: desired::Handle,
-    /// The runtime.
-    pub cri: Runtime,
     /// `/metrics`.
     pub metrics: Registry,
     /// `/metrics/probes`.

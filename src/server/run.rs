@@ -1,15 +1,14 @@
 //! `/run`: a command's combined output, without a stream.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::{Path, Query, State as Shared};
 use axum::response::Response;
 use axum::routing::post;
 use http::StatusCode;
 
-use super::streaming::running_container;
+use super::streaming::pod_of;
 use super::{State, json, text};
+use crate::dispatch::StreamError;
 
 pub(super) fn routes() -> Router<State> {
     Router::new()
@@ -48,8 +47,8 @@ async fn run(
     container: String,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
-    let id = match running_container(&state, &namespace, &pod, uid.as_deref(), &container) {
-        Ok(id) => id,
+    let view = match pod_of(&state, &namespace, &pod, uid.as_deref(), &container) {
+        Ok(view) => view,
         Err(refusal) => return refusal,
     };
     let command = query
@@ -58,16 +57,19 @@ async fn run(
         .map(|(_, value)| value.as_str())
         .unwrap_or_default();
     let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
-    match state.cri.exec_sync(&id, command, Duration::ZERO).await {
+    match state.pods.streams().run(&view, &container, command).await {
         Ok(output) if output.exit_code == 0 => {
-            let mut all = output.stdout;
-            all.extend_from_slice(&output.stderr);
-            json(String::from_utf8_lossy(&all).into_owned())
+            json(String::from_utf8_lossy(&output.written).into_owned())
         }
         Ok(output) => text(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("command terminated with exit code {}", output.exit_code),
         ),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error @ StreamError::Unsupported) => {
+            text(StatusCode::NOT_IMPLEMENTED, error.to_string())
+        }
+        Err(
+            error @ (StreamError::NotFound(_) | StreamError::Exhausted(_) | StreamError::Failed(_)),
+        ) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

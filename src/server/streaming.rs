@@ -1,5 +1,5 @@
-//! The routes of `/exec`, `/attach` and `/portForward`: finds the container or pod, asks the
-//! runtime for a streaming URL, and hands the connection to `streams`.
+//! The routes of `/exec`, `/attach` and `/portForward`: finds the pod, has its backend prepare a
+//! session, and hands the connection to `streams`.
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State as Shared};
@@ -9,8 +9,7 @@ use http::StatusCode;
 
 use super::streams::pass_through;
 use super::{State, text};
-use crate::cri::{CriError, v1};
-use crate::model::{ContainerId, SandboxState, pod};
+use crate::dispatch::{Channels, Exec, PodView, Session, StreamError};
 
 type Three = Path<(String, String, String)>;
 type Four = Path<(String, String, String, String)>;
@@ -87,31 +86,21 @@ enum Kind {
     Attach,
 }
 
-/// Which streams a client wants (`input`, `output`, `error`, `tty`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Streams {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    tty: bool,
-}
-
-impl Streams {
-    fn from_query(query: &[(String, String)]) -> Result<Self, &'static str> {
-        let asked = |name: &str| query.iter().any(|(key, value)| key == name && value == "1");
-        let tty = asked("tty");
-        // A terminal has one output.
-        let streams = Self {
-            stdin: asked("input"),
-            stdout: asked("output"),
-            stderr: asked("error") && !tty,
-            tty,
-        };
-        if streams.stdin || streams.stdout || streams.stderr {
-            Ok(streams)
-        } else {
-            Err("you must specify at least 1 of stdin, stdout, stderr")
-        }
+/// Reads the channels that a client asks for (`input`, `output`, `error`, `tty`).
+fn channels(query: &[(String, String)]) -> Result<Channels, &'static str> {
+    let asked = |name: &str| query.iter().any(|(key, value)| key == name && value == "1");
+    let tty = asked("tty");
+    // A terminal has one output.
+    let channels = Channels {
+        stdin: asked("input"),
+        stdout: asked("output"),
+        stderr: asked("error") && !tty,
+        tty,
+    };
+    if channels.stdin || channels.stdout || channels.stderr {
+        Ok(channels)
+    } else {
+        Err("you must specify at least 1 of stdin, stdout, stderr")
     }
 }
 
@@ -122,44 +111,29 @@ async fn run_stream(
     Query(query): Pairs,
     request: Request,
 ) -> Response {
-    let streams = match Streams::from_query(&query) {
-        Ok(streams) => streams,
+    let channels = match channels(&query) {
+        Ok(channels) => channels,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let id = match running_container(&state, namespace, name, uid, container) {
-        Ok(id) => id,
+    let view = match pod_of(&state, namespace, name, uid, container) {
+        Ok(view) => view,
         Err(refusal) => return refusal,
     };
-    let container_id = id.as_str().to_owned();
-    let Streams { stdin, stdout, stderr, tty } = streams;
-    let url = match kind {
+
+    let streams = state.pods.streams();
+    let session = match kind {
         Kind::Exec => {
-            let cmd = query
+            let command = query
                 .into_iter()
                 .filter(|(key, _)| key == "command")
                 .map(|(_, value)| value)
                 .collect();
-            let request = v1::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr };
-            state.cri.exec(request).await.map(|answer| answer.url)
+            let exec = Exec { container: container.to_owned(), command, channels };
+            streams.exec(&view, exec).await
         }
-        Kind::Attach => {
-            // The terminal is the container's, whatever the client thinks.
-            let tty = state
-                .pods
-                .by_name(namespace, name)
-                .and_then(|view| {
-                    pod::find_container(&view.pod, container).and_then(|(_, spec)| spec.tty)
-                })
-                .unwrap_or(false);
-            let request =
-                v1::AttachRequest { container_id, stdin, tty, stdout, stderr: stderr && !tty };
-            state.cri.attach(request).await.map(|answer| answer.url)
-        }
+        Kind::Attach => streams.attach(&view, container, channels).await,
     };
-    match url {
-        Ok(url) => pass_through(request, &url).await,
-        Err(error) => refused(&error),
-    }
+    connect(request, session).await
 }
 
 async fn port_forward(
@@ -174,7 +148,7 @@ async fn port_forward(
     for (_, value) in query.iter().filter(|(key, _)| key == "port") {
         for part in value.split(',') {
             match part.parse::<u16>() {
-                Ok(port) if port > 0 => ports.push(i32::from(port)),
+                Ok(port) if port > 0 => ports.push(port),
                 _ => {
                     return text(
                         StatusCode::BAD_REQUEST,
@@ -190,69 +164,47 @@ async fn port_forward(
     if uid.is_some_and(|uid| !uid.is_empty() && uid != view.uid.as_str()) {
         return text(StatusCode::NOT_FOUND, "pod not found");
     }
-    let sandbox =
-        view.observed.latest_sandbox().filter(|sandbox| sandbox.state == SandboxState::Ready);
-    let Some(sandbox) = sandbox else {
-        return text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("failed to find sandboxID for pod {:?}", view.key),
-        );
-    };
-    let message =
-        v1::PortForwardRequest { pod_sandbox_id: sandbox.id.as_str().to_owned(), port: ports };
-    match state.cri.port_forward(message).await {
-        Ok(answer) => pass_through(request, &answer.url).await,
-        Err(error) => refused(&error),
-    }
+    let session = state.pods.streams().port_forward(&view, ports).await;
+    connect(request, session).await
 }
 
-/// The running container that is meant, or the refusal.
+/// The pod that is meant, or the refusal. A UID of another pod is refused as a container that is
+/// not there, as upstream.
 #[expect(clippy::result_large_err, reason = "the refusal is the response itself")]
-pub(super) fn running_container(
+pub(super) fn pod_of(
     state: &State,
     namespace: &str,
     name: &str,
     uid: Option<&str>,
     container: &str,
-) -> Result<ContainerId, Response> {
+) -> Result<PodView, Response> {
     let Some(view) = state.pods.by_name(namespace, name) else {
         return Err(text(StatusCode::NOT_FOUND, "pod does not exist"));
     };
-    let uid_fits = uid.is_none_or(|uid| uid.is_empty() || uid == view.uid.as_str());
-    let found = view
-        .observed
-        .containers
-        .iter()
-        .find(|found| found.name == container && found.state.is_running());
-    match found {
-        Some(found) if uid_fits => Ok(found.id.clone()),
-        _ => Err(text(
+    if uid.is_some_and(|uid| !uid.is_empty() && uid != view.uid.as_str()) {
+        return Err(text(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("container not found ({container:?})"),
-        )),
+        ));
+    }
+    Ok(view)
+}
+
+/// Connects the client with the session.
+async fn connect(request: Request, session: Result<Session, StreamError>) -> Response {
+    match session {
+        Ok(Session::PassThrough { url }) => pass_through(request, &url).await,
+        Err(error) => refused(&error),
     }
 }
 
-/// An error of the runtime, with the status that upstream maps its code to.
-fn refused(error: &CriError) -> Response {
-    let status = match error.code {
-        tonic::Code::NotFound => StatusCode::NOT_FOUND,
-        tonic::Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        tonic::Code::Ok
-        | tonic::Code::Cancelled
-        | tonic::Code::Unknown
-        | tonic::Code::InvalidArgument
-        | tonic::Code::DeadlineExceeded
-        | tonic::Code::AlreadyExists
-        | tonic::Code::PermissionDenied
-        | tonic::Code::FailedPrecondition
-        | tonic::Code::Aborted
-        | tonic::Code::OutOfRange
-        | tonic::Code::Unimplemented
-        | tonic::Code::Internal
-        | tonic::Code::Unavailable
-        | tonic::Code::DataLoss
-        | tonic::Code::Unauthenticated => StatusCode::INTERNAL_SERVER_ERROR,
+/// The answer to an error of the backend.
+fn refused(error: &StreamError) -> Response {
+    let status = match error {
+        StreamError::NotFound(_) => StatusCode::NOT_FOUND,
+        StreamError::Exhausted(_) => StatusCode::TOO_MANY_REQUESTS,
+        StreamError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        StreamError::Unsupported => StatusCode::NOT_IMPLEMENTED,
     };
     text(status, error.to_string())
 }

@@ -150,7 +150,7 @@ impl TlsSource {
 
 /// Reads the files that the configuration names, as a server will: a mistake in them is told before
 /// anything starts.
-pub fn check_files(
+pub(super) fn check_files(
     pair: Option<(&NamedFile, &NamedFile)>,
     client_ca: Option<&NamedFile>,
 ) -> Result<(), TlsError> {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 
 use kube::Api;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::compact::compact;
 use super::{Source, SourceKind, SourceState, stamp};
@@ -19,35 +17,31 @@ use crate::apiserver::{Clients, Watched};
 use crate::clock::Clock;
 use crate::model::{Pod, Wall, pod};
 
-/// Starts the watch. `node` is waited for when given.
-pub fn start(
+/// Makes the source, and the task that watches it. The task runs until it is dropped; it waits for
+/// `node` first, if given.
+pub fn new(
     clients: &Clients,
     node: Option<watch::Receiver<NodeView>>,
     clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Source {
+) -> (Source, impl Future<Output = ()> + Send + use<>) {
     let (sender, state) = watch::channel(SourceState::default());
     let api: Api<Watched<Pod>> = Api::all(clients.watches.clone());
     let fields = format!("spec.nodeName={}", clients.node_name);
     let reach = clients.reach.clone();
-    tasks.spawn(async move {
-        let work = async {
-            if let Some(mut node) = node {
-                // An error means that the node's task has ended: the process is being shut down.
-                drop(node.wait_for(|view| view.synced).await);
-            }
-            let mut problem = String::new();
-            list_watch::follow((api, &reach), Some(&fields), compact, |change| {
-                report(&change, &mut problem);
-                sender.send_if_modified(|state| apply(state, change, clock.now().wall));
-                ControlFlow::Continue(())
-            })
-            .await;
-        };
-        cancel.run_until_cancelled(work).await;
-    });
-    Source { kind: SourceKind::Api, state }
+    let task = async move {
+        if let Some(mut node) = node {
+            // An error means that the node's task has ended: the process is being shut down.
+            drop(node.wait_for(|view| view.synced).await);
+        }
+        let mut problem = String::new();
+        list_watch::follow((api, &reach), Some(&fields), compact, |change| {
+            report(&change, &mut problem);
+            sender.send_if_modified(|state| apply(state, change, clock.now().wall));
+            ControlFlow::Continue(())
+        })
+        .await;
+    };
+    (Source { kind: SourceKind::Api, state }, task)
 }
 
 /// Logs a failure once, not at every attempt.

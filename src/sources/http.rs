@@ -15,8 +15,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
 use super::static_pod::{self, Origin, References};
@@ -49,35 +47,21 @@ pub struct Config {
     pub proxies: Proxies,
 }
 
-/// Starts reading.
-pub fn start(
-    config: Config,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Source {
+/// Makes the source, and the task that reads it. The task runs until it is dropped.
+pub fn new(config: Config, clock: Clock) -> (Source, impl Future<Output = ()> + Send + 'static) {
     let (sender, state) = watch::channel(SourceState::default());
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(run(config, clock, sender)).await;
-    });
-    Source { kind: SourceKind::Http, state }
+    (Source { kind: SourceKind::Http, state }, run(config, clock, sender))
 }
 
 async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     let mut said = String::new();
     loop {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
-        let pods = read.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}"))).and_then(
-            |text| {
-                static_pod::read(
-                    &text,
-                    Origin::Url(&config.url),
-                    &config.node_name,
-                    config.references,
-                )
+        let read = read.unwrap_or(Err(FetchError::Deadline)).map_err(|error| error.to_string());
+        let pods = read.and_then(|text| {
+            static_pod::read(&text, Origin::Url(&config.url), &config.node_name, config.references)
                 .map_err(|error| error.to_string())
-            },
-        );
+        });
         match pods {
             Ok(pods) => {
                 said.clear();
@@ -108,26 +92,50 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     }
 }
 
-async fn fetch(config: &Config) -> Result<Vec<u8>, String> {
-    let text_of = |error: BoxError| error.to_string();
+/// Why the URL cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    /// The URL is none.
+    #[error("parse {url:?}: {source}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// Why.
+        source: http::Error,
+    },
+    /// There is no answer, or it breaks off or is too long.
+    #[error(transparent)]
+    Request(BoxError),
+    /// There is no answer in time.
+    #[error("no answer within {DEADLINE:?}")]
+    Deadline,
+    /// The answer is no success.
+    #[error("the server answered {0}")]
+    Status(http::StatusCode),
+    /// The answer is empty.
+    #[error("the answer is empty")]
+    Empty,
+}
+
+async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
     let request = http::Request::get(config.url.as_str())
         .body(Empty::new())
-        .map_err(|error| format!("parse {:?}: {error}", config.url))?;
+        .map_err(|source| FetchError::Url { url: config.url.clone(), source })?;
     let (mut head, body) = request.into_parts();
     head.headers.extend(config.headers.clone());
     let proxy = config.proxies.choose(&head.uri).map(Proxy::new).transpose();
-    let proxy = proxy.map_err(|error| error.to_string())?;
+    let proxy = proxy.map_err(|error| FetchError::Request(error.into()))?;
     let request = http::Request::from_parts(head, body);
 
     let (status, text) = match proxy {
         Some(proxy) if proxy.forwards(request.uri()) => forwarded(&proxy, request).await,
         proxy => direct(proxy, request).await,
     }
-    .map_err(text_of)?;
+    .map_err(FetchError::Request)?;
     if status != http::StatusCode::OK {
-        return Err(format!("the server answered {status}"));
+        return Err(FetchError::Status(status));
     }
-    if text.is_empty() { Err("the answer is empty".to_owned()) } else { Ok(text) }
+    if text.is_empty() { Err(FetchError::Empty) } else { Ok(text) }
 }
 
 type Answer = (http::StatusCode, Vec<u8>);
@@ -183,6 +191,7 @@ async fn read(answer: http::Response<Incoming>) -> Result<Answer, BoxError> {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -218,7 +227,7 @@ mod tests {
         let proxies =
             Proxies { http: format!("http://user:pw@127.0.0.1:{port}"), ..Proxies::default() };
         let config = config("http://manifests.test:81/pods?a=b".to_owned(), proxies);
-        assert_eq!(fetch(&config).await.as_deref(), Ok(&b"yes"[..]));
+        assert_eq!(fetch(&config).await.expect("an answer"), b"yes");
         let request = tasks.join_next().await.expect("a task").expect("heard");
         assert!(
             request.starts_with("get http://manifests.test:81/pods?a=b http/1.1\r\n"),
@@ -237,7 +246,7 @@ mod tests {
         tasks.spawn(serve(listener));
         let proxies = Proxies { http: "http://proxy.test:1".to_owned(), ..Proxies::default() };
         let config = config(format!("http://127.0.0.1:{port}/pods"), proxies);
-        assert_eq!(fetch(&config).await.as_deref(), Ok(&b"yes"[..]));
+        assert_eq!(fetch(&config).await.expect("an answer"), b"yes");
         let request = tasks.join_next().await.expect("a task").expect("heard");
         assert!(request.starts_with("get /pods http/1.1\r\n"), "{request}");
     }

@@ -8,6 +8,7 @@
 //! was replaced by a rename is just read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,6 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use inotify::{Inotify, WatchMask};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::static_pod::{self, Origin, References};
 use super::{Source, SourceKind, SourceState, stamp};
@@ -61,20 +60,15 @@ struct Found {
     text: Result<Vec<u8>, String>,
 }
 
-/// Starts reading.
-pub fn start(
+/// Makes the source, and the task that reads it. The task runs until it is dropped.
+pub fn new(
     config: Config,
     recorder: Recorder,
     clock: Clock,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Source {
+) -> (Source, impl Future<Output = ()> + Send + 'static) {
     let (sender, state) = watch::channel(SourceState::default());
     let task = Task { config, recorder, clock, sender, files: BTreeMap::new(), failed: None };
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(task.run()).await;
-    });
-    Source { kind: SourceKind::File, state }
+    (Source { kind: SourceKind::File, state }, task.run())
 }
 
 struct Task {
@@ -109,7 +103,7 @@ impl Task {
                     deleted.clear();
                     self.apply(found);
                 }
-                Ok(Err(problem)) => self.fail(problem),
+                Ok(Err(error)) => self.fail(error.to_string()),
                 Err(_) => self.fail("reading the manifests panicked".to_owned()),
             }
             let period = crate::apiserver::random::jitter(self.config.check_frequency, 0.05);
@@ -258,21 +252,21 @@ fn watch_files(path: &Path) -> Option<inotify::EventStream<[u8; 4096]>> {
 }
 
 /// Reads the files. A path that does not exist holds none.
-fn scan(path: &Path) -> Result<Vec<Found>, String> {
+fn scan(path: &Path) -> io::Result<Vec<Found>> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
     if metadata.is_file() {
         return Ok(read(path.to_owned()).into_iter().collect());
     }
     if !metadata.is_dir() {
-        return Err("it is neither a directory nor a file".to_owned());
+        return Err(io::Error::other("it is neither a directory nor a file"));
     }
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|error| error.to_string())? {
-        let entry = entry.map_err(|error| error.to_string())?;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
             paths.push(entry.path());
         }
@@ -292,7 +286,7 @@ fn read(path: PathBuf) -> Option<Found> {
     } else {
         match std::fs::read(&path) {
             Ok(text) => Ok(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(error.to_string()),
         }
     };
@@ -306,9 +300,8 @@ mod tests {
     use std::time::Duration;
 
     use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
 
-    use super::{Config, Source, scan, start};
+    use super::{Config, Source, new, scan};
     use crate::apiserver::events::{Event, Recorder};
     use crate::clock::Clock;
     use crate::model::pod;
@@ -334,7 +327,8 @@ mod tests {
             node_name: "n".to_owned(),
             references: super::References::Refused,
         };
-        let source = start(config, recorder, Clock::system(), &mut tasks, CancellationToken::new());
+        let (source, task) = new(config, recorder, Clock::system());
+        tasks.spawn(task);
         World { _tasks: tasks, source, events }
     }
 

@@ -14,7 +14,9 @@ use super::input::ComputeInput;
 use super::phase::PhaseDecision;
 use super::{conditions, containers, merge, phase, resources, terminated};
 use crate::model::phase::is_terminal;
-use crate::model::{ContainerState, Lifecycle, Phase, SandboxState, TerminationCause, pod};
+use crate::model::{
+    ContainerState, Lifecycle, Phase, SandboxState, TerminationCause, addresses, pod,
+};
 use crate::resources::qos;
 
 /// The reason of a pod that ran longer than `activeDeadlineSeconds`.
@@ -118,7 +120,7 @@ fn observed(
         qos_class: Some(qos::of(input.pod).as_str().to_owned()),
         ..api::PodStatus::default()
     };
-    addresses(input, old, &mut status);
+    set_addresses(input, old, &mut status);
     let decision = decide_phase(input, recorded, old, &status);
     status.phase = Some(decision.reported.as_str().to_owned());
     (status.reason, status.message) = reason_and_message(input, recorded, old, decision);
@@ -229,7 +231,7 @@ fn reason_and_message(
 
 /// Sets the node's addresses and the pod's: those of its sandbox while it exists, else the last
 /// known ones.
-fn addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::PodStatus) {
+fn set_addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::PodStatus) {
     let hosts = &input.node.host_ips;
     if let Some(primary) = hosts.first() {
         status.host_ip = Some(primary.to_string());
@@ -241,12 +243,12 @@ fn addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::P
     }
     let sandbox = input.observed.latest_sandbox();
     let ready = sandbox.filter(|sandbox| sandbox.state == SandboxState::Ready);
-    let mut ips = ordered(
+    let mut ips = addresses::ordered(
         ready.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default(),
         input.node.prefers_ipv6,
     );
     if ips.is_empty() && pod::is_host_network(input.pod) {
-        ips = hosts.iter().take(2).map(IpAddr::to_string).collect();
+        ips = hosts.iter().take(2).copied().collect();
     }
     let running = |state: &ContainerState| state.is_running();
     let lively = ready.is_some()
@@ -256,14 +258,9 @@ fn addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut api::P
         status.pod_ips.clone_from(&old.pod_ips);
         return;
     }
-    status.pod_ip = ips.first().cloned();
-    status.pod_ips = some_list(ips.into_iter().map(|ip| api::PodIP { ip }).collect());
-}
-
-/// Returns the first address of the preferred family, then the first of the other.
-pub fn ordered(ips: &[IpAddr], prefers_ipv6: bool) -> Vec<String> {
-    let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).map(IpAddr::to_string);
-    first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
+    status.pod_ip = ips.first().map(IpAddr::to_string);
+    let ips = ips.iter().map(|ip| api::PodIP { ip: ip.to_string() });
+    status.pod_ips = some_list(ips.collect());
 }
 
 fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {

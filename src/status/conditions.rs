@@ -6,11 +6,11 @@
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::input::{ComputeInput, ResizeCondition, ResizeState};
+use super::input::{ComputeInput, PendingResize, ResizeInProgress, ResizeState};
 use super::phase::PhaseDecision;
 use super::restart::{self, ALL_RESTARTING};
 use crate::model::phase::is_terminal;
-use crate::model::{Lifecycle, Now, Phase, SandboxState, TerminationCause, pod};
+use crate::model::{Lifecycle, Now, Phase, ResizeVerdict, SandboxState, TerminationCause, pod};
 
 /// The pod has a node. Set by the scheduler, kept by the kubelet.
 pub const POD_SCHEDULED: &str = "PodScheduled";
@@ -28,6 +28,8 @@ pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 pub(super) const RESIZE_PENDING: &str = crate::resources::allocation::RESIZE_PENDING;
 /// A resize is being carried out.
 pub(super) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// The reason of a resize that failed and is tried again.
+const RESIZE_ERROR: &str = "Error";
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -40,15 +42,20 @@ const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node 
 impl ResizeState {
     /// Reads the two conditions of a resize from a status.
     pub fn recorded(status: Option<&api::PodStatus>) -> Self {
-        let read = |name: &str| {
-            let found = find(status?, name)?;
-            Some(ResizeCondition {
-                reason: found.reason.clone().unwrap_or_default(),
-                message: found.message.clone().unwrap_or_default(),
+        let pending = status.and_then(|status| find(status, RESIZE_PENDING)).map(|found| {
+            let (reason, message) = (found.reason.as_deref(), found.message.as_deref());
+            PendingResize {
+                verdict: ResizeVerdict::recorded(reason, message),
                 generation: found.observed_generation,
-            })
-        };
-        Self { pending: read(RESIZE_PENDING), in_progress: read(RESIZE_IN_PROGRESS) }
+            }
+        });
+        let in_progress = status.and_then(|status| find(status, RESIZE_IN_PROGRESS));
+        let in_progress = in_progress.map(|found| ResizeInProgress {
+            error: (found.reason.as_deref() == Some(RESIZE_ERROR))
+                .then(|| found.message.clone().unwrap_or_default()),
+            generation: found.observed_generation,
+        });
+        Self { pending, in_progress }
     }
 }
 
@@ -105,15 +112,20 @@ pub fn all(
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
     if !decision.natural.is_terminal() {
-        let of_resize = [
-            (RESIZE_PENDING, &input.resize.pending),
-            (RESIZE_IN_PROGRESS, &input.resize.in_progress),
-        ];
-        list.extend(
-            of_resize
-                .into_iter()
-                .filter_map(|(name, said)| Some(resize(input, old, name, said.as_ref()?))),
-        );
+        let pending = input.resize.pending.as_ref().map(|pending| ResizeCondition {
+            name: RESIZE_PENDING,
+            reason: Some(pending.verdict.reason()),
+            message: pending.verdict.message(),
+            generation: pending.generation,
+        });
+        let in_progress = input.resize.in_progress.as_ref().map(|progress| ResizeCondition {
+            name: RESIZE_IN_PROGRESS,
+            reason: progress.error.as_ref().map(|_| RESIZE_ERROR),
+            message: progress.error.as_deref().unwrap_or_default(),
+            generation: progress.generation,
+        });
+        let said = pending.iter().chain(&in_progress);
+        list.extend(said.map(|said| resize(input, old, said)));
     }
     if let Some(disrupted) = disruption(input, old, decision) {
         list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
@@ -200,21 +212,28 @@ fn condition(
     }
 }
 
+/// One of the conditions of a resize.
+struct ResizeCondition<'a> {
+    name: &'static str,
+    reason: Option<&'static str>,
+    message: &'a str,
+    generation: Option<i64>,
+}
+
 /// Computes one of the conditions of a resize. It begins anew with each reason.
 fn resize(
     input: &ComputeInput<'_>,
     old: &api::PodStatus,
-    name: &str,
-    said: &ResizeCondition,
+    said: &ResizeCondition<'_>,
 ) -> api::PodCondition {
-    let reason = (!said.reason.is_empty()).then(|| said.reason.clone());
-    let before = find(old, name).filter(|before| before.reason == reason);
+    let reason = said.reason.map(str::to_owned);
+    let before = find(old, said.name).filter(|before| before.reason == reason);
     let now = Some(Time(input.now.wall));
     api::PodCondition {
-        type_: name.to_owned(),
+        type_: said.name.to_owned(),
         status: TRUE.to_owned(),
         reason,
-        message: (!said.message.is_empty()).then(|| said.message.clone()),
+        message: (!said.message.is_empty()).then(|| said.message.to_owned()),
         observed_generation: said.generation.filter(|generation| *generation != 0),
         last_probe_time: before
             .map_or_else(|| now.clone(), |before| before.last_probe_time.clone()),

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as api;
 
 use crate::model::observed::Remembered;
-use crate::model::{ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, Waiting};
+use crate::model::{
+    ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, ResizeVerdict, Waiting,
+};
 
 /// The input of one computation.
 #[derive(Clone, Copy, Debug)]
@@ -40,23 +42,30 @@ pub struct ComputeInput<'a> {
     pub now: Now,
 }
 
-/// The progress of a resize of the pod: its two conditions.
+/// The progress of a resize of the pod: the two conditions that show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResizeState {
-    /// The resize has to wait.
-    pub pending: Option<ResizeCondition>,
-    /// The resize is being carried out.
-    pub in_progress: Option<ResizeCondition>,
+    /// `PodResizePending`: the newest resize is not granted.
+    pub pending: Option<PendingResize>,
+    /// `PodResizeInProgress`: the granted one is being carried out.
+    pub in_progress: Option<ResizeInProgress>,
 }
 
-/// One of the conditions of a resize.
+/// A resize that is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingResize {
+    /// Why not.
+    pub verdict: ResizeVerdict,
+    /// The generation of the object that asks for it.
+    pub generation: Option<i64>,
+}
+
+/// A resize that is being carried out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResizeCondition {
-    /// Upstream's reason; empty while all goes well.
-    pub reason: String,
-    /// The obstacle, if any.
-    pub message: String,
-    /// The generation of the object that is resized.
+pub struct ResizeInProgress {
+    /// Why the last attempt failed; it is tried again.
+    pub error: Option<String>,
+    /// The generation of the object that was granted.
     pub generation: Option<i64>,
 }
 

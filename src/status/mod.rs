@@ -42,5 +42,5 @@ mod writer_tests;
 pub use api::{KubeStatusApi, StatusApi};
 pub use compute::{compute, of_mirror};
 pub use handle::{Acked, Handle, StatusUpdate};
-pub use input::{ComputeInput, NodeFacts, ResizeCondition, ResizeState};
+pub use input::{ComputeInput, NodeFacts, PendingResize, ResizeInProgress, ResizeState};
 pub use writer::Writer;

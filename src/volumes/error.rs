@@ -11,6 +11,38 @@ use crate::apiserver::tokens::TokenError;
 /// The text for a mount that this node did not make.
 pub const FOREIGN_MOUNT: &str = "something else is mounted there";
 
+/// An error of a kind of volume. Its text is upstream's.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a path of the node cannot be a hostPath volume. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPathError {
+    /// The path leaves its folder.
+    #[error("invalid HostPath `{0}`: must not contain '..'")]
+    Parent(String),
+    /// The path is of another type.
+    #[error("hostPath type check failed: {path} is not {wanted}")]
+    Type {
+        /// The path.
+        path: String,
+        /// The type, e.g. `a socket file`.
+        wanted: &'static str,
+    },
+    /// There is no such type.
+    #[error("{0} is an invalid volume type")]
+    UnknownType(String),
+    /// What the type asks for cannot be made.
+    #[error("{call} {path}: {}", errno_text(.error))]
+    Make {
+        /// The system call, as Go names it.
+        call: &'static str,
+        /// The path.
+        path: String,
+        /// The kernel's reason, which is part of the text.
+        error: io::Error,
+    },
+}
+
 /// The reasons why a volume could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
@@ -21,11 +53,11 @@ pub enum SetUpError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The volume's spec is invalid, or the object lacks a key.
-    #[error("{0}")]
-    Payload(String),
+    #[error(transparent)]
+    Payload(Cause),
     /// A path of the node is not of the type that the spec demands.
-    #[error("{0}")]
-    HostPath(String),
+    #[error(transparent)]
+    HostPath(#[from] HostPathError),
     /// The claim does not lead to a persistent volume: no step with one has begun.
     #[error("{0}")]
     Unprocessed(String),

@@ -24,7 +24,9 @@
 //! whose drivers left Kubernetes; file systems on local devices; clusterTrustBundle and
 //! podCertificate sources. An event names each such volume.
 
+mod allocatable;
 pub mod atomic_writer;
+mod config;
 pub mod directories;
 mod entry;
 pub mod error;
@@ -47,11 +49,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+pub use allocatable::Allocatable;
 pub use error::{SetUpError, StuckReason, TearDownError};
-pub use kinds::{Allocatable, Placed};
+pub use kinds::Placed;
 pub use paths::Paths;
 pub use source::{ClaimSource, ObjectSource, TokenSource};
 pub use subpath::{SubPath, SubPathError};
@@ -147,31 +148,25 @@ pub struct Handle {
     mounter: KernelMounter,
 }
 
-/// Starts the task in `tasks`; it ends with `cancel`.
-pub fn start<O: ObjectSource, T: TokenSource, M: Mounter>(
-    config: Config,
-    sources: Sources<O, T>,
-    recorder: Recorder,
-    clock: Clock,
-    mounter: M,
-    tasks: &mut JoinSet<()>,
-    cancel: &CancellationToken,
-) -> Handle {
-    let (handle, task) = new(config, sources, recorder, clock, mounter);
-    let cancel = cancel.clone();
-    tasks.spawn(async move {
-        cancel.run_until_cancelled(task.run()).await;
-    });
-    handle
+/// The connections of the volumes' task.
+#[derive(Clone, Debug)]
+pub struct Deps<O, T, M> {
+    /// The sources of volumes' content.
+    pub sources: Sources<O, T>,
+    /// Mounts.
+    pub mounter: M,
+    /// Events.
+    pub recorder: Recorder,
+    /// The clocks.
+    pub clock: Clock,
 }
 
-fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
+/// The handle, and the task, which runs until it is dropped.
+pub fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
     config: Config,
-    sources: Sources<O, T>,
-    recorder: Recorder,
-    clock: Clock,
-    mounter: M,
-) -> (Handle, Task<O, T, M>) {
+    deps: Deps<O, T, M>,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+    let Deps { sources, mounter, recorder, clock } = deps;
     let shared = Arc::new(Shared {
         wishes: watch::Sender::default(),
         states: Mutex::default(),
@@ -197,7 +192,7 @@ fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
         recorder,
         clock,
     });
-    (handle, task)
+    (handle, task.run())
 }
 
 impl Handle {

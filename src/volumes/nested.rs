@@ -56,9 +56,14 @@ fn is_whole(mount: &VolumeMount) -> bool {
         .all(|path| path.as_deref().unwrap_or_default().is_empty())
 }
 
+/// A mount point that leaves the container's root. The text is upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid container mount point {0}")]
+pub struct MountPointError(String);
+
 /// Returns the directories that volume `name` needs, relative to it. Those beneath a further volume
 /// are left to that volume.
-pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, String> {
+pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, MountPointError> {
     let mut needed = BTreeSet::new();
     for mounts in all_mounts(pod) {
         let mut all: Vec<String> = mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
@@ -67,7 +72,7 @@ pub fn mount_points(pod: &Pod, name: &str) -> Result<BTreeSet<String>, String> {
             mounts.iter().filter(|mount| mount.name == name).map(|mount| clean(&mount.mount_path))
         {
             if own.starts_with("../") {
-                return Err(format!("invalid container mount point {own}"));
+                return Err(MountPointError(own));
             }
 
             let prefix = format!("{}/", own.trim_end_matches('/'));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, Secret};
 
 use super::error::SetUpError;
+use crate::apiserver::objects::ObjectError;
 
 /// The mode of files when the spec has none; the API's default of `defaultMode`.
 pub const DEFAULT_MODE: u32 = 0o644;
@@ -114,7 +115,7 @@ pub fn select<'a>(
                 payload.insert(item.path.clone(), file(data, item.mode));
             }
             None if optional => {}
-            None => return Err(SetUpError::Payload(missing(&item.key))),
+            None => return Err(SetUpError::Payload(missing(&item.key).into())),
         }
     }
 
@@ -125,48 +126,84 @@ pub fn select<'a>(
 pub fn validated(payload: Payload) -> Result<Payload, SetUpError> {
     payload
         .into_iter()
-        .map(|(path, file)| Ok((clean(&path).map_err(SetUpError::Payload)?, file)))
+        .map(|(path, file)| {
+            Ok((clean(&path).map_err(|error| SetUpError::Payload(error.into()))?, file))
+        })
         .collect()
+}
+
+/// Why a path cannot be a file of a volume. The texts are upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It names nothing.
+    #[error("invalid path: must not be empty: {0:?}")]
+    Empty(String),
+    /// It begins at the root.
+    #[error("invalid path: must be relative path: {0}")]
+    Absolute(String),
+    /// It is too long.
+    #[error("invalid path: must be less than or equal to {LONGEST_PATH} characters")]
+    Long,
+    /// It has a NUL character.
+    #[error("invalid path: must not contain a NUL character: {0:?}")]
+    Nul(String),
+    /// It leaves the volume.
+    #[error("invalid path: must not contain '..': {0}")]
+    Parent(String),
+    /// One of its names is too long.
+    #[error("invalid path: filenames must be less than or equal to {LONGEST_NAME} characters")]
+    LongName,
+    /// Its first name is reserved for the writer's own entries.
+    #[error("invalid path: must not start with '..': {0}")]
+    Reserved(String),
 }
 
 /// Returns the path without `.`, doubled and trailing slashes. A path that would leave the volume,
 /// or whose first name is reserved for the writer's own entries, is an error.
-pub fn clean(path: &str) -> Result<String, String> {
+pub fn clean(path: &str) -> Result<String, PathError> {
     if path.is_empty() {
-        return Err(format!("invalid path: must not be empty: {path:?}"));
+        return Err(PathError::Empty(path.to_owned()));
     }
     if path.starts_with('/') {
-        return Err(format!("invalid path: must be relative path: {path}"));
+        return Err(PathError::Absolute(path.to_owned()));
     }
 
     if path.len() > LONGEST_PATH {
-        return Err(format!(
-            "invalid path: must be less than or equal to {LONGEST_PATH} characters"
-        ));
+        return Err(PathError::Long);
     }
 
     if path.contains('\0') {
-        return Err(format!("invalid path: must not contain a NUL character: {path:?}"));
+        return Err(PathError::Nul(path.to_owned()));
     }
     if path.split('/').any(|name| name == "..") {
-        return Err(format!("invalid path: must not contain '..': {path}"));
+        return Err(PathError::Parent(path.to_owned()));
     }
 
     if path.split('/').any(|name| name.len() > LONGEST_NAME) {
-        return Err(format!(
-            "invalid path: filenames must be less than or equal to {LONGEST_NAME} characters"
-        ));
+        return Err(PathError::LongName);
     }
 
     let clean: Vec<&str> =
         path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
     match clean.first() {
-        None => Err(format!("invalid path: must not be empty: {path:?}")),
+        None => Err(PathError::Empty(path.to_owned())),
         // Checked after cleaning: `./..data` would otherwise reach the writer's own link.
-        Some(first) if first.starts_with("..") => {
-            Err(format!("invalid path: must not start with '..': {path}"))
-        }
+        Some(first) if first.starts_with("..") => Err(PathError::Reserved(path.to_owned())),
         Some(_) => Ok(clean.join("/")),
+    }
+}
+
+/// Returns the object if it exists. A missing one is an error unless it is optional.
+pub(crate) fn found<'a, T>(
+    kind: &'static str,
+    name: &str,
+    object: Option<&'a Option<Arc<T>>>,
+    optional: bool,
+) -> Result<Option<&'a T>, SetUpError> {
+    match object {
+        Some(Some(object)) => Ok(Some(object)),
+        Some(None) if optional => Ok(None),
+        Some(None) | None => Err(ObjectError::NotFound { kind, name: name.to_owned() }.into()),
     }
 }
 
@@ -178,7 +215,8 @@ mod tests {
 
     #[track_caller]
     fn check(path: &str, expected: Result<&str, &str>) {
-        assert_eq!(clean(path).as_deref().map_err(String::as_str), expected, "{path:?}");
+        let found = clean(path).map_err(|error| error.to_string());
+        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{path:?}");
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn set_up_wanted(volumes: &[&Volume], now: Mono, plan: &mut Plan) {
 
         let due = volume.refresh_at.is_some_and(|at| at <= now);
         if volume.actual == Actual::Present && !volume.dirty && !due {
-            plan.wake_at = earliest(plan.wake_at, volume.refresh_at);
+            plan.wake_at = Mono::earliest(plan.wake_at, volume.refresh_at);
             continue;
         }
 
@@ -219,7 +219,7 @@ fn set_up_wanted(volumes: &[&Volume], now: Mono, plan: &mut Plan) {
 fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
     if let Some((_, since)) = volume.doing {
         let slow = since.after(SLOW);
-        plan.wake_at = earliest(plan.wake_at, (slow > now).then_some(slow));
+        plan.wake_at = Mono::earliest(plan.wake_at, (slow > now).then_some(slow));
         return false;
     }
     match &volume.problem {
@@ -227,7 +227,7 @@ fn may_begin(volume: &Volume, now: Mono, plan: &mut Plan) -> bool {
         Some(problem) => match problem.retry_at {
             Some(at) if at <= now => true,
             later => {
-                plan.wake_at = earliest(plan.wake_at, later);
+                plan.wake_at = Mono::earliest(plan.wake_at, later);
                 false
             }
         },
@@ -241,7 +241,8 @@ fn pending_or_ready(volumes: &[&Volume], now: Mono) -> VolumesState {
 
     for volume in volumes.iter().copied().filter(|volume| is_missing(volume)) {
         missing.push((volume.name.clone(), why_missing(volume, now)));
-        next_try = earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
+        next_try =
+            Mono::earliest(next_try, volume.problem.as_ref().and_then(|problem| problem.retry_at));
     }
 
     if missing.is_empty() {
@@ -304,14 +305,6 @@ fn leaving_or_absent(volumes: &[&Volume], now: Mono) -> VolumesState {
 
     VolumesState::TearingDown {
         last_error: volumes.iter().copied().filter(left).find_map(text).unwrap_or_default(),
-    }
-}
-
-/// Returns the earlier of two optional times.
-fn earliest(first: Option<Mono>, second: Option<Mono>) -> Option<Mono> {
-    match (first, second) {
-        (Some(first), Some(second)) => Some(first.min(second)),
-        (one, other) => one.or(other),
     }
 }
 

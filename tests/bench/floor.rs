@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use rkubelet::cri::{Runtime, v1};
-use rkubelet::model::{ContainerId, SandboxId};
+use rkubelet::internals::cri::{Runtime, v1};
+use rkubelet::internals::model::{ContainerId, SandboxId};
 
 use crate::node::Node;
 use crate::pods::{IMAGE, Kind, NAMESPACE};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rkubelet::clock::Clock;
-use rkubelet::cri::{CriError, Runtime, Settings, v1};
+use rkubelet::internals::clock::Clock;
+use rkubelet::internals::cri::{CriError, Runtime, Settings, v1};
 use rkubelet_bed::cluster::Cluster;
 use rkubelet_bed::run;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
-use rkubelet::cri::Runtime;
+use rkubelet::internals::cri::Runtime;
 use rkubelet_bed::bed::{Bed, same};
 use rkubelet_bed::look::text;
 use serde_json::{Value, json};
@@ -149,14 +149,14 @@ async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
     let count = parameter("CLIENT_CALLS", if quick() { 150 } else { 700 });
     let cri = Proxy::cri(&bed.cluster);
     running(&bed, "run", 3, SLEEPER).await?;
-    let settings = rkubelet::cri::Settings {
+    let settings = rkubelet::internals::cri::Settings {
         runtime_endpoint: format!("unix://{}", bed.cluster.env("NODE_N1_CRI_SOCKET")),
         image_endpoint: None,
         request_timeout: Duration::from_secs(20),
     };
     let client = Runtime::new(
         &settings,
-        rkubelet::clock::Clock::system(),
+        rkubelet::internals::clock::Clock::system(),
         std::sync::Arc::new(|_, _, _| {}),
     )?;
     // A kubelet that works would remove a sandbox that is nobody's.
@@ -187,7 +187,7 @@ async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
 
 /// Another client makes and removes containers that never start: two events each.
 async fn second_client(client: &Runtime, name: &str, count: usize) -> Result<Duration> {
-    use rkubelet::cri::v1;
+    use rkubelet::internals::cri::v1;
     let metadata = v1::PodSandboxMetadata {
         name: name.to_owned(),
         uid: format!("second-{name}"),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use rkubelet::testkit::hostile::{self, LAWS};
+use rkubelet::internals::testkit::hostile::{self, LAWS};
 
 /// Cases of a law that only computes, and of one that makes files.
 const QUICK: u32 = 1024;

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rkubelet::model::waiting::ProbeOutcome;
-use rkubelet::model::{
+use rkubelet::internals::model::waiting::ProbeOutcome;
+use rkubelet::internals::model::{
     ContainerId, ContainerKind, ContainerState, Lifecycle, Pod, RestartPolicy, SandboxId,
     SandboxState, TerminationCause, VolumesState, pod,
 };
-use rkubelet::pods::memory::facts::NetworkProblem;
-use rkubelet::pods::memory::slot::ImageState;
-use rkubelet::pods::plan::types::{Action, InFlightAction, Key, Plan, Transition};
-use rkubelet::testkit::builders::{add_ephemeral, mark_deleted};
-use rkubelet::testkit::{ContainerBuilder, PodBuilder, World};
+use rkubelet::internals::pods::memory::facts::NetworkProblem;
+use rkubelet::internals::pods::memory::slot::ImageState;
+use rkubelet::internals::pods::plan::types::{Action, InFlightAction, Key, Plan, Transition};
+use rkubelet::internals::testkit::builders::{add_ephemeral, mark_deleted};
+use rkubelet::internals::testkit::{ContainerBuilder, PodBuilder, World};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: std::env::var("LAWS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(256), failure_persistence: None, ..ProptestConfig::default() })]
@@ -314,11 +314,12 @@ impl History {
 
     fn check_removal(&self, action: &Action) -> Result<(), TestCaseError> {
         let world = &self.world;
-        let may_run = |container: &&rkubelet::model::ObservedContainer| match container.state {
-            ContainerState::Running { .. } => true,
-            ContainerState::Unknown => world.known().killed(&container.id).is_none(),
-            ContainerState::Created | ContainerState::Exited(_) => false,
-        };
+        let may_run =
+            |container: &&rkubelet::internals::model::ObservedContainer| match container.state {
+                ContainerState::Running { .. } => true,
+                ContainerState::Unknown => world.known().killed(&container.id).is_none(),
+                ContainerState::Created | ContainerState::Exited(_) => false,
+            };
         match action {
             Action::RemoveContainer { id, .. } => {
                 let container = world.observed.container(id);

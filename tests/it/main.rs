@@ -4,6 +4,7 @@
 //! binary, so that it links once.
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
+mod backend;
 mod documents;
 mod hostile;
 mod laws;

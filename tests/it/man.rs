@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use rkubelet::config;
+use rkubelet::internals::config;
 
 const HEAD: &str = r#".\" Made from `rkubelet --help` by `UPDATE=1 cargo test --test it man`.
 .TH RKUBELET 8 "" "rkubelet" "Kubernetes"

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use rkubelet::testkit::scenario;
+use rkubelet::internals::testkit::scenario;
 
 #[test]
 fn scenarios_play_as_written() {

@@ -4,15 +4,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders of `src` in import order: each may use those before it. `clock` and `model` are for
-/// all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
+/// The folders of `src` in import order: each may use those before it. `clock`, `watch` and `model` are
+/// for all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
 const ORDER: [&str; 24] = [
     "telemetry", "config", "model", "linux", "cri", "cni", "apiserver", "resources", "images", "volumes", "probes",
     "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "node", "server", "daemon", "testkit",
     "lib", "main",
 ];
-const FOR_ALL: [&str; 2] = ["clock", "model"];
+const FOR_ALL: [&str; 3] = ["clock", "model", "watch"];
 
 /// Folders of which every file only computes. Elsewhere a file says so itself, by the word "Pure" in
 /// its own `//!`.
@@ -89,7 +89,7 @@ pub(crate) fn sources() -> Vec<Source> {
         }
     }
     let mut files = Vec::new();
-    for folder in ["src", "tests", "fuzz", "systemd", "cni-conf", "proto", ".ci"] {
+    for folder in ["src", "tests", "examples", "fuzz", "systemd", "cni-conf", "proto", ".ci"] {
         walk(&root().join(folder), &mut files);
     }
     for name in [

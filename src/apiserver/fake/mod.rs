@@ -737,11 +737,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn objects_are_watched_once_for_all_who_use_them() {
         let fake = fake();
-        let cache = objects::start(
-            &fake.clients("n"),
-            ChangeDetection::Watch,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), ChangeDetection::Watch);
         let mut first = cache.config_map("d", "web");
         let missing = first.get(Duration::from_secs(1)).await.expect_err("it is not there");
         assert_eq!(missing.to_string(), "configmap \"web\" not found");
@@ -772,11 +768,7 @@ mod tests {
             tokio::sync::watch::channel(crate::apiserver::nodes::NodeView::default());
         let sync = Duration::from_secs(10);
         let detection = ChangeDetection::Cache { sync, node: view };
-        let cache = objects::start(
-            &fake.clients("n"),
-            detection,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), detection);
         let mut subscription = cache.config_map("d", "web");
         let value = |subscription: &objects::Subscription<ConfigMap>| {
             let object = subscription.latest().expect("known").expect("found");
@@ -812,11 +804,7 @@ mod tests {
             "api/v1/configmaps",
             json!({"metadata": {"name": "web", "namespace": "d"}, "immutable": true}),
         );
-        let cache = objects::start(
-            &fake.clients("n"),
-            ChangeDetection::Watch,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), ChangeDetection::Watch);
         let mut subscription = cache.config_map("d", "web");
         subscription.get(Duration::from_secs(1)).await.expect("found");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -838,11 +826,7 @@ mod tests {
             |object: std::sync::Arc<ConfigMap>| object.data.as_ref().expect("data")["k"].clone();
         let second = Duration::from_secs(1);
         fake.put("api/v1/configmaps", map("1", "one"));
-        let cache = objects::start(
-            &fake.clients("n"),
-            ChangeDetection::Watch,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), ChangeDetection::Watch);
         let mut first = cache.config_map("d", "web");
         assert_eq!(value(first.get(second).await.expect("found")), "one");
         tokio::time::sleep(second).await;
@@ -882,11 +866,7 @@ mod tests {
         let fake = fake();
         fake.put("api/v1/configmaps", json!({"metadata": {"name": "web", "namespace": "d"}}));
         fake.fail("GET", "configmaps", 403, 3);
-        let cache = objects::start(
-            &fake.clients("n"),
-            ChangeDetection::Watch,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), ChangeDetection::Watch);
         let value: Result<std::sync::Arc<ConfigMap>, _> =
             cache.config_map("d", "web").get(Duration::from_secs(60)).await;
         value.expect("the node authorizer has learnt of the pod");
@@ -904,11 +884,7 @@ mod tests {
             "api/v1/configmaps",
             json!({"metadata": {"name": "web", "namespace": "d"}, "data": {"k": "v1"}}),
         );
-        let cache = objects::start(
-            &fake.clients("n"),
-            ChangeDetection::Watch,
-            tokio_util::sync::CancellationToken::new(),
-        );
+        let (cache, _task) = objects::new(&fake.clients("n"), ChangeDetection::Watch);
         let mut subscription = cache.config_map("d", "web");
         subscription.get(Duration::from_secs(5)).await.expect("found");
         fake.set_down(true);

@@ -1,14 +1,37 @@
 //! What talks to the API server: watches, tokens, the writer of statuses.
 
+use anyhow::bail;
 use tokio::sync::watch;
 
 use crate::apiserver::nodes::{self, NodeView};
 use crate::apiserver::objects::ChangeDetection;
-use crate::apiserver::{objects, runtime_classes, services, tokens};
+use crate::apiserver::{ClientConfig, Clients, objects, runtime_classes, services, tokens};
+use crate::clock::Clock;
+use crate::config::Loaded;
 use crate::daemon::Core;
+use crate::daemon::identity::Identity;
 use crate::daemon::tasks::Tasks;
 use crate::status;
 use crate::volumes::mounter::Mounter;
+
+/// The clients of the API server; `None` without `--kubeconfig`.
+pub(in crate::daemon) fn clients(
+    loaded: &Loaded,
+    identity: &Identity,
+    clock: Clock,
+) -> anyhow::Result<Option<Clients>> {
+    let Some(config) = ClientConfig::from_loaded(loaded, &identity.name) else {
+        return Ok(None);
+    };
+    if !config.kubeconfig.exists() && !loaded.flags.bootstrap_kubeconfig.is_empty() {
+        bail!(
+            "{} does not exist, and requesting a client certificate with --bootstrap-kubeconfig is not supported yet: \
+             let kubeadm or upstream's kubelet write it first",
+            config.kubeconfig.display()
+        );
+    }
+    Ok(Some(Clients::new(&config, clock)?))
+}
 
 /// The subsystems that talk to the API server.
 pub(in crate::daemon) struct ApiParts {
@@ -40,7 +63,8 @@ impl<M: Mounter> Core<M> {
         tasks.run("runtime classes", task);
 
         let detection = ChangeDetection::from_loaded(&self.loaded, node.clone());
-        let objects = objects::start(clients, detection, self.shutdown.clone());
+        let (objects, task) = objects::new(clients, detection);
+        tasks.run("objects", task);
         let tokens = tokens::new(clients, self.clock);
         ApiParts { objects: Some(objects), services, runtime_classes, tokens: Some(tokens), node }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{mpsc, watch};
 
 use super::{ApiParts, RuntimeParts};
-use crate::admission::{self, Rejection, SysctlAllowlist};
+use crate::admission::Rejection;
 use crate::apiserver::nodes;
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
@@ -23,6 +23,7 @@ use crate::daemon::switched_off::SwitchedOff;
 use crate::daemon::tasks::Tasks;
 use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
+use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, Pod, PodUid};
 use crate::pods::execute::{
@@ -31,11 +32,12 @@ use crate::pods::execute::{
 use crate::pods::hooks::HookCommands;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
-use crate::pods::{self, CriBackend, SandboxPermits};
+use crate::pods::{self, CriBackend, SandboxPermits, request};
 use crate::probes::{self, ProbeDeps};
 use crate::resources::manager::UNEXPECTED;
 use crate::resources::{follow, tiers};
 use crate::volumes::mounter::Mounter;
+use crate::watch::set_if_changed;
 use crate::{desired, node, status, volumes};
 
 /// What running pods is made from.
@@ -95,7 +97,8 @@ impl<M: Mounter> Core<M> {
         let network_not_ready = parts.network_not_ready.clone();
         let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
-        let (changes, shared) = self.execute_deps(parts, allocatable, permits);
+        let kernel = Kernel::detect(&self.identity.machine.kernel_version);
+        let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
         let changes = SwitchedOff::from(&self.loaded.gates).strip(changes, tasks);
         let shared = Arc::new(shared);
 
@@ -125,25 +128,13 @@ impl<M: Mounter> Core<M> {
             clock: self.clock,
             shutdown: self.shutdown.clone(),
         };
-        let (dispatch, pods) = Dispatch::new(self.dispatch_config()?, deps);
+        let name = &self.identity.name;
+        let config = dispatch::Config::from_loaded(&self.loaded, name, &kernel)
+            .context("allowedUnsafeSysctls")?;
+        let (dispatch, pods) = Dispatch::new(config, deps);
         tasks.run_to_end("dispatch", dispatch.run(changes));
         self.follow_pods(&shared, &pods, tasks);
         Ok(pods)
-    }
-
-    fn dispatch_config(&self) -> anyhow::Result<dispatch::Config> {
-        let settings = &self.settings;
-        let unsafe_sysctls = &self.loaded.config.allowed_unsafe_sysctls;
-        Ok(dispatch::Config {
-            node_name: settings.node_name.clone(),
-            sysctls: SysctlAllowlist::new(settings.kernel(), unsafe_sysctls)
-                .context("allowedUnsafeSysctls")?,
-            apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
-            features: admission::Features {
-                pod_level_resources: self.loaded.gates.enabled(Gate::POD_LEVEL_RESOURCES),
-                declared: settings.declared_features(),
-            },
-        })
     }
 
     fn probe_deps(&self) -> ProbeDeps {
@@ -177,8 +168,12 @@ impl<M: Mounter> Core<M> {
         parts: Parts,
         allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
         permits: SandboxPermits,
+        kernel: Kernel,
     ) -> (mpsc::Receiver<Change>, execute::Deps) {
-        let settings = &self.settings;
+        let identity = &self.identity;
+        let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
+        let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
+        let swap = request::Swap { memory, swap };
         let deps = execute::Deps {
             clock: self.clock,
             runtime: RuntimeDeps {
@@ -206,12 +201,17 @@ impl<M: Mounter> Core<M> {
             node: NodeDeps { allocatable, host_ips: parts.host_ips },
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
-                node_name: settings.node_name.clone(),
-                paths: settings.paths(),
+                node_name: identity.name.clone(),
+                paths: volumes::Paths::from(&self.loaded),
                 container_logs_dir: self.machine.container_logs_dir.clone(),
                 resolv_conf: self.loaded.config.resolv_conf.clone().into(),
-                memory_capacity: i64::try_from(settings.machine.memory).unwrap_or(i64::MAX),
-                spec: settings.spec(),
+                memory_capacity: memory,
+                spec: request::Settings::from_loaded(
+                    &self.loaded,
+                    kernel,
+                    identity.ips.clone(),
+                    swap,
+                ),
             },
         };
         (parts.changes, deps)
@@ -291,7 +291,7 @@ impl<M: Mounter> Core<M> {
     ) -> watch::Receiver<BTreeMap<String, Quantity>> {
         let Some(node) = node else {
             // The node is not described: what the machine has counts.
-            return watch::channel(self.settings.allocatable()).1;
+            return watch::channel(self.identity.allocatable(&self.loaded)).1;
         };
         let (sender, receiver) = watch::channel(BTreeMap::new());
         let mut described = node.described();
@@ -301,11 +301,7 @@ impl<M: Mounter> Core<M> {
                 let now = node
                     .and_then(|node| node.status.as_ref()?.allocatable.clone())
                     .unwrap_or_default();
-                sender.send_if_modified(|before| {
-                    let is_changed = *before != now;
-                    *before = now;
-                    is_changed
-                });
+                set_if_changed(&sender, now);
                 if described.changed().await.is_err() {
                     return;
                 }
@@ -342,11 +338,7 @@ impl<M: Mounter> Core<M> {
                     }
                 };
                 let now = now.map(Arc::new);
-                sender.send_if_modified(|before| {
-                    let is_changed = *before != now;
-                    *before = now;
-                    is_changed
-                });
+                set_if_changed(&sender, now);
                 // Every arm is cancel-safe.
                 tokio::select! {
                     () = changed(&mut view) => {}

@@ -10,6 +10,6 @@ mod pods;
 mod runtime;
 mod server;
 
-pub(super) use self::api::ApiParts;
+pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;
 pub(super) use self::runtime::RuntimeParts;

@@ -29,15 +29,16 @@ impl<M: Mounter> Core<M> {
             tokens: api.tokens.clone(),
             claims: Arc::new(claims),
         };
-        let config = self.settings.volumes();
+        let allocatable = self.identity.allocatable(&self.loaded);
+        let config = volumes::Config::from_loaded(&self.loaded, &allocatable);
         let recorder = self.recorder.clone();
         let mounter = self.machine.mounter.clone();
-        let volumes = tasks.group("volumes", |set, stop| {
-            volumes::start(config, sources, recorder, self.clock, mounter, set, stop)
-        });
+        let deps = volumes::Deps { sources, mounter, recorder, clock: self.clock };
+        let (volumes, task) = volumes::new(config, deps);
+        tasks.run("volumes", task);
 
         stuck_volumes::register(&self.metrics, volumes.swept());
-        let node = self.settings.node_name.clone();
+        let node = self.identity.name.clone();
         let reports = stuck_volumes::report(volumes.swept(), node, self.recorder.clone());
         tasks.run("stuck volumes", reports);
         volumes
@@ -50,40 +51,45 @@ impl<M: Mounter> Core<M> {
         api: &ApiParts,
     ) -> anyhow::Result<(desired::Handle, mpsc::Receiver<desired::Change>)> {
         let loaded = &self.loaded;
-        let name = &self.settings.node_name;
+        let name = &self.identity.name;
         let mut all = Vec::new();
         if let Some(config) = sources::manifests::Config::from_loaded(loaded, name) {
             let recorder = self.recorder.clone();
-            all.push(tasks.group("manifests", |set, stop| {
-                sources::manifests::start(config, recorder, self.clock, set, stop.clone())
-            }));
+            let (source, task) = sources::manifests::new(config, recorder, self.clock);
+            tasks.run("manifests", task);
+            all.push(source);
         }
         if let Some(config) = sources::http::Config::from_loaded(loaded, name)? {
-            all.push(tasks.group("manifests over HTTP", |set, stop| {
-                sources::http::start(config, self.clock, set, stop.clone())
-            }));
+            let (source, task) = sources::http::new(config, self.clock);
+            tasks.run("manifests over HTTP", task);
+            all.push(source);
         }
         if let Some(clients) = &self.clients {
             let node = self.loaded.config.register_node.then(|| api.node.clone());
-            all.push(tasks.group("pods of the API server", |set, stop| {
-                sources::apiserver::start(clients, node, self.clock, set, stop.clone())
-            }));
+            let (source, task) = sources::apiserver::new(clients, node, self.clock);
+            tasks.run("pods of the API server", task);
+            all.push(source);
         }
 
         let mirrors = self.clients.as_ref().map(|clients| desired::MirrorSetup {
             clients: clients.clone(),
             node: api.node.clone(),
         });
-        let recorder = self.recorder.clone();
-        Ok(tasks.group("desired", |set, stop| {
-            desired::start(all, mirrors, recorder, self.clock, set, stop)
-        }))
+        let deps = desired::Deps {
+            sources: all,
+            mirrors,
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+        };
+        let (desired, changes, task) = desired::new(deps);
+        tasks.run("desired", task);
+        Ok((desired, changes))
     }
 
     /// The ids that pods' users have, as the disk says.
     pub(in crate::daemon) async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
         let ids = subordinate_ids::ids(&self.loaded.config).await?;
-        let paths = self.settings.paths();
+        let paths = volumes::Paths::from(&self.loaded);
         Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
     }
 
@@ -102,7 +108,7 @@ impl<M: Mounter> Core<M> {
         let collector = images::gc::Collector::new(
             images,
             images::gc_plan::Policy::from(&self.loaded),
-            self.settings.node_name.clone(),
+            self.identity.name.clone(),
             Arc::new(wanted),
         );
         let stop = self.shutdown.clone();

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::apiserver::{resource_claims, tokens};
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
+use crate::linux::machine;
 use crate::volumes::mounter::Mounter;
 use crate::{cni, cri, images, pleg, resources};
 
@@ -49,7 +50,8 @@ impl<M: Mounter> Core<M> {
             info!(runtime = identity.node_info(), "container runtime answers");
         }
 
-        let cgroups = self.settings.cgroups(&answer)?;
+        let driver = answer.cgroup_driver;
+        let cgroups = resources::PodCgroups::from_loaded(&self.loaded, driver)?;
         if let Some(cgroups) = &cgroups {
             self.limit_node(cgroups, tasks).await?;
         }
@@ -73,9 +75,8 @@ impl<M: Mounter> Core<M> {
 
         let folder = self.machine.device_plugins_dir.clone();
         let claims = self.clients.as_ref().map(resource_claims::new);
-        let manager = tasks.group("resource manager", |set, stop| {
-            resources::manager::start(folder, claims, self.clock, set, stop)
-        });
+        let (manager, task) = resources::manager::new(folder, claims, self.clock);
+        tasks.run("resource manager", task);
         Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager }))
     }
 
@@ -102,13 +103,19 @@ impl<M: Mounter> Core<M> {
         cgroups: &resources::PodCgroups,
         tasks: &mut Tasks,
     ) -> anyhow::Result<()> {
-        let limits = self.settings.node_limits();
+        let machine = resources::node_limits::Machine {
+            cores: self.identity.machine.cores,
+            cpus: machine::cpus(),
+            memory: self.identity.machine.memory,
+            pids: machine::processes(),
+        };
+        let limits = resources::NodeLimits::from_loaded(&self.loaded, &machine);
         cgroups.setup(limits.pods.clone()).await.context("setting up the cgroups of pods")?;
         let enforcer = resources::node_limits::Enforcer {
             cgroups: cgroups.clone(),
             limits,
             recorder: self.recorder.clone(),
-            node_name: self.settings.node_name.clone(),
+            node_name: self.identity.name.clone(),
         };
         enforcer.enforce_reserved().await?;
         let stop = self.shutdown.clone();

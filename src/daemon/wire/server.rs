@@ -23,13 +23,16 @@ impl<M: Mounter> Core<M> {
         host_ips: &[IpAddr],
     ) -> anyhow::Result<()> {
         let config = &self.loaded.config;
-        let tls = config.enable_server.then(|| self.settings.tls(self.clock, host_ips));
+        let tls = config.enable_server.then(|| {
+            let now = self.clock.now().wall;
+            server::TlsSettings::from_loaded(&self.loaded, &self.identity.host, host_ips, now)
+        });
         let tls = tls.transpose()?;
+        let addresses = server::Addresses::from_loaded(&self.loaded)?;
         let shown = shown(config, tls.as_ref(), driver);
         let state = server::State {
             pods,
             desired,
-            cri: self.runtime.clone(),
             metrics: self.metrics.clone(),
             probe_metrics: self.probe_metrics.clone(),
             configz: shown.configz().to_string().into(),
@@ -38,16 +41,16 @@ impl<M: Mounter> Core<M> {
             debugging_handlers: config.enable_debugging_handlers,
         };
 
-        if let Some(address) = self.settings.health_address() {
+        if let Some(address) = addresses.health {
             let router = server::health_router(state.clone());
             let stop = self.shutdown.clone();
             let served = server::serve_when_free(address.clone(), router, stop);
             tasks.run_to_end("health server", served);
             info!(?address, "serving health");
         }
-        let Some(tls) = tls else { return Ok(()) };
+        let Some((tls, address)) = tls.zip(addresses.secure) else { return Ok(()) };
 
-        if let Some(address) = self.settings.read_only_address()? {
+        if let Some(address) = addresses.read_only {
             let listener = server::bind(address).await?;
             let router = server::read_only_router(state.clone());
             let stop = self.shutdown.clone();
@@ -56,7 +59,6 @@ impl<M: Mounter> Core<M> {
         }
 
         let tls = server::TlsSource::load(tls)?;
-        let address = self.settings.server_address()?;
         let listener = server::bind(address).await?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
         let authentication = server::AuthenticationSettings::from(&self.loaded);
@@ -64,7 +66,7 @@ impl<M: Mounter> Core<M> {
         let authenticator =
             server::Authenticator::new(authentication, client_ca, client.clone(), self.clock);
         let mode = server::AuthorizationMode::from(&self.loaded);
-        let name = &self.settings.node_name;
+        let name = &self.identity.name;
         let authorizer = server::Authorizer::new(mode, name, client, self.clock);
 
         let router = server::secure_router(state, authenticator, authorizer);

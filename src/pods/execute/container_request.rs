@@ -37,7 +37,8 @@ impl ContainerStart<'_> {
         // Given up with the pod's stop: what was set aside stays the pod's own until it is
         // forgotten. Boxed: a plugin's call is large, and most containers need none.
         let given = Box::pin(deps.resources.manager.start(&scope.context.pod, container));
-        let allocation = scope.unless_stopped(given).await?.map_err(refused)?;
+        let allocation = scope.unless_stopped(given).await?;
+        let allocation = allocation.map_err(|error| refused(error.to_string()))?;
         let volumes = scope.unless_stopped(self.volume_sources()).await??;
         // Not given up: what is bound half-way would outlive the pod's volumes.
         let sub_paths = self.sub_paths(&env, &volumes).await?;

@@ -70,7 +70,7 @@ impl SandboxCreation<'_> {
         let prepare = scope.deps.resources.manager.prepare(&scope.context.pod);
         let prepared = scope.context.stop.run_until_cancelled(prepare);
         let Some(Err(problem)) = prepared.await else { return Ok(()) };
-        warn!(problem, "preparing the pod's claims failed");
+        warn!(%problem, "preparing the pod's claims failed");
         let reason = event::FAILED_PREPARE_DYNAMIC_RESOURCES;
         let message = format!("Failed to prepare dynamic resources: {problem}");
         scope.event(EventType::Warning, reason, message.clone());

@@ -16,7 +16,7 @@ use crate::apiserver::objects::ObjectError;
 use crate::apiserver::services::Service;
 use crate::linux::fs::go_text;
 use crate::model::reason::event;
-use crate::model::{ContainerId, ContainerKind, EventType, PodUid, pod};
+use crate::model::{ContainerId, ContainerKind, EventType, PodUid, addresses, pod};
 use crate::pleg::Mutation;
 use crate::pods::{hooks, request};
 use crate::{images, resources};
@@ -92,8 +92,7 @@ impl<'a> Scope<'a> {
     /// of the other.
     pub(super) fn preferred(self, ips: &[IpAddr]) -> Vec<IpAddr> {
         let prefers_ipv6 = self.deps.node.host_ips.borrow().first().is_some_and(IpAddr::is_ipv6);
-        let first = |v6: bool| ips.iter().find(|ip| ip.is_ipv6() == v6).copied();
-        first(prefers_ipv6).into_iter().chain(first(!prefers_ipv6)).collect()
+        addresses::ordered(ips, prefers_ipv6)
     }
 
     /// The services of the pod's namespace and `default`; `None` while they have never been read.
@@ -187,7 +186,7 @@ impl<'a> Scope<'a> {
         let failed = |problem: String| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, problem);
         let text = std::fs::read_to_string(path)
             .map_err(|error| failed(format!("open {}: {}", path.display(), go_text(&error))))?;
-        request::ResolvConf::parse(&text).map_err(failed)
+        request::ResolvConf::parse(&text).map_err(|error| failed(error.to_string()))
     }
 
     /// Fetches the pod's pull secrets. Those that cannot be fetched are named in one event, unless

@@ -50,7 +50,10 @@ pub(super) async fn user_ids(scope: Scope<'_>) -> Result<Option<IdRange>, Action
     let namespaces = namespaces.clone();
     let uid = scope.uid.clone();
     let given = blocking::spawn(move || namespaces.ensure(&uid)).await;
-    given.unwrap_or_else(|panicked| Err(panicked.to_string())).map(Some).map_err(failed)
+    match given {
+        Ok(given) => given.map(Some).map_err(|error| failed(error.to_string())),
+        Err(panicked) => Err(failed(panicked.to_string())),
+    }
 }
 
 /// Frees the pod's ids.

@@ -5,7 +5,10 @@
 //! ReopenContainerLog. The sizes are looked at every `containerLogMonitorInterval`; nothing tells
 //! of them otherwise.
 
+mod lines;
 pub mod plan;
+pub(super) mod select;
+pub(super) mod stream;
 
 use std::fs::File;
 use std::io;
@@ -15,12 +18,13 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::tz::TimeZone;
+use tokio::task::JoinError;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::cri::{Runtime, v1};
+use crate::cri::{CriError, Runtime, v1};
 use crate::dispatch::PodsHandle;
-use crate::model::{ContainerId, Wall};
+use crate::model::{ContainerId, Wall, error_chain};
 
 /// How upstream writes the time into the name of a rotated log.
 const TIME_FORMAT: &str = "%Y%m%d-%H%M%S";
@@ -52,6 +56,25 @@ pub struct Rotator {
 struct Log {
     id: ContainerId,
     path: PathBuf,
+}
+
+/// Why a log is not rotated.
+#[derive(Debug, thiserror::Error)]
+enum RotateError {
+    /// A file cannot be read, packed, renamed or removed.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// The work panicked.
+    #[error(transparent)]
+    Panicked(#[from] JoinError),
+    /// The runtime does not write to the new file.
+    #[error("failed to reopen container log {:?}", id.as_str())]
+    Reopen {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: CriError,
+    },
 }
 
 /// Where a log stands.
@@ -112,34 +135,31 @@ impl Rotator {
             Size::TooLong => self.rotate(log).await,
         };
         if let Err(error) = done {
+            let error = error_chain(&error);
             warn!(path = %path.display(), error, "a container's log could not be rotated");
         }
     }
 
-    async fn rotate(&self, log: Log) -> Result<(), String> {
+    async fn rotate(&self, log: Log) -> Result<(), RotateError> {
         let (path, max_files) = (log.path.clone(), self.policy.max_files);
         let prepared = crate::linux::blocking::spawn(move || prepare(&path, max_files));
-        prepared.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        prepared.await??;
         let zone = crate::linux::blocking::spawn(local_zone).await.unwrap_or(TimeZone::UTC);
         let rotated = rotated(&log.path, self.clock.now().wall, zone);
-        let rename =
-            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| error.to_string());
-        rename(&log.path, &rotated)?;
+        std::fs::rename(&log.path, &rotated)?;
         if let Err(error) = self.reopen(&log.id).await {
             // Back again: the container writes to it still, and the next look tries anew.
-            rename(&rotated, &log.path)?;
+            std::fs::rename(&rotated, &log.path)?;
             return Err(error);
         }
         debug!(path = %rotated.display(), "rotated");
         Ok(())
     }
 
-    async fn reopen(&self, id: &ContainerId) -> Result<(), String> {
+    async fn reopen(&self, id: &ContainerId) -> Result<(), RotateError> {
         let request = v1::ReopenContainerLogRequest { container_id: id.as_str().to_owned() };
-        match self.cri.reopen_container_log(request).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("failed to reopen container log {:?}: {error}", id.as_str())),
-        }
+        let reopened = self.cri.reopen_container_log(request).await;
+        reopened.map(drop).map_err(|source| RotateError::Reopen { id: id.clone(), source })
     }
 }
 

@@ -10,10 +10,7 @@ use crate::dispatch::Resize;
 use crate::model::reason::event;
 use crate::model::{EventType, Pod, pod};
 use crate::pods::plan::types::Notice;
-use crate::status::{ResizeCondition, ResizeState};
-
-/// The reason of a resize that has failed and is tried again.
-const ERROR: &str = "Error";
+use crate::status::{PendingResize, ResizeInProgress, ResizeState};
 
 /// The progress of a pod's resize.
 #[derive(Clone, Debug)]
@@ -32,25 +29,21 @@ impl ResizeProgress {
 
     /// Applies what was decided about a resize. Returns true if one was granted.
     pub(super) fn decide(&mut self, resize: &Resize, pod: &Pod, notices: &mut Vec<Notice>) -> bool {
-        let pending = resize.pending.as_ref().map(|pending| ResizeCondition {
-            reason: pending.reason.to_owned(),
-            message: pending.message.clone(),
+        let pending = resize.pending.as_ref().map(|pending| PendingResize {
+            verdict: pending.verdict.clone(),
             generation: pending.wanted.metadata.generation,
         });
-        let subject = |condition: &Option<ResizeCondition>| {
-            condition.as_ref().map(|condition| (condition.reason.clone(), condition.generation))
+        let subject = |pending: &Option<PendingResize>| {
+            pending.as_ref().map(|pending| (pending.verdict.reason(), pending.generation))
         };
 
         if let Some(waits) = &resize.pending
             && subject(&pending) != subject(&self.state.pending)
         {
-            let reason = if waits.reason == "Infeasible" {
-                event::RESIZE_INFEASIBLE
-            } else {
-                event::RESIZE_DEFERRED
-            };
-            let text = text(&format!("Pod resize {}", waits.reason), &waits.wanted, &waits.message);
-            notices.push(notice(EventType::Warning, reason, text));
+            let verdict = &waits.verdict;
+            let prefix = format!("Pod resize {}", verdict.reason());
+            let text = text(&prefix, &waits.wanted, verdict.message());
+            notices.push(notice(EventType::Warning, verdict.event(), text));
         }
         self.state.pending = pending;
 
@@ -58,10 +51,8 @@ impl ResizeProgress {
             return false;
         }
         self.granted = resize.granted;
-        self.state.in_progress = Some(ResizeCondition {
-            generation: pod.metadata.generation,
-            ..ResizeCondition::default()
-        });
+        let generation = pod.metadata.generation;
+        self.state.in_progress = Some(ResizeInProgress { error: None, generation });
         let text = text("Pod resize started", pod, "");
         notices.push(notice(EventType::Normal, event::RESIZE_STARTED, text));
         true
@@ -84,14 +75,13 @@ impl ResizeProgress {
         }
 
         let generation = pod.metadata.generation;
-        let new = || ResizeCondition { generation, ..ResizeCondition::default() };
+        let new = || ResizeInProgress { error: None, generation };
         let progress = self.state.in_progress.get_or_insert_with(new);
         let Some(failure) = failure else { return };
-        if progress.reason == ERROR && progress.message == failure.message {
+        if progress.error.as_ref() == Some(&failure.message) {
             return;
         }
-        ERROR.clone_into(&mut progress.reason);
-        progress.message.clone_from(&failure.message);
+        progress.error = Some(failure.message.clone());
         let text = text("Pod resize error", pod, &failure.message);
         notices.push(notice(EventType::Warning, event::RESIZE_ERROR, text));
     }

@@ -43,22 +43,22 @@ pub struct ResolvConf {
     pub options: Vec<String>,
 }
 
+/// A `nameserver` line without an address; upstream's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Encountered error while parsing resolv conf file. Error: nameserver list is empty ")]
+pub struct NoNameserver;
+
 impl ResolvConf {
     /// Parses the file's text. A `nameserver` line without an address is an error, as upstream has
     /// it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, NoNameserver> {
         let mut conf = Self::default();
         for line in text.lines() {
             let mut fields = line.split_whitespace();
             match fields.next() {
                 Some("nameserver") => match fields.next() {
                     Some(server) => conf.servers.push(server.to_owned()),
-                    None => {
-                        return Err(
-                            "Encountered error while parsing resolv conf file. Error: nameserver list is empty "
-                                .to_owned(),
-                        );
-                    }
+                    None => return Err(NoNameserver),
                 },
                 Some("search") => {
                     let domains = fields.filter(|domain| *domain != ".");

@@ -33,7 +33,7 @@ use std::time::Duration;
 use crate::model::reason;
 
 pub use container::container_config;
-pub use dns::{DnsSettings, PodDns, ResolvConf, pod_dns};
+pub use dns::{DnsSettings, NoNameserver, PodDns, ResolvConf, pod_dns};
 pub use env::environment;
 pub use expand::sub_path;
 pub use hash::container_hash;

@@ -155,12 +155,7 @@ impl<E: Execute, R: Report> Task<E, R> {
         shutdown: &CancellationToken,
     ) -> bool {
         let clock = self.clock;
-        let sleep = async {
-            match wake_at {
-                Some(moment) => clock.sleep_until(moment).await,
-                None => std::future::pending().await,
-            }
-        };
+        let sleep = clock.sleep_until_some(wake_at);
 
         // Every arm is cancel-safe: `watch::changed` and `JoinSet::join_next` lose nothing when
         // dropped.

@@ -27,7 +27,7 @@ pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duratio
     let attempt = ask(&host, port, &address, service, &mut connected);
     match tokio::time::timeout(timeout, attempt).await {
         Ok(Ok(())) => CheckResult::Success,
-        Ok(Err(problem)) => CheckResult::Failure(problem),
+        Ok(Err(error)) => CheckResult::Failure(error.to_string()),
         Err(_) if connected => {
             CheckResult::Failure(format!("timeout: health rpc did not complete within {limit}"))
         }
@@ -37,15 +37,43 @@ pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duratio
     }
 }
 
+/// Why a service is not healthy. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    /// There is no connection.
+    #[error("error: failed to connect service at {address:?}: {source}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The server has no health service.
+    #[error(
+        "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+        .0.message()
+    )]
+    Unimplemented(#[source] Box<tonic::Status>),
+    /// The call failed.
+    #[error(
+        "error: health rpc probe failed: rpc error: code = {} desc = {}",
+        code_name(.0.code()),
+        .0.message()
+    )]
+    Failed(#[source] Box<tonic::Status>),
+    /// The service says that it is not.
+    #[error("service unhealthy (responded with {:?})", .0.as_str_name())]
+    Unhealthy(ServingStatus),
+}
+
 async fn ask(
     host: &str,
     port: u16,
     address: &str,
     service: &str,
     connected: &mut bool,
-) -> Result<(), String> {
-    let refused =
-        |problem: &str| format!("error: failed to connect service at {address:?}: {problem}");
+) -> Result<(), AskError> {
+    let refused = |source| AskError::Connect { address: address.to_owned(), source };
     // A blocking dial of grpc-go tries a refused connection again until the time is over.
     let stream = loop {
         match tcp::dial(host, port).await {
@@ -55,7 +83,7 @@ async fn ask(
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .and_then(|endpoint| endpoint.user_agent("kube-probe/1.36"))
-        .map_err(|error| refused(&error.to_string()))?;
+        .map_err(refused)?;
 
     // The connector is called once: the channel lives for one call.
     let mut stream = Some(TokioIo::new(stream));
@@ -64,29 +92,22 @@ async fn ask(
             stream.take().ok_or_else(|| std::io::Error::other("the connection was lost")),
         )
     });
-    let channel = endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| refused(&error.to_string()))?;
+    let channel = endpoint.connect_with_connector(connector).await.map_err(refused)?;
     *connected = true;
     let request = HealthCheckRequest { service: service.to_owned() };
     let answer = HealthClient::new(channel).check(request).await.map_err(|status| {
-        let code = status.code();
-        let text = status.message();
-        if code == Code::Unimplemented {
-            return format!(
-                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {text}"
-            );
+        if status.code() == Code::Unimplemented {
+            AskError::Unimplemented(Box::new(status))
+        } else {
+            AskError::Failed(Box::new(status))
         }
-        let code = code_name(code);
-        format!("error: health rpc probe failed: rpc error: code = {code} desc = {text}")
     })?;
     let status = answer.into_inner().status();
     if status == ServingStatus::Serving {
         return Ok(());
     }
 
-    Err(format!("service unhealthy (responded with {:?})", status.as_str_name()))
+    Err(AskError::Unhealthy(status))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, InvalidHeaderValue, LOCATION, TRANSFER_ENCODING,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::target::{of_location, target};
 use super::tcp::{self, os_text};
-use super::{CheckResult, host_or, host_port, port, tls};
+use super::{CheckResult, PortError, host_or, host_port, port, tls};
 
 /// The bytes of a body that are read, at most.
 const MAX_BODY: usize = 10 << 10;
@@ -43,29 +44,44 @@ impl fmt::Debug for Get {
     }
 }
 
+/// Why an action cannot be requested. The texts are upstream's; a header's value may be secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// The name of a header is none.
+    #[error("net/http: invalid header field name {0:?}")]
+    HeaderName(String),
+    /// The value of the header of this name is none.
+    #[error("net/http: invalid header field value for {0:?}")]
+    HeaderValue(String),
+    /// The user agent cannot be a header.
+    #[error(transparent)]
+    Agent(InvalidHeaderValue),
+    /// The port is none.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
 impl Get {
-    /// Reads an action of the spec. `purpose` is `probe` or `lifecycle`, for the user agent. The
-    /// error is a text for people.
+    /// Reads an action of the spec. `purpose` is `probe` or `lifecycle`, for the user agent.
     pub fn new(
         action: &api::HTTPGetAction,
         container: &api::Container,
         pod_ip: IpAddr,
         purpose: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ActionError> {
         let scheme = action.scheme.as_deref().unwrap_or_default().to_ascii_lowercase();
         let mut headers = HeaderMap::new();
 
         for header in action.http_headers.iter().flatten() {
             let name = HeaderName::from_bytes(header.name.as_bytes())
-                .map_err(|_| format!("net/http: invalid header field name {:?}", header.name))?;
-            let value = HeaderValue::from_str(&header.value).map_err(|_| {
-                format!("net/http: invalid header field value for {:?}", header.name)
-            })?;
+                .map_err(|_| ActionError::HeaderName(header.name.clone()))?;
+            let value = HeaderValue::from_str(&header.value)
+                .map_err(|_| ActionError::HeaderValue(header.name.clone()))?;
             headers.append(name, value);
         }
 
         let agent = format!("kube-{purpose}/1.36");
-        let agent = HeaderValue::from_str(&agent).map_err(|error| error.to_string())?;
+        let agent = HeaderValue::from_str(&agent).map_err(ActionError::Agent)?;
         headers.entry(USER_AGENT).or_insert(agent);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
 
@@ -654,6 +670,7 @@ mod tests {
                     .expect("action");
             Get::new(&action, &api::Container::default(), "::1".parse().expect("ip"), "probe")
                 .map(|get| get.url())
+                .map_err(|error| error.to_string())
         };
         assert_eq!(action("X Y", "1"), Err("net/http: invalid header field name \"X Y\"".into()));
         assert_eq!(

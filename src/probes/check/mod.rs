@@ -87,14 +87,14 @@ async fn once(
     if let Some(action) = &probe.http_get {
         return match http::Get::new(action, container, pod_ip, "probe") {
             Ok(get) => http::check(&get, timeout).await,
-            Err(problem) => CheckResult::unknown(problem),
+            Err(error) => CheckResult::unknown(error.to_string()),
         };
     }
 
     if let Some(action) = &probe.tcp_socket {
         return match port(&action.port, container) {
             Ok(port) => tcp::check(&host_or(action.host.as_deref(), pod_ip), port, timeout).await,
-            Err(problem) => CheckResult::unknown(problem),
+            Err(error) => CheckResult::unknown(error.to_string()),
         };
     }
 
@@ -102,7 +102,7 @@ async fn once(
         let service = action.service.as_deref().unwrap_or_default();
         return match u16::try_from(action.port) {
             Ok(port) => grpc::check(pod_ip, port, service, timeout).await,
-            Err(_) => CheckResult::unknown(format!("invalid port number: {}", action.port)),
+            Err(_) => CheckResult::unknown(PortError::Number(action.port).to_string()),
         };
     }
 
@@ -117,8 +117,19 @@ pub(crate) fn host_or(host: Option<&str>, pod_ip: IpAddr) -> String {
     }
 }
 
+/// Why an action's port is none. The texts are upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// It is neither the name of a port of the container nor a number.
+    #[error("strconv.Atoi: parsing {0:?}: invalid syntax")]
+    Name(String),
+    /// It is no number of a port.
+    #[error("invalid port number: {0}")]
+    Number(i32),
+}
+
 /// Resolves a port that is given by number, by name, or by a number in quotes.
-pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16, String> {
+pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16, PortError> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
@@ -126,15 +137,13 @@ pub(crate) fn port(port: &IntOrString, container: &api::Container) -> Result<u16
                 container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
             match named {
                 Some(port) => port.container_port,
-                None => name
-                    .parse()
-                    .map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?,
+                None => name.parse().map_err(|_| PortError::Name(name.clone()))?,
             }
         }
     };
     match u16::try_from(number) {
         Ok(number) if number > 0 => Ok(number),
-        Ok(_) | Err(_) => Err(format!("invalid port number: {number}")),
+        Ok(_) | Err(_) => Err(PortError::Number(number)),
     }
 }
 
@@ -167,21 +176,17 @@ mod tests {
             serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}),
         )
         .expect("a container");
-        let number = |text: &str| port(&IntOrString::String(text.to_owned()), &container);
+        let text =
+            |port: IntOrString| super::port(&port, &container).map_err(|error| error.to_string());
+        let number = |name: &str| text(IntOrString::String(name.to_owned()));
         assert_eq!(number("web"), Ok(8080));
         assert_eq!(number("81"), Ok(81));
         assert_eq!(
             number("nope"),
             Err("strconv.Atoi: parsing \"nope\": invalid syntax".to_owned())
         );
-        assert_eq!(
-            port(&IntOrString::Int(70_000), &container),
-            Err("invalid port number: 70000".to_owned())
-        );
-        assert_eq!(
-            port(&IntOrString::Int(0), &container),
-            Err("invalid port number: 0".to_owned())
-        );
+        assert_eq!(text(IntOrString::Int(70_000)), Err("invalid port number: 70000".to_owned()));
+        assert_eq!(text(IntOrString::Int(0)), Err("invalid port number: 0".to_owned()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::error::DeviceError;
 use super::v1beta1::ContainerAllocateResponse;
 use super::{Answer, Call, Figures, Request};
 use crate::model::{Mono, PodUid};
@@ -141,16 +142,17 @@ impl Inventory {
 
     /// The devices that the container has of each resource that plugins offer or that it was given;
     /// none for what it lacks. The error is about a resource whose plugin has gone for good.
-    pub fn held(&self, ask: &Ask) -> Result<BTreeMap<String, Option<BTreeSet<String>>>, String> {
+    pub fn held(
+        &self,
+        ask: &Ask,
+    ) -> Result<BTreeMap<String, Option<BTreeSet<String>>>, DeviceError> {
         let request = Request::new(ask);
         let mut held = BTreeMap::new();
         for resource in request.wanted.keys() {
             let known = self.known(resource);
             let own = self.granted(&request, resource);
             if known.is_none() && (own.is_some() || self.is_given(resource)) {
-                return Err(format!(
-                    "endpoint not found in cache for a registered resource: {resource}"
-                ));
+                return Err(DeviceError::NoPlugin(resource.clone()));
             }
             if known.is_some() {
                 let devices = own.map(|own| own.devices.keys().cloned().collect());
@@ -170,17 +172,17 @@ impl Inventory {
         given.into_iter().map(|(resource, devices)| (resource, count(devices))).collect()
     }
 
-    /// What the container lacks of a resource, or why it cannot have it: upstream's texts, in
-    /// upstream's order.
-    fn need(&self, request: &Request, resource: &str, count: usize) -> Result<Need, String> {
+    /// What the container lacks of a resource, or why it cannot have it, in upstream's order.
+    fn need(&self, request: &Request, resource: &str, count: usize) -> Result<Need, DeviceError> {
         let own = self.granted(request, resource);
         if let Some(own) = own.filter(|own| own.devices.len() != count) {
-            let Request { uid, container, .. } = request;
-            return Err(format!(
-                "pod {:?} container {container:?} changed request for resource {resource:?} from {} to {count}",
-                uid.as_str(),
-                own.devices.len()
-            ));
+            return Err(DeviceError::Changed {
+                uid: request.uid.to_string(),
+                container: request.container.clone(),
+                resource: resource.to_owned(),
+                has: own.devices.len(),
+                asks: count,
+            });
         }
         if request.running {
             // The kubelet has started anew: what runs has its devices.
@@ -189,24 +191,20 @@ impl Inventory {
 
         let Some(known) = self.known(resource) else {
             if own.is_some() || self.is_given(resource) {
-                return Err(format!("cannot allocate unregistered device {resource}"));
+                return Err(DeviceError::Unregistered(resource.to_owned()));
             }
             return Ok(Need::Nothing);
         };
         let healthy: BTreeSet<&String> =
             known.devices.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id).collect();
         if healthy.is_empty() {
-            return Err(format!(
-                "no healthy devices present; cannot allocate unhealthy devices {resource}"
-            ));
+            return Err(DeviceError::NoneHealthy(resource.to_owned()));
         }
         if let Some(own) = own {
             if own.devices.keys().all(|id| healthy.contains(id)) {
                 return Ok(Need::Nothing);
             }
-            return Err(format!(
-                "previously allocated devices are no longer healthy; cannot allocate unhealthy devices {resource}"
-            ));
+            return Err(DeviceError::NoLongerHealthy(resource.to_owned()));
         }
 
         let (reusable, kept) = self.of_pod(request, resource);
@@ -216,10 +214,8 @@ impl Inventory {
             healthy.into_iter().filter(is_free).cloned().partition(|id| reusable.contains(id));
         let needed = count.saturating_sub(first.len());
         if free.len() < needed {
-            return Err(format!(
-                "requested number of devices unavailable for {resource}. Requested: {needed}, Available: {}",
-                free.len()
-            ));
+            let free = free.len();
+            return Err(DeviceError::TooFew { resource: resource.to_owned(), needed, free });
         }
         Ok(Need::Some { free, first })
     }
@@ -364,7 +360,7 @@ impl Provider for Inventory {
         ask: &Ask,
         affinity: Option<&BTreeSet<i64>>,
         answer: Option<Answer>,
-    ) -> Result<Step, String> {
+    ) -> Result<Step, DeviceError> {
         let request = Request::new(ask);
         let mut preferred = None;
         match answer {
@@ -510,6 +506,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::resources::devices::error::PluginError;
 
     fn at(seconds: u64) -> Mono {
         Mono::default().after(Duration::from_secs(seconds))
@@ -551,7 +548,7 @@ mod tests {
         let mut given = BTreeSet::new();
         loop {
             match inventory.allocate(ask, None, answer.take()) {
-                Err(problem) => return problem,
+                Err(problem) => return problem.to_string(),
                 Ok(Step::Done) => return Vec::from_iter(given).join(" "),
                 Ok(Step::Call(Call::Prefer { resource, .. })) => {
                     let devices = wish.iter().map(|&id| id.to_owned()).collect();
@@ -574,7 +571,7 @@ mod tests {
         let held = inventory.held(ask).map(|held| held.get("a/b").cloned().flatten());
         match held {
             Ok(devices) => devices.map_or("none".into(), |ids| Vec::from_iter(ids).join(" ")),
-            Err(problem) => problem,
+            Err(problem) => problem.to_string(),
         }
     }
 
@@ -689,8 +686,10 @@ mod tests {
         let set_aside = Answer::Preferred { resource: "a/b".into(), devices: BTreeSet::new() };
         let step = inventory.allocate(&main, None, Some(set_aside)).expect("a call");
         assert!(matches!(step, Step::Call(Call::Allocate { .. })), "{step:?}");
-        let refused = Answer::Refused { resource: "a/b".into(), problem: "no".into() };
-        assert_eq!(inventory.allocate(&main, None, Some(refused)), Err("no".to_owned()));
+        let problem = DeviceError::from(PluginError::NoContainers);
+        let refused = Answer::Refused { resource: "a/b".into(), problem };
+        let error = inventory.allocate(&main, None, Some(refused)).expect_err("refused");
+        assert_eq!(error.to_string(), "no containers return in allocation response {}");
         assert_eq!(take(&mut inventory, &main), "1", "after a refusal nothing is set aside");
     }
 

@@ -10,6 +10,7 @@
 //! directory. No state lives here: the manager's task owns it.
 
 pub mod checkpoint;
+pub mod error;
 pub mod inventory;
 mod plugin;
 mod server;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1 as api;
 use tokio::sync::oneshot;
 
+use self::error::DeviceError;
 use self::inventory::Device;
 pub use self::plugin::{Connection, follow};
 pub use self::server::serve;
@@ -114,7 +116,7 @@ impl Call {
 }
 
 /// The answer to a [`Call`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Answer {
     /// The plugin would choose these; none: it has no choice.
     Preferred {
@@ -134,8 +136,8 @@ pub enum Answer {
     Refused {
         /// The resource.
         resource: String,
-        /// Upstream's text.
-        problem: String,
+        /// Why.
+        problem: DeviceError,
     },
 }
 

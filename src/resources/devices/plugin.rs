@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
+use super::error::{CallError, PluginError};
 use super::inventory::Device;
 use super::v1beta1::device_plugin_client::DevicePluginClient;
 use super::v1beta1::{self, DevicePluginOptions};
@@ -31,7 +32,7 @@ pub struct Connection {
 
 /// Connects to the plugin's socket and asks what it wants to be called for. The error is for the
 /// plugin.
-pub(super) async fn connect(socket: &Path) -> Result<Connection, String> {
+pub(super) async fn connect(socket: &Path) -> Result<Connection, PluginError> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: http::Uri| {
         let path: PathBuf = path.clone();
@@ -40,11 +41,11 @@ pub(super) async fn connect(socket: &Path) -> Result<Connection, String> {
     let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
     let channel = bounded(CONNECT, endpoint.connect_with_connector(connector))
         .await
-        .map_err(|problem| format!("failed to dial device plugin: {problem}"))?;
+        .map_err(PluginError::Dial)?;
     let mut client = DevicePluginClient::new(channel);
     let options = bounded(CONNECT, client.get_device_plugin_options(v1beta1::Empty {}))
         .await
-        .map_err(|problem| format!("failed to get device plugin options: {problem}"))?;
+        .map_err(PluginError::Options)?;
     Ok(Connection { client, options: options.into_inner() })
 }
 
@@ -82,8 +83,8 @@ fn device(device: v1beta1::Device) -> (String, Device) {
 }
 
 impl Connection {
-    /// Makes a call. The error is upstream's text.
-    pub async fn make(&mut self, call: Call) -> Result<Answer, String> {
+    /// Makes a call.
+    pub async fn make(&mut self, call: Call) -> Result<Answer, PluginError> {
         match call {
             Call::Prefer { resource, available, included, count } => {
                 let devices = self.prefer(available, included, count).await?;
@@ -102,7 +103,7 @@ impl Connection {
         available: BTreeSet<String>,
         included: BTreeSet<String>,
         count: usize,
-    ) -> Result<BTreeSet<String>, String> {
+    ) -> Result<BTreeSet<String>, PluginError> {
         if !self.options.get_preferred_allocation_available {
             return Ok(BTreeSet::new());
         }
@@ -115,9 +116,7 @@ impl Connection {
         };
         let answer = bounded(PREPARE, self.client.get_preferred_allocation(request))
             .await
-            .map_err(|problem| {
-                format!("device plugin GetPreferredAllocation rpc failed with err: {problem}")
-            })?;
+            .map_err(PluginError::Prefer)?;
         let first = answer.into_inner().container_responses.into_iter().next();
         Ok(first.into_iter().flat_map(|answer| answer.device_i_ds).collect())
     }
@@ -125,55 +124,37 @@ impl Connection {
     async fn allocate(
         &mut self,
         devices: BTreeSet<String>,
-    ) -> Result<v1beta1::ContainerAllocateResponse, String> {
+    ) -> Result<v1beta1::ContainerAllocateResponse, PluginError> {
         let request = v1beta1::AllocateRequest {
             container_requests: vec![v1beta1::ContainerAllocateRequest {
                 devices_ids: devices.into_iter().collect(),
             }],
         };
-        let answer = bounded(PREPARE, self.client.allocate(request)).await?.into_inner();
+        let answer = bounded(PREPARE, self.client.allocate(request)).await;
+        let answer = answer.map_err(PluginError::Allocate)?.into_inner();
         let first = answer.container_responses.into_iter().next();
-        first.ok_or_else(|| "no containers return in allocation response {}".to_owned())
+        first.ok_or(PluginError::NoContainers)
     }
 
     /// Has the plugin prepare a container's devices if it wants to be asked before each start.
-    pub async fn before_start(&mut self, devices: &BTreeSet<String>) -> Result<(), String> {
+    pub async fn before_start(&mut self, devices: &BTreeSet<String>) -> Result<(), PluginError> {
         if !self.options.pre_start_required {
             return Ok(());
         }
         let request =
             v1beta1::PreStartContainerRequest { devices_ids: devices.iter().cloned().collect() };
         let answer = bounded(PREPARE, self.client.pre_start_container(request)).await;
-        answer.map(drop).map_err(|problem| {
-            format!("device plugin PreStartContainer rpc failed with err: {problem}")
-        })
+        answer.map(drop).map_err(PluginError::PreStart)
     }
 }
 
-/// A call with a deadline; the error as a Go client prints it.
-async fn bounded<T, E: Into<Failure>>(
+/// A call with a deadline.
+async fn bounded<T, E: Into<CallError>>(
     limit: Duration,
     call: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
+) -> Result<T, CallError> {
     match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map_err(|error| error.into().0),
-        Err(_) => Err("context deadline exceeded".to_owned()),
-    }
-}
-
-struct Failure(String);
-
-impl From<tonic::Status> for Failure {
-    fn from(status: tonic::Status) -> Self {
-        Self(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
-    }
-}
-
-impl From<tonic::transport::Error> for Failure {
-    fn from(error: tonic::transport::Error) -> Self {
-        Self(
-            std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string),
-        )
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(CallError::Deadline),
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, Status};
 use tracing::{info, warn};
 
+use super::error::RegisterError;
 use super::v1beta1::registration_server::{Registration, RegistrationServer};
 use super::v1beta1::{Empty, RegisterRequest};
 use super::{News, plugin};
@@ -70,22 +71,19 @@ struct Registrar {
 }
 
 impl Registrar {
-    async fn take_on(&self, request: &RegisterRequest) -> Result<(), String> {
+    async fn take_on(&self, request: &RegisterRequest) -> Result<(), RegisterError> {
         let (version, resource) = (&request.version, &request.resource_name);
         if version != VERSION {
-            return Err(format!(
-                "requested API version {version:?} is not supported by kubelet. Supported version is [\"{VERSION}\"]"
-            ));
+            return Err(RegisterError::Version { asked: version.clone(), ours: VERSION });
         }
         if !list::is_extended(resource) {
-            return Err(format!("the ResourceName {resource:?} is invalid"));
+            return Err(RegisterError::Resource(resource.clone()));
         }
         let connection = plugin::connect(&self.folder.join(&request.endpoint)).await?;
         let (reply, taken) = oneshot::channel();
         let news = News::Connected { resource: resource.clone(), connection, reply };
-        let gone = || "the kubelet is ending".to_owned();
-        self.news.send(news).await.map_err(|_| gone())?;
-        taken.await.map_err(|_| gone())
+        self.news.send(news).await.map_err(|_| RegisterError::Ending)?;
+        taken.await.map_err(|_| RegisterError::Ending)
     }
 }
 
@@ -102,9 +100,9 @@ impl Registration for Registrar {
                 info!(resource, "device plugin registered");
                 Ok(Response::new(Empty {}))
             }
-            Err(problem) => {
-                warn!(resource, problem, "device plugin refused");
-                Err(Status::unknown(problem))
+            Err(error) => {
+                warn!(resource, %error, "device plugin refused");
+                Err(Status::unknown(error.to_string()))
             }
         }
     }

@@ -5,6 +5,7 @@ use super::Allocation;
 use super::provider::{Ask, Provider as _, Step};
 use crate::model::PodUid;
 use crate::resources::devices::Answer;
+use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::inventory::Inventory;
 
 /// What every container has been given.
@@ -15,11 +16,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The next step on the container's way to what it asks for, or upstream's text of why it
-    /// cannot have it. `answer` is that of the last step's call.
+    /// The next step on the container's way to what it asks for, or why it cannot have it. `answer`
+    /// is that of the last step's call.
     ///
     /// The topology policy is `none`: every provider chooses for itself.
-    pub fn allocate(&mut self, ask: &Ask, answer: Option<Answer>) -> Result<Step, String> {
+    pub fn allocate(&mut self, ask: &Ask, answer: Option<Answer>) -> Result<Step, DeviceError> {
         self.devices.allocate(ask, None, answer)
     }
 

@@ -24,10 +24,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use self::provider::Ask;
-use super::claims;
+use super::claims::{self, PrepareError};
+use super::devices::error::DeviceError;
 use super::devices::{self, Figures};
 use crate::apiserver::resource_claims;
 use crate::clock::Clock;
@@ -55,11 +55,19 @@ pub struct Allocation {
 }
 
 /// Why a pod cannot be given what it asks for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Allocate failed due to {problem}, which is unexpected")]
-pub struct Refusal {
-    /// What the provider said.
-    pub problem: String,
+#[derive(Debug, thiserror::Error)]
+#[error("Allocate failed due to {0}, which is unexpected")]
+pub struct Refusal(#[source] ManagerError);
+
+/// Why a container does not get what it asks for. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// Its devices cannot be had.
+    #[error(transparent)]
+    Devices(#[from] DeviceError),
+    /// The process ends.
+    #[error("the kubelet is ending")]
+    Ending,
 }
 
 /// The way to the manager. Cheap to clone.
@@ -96,7 +104,7 @@ impl Handle {
         }
         Some(async move {
             for ask in asks {
-                admit::allocate(&handle, &ask).await.map_err(|problem| Refusal { problem })?;
+                admit::allocate(&handle, &ask).await.map_err(Refusal)?;
             }
             Ok(())
         })
@@ -108,7 +116,7 @@ impl Handle {
         &self,
         pod: &Arc<Pod>,
         container: &api::Container,
-    ) -> Result<Allocation, String> {
+    ) -> Result<Allocation, ManagerError> {
         if !devices::asks_for_any(pod, container) {
             return Ok(Allocation::default());
         }
@@ -116,9 +124,8 @@ impl Handle {
         admit::start(self, ask).await
     }
 
-    /// Prepares the claims of a pod that is about to get its sandbox. The error is upstream's text.
-    /// Cancel-safe.
-    pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
+    /// Prepares the claims of a pod that is about to get its sandbox. Cancel-safe.
+    pub async fn prepare(&self, pod: &Pod) -> Result<(), PrepareError> {
         claims::prepare(self.claims.as_ref(), pod).await
     }
 
@@ -143,38 +150,31 @@ impl Handle {
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
-    ) -> Result<T, String> {
+    ) -> Result<T, ManagerError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || "the kubelet is ending".to_owned();
-        self.commands.send(command(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        self.commands.send(command(reply)).await.map_err(|_| ManagerError::Ending)?;
+        answer.await.map_err(|_| ManagerError::Ending)
     }
 }
 
-/// Starts the task and the registration of device plugins in `folder`. Without the folder there are
-/// no plugins: the problem is logged. `claims` reads the API server's ResourceClaims.
-pub fn start(
+/// The handle, and the task, which runs until it is dropped. Device plugins register in `folder`;
+/// without the folder there are none, and the problem is logged. `claims` reads the API server's
+/// ResourceClaims.
+pub fn new(
     folder: PathBuf,
     claims: Option<resource_claims::Handle>,
     clock: Clock,
-    tasks: &mut tokio::task::JoinSet<()>,
-    stop: &CancellationToken,
-) -> Handle {
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
     let handle = Handle { commands, figures: published, claims };
     let (news, heard) = mpsc::channel(devices::NEWS);
-    let task = task::Task::new(&folder, clock, figures, news.clone());
-
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        stopped.run_until_cancelled(task.run(receiver, heard)).await;
-    });
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        stopped.run_until_cancelled(devices::serve(folder, news)).await;
-    });
-    handle
+    let task = task::Task::new(&folder, clock, figures, news.clone()).run(receiver, heard);
+    let plugins = devices::serve(folder, news);
+    let task = async move {
+        tokio::join!(task, plugins);
+    };
+    (handle, task)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::Allocation;
 use crate::model::{Pod, PodUid, pod};
+use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::{Answer, Call};
 
 /// One container that the node is asked to give something to.
@@ -60,7 +61,7 @@ pub trait Provider {
         ask: &Ask,
         affinity: Option<&BTreeSet<i64>>,
         answer: Option<Answer>,
-    ) -> Result<Step, String>;
+    ) -> Result<Step, DeviceError>;
 
     /// Adds what the container has to `allocation`.
     fn add_to(&self, uid: &PodUid, container: &str, allocation: &mut Allocation);

@@ -17,13 +17,15 @@ use super::provider::{Ask, Step};
 use crate::clock::Clock;
 use crate::linux::fs::write_atomic;
 use crate::model::PodUid;
+use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::inventory::Inventory;
 use crate::resources::devices::{self, Answer, Connection, Figures, News, checkpoint};
+use crate::watch::set_if_changed;
 
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
 
 /// What [`Command::Next`] is answered with: the step, and the plugin that it calls if it is there.
-type Next = Result<(Step, Option<Connection>), String>;
+type Next = Result<(Step, Option<Connection>), DeviceError>;
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub(super) enum Command {
     /// The next step on a container's way to what it asks for.
     Next { ask: Ask, answer: Option<Answer>, reply: oneshot::Sender<Next> },
     /// What a container has, with the plugins that gave it.
-    Held { ask: Ask, reply: oneshot::Sender<Result<Held, String>> },
+    Held { ask: Ask, reply: oneshot::Sender<Result<Held, DeviceError>> },
     /// What a container gets.
     Read { ask: Ask, reply: oneshot::Sender<Allocation> },
     /// How many of each resource pods have.
@@ -102,10 +104,7 @@ impl Task {
                 },
                 Some(news) = news.recv() => self.hear(news),
                 Some(_) = self.followers.join_next() => {}
-                () = async { match next {
-                    Some(next) => clock.sleep_until(next).await,
-                    None => std::future::pending().await,
-                } } => {}
+                () = clock.sleep_until_some(next) => {}
             }
         }
     }
@@ -147,7 +146,7 @@ impl Task {
         Ok((step, plugin))
     }
 
-    fn held(&self, ask: &Ask) -> Result<Held, String> {
+    fn held(&self, ask: &Ask) -> Result<Held, DeviceError> {
         let mut held = Held::default();
         for (resource, devices) in self.ledger.devices.held(ask)? {
             match devices {
@@ -189,11 +188,7 @@ impl Task {
 
     fn publish(&self) {
         let now = self.ledger.devices.figures();
-        self.figures.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        set_if_changed(&self.figures, now);
     }
 
     /// Writes the checkpoint: a small file in the folder that plugins use.

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::{Arc, Handle, Pod, PodUid, start};
+use super::{Arc, Handle, Pod, PodUid, new};
 use crate::clock::Clock;
 use crate::model::pod;
 use crate::resources::devices::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
@@ -91,8 +90,8 @@ impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let mut tasks = JoinSet::new();
-        let (clock, stop) = (Clock::system(), CancellationToken::new());
-        let manager = start(folder.path().to_owned(), None, clock, &mut tasks, &stop);
+        let (manager, task) = new(folder.path().to_owned(), None, Clock::system());
+        tasks.spawn(task);
         Self { folder, manager, tasks }
     }
 

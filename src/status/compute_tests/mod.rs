@@ -7,14 +7,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
-use super::compute::{compute, ordered};
-use super::input::{ComputeInput, NodeFacts, ResizeCondition, ResizeState};
+use super::compute::compute;
+use super::input::{ComputeInput, NodeFacts, PendingResize, ResizeInProgress, ResizeState};
 use crate::model::observed::{AppliedResources, Exit, Remembered};
 use crate::model::waiting::{ContainerVerdict, ProbeOutcome};
 use crate::model::{
     ContainerId, ContainerState, Lifecycle, Mono, Now, ObservedContainer, ObservedPod,
-    ObservedSandbox, Pod, ProbeVerdicts, SandboxState, Terminating, TerminationCause, Waiting,
-    Wall,
+    ObservedSandbox, Pod, ProbeVerdicts, ResizeVerdict, SandboxState, Terminating,
+    TerminationCause, Waiting, Wall,
 };
 
 mod endings;
@@ -630,12 +630,6 @@ fn transition_times_change_with_the_status_only() {
 
 #[test]
 fn addresses() {
-    let ips: Vec<std::net::IpAddr> = ["fd00::1", "10.0.0.1", "10.0.0.2"]
-        .iter()
-        .map(|ip| ip.parse().expect("an address"))
-        .collect();
-    assert_eq!(ordered(&ips, false), ["10.0.0.1", "fd00::1"]);
-    assert_eq!(ordered(&ips, true), ["fd00::1", "10.0.0.1"]);
     let mut world = World::new(json!({"hostNetwork": true})).runs(vec![running("c", "id-1")]);
     world.observed.sandboxes[0].ips.clear();
     world.observed.sandboxes[0].host_network = true;
@@ -741,17 +735,24 @@ fn an_init_container_that_will_run_again_with_all_counts_once() {
 
 #[test]
 fn a_resize_is_told_in_two_conditions() {
-    let said = |reason: &str| {
-        Some(ResizeCondition { reason: reason.into(), message: "m".into(), generation: Some(3) })
+    let generation = Some(3);
+    let verdict = ResizeVerdict::Deferred("m".into());
+    let pending = Some(PendingResize { verdict, generation });
+    let in_progress = |error: Option<&str>| {
+        Some(ResizeInProgress { error: error.map(str::to_owned), generation })
     };
     let mut world = World::new(json!({})).runs(vec![running("c", "id-c")]);
-    world.resize = ResizeState { pending: said("Deferred"), in_progress: said("") };
+    world.resize = ResizeState { pending: pending.clone(), in_progress: in_progress(None) };
     let first = world.compute();
     assert_eq!(
         conditions(&first)[..2],
         ["PodResizePending True Deferred", "PodResizeInProgress True -"]
     );
     assert_eq!(ResizeState::recorded(Some(&first)), world.resize);
+    world.resize = ResizeState { pending, in_progress: in_progress(Some("m")) };
+    let failed = world.compute();
+    assert_eq!(conditions(&failed)[1], "PodResizeInProgress True Error");
+    assert_eq!(ResizeState::recorded(Some(&failed)), world.resize);
     world.resize = ResizeState::default();
     let second = World { previous: Some(first), ..world }.compute();
     assert!(!conditions(&second).iter().any(|condition| condition.starts_with("PodResize")));
@@ -769,7 +770,7 @@ fn a_memory_request_is_shown_once_its_resize_is_carried_out() {
     world.previous = Some(world.compute());
     world.pod = pod(asks("64Mi"));
 
-    world.resize.in_progress = Some(ResizeCondition::default());
+    world.resize.in_progress = Some(ResizeInProgress::default());
     assert_eq!(request(&world), "32Mi", "the container has not been given it yet");
     world.resize.in_progress = None;
     assert_eq!(request(&world), "64Mi");

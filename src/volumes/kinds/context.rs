@@ -11,11 +11,11 @@ use k8s_openapi::api::core::v1::Volume;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::payload::downward::Allocatable;
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::linux::{blocking, fs};
 use crate::model::{Mono, Pod, PodUid, Wall};
+use crate::volumes::allocatable::Allocatable;
 use crate::volumes::error::{SetUpError, TearDownError};
 use crate::volumes::ledger::{self, Made, Record};
 use crate::volumes::medium::Medium;
@@ -130,7 +130,8 @@ impl<M, T> Context<M, T> {
         if is_component(self.name()) && is_component(self.uid.as_str()) {
             return Ok(());
         }
-        Err(SetUpError::Payload(format!("{:?} is not the name of a directory", self.name())))
+        let text = format!("{:?} is not the name of a directory", self.name());
+        Err(SetUpError::Payload(text.into()))
     }
 
     /// Makes the directories of the pod that volumes lie in. Idempotent; blocks.

@@ -29,7 +29,6 @@ use k8s_openapi::api::core::v1::{
 
 pub(crate) use context::{Context, Done};
 pub use context::{OnDisk, VolumeInputs};
-pub use payload::downward::Allocatable;
 
 use super::error::TearDownError;
 use super::ledger::{Made, Record};

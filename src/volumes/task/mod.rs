@@ -20,11 +20,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
+use super::allocatable::Allocatable;
 use super::directories;
 use super::entry::{AnySubscription, Entry, OneVolume};
 use super::error::{SetUpError, StuckReason, TearDownError};
 use super::kinds::context::{Locks, Tools};
-use super::kinds::{Allocatable, Context, Done, Kind, OnDisk};
+use super::kinds::{Context, Done, Kind, OnDisk};
 use super::mounter::Mounter;
 use super::paths::Paths;
 use super::payload::ObjectRef;
@@ -34,7 +35,8 @@ use super::{Shared, Sources, Stuck, Wish};
 use crate::apiserver::events::Recorder;
 use crate::clock::{Clock, Jumps};
 use crate::linux::fs::ensure_root_dir;
-use crate::model::{Mono, PodUid, VolumesState};
+use crate::model::{PodUid, VolumesState};
+use crate::watch::set_if_changed;
 use events::record_events;
 use removals::Removals;
 
@@ -140,7 +142,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 Some(ended) = self.jobs.join_next_with_id() => self.job_ended(ended),
                 Some(change) = self.changes.next() => self.object_changed(change),
                 () = self.jumps.next() => self.clock_jumped(),
-                () = sleep_until(clock, wake_at) => self.due(),
+                () = clock.sleep_until_some(wake_at) => self.due(),
             };
         }
     }
@@ -294,7 +296,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn job_ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> BTreeSet<PodUid> {
         let (id, ended) = match ended {
             Ok((id, ended)) => (id, Ok(ended)),
-            Err(error) => (error.id(), Err(error.to_string())),
+            Err(error) => (error.id(), Err(error)),
         };
         match self.running.remove(&id) {
             Some(Job::Volume(uid, index)) => {
@@ -308,7 +310,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 let result = match ended {
                     Ok(Ended::Removed(result)) => result,
                     Ok(Ended::SetUp(_) | Ended::TornDown(_)) => Ok(()),
-                    Err(panicked) => Err(TearDownError::Panicked(panicked)),
+                    Err(panicked) => Err(TearDownError::Panicked(panicked.to_string())),
                 };
                 self.removal_ended(&uid, result);
                 BTreeSet::from([uid])
@@ -317,7 +319,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         }
     }
 
-    fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, String>) {
+    fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, JoinError>) {
         let now = self.parts.clock.now().mono;
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let volume = &mut entry.volumes[index].plan;
@@ -328,7 +330,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 .map(|()| Done::default())
                 .map_err(|error| Failure::plain(error.text(), error.reason())),
             Ok(Ended::Removed(_)) => Ok(Done::default()),
-            Err(panicked) => Err(Failure::plain(panicked, StuckReason::Other)),
+            Err(panicked) => Err(Failure::plain(panicked.to_string(), StuckReason::Other)),
         };
         match (result, doing) {
             (Ok(Done { refresh_at, kept_old, claimed }), Some(Doing::SetUp)) => {
@@ -439,11 +441,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             let problem = problem.as_ref().filter(|problem| problem.count >= STUCK)?;
             Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
         }));
-        self.parts.shared.swept.send_if_modified(|known| {
-            let changed = *known != swept;
-            *known = swept;
-            changed
-        });
+        set_if_changed(&self.parts.shared.swept, swept);
     }
 
     /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it
@@ -513,13 +511,6 @@ fn watch_one<O: ObjectSource>(watched: Changed<O>) -> BoxFuture<'static, Option<
         unwatch.run_until_cancelled(subscription.changed()).await?;
         Some((uid, object, subscription, unwatch))
     })
-}
-
-async fn sleep_until(clock: Clock, moment: Option<Mono>) {
-    match moment {
-        Some(moment) => clock.sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// A failure of a job.
@@ -594,9 +585,5 @@ fn publish_claimed(
 /// Publishes a state, if anybody has ever asked for it.
 fn publish(shared: &Shared, uid: &PodUid, state: VolumesState) {
     let Some(sender) = shared.states.lock().get(uid).cloned() else { return };
-    sender.send_if_modified(|known| {
-        let changed = *known != state;
-        *known = state;
-        changed
-    });
+    set_if_changed(&sender, state);
 }

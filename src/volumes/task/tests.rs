@@ -15,7 +15,7 @@ use crate::linux::fs::write_atomic;
 use crate::model::{Mono, Pod, PodUid, VolumesState, Wall};
 use crate::volumes::mounter::fake::FakeMounter;
 use crate::volumes::source::fake::{FakeClaims, FakeObjects, FakeTokens};
-use crate::volumes::{Allocatable, Config, Handle, Paths, Sources, new};
+use crate::volumes::{Allocatable, Config, Deps, Handle, Paths, Sources, new};
 
 struct World {
     dir: tempfile::TempDir,
@@ -58,9 +58,10 @@ fn begin(
         tokens: tokens.clone(),
         claims: Arc::new(claims.clone()),
     };
-    let (handle, volumes) = new(config, sources, recorder, clock, mounter.clone());
+    let deps = Deps { sources, mounter: mounter.clone(), recorder, clock };
+    let (handle, volumes) = new(config, deps);
     let tracker = TaskTracker::new();
-    let task = AbortOnDropHandle::new(tracker.spawn(volumes.run()));
+    let task = AbortOnDropHandle::new(tracker.spawn(volumes));
     World { dir, objects, tokens, claims, mounter, clock, handle, events, task }
 }
 

@@ -27,7 +27,11 @@ pub(super) const FIELDS: [Exception; 4] = [
         reason: "the request of a container has as many sources, each fetched by another part",
     },
 ];
-pub(super) const BOOLEANS: [Exception; 4] = [
+pub(super) const BOOLEANS: [Exception; 5] = [
+    Exception {
+        place: "src/linux/machine.rs::Kernel",
+        reason: "facts of the kernel, each true or false by itself",
+    },
     Exception {
         place: "src/node/config.rs::NodeConfig",
         reason: "configuration: switches that the operator sets one by one",
@@ -37,7 +41,7 @@ pub(super) const BOOLEANS: [Exception; 4] = [
         reason: "configuration and facts of the kernel, each true or false by itself",
     },
     Exception {
-        place: "src/server/streaming.rs::Streams",
+        place: "src/dispatch/streams.rs::Channels",
         reason: "the four streams of a session, as the protocol asks for them one by one",
     },
     Exception {
@@ -45,7 +49,7 @@ pub(super) const BOOLEANS: [Exception; 4] = [
         reason: "facts about a volume that come from the spec and from the disk independently",
     },
 ];
-pub(super) const CIRCLES: [Exception; 7] = [
+pub(super) const CIRCLES: [Exception; 4] = [
     Exception {
         place: "src/apiserver/credentials.rs, src/apiserver/exec.rs, src/apiserver/kubeconfig.rs, src/apiserver/proxy.rs, src/apiserver/transport.rs, src/apiserver/trust.rs",
         reason: "they share the error of the transport, which is to move into a file of its own",
@@ -59,19 +63,7 @@ pub(super) const CIRCLES: [Exception; 7] = [
         reason: "the table is data of its one reader, kept apart for its length",
     },
     Exception {
-        place: "src/node/conditions.rs, src/node/status.rs",
-        reason: "the conditions return the changes that the status tells as events; a type of both is to move",
-    },
-    Exception {
         place: "src/server/client_ca.rs, src/server/tls.rs",
         reason: "they share an error that is to move into a file of its own",
-    },
-    Exception {
-        place: "src/volumes/kinds/context.rs, src/volumes/kinds/payload/downward.rs",
-        reason: "the context names the inputs of the downward API",
-    },
-    Exception {
-        place: "src/volumes/kinds/payload/config_map.rs, src/volumes/kinds/payload/projected.rs, src/volumes/kinds/payload/secret.rs",
-        reason: "a projected volume is made of the others, which share its way to the disk",
     },
 ];

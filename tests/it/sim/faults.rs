@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rkubelet::apiserver::fake::ApiEffect;
-use rkubelet::cri::fake::{Delivery, Effect};
+use rkubelet::internals::apiserver::fake::ApiEffect;
+use rkubelet::internals::cri::fake::{Delivery, Effect};
 use tokio::sync::Notify;
 use tonic::Status;
 

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rkubelet::apiserver::fake::{ApiEffect, ApiWitness};
-use rkubelet::clock::Clock;
-use rkubelet::cri::fake::{
+use rkubelet::internals::apiserver::fake::{ApiEffect, ApiWitness};
+use rkubelet::internals::clock::Clock;
+use rkubelet::internals::cri::fake::{
     Attempt, Deed, Delivery, Effect, FakeContainer, FakeRuntime, Scene, Witness,
 };
-use rkubelet::cri::v1::ContainerState;
-use rkubelet::model::Mono;
-use rkubelet::volumes::mounter::fake::FakeMounter;
+use rkubelet::internals::cri::v1::ContainerState;
+use rkubelet::internals::model::Mono;
+use rkubelet::internals::volumes::mounter::fake::FakeMounter;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -424,7 +424,7 @@ impl ApiWitness for Judge {
                 .filter(|found| pod_uid(found) == uid && is_running(found))
                 .map(|found| format!("{} runs", found.name())),
         );
-        let of_pod = |uid: &str, config: &rkubelet::cri::v1::PodSandboxConfig| {
+        let of_pod = |uid: &str, config: &rkubelet::internals::cri::v1::PodSandboxConfig| {
             config.metadata.as_ref().is_some_and(|metadata| metadata.uid == uid)
         };
         left.extend(

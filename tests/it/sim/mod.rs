@@ -34,7 +34,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rkubelet::linux::{blocking, seeded};
+use rkubelet::internals::linux::{blocking, seeded};
 
 use scenario::Scenario;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rkubelet::linux::seeded;
+use rkubelet::internals::linux::seeded;
 
 /// A generator.
 #[derive(Clone, Debug)]

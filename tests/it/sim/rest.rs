@@ -1,7 +1,7 @@
 //! What a world at rest looks like: every pod as it should be, told so, and nothing else.
 
-use rkubelet::cri::fake::FakeContainer;
-use rkubelet::cri::v1::ContainerState;
+use rkubelet::internals::cri::fake::FakeContainer;
+use rkubelet::internals::cri::v1::ContainerState;
 use serde_json::Value;
 
 use super::laws::{brief, pod_uid};

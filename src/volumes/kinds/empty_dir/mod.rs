@@ -16,7 +16,7 @@ use super::payload::fs_group;
 use crate::linux::beneath::Root;
 use crate::linux::mount::FsKind;
 use crate::linux::{fs, ownership, walk};
-use crate::model::quantity::Amount;
+use crate::model::quantity::{Amount, QuantityError};
 use crate::model::{Pod, pod};
 use crate::volumes::error::{SetUpError, TearDownError};
 use crate::volumes::medium::Medium;
@@ -67,12 +67,14 @@ pub fn medium(
         "Memory" => {
             let limit = source.and_then(|source| source.size_limit.as_ref());
             let limit = limit.map(|limit| Amount::parse(&limit.0)).transpose();
-            let limit = limit.map_err(|error| SetUpError::Payload(error.to_string()))?;
+            let limit = limit.map_err(|error| SetUpError::Payload(error.into()))?;
             Ok(Medium::Memory(memory_size(limit, pod, node_memory)))
         }
         _ => match wanted.strip_prefix("HugePages") {
-            Some(size) => page_size(size, pod).map(Medium::HugePages).map_err(SetUpError::Payload),
-            None => Err(SetUpError::Payload(format!("unknown storage medium {wanted:?}"))),
+            Some(size) => page_size(size, pod)
+                .map(Medium::HugePages)
+                .map_err(|error| SetUpError::Payload(error.into())),
+            None => Err(SetUpError::Payload(MediumError::Unknown(wanted.to_owned()).into())),
         },
     }
 }
@@ -122,30 +124,45 @@ fn memory_limit(pod: &Pod) -> Option<Amount> {
     Some(peak.max(running) + overhead)
 }
 
+/// Why an emptyDir cannot lie in a medium. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+enum MediumError {
+    /// There is no such medium.
+    #[error("unknown storage medium {0:?}")]
+    Unknown(String),
+    /// A size of pages is none.
+    #[error(transparent)]
+    Size(#[from] QuantityError),
+    /// The medium leaves the size open, and the containers ask for several.
+    #[error("medium: {0} can't be used if container requests multiple huge page sizes")]
+    Several(String),
+    /// No container asks for pages of the size.
+    #[error(
+        "medium {0}: hugePages storage requested, but there is no resource request for huge pages"
+    )]
+    NotRequested(String),
+}
+
 /// The page size for medium `HugePages` (`size` is empty) or `HugePages-SIZE` (`size` is `-SIZE`).
-fn page_size(size: &str, pod: &Pod) -> Result<String, String> {
+fn page_size(size: &str, pod: &Pod) -> Result<String, MediumError> {
     let medium = format!("HugePages{size}");
     let wanted = match size.strip_prefix('-') {
         None if size.is_empty() => None,
-        None => return Err(format!("unknown storage medium {medium:?}")),
-        Some(text) => Some(Amount::parse(text).map_err(|error| error.to_string())?),
+        None => return Err(MediumError::Unknown(medium)),
+        Some(text) => Some(Amount::parse(text)?),
     };
     let mut found: Option<(Amount, String)> = None;
     for text in pod.spec.iter().flat_map(requested_page_sizes) {
-        let size = Amount::parse(&text).map_err(|error| error.to_string())?;
+        let size = Amount::parse(&text)?;
         match (wanted, &found) {
             (Some(wanted), _) if wanted != size => {}
             (None, Some((known, _))) if *known != size => {
-                return Err(format!(
-                    "medium: {medium} can't be used if container requests multiple huge page sizes"
-                ));
+                return Err(MediumError::Several(medium));
             }
             _ => found = Some((size, text)),
         }
     }
-    found.map(|(_, text)| text).ok_or_else(|| {
-        format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages")
-    })
+    found.map(|(_, text)| text).ok_or(MediumError::NotRequested(medium))
 }
 
 fn requested_page_sizes(spec: &PodSpec) -> Vec<String> {

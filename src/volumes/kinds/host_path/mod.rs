@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
 use super::context::{Context, Done};
-use crate::volumes::error::{SetUpError, errno_text};
+use crate::volumes::error::{HostPathError, SetUpError};
 use crate::volumes::mounter::Mounter;
 
 /// The plugin's name; it has no directories of its own.
@@ -33,22 +33,16 @@ pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
 pub fn ensure(source: &HostPathVolumeSource) -> Result<(), SetUpError> {
     let path = source.path.as_str();
     if path.split('/').any(|name| name == "..") {
-        return Err(SetUpError::HostPath(format!(
-            "invalid HostPath `{path}`: must not contain '..'"
-        )));
+        return Err(HostPathError::Parent(path.to_owned()).into());
     }
-    check(path, source.type_.as_deref().unwrap_or_default()).map_err(SetUpError::HostPath)
+    Ok(check(path, source.type_.as_deref().unwrap_or_default())?)
 }
 
-fn check(path: &str, wanted: &str) -> Result<(), String> {
+fn check(path: &str, wanted: &str) -> Result<(), HostPathError> {
     let metadata = std::fs::metadata(path);
     let kind = metadata.as_ref().ok().map(std::fs::Metadata::file_type);
-    let is = |right: bool, name: &str| {
-        if right {
-            Ok(())
-        } else {
-            Err(format!("hostPath type check failed: {path} is not {name}"))
-        }
+    let is = |right: bool, wanted: &'static str| {
+        if right { Ok(()) } else { Err(HostPathError::Type { path: path.to_owned(), wanted }) }
     };
     match wanted {
         "" => Ok(()),
@@ -61,16 +55,16 @@ fn check(path: &str, wanted: &str) -> Result<(), String> {
         "Socket" => is(kind.is_some_and(|kind| kind.is_socket()), "a socket file"),
         "CharDevice" => is(kind.is_some_and(|kind| kind.is_char_device()), "a character device"),
         "BlockDevice" => is(kind.is_some_and(|kind| kind.is_block_device()), "a block device"),
-        other => Err(format!("{other} is an invalid volume type")),
+        other => Err(HostPathError::UnknownType(other.to_owned())),
     }
 }
 
-fn make_dir(path: &str) -> Result<(), String> {
+fn make_dir(path: &str) -> Result<(), HostPathError> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map_err(|error| format!("mkdir {path}: {}", errno_text(&error)))
+    made.map_err(|error| HostPathError::Make { call: "mkdir", path: path.to_owned(), error })
 }
 
-fn make_file(path: &str) -> Result<(), String> {
+fn make_file(path: &str) -> Result<(), HostPathError> {
     let opened = OpenOptions::new()
         .write(true)
         .create(true)
@@ -80,7 +74,7 @@ fn make_file(path: &str) -> Result<(), String> {
     match opened {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(format!("open {path}: {}", errno_text(&error))),
+        Err(error) => Err(HostPathError::Make { call: "open", path: path.to_owned(), error }),
     }
 }
 

@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::model::quantity::Amount;
+use crate::model::quantity::{Amount, QuantityError};
 use crate::model::quote::go_quote;
 use crate::model::{Pod, pod};
+use crate::volumes::allocatable::Allocatable;
 use crate::volumes::error::SetUpError;
 use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
 use crate::volumes::mounter::Mounter;
@@ -18,17 +19,6 @@ use crate::volumes::payload::{self, File, Payload};
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/downward-api";
-
-/// What the node can give to pods: stands in for limits that a container does not have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Allocatable {
-    /// CPU.
-    pub cpu: Option<Amount>,
-    /// Memory, in bytes.
-    pub memory: Option<Amount>,
-    /// Ephemeral storage, in bytes.
-    pub ephemeral_storage: Option<Amount>,
-}
 
 /// The pod alone.
 pub fn inputs() -> VolumeInputs {
@@ -74,21 +64,41 @@ pub fn payload(
                 };
                 files.insert(item.path.clone(), file);
             }
-            Err(text) => errors.push(SetUpError::Payload(text)),
+            Err(error) => errors.push(SetUpError::Payload(error.into())),
         }
     }
     SetUpError::aggregate(errors).map_or(Ok(files), Err)
 }
 
+/// Why a file has no value. The texts are upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// The field is no map.
+    #[error("fieldPath {0:?} does not support subscript")]
+    Subscript(String),
+    /// There is no such field.
+    #[error("unsupported fieldPath: {0}")]
+    Field(String),
+    /// There is no such container.
+    #[error("container {0} not found")]
+    NoContainer(String),
+    /// There is no such resource.
+    #[error("unsupported container resource : {0}")]
+    Resource(String),
+    /// An amount is none.
+    #[error(transparent)]
+    Amount(#[from] QuantityError),
+}
+
 /// The value of a pod's field, by upstream's rules for files.
-pub fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
+pub fn field_value(pod: &Pod, path: &str) -> Result<String, ValueError> {
     let meta = &pod.metadata;
     let text = |value: &Option<String>| Ok(value.clone().unwrap_or_default());
     if let Some((field, key)) = subscript(path) {
         let map = match field {
             "metadata.annotations" => &meta.annotations,
             "metadata.labels" => &meta.labels,
-            _ => return Err(format!("fieldPath {path:?} does not support subscript")),
+            _ => return Err(ValueError::Subscript(path.to_owned())),
         };
         return Ok(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
     }
@@ -98,7 +108,7 @@ pub fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
         "metadata.name" => text(&meta.name),
         "metadata.namespace" => text(&meta.namespace),
         "metadata.uid" => text(&meta.uid),
-        _ => Err(format!("unsupported fieldPath: {path}")),
+        _ => Err(ValueError::Field(path.to_owned())),
     }
 }
 
@@ -121,14 +131,14 @@ pub fn resource_value(
     pod: &Pod,
     field: &ResourceFieldSelector,
     allocatable: &Allocatable,
-) -> Result<String, String> {
+) -> Result<String, ValueError> {
     let name = field.container_name.as_deref().unwrap_or_default();
     let container = pod::main_containers(pod)
         .iter()
         .chain(pod::init_containers(pod))
         .find(|container| container.name == name)
-        .ok_or_else(|| format!("container {name} not found"))?;
-    let unsupported = || format!("unsupported container resource : {}", field.resource);
+        .ok_or_else(|| ValueError::NoContainer(name.to_owned()))?;
+    let unsupported = || ValueError::Resource(field.resource.clone());
     let (side, resource) = field.resource.split_once('.').ok_or_else(unsupported)?;
     let limits = match side {
         "limits" => true,
@@ -146,7 +156,7 @@ pub fn resource_value(
     let amount = if limits { own.filter(|own| !own.is_zero()).or(fallback) } else { own };
     let amount = amount.unwrap_or(Amount::ZERO);
     let divisor = field.divisor.as_ref().map(|divisor| Amount::parse(&divisor.0)).transpose();
-    let divisor = divisor.map_err(|error| error.to_string())?.filter(|divisor| !divisor.is_zero());
+    let divisor = divisor?.filter(|divisor| !divisor.is_zero());
     let divisor = divisor.unwrap_or(Amount::from_units(1));
     let (amount, divisor) = if resource == "cpu" {
         (amount.milli(), divisor.milli())
@@ -156,13 +166,17 @@ pub fn resource_value(
     Ok(divide_up(amount, divisor).to_string())
 }
 
-fn quantity(container: &Container, limits: bool, resource: &str) -> Result<Option<Amount>, String> {
+fn quantity(
+    container: &Container,
+    limits: bool,
+    resource: &str,
+) -> Result<Option<Amount>, QuantityError> {
     let map = container
         .resources
         .as_ref()
         .and_then(|all| if limits { &all.limits } else { &all.requests }.as_ref());
     let found: Option<&Quantity> = map.and_then(|map| map.get(resource));
-    found.map(|quantity| Amount::parse(&quantity.0)).transpose().map_err(|error| error.to_string())
+    found.map(|quantity| Amount::parse(&quantity.0)).transpose()
 }
 
 fn divide_up(amount: i64, divisor: i64) -> i64 {
@@ -189,7 +203,10 @@ mod tests {
     #[track_caller]
     fn field(path: &str, expected: Result<&str, &str>) {
         assert_eq!(
-            field_value(&pod(), path).as_deref().map_err(String::as_str),
+            field_value(&pod(), path)
+                .map_err(|error| error.to_string())
+                .as_deref()
+                .map_err(String::as_str),
             expected,
             "{path}"
         );
@@ -203,6 +220,7 @@ mod tests {
         let allocatable =
             Allocatable { cpu: None, memory: Amount::parse("2Gi").ok(), ephemeral_storage: None };
         let found = resource_value(&pod(), &selector, &allocatable);
+        let found = found.map_err(|error| error.to_string());
         assert_eq!(found.as_deref().map_err(String::as_str), expected, "{name}");
     }
 

@@ -52,7 +52,8 @@ fn write<M: Mounter, T>(
     context.note(plugin, medium)?;
     empty_dir::make(&context.tools.mounter, &place, medium, fs_group)?;
 
-    let inside = nested::mount_points(&context.pod, context.name()).map_err(SetUpError::Payload)?;
+    let inside = nested::mount_points(&context.pod, context.name());
+    let inside = inside.map_err(|error| SetUpError::Payload(error.into()))?;
     make_nested(&place, &inside)
         .map_err(SetUpError::io("make the nested mount points in", &place.dir))?;
 

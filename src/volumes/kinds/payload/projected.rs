@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ProjectedVolumeSource, ServiceAccountTokenProjection};
 
-use super::downward::{self, Allocatable};
-use super::{config_map, fs_group, secret};
-use crate::apiserver::objects::ObjectError;
+use super::{config_map, downward, fs_group, secret};
 use crate::apiserver::tokens;
 use crate::model::{Mono, Pod, pod};
+use crate::volumes::allocatable::Allocatable;
 use crate::volumes::error::SetUpError;
 use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
 use crate::volumes::mounter::Mounter;
-use crate::volumes::payload::{self, File, ObjectRef, Objects, Payload};
+use crate::volumes::payload::{self, File, ObjectRef, Objects, Payload, found};
 use crate::volumes::source::TokenSource;
 
 /// The plugin's name.
@@ -146,11 +145,11 @@ pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Pa
             )]))
         } else if source.cluster_trust_bundle.is_some() {
             Err(SetUpError::Payload(
-                "ClusterTrustBundle projection is not supported on this node yet".to_owned(),
+                "ClusterTrustBundle projection is not supported on this node yet".into(),
             ))
         } else if source.pod_certificate.is_some() {
             Err(SetUpError::Payload(
-                "PodCertificate projection is not supported on this node yet".to_owned(),
+                "PodCertificate projection is not supported on this node yet".into(),
             ))
         } else {
             Ok(Payload::new())
@@ -161,20 +160,6 @@ pub fn payload(source: &ProjectedVolumeSource, inputs: &Inputs<'_>) -> Result<Pa
         }
     }
     SetUpError::aggregate(errors).map_or(Ok(files), Err)
-}
-
-/// The object, if it exists; that it does not is an error unless it is optional.
-pub(crate) fn found<'a, T>(
-    kind: &'static str,
-    name: &str,
-    object: Option<&'a Option<Arc<T>>>,
-    optional: bool,
-) -> Result<Option<&'a T>, SetUpError> {
-    match object {
-        Some(Some(object)) => Ok(Some(object)),
-        Some(None) if optional => Ok(None),
-        Some(None) | None => Err(ObjectError::NotFound { kind, name: name.to_owned() }.into()),
-    }
 }
 
 /// Who owns token files: the user of all containers, if every one has the same by its spec.
@@ -201,7 +186,7 @@ mod tests {
 
     use super::{Inputs, owner, payload, token_requests};
     use crate::model::Pod;
-    use crate::volumes::kinds::Allocatable;
+    use crate::volumes::Allocatable;
     use crate::volumes::payload::Objects;
 
     fn pod(spec: &str) -> Pod {

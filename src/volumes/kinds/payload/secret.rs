@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{KeyToPath, Secret, SecretVolumeSource};
 
-use super::projected::found;
 use crate::volumes::error::SetUpError;
 use crate::volumes::kinds::context::{Context, Done, VolumeInputs};
 use crate::volumes::mounter::Mounter;
-use crate::volumes::payload::{self, ObjectRef, Payload};
+use crate::volumes::payload::{self, ObjectRef, Payload, found};
 
 /// The plugin's name.
 pub const PLUGIN: &str = "kubernetes.io/secret";

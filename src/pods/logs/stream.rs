@@ -7,14 +7,16 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 
 use futures::StreamExt as _;
 use inotify::{EventMask, Inotify, WatchMask};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::log_lines::{LineWriter, LogOptions, More};
+use super::lines::{LineWriter, More};
+use crate::dispatch::LogOptions;
 
 /// How much is read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -24,7 +26,7 @@ const MAX_LINE: usize = 1024 * 1024;
 
 /// Why a log cannot be read; the texts are upstream's.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LogError {
+pub(in crate::pods) enum LogError {
     /// The path cannot be resolved.
     #[error("failed to try resolving symlinks in path {path:?}: {source_text}")]
     Resolve {
@@ -48,7 +50,7 @@ pub(super) enum LogError {
 
 /// An open log.
 #[derive(Debug)]
-pub(super) struct LogStream {
+pub(in crate::pods) struct LogStream {
     path: PathBuf,
     file: File,
     options: LogOptions,
@@ -56,7 +58,7 @@ pub(super) struct LogStream {
 
 impl LogStream {
     /// Opens the log at `path` and seeks to the first line that is asked for.
-    pub(super) async fn open(path: &Path, options: LogOptions) -> Result<Self, LogError> {
+    pub(in crate::pods) async fn open(path: &Path, options: LogOptions) -> Result<Self, LogError> {
         let resolved = tokio::fs::canonicalize(path).await.map_err(|error| LogError::Resolve {
             path: path.to_owned(),
             source_text: if error.kind() == io::ErrorKind::NotFound {
@@ -74,15 +76,14 @@ impl LogStream {
         Ok(Self { path: resolved, file, options })
     }
 
-    /// Sends the log to `out`, chunk by chunk, until its end or, when following, until `running`
-    /// says that the container has ended and all is sent, or until the receiver is gone.
-    /// Cancel-safe.
-    pub(super) async fn run(
+    /// Sends the log to `out`, chunk by chunk, until its end or, when following, until the
+    /// container has `ended` and all is sent, or until the receiver is gone. Cancel-safe.
+    pub(in crate::pods) async fn run(
         mut self,
         out: mpsc::Sender<Result<bytes::Bytes, io::Error>>,
-        mut running: watch::Receiver<bool>,
+        ended: impl Future<Output = ()> + Send,
     ) {
-        if let Err(error) = self.copy(&out, &mut running).await {
+        if let Err(error) = self.copy(&out, std::pin::pin!(ended)).await {
             // The receiver may be gone: then nobody is left to tell.
             drop(out.send(Err(io::Error::other(error))).await);
         }
@@ -91,14 +92,14 @@ impl LogStream {
     async fn copy(
         &mut self,
         out: &mpsc::Sender<Result<bytes::Bytes, io::Error>>,
-        running: &mut watch::Receiver<bool>,
+        mut ended: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), LogError> {
         let mut writer = LineWriter::new(&self.options);
         let mut pending = Vec::new();
         // The watch is set up before the first read, so that no write between reading and waiting
         // is missed.
         let mut changes = if self.options.follow { Some(Changes::new(&self.path)?) } else { None };
-        let mut ended = false;
+        let mut has_ended = false;
         loop {
             if self.drain(&mut pending, &mut writer, out).await? == More::Enough || out.is_closed()
             {
@@ -108,15 +109,16 @@ impl LogStream {
                 // What is left has no newline: upstream sends it all the same.
                 return self.flush(&mut pending, &mut writer, out).await;
             };
-            if ended {
+            if has_ended {
                 return Ok(());
             }
-            // Cancel-safe: all three lose nothing when dropped.
+            // Cancel-safe: all three lose nothing when dropped. `ended` is not polled once it is
+            // over: the loop returns then.
             tokio::select! {
                 change = changes.next() => if change? == Change::Recreated {
                     self.reopen(&mut pending, &mut writer, out).await?;
                 },
-                () = wait_until_ended(running) => ended = true,
+                () = &mut ended => has_ended = true,
                 () = out.closed() => return Ok(()),
             }
         }
@@ -198,12 +200,6 @@ impl LogStream {
             Err(source) => Err(LogError::Io { step: "open", path: self.path.clone(), source }),
         }
     }
-}
-
-async fn wait_until_ended(running: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone: the pod has no task any more, so the container does
-    // not run.
-    drop(running.wait_for(|running| !running).await);
 }
 
 /// What has happened to a log.
@@ -289,7 +285,14 @@ async fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
 mod tests {
     use std::io::Write as _;
 
+    use tokio::sync::watch;
+
     use super::*;
+
+    /// Waits until the container no longer runs.
+    async fn ended(mut running: watch::Receiver<bool>) {
+        drop(running.wait_for(|running| !running).await);
+    }
 
     fn line(number: u32) -> String {
         format!("2026-11-21T09:00:00Z stdout F line {number}\n")
@@ -321,7 +324,7 @@ mod tests {
             let (sender, mut receiver) = mpsc::channel(8);
             let (_running, watching) = watch::channel(false);
             let (text, ()) =
-                tokio::join!(collect(&mut receiver, "never"), stream.run(sender, watching));
+                tokio::join!(collect(&mut receiver, "never"), stream.run(sender, ended(watching)));
             assert_eq!(text, expected);
         }
     }
@@ -347,6 +350,6 @@ mod tests {
             running.send_replace(false);
             assert_eq!(collect(&mut receiver, "never").await, "");
         };
-        tokio::join!(stream.run(sender, watching), script);
+        tokio::join!(stream.run(sender, ended(watching)), script);
     }
 }

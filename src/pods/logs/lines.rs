@@ -1,102 +1,10 @@
-//! Lines of a container's log in the CRI format, and what a request wants of them. Pure.
+//! Lines of a container's log in the CRI format, and the part of them that is asked for. Pure.
 //!
 //! A line is `<RFC 3339 nanos> <stdout|stderr> <tags> <content>`; the tag `P` marks a part of a
 //! longer line.
 
-use crate::model::{Now, Wall};
-
-/// What a request for logs asks for (`PodLogOptions`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LogOptions {
-    /// Go on until the container ends.
-    pub follow: bool,
-    /// The container before this one.
-    pub previous: bool,
-    /// Put the time before each line.
-    pub timestamps: bool,
-    /// Only lines from this time on.
-    pub since: Option<Wall>,
-    /// Only the last lines.
-    pub tail_lines: Option<u64>,
-    /// Only so many bytes.
-    pub limit_bytes: Option<u64>,
-}
-
-/// Why a query is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum QueryError {
-    /// A value cannot be read (400).
-    Undecodable,
-    /// A value is not allowed (422).
-    Invalid,
-    /// A single stream was asked for, which needs an alpha gate (400).
-    Stream,
-}
-
-impl LogOptions {
-    /// Reads the query of `/containerLogs`.
-    pub(super) fn from_query(query: &[(String, String)], now: Now) -> Result<Self, QueryError> {
-        let mut options = Self::default();
-        let mut tail = None;
-        let mut since_seconds = None;
-        for (name, value) in query {
-            match name.as_str() {
-                "follow" => options.follow = boolean(value)?,
-                "previous" => options.previous = boolean(value)?,
-                "timestamps" => options.timestamps = boolean(value)?,
-                "tailLines" => tail = tail.or(Some(integer(value)?)),
-                "tail" if value == "all" || value.is_empty() => {}
-                "tail" => tail = Some(integer(value)?),
-                "limitBytes" => {
-                    let limit = u64::try_from(integer(value)?).map_err(|_| QueryError::Invalid)?;
-                    if limit == 0 {
-                        return Err(QueryError::Invalid);
-                    }
-                    options.limit_bytes = Some(limit);
-                }
-                "sinceSeconds" => {
-                    let seconds = integer(value)?;
-                    if seconds < 1 {
-                        return Err(QueryError::Invalid);
-                    }
-                    since_seconds = Some(seconds);
-                }
-                "sinceTime" => {
-                    options.since = Some(value.parse().map_err(|_| QueryError::Undecodable)?);
-                }
-                "stream" if value == "All" || value.is_empty() => {}
-                "stream" => return Err(QueryError::Stream),
-                _ => {}
-            }
-        }
-        if query.iter().any(|(name, value)| name == "tail" && value == "all") {
-            tail = None;
-        }
-        options.tail_lines =
-            tail.map(|tail| u64::try_from(tail).map_err(|_| QueryError::Invalid)).transpose()?;
-        if let Some(seconds) = since_seconds {
-            if options.since.is_some() {
-                return Err(QueryError::Invalid);
-            }
-            let span = jiff::SignedDuration::from_secs(seconds);
-            options.since = Some(now.wall.checked_sub(span).map_err(|_| QueryError::Invalid)?);
-        }
-        Ok(options)
-    }
-}
-
-/// Go's `strconv.ParseBool`, as the API machinery reads booleans of a query: absent text is true.
-fn boolean(value: &str) -> Result<bool, QueryError> {
-    match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(QueryError::Undecodable),
-    }
-}
-
-fn integer(value: &str) -> Result<i64, QueryError> {
-    value.parse().map_err(|_| QueryError::Undecodable)
-}
+use crate::dispatch::LogOptions;
+use crate::model::Wall;
 
 /// Turns raw lines into what is sent.
 #[derive(Debug)]
@@ -214,15 +122,6 @@ fn split_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mono;
-
-    fn now() -> Now {
-        Now { mono: Mono::default(), wall: "2026-11-21T10:00:00Z".parse().expect("a time") }
-    }
-
-    fn query(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
 
     #[test]
     fn times_have_nine_digits() {
@@ -251,33 +150,6 @@ mod tests {
                 writer.push(line.as_bytes(), &mut out);
             }
             assert_eq!(String::from_utf8_lossy(&out), expected);
-        }
-    }
-
-    #[test]
-    fn queries_are_read_as_upstream_reads_them() {
-        let options = LogOptions::from_query(
-            &query(&[("follow", "true"), ("tail", "5"), ("sinceSeconds", "60")]),
-            now(),
-        )
-        .expect("a query");
-        assert!(options.follow);
-        assert_eq!(options.tail_lines, Some(5));
-        assert_eq!(options.since, Some("2026-11-21T09:59:00Z".parse().expect("a time")));
-        let all = LogOptions::from_query(&query(&[("tailLines", "3"), ("tail", "all")]), now())
-            .expect("a query");
-        assert_eq!(all.tail_lines, None, "tail=all wins");
-        for (pairs, error) in [
-            (query(&[("follow", "maybe")]), QueryError::Undecodable),
-            (query(&[("tailLines", "-1")]), QueryError::Invalid),
-            (query(&[("limitBytes", "0")]), QueryError::Invalid),
-            (
-                query(&[("sinceSeconds", "5"), ("sinceTime", "2026-11-21T09:59:00Z")]),
-                QueryError::Invalid,
-            ),
-            (query(&[("stream", "Stdout")]), QueryError::Stream),
-        ] {
-            assert_eq!(LogOptions::from_query(&pairs, now()), Err(error), "{pairs:?}");
         }
     }
 
