@@ -131,6 +131,7 @@
 //! | manifests over HTTP | `sources/http.rs::new` | a URL | `watch` of `sources/mod.rs::SourceState` |
 //! | pods of the API server | `sources/apiserver.rs::new` | watch of Pods | `watch` of `sources/mod.rs::SourceState` |
 //! | desired | `desired/mod.rs::run`, `desired/mirror_task.rs::run` | every source's `watch` | `mpsc` of `desired/index.rs::Change`, mirror pods |
+//! | features of pods | `daemon/switched_off.rs::strip` | `mpsc` of `desired/index.rs::Change` | the same without what gates switch off |
 //! | dispatch | `dispatch/mod.rs::run` | `mpsc` of `desired/index.rs::Change` and of commands, ends of tasks | `watch` of `dispatch/directive.rs::Directive` per pod, the table of `dispatch/handle.rs::PodsHandle` |
 //! | found pods | `pods/launch.rs::look` | pleg's changes | `watch` of `dispatch/backend.rs::Found` |
 //! | pod | `pods/worker/mod.rs::run` | `pods/worker/mod.rs::Feeds`, all `watch`; ends of its actions | actions, reports, `watch` of `dispatch/view.rs::PodView` |

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
@@ -25,6 +25,17 @@ pub(super) struct Trust {
     seen: Mutex<Seen>,
     verifier: RwLock<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
+}
+
+/// Why a changed file is not used.
+#[derive(Debug, thiserror::Error)]
+enum TrustError {
+    #[error("{0}")]
+    File(#[from] std::io::Error),
+    #[error("it is not PEM: {0}")]
+    Pem(#[from] pem::Error),
+    #[error("{0}")]
+    Authority(#[from] rustls::Error),
 }
 
 /// The file as it was when last looked at.
@@ -72,18 +83,16 @@ impl Trust {
                 true
             }
             Err(problem) => {
-                tracing::error!(%file, problem, "the changed CA file cannot be used; the old one stays");
+                tracing::error!(%file, %problem, "the changed CA file cannot be used; the old one stays");
                 false
             }
         }
     }
 
-    fn read(&self) -> Result<Arc<WebPkiServerVerifier>, String> {
-        let pem = std::fs::read(&self.file).map_err(|error| error.to_string())?;
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("it is not PEM: {error}"))?;
-        verifier(&roots, &self.provider).map_err(|error| error.to_string())
+    fn read(&self) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
+        let pem = std::fs::read(&self.file)?;
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?;
+        Ok(verifier(&roots, &self.provider)?)
     }
 
     fn now(&self) -> Arc<WebPkiServerVerifier> {
