@@ -131,7 +131,7 @@ impl Checks<'_> {
             "upstream's kubelet runs again, and renews the lease",
             self.node.is_reported_by("kubelet")
         );
-        check!(self, "the pods have not noticed", self.node.are_as_they_were(&before));
+        check!(self, "the pods have not noticed", self.node.are_as_upstream_leaves_them(&before));
         Ok(())
     }
 

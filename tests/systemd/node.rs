@@ -42,6 +42,13 @@ pub(crate) struct Node {
     pub(crate) program: PathBuf,
 }
 
+/// What must stay of the two pods.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct States {
+    api: Vec<String>,
+    from_file: Vec<String>,
+}
+
 impl Node {
     /// The output of a command in all namespaces of the node.
     pub(crate) async fn run(&self, argv: &[&str]) -> Result<String> {
@@ -121,12 +128,12 @@ impl Node {
     }
 
     /// The state of the pod of the API and of the static pod.
-    pub(crate) async fn states(&self) -> Result<String> {
-        Ok(format!("{}\n{}", self.state("stays").await?, self.state("fixed-n1").await?))
+    pub(crate) async fn states(&self) -> Result<States> {
+        Ok(States { api: self.state("stays").await?, from_file: self.state("fixed-n1").await? })
     }
 
-    /// All of a pod that another kubelet must not change.
-    async fn state(&self, name: &str) -> Result<String> {
+    /// All of a pod that another kubelet must not change, each field with its value.
+    async fn state(&self, name: &str) -> Result<Vec<String>> {
         let pod = self.bed.get("Pod", name).await?;
         let fields = [
             "metadata.uid",
@@ -138,15 +145,23 @@ impl Node {
             "cond[Ready]",
             "cond[Ready].lastTransitionTime",
         ];
-        // Upstream's kubelet begins the status of a static pod anew at each of its starts.
-        let is_static = name == "fixed-n1";
-        let kept = fields.into_iter().filter(|field| !is_static || !field.ends_with("Time"));
-        Ok(kept.map(|field| look::text(&pod, field)).collect::<Vec<_>>().join(" "))
+        Ok(fields.map(|field| format!("{field}={}", look::text(&pod, field))).into())
     }
 
-    /// Neither pod differs from what it was before.
-    pub(crate) async fn are_as_they_were(&self, before: &str) -> Result<()> {
-        same("the pods", self.states().await?.as_str(), before)
+    /// Neither pod differs from what it was before rkubelet took over.
+    pub(crate) async fn are_as_they_were(&self, before: &States) -> Result<()> {
+        same("the pods", self.states().await?, before.clone())
+    }
+
+    /// Neither pod differs, upstream's kubelet being back: it begins the status of a static pod
+    /// anew at each of its starts, so that the times in it are of no account.
+    pub(crate) async fn are_as_upstream_leaves_them(&self, before: &States) -> Result<()> {
+        let without_times = |states: States| {
+            let is_kept = |field: &String| !field.contains("Time=");
+            let from_file = states.from_file.into_iter().filter(is_kept).collect();
+            States { from_file, ..states }
+        };
+        same("the pods", without_times(self.states().await?), without_times(before.clone()))
     }
 
     /// Logs and exec reach the pod through the API server and the kubelet.
