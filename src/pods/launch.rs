@@ -4,14 +4,16 @@
 //! Called by dispatch. It decides nothing about pods: which of them run is dispatch's, what each of
 //! them does next is `plan`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{self, PodExecutor};
+use super::former::FormerLives;
 use super::memory;
 use super::memory::facts::Config;
 use super::memory::known::Preparation;
@@ -54,6 +56,8 @@ pub struct CriBackend {
     config: Config,
     deps: Deps,
     found: watch::Sender<Option<Found>>,
+    /// Shared with the tasks of static pods, which put themselves in at their end.
+    former: Arc<Mutex<FormerLives>>,
 }
 
 impl CriBackend {
@@ -66,7 +70,7 @@ impl CriBackend {
         let task = async move {
             shutdown.run_until_cancelled(look(pleg, sender)).await;
         };
-        (Self { config, deps, found }, task)
+        (Self { config, deps, found, former: Arc::default() }, task)
     }
 }
 
@@ -86,9 +90,11 @@ impl Backend for CriBackend {
         let api_status =
             mirror.as_ref().map_or(pod.status.as_ref(), |mirror| mirror.status.as_ref());
         let of_mirror = api_status.filter(|_| pod::is_static(&pod)).map(status::of_mirror);
-        let remembered = match of_mirror {
-            Some(_) => BTreeMap::new(),
-            None => recorded::remembered(api_status, shared.clock.now().wall),
+        let now = shared.clock.now();
+        let remembered = if pod::is_static(&pod) {
+            self.former.lock().take(&uid, now.mono)
+        } else {
+            recorded::remembered(api_status, now.wall)
         };
         let has_directory = shared.settings.paths.pod(&uid).exists();
         let memory = memory::Start {
@@ -118,12 +124,14 @@ impl Backend for CriBackend {
         let recall = (pod::is_static(&pod) && mirror.is_none())
             .then(|| {
                 let desired = report.desired.clone();
-                late_mirror(desired, feeds.observation.clone(), uid, shutdown.clone())
+                late_mirror(desired, feeds.observation.clone(), uid.clone(), shutdown.clone())
             })
             .map(Box::pin);
         let start = Start { memory, shutdown: shutdown.clone() };
         let (mut worker, view) =
             Worker::new(start, Arc::clone(&executor), Arc::clone(&reporter), shared.clock);
+        let former = pod::is_static(&pod).then(|| Arc::clone(&self.former));
+        let clock = shared.clock;
         let task = async move {
             if let Some(recall) = recall
                 && let Some(mirror) = recall.await
@@ -132,8 +140,11 @@ impl Backend for CriBackend {
                 let status = mirror.status.as_ref().map(status::of_mirror);
                 worker.recall(recorded::recorded(status.as_ref()));
             }
-            let ended = worker.run(feeds).await;
+            let (ended, remembered) = worker.run(feeds).await;
             if ended == Ended::Gone {
+                if let Some(former) = former {
+                    former.lock().keep(uid, remembered, clock.now().mono);
+                }
                 // Nothing of the pod is left in the runtime: its logs go.
                 executor.remove_log_directory(&pod);
             }

@@ -14,6 +14,7 @@
 
 mod config;
 pub mod execute;
+mod former;
 pub mod hooks;
 mod launch;
 pub mod logs;

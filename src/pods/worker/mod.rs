@@ -13,6 +13,7 @@
 
 mod actions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ use super::report::{Milestone, Picture, Published, Report};
 use crate::clock::Clock;
 use crate::cni::NetworkProblem;
 use crate::dispatch::{Directive, Ended, PodView, ViewState};
+use crate::model::observed::Remembered;
 use crate::model::{Mono, Now, ObservedPod, pod};
 use crate::status::Acked;
 
@@ -96,8 +98,8 @@ impl<E: Execute, R: Report> Worker<E, R> {
     }
 
     /// Runs until the pod is gone from the node, or the process ends (containers are then left as
-    /// they are).
-    pub async fn run(self, mut feeds: Feeds) -> Ended {
+    /// they are). Returns also the restart counts of the containers that are gone.
+    pub async fn run(self, mut feeds: Feeds) -> (Ended, BTreeMap<String, Remembered>) {
         let pod = &self.start.memory.pod;
         let span = tracing::info_span!("pod", pod = %pod::key(pod), uid = %pod::uid(pod));
         let shutdown = self.start.shutdown.clone();
@@ -105,7 +107,7 @@ impl<E: Execute, R: Report> Worker<E, R> {
             // Nothing is planned before the runtime has been read once: adoption needs to know what
             // runs.
             let Some(observed) = first_observation(&mut feeds, &shutdown).await else {
-                return Ended::Shutdown;
+                return (Ended::Shutdown, BTreeMap::new());
             };
             let mut acked = self.reporter.acked().await;
             // Boxed, as is each of its steps: what a pod's task is while it waits stays small.
@@ -121,11 +123,11 @@ impl<E: Execute, R: Report> Worker<E, R> {
             loop {
                 let wake_at = Box::pin(task.step(&mut feeds, &mut acked)).await;
                 if task.memory.is_over() && task.actions.is_empty() {
-                    return Ended::Gone;
+                    return (Ended::Gone, task.memory.remembered());
                 }
                 if !task.wait(&mut feeds, &mut acked, wake_at, &shutdown).await {
                     task.actions.detach_all();
-                    return Ended::Shutdown;
+                    return (Ended::Shutdown, BTreeMap::new());
                 }
             }
         }

@@ -139,7 +139,7 @@ fn bench(pod: &Arc<Pod>) -> Bench {
         network_not_ready: watch::channel(None).1,
     };
     #[expect(clippy::disallowed_methods, reason = "a test's task ends with its runtime")]
-    let task = tokio::spawn(worker.run(feeds));
+    let task = tokio::spawn(async move { worker.run(feeds).await.0 });
     Bench { fake, directive, observation: observations, _volumes: volumes, task }
 }
 

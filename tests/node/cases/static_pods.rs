@@ -12,6 +12,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         slow(written_changed_removed),
         slow(deleted_mirror_comes_back),
+        case(written_again_it_counts_on),
         case(objects_of_the_api_are_not_for_static_pods),
         case(bad_file_does_no_harm),
     ]
@@ -101,6 +102,17 @@ async fn written_changed_removed(bed: Bed) -> Result<()> {
         hash != text(&second, "metadata.annotations[kubernetes.io/config.hash]"),
         "one hash for two files"
     );
+    drop(manifest);
+    bed.until_gone("Pod", "fixed-n1").await
+}
+
+async fn written_again_it_counts_on(bed: Bed) -> Result<()> {
+    let manifest = Manifest::of(&bed);
+    manifest.write(&bed, "one")?;
+    bed.until("fixed-n1", &["cond[Ready]=True", "c[main].restartCount=0"]).await?;
+    std::fs::remove_file(&manifest.0)?;
+    manifest.write(&bed, "one")?;
+    bed.until("fixed-n1", &["cond[Ready]=True", "c[main].restartCount=1"]).await?;
     drop(manifest);
     bed.until_gone("Pod", "fixed-n1").await
 }
