@@ -1,4 +1,4 @@
-//! A backend in a hundred lines: its pods run nothing, and each container's log is one line.
+//! A whole backend in one file: its pods run nothing, and each container's log is one line.
 //!
 //! A source is filled by hand, dispatch admits the pod and has the backend launch it, the log is
 //! read as the kubelet's API would read it, and the pod goes when its source has it no longer.
@@ -31,7 +31,9 @@ impl Backend for Idle {
         directive: watch::Receiver<Directive>,
     ) -> Launched {
         let (sender, view) = watch::channel(PodView::new(&pod, &lifecycle));
-        Launched { task: live(directive, sender).boxed(), view }
+        // One that was rejected, say; the directive does not repeat it.
+        let begins_stopped = lifecycle.is_stopping();
+        Launched { task: live(directive, sender, begins_stopped).boxed(), view }
     }
 
     fn found(&self) -> watch::Receiver<Option<Found>> {
@@ -44,10 +46,14 @@ impl Backend for Idle {
 }
 
 /// The life of one pod: it obeys the latest directive until the pod is gone from its source.
-async fn live(mut directive: watch::Receiver<Directive>, view: watch::Sender<PodView>) -> Ended {
+async fn live(
+    mut directive: watch::Receiver<Directive>,
+    view: watch::Sender<PodView>,
+    begins_stopped: bool,
+) -> Ended {
     loop {
         let order = directive.borrow_and_update().clone();
-        let stops = order.gone || order.stop.is_some();
+        let stops = begins_stopped || order.gone || order.stop.is_some();
         view.send_modify(|view| {
             view.state = if stops { ViewState::Terminated } else { ViewState::Syncing };
             view.pod = order.pod;

@@ -270,7 +270,7 @@ pub use crate::daemon::run;
 /// - `RunInContainer`, `AttachToContainer`, `PortForward` and `GetContainerLogs` are
 ///   [`Streams`](backend::Streams).
 ///
-/// `examples/backend.rs` is a whole backend in a hundred lines.
+/// `examples/backend.rs` is a whole backend in one file.
 ///
 /// Not part of the face yet: the composition of a node agent on another backend. [`run`] drives a
 /// container runtime by CRI.
@@ -284,11 +284,12 @@ pub mod backend {
         Output, PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError,
         Streams, ViewState,
     };
+    pub use crate::model::observed::{AppliedResources, Exit, LinuxUser, ObservedMount};
     pub use crate::model::quantity::Amount;
     pub use crate::model::{
-        Blocked, ContainerId, ContainerState, Lifecycle, Mono, NodeFacts, Now, ObservedContainer,
-        ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict, SandboxId, SandboxState,
-        Stage, Terminating, TerminationCause, Wall,
+        Blocked, ContainerId, ContainerKind, ContainerState, EventType, Lifecycle, Mono, NodeFacts,
+        Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict,
+        SandboxId, SandboxState, Stage, Terminating, TerminationCause, Wall,
     };
 
     /// The pods that should run: the sources, and the merged view of them that dispatch follows.

@@ -24,6 +24,9 @@ pub trait Backend: Send + 'static {
     /// The task obeys `directive`, always its latest value. It ends with [`Ended::Gone`] once the
     /// pod is gone from its source and from the node, and with [`Ended::Shutdown`] when the process
     /// ends; pods run on then. A task that panics is launched again after a pause.
+    ///
+    /// A pod may begin with its end: one that was rejected, or that no source has. `lifecycle` says
+    /// so, `directive` does not repeat it, and nothing of the pod is started then.
     fn launch(
         &mut self,
         pod: Arc<Pod>,
@@ -70,4 +73,6 @@ pub struct FoundPod {
     pub grace: Duration,
     /// Whether any of it runs, rather than only being left over.
     pub is_running: bool,
+    /// Whether it was started as a static pod.
+    pub is_static: bool,
 }

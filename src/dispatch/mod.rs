@@ -253,14 +253,18 @@ impl<B: Backend> Dispatch<B> {
         let uid = pod::uid(&pod);
         let key = pod::key(&pod);
         if let Some(entry) = self.entries.get(&uid) {
-            if entry.is_static && entry.directive.borrow().gone {
-                // The same file again, while the pod already stops: stopping is never taken back,
-                // so it starts anew.
+            if pod::is_static(&pod) && entry.directive.borrow().gone {
+                // The same file again, while the pod already stops, for itself or as an orphan:
+                // stopping is never taken back, so it starts anew.
                 debug!(pod = %key, "static pod is back; it is started again when it has stopped");
                 self.queued.insert(key, pod);
                 return;
             }
             self.update(&uid, pod);
+            // A pod of the API that is back is no end that a static pod of its name waits for.
+            if let Some(waiting) = self.queued.remove(&key) {
+                self.upsert(waiting);
+            }
             return;
         }
         if self.undecided.update(&pod) {
@@ -292,7 +296,11 @@ impl<B: Backend> Dispatch<B> {
             .iter()
             .flatten()
             .filter(|(other, found)| {
-                found.key == *key && found.is_running && *other != uid && !is_wanted(other)
+                found.key == *key
+                    && found.is_static
+                    && found.is_running
+                    && *other != uid
+                    && !is_wanted(other)
             })
             .map(|(uid, found)| (uid.clone(), found.clone()))
             .collect();

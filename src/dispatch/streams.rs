@@ -20,7 +20,8 @@ use crate::model::Wall;
 /// [`StreamError::Unsupported`].
 ///
 /// A call is dropped when the client goes away. It has to end by itself within a deadline of the
-/// backend's own; what it returned may last as long as the client.
+/// backend's own, but for `run`, which lasts as long as its command; what a call returned may last
+/// as long as the client.
 #[allow(unused_variables, reason = "the defaults refuse whatever they are asked")]
 pub trait Streams: fmt::Debug + Send + Sync + 'static {
     /// Prepares a session with a new process in a container.

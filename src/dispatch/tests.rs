@@ -130,7 +130,12 @@ fn facts() -> NodeFacts {
     }
 }
 
+/// A bench with pods that an earlier process has left running, as static pods.
 fn bench(found: &[&str]) -> Bench {
+    bench_with(found.iter().map(|uid| (PodUid::from(*uid), found_pod(uid, true))).collect())
+}
+
+fn bench_with(found: Found) -> Bench {
     let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -142,7 +147,6 @@ fn bench(found: &[&str]) -> Bench {
     tasks.spawn(merging);
     let (node, node_facts) = watch::channel(Some(Arc::new(facts())));
 
-    let found = found.iter().map(|uid| (PodUid::from(*uid), found_pod(uid, true))).collect();
     let fake = Fake { world: Arc::default(), found: watch::Sender::new(Some(found)) };
     let mut forget = Forgetters::default();
     let world = Arc::clone(&fake.world);
@@ -293,6 +297,7 @@ fn found_pod(uid: &str, is_running: bool) -> FoundPod {
         containers: vec!["c".into()],
         grace: Duration::from_secs(30),
         is_running,
+        is_static: true,
     }
 }
 
@@ -362,6 +367,27 @@ async fn a_static_pod_waits_for_an_orphan_of_its_name() {
     bench.started(&["etcd"]);
     bench.end("etcd", End::Gone).await;
     bench.started(&["etcd", "h2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_that_stops_as_an_orphan_is_started_again_when_its_file_is_back() {
+    let bench = bench(&["etcd"]);
+    bench.upsert(&static_pod("etcd", "h2")).await;
+    bench.started(&["etcd"]);
+    // The file is edited back before the old pod has stopped.
+    bench.gone("h2").await;
+    bench.upsert(&static_pod("etcd", "etcd")).await;
+    assert!(bench.directive("etcd").gone, "stopping is never taken back");
+    bench.end("etcd", End::Gone).await;
+    bench.started(&["etcd", "etcd"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_api_is_not_stopped_for_a_static_pod_of_its_name() {
+    let of_the_api = FoundPod { is_static: false, ..found_pod("web", true) };
+    let bench = bench_with([(PodUid::from("web"), of_the_api)].into());
+    bench.upsert(&static_pod("web", "h1")).await;
+    bench.started(&["h1"]);
 }
 
 #[tokio::test(start_paused = true)]

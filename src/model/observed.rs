@@ -57,6 +57,8 @@ pub struct ObservedSandbox {
     pub host_network: bool,
     /// The runtime handler (RuntimeClass) of the sandbox; empty for the default.
     pub runtime_handler: String,
+    /// True if the sandbox was made for a static pod.
+    pub is_static: bool,
 }
 
 /// The state of a sandbox.

@@ -57,7 +57,12 @@ pub fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
 
 /// Returns true if the pod comes from a file or URL on this node, not from the API server.
 pub fn is_static(pod: &Pod) -> bool {
-    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api")
+    annotation(pod, CONFIG_SOURCE).is_some_and(is_of_node)
+}
+
+/// Returns true if a source of pods, as [`CONFIG_SOURCE`] names it, is this node's own.
+pub fn is_of_node(source: &str) -> bool {
+    source != "api"
 }
 
 /// Returns true if the pod is the API's image of a static pod.

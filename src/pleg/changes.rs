@@ -107,6 +107,7 @@ mod tests {
             ips: Vec::new(),
             host_network: false,
             runtime_handler: String::new(),
+            is_static: false,
         };
         let container = |(id, state): &(&str, ContainerState)| ObservedContainer {
             id: ContainerId::new(*id),

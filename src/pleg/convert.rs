@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::termination::Source;
 use crate::cri::{labels, v1};
 use crate::model::observed::{AppliedResources, Exit, LinuxUser, ObservedMount};
+use crate::model::pod;
 use crate::model::{
     ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, PodKey, PodUid,
     SandboxId, SandboxState, Wall,
@@ -96,6 +97,8 @@ fn sandbox_state(state: v1::PodSandboxState) -> SandboxState {
 /// Converts a sandbox's status.
 pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
     let state = sandbox_state(status.state());
+    let source = status.annotations.get(pod::CONFIG_SOURCE);
+    let is_static = source.is_some_and(|source| pod::is_of_node(source));
     let options =
         status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
 
@@ -107,6 +110,7 @@ pub(super) fn sandbox(status: v1::PodSandboxStatus) -> ObservedSandbox {
         ips: addresses(status.network.as_ref()),
         host_network: options.is_some_and(|options| options.network() == v1::NamespaceMode::Node),
         runtime_handler: status.runtime_handler,
+        is_static,
     }
 }
 

@@ -195,6 +195,7 @@ fn without_task(pleg: &pleg::Handle) -> Found {
                 containers: names.into_iter().collect(),
                 grace: ORPHAN_GRACE,
                 is_running: is_running(observed),
+                is_static: observed.latest_sandbox().is_some_and(|sandbox| sandbox.is_static),
             };
             (known.uid, found)
         })
@@ -246,6 +247,7 @@ mod tests {
             ips: Vec::new(),
             host_network: false,
             runtime_handler: String::new(),
+            is_static: false,
         };
         let pod = |state| ObservedPod { sandboxes: vec![sandbox(state)], containers: Vec::new() };
         assert!(!is_running(&pod(SandboxState::NotReady)));

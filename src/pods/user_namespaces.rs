@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::request::IdRange;
 use crate::dispatch::Forget;
-use crate::linux::fs::{WriteOptions, write_atomic_with};
+use crate::linux::fs::{WriteOptions, go_text, write_atomic_with};
 use crate::linux::walk;
 use crate::model::PodUid;
 use crate::volumes::Paths;
@@ -137,11 +137,21 @@ pub enum RangeError {
     #[error("create user namespace: could not find an empty slot to allocate a user namespace")]
     NoneFree,
     /// The range cannot be recorded.
-    #[error("create user namespace: {0}")]
-    Write(#[source] io::Error),
+    #[error("create user namespace: open {}: {}", path.display(), go_text(source))]
+    Write {
+        /// The record.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The record cannot be read.
-    #[error(transparent)]
-    Read(io::Error),
+    #[error("open {}: {}", path.display(), go_text(source))]
+    Read {
+        /// The record.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The record is no JSON.
     #[error("user namespace: invalid user namespace mappings file: {0}")]
     File(#[source] serde_json::Error),
@@ -267,11 +277,10 @@ impl UserNamespaces {
         let range = taken.ok_or(RangeError::NoneFree)?;
         let text = serde_json::to_string(&Mappings::of(range)).expect("numbers are JSON");
         // A reboot must not give the ids of files that the pod's volumes keep to another pod.
-        if let Err(error) =
-            write_atomic_with(&self.file(uid), text, WriteOptions::mode(0o600).synced())
-        {
+        let path = self.file(uid);
+        if let Err(source) = write_atomic_with(&path, text, WriteOptions::mode(0o600).synced()) {
             self.state.lock().used.remove(uid);
-            return Err(RangeError::Write(error));
+            return Err(RangeError::Write { path, source });
         }
         Ok(range)
     }
@@ -310,11 +319,12 @@ impl UserNamespaces {
     }
 
     fn read(&self, uid: &PodUid) -> Result<Option<IdRange>, RangeError> {
-        match std::fs::read_to_string(self.file(uid)) {
+        let path = self.file(uid);
+        match std::fs::read_to_string(&path) {
             Ok(text) if text.is_empty() => Ok(None),
             Ok(text) => Mappings::parse(&text).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(RangeError::Read(error)),
+            Err(source) => Err(RangeError::Read { path, source }),
         }
     }
 }

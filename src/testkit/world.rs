@@ -21,7 +21,7 @@ use crate::pods::memory::slot::ImageState;
 use crate::pods::memory::{Event, Memory, Order, Start};
 use crate::pods::plan::types::{Action, InFlight, Key, Notice, Plan, Transition};
 use crate::pods::request::container_hash;
-use crate::resources::allocation::requirements;
+use crate::resources::allocation::{needs_restart, requirements};
 use crate::status::Acked;
 
 /// One pod, its runtime and its task's memory.
@@ -340,12 +340,18 @@ impl World {
                 let pod = requirements(begun_with);
                 Outcome::Prepared { logged_restarts: BTreeMap::new(), pod }
             }
-            Action::Resize { .. } => {
+            // As the executor: what runs still and needs no restart.
+            Action::Resize { given, .. } => {
                 let pod = requirements(begun_with);
                 let running = self.observed.containers.iter();
                 let running = running.filter(|container| container.state.is_running());
                 let containers = running.filter_map(|container| {
-                    Some((container.id.clone(), *pod.get(&container.name)?))
+                    let has = *given.get(&container.id)?;
+                    let wants = *pod.get(&container.name)?;
+                    let (_, spec) = pod::find_container(begun_with, &container.name)?;
+                    let policies = spec.resize_policy.as_deref().unwrap_or_default();
+                    let is_resized = has != wants && !needs_restart(policies, has, wants);
+                    is_resized.then(|| (container.id.clone(), wants))
                 });
                 Outcome::Resized { containers: containers.collect(), pod: pod.clone() }
             }
@@ -437,6 +443,7 @@ impl World {
                 ips: if host_network { Vec::new() } else { vec![ip] },
                 host_network,
                 runtime_handler: String::new(),
+                is_static: false,
             },
         );
     }

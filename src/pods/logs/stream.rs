@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::lines::{LineWriter, More};
 use crate::dispatch::LogOptions;
+use crate::linux::fs::go_text;
 
 /// How much is read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -36,7 +37,7 @@ pub(in crate::pods) enum LogError {
         source_text: String,
     },
     /// The file cannot be opened or read.
-    #[error("failed to {step} log file {path:?}")]
+    #[error("failed to {step} log file {path:?}: {}", go_text(source))]
     Io {
         /// `open`, `read`, `watch`.
         step: &'static str,

@@ -9,7 +9,7 @@ use super::known::Failure;
 use crate::dispatch::Resize;
 use crate::model::reason::event;
 use crate::model::{EventType, Pod, pod};
-use crate::pods::plan::types::Notice;
+use crate::pods::plan::types::{Notice, Resizing};
 use crate::status::{PendingResize, ResizeInProgress, ResizeState};
 
 /// The progress of a pod's resize.
@@ -61,12 +61,12 @@ impl ResizeProgress {
     /// Follows a resize by what the plan says of it.
     pub(super) fn follow(
         &mut self,
-        is_resizing: bool,
+        resizing: Resizing,
         failure: Option<&Failure>,
         pod: &Pod,
         notices: &mut Vec<Notice>,
     ) {
-        if !is_resizing {
+        if resizing == Resizing::Over {
             if self.state.in_progress.take().is_some() {
                 let text = text("Pod resize completed", pod, "");
                 notices.push(notice(EventType::Normal, event::RESIZE_COMPLETED, text));
@@ -74,6 +74,9 @@ impl ResizeProgress {
             return;
         }
 
+        if resizing == Resizing::Restarting && self.state.in_progress.is_none() {
+            return;
+        }
         let generation = pod.metadata.generation;
         let new = || ResizeInProgress { error: None, generation };
         let progress = self.state.in_progress.get_or_insert_with(new);

@@ -73,29 +73,11 @@ pub fn retry_after(count: u32) -> Duration {
     Duration::from_secs(1 << doublings).min(RETRY_MAX)
 }
 
-/// A duration as Go prints it, which users see in `back-off 1m20s restarting failed container`.
-pub(super) fn go_text(duration: Duration) -> String {
-    let total = duration.as_secs();
-    let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
-    let fraction = match duration.subsec_nanos() {
-        0 => String::new(),
-        nanos => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
-    };
-    match (hours, minutes) {
-        (0, 0) if total == 0 && !duration.is_zero() => {
-            format!("{}ms", duration.as_secs_f64() * 1000.0)
-        }
-        (0, 0) => format!("{seconds}{fraction}s"),
-        (0, _) => format!("{minutes}m{seconds}{fraction}s"),
-        (_, _) => format!("{hours}h{minutes}m{seconds}{fraction}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Bounds, Config, go_text, held_until, raised, retry_after};
+    use super::{Bounds, Config, held_until, raised, retry_after};
     use crate::model::Mono;
 
     fn at(seconds: u64) -> Mono {
@@ -151,20 +133,5 @@ mod tests {
             [1, 2, 3, 4, 5, 100].map(|count| retry_after(count).as_secs()),
             [1, 2, 4, 8, 10, 10]
         );
-    }
-
-    #[test]
-    fn prints_durations_as_go_does() {
-        for (duration, text) in [
-            (Duration::ZERO, "0s"),
-            (Duration::from_secs(10), "10s"),
-            (Duration::from_secs(80), "1m20s"),
-            (Duration::from_secs(300), "5m0s"),
-            (Duration::from_secs(3600), "1h0m0s"),
-            (Duration::from_millis(1500), "1.5s"),
-            (Duration::from_millis(500), "500ms"),
-        ] {
-            assert_eq!(go_text(duration), text);
-        }
     }
 }

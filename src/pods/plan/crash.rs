@@ -10,6 +10,7 @@ use super::container_spec::ContainerSpec;
 use super::types::KillReason;
 use super::view::View;
 use crate::model::observed::Exit;
+use crate::model::time::go_duration;
 use crate::model::{ContainerKind, Mono};
 use crate::pods::memory::slot::Backoff;
 
@@ -69,7 +70,7 @@ impl<'a> CrashBackoff<'a> {
 
     /// The text of the waiting message, upstream's.
     pub(super) fn text(self, wait: Duration) -> String {
-        let wait = backoff::go_text(wait);
+        let wait = go_duration(wait);
         let pod = self.view.pod_text();
         format!("back-off {wait} restarting failed container={} pod={pod}", self.spec.name)
     }

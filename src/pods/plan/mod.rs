@@ -76,7 +76,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         Lifecycle::Terminated(_) => finish::finish(&mut draft),
     }
 
-    let resizing = resize::is_resizing(&draft);
+    let resizing = resize::resizing(&draft);
     let mut plan = draft.into_plan();
     plan.resizing = resizing;
     waiting::explain(&view, &mut plan);

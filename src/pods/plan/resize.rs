@@ -4,7 +4,7 @@
 
 use super::container_spec::ContainerSpec;
 use super::draft::Draft;
-use super::types::{Action, Key, KillReason};
+use super::types::{Action, Key, KillReason, Resizing};
 use super::view::View;
 use crate::model::{ContainerState, ObservedContainer, SandboxId, Stage};
 use crate::pods::memory::slot::ImageState;
@@ -25,36 +25,54 @@ pub(super) fn resize(draft: &mut Draft<'_>, sandbox: Option<&SandboxId>) {
         .filter_map(|container| Some((container.id.clone(), *view.known.given(&container.id)?)))
         .collect();
     draft.attempt(Action::Resize { sandbox: sandbox.cloned(), given });
-    let on = "its containers to be given other resources".to_owned();
-    draft.block_on(Stage::Resize, on, &Key::Resize);
+    let on = match sandbox {
+        Some(_) => "its containers to be given other resources",
+        None => "the pod's cgroup to be given other resources",
+    };
+    draft.block_on(Stage::Resize, on.to_owned(), &Key::Resize);
 }
 
-/// Returns true while a resize goes on: something of the pod has other resources than the spec
-/// says, or a container is stopped and started anew to be given them.
-pub(super) fn is_resizing(draft: &Draft<'_>) -> bool {
+/// Returns how far a resize of the pod is.
+pub(super) fn resizing(draft: &Draft<'_>) -> Resizing {
     let view = draft.view;
-    is_resizable(draft)
-        || view.specs.iter().any(|spec| {
-            let latest = view.observed.latest(spec.name);
-            latest.is_some_and(|container| is_restarting(view, spec, container))
+    let any = |holds: &dyn Fn(&ContainerSpec<'_>, &ObservedContainer) -> bool| {
+        view.specs.iter().any(|spec| {
+            latest_started(view, spec.name).is_some_and(|container| holds(spec, container))
         })
+    };
+    let is_stopping = view.lifecycle.is_stopping();
+
+    let is_wanted = |spec: &ContainerSpec<'_>, container: &ObservedContainer| {
+        !was_stopped(view, container) && needs_restart(view, spec, container)
+    };
+    if is_resizable(draft) || !is_stopping && any(&is_wanted) {
+        return Resizing::Wanted;
+    }
+    let is_restarting = |spec: &ContainerSpec<'_>, container: &ObservedContainer| {
+        was_stopped(view, container) && !has_failed_to_start(view, spec)
+    };
+    if !is_stopping && any(&is_restarting) { Resizing::Restarting } else { Resizing::Over }
 }
 
-/// Returns true if a container is, or is about to be, stopped and started anew for a resize. If its
-/// start has failed, the resize is over, as with upstream: a container that does not run has no
-/// other resources.
-fn is_restarting(view: &View<'_>, spec: &ContainerSpec<'_>, container: &ObservedContainer) -> bool {
-    if view.lifecycle.is_stopping() {
-        return false;
-    }
+/// Returns the newest container of a name that has been started: one that is only created has not
+/// taken the place of the one before it yet.
+fn latest_started<'a>(view: &View<'a>, name: &str) -> Option<&'a ObservedContainer> {
+    let mut twins = view.observed.containers.iter().filter(|container| container.name == name);
+    twins.find(|container| container.state != ContainerState::Created)
+}
 
+/// Returns true if a container is or was stopped in order to be started anew with other resources.
+fn was_stopped(view: &View<'_>, container: &ObservedContainer) -> bool {
     let known = view.known.containers.get(&container.id);
-    if known.and_then(|known| known.stop.reason()) != Some(&KillReason::Resize) {
-        return needs_restart(view, spec, container);
-    }
+    known.and_then(|known| known.stop.reason()) == Some(&KillReason::Resize)
+}
+
+/// Returns true if the start of a container has failed. The resize that it is started for is over
+/// then, as with upstream: a container that does not run has no other resources.
+fn has_failed_to_start(view: &View<'_>, spec: &ContainerSpec<'_>) -> bool {
     let start = Key::Start(spec.name.to_owned());
-    !view.known.failures.contains_key(&start)
-        && !matches!(view.known.image(spec.name), Some(ImageState::Failed { .. }))
+    view.known.failures.contains_key(&start)
+        || matches!(view.known.image(spec.name), Some(ImageState::Failed { .. }))
 }
 
 /// Returns true if the pod's cgroup or a running container is to be resized without a restart.

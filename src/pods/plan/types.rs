@@ -106,11 +106,23 @@ pub struct Plan {
     pub shown_as_created: BTreeSet<ContainerId>,
     /// Running containers of the spec whose postStart hook has ended: the prober's targets.
     pub probed: BTreeSet<ContainerId>,
-    /// Whether a resize goes on: something of the pod has other resources than it was given, or is
-    /// started anew to be given them.
-    pub resizing: bool,
+    /// How far a resize of the pod is.
+    pub resizing: Resizing,
     /// Back-offs to be stored (raised or reset) together with the actions.
     pub backoff: BTreeMap<String, Backoff>,
+}
+
+/// How far a resize of the pod is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resizing {
+    /// Everything has the resources of the spec, or can have them no more.
+    #[default]
+    Over,
+    /// All that is left to do is to start containers that were stopped for it. This keeps a resize
+    /// open and never opens one: a start that is tried again after a failure is no new resize.
+    Restarting,
+    /// Something of the pod has other resources than the spec says.
+    Wanted,
 }
 
 impl Plan {

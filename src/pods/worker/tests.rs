@@ -263,6 +263,7 @@ async fn what_is_left_of_a_pod_gives_way_to_others_within_bounds() {
         ips: Vec::new(),
         host_network: false,
         runtime_handler: String::new(),
+        is_static: false,
     };
     let observed = ObservedPod { sandboxes: vec![sandbox], ..ObservedPod::default() };
     bench.observation.send_modify(|observation| observation.pod = Arc::new(observed));

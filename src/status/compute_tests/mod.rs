@@ -157,6 +157,7 @@ fn sandbox(state: SandboxState) -> ObservedSandbox {
         },
         host_network: false,
         runtime_handler: String::new(),
+        is_static: false,
     }
 }
 
