@@ -81,9 +81,18 @@ pub enum TlsError {
         file: NamedFile,
     },
     /// Certificate and key do not fit, or the like.
+    #[error("{} and {} cannot be used together", files.0, files.1)]
+    Pair {
+        /// The files of the certificate and of the key.
+        files: Box<(NamedFile, NamedFile)>,
+        /// The cause.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The protocol or the authorities of clients cannot be set up.
     #[error("{file} cannot be used")]
     Refused {
-        /// The certificate's file.
+        /// The file.
         file: NamedFile,
         /// The cause.
         #[source]
@@ -102,10 +111,34 @@ pub struct TlsSource {
     current: Mutex<Loaded>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Loaded {
+    pair: Pair,
     config: Arc<ServerConfig>,
     stamps: Vec<Stamp>,
+}
+
+/// A certificate chain and its key.
+#[derive(Debug)]
+struct Pair {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Pair {
+    fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
+        let chain = certificates(&settings.cert_file, "certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&settings.key_file)?).map_err(|_| {
+            TlsError::Content { what: "private key", file: settings.key_file.clone() }
+        })?;
+        Ok(Self { chain, key })
+    }
+}
+
+impl Clone for Pair {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
 }
 
 impl TlsSource {
@@ -116,8 +149,9 @@ impl TlsSource {
         let client_ca = settings.client_ca_file.as_ref();
         let client_ca = client_ca.map(|file| ClientCa::load(file, reload)).transpose()?;
         let client_ca = client_ca.map(Arc::new);
-        let config = Arc::new(server_config(&settings, client_ca.as_deref())?);
-        Ok(Self { settings, client_ca, current: Mutex::new(Loaded { config, stamps }) })
+        let pair = Pair::read(&settings)?;
+        let config = Arc::new(server_config(&settings, pair.clone(), client_ca.as_deref())?);
+        Ok(Self { settings, client_ca, current: Mutex::new(Loaded { pair, config, stamps }) })
     }
 
     /// The authorities of client certificates, if certificates are looked at.
@@ -131,20 +165,35 @@ impl TlsSource {
         let stamps = stamps(&self.settings);
         let mut current = self.current.lock();
         if current.stamps != stamps {
-            match server_config(&self.settings, self.client_ca.as_deref()) {
-                Ok(config) => {
+            match self.read_again(&current.pair) {
+                Ok((pair, config)) => {
                     tracing::info!(
                         "serving certificate or client CA has changed and was read again"
                     );
-                    *current = Loaded { config: Arc::new(config), stamps };
+                    *current = Loaded { pair, config: Arc::new(config), stamps };
                 }
                 Err(error) => {
-                    tracing::error!(%error, "changed serving certificate or client CA cannot be used; the old one stays");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        error,
+                        "changed serving certificate or client CA cannot be used; the old one stays"
+                    );
                     current.stamps = stamps;
                 }
             }
         }
         current.config.clone()
+    }
+
+    /// Makes the configuration anew. The certificate is read again only if its gate is on.
+    fn read_again(&self, present: &Pair) -> Result<(Pair, ServerConfig), TlsError> {
+        let pair = if self.settings.reload_certificate {
+            Pair::read(&self.settings)?
+        } else {
+            present.clone()
+        };
+        let config = server_config(&self.settings, pair.clone(), self.client_ca.as_deref())?;
+        Ok((pair, config))
     }
 }
 
@@ -163,7 +212,7 @@ pub(super) fn check_files(
             reload_certificate: false,
             reload_client_ca: false,
         };
-        server_config(&settings, None)?;
+        server_config(&settings, Pair::read(&settings)?, None)?;
     }
     client_ca.map_or(Ok(()), |file| ClientCa::load(file, false).map(drop))
 }
@@ -177,11 +226,9 @@ fn stamps(settings: &TlsSettings) -> Vec<Stamp> {
 
 fn server_config(
     settings: &TlsSettings,
+    Pair { chain, key }: Pair,
     client_ca: Option<&ClientCa>,
 ) -> Result<ServerConfig, TlsError> {
-    let chain = certificates(&settings.cert_file, "certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&settings.key_file)?)
-        .map_err(|_| TlsError::Content { what: "private key", file: settings.key_file.clone() })?;
     let versions: &[&rustls::SupportedProtocolVersion] =
         if settings.only_tls13 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
     let refused = |source| TlsError::Refused { file: settings.cert_file.clone(), source };
@@ -192,7 +239,10 @@ fn server_config(
         Some(ca) => builder.with_client_cert_verifier(ca.for_handshakes()),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(refused)?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|source| TlsError::Pair {
+        files: Box::new((settings.cert_file.clone(), settings.key_file.clone())),
+        source,
+    })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -341,5 +391,26 @@ mod tests {
             self_signed(directory.path(), "other", &[], today).expect("another pair");
             assert_eq!(Arc::ptr_eq(&before, &source.current()), !reload, "{reload}");
         }
+    }
+
+    #[test]
+    fn a_changed_client_ca_does_not_read_the_certificate_again_if_its_gate_is_off() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let today = crate::clock::Clock::system().now().wall;
+        let (authority, _) = self_signed(&path.join("ca"), "ca", &[], today).expect("a pair");
+        let client_ca_file = Some(NamedFile { field: "clientCAFile", path: authority.clone() });
+        let settings = TlsSettings { reload_certificate: false, client_ca_file, ..settings(path) };
+        let files = [settings.cert_file.path.clone(), settings.key_file.path.clone()];
+        let source = TlsSource::load(settings).expect("usable");
+        let before = source.current();
+
+        for file in files {
+            std::fs::remove_file(file).expect("removed");
+        }
+        std::fs::remove_dir_all(path.join("ca")).expect("removed");
+        self_signed(&path.join("ca"), "other", &[], today).expect("another authority");
+        let after = source.current();
+        assert!(!Arc::ptr_eq(&before, &after), "the authority was read again, the pair was not");
     }
 }
