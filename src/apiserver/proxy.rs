@@ -68,11 +68,8 @@ impl Proxy {
 
     /// The value of `Proxy-Authorization`, if the proxy has a user.
     pub fn authorization(&self) -> Result<Option<HeaderValue>, InvalidHeaderValue> {
-        let Some((name, password)) = &self.user else { return Ok(None) };
-        let both = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-        let mut value = HeaderValue::from_str(&format!("Basic {both}"))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        let user = self.user.as_ref();
+        user.map(|(name, password)| basic(name, password)).transpose()
     }
 
     fn over_tls(&self, tcp: HttpConnector) -> HttpsConnector<HttpConnector> {
@@ -115,8 +112,16 @@ impl Proxy {
     }
 }
 
-/// The user of an authority, its escapes resolved.
-fn user_of(authority: &str) -> Option<(String, String)> {
+/// Returns the value of the header of basic authentication. It is marked as sensitive.
+pub fn basic(name: &str, password: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let both = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+    let mut value = HeaderValue::from_str(&format!("Basic {both}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Returns the user and password of an authority, their escapes resolved.
+pub fn user_of(authority: &str) -> Option<(String, String)> {
     let (user, _) = authority.rsplit_once('@')?;
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
     let plain =

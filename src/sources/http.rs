@@ -1,7 +1,7 @@
 //! Static pods from a URL (`staticPodURL`): a Pod or a PodList, read every `httpCheckFrequency`.
 //!
-//! A failure keeps what was read last. The proxies of the environment are used. Static pods from a
-//! URL get no toleration of their own, as upstream.
+//! A failure keeps what was read last; an empty answer holds no pods. The proxies of the
+//! environment are used. Static pods from a URL get no toleration of their own, as upstream.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use tokio::sync::watch;
 use tower::BoxError;
 
 use super::static_pod::{self, Origin, References};
-use super::{Source, SourceKind, SourceState, stamp};
+use super::{Source, SourceKind, SourceState, adopted};
 use crate::apiserver::credentials;
-use crate::apiserver::proxy::{Connector, Proxy};
+use crate::apiserver::proxy::{self, Connector, Proxy};
 use crate::clock::Clock;
 use crate::config::Proxies;
-use crate::model::{Pod, PodUid, pod};
+use crate::model::{Pod, PodUid, Wall, error_chain, pod};
 
 /// How long one read may take, as upstream.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -57,39 +57,56 @@ async fn run(config: Config, clock: Clock, sender: watch::Sender<SourceState>) {
     let mut said = String::new();
     loop {
         let read = tokio::time::timeout(DEADLINE, fetch(&config)).await;
-        let read = read.unwrap_or(Err(FetchError::Deadline)).map_err(|error| error.to_string());
-        let pods = read.and_then(|text| {
+        let read = read.unwrap_or(Err(FetchError::Deadline));
+        if let Err(FetchError::Empty) = &read {
+            // As upstream: a problem, and yet an answer that there are no pods.
+            publish(&sender, Vec::new(), clock.now().wall);
+        }
+        let pods = read.map_err(|error| error_chain(&error)).and_then(|text| {
             static_pod::read(&text, Origin::Url(&config.url), &config.node_name, config.references)
                 .map_err(|error| error.to_string())
         });
         match pods {
             Ok(pods) => {
                 said.clear();
-                let now = clock.now().wall;
-                sender.send_if_modified(|state| {
-                    let mut next: BTreeMap<PodUid, Arc<Pod>> = BTreeMap::new();
-                    for mut pod in pods {
-                        let uid = pod::uid(&pod);
-                        let kept = state.pods.get(&uid).cloned().unwrap_or_else(|| {
-                            stamp(&mut pod, SourceKind::Http, None, now);
-                            Arc::new(pod)
-                        });
-                        next.insert(uid, kept);
-                    }
-                    let same = state.ready && state.pods.keys().eq(next.keys());
-                    state.pods = next;
-                    state.ready = true;
-                    !same
-                });
+                publish(&sender, pods, clock.now().wall);
             }
             Err(problem) if problem != said => {
-                tracing::warn!(url = %config.url, error = problem, "Cannot read static pods from the URL");
+                let url = without_user(&config.url);
+                tracing::warn!(url, error = problem, "Cannot read static pods from the URL");
                 said = problem;
             }
             Err(_) => {}
         }
         tokio::time::sleep(config.check_frequency).await;
     }
+}
+
+/// Publishes the pods that the URL has now.
+fn publish(sender: &watch::Sender<SourceState>, pods: Vec<Pod>, now: Wall) {
+    sender.send_if_modified(|state| {
+        let mut next: BTreeMap<PodUid, Arc<Pod>> = BTreeMap::new();
+        for pod in pods {
+            let uid = pod::uid(&pod);
+            let known = state.pods.get(&uid);
+            next.insert(uid, adopted(pod, SourceKind::Http, known, now));
+        }
+        let is_same = state.ready
+            && state.pods.len() == next.len()
+            && state.pods.values().zip(next.values()).all(|(old, new)| Arc::ptr_eq(old, new));
+        state.pods = next;
+        state.ready = true;
+        !is_same
+    });
+}
+
+/// Returns a URL without its user and password: `https://h/p` of `https://u:p@h/p`.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 /// Why the URL cannot be read.
@@ -104,8 +121,8 @@ enum FetchError {
         source: http::Error,
     },
     /// There is no answer, or it breaks off or is too long.
-    #[error(transparent)]
-    Request(BoxError),
+    #[error("no answer")]
+    Request(#[source] BoxError),
     /// There is no answer in time.
     #[error("no answer within {DEADLINE:?}")]
     Deadline,
@@ -118,11 +135,20 @@ enum FetchError {
 }
 
 async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
-    let request = http::Request::get(config.url.as_str())
+    let url = without_user(&config.url);
+    let request = http::Request::get(url.as_str())
         .body(Empty::new())
-        .map_err(|source| FetchError::Url { url: config.url.clone(), source })?;
+        .map_err(|source| FetchError::Url { url, source })?;
     let (mut head, body) = request.into_parts();
     head.headers.extend(config.headers.clone());
+    let authority = config.url.parse::<http::Uri>().ok().and_then(|uri| uri.authority().cloned());
+    if let Some((name, password)) = authority.and_then(|text| proxy::user_of(text.as_str()))
+        && !head.headers.contains_key(http::header::AUTHORIZATION)
+    {
+        let basic = proxy::basic(&name, &password);
+        let basic = basic.map_err(|error| FetchError::Request(error.into()))?;
+        head.headers.insert(http::header::AUTHORIZATION, basic);
+    }
     let proxy = config.proxies.choose(&head.uri).map(Proxy::new).transpose();
     let proxy = proxy.map_err(|error| FetchError::Request(error.into()))?;
     let request = http::Request::from_parts(head, body);
@@ -160,7 +186,6 @@ async fn forwarded(
     mut request: http::Request<Empty<Bytes>>,
 ) -> Result<Answer, BoxError> {
     let host = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    let host = host.rsplit('@').next().unwrap_or_default();
     let host = http::HeaderValue::from_str(host)?;
     request.headers_mut().entry(http::header::HOST).or_insert(host);
     if let Some(authorization) = proxy.authorization()? {

@@ -18,7 +18,7 @@ use inotify::{Inotify, WatchMask};
 use tokio::sync::watch;
 
 use super::static_pod::{self, Origin, References};
-use super::{Source, SourceKind, SourceState, stamp};
+use super::{Source, SourceKind, SourceState, adopted};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::config::clean_path;
@@ -218,14 +218,9 @@ impl File {
                 .map(|mut pods| pods.pop());
         self.text = text;
         match pod {
-            Ok(Some(mut pod)) => {
+            Ok(Some(pod)) => {
                 self.problem = None;
-                let same =
-                    self.pod.as_deref().is_some_and(|known| known.metadata.uid == pod.metadata.uid);
-                if !same {
-                    stamp(&mut pod, SourceKind::File, None, now);
-                    self.pod = Some(Arc::new(pod));
-                }
+                self.pod = Some(adopted(pod, SourceKind::File, self.pod.as_ref(), now));
                 None
             }
             Ok(None) => Some("it holds no pod".to_owned()),

@@ -75,11 +75,40 @@ fn stamp(pod: &mut Pod, kind: SourceKind, known: Option<&Pod>, now: Wall) {
     annotations.insert(CONFIG_SEEN.to_owned(), seen);
 }
 
+/// Returns a static pod with its stamp: the `known` one, if it has the same UID and nothing else
+/// has changed. A manifest may give its pod a UID, which then stays when the rest changes.
+fn adopted(mut pod: Pod, kind: SourceKind, known: Option<&Arc<Pod>>, now: Wall) -> Arc<Pod> {
+    let known = known.filter(|known| known.metadata.uid == pod.metadata.uid);
+    stamp(&mut pod, kind, known.map(Arc::as_ref), now);
+    match known {
+        Some(known) if **known == pod => Arc::clone(known),
+        Some(_) | None => Arc::new(pod),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{SourceKind, stamp};
+    use std::sync::Arc;
+
+    use super::{SourceKind, adopted, stamp};
     use crate::model::Pod;
     use crate::model::pod::{self, CONFIG_SEEN, CONFIG_SOURCE};
+
+    #[test]
+    fn a_change_under_the_same_uid_is_a_change() {
+        let pod = |image: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"},
+                "spec": {"containers": [{"name": "c", "image": image}]}}))
+            .expect("a pod")
+        };
+        let kind = SourceKind::File;
+        let first = adopted(pod("a"), kind, None, jiff::Timestamp::UNIX_EPOCH);
+        let same = adopted(pod("a"), kind, Some(&first), jiff::Timestamp::MAX);
+        assert!(Arc::ptr_eq(&first, &same));
+        let other = adopted(pod("b"), kind, Some(&first), jiff::Timestamp::MAX);
+        assert_ne!(other.spec, first.spec);
+        assert_eq!(other.metadata, first.metadata, "first seen when the first was");
+    }
 
     #[test]
     fn first_seen_stays() {
