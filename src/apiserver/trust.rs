@@ -27,6 +27,9 @@ pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
 }
 
+/// The certificates of a file, and the check by them.
+type Authorities = (Vec<CertificateDer<'static>>, Arc<WebPkiServerVerifier>);
+
 /// Why a changed file is not used.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
@@ -40,7 +43,10 @@ enum TrustError {
 
 /// The file as it was when last looked at.
 struct Seen {
-    stamp: Stamp,
+    /// `None` until the file has been read here: it may have changed since `roots` were read.
+    stamp: Option<Stamp>,
+    /// The authorities in force.
+    roots: Vec<CertificateDer<'static>>,
     looked: Mono,
 }
 
@@ -59,7 +65,7 @@ impl Trust {
         now: Mono,
     ) -> Result<Arc<Self>, rustls::Error> {
         let verifier = verifier(roots, &provider)?;
-        let seen = Mutex::new(Seen { stamp: Stamp::of(&file), looked: now });
+        let seen = Mutex::new(Seen { stamp: None, roots: roots.to_vec(), looked: now });
         Ok(Arc::new(Self { file, seen, verifier: RwLock::new(verifier), provider }))
     }
 
@@ -70,14 +76,17 @@ impl Trust {
             return false;
         }
         seen.looked = now;
-        let stamp = Stamp::of(&self.file);
+        let stamp = Some(Stamp::of(&self.file));
         if std::mem::replace(&mut seen.stamp, stamp) == stamp {
             return false;
         }
 
         let file = self.file.display();
         match self.read() {
-            Ok(verifier) => {
+            // Only touched, or not changed since the start.
+            Ok((roots, _)) if roots == seen.roots => false,
+            Ok((roots, verifier)) => {
+                seen.roots = roots;
                 tracing::info!(%file, "CA content changed, updating transport");
                 *self.verifier.write() = verifier;
                 true
@@ -89,10 +98,11 @@ impl Trust {
         }
     }
 
-    fn read(&self) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
+    fn read(&self) -> Result<Authorities, TrustError> {
         let pem = std::fs::read(&self.file)?;
         let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?;
-        Ok(verifier(&roots, &self.provider)?)
+        let verifier = verifier(&roots, &self.provider)?;
+        Ok((roots, verifier))
     }
 
     fn now(&self) -> Arc<WebPkiServerVerifier> {

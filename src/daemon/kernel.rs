@@ -20,8 +20,9 @@ const SETTINGS: [(&str, i64); 6] = [
 enum KernelError {
     #[error("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}")]
     Differs { flag: &'static str, expected: i64, actual: i64 },
-    #[error("open {path}: {source}")]
+    #[error("{step} {path}: {source}")]
     File {
+        step: &'static str,
         path: PathBuf,
         #[source]
         source: std::io::Error,
@@ -41,10 +42,18 @@ fn prepare_at(root: &Path, protect: bool) -> anyhow::Result<()> {
         prepare_one(&root.join(flag), flag, expected, protect).err()
     });
     let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+    let remedy = if protect {
+        "set them with sysctl, or protectKernelDefaults (--protect-kernel-defaults) to false"
+    } else {
+        "the kubelet must be able to set them below /proc/sys"
+    };
     match &errors[..] {
         [] => Ok(()),
-        [error] => anyhow::bail!("Failed to start ContainerManager: {error}"),
-        errors => anyhow::bail!("Failed to start ContainerManager: [{}]", errors.join(", ")),
+        [error] => anyhow::bail!("Failed to start ContainerManager: {error} ({remedy})"),
+        errors => {
+            let errors = errors.join(", ");
+            anyhow::bail!("Failed to start ContainerManager: [{errors}] ({remedy})")
+        }
     }
 }
 
@@ -54,8 +63,8 @@ fn prepare_one(
     expected: i64,
     protect: bool,
 ) -> Result<(), KernelError> {
-    let file = |source| KernelError::File { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(file)?;
+    let file = |step| move |source| KernelError::File { step, path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(file("open"))?;
     let actual: i64 =
         text.trim().parse().map_err(|_| KernelError::NoNumber { path: path.to_owned() })?;
     if actual == expected {
@@ -70,7 +79,7 @@ fn prepare_one(
         .and_then(|mut opened| {
             std::io::Write::write_all(&mut opened, expected.to_string().as_bytes())
         })
-        .map_err(file)
+        .map_err(file("write"))
 }
 
 #[cfg(test)]
@@ -106,7 +115,8 @@ mod tests {
             error,
             "Failed to start ContainerManager: [invalid kernel flag: vm/overcommit_memory, \
              expected value: 1, actual value: 0, invalid kernel flag: kernel/panic, expected \
-             value: 10, actual value: 0]"
+             value: 10, actual value: 0] (set them with sysctl, or protectKernelDefaults \
+             (--protect-kernel-defaults) to false)"
         );
         let left = std::fs::read_to_string(root.path().join("kernel/panic")).expect("read");
         assert_eq!(left.trim(), "0", "nothing was written");

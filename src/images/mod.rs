@@ -382,6 +382,11 @@ impl Inner {
             count((error.reason == waiting::ERR_IMAGE_NEVER_PULL).then_some(false), None);
         })?;
 
+        let present = match &precheck {
+            Precheck::Present { .. } => Some(true),
+            Precheck::Absent => Some(false),
+            Precheck::Unknown => None,
+        };
         let mut credentials = None;
         if let Precheck::Present { image_ref } = &precheck {
             let now = self.clock.now().wall;
@@ -389,10 +394,11 @@ impl Inner {
                 self.records.must_pull(&request.image, image_ref, known, now)
             };
             let mut needed = must_pull(&[]);
-            // Plug-ins are asked only if it matters, and so does a broken secret.
+            // Plug-ins are asked only if it matters, and a broken secret matters only then.
             if needed && self.records.knows_credentials(&request.image, image_ref) {
                 let found = self.credentials(request).await;
-                needed = must_pull(found.as_deref().unwrap_or_default());
+                let found = found.inspect_err(|_| count(present, None))?;
+                needed = must_pull(&found);
                 credentials = Some(found);
             }
             if !needed {
@@ -407,16 +413,13 @@ impl Inner {
             count(Some(true), Some(true));
             return Err(self.never_pull(request));
         }
-        let credentials = match credentials {
-            Some(found) => found?,
-            None => self.credentials(request).await?,
+        let credentials = if let Some(found) = credentials {
+            found
+        } else {
+            let found = self.credentials(request).await;
+            found.inspect_err(|_| count(present, Some(true)))?
         };
 
-        let present = match precheck {
-            Precheck::Present { .. } => Some(true),
-            Precheck::Absent => Some(false),
-            Precheck::Unknown => None,
-        };
         count(present, Some(true));
         self.pull(request, Order { image: spec, credentials, sandbox: request.sandbox.clone() })
             .await

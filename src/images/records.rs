@@ -342,6 +342,9 @@ impl Records {
     /// Turns the intents of a killed kubelet into records, for images that exist. `images` are id
     /// and names of each.
     pub(super) fn recover(&self, images: &[(String, Vec<String>)], now: Wall) {
+        if !self.verifies() {
+            return;
+        }
         let lock = self.under_way.lock();
         let Ok(files) = std::fs::read_dir(&self.pulling) else { return };
 
@@ -368,6 +371,9 @@ impl Records {
     /// Removes the records of images that are gone. `until` is the time at which the list of images
     /// was begun.
     pub(super) fn prune(&self, images: &[String], until: Wall) {
+        if !self.verifies() {
+            return;
+        }
         let lock = self.under_way.lock();
 
         let Ok(files) = std::fs::read_dir(&self.pulled) else { return };

@@ -8,11 +8,14 @@ pub const CONTAINER_FILE: &str = "system_u:object_r:container_file_t:s0";
 
 const ATTRIBUTE: &str = "security.selinux";
 
-/// Returns true if SELinux labels files here: its file system is mounted and the process has a
-/// label.
+/// Returns true if SELinux labels files here: its file system is mounted, not read-only as in a
+/// container, and the process is not the kernel's own.
 pub fn is_enabled() -> bool {
+    let is_writable = rustix::fs::statvfs("/sys/fs/selinux")
+        .is_ok_and(|found| !found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
-    Path::new("/sys/fs/selinux/enforce").exists()
+    is_writable
+        && Path::new("/sys/fs/selinux/enforce").exists()
         && label().trim_end_matches('\0').trim() != "kernel"
 }
 

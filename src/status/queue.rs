@@ -305,25 +305,18 @@ impl Queue {
         now: Mono,
     ) -> Option<Retry> {
         let entry = self.pods.get_mut(uid)?;
+        let is_overwritten = matches!(end, End::Overwritten);
         match end {
-            End::Done => {
+            End::Done | End::Overwritten => {
                 entry.failures = 0;
                 entry.read_first = false;
                 // Another writer may have changed the object: check whether a field of ours was
                 // lost.
                 if then != Then::Nothing {
                     self.ask(uid, now);
-                }
-                None
-            }
-            End::Overwritten => {
-                entry.failures = 0;
-                entry.read_first = false;
-                // The watch will not show the change as a newer one: the answer is newer still.
-                if then == Then::Nothing {
+                } else if is_overwritten {
+                    // The watch will not show the change as a newer one: the answer is newer still.
                     self.put(uid, Work::Waiting(now.after(RECHECK)));
-                } else {
-                    self.ask(uid, now);
                 }
                 None
             }

@@ -91,22 +91,16 @@ struct Response {
     _api_version: String,
     cache_key_type: String,
     cache_duration: Option<GoDuration>,
-    auth: Option<BTreeMap<String, Auth>>,
+    auth: Option<BTreeMap<String, Option<Auth>>>,
 }
 
 // No Debug: it holds passwords.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Auth {
-    username: String,
-    password: String,
-}
-
-/// How a program ended, with its output.
-struct Ended {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    // Go takes `null` for the empty text.
+    username: Option<String>,
+    password: Option<String>,
 }
 
 impl Runner {
@@ -132,23 +126,22 @@ impl Runner {
     pub(super) async fn run(&self, question: &Question) -> Result<Answer, RunError> {
         let began = self.clock.now().mono;
         let request = self.request(question);
-        let ended = tokio::time::timeout(DEADLINE, self.execute(&request)).await;
-        let failure = |problem: String, stderr: &[u8]| RunError::Failed {
+        let mut stderr = Vec::new();
+        let ended = tokio::time::timeout(DEADLINE, self.execute(&request, &mut stderr)).await;
+        let failure = |problem: String| RunError::Failed {
             name: self.name.clone(),
             image: question.image.clone(),
             problem,
-            stderr: String::from_utf8_lossy(stderr).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
         };
         let outcome = match ended {
-            Err(_) => Err(failure("context deadline exceeded".to_owned(), &[])),
+            Err(_) => Err(failure("context deadline exceeded".to_owned())),
             Ok(Err(error)) => {
                 let program = self.program.display();
-                Err(failure(format!("fork/exec {program}: {error}"), &[]))
+                Err(failure(format!("fork/exec {program}: {error}")))
             }
-            Ok(Ok(ended)) if !ended.status.success() => {
-                Err(failure(status_text(ended.status), &ended.stderr))
-            }
-            Ok(Ok(ended)) => Ok(ended.stdout),
+            Ok(Ok((status, _))) if !status.success() => Err(failure(status_text(status))),
+            Ok(Ok((_, stdout))) => Ok(stdout),
         };
         let took = self.clock.now().mono.since(began);
         (self.observer)(&self.name, took, outcome.is_err());
@@ -172,7 +165,13 @@ impl Runner {
         format!("{request}\n").into_bytes()
     }
 
-    async fn execute(&self, request: &[u8]) -> std::io::Result<Ended> {
+    /// Runs the program to its end. What it writes to its standard error is in `stderr` also if
+    /// this is dropped before.
+    async fn execute(
+        &self,
+        request: &[u8],
+        stderr: &mut Vec<u8>,
+    ) -> std::io::Result<(ExitStatus, Vec<u8>)> {
         let variables = self.env.iter().map(|(name, value)| (name, value));
         let mut child = tokio::process::Command::new(&self.program)
             .args(&self.args)
@@ -184,16 +183,19 @@ impl Runner {
             .spawn()?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
-        let stderr = child.stderr.take();
+        let errors = child.stderr.take();
+        let mut answer = Vec::new();
         let write = async move {
             if let Some(mut stdin) = stdin {
                 // A program that does not read its input may be right all the same.
                 stdin.write_all(request).await.ok();
             }
         };
-        let (status, (), stdout, stderr) =
-            tokio::join!(child.wait(), write, read(stdout), read(stderr));
-        Ok(Ended { status: status?, stdout: stdout?, stderr: stderr? })
+        let (status, (), answered, told) =
+            tokio::join!(child.wait(), write, read(stdout, &mut answer), read(errors, stderr));
+        answered?;
+        told?;
+        Ok((status?, answer))
     }
 
     /// Reads the answer; errors never quote it.
@@ -211,8 +213,12 @@ impl Runner {
             return Err(RunError::Undecodable);
         }
         let auth = response.auth.unwrap_or_default().into_iter();
-        let credential =
-            |(key, auth): (String, Auth)| (key, Credential::new(auth.username, auth.password));
+        let credential = |(key, auth): (String, Option<Auth>)| {
+            let Auth { username, password } = auth.unwrap_or_default();
+            let credential =
+                Credential::new(username.unwrap_or_default(), password.unwrap_or_default());
+            (key, credential)
+        };
         Ok(Answer {
             cache_key_type: response.cache_key_type,
             cache_duration: response.cache_duration,
@@ -221,15 +227,14 @@ impl Runner {
     }
 }
 
-async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> std::io::Result<()> {
     if let Some(from) = from {
         let mut limited = from.take(LARGEST);
-        limited.read_to_end(&mut bytes).await?;
+        limited.read_to_end(into).await?;
         // The rest is read and dropped, so that the program can end.
         tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await?;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// How a process ended, as Go says it.
