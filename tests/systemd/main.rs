@@ -19,7 +19,7 @@ mod upstream;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rkubelet_bed::bed::{self, Bed};
@@ -66,6 +66,9 @@ fn run_all(tally: &mut Tally) -> Result<()> {
     outcome
 }
 
+/// How long a check may take, beyond the waits of its own.
+const CHECK: Duration = Duration::from_secs(300);
+
 /// The checks on one node, and their results.
 struct Checks<'a> {
     node: Node,
@@ -76,7 +79,7 @@ struct Checks<'a> {
 macro_rules! check {
     ($checks:expr, $what:literal, $work:expr) => {{
         let began = Instant::now();
-        let outcome = $work.await;
+        let outcome = run::within(CHECK, $work).await;
         $checks.ended($what, began, outcome).await?
     }};
 }
@@ -95,7 +98,7 @@ impl Checks<'_> {
         check!(self, "the README's commands", self.node.replace_kubelet());
         let unit = "systemd reads the unit and the drop-in without complaint";
         let began = Instant::now();
-        let outcome = self.node.unit_is_read_whole().await;
+        let outcome = run::within(CHECK, self.node.unit_is_read_whole()).await;
         self.ended(unit, began, outcome).await?;
         check!(
             self,

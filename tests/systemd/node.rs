@@ -86,10 +86,10 @@ impl Node {
     /// `program` runs, and the node's lease is renewed from now on.
     pub(crate) async fn is_reported_by(&self, program: &str) -> Result<()> {
         self.runs(program).await?;
-        let before = self.renewed().await;
+        let before = self.renewed().await?;
         within(Duration::from_secs(30), async || {
-            let now = self.renewed().await;
-            ensure!(now != before, "the lease is still of {before:?}");
+            let now = self.renewed().await?;
+            ensure!(now.is_some() && now != before, "the lease is still of {before:?}");
             Ok(())
         })
         .await
@@ -97,10 +97,12 @@ impl Node {
 
     /// When the lease was renewed; none if upstream's kubelet has not made it yet, which waits
     /// after it found no Node.
-    async fn renewed(&self) -> Option<String> {
+    async fn renewed(&self) -> Result<Option<String>> {
         let leases = Bed { name: "kube-node-lease".to_owned(), ..self.bed.clone() };
-        let lease = leases.get("Lease", "n1").await.ok()?;
-        Some(look::text(&lease, "spec.renewTime"))
+        let lease = leases.api("Lease").get_opt("n1").await.context("reading the node's lease")?;
+        let renewed = lease
+            .and_then(|lease| lease.data.pointer("/spec/renewTime")?.as_str().map(str::to_owned));
+        Ok(renewed)
     }
 
     /// Makes a pod that prints the time, and waits until it is Ready.
@@ -161,6 +163,8 @@ impl Node {
             let from_file = states.from_file.into_iter().filter(is_kept).collect();
             States { from_file, ..states }
         };
+        // Its probe has to answer once more.
+        self.bed.until("fixed-n1", &["cond[Ready]=True"]).await?;
         same("the pods", without_times(self.states().await?), without_times(before.clone()))
     }
 

@@ -38,7 +38,14 @@ pub fn down(name: &str) -> Result<()> {
 pub fn leaks(name: &str) -> Result<String> {
     let output =
         script(name, &["leaks", name]).output().context("running tests/cluster/cluster leaks")?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    // It fails when it finds something; without a finding the failure is its own.
+    ensure!(
+        output.status.success() || !found.trim().is_empty(),
+        "cluster leaks: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(found)
 }
 
 impl Cluster {
@@ -136,6 +143,7 @@ impl Cluster {
     /// A verb of the harness, such as `kubelet restart n1`; its output.
     pub async fn run(&self, args: &[&str]) -> Result<String> {
         let output = Command::from(script(&self.name, args))
+            .kill_on_drop(true)
             .output()
             .await
             .context("running tests/cluster/cluster")?;
@@ -152,7 +160,8 @@ impl Cluster {
         command
             .args(["--target", pid, "--net", "--pid", "--mount", "--uts", "--ipc", "--"])
             .args(argv);
-        let output = command.stdin(Stdio::null()).output().await.context("running nsenter")?;
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.context("running nsenter")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} on the node: {}", argv.join(" "), text.trim());
