@@ -12,7 +12,7 @@ use rkubelet::backend::desired::{self, Source, SourceKind, SourceState};
 use rkubelet::backend::{
     Allocated, Amount, Backend, Clock, Config, Deps, Directive, Dispatch, Ended, Features,
     Forgetters, Found, Give, Launched, Lifecycle, LogChunks, LogOptions, NodeFacts, Opening, Pod,
-    PodUid, PodView, Recorder, Streams, SysctlAllowlist, ViewState,
+    PodStates, PodUid, PodView, Recorder, Resizable, Streams, SysctlAllowlist, ViewState,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +121,7 @@ pub(crate) async fn play() -> String {
         sysctls: SysctlAllowlist::new((6, 8), &[]).expect("no patterns"),
         apparmor: false,
         features: Features { pod_level_resources: true, declared: None },
+        resizes: Resizable { whole_pods: true, swap: false },
     };
     let deps = Deps {
         backend: Idle { found: watch::Sender::new(Some(Found::new())) },
@@ -128,6 +129,7 @@ pub(crate) async fn play() -> String {
         node,
         read_node: None,
         give: Arc::new(NoDevices),
+        allocated: PodStates::new(BTreeMap::new()),
         forget: Forgetters::default(),
         recorder,
         clock,

@@ -139,6 +139,7 @@
 //! | volumes | `volumes/task/mod.rs` | `mpsc` of commands, changes of objects | `watch` of `model/waiting.rs::VolumesState` per pod, mounts |
 //! | stuck volumes | `daemon/stuck_volumes.rs::report` | `watch` of what cannot be removed | events, a metric |
 //! | statuses | `status/writer.rs::run` | `mpsc` of `status/handle.rs::Command` | PATCH and DELETE, `watch` of `status/handle.rs::Acked` per pod |
+//! | pods' resources | `resources/pod_states/mod.rs::keep` | `watch` of pods' resources | `allocated_pods_state`, `actuated_pods_state` |
 //! | tiers | `resources/tiers.rs::keep` | `watch` of active pods | shares of the QoS tiers' cgroups |
 //! | sweep | `daemon/wire/backend.rs::follow_pods` | the pods that are known, once | removes what unknown pods left |
 //! | allocatable | `daemon/wire/backend.rs::allocatable` | `watch` of the described Node | `watch` of its allocatable |
@@ -281,8 +282,8 @@ pub mod backend {
     pub use crate::dispatch::{
         Allocated, Backend, Cause, Channels, Config, Deps, Directive, Dispatch, Ended, Exec,
         Forget, Forgetters, Found, FoundPod, Give, Launched, LogChunks, LogOptions, Opening,
-        Output, PendingResize, PodView, PodsHandle, ReadNode, Resize, Session, Stop, StreamError,
-        Streams, ViewState,
+        Output, PendingResize, PodView, PodsHandle, ReadNode, Resizable, Resize, Session, Stop,
+        StreamError, Streams, ViewState,
     };
     pub use crate::model::observed::{AppliedResources, Exit, LinuxUser, ObservedMount};
     pub use crate::model::quantity::Amount;
@@ -291,6 +292,8 @@ pub mod backend {
         Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict,
         SandboxId, SandboxState, Stage, Terminating, TerminationCause, Wall,
     };
+    pub use crate::resources::allocation::Allocation;
+    pub use crate::resources::pod_states::PodStates;
 
     /// The pods that should run: the sources, and the merged view of them that dispatch follows.
     pub mod desired {

@@ -51,16 +51,19 @@ macro_rules! gates {
 }
 
 gates! {
+    CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART = "ChangeContainerStatusOnKubeletRestart",
     CONTAINER_RESTART_RULES = "ContainerRestartRules",
     CONTAINER_STOP_SIGNALS = "ContainerStopSignals",
     CPU_MANAGER_POLICY_ALPHA_OPTIONS = "CPUManagerPolicyAlphaOptions",
     CPU_MANAGER_POLICY_BETA_OPTIONS = "CPUManagerPolicyBetaOptions",
     CUSTOM_CPU_CFS_QUOTA_PERIOD = "CustomCPUCFSQuotaPeriod",
     ENV_FILES = "EnvFiles",
+    EVENTED_PLEG = "EventedPLEG",
     GRACEFUL_NODE_SHUTDOWN = "GracefulNodeShutdown",
     GRACEFUL_NODE_SHUTDOWN_BASED_ON_POD_PRIORITY = "GracefulNodeShutdownBasedOnPodPriority",
     HOSTNAME_OVERRIDE = "HostnameOverride",
     IMAGE_MAXIMUM_GC_AGE = "ImageMaximumGCAge",
+    IN_PLACE_POD_LEVEL_RESOURCES_VERTICAL_SCALING = "InPlacePodLevelResourcesVerticalScaling",
     IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS = "InPlacePodVerticalScalingInitContainers",
     KUBELET_CRASH_LOOP_BACK_OFF_MAX = "KubeletCrashLoopBackOffMax",
     KUBELET_ENSURE_SECRET_PULLED_IMAGES = "KubeletEnsureSecretPulledImages",
@@ -78,8 +81,10 @@ gates! {
     REDUCE_DEFAULT_CRASH_LOOP_BACK_OFF_DECAY = "ReduceDefaultCrashLoopBackOffDecay",
     RELOAD_KUBELET_CLIENT_CA_FILE = "ReloadKubeletClientCAFile",
     RELOAD_KUBELET_SERVER_CERTIFICATE_FILE = "ReloadKubeletServerCertificateFile",
+    RESOURCE_HEALTH_STATUS = "ResourceHealthStatus",
     RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS = "RestartAllContainersOnContainerExits",
     ROTATE_KUBELET_SERVER_CERTIFICATE = "RotateKubeletServerCertificate",
+    RUNTIME_CLASS_IN_IMAGE_CRI_API = "RuntimeClassInImageCriApi",
     TOPOLOGY_MANAGER_POLICY_OPTIONS = "TopologyManagerPolicyOptions",
 }
 
@@ -229,10 +234,13 @@ mod tests {
 
     /// Gates that can be switched, and whose feature is here: each has a reader in the code.
     const SWITCHES: &[&str] = &[
+        "ChangeContainerStatusOnKubeletRestart",
         "ContainerRestartRules",
         "ContainerStopSignals",
         "EnvFiles",
+        "EventedPLEG",
         "HostnameOverride",
+        "InPlacePodLevelResourcesVerticalScaling",
         "KubeletCrashLoopBackOffMax",
         "KubeletEnsureSecretPulledImages",
         "KubeletServiceAccountTokenForCredentialProviders",
@@ -243,7 +251,9 @@ mod tests {
         "ReduceDefaultCrashLoopBackOffDecay",
         "ReloadKubeletClientCAFile",
         "ReloadKubeletServerCertificateFile",
+        "ResourceHealthStatus",
         "RestartAllContainersOnContainerExits",
+        "RuntimeClassInImageCriApi",
     ];
 
     #[test]

@@ -33,6 +33,18 @@ pub struct Config {
     pub apparmor: bool,
     /// The features of the node that pods may ask for.
     pub features: admission::Features<'static>,
+    /// What is carried out of resizes.
+    pub resizes: Resizable,
+}
+
+/// What is carried out of resizes in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resizable {
+    /// Whether pods are resized as a whole (feature gate
+    /// `InPlacePodLevelResourcesVerticalScaling`).
+    pub whole_pods: bool,
+    /// Whether containers may swap: one that does is not resized.
+    pub swap: bool,
 }
 
 /// Reads this node's object from the API server, past every cache. `None`: no answer in time.

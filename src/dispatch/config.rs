@@ -1,8 +1,8 @@
 //! Dispatch's configuration from the kubelet's. Pure.
 
-use super::Config;
+use super::{Config, Resizable};
 use crate::admission::{Features, PatternError, SysctlAllowlist};
-use crate::config::Loaded;
+use crate::config::{Gate, Loaded};
 use crate::linux::machine::Kernel;
 
 impl Config {
@@ -19,6 +19,14 @@ impl Config {
             sysctls: SysctlAllowlist::new(kernel.version, unsafe_sysctls)?,
             apparmor: kernel.apparmor,
             features: Features::from(loaded),
+            resizes: Resizable {
+                whole_pods: loaded
+                    .gates
+                    .enabled(Gate::IN_PLACE_POD_LEVEL_RESOURCES_VERTICAL_SCALING),
+                swap: loaded.config.memory_swap.swap_behavior == "LimitedSwap"
+                    && kernel.cgroup_v2
+                    && kernel.swap_controller,
+            },
         })
     }
 }

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use self::admit::{Asks, Door, Preempt, Undecided};
-pub use self::admit::{Config, ReadNode};
+pub use self::admit::{Config, ReadNode, Resizable};
 use self::allocate::Allocations;
 pub use self::allocate::{Allocated, Give};
 pub use self::backend::{Backend, Found, FoundPod, Launched};
@@ -58,6 +58,7 @@ use crate::model::{
     Lifecycle, Mono, NodeFacts, Pod, PodKey, PodUid, Terminating, TerminationCause, pod,
 };
 use crate::resources::allocation::{self, Allocation};
+use crate::resources::pod_states::PodStates;
 
 /// How many commands of other subsystems may wait (evictions, requests of the server).
 const COMMANDS: usize = 64;
@@ -80,6 +81,8 @@ pub struct Deps<B> {
     pub read_node: Option<ReadNode>,
     /// Gives what pods ask for besides CPU time and memory.
     pub give: Arc<dyn Give>,
+    /// What pods were given of CPU time and memory, as it outlives this process.
+    pub allocated: PodStates,
     /// Everything that keeps something of a pod.
     pub forget: Forgetters,
     /// Events.
@@ -118,6 +121,8 @@ pub struct Dispatch<B> {
     desired: desired::Handle,
     forget: Forgetters,
     give: Arc<dyn Give>,
+    /// What pods were given of CPU time and memory, as it outlives this process.
+    allocated: PodStates,
     allocations: Allocations,
     clock: Clock,
     entries: BTreeMap<PodUid, Entry>,
@@ -155,6 +160,7 @@ impl<B: Backend> Dispatch<B> {
             desired: deps.desired,
             forget: deps.forget,
             give: deps.give,
+            allocated: deps.allocated,
             allocations: Allocations::default(),
             clock: deps.clock,
             entries: BTreeMap::new(),
@@ -319,14 +325,17 @@ impl<B: Backend> Dispatch<B> {
     /// `look`: which Node object is decided by. What the pod asks for besides has been set aside.
     fn enter(&mut self, pod: Arc<Pod>, look: NodeLook<'_>) {
         // A resize that waited when this process began still does: the pod begins with what it had.
-        let given = allocation::apply(&pod, &allocation::recorded(&pod)).map(Arc::new);
+        let given = allocation::apply(&pod, &self.given_before(&pod)).map(Arc::new);
         let start = given.clone().unwrap_or_else(|| pod.clone());
         let resize = match given {
             Some(_) => Resize { granted: None, pending: resize::recorded(&pod) },
             None => Resize::default(),
         };
         let (lifecycle, room) = match self.decide_entry(&start, look) {
-            Entrance::Open { room } => (Lifecycle::Syncing, room),
+            Entrance::Open { room } => {
+                self.allocated.set(&pod::uid(&pod), allocation::of(&start));
+                (Lifecycle::Syncing, room)
+            }
             Entrance::Closed(cause) => (self.terminating(cause, Duration::ZERO), Vec::new()),
             Entrance::PutOff(read_node) => {
                 self.undecided.put_off(pod, &read_node);
@@ -459,6 +468,7 @@ impl<B: Backend> Dispatch<B> {
     fn gone(&mut self, uid: &PodUid) {
         let Some(entry) = self.entries.remove(uid) else { return };
         self.table.remove(uid);
+        self.allocated.remove(uid);
         self.forget.forget(uid);
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
@@ -517,7 +527,9 @@ impl<B: Backend> Dispatch<B> {
             self.stop_orphan(&uid, &found);
         }
         if !self.table.is_swept() {
-            self.table.publish_known(self.entries.keys().cloned().chain(wanted).collect());
+            let known: BTreeSet<PodUid> = self.entries.keys().cloned().chain(wanted).collect();
+            self.allocated.retain(|uid| known.contains(uid));
+            self.table.publish_known(known);
         }
     }
 

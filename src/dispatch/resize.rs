@@ -9,20 +9,24 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PodCondition, ResourceRequirements};
+use k8s_openapi::api::core::v1::PodCondition;
 use tracing::info;
 
-use super::{Asks, Backend, Dispatch, Entry, PendingResize, Resize};
+use super::{Asks, Backend, Dispatch, PendingResize, Resize};
 use crate::model::{Mono, Pod, PodUid, ResizeVerdict, Wall, pod};
-use crate::resources::allocation::{self, RESIZE_PENDING};
+use crate::resources::allocation::{self, Allocation, RESIZE_PENDING};
 use crate::resources::list::{self, CPU, MEMORY};
 use crate::resources::qos::{self, QosClass};
+use crate::resources::swap;
 
 /// How often resizes that wait are looked at: pods that end without going away make room, too.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The message of a resize of the pod as a whole.
+/// The message of a resize of the pod as a whole where that is switched off.
 const POD_LEVEL: &str = "InPlacePodLevelResourcesVerticalScaling is disabled";
+
+/// The message of a resize of a container that swaps.
+const SWAP: &str = "In-place resize of containers with swap is not supported.";
 
 /// A resize that waits.
 #[derive(Clone, Debug)]
@@ -53,7 +57,7 @@ impl<B: Backend> Dispatch<B> {
             Some(_) | None => {
                 let granted = resize.granted.filter(|_| !entry.is_static);
                 entry.wish = None;
-                entry.hand_on(newer, Resize { granted, pending: None });
+                self.hand_on(uid, newer, Resize { granted, pending: None });
                 return;
             }
         };
@@ -66,8 +70,8 @@ impl<B: Backend> Dispatch<B> {
         self.resizes.next.get_or_insert(now.mono.after(RETRY));
         if self.may_decide() {
             self.decide_resizes();
-        } else if let Some(entry) = self.entries.get_mut(uid) {
-            entry.hand_on(Arc::new(given), resize);
+        } else {
+            self.hand_on(uid, Arc::new(given), resize);
         }
     }
 
@@ -126,12 +130,16 @@ impl<B: Backend> Dispatch<B> {
         let before = entry.directive.borrow().clone();
         let Some(given) = allocation::apply(&wanted, &entry.allocation) else { return };
 
-        let decision = if pod_level(&before.pod) == pod_level(&wanted) {
+        let is_whole_resized = allocation::is_whole_resized(&wanted, &entry.allocation);
+        let resizes = self.door.config.resizes;
+        let decision = if is_whole_resized && !resizes.whole_pods {
+            Err(ResizeVerdict::Infeasible(POD_LEVEL.to_owned()))
+        } else if resizes.swap && swap::is_resized(&wanted, &given) {
+            Err(ResizeVerdict::Infeasible(SWAP.to_owned()))
+        } else {
             let others = self.others(uid);
             let answer = self.door.admit(&wanted, &others, Asks::Resize, None, None);
             answer.map_err(|rejection| ResizeVerdict::Deferred(rejection.message))
-        } else {
-            Err(ResizeVerdict::Infeasible(POD_LEVEL.to_owned()))
         };
 
         let preempt = match decision {
@@ -148,7 +156,7 @@ impl<B: Backend> Dispatch<B> {
                 if !is_known {
                     let pending = Some(PendingResize { verdict, wanted });
                     let granted = before.resize.granted;
-                    entry.hand_on(Arc::new(given), Resize { granted, pending });
+                    self.hand_on(uid, Arc::new(given), Resize { granted, pending });
                 }
                 return;
             }
@@ -158,20 +166,31 @@ impl<B: Backend> Dispatch<B> {
         if let Some(entry) = self.entries.get_mut(uid) {
             let granted = wanted.metadata.generation.or(Some(0));
             entry.wish = None;
-            entry.hand_on(wanted, Resize { granted, pending: None });
+            self.hand_on(uid, wanted, Resize { granted, pending: None });
         }
     }
-}
 
-impl Entry {
     /// Hands an object, and what was decided on its resources, on to the pod's task.
-    fn hand_on(&mut self, pod: Arc<Pod>, resize: Resize) {
-        self.allocation = allocation::of(&pod);
-        self.directive.send_modify(|directive| {
+    fn hand_on(&mut self, uid: &PodUid, pod: Arc<Pod>, resize: Resize) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.allocation = allocation::of(&pod);
+        self.allocated.set(uid, entry.allocation.clone());
+        entry.directive.send_modify(|directive| {
             directive.pod = pod;
             directive.gone = false;
             directive.resize = resize;
         });
+    }
+
+    /// What a pod that comes to the node had been given by an earlier process. The file of the
+    /// pods' resources says so; without it the pod's status does. A static pod has what its
+    /// manifest says.
+    pub(super) fn given_before(&self, pod: &Pod) -> Allocation {
+        let uid = pod::uid(pod);
+        match self.allocated.get(&uid).filter(|_| !pod::is_static(pod)) {
+            Some(given) => (*given).clone(),
+            None => allocation::recorded(pod),
+        }
     }
 }
 
@@ -211,10 +230,6 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
         .then(b.priority.cmp(&a.priority))
         .then(b.is_guaranteed.cmp(&a.is_guaranteed))
         .then(a.since.cmp(&b.since))
-}
-
-fn pod_level(pod: &Pod) -> Option<&ResourceRequirements> {
-    pod.spec.as_ref()?.resources.as_ref()
 }
 
 /// What an earlier process said of a resize that still waits.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Allocated, Backend, Config, Deps, Directive, Dispatch, Ended, Forgetters, Found, FoundPod,
-    Give, Launched, PodView, PodsHandle, ReadNode,
+    Give, Launched, PodView, PodsHandle, ReadNode, Resizable,
 };
 use crate::admission::{Features, Rejection, SysctlAllowlist};
 use crate::apiserver::events::{Event, Recorder};
@@ -26,6 +26,7 @@ use crate::model::{
     Lifecycle, NodeFacts, Pod, PodKey, PodUid, ResizeVerdict, TerminationCause, pod,
 };
 use crate::resources::allocation;
+use crate::resources::pod_states::{Entries, PodStates};
 use crate::sources::{Source, SourceKind, SourceState};
 
 /// How a fake task is to end.
@@ -112,6 +113,7 @@ struct Bench {
     source: watch::Sender<SourceState>,
     node: watch::Sender<Option<Arc<NodeFacts>>>,
     handle: PodsHandle,
+    allocated: PodStates,
     events: mpsc::Receiver<Event>,
     _merged: mpsc::Receiver<Change>,
     _tasks: JoinSet<()>,
@@ -136,6 +138,12 @@ fn bench(found: &[&str]) -> Bench {
 }
 
 fn bench_with(found: Found) -> Bench {
+    bench_of(found, Resizable { whole_pods: true, swap: false }, Entries::new())
+}
+
+/// A bench of a node that carries these resizes out, where `allocated` is what an earlier process
+/// has kept of what pods were given.
+fn bench_of(found: Found, resizes: Resizable, allocated: Entries) -> Bench {
     let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -169,13 +177,16 @@ fn bench_with(found: Found) -> Bench {
         sysctls: SysctlAllowlist::default(),
         apparmor: true,
         features: Features { pod_level_resources: true, declared: None },
+        resizes,
     };
+    let allocated = PodStates::new(allocated);
     let deps = Deps {
         backend: fake.clone(),
         desired,
         node: node_facts,
         read_node: Some(read_node),
         give: Arc::new(fake.clone()),
+        allocated: allocated.clone(),
         forget,
         recorder,
         clock,
@@ -190,6 +201,7 @@ fn bench_with(found: Found) -> Bench {
         source,
         node,
         handle,
+        allocated,
         events,
         _merged: merged,
         _tasks: tasks,
@@ -472,6 +484,80 @@ async fn a_resize_waits_until_there_is_room() {
     let directive = bench.directive("a");
     assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
     assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "3", 2)));
+}
+
+/// A pod that asks for CPU as a whole.
+fn whole(uid: &str, cpu: &str, generation: i64) -> Arc<Pod> {
+    api_pod_with(uid, |pod| {
+        pod["metadata"]["generation"] = json!(generation);
+        pod["spec"]["resources"] = json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_resized_as_a_whole() {
+    let bench = bench(&[]);
+    bench.source_has(&[]).await;
+    bench.upsert(&whole("a", "1", 1)).await;
+    bench.upsert(&whole("a", "2", 2)).await;
+    let directive = bench.directive("a");
+    assert!(directive.resize.pending.is_none() && directive.resize.granted == Some(2));
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&whole("a", "2", 2)));
+    let kept = bench.allocated.get(&"a".into()).expect("it is kept");
+    assert_eq!(*kept, allocation::of(&whole("a", "2", 2)));
+
+    bench.upsert(&whole("a", "3", 3)).await;
+    let directive = bench.directive("a");
+    let pending = directive.resize.pending.expect("there is no room");
+    assert_eq!(pending.verdict.reason(), "Deferred");
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&whole("a", "2", 2)));
+    assert_eq!(bench.allocated.get(&"a".into()), Some(kept));
+
+    bench.upsert(&whole("a", "2", 4)).await;
+    assert!(bench.directive("a").resize.pending.is_none(), "it is taken back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn resizes_that_are_not_carried_out_are_infeasible() {
+    let resizes = Resizable { whole_pods: false, swap: true };
+    let bench = bench_of(Found::new(), resizes, Entries::new());
+    bench.source_has(&[]).await;
+    bench.upsert(&whole("a", "1", 1)).await;
+    bench.upsert(&whole("a", "2", 2)).await;
+    let infeasible = |message: &str| Some(ResizeVerdict::Infeasible(message.to_owned()));
+    let verdict = |uid: &str| bench.directive(uid).resize.pending.map(|pending| pending.verdict);
+    let message = "InPlacePodLevelResourcesVerticalScaling is disabled";
+    assert_eq!(verdict("a"), infeasible(message));
+
+    let swaps = |memory: &str, generation: i64| {
+        api_pod_with("b", |pod| {
+            pod["metadata"]["generation"] = json!(generation);
+            pod["spec"]["containers"][0]["resources"] = json!({"requests": {"memory": memory}});
+        })
+    };
+    bench.upsert(&swaps("64Mi", 1)).await;
+    bench.upsert(&swaps("32Mi", 2)).await;
+    let message = "In-place resize of containers with swap is not supported.";
+    assert_eq!(verdict("b"), infeasible(message));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_was_given_is_what_the_file_says() {
+    let given = Arc::new(allocation::of(&sized("a", "1", 1)));
+    let gone = Arc::clone(&given);
+    let entries = [("a".into(), given), ("gone".into(), gone)].into();
+    let found = [(PodUid::from("a"), found_pod("a", true))].into();
+    let bench = bench_of(found, Resizable { whole_pods: true, swap: false }, entries);
+    // Its status says nothing: the earlier process was stopped before it wrote one.
+    let wanted = sized("a", "2", 2);
+    let other = sized("b", "1", 1);
+    bench.source_has(&[&wanted, &other]).await;
+    bench.upsert(&wanted).await;
+    let directive = bench.directive("a");
+    assert_eq!(allocation::of(&directive.pod), allocation::of(&sized("a", "1", 1)));
+    bench.upsert(&other).await;
+    assert!(bench.directive("a").resize.pending.is_some(), "b has its place");
+    assert_eq!(bench.allocated.get(&"gone".into()), None, "no source has it");
 }
 
 #[tokio::test(start_paused = true)]

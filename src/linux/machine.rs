@@ -5,6 +5,12 @@ use std::path::Path;
 
 use crate::config::Host;
 
+/// Returns the size of a page of memory in bytes.
+pub fn page_size() -> i64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    size.ok().flatten().filter(|size| *size > 0).unwrap_or(4096)
+}
+
 /// The processors on line as the kernel lists them, e.g. `0-3`; none if it does not say. Blocks.
 pub fn cpus() -> Option<String> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;

@@ -6,7 +6,11 @@ use super::{Measure, Observer};
 use crate::telemetry::metrics::{DEFAULT_BUCKETS, Registry};
 
 /// Registers the metrics and returns the observer that feeds them.
-pub fn observer(registry: &Registry) -> Observer {
+///
+/// The runtime's events are heard whatever the feature gate `EventedPLEG` says: they are this
+/// kubelet's own way to read what has changed, beside its lists. `is_evented` is the gate: without
+/// it the metrics of the stream stay at zero, as upstream's do.
+pub fn observer(registry: &Registry, is_evented: bool) -> Observer {
     let relist = registry.histogram(
         "kubelet_pleg_relist_duration_seconds",
         "[ALPHA] Duration in seconds for relisting pods in PLEG.",
@@ -40,7 +44,8 @@ pub fn observer(registry: &Registry) -> Observer {
         }
         Measure::PodRead(took) => pod_read.observe_duration(took),
         Measure::ReadDiscarded => discarded.inc(),
-        Measure::StreamUp => stream_up.inc(),
-        Measure::StreamLost => stream_lost.inc(),
+        Measure::StreamUp if is_evented => stream_up.inc(),
+        Measure::StreamLost if is_evented => stream_lost.inc(),
+        Measure::StreamUp | Measure::StreamLost => {}
     })
 }

@@ -14,6 +14,7 @@ use crate::config::types::GoDuration;
 use crate::config::{Gate, Loaded};
 use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
+use crate::resources::PodCgroupPolicy;
 
 impl From<&Loaded> for Config {
     fn from(loaded: &Loaded) -> Self {
@@ -32,6 +33,7 @@ impl From<&Loaded> for Config {
         Self {
             max_backoff,
             initial_backoff: initial.min(max_backoff),
+            cgroups: PodCgroupPolicy::from(loaded),
             restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
         }
     }

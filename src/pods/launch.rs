@@ -103,6 +103,7 @@ impl Backend for CriBackend {
             config: self.config,
             recorded: recorded::recorded(of_mirror.as_ref().or(api_status)),
             remembered,
+            kept: report.actuated.get(&uid),
             preparation: if has_directory { Preparation::LeftBehind } else { Preparation::Absent },
         };
 

@@ -31,6 +31,7 @@ pub fn observer(registry: &Registry) -> Observer {
     Arc::new(move |count| match count {
         Count::Pod { own_users } => add(&pods, own_users),
         Count::PodFailed { own_users } => add(&pod_errors, own_users),
+        Count::OwnUsersFailed => pod_errors[1].inc(),
         Count::Container(kind) => containers.with(&[label(kind)]).inc(),
         Count::ContainerFailed { kind, reason } => {
             container_errors.with(&[label(kind), reason]).inc();

@@ -12,6 +12,7 @@
 //! publishes. Others reach pods by
 //! [`PodsHandle`](crate::dispatch::PodsHandle) only.
 
+mod actuated;
 mod config;
 pub mod execute;
 mod former;

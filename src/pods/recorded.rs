@@ -101,6 +101,17 @@ pub fn probed(status: Option<&PodStatus>) -> BTreeMap<ContainerId, probes::Recor
         .collect()
 }
 
+/// The status without what probes had said.
+pub fn unprobed(status: &PodStatus) -> PodStatus {
+    let mut status = status.clone();
+    let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
+        container.started = None;
+        container.ready = false;
+    }
+    status
+}
+
 fn all(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     let lists = [
         &status.container_statuses,
@@ -143,6 +154,8 @@ mod tests {
         assert_eq!(recorded(Some(&status)).init_done, ["init"]);
         assert_eq!(recorded(Some(&status)).terminal_phase, None);
         assert!(probed(Some(&status))[&ContainerId::new("abc")].ready);
+        let forgotten = probed(Some(&unprobed(&status)))[&ContainerId::new("abc")];
+        assert!(!forgotten.ready && !forgotten.started);
     }
 
     #[test]

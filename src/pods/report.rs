@@ -13,8 +13,9 @@ use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::memory::known::Known;
 use super::plan::types::{Notice, Plan};
-use super::recorded;
+use super::{actuated, recorded};
 use crate::apiserver::events::Recorder;
 use crate::cri::RuntimeCondition;
 use crate::model::observed::Remembered;
@@ -24,6 +25,9 @@ use crate::model::{
 };
 use crate::pods::SandboxPermits;
 use crate::probes::{PodProbes, ProbeTarget, Recorded};
+use crate::resources::allocation::Allocation;
+use crate::resources::devices::{Health, PodHealth};
+use crate::resources::pod_states::PodStates;
 use crate::status::{self, Acked, ResizeState, StatusUpdate};
 use crate::{desired, volumes};
 
@@ -33,7 +37,7 @@ pub trait Report: Send + Sync + 'static {
     fn acked(&self) -> impl Future<Output = watch::Receiver<Acked>> + Send;
 
     /// Resolves when the status has to be sent again for a reason that no feed has: a static pod's
-    /// mirror pod or the node's addresses have changed. Cancel-safe.
+    /// mirror pod, the node's addresses or the health of devices have changed. Cancel-safe.
     fn mirror_changed(&self) -> impl Future<Output = ()> + Send;
 
     /// Returns true while other pods wait for their start or their stop.
@@ -79,6 +83,8 @@ pub struct Picture<'a> {
     pub plan: &'a Plan,
     /// How far a resize is.
     pub resize: &'a ResizeState,
+    /// What this process did with the pod.
+    pub known: &'a Known,
     /// The time.
     pub now: Now,
 }
@@ -101,6 +107,8 @@ pub struct ReportDeps {
     pub desired: desired::Handle,
     /// Volumes, which follow the object.
     pub volumes: volumes::Handle,
+    /// The resources that are enforced, as they outlive this process.
+    pub actuated: PodStates,
     /// Events.
     pub recorder: Recorder,
     /// The runtime's condition: handlers, names.
@@ -111,6 +119,12 @@ pub struct ReportDeps {
     pub shows_stop_signals: bool,
     /// True if statuses lack the condition `PodReadyToStartContainers` (its feature gate is off).
     pub hides_ready_to_start: bool,
+    /// True if what probes had said before this process does not count (feature gate
+    /// `ChangeContainerStatusOnKubeletRestart`).
+    pub forgets_probes: bool,
+    /// The health of the devices of pods; `None`: statuses do not show it (feature gate
+    /// `ResourceHealthStatus`).
+    pub devices: Option<watch::Receiver<Health>>,
     /// The node's own addresses, preferred first: pods on the host's network have them.
     pub host_ips: watch::Receiver<Vec<IpAddr>>,
 }
@@ -137,6 +151,8 @@ struct Sent {
     object: Option<PodUid>,
     /// The node's addresses that it was made from.
     host_ips: Vec<IpAddr>,
+    /// The health of devices that it was made from.
+    devices: Option<Arc<PodHealth>>,
     /// Whether it was sent while the pod waited for something that failed.
     is_failing: bool,
     targets: Vec<ProbeTarget>,
@@ -152,12 +168,13 @@ impl PodReporter {
         api_status: Option<&PodStatus>,
         probes: PodProbes,
     ) -> Self {
+        let adopted = recorded::probed(api_status.filter(|_| !deps.forgets_probes));
         Self {
             deps,
             uid: pod::uid(pod),
             is_static: pod::is_static(pod),
             probes,
-            adopted: Mutex::new(recorded::probed(api_status)),
+            adopted: Mutex::new(adopted),
             sent: Mutex::default(),
         }
     }
@@ -165,7 +182,13 @@ impl PodReporter {
     /// Takes over what the probes had said of a static pod whose mirror was seen only later, before
     /// its task begins.
     pub fn adopt_mirror(&self, api_status: Option<&PodStatus>) {
-        *self.adopted.lock() = recorded::probed(api_status);
+        let counts = !self.deps.forgets_probes;
+        *self.adopted.lock() = recorded::probed(api_status.filter(|_| counts));
+    }
+
+    /// The health of the pod's devices.
+    fn devices(&self) -> Option<Arc<PodHealth>> {
+        self.deps.devices.as_ref()?.borrow().get(&self.uid).cloned()
     }
 
     /// The facts that statuses need of the node.
@@ -188,16 +211,23 @@ impl PodReporter {
     /// The status that follows from what is known now.
     fn compute_status(&self, picture: &Picture<'_>, previous: Option<&PodStatus>) -> PodStatus {
         let mirror = if self.is_static { self.deps.desired.mirror_of(&self.uid) } else { None };
+        let devices = self.devices();
+        let recorded = mirror.as_ref().and_then(|mirror| mirror.status.as_ref());
+        let unprobed = (self.deps.forgets_probes && previous.is_none())
+            .then(|| recorded.or(picture.pod.status.as_ref()).map(recorded::unprobed))
+            .flatten();
         let shown = shown(picture.observed, &picture.plan.shown_as_created);
         status::compute(&status::ComputeInput {
             pod: picture.pod,
             lifecycle: picture.lifecycle,
             observed: shown.as_ref().unwrap_or(picture.observed),
             previous,
-            recorded: mirror.as_ref().and_then(|mirror| mirror.status.as_ref()),
+            recorded: unprobed.as_ref().or(recorded),
             waiting: &picture.plan.waiting,
             replaced: &picture.plan.replaced,
             resize: picture.resize,
+            cgroup: picture.known.cgroup.has,
+            devices: devices.as_deref(),
             probes: picture.probes,
             remembered: picture.remembered,
             node: &self.node_facts(),
@@ -227,6 +257,16 @@ impl PodReporter {
         if sent.targets != targets {
             self.probes.running(targets.clone());
             sent.targets = targets;
+        }
+    }
+
+    /// Keeps the resources that are enforced.
+    fn keep_actuated(&self, picture: &Picture<'_>) {
+        let before = self.deps.actuated.get(&self.uid);
+        let Picture { pod, observed, known, .. } = *picture;
+        let actuated = actuated::of(pod, observed, known, before.as_deref());
+        if !picture.lifecycle.is_stopping() && actuated != Allocation::default() {
+            self.deps.actuated.set(&self.uid, actuated);
         }
     }
 
@@ -281,9 +321,9 @@ impl Report for PodReporter {
     }
 
     async fn mirror_changed(&self) {
-        let (object, host_ips) = {
+        let (object, host_ips, devices) = {
             let sent = self.sent.lock();
-            (sent.object.clone(), sent.host_ips.clone())
+            (sent.object.clone(), sent.host_ips.clone(), sent.devices.clone())
         };
         let mirror = async {
             if self.is_static {
@@ -299,10 +339,23 @@ impl Report for PodReporter {
             }
         };
 
-        // Both only wait.
+        let mut health = self.deps.devices.clone();
+        let health = async {
+            let known = devices.as_ref();
+            let has_changed = match &mut health {
+                Some(health) => health.wait_for(|now| now.get(&self.uid) != known).await.is_ok(),
+                None => false,
+            };
+            if !has_changed {
+                std::future::pending::<()>().await;
+            }
+        };
+
+        // All of them only wait.
         tokio::select! {
             () = mirror => {}
             () = moved => {}
+            () = health => {}
         }
     }
 
@@ -341,8 +394,14 @@ impl Report for PodReporter {
     async fn publish(&self, picture: &Picture<'_>) -> Published {
         // Before they are used: a change meanwhile makes the worker report once more.
         let host_ips = self.deps.host_ips.borrow().clone();
-        self.sent.lock().host_ips = host_ips;
+        let devices = self.devices();
+        {
+            let mut sent = self.sent.lock();
+            sent.host_ips = host_ips;
+            sent.devices = devices;
+        }
         self.update_probes(picture);
+        self.keep_actuated(picture);
         let object = self.api_object(picture.pod);
         let is_failing = picture.plan.is_failing();
         let (status, is_news) = {

@@ -12,8 +12,14 @@ use super::list::{CPU, Column, MEMORY, Quantities, amount, amounts, column, cont
 use crate::model::observed::AppliedResources;
 use crate::model::pod;
 
-/// The resources of a pod's containers by name; ephemeral ones have none.
-pub type Allocation = BTreeMap<String, api::ResourceRequirements>;
+/// The resources that a pod was given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allocation {
+    /// Those of the pod as a whole.
+    pub whole: Option<api::ResourceRequirements>,
+    /// Those of its containers by name; ephemeral ones have none.
+    pub containers: BTreeMap<String, api::ResourceRequirements>,
+}
 
 /// The condition of a pod whose resize has to wait.
 pub const RESIZE_PENDING: &str = "PodResizePending";
@@ -21,9 +27,9 @@ pub const RESIZE_PENDING: &str = "PodResizePending";
 /// What the pod's spec asks for.
 pub fn of(pod: &api::Pod) -> Allocation {
     let containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
-    containers
-        .map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default()))
-        .collect()
+    let containers = containers
+        .map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default()));
+    Allocation { whole: whole(pod).cloned(), containers: containers.collect() }
 }
 
 /// What the pod had been given before this process, by its status: where a resize waited, and where
@@ -36,19 +42,47 @@ pub fn recorded(pod: &api::Pod) -> Allocation {
     let Some(status) = &pod.status else { return allocation };
     let waits =
         status.conditions.iter().flatten().any(|condition| condition.type_ == RESIZE_PENDING);
+    if let Some(own) = &mut allocation.whole {
+        let given = given_to_whole(pod, status, own);
+        restore(own, given.as_ref(), status.resources.as_ref(), waits);
+    }
     let statuses =
         status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     for status in statuses {
-        let Some(own) = allocation.get_mut(&status.name) else { continue };
-        let given = status.allocated_resources.as_ref();
-        let asks_for_more = given.is_some_and(|given| is_resized(given, own));
-        let Some(applied) = status.resources.as_ref().filter(|_| waits || asks_for_more) else {
-            continue;
-        };
-        own.limits.clone_from(&applied.limits);
-        own.requests = given.cloned().or_else(|| applied.requests.clone());
+        let Some(own) = allocation.containers.get_mut(&status.name) else { continue };
+        restore(own, status.allocated_resources.as_ref(), status.resources.as_ref(), waits);
     }
     allocation
+}
+
+/// The requests of the pod as a whole by its status, which says what the pod counts for: with its
+/// overhead, and with the sum of its containers where it asks for nothing as a whole.
+fn given_to_whole(
+    pod: &api::Pod,
+    status: &api::PodStatus,
+    own: &api::ResourceRequirements,
+) -> Option<Quantities> {
+    if pod.spec.as_ref().is_some_and(|spec| spec.overhead.is_some()) {
+        return None;
+    }
+    let given = status.allocated_resources.as_ref()?;
+    let asked = own.requests.as_ref()?;
+    let given = given.iter().filter(|(name, _)| asked.contains_key(*name));
+    Some(given.map(|(name, amount)| (name.clone(), amount.clone())).collect())
+}
+
+/// Replaces `own` by what the status says was given and applied, if a resize waits or `own` asks
+/// for other requests.
+fn restore(
+    own: &mut api::ResourceRequirements,
+    given: Option<&Quantities>,
+    applied: Option<&api::ResourceRequirements>,
+    waits: bool,
+) {
+    let asks_for_more = given.is_some_and(|given| is_resized(given, own));
+    let Some(applied) = applied.filter(|_| waits || asks_for_more) else { return };
+    own.limits.clone_from(&applied.limits);
+    own.requests = given.cloned().or_else(|| applied.requests.clone());
 }
 
 /// Whether what can be resized of the requests is other than what was given.
@@ -63,19 +97,36 @@ fn is_resized(given: &Quantities, own: &api::ResourceRequirements) -> bool {
 pub fn apply(pod: &api::Pod, allocation: &Allocation) -> Option<api::Pod> {
     let differs = |container: &api::Container| {
         let own = container.resources.clone().unwrap_or_default();
-        allocation.get(&container.name).is_some_and(|given| !is_same(given, &own))
+        allocation.containers.get(&container.name).is_some_and(|given| !is_same(given, &own))
     };
-    if !pod::main_containers(pod).iter().chain(pod::init_containers(pod)).any(differs) {
+    let is_whole_resized = is_whole_resized(pod, allocation);
+    let mut containers = pod::main_containers(pod).iter().chain(pod::init_containers(pod));
+    if !is_whole_resized && !containers.any(differs) {
         return None;
     }
     let mut given = pod.clone();
     let spec = given.spec.as_mut()?;
+    if is_whole_resized {
+        spec.resources.clone_from(&allocation.whole);
+    }
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        if let Some(own) = allocation.get(&container.name).filter(|_| differs(container)) {
+        let own = allocation.containers.get(&container.name);
+        if let Some(own) = own.filter(|_| differs(container)) {
             container.resources = Some(own.clone());
         }
     }
     Some(given)
+}
+
+/// Returns true if the pod asks for other resources as a whole than it was given.
+pub fn is_whole_resized(pod: &api::Pod, allocation: &Allocation) -> bool {
+    let none = api::ResourceRequirements::default();
+    let given = allocation.whole.as_ref().unwrap_or(&none);
+    !is_same(given, whole(pod).unwrap_or(&none))
+}
+
+fn whole(pod: &api::Pod) -> Option<&api::ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
 }
 
 /// Whether the two mean the same, however they are spelled.
@@ -115,25 +166,30 @@ impl Requirements {
         }
     }
 
-    /// What a container that was met running has, given what it should have: the same where the
-    /// runtime says so, or says nothing. The memory request is nowhere to be seen and counts as it
-    /// should be.
-    pub fn adopted(wanted: Self, applied: Option<&AppliedResources>) -> Self {
-        let Some(applied) = applied else { return wanted };
+    /// What a container that was met running has, given what it should have and what an earlier
+    /// process has `kept` of it: what the runtime says, else what was kept, else what it should
+    /// have. The memory request is nowhere to be seen.
+    pub fn adopted(
+        wanted: Self,
+        applied: Option<&AppliedResources>,
+        kept: Option<&api::ResourceRequirements>,
+    ) -> Self {
+        let mut has = kept.map_or(wanted, Self::written);
+        let Some(applied) = applied else { return has };
         let asked = if wanted.cpu_request == 0 { wanted.cpu_limit } else { wanted.cpu_request };
-        let mut has = wanted;
-        if let Some(shares) = applied.cpu_shares.filter(|shares| *shares > 0)
-            && u64::try_from(shares).is_ok_and(|shares| shares != cpu::shares(asked))
-        {
-            has.cpu_request = cpu::milli_of_shares(shares);
+        if let Some(shares) = applied.cpu_shares.filter(|shares| *shares > 0) {
+            let is_same = u64::try_from(shares).is_ok_and(|shares| shares == cpu::shares(asked));
+            has.cpu_request =
+                if is_same { wanted.cpu_request } else { cpu::milli_of_shares(shares) };
         }
         if let (Some(quota), Some(period)) =
             (applied.cpu_quota, applied.cpu_period.filter(|period| *period > 0))
             && quota > 0
-            && u64::try_from(period)
-                .is_ok_and(|period| quota != cpu::quota(wanted.cpu_limit, period))
         {
-            has.cpu_limit = cpu::milli_of_quota(quota, period);
+            let is_same = u64::try_from(period)
+                .is_ok_and(|period| quota == cpu::quota(wanted.cpu_limit, period));
+            has.cpu_limit =
+                if is_same { wanted.cpu_limit } else { cpu::milli_of_quota(quota, period) };
         }
         if let Some(limit) = applied.memory_limit.filter(|limit| *limit > 0) {
             has.memory_limit = limit;
@@ -141,15 +197,14 @@ impl Requirements {
         has
     }
 
-    /// The larger of both in each; a limit that is missing is larger than any.
-    #[must_use]
-    pub fn widest(self, other: Self) -> Self {
-        let limit = |a: i64, b: i64| if a == 0 || b == 0 { 0 } else { a.max(b) };
+    /// What a list says.
+    fn written(resources: &api::ResourceRequirements) -> Self {
+        let of = |which, name| amount(Some(resources), which, name);
         Self {
-            cpu_request: self.cpu_request.max(other.cpu_request),
-            cpu_limit: limit(self.cpu_limit, other.cpu_limit),
-            memory_request: self.memory_request.max(other.memory_request),
-            memory_limit: limit(self.memory_limit, other.memory_limit),
+            cpu_request: of(Column::Requests, CPU).milli(),
+            cpu_limit: of(Column::Limits, CPU).milli(),
+            memory_request: of(Column::Requests, MEMORY).units(),
+            memory_limit: of(Column::Limits, MEMORY).units(),
         }
     }
 }
@@ -213,6 +268,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_as_a_whole_shows_what_it_was_given() {
+        let of_cpu = |cpu: &str, status: &serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {}, "status": status, "spec": {
+                "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}},
+                "containers": [{"name": "c"}]}}))
+            .expect("a pod")
+        };
+        let before = of(&of_cpu("1", &json!({})));
+        assert!(apply(&of_cpu("1000m", &json!({})), &before).is_none());
+        let asks = of_cpu("2", &json!({}));
+        let given = apply(&asks, &before).expect("it differs");
+        assert_eq!(of(&given), before);
+
+        let status = json!({"allocatedResources": {"cpu": "1"},
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}});
+        assert_eq!(recorded(&of_cpu("2", &status)), before, "asked for while nothing looked");
+        assert_eq!(recorded(&of_cpu("1", &status)), before);
+    }
+
+    #[test]
     fn a_granted_resize_that_is_under_way_stays_granted() {
         let container = json!({"name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
             "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "32Mi"}}});
@@ -238,7 +313,7 @@ mod tests {
             cpu_period: Some(100_000),
             memory_limit: Some(256 << 20),
         };
-        assert_eq!(Requirements::adopted(asked["none"], Some(&applied)), asked["none"]);
+        assert_eq!(Requirements::adopted(asked["none"], Some(&applied), None), asked["none"]);
     }
 
     #[test]
@@ -270,9 +345,14 @@ mod tests {
             cpu_period: Some(100_000),
             memory_limit: Some(64 << 20),
         };
-        assert_eq!(Requirements::adopted(wanted, Some(&applied)), wanted);
-        assert_eq!(Requirements::adopted(wanted, None), wanted);
+        assert_eq!(Requirements::adopted(wanted, Some(&applied), None), wanted);
+        assert_eq!(Requirements::adopted(wanted, None, None), wanted);
         applied.cpu_quota = Some(20_000);
-        assert_eq!(Requirements::adopted(wanted, Some(&applied)).cpu_limit, 200);
+        assert_eq!(Requirements::adopted(wanted, Some(&applied), None).cpu_limit, 200);
+
+        let kept = serde_json::from_value(json!({"requests": {"cpu": "1", "memory": "2"}}));
+        let kept = kept.expect("resources");
+        let has = Requirements::adopted(wanted, Some(&applied), Some(&kept));
+        assert_eq!((has.cpu_request, has.memory_request), (250, 2), "the runtime knows better");
     }
 }

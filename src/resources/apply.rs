@@ -16,9 +16,10 @@ use tracing::warn;
 
 use super::cgroup_names::{CgroupName, CgroupTree};
 use super::cpu;
-use super::pod_config::{self, CgroupSettings, PodCgroupPolicy};
+use super::pod_config::{self, CgroupSettings, Figures, PodCgroupPolicy, Reading};
 use super::qos::{self, QosClass};
 use crate::linux::cgroup::{CgroupError, CgroupFs};
+use crate::linux::machine;
 use crate::model::{PodUid, error_chain};
 
 /// How long the processes of a finished pod may take to vanish after SIGKILL before its removal is
@@ -46,6 +47,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn create(&self, top: &str, path: &str) -> Result<(), CgroupError>;
     /// Sets an existing cgroup: every value that can be set is; the first failure is the error.
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError>;
+    /// Reads CPU and memory of an existing cgroup.
+    fn read(&self, path: &str) -> Result<Reading, CgroupError>;
+    /// The figures as [`Self::read`] answers them once they are written: rounded to what can be
+    /// kept.
+    fn kept(&self, figures: Figures) -> Figures;
     /// The names of the cgroups right inside.
     fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError>;
     /// Kills everything inside; answers how many processes there were.
@@ -65,6 +71,20 @@ impl Backend for CgroupFs {
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         Self::update(self, path, settings)
+    }
+
+    fn read(&self, path: &str) -> Result<Reading, CgroupError> {
+        Self::read(self, path)
+    }
+
+    fn kept(&self, figures: Figures) -> Figures {
+        let page = machine::page_size();
+        let memory = figures.memory.map(|limit| limit / page * page);
+        if self.layout().version() == 1 {
+            return Figures { memory, ..figures };
+        }
+        let cpu_shares = figures.cpu_shares.map(cpu::weight).map(cpu::shares_of_weight);
+        Figures { cpu_shares, memory, ..figures }
     }
 
     fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
@@ -228,38 +248,67 @@ impl PodCgroups {
         .await
     }
 
-    /// Has the pod's cgroup made unless it is there, and answers what CRI is told as the cgroup
-    /// parent (empty when pods have no cgroups of their own). Not cancelled half-way: a dropped
-    /// call goes on to its end on its thread.
-    pub async fn ensure(&self, pod: &api::Pod) -> Result<String, PodCgroupError> {
-        let parent = self.cgroup_parent(pod);
-        if parent.is_empty() {
-            return Ok(parent);
-        }
-        check_uid(pod.metadata.uid.as_deref().unwrap_or_default())?;
+    /// Has the pod's cgroup made unless it is there, and answers its figures: `None` when pods have
+    /// no cgroups of their own. One that exists is left as it is: a resize brings it up to date.
+    /// Not cancelled half-way: a dropped call goes on to its end on its thread.
+    pub async fn ensure(&self, pod: &api::Pod) -> Result<Option<Figures>, PodCgroupError> {
+        let Some(path) = self.own_path(pod)? else { return Ok(None) };
         let settings = pod_config::pod(pod, &self.inner.config.policy);
         self.blocking(move |inner| {
-            if inner.backend.validate(&parent).is_err() {
-                inner.create(&parent, &settings)?;
+            let wanted = Figures::from(&settings);
+            if inner.backend.validate(&path).is_err() {
+                inner.create(&path, &settings)?;
+                return Ok(Some(wanted));
             }
-            Ok(parent)
+            let has = match inner.read(&path) {
+                Ok(reading) => Figures::from(reading),
+                Err(error) => {
+                    let error = error_chain(&error);
+                    warn!(cgroup = path, error, "a pod's cgroup is taken for what it should be");
+                    wanted
+                }
+            };
+            let is_same = !Figures::differ_from(has, inner.backend.kept(wanted));
+            Ok(Some(if is_same { has.changed_to(wanted) } else { has }))
         })
         .await
     }
 
-    /// Gives the pod's cgroup what the pod's spec says now. Not cancelled half-way.
+    /// Reads CPU and memory of the pod's cgroup; `None` when pods have no cgroups of their own.
+    pub async fn read(&self, pod: &api::Pod) -> Result<Option<Reading>, PodCgroupError> {
+        let Some(path) = self.own_path(pod)? else { return Ok(None) };
+        self.blocking(move |inner| inner.read(&path).map(Some)).await
+    }
+
+    /// Gives the pod's cgroup what the pod's spec says now, where that is more than `has`. Not
+    /// cancelled half-way.
+    pub async fn grow(&self, pod: &api::Pod, has: Figures) -> Result<(), PodCgroupError> {
+        let Some(path) = self.own_path(pod)? else { return Ok(()) };
+        let growth = has.growth_to(self.wanted(pod));
+        self.blocking(move |inner| inner.update(&path, &growth.settings())).await
+    }
+
+    /// Gives the pod's cgroup what the pod's spec says now. A resize is about CPU and memory only,
+    /// and a limit that is not asked for any more stays, as upstream. Not cancelled half-way.
     pub async fn resize(&self, pod: &api::Pod) -> Result<(), PodCgroupError> {
+        let Some(path) = self.own_path(pod)? else { return Ok(()) };
+        let wanted = self.wanted(pod);
+        self.blocking(move |inner| inner.update(&path, &wanted.settings())).await
+    }
+
+    /// The figures that the pod's cgroup should have. Pure.
+    pub fn wanted(&self, pod: &api::Pod) -> Figures {
+        Figures::wanted(pod, &self.inner.config.policy)
+    }
+
+    /// The path of the pod's cgroup; `None` when pods have no cgroups of their own.
+    fn own_path(&self, pod: &api::Pod) -> Result<Option<String>, PodCgroupError> {
         let path = self.cgroup_parent(pod);
         if path.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         check_uid(pod.metadata.uid.as_deref().unwrap_or_default())?;
-        let mut settings = pod_config::pod(pod, &self.inner.config.policy);
-        // A resize is about CPU and memory only, and a limit that is not asked for any more stays,
-        // as upstream.
-        settings.huge_pages = None;
-        settings.pids = None;
-        self.blocking(move |inner| inner.update(&path, &settings)).await
+        Ok(Some(path))
     }
 
     /// What CRI is told as the pod's cgroup parent. Pure.
@@ -378,6 +427,12 @@ impl Inner {
         Ok(())
     }
 
+    fn read(&self, path: &str) -> Result<Reading, PodCgroupError> {
+        self.backend
+            .read(path)
+            .map_err(|source| PodCgroupError::Cgroup { path: path.to_owned(), source })
+    }
+
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), PodCgroupError> {
         self.backend
             .update(path, settings)
@@ -402,10 +457,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Backend, CgroupError, CgroupName, CgroupSettings, CgroupTree, Config, PodCgroupError,
-        PodCgroupPolicy, PodCgroups,
+        Backend, CgroupError, CgroupName, CgroupSettings, CgroupTree, Config, Figures,
+        PodCgroupError, PodCgroupPolicy, PodCgroups, Reading,
     };
-    use crate::linux::cgroup::Errno;
+    use crate::linux::cgroup::{CgroupFs, Errno, Layout};
+    use crate::linux::machine;
     use crate::model::PodUid;
     use crate::resources::CgroupDriver;
 
@@ -449,6 +505,22 @@ mod tests {
             let before = std::mem::replace(own, settings.clone());
             own.cpu_shares = own.cpu_shares.or(before.cpu_shares);
             Ok(())
+        }
+
+        fn read(&self, path: &str) -> Result<Reading, CgroupError> {
+            let state = self.0.lock();
+            let own = state.cgroups.get(path).ok_or(CgroupError::NotMounted)?;
+            Ok(Reading {
+                cpu_shares: own.cpu_shares,
+                cpu_quota: own.cpu_quota,
+                cpu_period: own.cpu_period,
+                memory: own.memory,
+                memory_usage: None,
+            })
+        }
+
+        fn kept(&self, figures: Figures) -> Figures {
+            figures
         }
 
         fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
@@ -497,12 +569,15 @@ mod tests {
         let handle = cgroups(&fake, CgroupDriver::Cgroupfs);
         handle.setup(CgroupSettings::default()).await.expect("set up");
         let pod = pod("a-1", &json!({"requests": {"cpu": "1"}}));
-        assert_eq!(handle.ensure(&pod).await.expect("made"), "/kubepods/burstable/poda-1");
+        assert_eq!(handle.cgroup_parent(&pod), "/kubepods/burstable/poda-1");
+        let made = handle.ensure(&pod).await.expect("made").expect("a cgroup");
+        assert_eq!(made.cpu_shares, Some(1024));
         fake.0.lock().cgroups.insert(
             "/kubepods/burstable/poda-1".into(),
-            CgroupSettings { pids: Some(9), ..CgroupSettings::default() },
+            CgroupSettings { pids: Some(9), cpu_shares: Some(512), ..CgroupSettings::default() },
         );
-        handle.ensure(&pod).await.expect("there");
+        let found = handle.ensure(&pod).await.expect("there").expect("a cgroup");
+        assert_eq!(found.cpu_shares, Some(512), "it says what it has, not what is asked for");
         let state = fake.0.lock();
         assert_eq!(
             state.cgroups["/kubepods/burstable/poda-1"].pids,
@@ -510,6 +585,17 @@ mod tests {
             "what exists is left alone"
         );
         assert!(state.cgroups.contains_key("/kubepods/besteffort"));
+    }
+
+    #[test]
+    fn figures_are_compared_as_the_kernel_keeps_them() {
+        let page = machine::page_size();
+        let figures =
+            Figures { cpu_shares: Some(513), memory: Some(page * 3 + 1), ..Figures::default() };
+        let v1 = CgroupFs::new(Layout::V1(BTreeMap::new()), Vec::new()).kept(figures);
+        assert_eq!((v1.cpu_shares, v1.memory), (Some(513), Some(page * 3)));
+        let v2 = CgroupFs::new(Layout::V2("/sys/fs/cgroup".into()), Vec::new()).kept(figures);
+        assert_eq!((v2.cpu_shares, v2.memory), (Some(500), Some(page * 3)), "a weight of 20");
     }
 
     #[tokio::test]
@@ -608,7 +694,7 @@ mod tests {
         let handle =
             PodCgroups::new(fake.clone(), Config { tree, policy: PodCgroupPolicy::default() });
         handle.setup(CgroupSettings::default()).await.expect("nothing to do");
-        assert_eq!(handle.ensure(&pod("a", &json!({}))).await.expect("nothing to do"), "");
+        assert_eq!(handle.ensure(&pod("a", &json!({}))).await.expect("nothing to do"), None);
         handle.remove(&PodUid::from("a")).await.expect("nothing to do");
         assert!(fake.0.lock().cgroups.is_empty());
     }

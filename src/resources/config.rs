@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::list::Amounts;
 use super::node_limits::{self, Machine, NodeLimits};
-use super::{CgroupDriver, CgroupTree, Config, PodCgroupPolicy, PodCgroups, Slices};
+use super::{CgroupDriver, CgroupTree, Config, PodCgroupPolicy, PodCgroups, Slices, cpu};
 use crate::config::{Host, Loaded};
 use crate::cri::condition;
 use crate::linux::cgroup::{CgroupError, CgroupFs};
@@ -46,19 +46,25 @@ impl PodCgroups {
             return Err(PodCgroupsError::LegacyHierarchy);
         }
 
-        let period = config.cpu_cfs_quota_period.to_std().as_micros();
-        let policy = PodCgroupPolicy {
-            enforce_cpu_limits: config.cpu_cfs_quota,
-            cpu_period: u64::try_from(period).unwrap_or(100_000),
-            pids_limit: config.pod_pids_limit,
-        };
         let tree = CgroupTree::new(&config.cgroup_root, driver, true);
-        let pods = Config { tree, policy };
+        let pods = Config { tree, policy: PodCgroupPolicy::from(loaded) };
         let fs = CgroupFs::detect().map_err(PodCgroupsError::Hierarchies)?;
         Ok(Some(match driver {
             CgroupDriver::Cgroupfs => Self::new(fs, pods),
             CgroupDriver::Systemd => Self::new(Slices::new(fs, Systemd::default()), pods),
         }))
+    }
+}
+
+impl From<&Loaded> for PodCgroupPolicy {
+    fn from(loaded: &Loaded) -> Self {
+        let config = &loaded.config;
+        let period = config.cpu_cfs_quota_period.to_std().as_micros();
+        Self {
+            enforce_cpu_limits: config.cpu_cfs_quota,
+            cpu_period: u64::try_from(period).unwrap_or(cpu::QUOTA_PERIOD),
+            pids_limit: config.pod_pids_limit,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! CPU: from thousandths of a core to the kernel's shares, weights and quotas, and back. Pure.
 
-pub use crate::linux::cgroup::cpu_weight as weight;
+pub use crate::linux::cgroup::{cpu_weight as weight, shares_of_weight};
 
 /// The fewest shares that the kernel takes.
 pub const MIN_SHARES: u64 = 2;
@@ -28,11 +28,6 @@ pub fn quota(milli: i64, period: u64) -> i64 {
     }
     let period = i64::try_from(period).unwrap_or(i64::MAX);
     (milli.saturating_mul(period) / 1000).max(MIN_QUOTA)
-}
-
-/// The shares that a weight stands for.
-pub fn shares_of_weight(weight: u64) -> u64 {
-    weight.clamp(1, 10_000).saturating_sub(1) * 262_142 / 9999 + MIN_SHARES
 }
 
 /// The request that shares stand for, rounded up; zero for fewer than the fewest.

@@ -23,8 +23,10 @@ pub mod manager;
 pub mod node_limits;
 pub mod oom;
 pub mod pod_config;
+pub mod pod_states;
 pub mod qos;
 pub mod slices;
+pub mod swap;
 pub mod tiers;
 
 pub use allocatable::Reservations;
@@ -33,6 +35,6 @@ pub use cgroup_names::{CgroupDriver, CgroupName, CgroupTree};
 pub use config::PodCgroupsError;
 pub use list::Amounts;
 pub use node_limits::NodeLimits;
-pub use pod_config::{CgroupSettings, PodCgroupPolicy};
+pub use pod_config::{CgroupSettings, Figures, PodCgroupPolicy};
 pub use qos::QosClass;
 pub use slices::Slices;

@@ -288,7 +288,9 @@ mod tests {
     use crate::resources::apply::{self, Backend, PodCgroups};
     use crate::resources::cgroup_names::{CgroupDriver, CgroupTree};
     use crate::resources::list::Amounts;
-    use crate::resources::pod_config::{CgroupSettings, HugePages, PodCgroupPolicy};
+    use crate::resources::pod_config::{
+        CgroupSettings, Figures, HugePages, PodCgroupPolicy, Reading,
+    };
 
     fn list(items: &[(&str, &str)]) -> Amounts {
         let amount = |text: &str| Amount::parse(text).expect("a quantity");
@@ -386,6 +388,14 @@ mod tests {
             }
             state.0.insert(path.to_owned(), settings.clone());
             Ok(())
+        }
+
+        fn read(&self, _path: &str) -> Result<Reading, CgroupError> {
+            Ok(Reading::default())
+        }
+
+        fn kept(&self, figures: Figures) -> Figures {
+            figures
         }
 
         fn children(&self, _path: &str) -> Result<BTreeSet<String>, CgroupError> {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 use super::list::{self, Amounts, CPU, Column, MEMORY, PIDS};
 use super::qos::{self, QosClass};
 use super::{cpu, list::Quantities};
-pub use crate::linux::cgroup::{HugePages, Settings as CgroupSettings};
+pub use crate::linux::cgroup::{HugePages, Reading, Settings as CgroupSettings};
 
 /// What the node's configuration says about pods' cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,88 @@ pub struct PodCgroupPolicy {
 impl Default for PodCgroupPolicy {
     fn default() -> Self {
         Self { enforce_cpu_limits: true, cpu_period: cpu::QUOTA_PERIOD, pids_limit: -1 }
+    }
+}
+
+/// CPU and memory of a pod's cgroup: the part of its settings that a resize changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// CPU shares on the scale of cgroup v1.
+    pub cpu_shares: Option<u64>,
+    /// CFS quota in microseconds per period; -1: none.
+    pub cpu_quota: Option<i64>,
+    /// CFS period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Memory limit in bytes; `None`: there is none.
+    pub memory: Option<i64>,
+}
+
+impl Figures {
+    /// The figures that the pod's cgroup should have. A value that is `None` is left as it is.
+    pub fn wanted(pod: &api::Pod, policy: &PodCgroupPolicy) -> Self {
+        Self::from(&self::pod(pod, policy))
+    }
+
+    /// Returns true if a cgroup with these figures has to be changed to have those of `wanted`.
+    pub fn differ_from(self, wanted: Self) -> bool {
+        fn is_other<T: PartialEq>(has: Option<T>, wanted: Option<T>) -> bool {
+            wanted.is_some() && has != wanted
+        }
+        is_other(self.cpu_shares, wanted.cpu_shares)
+            || is_other(self.cpu_quota, wanted.cpu_quota)
+            || is_other(self.cpu_period, wanted.cpu_period)
+            || is_other(self.memory, wanted.memory)
+    }
+
+    /// The figures after `wanted` was written.
+    #[must_use]
+    pub fn changed_to(self, wanted: Self) -> Self {
+        Self {
+            cpu_shares: wanted.cpu_shares.or(self.cpu_shares),
+            cpu_quota: wanted.cpu_quota.or(self.cpu_quota),
+            cpu_period: wanted.cpu_period.or(self.cpu_period),
+            memory: wanted.memory.or(self.memory),
+        }
+    }
+
+    /// The values of `wanted` that are larger than these: what is written before containers are
+    /// resized, since they may not exceed their pod.
+    #[must_use]
+    pub fn growth_to(self, wanted: Self) -> Self {
+        let limit = |value: Option<i64>| value.filter(|value| *value > 0).unwrap_or(i64::MAX);
+        let cpu_quota =
+            wanted.cpu_quota.filter(|_| limit(wanted.cpu_quota) > limit(self.cpu_quota));
+        Self {
+            cpu_shares: wanted.cpu_shares.filter(|_| wanted.cpu_shares > self.cpu_shares),
+            cpu_quota,
+            cpu_period: wanted.cpu_period.filter(|_| cpu_quota.is_some()),
+            memory: wanted.memory.filter(|_| limit(wanted.memory) > limit(self.memory)),
+        }
+    }
+
+    /// Settings that change these figures and nothing else.
+    pub fn settings(self) -> CgroupSettings {
+        let Self { cpu_shares, cpu_quota, cpu_period, memory } = self;
+        CgroupSettings { cpu_shares, cpu_quota, cpu_period, memory, ..CgroupSettings::default() }
+    }
+}
+
+impl From<&CgroupSettings> for Figures {
+    fn from(settings: &CgroupSettings) -> Self {
+        Self {
+            cpu_shares: settings.cpu_shares,
+            // Zero leaves a limit as it is.
+            cpu_quota: settings.cpu_quota.filter(|quota| *quota != 0),
+            cpu_period: settings.cpu_period,
+            memory: settings.memory.filter(|limit| *limit != 0),
+        }
+    }
+}
+
+impl From<Reading> for Figures {
+    fn from(reading: Reading) -> Self {
+        let Reading { cpu_shares, cpu_quota, cpu_period, memory, memory_usage: _ } = reading;
+        Self { cpu_shares, cpu_quota, cpu_period, memory }
     }
 }
 
@@ -120,7 +202,7 @@ fn huge_page_limits(amounts: &Amounts) -> BTreeMap<i64, i64> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{HugePages, PodCgroupPolicy, node, pod, tier};
+    use super::{Figures, HugePages, PodCgroupPolicy, node, pod, tier};
     use crate::resources::list::amounts;
     use crate::resources::qos::QosClass;
     use crate::resources::qos::tests::pod as make;
@@ -186,6 +268,27 @@ mod tests {
             true,
             (Some(102), Some(20_000), Some(100_000), Some(209_715_200)),
         );
+    }
+
+    #[test]
+    fn figures_grow_first_and_shrink_last() {
+        let small = Figures {
+            cpu_shares: Some(102),
+            cpu_quota: Some(20_000),
+            cpu_period: Some(100_000),
+            memory: Some(1 << 20),
+        };
+        let mixed = Figures { cpu_quota: Some(30_000), memory: Some(1 << 10), ..small };
+        let growth = small.growth_to(mixed);
+        assert_eq!((growth.cpu_quota, growth.memory), (Some(30_000), None));
+        assert!(small.differ_from(mixed));
+        assert_eq!(small.changed_to(mixed), mixed);
+
+        let open = Figures { cpu_quota: Some(-1), memory: None, ..small };
+        let growth = open.growth_to(small);
+        assert_eq!((growth.cpu_quota, growth.memory), (None, None), "no limit is the largest");
+        let unset = Figures { cpu_shares: Some(102), ..Figures::default() };
+        assert!(!small.differ_from(unset), "a limit that is not asked for any more stays");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::apply::Backend;
 use super::cgroup_names::SLICE;
-use super::pod_config::CgroupSettings;
+use super::pod_config::{CgroupSettings, Figures, Reading};
 use crate::linux::cgroup::{CgroupError, CgroupFs, cpu_weight};
 use crate::linux::systemd::{Property, Systemd, SystemdError};
 
@@ -56,6 +56,14 @@ impl Backend for Slices {
             self.systemd.set_properties(unit, &properties).map_err(failed(unit))?;
         }
         self.fs.update(path, &settings)
+    }
+
+    fn read(&self, path: &str) -> Result<Reading, CgroupError> {
+        self.fs.read(path)
+    }
+
+    fn kept(&self, figures: Figures) -> Figures {
+        self.fs.kept(Figures::from(&rounded(&figures.settings())))
     }
 
     fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {

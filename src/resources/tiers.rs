@@ -67,7 +67,7 @@ mod tests {
     use crate::model::Pod;
     use crate::resources::apply::{Backend, Config, PodCgroups};
     use crate::resources::cgroup_names::{CgroupDriver, CgroupTree};
-    use crate::resources::pod_config::{CgroupSettings, PodCgroupPolicy};
+    use crate::resources::pod_config::{CgroupSettings, Figures, PodCgroupPolicy, Reading};
 
     /// The shares that were written, in order, and how many writes are still to fail.
     #[derive(Clone, Debug, Default)]
@@ -92,6 +92,14 @@ mod tests {
             }
             state.0.extend(settings.cpu_shares);
             Ok(())
+        }
+
+        fn read(&self, _path: &str) -> Result<Reading, CgroupError> {
+            Ok(Reading::default())
+        }
+
+        fn kept(&self, figures: Figures) -> Figures {
+            figures
         }
 
         fn children(&self, _path: &str) -> Result<BTreeSet<String>, CgroupError> {

@@ -120,6 +120,7 @@ fn observed(
         qos_class: Some(qos::of(input.pod).as_str().to_owned()),
         ..api::PodStatus::default()
     };
+    set_devices(input, &mut status);
     set_addresses(input, old, &mut status);
     let decision = decide_phase(input, recorded, old, &status);
     status.phase = Some(decision.reported.as_str().to_owned());
@@ -134,8 +135,19 @@ fn observed(
     if is_terminal(&status) {
         conditions::unready(&mut status, input.now);
     }
-    resources::pod_level(input.pod, &mut status);
+    let was_running = Phase::of(old) == Some(Phase::Running);
+    let resized_from = Some(old).filter(|_| was_running && input.resize.in_progress.is_some());
+    let whole = resources::Whole { pod: input.pod, cgroup: input.cgroup, resized_from };
+    resources::pod_level(whole, &mut status);
     status
+}
+
+/// Shows the health of devices: of main containers only, as upstream.
+fn set_devices(input: &ComputeInput<'_>, status: &mut api::PodStatus) {
+    let Some(devices) = input.devices else { return };
+    for container in status.container_statuses.iter_mut().flatten() {
+        container.allocated_resources_status = devices.get(&container.name).cloned();
+    }
 }
 
 fn decide_phase(

@@ -12,6 +12,8 @@ use crate::model::observed::Remembered;
 use crate::model::{
     ContainerId, Lifecycle, Now, ObservedPod, Pod, ProbeVerdicts, ResizeVerdict, Waiting,
 };
+use crate::resources::Figures;
+use crate::resources::devices::PodHealth;
 
 /// The input of one computation.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,10 @@ pub struct ComputeInput<'a> {
     pub replaced: &'a BTreeSet<ContainerId>,
     /// The progress of a resize.
     pub resize: &'a ResizeState,
+    /// CPU and memory of the pod's cgroup; `None`: not known, and taken for what they should be.
+    pub cgroup: Option<Figures>,
+    /// The health of the devices of its containers; `None`: they have none, or it is not shown.
+    pub devices: Option<&'a PodHealth>,
     /// The verdicts of the probes.
     pub probes: &'a ProbeVerdicts,
     /// The ends of containers that are already removed, by name.

@@ -11,7 +11,7 @@ use crate::model::quantity::Amount;
 use crate::model::{ObservedContainer, Phase};
 use crate::resources::cpu;
 use crate::resources::list::{self, CPU, Column, MEMORY, Quantities, binary_text};
-use crate::resources::pod_config::{self, PodCgroupPolicy};
+use crate::resources::{Figures, PodCgroupPolicy};
 
 /// Computes `resources` of a container's status.
 ///
@@ -73,8 +73,19 @@ pub(super) fn canonical(list: Option<Quantities>) -> Option<Quantities> {
     Some(list.into_iter().map(|(name, text)| (name, canonical_quantity(text))).collect())
 }
 
+/// The input of the resources of a pod as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole<'a> {
+    pub(super) pod: &'a api::Pod,
+    /// CPU and memory of its cgroup; `None`: taken for what they should be.
+    pub(super) cgroup: Option<Figures>,
+    /// The last status, while a resize is carried out.
+    pub(super) resized_from: Option<&'a api::PodStatus>,
+}
+
 /// Computes `resources` and `allocatedResources` of the pod as a whole.
-pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
+pub(super) fn pod_level(whole: Whole<'_>, status: &mut api::PodStatus) {
+    let pod = whole.pod;
     let requests = list::pod_requests(pod);
     let text = |(name, amount): (&String, &Amount)| {
         (name.clone(), Quantity(amount_text(pod, name, *amount)))
@@ -84,7 +95,7 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     let mut resources =
         pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
     if Phase::of(status) == Some(Phase::Running) {
-        running(pod, &allocated, &mut resources);
+        running(whole, &allocated, &mut resources);
     } else if is_terminal(status) {
         // Upstream reads the values from the pod's cgroup, which is gone; a memory request is in no
         // cgroup.
@@ -102,9 +113,11 @@ pub(super) fn pod_level(pod: &api::Pod, status: &mut api::PodStatus) {
     status.allocated_resources = some_list(allocated);
 }
 
-/// Sets the resources of a running pod: the settings of its cgroup.
-fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::ResourceRequirements) {
-    let config = pod_config::pod(pod, &PodCgroupPolicy::default());
+/// Sets the resources of a running pod: those of its cgroup. The memory request is in no cgroup: it
+/// is the spec's, and the one before while a resize is carried out.
+fn running(whole: Whole<'_>, allocated: &Quantities, resources: &mut api::ResourceRequirements) {
+    let wanted = || Figures::wanted(whole.pod, &PodCgroupPolicy::default());
+    let config = whole.cgroup.unwrap_or_else(wanted);
     let mut requests = canonical(resources.requests.take()).unwrap_or_default();
     let mut limits = canonical(resources.limits.take()).unwrap_or_default();
     let shares = config.cpu_shares.and_then(|shares| i64::try_from(shares).ok());
@@ -112,6 +125,8 @@ fn running(pod: &api::Pod, allocated: &Quantities, resources: &mut api::Resource
     if let Some(memory) = allocated.get(MEMORY) {
         requests.entry(MEMORY.to_owned()).or_insert_with(|| memory.clone());
     }
+    let before = whole.resized_from.and_then(|status| status.resources.as_ref());
+    keep(&mut requests, MEMORY, before.and_then(|before| before.requests.as_ref()));
 
     let period = config.cpu_period.and_then(|period| i64::try_from(period).ok());
     let milli =
@@ -197,7 +212,7 @@ fn some_list(list: Quantities) -> Option<BTreeMap<String, Quantity>> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{canonical, pod_level};
+    use super::{Figures, PodCgroupPolicy, Whole, canonical, pod_level};
     use crate::model::Pod;
 
     #[track_caller]
@@ -205,7 +220,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"spec": spec})).expect("a pod");
         let mut status: k8s_openapi::api::core::v1::PodStatus =
             serde_json::from_value(json!({"phase": phase})).expect("a status");
-        pod_level(&pod, &mut status);
+        pod_level(Whole { pod: &pod, cgroup: None, resized_from: None }, &mut status);
         let written = serde_json::to_value(&status).expect("JSON");
         assert_eq!(
             (&written["resources"], &written["allocatedResources"]),
@@ -239,6 +254,34 @@ mod tests {
             json!({"requests": {"cpu": "200m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}),
             allocated,
         );
+    }
+
+    #[test]
+    fn a_pod_that_is_being_resized_has_what_it_had() {
+        let of = |cpu: &str, memory: &str| {
+            let list = json!({"cpu": cpu, "memory": memory});
+            let container = json!({"name": "c"});
+            serde_json::from_value::<Pod>(json!({"spec": {
+                "resources": {"requests": list, "limits": list}, "containers": [container]}}))
+            .expect("a pod")
+        };
+        let mut before = serde_json::from_value(json!({"phase": "Running"})).expect("a status");
+        let old = of("500m", "64Mi");
+        pod_level(Whole { pod: &old, cgroup: None, resized_from: None }, &mut before);
+
+        let new = of("1", "128Mi");
+        let mut status = before.clone();
+        let cgroup = Some(Figures::wanted(&old, &PodCgroupPolicy::default()));
+        let whole = Whole { pod: &new, cgroup, resized_from: Some(&before) };
+        pod_level(whole, &mut status);
+        assert_eq!(status.resources, before.resources, "until it is carried out");
+        let allocated = serde_json::to_value(&status.allocated_resources).expect("JSON");
+        assert_eq!(allocated, json!({"cpu": "1", "memory": "128Mi"}));
+
+        pod_level(Whole { pod: &new, cgroup: None, resized_from: None }, &mut status);
+        let resources = serde_json::to_value(&status.resources).expect("JSON");
+        let all = json!({"cpu": "1", "memory": "128Mi"});
+        assert_eq!(resources, json!({"requests": all, "limits": all}));
     }
 
     #[test]

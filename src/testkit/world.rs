@@ -22,6 +22,7 @@ use crate::pods::memory::{Event, Memory, Order, Start};
 use crate::pods::plan::types::{Action, InFlight, Key, Notice, Plan, Transition};
 use crate::pods::request::container_hash;
 use crate::resources::allocation::{needs_restart, requirements};
+use crate::resources::{Figures, PodCgroupPolicy};
 use crate::status::Acked;
 
 /// One pod, its runtime and its task's memory.
@@ -42,6 +43,8 @@ pub struct World {
     /// Whether the object is gone from its source.
     is_gone: bool,
     stop: Option<Stop>,
+    /// CPU and memory of the pod's cgroup, which outlives the kubelet.
+    cgroup: Option<Figures>,
     /// The actions in flight, each with the object that it was begun with.
     actions: BTreeMap<Key, (Action, Arc<Pod>)>,
 }
@@ -73,6 +76,7 @@ impl World {
             recorded: Recorded { start_time: Some(start), ..Recorded::default() },
             remembered: BTreeMap::new(),
             preparation: Preparation::Absent,
+            kept: None,
         };
         let mut world = Self {
             pod,
@@ -83,6 +87,7 @@ impl World {
             sent,
             is_gone: false,
             stop: None,
+            cgroup: None,
             actions: BTreeMap::new(),
         };
         world.publish();
@@ -270,6 +275,7 @@ impl World {
             recorded: facts.recorded,
             remembered: self.memory.remembered(),
             preparation,
+            kept: None,
         };
         self.memory = Memory::new(start, Arc::new(self.observed.clone()));
         self.memory.take(Event::Volumes(facts.volumes), self.now);
@@ -337,8 +343,10 @@ impl World {
     fn take_effect(&mut self, action: Action, begun_with: &Pod) -> Outcome {
         match action {
             Action::Prepare => {
-                let pod = requirements(begun_with);
-                Outcome::Prepared { logged_restarts: BTreeMap::new(), pod }
+                // One that exists is left as it is.
+                let wanted = Figures::wanted(begun_with, &PodCgroupPolicy::default());
+                let cgroup = Some(*self.cgroup.get_or_insert(wanted));
+                Outcome::Prepared { logged_restarts: BTreeMap::new(), cgroup }
             }
             // As the executor: what runs still and needs no restart.
             Action::Resize { given, .. } => {
@@ -353,7 +361,10 @@ impl World {
                     let is_resized = has != wants && !needs_restart(policies, has, wants);
                     is_resized.then(|| (container.id.clone(), wants))
                 });
-                Outcome::Resized { containers: containers.collect(), pod: pod.clone() }
+                let wanted = Figures::wanted(begun_with, &PodCgroupPolicy::default());
+                let cgroup = self.cgroup.map(|has| has.changed_to(wanted));
+                self.cgroup = cgroup;
+                Outcome::Resized { containers: containers.collect(), cgroup }
             }
             Action::MountVolumes => {
                 self.memory.take(Event::Volumes(VolumesState::Ready), self.now);
@@ -363,7 +374,10 @@ impl World {
                 self.memory.take(Event::Volumes(VolumesState::Absent), self.now);
                 Outcome::Done
             }
-            Action::CleanUp => Outcome::CleanedUp,
+            Action::CleanUp => {
+                self.cgroup = None;
+                Outcome::CleanedUp
+            }
             Action::CreateSandbox { attempt } => {
                 self.add_sandbox(attempt);
                 Outcome::Done

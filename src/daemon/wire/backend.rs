@@ -35,6 +35,7 @@ use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{self, CriBackend, SandboxPermits, request};
 use crate::probes::{self, ProbeDeps};
 use crate::resources::manager::UNEXPECTED;
+use crate::resources::pod_states::PodStates;
 use crate::resources::{follow, tiers};
 use crate::volumes::mounter::Mounter;
 use crate::watch::set_if_changed;
@@ -97,6 +98,7 @@ impl<M: Mounter> Core<M> {
         let network_not_ready = parts.network_not_ready.clone();
         let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
+        let allocated = parts.runtime.states.allocated.clone();
         let kernel = Kernel::detect(&self.identity.machine.kernel_version);
         let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
         let changes = SwitchedOff::from(&self.loaded.gates).strip(changes, tasks);
@@ -123,6 +125,7 @@ impl<M: Mounter> Core<M> {
                 .clone()
                 .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
             give: Arc::new(Gives(Arc::clone(&shared))),
+            allocated,
             forget: self.forgetters(&shared, &report),
             recorder: self.recorder.clone(),
             clock: self.clock,
@@ -133,7 +136,7 @@ impl<M: Mounter> Core<M> {
             .context("allowedUnsafeSysctls")?;
         let (dispatch, pods) = Dispatch::new(config, deps);
         tasks.run_to_end("dispatch", dispatch.run(changes));
-        self.follow_pods(&shared, &pods, tasks);
+        self.follow_pods(&shared, &report.actuated, &pods, tasks);
         Ok(pods)
     }
 
@@ -151,6 +154,7 @@ impl<M: Mounter> Core<M> {
             status: parts.status.clone(),
             desired: parts.desired.clone(),
             volumes: parts.volumes.clone(),
+            actuated: parts.runtime.states.actuated.clone(),
             recorder: self.recorder.clone(),
             condition: parts.runtime.condition.clone(),
             permits,
@@ -159,6 +163,15 @@ impl<M: Mounter> Core<M> {
                 .loaded
                 .gates
                 .enabled(Gate::POD_READY_TO_START_CONTAINERS_CONDITION),
+            forgets_probes: self
+                .loaded
+                .gates
+                .enabled(Gate::CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART),
+            devices: self
+                .loaded
+                .gates
+                .enabled(Gate::RESOURCE_HEALTH_STATUS)
+                .then(|| parts.runtime.manager.health()),
             host_ips: parts.host_ips.clone(),
         }
     }
@@ -206,6 +219,7 @@ impl<M: Mounter> Core<M> {
                 container_logs_dir: self.machine.container_logs_dir.clone(),
                 resolv_conf: self.loaded.config.resolv_conf.clone().into(),
                 memory_capacity: memory,
+                images_by_handler: self.loaded.gates.enabled(Gate::RUNTIME_CLASS_IN_IMAGE_CRI_API),
                 spec: request::Settings::from_loaded(
                     &self.loaded,
                     kernel,
@@ -241,6 +255,8 @@ impl<M: Mounter> Core<M> {
                 manager.forget(&uid).await;
             });
         });
+        let actuated = report.actuated.clone();
+        forget.add(move |uid: &PodUid| actuated.remove(uid));
         let images = shared.images.clone();
         forget.add(move |uid: &PodUid| images.forget(uid));
         let desired = report.desired.clone();
@@ -258,7 +274,13 @@ impl<M: Mounter> Core<M> {
 
     /// Starts what follows from the pods as a whole: the shares of the burstable tier, and once per
     /// process the sweep of what pods left that are not known any more.
-    fn follow_pods(&self, shared: &Arc<execute::Deps>, pods: &PodsHandle, tasks: &mut Tasks) {
+    fn follow_pods(
+        &self,
+        shared: &Arc<execute::Deps>,
+        actuated: &PodStates,
+        pods: &PodsHandle,
+        tasks: &mut Tasks,
+    ) {
         if let Some(cgroups) = shared.resources.cgroups.clone() {
             tasks.run("tiers", tiers::keep(cgroups, pods.active()));
         }
@@ -269,8 +291,10 @@ impl<M: Mounter> Core<M> {
         let container_logs = shared.settings.container_logs_dir.clone();
         let pods = pods.clone();
         let stop = self.shutdown.clone();
+        let actuated = actuated.clone();
         tasks.run("sweep", async move {
             let known = pods.known().await;
+            actuated.retain(|uid| known.contains(uid));
             volumes.sweep(known.iter().cloned());
             let has_task = pods.clone();
             let is_known = move |uid: &PodUid| has_task.is_known(uid);

@@ -1,6 +1,6 @@
 //! What talks to the runtime: its condition, the reader of what runs, images, cgroups, devices.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::apiserver::{resource_claims, tokens};
+use crate::config::Gate;
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
 use crate::linux::machine;
+use crate::resources::pod_states;
 use crate::volumes::mounter::Mounter;
 use crate::{cni, cri, images, pleg, resources};
 
@@ -25,6 +27,7 @@ pub(in crate::daemon) struct RuntimeParts {
     pub(in crate::daemon) images: images::Handle,
     pub(in crate::daemon) cgroups: Option<resources::PodCgroups>,
     pub(in crate::daemon) manager: resources::manager::Handle,
+    pub(in crate::daemon) states: pod_states::Files,
 }
 
 impl<M: Mounter> Core<M> {
@@ -56,7 +59,10 @@ impl<M: Mounter> Core<M> {
             self.limit_node(cgroups, tasks).await?;
         }
 
-        let observer = pleg::metrics::observer(&self.metrics);
+        let observer = {
+            let is_evented = self.loaded.gates.enabled(Gate::EVENTED_PLEG);
+            pleg::metrics::observer(&self.metrics, is_evented)
+        };
         let (pleg, task) = pleg::new(self.runtime.clone(), self.clock, observer);
         tasks.run("pleg", task);
         let health = pleg::health(pleg.clone(), self.clock, self.health.clone());
@@ -77,7 +83,11 @@ impl<M: Mounter> Core<M> {
         let claims = self.clients.as_ref().map(resource_claims::new);
         let (manager, task) = resources::manager::new(folder, claims, self.clock);
         tasks.run("resource manager", task);
-        Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager }))
+
+        let root = PathBuf::from(&self.loaded.flags.root_dir);
+        let states = pod_states::open(&root)?;
+        tasks.run("pods' resources", pod_states::keep(states.clone(), root));
+        Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager, states }))
     }
 
     /// The credential provider plug-ins of the configuration.

@@ -15,13 +15,15 @@ use nix::unistd::Pid;
 use tracing::debug;
 
 use super::layout::HYBRID;
-use super::values::{self, Refusal, Value};
-use super::{CgroupError, Errno, Layout, Settings};
+use super::values::{self, Refusal, Value, shares_of_weight};
+use super::{CgroupError, Errno, Layout, Reading, Settings};
 
 /// The controllers that pods need on v2, if the kernel has them.
 const V2_WANTED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
 /// The controllers without which a v1 cgroup does not count as existing.
 const V1_WANTED: [&str; 7] = ["cpu", "cpuacct", "cpuset", "hugetlb", "memory", "pids", "systemd"];
+/// The least limit that means none on v1: the kernel rounds the largest number down to whole pages.
+const V1_UNLIMITED: i64 = i64::MAX - (1 << 20);
 /// The directory in which the kernel lists its sizes of huge pages.
 const HUGE_PAGE_SIZES: &str = "/sys/kernel/mm/hugepages";
 
@@ -145,6 +147,39 @@ impl CgroupFs {
         outcome
     }
 
+    /// Reads CPU and memory of an existing cgroup.
+    pub fn read(&self, path: &str) -> Result<Reading, CgroupError> {
+        let read = |controller: &str, file: &str| match self.directory(controller, path)? {
+            Some(directory) => read_text(&directory.join(file)).map(Some),
+            None => Ok(None),
+        };
+        let mut reading = Reading::default();
+        if let Layout::V2(_) = &self.layout {
+            let weight = read("cpu", "cpu.weight")?.and_then(|text| text.parse().ok());
+            reading.cpu_shares = weight.map(shares_of_weight);
+            let max = read("cpu", "cpu.max")?.unwrap_or_default();
+            let (quota, period) = max.split_once(' ').unwrap_or_default();
+            reading.cpu_quota = Some(quota.parse().unwrap_or(-1));
+            reading.cpu_period = period.parse().ok();
+            reading.memory = read("memory", "memory.max")?.and_then(|text| text.parse().ok());
+            reading.memory_usage =
+                read("memory", "memory.current")?.and_then(|text| text.parse().ok());
+            return Ok(reading);
+        }
+
+        let shares = read("cpu", "cpu.shares")?;
+        reading.cpu_shares = shares.and_then(|text| text.parse().ok());
+        let quota = read("cpu", "cpu.cfs_quota_us")?;
+        reading.cpu_quota = quota.and_then(|text| text.parse().ok());
+        let period = read("cpu", "cpu.cfs_period_us")?;
+        reading.cpu_period = period.and_then(|text| text.parse().ok());
+        let limit = read("memory", "memory.limit_in_bytes")?.and_then(|text| text.parse().ok());
+        reading.memory = limit.filter(|limit| *limit < V1_UNLIMITED);
+        let usage = read("memory", "memory.usage_in_bytes")?;
+        reading.memory_usage = usage.and_then(|text| text.parse().ok());
+        Ok(reading)
+    }
+
     /// Returns true if the cgroup exists in any hierarchy.
     pub fn exists(&self, path: &str) -> bool {
         self.layout
@@ -253,6 +288,13 @@ impl CgroupFs {
         }
         Ok(())
     }
+}
+
+/// Reads a file without the white space around its text.
+fn read_text(path: &Path) -> Result<String, CgroupError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| CgroupError::Read { path: path.to_owned(), source })?;
+    Ok(text.trim().to_owned())
 }
 
 /// Joins a path to a root and checks that it stays beneath.
@@ -499,6 +541,36 @@ mod tests {
             pids: Some(7),
             huge_pages: Some(HugePages::Limits(BTreeMap::new())),
             cpus: None,
+        }
+    }
+
+    #[test]
+    fn reads_what_was_written() {
+        let root = tempfile::tempdir().expect("a directory");
+        for fs in [v1(&root.path().join("1")), v2(&root.path().join("2"))] {
+            make(&fs, "/a", &settings());
+            let usage = if fs.layout().version() == 1 {
+                root.path().join("1/memory/a/memory.usage_in_bytes")
+            } else {
+                root.path().join("2/a/memory.current")
+            };
+            put(&usage, "99\n");
+            let reading = fs.read("/a").expect("read");
+            // A weight is coarser than shares.
+            let shares = if fs.layout().version() == 1 { 1024 } else { 998 };
+            assert_eq!(reading.cpu_shares, Some(shares));
+            assert_eq!((reading.cpu_quota, reading.cpu_period), (Some(20_000), Some(100_000)));
+            assert_eq!((reading.memory, reading.memory_usage), (Some(4096), Some(99)));
+
+            let open = Settings { cpu_quota: Some(-1), memory: Some(-1), ..Settings::default() };
+            fs.update("/a", &open).expect("set");
+            if fs.layout().version() == 1 {
+                // What the kernel makes of it.
+                let file = root.path().join("1/memory/a/memory.limit_in_bytes");
+                put(&file, "9223372036854771712\n");
+            }
+            let reading = fs.read("/a").expect("read");
+            assert_eq!((reading.cpu_quota, reading.memory), (Some(-1), None));
         }
     }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 pub use fs::CgroupFs;
 pub use layout::Layout;
-pub use values::cpu_weight;
+pub use values::{cpu_weight, shares_of_weight};
 
 use super::fs::go_text;
 use super::systemd::SystemdError;
@@ -37,6 +37,21 @@ pub struct Settings {
     pub huge_pages: Option<HugePages>,
     /// The CPUs of the cpuset, e.g. `0-3`.
     pub cpus: Option<String>,
+}
+
+/// The CPU and memory of a cgroup as the kernel has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// CPU shares on the scale of cgroup v1.
+    pub cpu_shares: Option<u64>,
+    /// CFS quota in microseconds per period; -1: none.
+    pub cpu_quota: Option<i64>,
+    /// CFS period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Memory limit in bytes; `None`: there is none.
+    pub memory: Option<i64>,
+    /// Bytes of memory in use.
+    pub memory_usage: Option<u64>,
 }
 
 /// Limits on huge pages.

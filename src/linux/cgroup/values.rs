@@ -120,6 +120,11 @@ pub fn cpu_weight(shares: u64) -> u64 {
     if shares >= 262_144 { 10_000 } else { 1 + shares.saturating_sub(2) * 9999 / 262_142 }
 }
 
+/// Converts a weight of v2 to the shares of v1: the inverse of [`cpu_weight`], but for rounding.
+pub fn shares_of_weight(weight: u64) -> u64 {
+    weight.clamp(1, 10_000).saturating_sub(1) * 262_142 / 9999 + 2
+}
+
 /// Returns the limit on processes. systemd accepts no limit of zero, so upstream's library writes 1
 /// in both places.
 fn pids(limit: i64) -> Value {

@@ -112,6 +112,8 @@ pub struct Settings {
     pub resolv_conf: PathBuf,
     /// Memory of the machine in bytes, for OOM scores.
     pub memory_capacity: i64,
+    /// Whether images belong to a runtime handler (feature gate `RuntimeClassInImageCriApi`).
+    pub images_by_handler: bool,
     /// Settings that shape requests to the runtime.
     pub spec: request::Settings,
 }
@@ -129,6 +131,8 @@ pub enum Count<'a> {
         /// Whether the pod has a user namespace of its own.
         own_users: bool,
     },
+    /// A pod with a user namespace of its own failed after its sandbox was made.
+    OwnUsersFailed,
     /// A container is about to be created.
     Container(ContainerKind),
     /// A container could not be created or started.

@@ -1,10 +1,13 @@
-//! The executor of one pod. It owns what outlives a single action: the pod's identity and the
-//! warnings that were emitted. Each action is a function or a type of its own over [`Scope`].
+//! The executor of one pod. It owns what outlives a single action: the pod's identity, the
+//! warnings that were emitted, and whether its start has failed.
+//!
+//! Each action is a function or a type of its own over [`Scope`].
 
 use std::sync::Arc;
 
 use super::Context;
 use super::deps::{Count, Deps};
+use super::own_users::OwnUsers;
 use super::scope::Scope;
 use super::warnings::Warnings;
 use crate::model::{Pod, PodUid};
@@ -15,12 +18,13 @@ pub struct PodExecutor {
     deps: Arc<Deps>,
     uid: PodUid,
     pub(super) warnings: Warnings,
+    pub(super) own_users: OwnUsers,
 }
 
 impl PodExecutor {
     /// The executor of a pod.
     pub fn new(deps: Arc<Deps>, uid: PodUid) -> Self {
-        Self { deps, uid, warnings: Warnings::default() }
+        Self { deps, uid, warnings: Warnings::default(), own_users: OwnUsers::default() }
     }
 
     /// Removes the pod's log directory, once nothing of the pod is left in the runtime.

@@ -28,7 +28,7 @@ pub(super) async fn ensure_image(scope: Scope<'_>, container: String, silent: bo
         of_volume: false,
         secrets,
         silent,
-        runtime_handler: String::new(),
+        runtime_handler: scope.image_handler(),
         sandbox: scope.sandbox_for_pull(),
     };
     let answer = scope.deps.images.ensure(request).await;

@@ -17,6 +17,7 @@ mod image_users;
 mod kill;
 mod logs;
 mod mounts;
+mod own_users;
 mod permits;
 mod prepare;
 mod references;
@@ -40,6 +41,7 @@ pub use self::executor::PodExecutor;
 pub use self::image_users::ImageUsers;
 use self::kill::Kill;
 pub use self::logs::sweep_logs;
+use self::own_users::Part;
 pub use self::permits::SandboxPermits;
 use self::sandbox::SandboxCreation;
 pub use super::memory::outcome::{ActionError, Completion, Outcome};
@@ -94,6 +96,7 @@ impl Effect {
 impl Execute for PodExecutor {
     async fn execute(&self, key: Key, action: Action, context: Context) -> Completion {
         let scope = self.scope(&context);
+        let part = Part::of(&action, &context.pod);
         let Effect { outcome, mutated } = match action {
             Action::Prepare => prepare::prepare(scope).await,
             Action::MountVolumes => {
@@ -131,6 +134,9 @@ impl Execute for PodExecutor {
             Action::RemoveSandbox { id } => sandbox::remove_sandbox(scope, id).await,
             Action::CleanUp => cleanup::clean_up(scope).await,
         };
+        if self.own_users.has_failed(part, &outcome) {
+            scope.deps.metrics.count(Count::OwnUsersFailed);
+        }
         Completion { key, outcome, mutated }
     }
 }

@@ -71,7 +71,7 @@ impl ContainerStart<'_> {
             of_volume: true,
             secrets: scope.pull_secrets(true).await,
             silent: false,
-            runtime_handler: String::new(),
+            runtime_handler: scope.image_handler(),
             sandbox: scope.sandbox_for_pull(),
         };
 

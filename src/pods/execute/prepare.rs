@@ -10,7 +10,6 @@ use crate::linux::fs::ensure_dir;
 use crate::model::reason::event;
 use crate::model::{EventType, error_chain, pod};
 use crate::pods::request;
-use crate::resources::allocation::requirements;
 
 /// Makes the pod's cgroup and directories.
 pub(super) async fn prepare(scope: Scope<'_>) -> Effect {
@@ -24,12 +23,14 @@ async fn make_cgroup_and_directories(scope: Scope<'_>) -> Result<Outcome, Action
         ActionError::new(reason, message)
     };
 
-    if let Some(cgroups) = &scope.deps.resources.cgroups
-        && let Err(error) = cgroups.ensure(pod).await
-    {
+    let made = match &scope.deps.resources.cgroups {
+        Some(cgroups) => cgroups.ensure(pod).await,
+        None => Ok(None),
+    };
+    let cgroup = made.map_err(|error| {
         let message = format!("unable to ensure pod container exists: {}", error_chain(&error));
-        return Err(failed(event::FAILED_CREATE_POD_CONTAINER, message));
-    }
+        failed(event::FAILED_CREATE_POD_CONTAINER, message)
+    })?;
 
     let own = scope.pod_dir();
     for directory in [own.clone(), own.join("volumes"), own.join("plugins")] {
@@ -48,7 +49,7 @@ async fn make_cgroup_and_directories(scope: Scope<'_>) -> Result<Outcome, Action
             Some((container.name.clone(), newest))
         })
         .collect();
-    Ok(Outcome::Prepared { logged_restarts, pod: requirements(pod) })
+    Ok(Outcome::Prepared { logged_restarts, cgroup })
 }
 
 /// The highest restart count among the log files `N.log…` of a directory.

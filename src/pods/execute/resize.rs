@@ -5,17 +5,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tracing::{debug, info};
 
 use super::scope::Scope;
 use super::users::user_ids;
 use super::{ActionError, Context, Effect, Outcome};
 use crate::cri::v1;
-use crate::model::{ContainerId, ObservedContainer, Pod, SandboxId, error_chain, pod};
+use crate::model::{ContainerId, ObservedContainer, SandboxId, error_chain, pod};
 use crate::pods::request;
-use crate::resources::allocation::{Requirements, needs_restart, requirements};
-use crate::resources::list::{CPU, MEMORY, Quantities};
+use crate::resources::Figures;
+use crate::resources::allocation::{Requirements, needs_restart};
+use crate::resources::apply::PodCgroupError;
+use crate::resources::pod_config::Reading;
 
 /// The resize of one container.
 #[derive(Debug)]
@@ -47,7 +48,6 @@ pub(super) async fn resize(
     sandbox: Option<SandboxId>,
     given: BTreeMap<ContainerId, Requirements>,
 ) -> Effect {
-    let pod = &scope.context.pod;
     let mut mutation = scope.begin_mutation();
     let changes = changes(&given, scope.context);
     // The containers' states stay the same: unless named here they would not be read again.
@@ -57,30 +57,49 @@ pub(super) async fn resize(
         }
     }
 
-    let widest = widest(pod, &given, scope.context);
-    let done = resize_in_order(scope, sandbox.as_ref(), changes, &widest).await;
+    let done = resize_in_order(scope, sandbox.as_ref(), changes).await;
     mutation.end();
-    let outcome = done.map(|containers| Outcome::Resized { containers, pod: requirements(pod) });
+    let outcome = done.map(|(containers, cgroup)| Outcome::Resized { containers, cgroup });
     Effect::mutated(outcome)
 }
+
+/// The resources that the containers that were changed have now, and the figures of the cgroup.
+type Resized = (Vec<(ContainerId, Requirements)>, Option<Figures>);
 
 async fn resize_in_order(
     scope: Scope<'_>,
     sandbox: Option<&SandboxId>,
     mut changes: Vec<Change>,
-    widest: &Pod,
-) -> Result<Vec<(ContainerId, Requirements)>, ActionError> {
-    check_memory(scope, &changes).await?;
+) -> Result<Resized, ActionError> {
+    let pod = &scope.context.pod;
+    let cgroups = scope.deps.resources.cgroups.as_ref();
+    let before = match cgroups {
+        Some(cgroups) => cgroups.read(pod).await.map_err(refused)?,
+        None => None,
+    };
+    let wanted = cgroups.map(|cgroups| cgroups.wanted(pod));
+    let mut lowered = lowered_pod_limit(before, wanted);
+    lowered.extend(lowered_limits(scope, &changes).await);
+    check_memory(&lowered)?;
+
     if let Some(sandbox) = sandbox {
         resize_sandbox(scope, sandbox).await?;
     }
-    resize_cgroup(scope, widest).await?;
+    if let (Some(cgroups), Some(before)) = (cgroups, before) {
+        cgroups.grow(pod, before.into()).await.map_err(refused)?;
+    }
     changes.sort_by_key(|change| !change.shrinks());
     for change in &changes {
         resize_container(scope, change).await?;
     }
-    resize_cgroup(scope, &scope.context.pod).await?;
-    Ok(changes.into_iter().map(|change| (change.id, change.wants)).collect())
+    if let Some(cgroups) = cgroups {
+        cgroups.resize(pod).await.map_err(refused)?;
+    }
+
+    let resized = changes.into_iter().map(|change| (change.id, change.wants)).collect();
+    let cgroup =
+        before.zip(wanted).map(|(before, wanted)| Figures::from(before).changed_to(wanted));
+    Ok((resized, cgroup))
 }
 
 async fn resize_container(scope: Scope<'_>, change: &Change) -> Result<(), ActionError> {
@@ -99,27 +118,51 @@ async fn resize_container(scope: Scope<'_>, change: &Change) -> Result<(), Actio
     Ok(())
 }
 
-/// Refuses a memory limit below what is in use: the container would be killed, or the resize fail
-/// half-way.
-async fn check_memory(scope: Scope<'_>, changes: &[Change]) -> Result<(), ActionError> {
-    let mut refused = Vec::new();
+/// A memory limit that a resize lowers.
+#[derive(Debug)]
+struct Lowered {
+    /// Whose limit it is, as messages call it.
+    of: String,
+    limit: i64,
+    /// Bytes in use; `None`: not known.
+    usage: Option<u64>,
+}
+
+/// The pod's own limit, if the resize lowers it.
+fn lowered_pod_limit(before: Option<Reading>, wanted: Option<Figures>) -> Vec<Lowered> {
+    let (Some(before), Some(limit)) = (before, wanted.and_then(|wanted| wanted.memory)) else {
+        return Vec::new();
+    };
+    if before.memory.is_some_and(|has| limit >= has) {
+        return Vec::new();
+    }
+    vec![Lowered { of: "pod".to_owned(), limit, usage: before.memory_usage }]
+}
+
+/// The limits of containers that the resize lowers.
+async fn lowered_limits(scope: Scope<'_>, changes: &[Change]) -> Vec<Lowered> {
+    let mut lowered = Vec::new();
     for change in changes {
         let Some(limit) = change.lower_memory_limit() else { continue };
-        let name = &change.spec.name;
         let request = v1::ContainerStatsRequest { container_id: change.id.as_str().to_owned() };
         let stats = scope.deps.runtime.cri.container_stats(request).await;
         let usage = stats.ok().and_then(|answer| answer.stats?.memory?.usage_bytes);
-        match usage.map(|usage| usage.value) {
-            None => refused.push(format!("missing container {name:?} memory usage")),
-            Some(usage) if usage >= u64::try_from(limit).unwrap_or(u64::MAX) => {
-                refused.push(format!(
-                    "attempting to set container {name:?} memory limit ({limit}) below current usage ({usage})"
-                ));
-            }
-            Some(_) => {}
-        }
+        let usage = usage.map(|usage| usage.value);
+        lowered.push(Lowered { of: format!("container {:?}", change.spec.name), limit, usage });
     }
+    lowered
+}
 
+/// Refuses a memory limit below what is in use: the container would be killed, or the resize fail
+/// half-way.
+fn check_memory(lowered: &[Lowered]) -> Result<(), ActionError> {
+    let refusal = |Lowered { of, limit, usage }: &Lowered| match *usage {
+        None => Some(format!("missing {of} memory usage")),
+        Some(usage) => (usage >= u64::try_from(*limit).unwrap_or(u64::MAX)).then(|| {
+            format!("attempting to set {of} memory limit ({limit}) below current usage ({usage})")
+        }),
+    };
+    let refused: Vec<String> = lowered.iter().filter_map(refusal).collect();
     match refused.as_slice() {
         [] => Ok(()),
         [one] => Err(failed(format!("cannot decrease memory limits: {one}"))),
@@ -147,11 +190,8 @@ async fn resize_sandbox(scope: Scope<'_>, sandbox: &SandboxId) -> Result<(), Act
     }
 }
 
-async fn resize_cgroup(scope: Scope<'_>, pod: &Pod) -> Result<(), ActionError> {
-    match &scope.deps.resources.cgroups {
-        Some(cgroups) => cgroups.resize(pod).await.map_err(|error| failed(error_chain(&error))),
-        None => Ok(()),
-    }
+fn refused(error: PodCgroupError) -> ActionError {
+    failed(error_chain(&error))
 }
 
 fn failed(message: String) -> ActionError {
@@ -177,31 +217,31 @@ fn changes(given: &BTreeMap<ContainerId, Requirements>, context: &Context) -> Ve
     context.observed.containers.iter().filter_map(change).collect()
 }
 
-/// The pod with the larger of the old and the new resources of each container: its cgroup must hold
-/// both during the resize.
-fn widest(pod: &Pod, given: &BTreeMap<ContainerId, Requirements>, context: &Context) -> Pod {
-    let mut widest = pod.clone();
-    let Some(spec) = &mut widest.spec else { return widest };
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        let running =
-            context.observed.latest(&container.name).filter(|latest| latest.state.is_running());
-        let Some(has) = running.and_then(|latest| given.get(&latest.id)) else {
-            continue;
-        };
-        let both = has.widest(Requirements::of(pod, container));
-        let own = container.resources.get_or_insert_default();
-        let set = |list: &mut Option<Quantities>, name: &str, amount: i64, unit: &str| {
-            let list = list.get_or_insert_default();
-            if amount > 0 {
-                list.insert(name.to_owned(), Quantity(format!("{amount}{unit}")));
-            } else {
-                list.remove(name);
-            }
-        };
-        set(&mut own.requests, CPU, both.cpu_request, "m");
-        set(&mut own.limits, CPU, both.cpu_limit, "m");
-        set(&mut own.requests, MEMORY, both.memory_request, "");
-        set(&mut own.limits, MEMORY, both.memory_limit, "");
+#[cfg(test)]
+mod tests {
+    use super::{Figures, Lowered, Reading, check_memory, lowered_pod_limit};
+
+    #[test]
+    fn a_limit_below_what_is_in_use_is_refused() {
+        let of = |of: &str, usage| Lowered { of: of.to_owned(), limit: 1024, usage };
+        assert!(check_memory(&[of("pod", Some(1023))]).is_ok());
+        let error = check_memory(&[of("pod", Some(1024)), of("container \"c\"", None)]);
+        let error = error.expect_err("refused");
+        assert_eq!(
+            error.message,
+            "cannot decrease memory limits: [attempting to set pod memory limit (1024) below \
+             current usage (1024), missing container \"c\" memory usage]"
+        );
     }
-    widest
+
+    #[test]
+    fn only_a_lower_limit_of_the_pod_is_looked_at() {
+        let before = |memory| Some(Reading { memory, memory_usage: Some(9), ..Reading::default() });
+        let wanted = |memory| Some(Figures { memory, ..Figures::default() });
+        let is_lowered = |has, wants| !lowered_pod_limit(before(has), wanted(wants)).is_empty();
+        assert!(is_lowered(Some(2048), Some(1024)));
+        assert!(is_lowered(None, Some(1024)), "a limit where there was none");
+        assert!(!is_lowered(Some(1024), Some(1024)));
+        assert!(!is_lowered(Some(1024), None), "a limit that is not asked for stays");
+    }
 }

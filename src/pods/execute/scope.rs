@@ -111,6 +111,15 @@ impl<'a> Scope<'a> {
             .map_err(|error| ActionError::new(event::FAILED_CREATE_POD_SANDBOX, error.to_string()))
     }
 
+    /// The runtime handler that the pod's images are pulled for; empty where images belong to none.
+    pub(super) fn image_handler(self) -> String {
+        if self.deps.settings.images_by_handler {
+            self.runtime_handler().unwrap_or_default()
+        } else {
+            String::new()
+        }
+    }
+
     /// Returns true if the pod's runtime handler can mount recursively read-only.
     pub(super) fn recursive_read_only(self) -> bool {
         let handler = self.runtime_handler().unwrap_or_default();

@@ -93,9 +93,9 @@ impl Memory {
 
     fn succeed(&mut self, key: &Key, outcome: Outcome) {
         match outcome {
-            Outcome::Prepared { logged_restarts, pod } => {
+            Outcome::Prepared { logged_restarts, cgroup } => {
                 self.known.preparation = Preparation::Prepared;
-                self.known.set_cgroup_given(pod);
+                self.known.cgroup.has = cgroup;
                 // The runtime may have lost its containers (reboot); their logs still count
                 // (upstream does the same).
                 for (container, restart_count) in logged_restarts {
@@ -141,11 +141,11 @@ impl Memory {
             Outcome::PreStopped { id } => {
                 self.known.container_mut(&id).pre_stopped = true;
             }
-            Outcome::Resized { containers, pod } => {
+            Outcome::Resized { containers, cgroup } => {
                 for (id, given) in containers {
                     self.known.container_mut(&id).given = Some(given);
                 }
-                self.known.set_cgroup_given(pod);
+                self.known.cgroup.has = cgroup;
             }
             Outcome::Reset { id } => {
                 self.known.container_mut(&id).reset = true;
@@ -153,7 +153,10 @@ impl Memory {
             Outcome::SandboxStopped { id } => {
                 self.known.stopped.insert(id);
             }
-            Outcome::CleanedUp => self.known.preparation = Preparation::Absent,
+            Outcome::CleanedUp => {
+                self.known.preparation = Preparation::Absent;
+                self.known.cgroup.has = None;
+            }
             Outcome::Done => {}
         }
     }

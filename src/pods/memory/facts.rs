@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pub use crate::cni::NetworkProblem;
 use crate::model::{Mono, Phase, ProbeVerdicts, SandboxId, VolumesState, Wall};
+use crate::resources::PodCgroupPolicy;
 
 /// The facts about one pod, each as it was last reported.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +52,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// The crash back-off that the first restart arms; zero: 10 s.
     pub initial_backoff: Duration,
+    /// What is written into pods' cgroups.
+    pub cgroups: PodCgroupPolicy,
     /// Enables the restart rule `RestartAllContainers` (feature gate
     /// `RestartAllContainersOnContainerExits`). Without it the container's policy decides.
     pub restart_all: bool,

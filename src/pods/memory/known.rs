@@ -10,6 +10,7 @@ use super::slot::{Backoff, ImageState, NextImage, Slot};
 use crate::model::observed::Remembered;
 use crate::model::{ContainerId, Now, SandboxId};
 use crate::pods::plan::types::{Key, KillReason};
+use crate::resources::Figures;
 use crate::resources::allocation::Requirements;
 
 /// What this process did with one pod.
@@ -26,6 +27,24 @@ pub struct Known {
     pub stopped: BTreeSet<SandboxId>,
     /// The pod's cgroup and directories.
     pub preparation: Preparation,
+    /// CPU and memory of the pod's cgroup.
+    pub cgroup: CgroupState,
+}
+
+/// CPU and memory of a pod's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CgroupState {
+    /// The figures that it has; `None`: there is no cgroup, or it is not known yet.
+    pub has: Option<Figures>,
+    /// The figures that follow from the pod's spec.
+    pub wants: Figures,
+}
+
+impl CgroupState {
+    /// Returns true if the cgroup was made for other resources than the spec's.
+    pub fn is_outdated(self) -> bool {
+        self.has.is_some_and(|has| has.differ_from(self.wants))
+    }
 }
 
 /// The state of a pod's cgroup and directories.
@@ -114,11 +133,6 @@ impl Known {
         self.slots.get(name)?.expected_hash
     }
 
-    /// Returns the resources that the pod's cgroup was made for.
-    pub fn cgroup_given(&self, name: &str) -> Option<&Requirements> {
-        self.slots.get(name)?.cgroup_given.as_ref()
-    }
-
     /// Returns the entry of a container, made if need be.
     pub(super) fn container_mut(&mut self, id: &ContainerId) -> &mut ContainerMemory {
         self.containers.entry(id.clone()).or_default()
@@ -127,12 +141,5 @@ impl Known {
     /// Returns the entry of a container name, made if need be.
     pub(super) fn slot_mut(&mut self, name: &str) -> &mut Slot {
         self.slots.entry(name.to_owned()).or_default()
-    }
-
-    /// Stores the resources that the pod's cgroup was made for.
-    pub(super) fn set_cgroup_given(&mut self, given: BTreeMap<String, Requirements>) {
-        for (name, given) in given {
-            self.slot_mut(&name).cgroup_given = Some(given);
-        }
     }
 }

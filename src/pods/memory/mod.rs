@@ -42,6 +42,7 @@ use crate::model::observed::Remembered;
 use crate::model::{
     Lifecycle, Mono, Now, ObservedPod, Pod, ProbeVerdicts, Terminating, VolumesState, Wall,
 };
+use crate::resources::allocation::Allocation;
 use crate::status::{Acked, ResizeState};
 
 /// How often one step may change the lifecycle before it returns. A plan has at most three
@@ -63,6 +64,8 @@ pub struct Start {
     pub remembered: BTreeMap<String, Remembered>,
     /// What an earlier process has left of its cgroup and directories.
     pub preparation: Preparation,
+    /// What an earlier process has kept of the resources of its containers.
+    pub kept: Option<Arc<Allocation>>,
 }
 
 /// Something that the memory is told.
@@ -202,7 +205,8 @@ impl Memory {
             memory.known.slot_mut(&name).remembered = Some(remembered);
         }
         memory.expect_hashes();
-        memory.adopt();
+        memory.expect_cgroup();
+        memory.adopt(start.kept.as_deref());
         memory
     }
 

@@ -9,7 +9,7 @@ use crate::model::observed::Remembered;
 use crate::model::{ContainerState, ObservedContainer, ObservedPod, pod};
 use crate::pods::plan::types::Key;
 use crate::pods::recorded;
-use crate::resources::allocation::Requirements;
+use crate::resources::allocation::{Allocation, Requirements};
 
 impl Memory {
     /// Stores a fresh observation. It knows of every mutation that has ended (invariant 3).
@@ -27,8 +27,8 @@ impl Memory {
     }
 
     /// Takes over what ran before this process: the postStart hooks of running containers are not
-    /// run again, and their resources are what the runtime reports.
-    pub(super) fn adopt(&mut self) {
+    /// run again, and their resources are what the runtime reports, or what was kept of them.
+    pub(super) fn adopt(&mut self, kept: Option<&Allocation>) {
         // What was done in an earlier sandbox has to be done again in this one (a process that
         // ended in between).
         let began = self.facts.recorded.init_began;
@@ -44,6 +44,7 @@ impl Memory {
                 Requirements::adopted(
                     Requirements::of(&self.pod, &spec),
                     container.resources.as_ref(),
+                    kept.and_then(|kept| kept.containers.get(&container.name)),
                 )
             });
             let adopted = self.known.container_mut(&container.id);

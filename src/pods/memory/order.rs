@@ -11,6 +11,7 @@ use crate::dispatch::{Resize, Stop};
 use crate::model::{Lifecycle, Mono, Pod, pod};
 use crate::pods::plan::types::{Key, Transition};
 use crate::pods::request::container_hash;
+use crate::resources::Figures;
 use crate::resources::allocation::requirements;
 
 /// How long the remains of a deleted pod stay. A deleted pod often has a successor, and the runtime
@@ -127,11 +128,18 @@ impl Memory {
         if is_deleted_now && self.ending == Ending::Announced {
             self.ending = Ending::Finished;
         }
-        if requirements(&self.pod) != requirements(&old) {
+        self.expect_hashes();
+        let before = self.known.cgroup.wants;
+        self.expect_cgroup();
+        if requirements(&self.pod) != requirements(&old) || self.known.cgroup.wants != before {
             self.known.failures.remove(&Key::Resize);
         }
-        self.expect_hashes();
         self.next.object = ObjectChange::Updated { is_stopping: self.lifecycle.is_stopping() };
+    }
+
+    /// Computes the figures that the pod's cgroup should have.
+    pub(super) fn expect_cgroup(&mut self) {
+        self.known.cgroup.wants = Figures::wanted(&self.pod, &self.facts.config.cgroups);
     }
 
     /// Computes the hashes that running containers should have.

@@ -8,6 +8,7 @@ use super::container::HookState;
 use super::slot::ImageState;
 use crate::model::{ContainerId, SandboxId};
 use crate::pods::plan::types::{Key, KillReason};
+use crate::resources::Figures;
 use crate::resources::allocation::Requirements;
 
 /// An action's end.
@@ -29,9 +30,10 @@ pub enum Outcome {
     Prepared {
         /// Restart counts found in the log directories, by container.
         logged_restarts: BTreeMap<String, u32>,
-        /// The resources that the pod's cgroup was made for, by container: those of the object
-        /// that was prepared, which a newer one may have replaced.
-        pod: BTreeMap<String, Requirements>,
+        /// The figures of the pod's cgroup: those of the object that was prepared, which a newer
+        /// one may have replaced, or those that an existing cgroup has. `None`: the pod has no
+        /// cgroup of its own.
+        cgroup: Option<Figures>,
     },
     /// The image subsystem has answered.
     Image {
@@ -75,8 +77,8 @@ pub enum Outcome {
     Resized {
         /// The containers that were changed.
         containers: Vec<(ContainerId, Requirements)>,
-        /// What the pod's cgroup was made for, by container.
-        pod: BTreeMap<String, Requirements>,
+        /// The figures that the pod's cgroup has now; `None`: the pod has none of its own.
+        cgroup: Option<Figures>,
     },
     /// A container was removed so that its pod begins anew.
     Reset {

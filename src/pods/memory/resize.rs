@@ -42,7 +42,8 @@ impl ResizeProgress {
         {
             let verdict = &waits.verdict;
             let prefix = format!("Pod resize {}", verdict.reason());
-            let text = text(&prefix, &waits.wanted, verdict.message());
+            let generation = waits.wanted.metadata.generation;
+            let text = text(&prefix, &waits.wanted, generation, verdict.message());
             notices.push(notice(EventType::Warning, verdict.event(), text));
         }
         self.state.pending = pending;
@@ -53,7 +54,7 @@ impl ResizeProgress {
         self.granted = resize.granted;
         let generation = pod.metadata.generation;
         self.state.in_progress = Some(ResizeInProgress { error: None, generation });
-        let text = text("Pod resize started", pod, "");
+        let text = text("Pod resize started", pod, generation, "");
         notices.push(notice(EventType::Normal, event::RESIZE_STARTED, text));
         true
     }
@@ -67,8 +68,8 @@ impl ResizeProgress {
         notices: &mut Vec<Notice>,
     ) {
         if resizing == Resizing::Over {
-            if self.state.in_progress.take().is_some() {
-                let text = text("Pod resize completed", pod, "");
+            if let Some(ResizeInProgress { generation, .. }) = self.state.in_progress.take() {
+                let text = text("Pod resize completed", pod, generation, "");
                 notices.push(notice(EventType::Normal, event::RESIZE_COMPLETED, text));
             }
             return;
@@ -85,7 +86,7 @@ impl ResizeProgress {
             return;
         }
         progress.error = Some(failure.message.clone());
-        let text = text("Pod resize error", pod, &failure.message);
+        let text = text("Pod resize error", pod, progress.generation, &failure.message);
         notices.push(notice(EventType::Warning, event::RESIZE_ERROR, text));
     }
 }
@@ -112,7 +113,9 @@ struct Named<'a> {
     resources: api::ResourceRequirements,
 }
 
-fn text(prefix: &str, pod: &Pod, error: &str) -> String {
+/// The text of an event. `generation` is the one of the condition: the pod's own may be newer, by
+/// a change that is none of its resources.
+fn text(prefix: &str, pod: &Pod, generation: Option<i64>, error: &str) -> String {
     fn named(containers: &[api::Container]) -> Vec<Named<'_>> {
         containers
             .iter()
@@ -125,7 +128,7 @@ fn text(prefix: &str, pod: &Pod, error: &str) -> String {
     let summary = Summary {
         init_containers: named(pod::init_containers(pod)),
         containers: named(pod::main_containers(pod)),
-        generation: pod.metadata.generation.unwrap_or_default(),
+        generation: generation.unwrap_or_default(),
         error,
     };
     match serde_json::to_string(&summary) {
@@ -138,7 +141,32 @@ fn text(prefix: &str, pod: &Pod, error: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::text;
+    use super::{Failure, Pod, Resize, ResizeProgress, Resizing, text};
+    use crate::model::{Mono, Now, Wall};
+
+    #[test]
+    fn the_end_of_a_resize_has_the_generation_of_its_start() {
+        let of = |generation: i64| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p", "generation": generation},
+                "spec": {"containers": [{"name": "c"}]}}))
+            .expect("a pod")
+        };
+        let mut progress = ResizeProgress::recorded(&of(1));
+        let mut notices = Vec::new();
+        let granted = Resize { granted: Some(2), pending: None };
+        assert!(progress.decide(&granted, &of(2), &mut notices));
+        // An ephemeral container was added meanwhile.
+        let failure = Failure {
+            count: 1,
+            at: Now { mono: Mono::default(), wall: Wall::UNIX_EPOCH },
+            reason: "Error".to_owned(),
+            message: "no".to_owned(),
+        };
+        progress.follow(Resizing::Wanted, Some(&failure), &of(3), &mut notices);
+        progress.follow(Resizing::Over, None, &of(3), &mut notices);
+        assert_eq!(notices.len(), 3);
+        assert!(notices.iter().all(|notice| notice.message.contains(r#""generation":2"#)));
+    }
 
     #[test]
     fn events_carry_the_resources_as_upstream_writes_them() {
@@ -147,11 +175,11 @@ mod tests {
         .expect("a pod");
         let resources = r#"{"containers":[{"name":"c","resources":{"limits":{"memory":"64Mi"},"requests":{"cpu":"250m"}}}],"generation":2"#;
         assert_eq!(
-            text("Pod resize started", &pod, ""),
+            text("Pod resize started", &pod, Some(2), ""),
             format!("Pod resize started: {resources}}}")
         );
         assert_eq!(
-            text("Pod resize error", &pod, "no"),
+            text("Pod resize error", &pod, Some(2), "no"),
             format!("Pod resize error: {resources},\"error\":\"no\"}}")
         );
     }

@@ -22,8 +22,6 @@ pub struct Slot {
     /// The value of `io.kubernetes.container.hash` that the spec asks for. A running container with
     /// another one is replaced.
     pub expected_hash: Option<u64>,
-    /// The resources that the pod's cgroup was made for.
-    pub cgroup_given: Option<Requirements>,
     /// The resources that the start in flight gives.
     pub starting: Option<Requirements>,
 }

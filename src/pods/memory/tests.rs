@@ -26,6 +26,7 @@ fn memory() -> Memory {
         recorded: Recorded::default(),
         remembered: BTreeMap::new(),
         preparation: Preparation::Absent,
+        kept: None,
     };
     Memory::new(start, Arc::default())
 }

@@ -78,7 +78,7 @@ fn has_failed_to_start(view: &View<'_>, spec: &ContainerSpec<'_>) -> bool {
 /// Returns true if the pod's cgroup or a running container is to be resized without a restart.
 fn is_resizable(draft: &Draft<'_>) -> bool {
     let view = draft.view;
-    is_cgroup_resizing(view)
+    view.known.cgroup.is_outdated()
         || view.specs.iter().any(|spec| {
             let latest = view.observed.latest(spec.name);
             latest.is_some_and(|container| is_container_resizing(draft, spec, container))
@@ -88,15 +88,7 @@ fn is_resizable(draft: &Draft<'_>) -> bool {
 /// Returns true if the pod's cgroup is about to be resized. A resize that has failed is not waited
 /// for, as with upstream: it may fail for as long as a container uses more than its new limit.
 pub(super) fn expects_cgroup_resize(view: &View<'_>) -> bool {
-    is_cgroup_resizing(view) && !view.known.failures.contains_key(&Key::Resize)
-}
-
-/// Returns true if the pod's cgroup was made for other resources.
-fn is_cgroup_resizing(view: &View<'_>) -> bool {
-    view.specs.iter().any(|spec| {
-        let given = view.known.cgroup_given(spec.name);
-        given.is_some_and(|given| *given != spec.requirements)
-    })
+    view.known.cgroup.is_outdated() && !view.known.failures.contains_key(&Key::Resize)
 }
 
 /// Returns true if a running container is to be resized without a restart.

@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
+use crate::model::Pod;
 use crate::model::quantity::Amount;
-use crate::model::{Pod, pod};
 use crate::resources::list::{self, Column};
-use crate::resources::qos::{self, QosClass};
+use crate::resources::swap;
 
 use super::{Settings, SpecError, Swap};
 
@@ -117,12 +117,10 @@ fn swap_share(
     container: &api::Container,
     settings: &Settings,
 ) -> Result<i64, SpecError> {
-    let Some(Swap { memory, swap }) = settings.limited_swap else { return Ok(0) };
+    let Some(Swap { memory, swap: all }) = settings.limited_swap else { return Ok(0) };
     let own = container.resources.as_ref();
     let request = amount(own.and_then(|own| own.requests.as_ref()), "memory")?;
-    let limit = amount(own.and_then(|own| own.limits.as_ref()), "memory")?;
-    // Equal covers those that ask for nothing.
-    if pod::is_critical(pod) || qos::of(pod) != QosClass::Burstable || request == limit {
+    if !swap::may_swap(pod, container) {
         return Ok(0);
     }
     if memory <= 0 || request.units() > memory {
@@ -134,7 +132,7 @@ fn swap_share(
         clippy::cast_possible_truncation,
         reason = "a share of less than 2^53 bytes"
     )]
-    let share = (request.units() as f64 / memory as f64 * swap as f64) as i64;
+    let share = (request.units() as f64 / memory as f64 * all as f64) as i64;
     Ok(share)
 }
 

@@ -295,6 +295,7 @@ impl<E: Execute, R: Report> Task<E, R> {
             remembered: &self.memory.remembered(),
             plan: &step.plan,
             resize: self.memory.resize(),
+            known: self.memory.known(),
             now,
         };
         let Published { status, version } = self.reporter.publish(&picture).await;

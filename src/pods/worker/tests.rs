@@ -127,6 +127,7 @@ fn bench(pod: &Arc<Pod>) -> Bench {
         recorded: Recorded::default(),
         remembered: BTreeMap::new(),
         preparation: Preparation::Absent,
+        kept: None,
     };
     let start = Start { memory, shutdown: CancellationToken::new() };
     let clock = Clock::starting_at(jiff::Timestamp::UNIX_EPOCH);
@@ -177,7 +178,7 @@ fn pod(change: &Value) -> Arc<Pod> {
 }
 
 fn prepared() -> End {
-    let prepared = Outcome::Prepared { logged_restarts: BTreeMap::new(), pod: BTreeMap::new() };
+    let prepared = Outcome::Prepared { logged_restarts: BTreeMap::new(), cgroup: None };
     End::Done { outcome: prepared, mutated: false }
 }
 

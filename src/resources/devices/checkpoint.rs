@@ -219,7 +219,8 @@ fn texts(out: &mut String, texts: &[String]) {
     bracketed(out, texts, |out, text| out.push_str(text));
 }
 
-fn fnv32a(text: &str) -> u32 {
+/// The hash of upstream's checksums: FNV-1a of 32 bits.
+pub(in crate::resources) fn fnv32a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

@@ -4,11 +4,14 @@
 //! zero. What containers have they keep, until their pod is over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
 
 use super::error::DeviceError;
 use super::v1beta1::ContainerAllocateResponse;
-use super::{Answer, Call, Figures, Request};
+use super::{Answer, Call, Figures, Health, PodHealth, Request};
 use crate::model::{Mono, PodUid};
 use crate::resources::manager::Allocation;
 use crate::resources::manager::provider::{Ask, Hint, Provider, Step};
@@ -138,6 +141,36 @@ impl Inventory {
             (count(known.devices.len()), count(healthy))
         };
         self.resources.iter().map(|(name, known)| (name.clone(), figure(known))).collect()
+    }
+
+    /// The health of the devices that containers have. A device that no list has counts as healthy,
+    /// as with upstream: its plugin has yet to come.
+    pub fn health(&self) -> Health {
+        let of_device = |resource: &str, id: &String| {
+            let known = self.resources.get(resource).and_then(|known| known.devices.get(id));
+            let is_healthy = known.is_none_or(|device| device.healthy);
+            api::ResourceHealth {
+                health: Some(if is_healthy { "Healthy" } else { "Unhealthy" }.to_owned()),
+                message: None,
+                resource_id: id.clone(),
+            }
+        };
+        let of_container = |grants: &BTreeMap<String, Grant>| {
+            let given = grants.iter().filter(|(_, grant)| grant.response.is_some());
+            let statuses = given.map(|(resource, grant)| api::ResourceStatus {
+                name: resource.clone(),
+                resources: Some(grant.devices.keys().map(|id| of_device(resource, id)).collect()),
+            });
+            Vec::from_iter(statuses)
+        };
+        let of_pod = |containers: &PodGrants| -> PodHealth {
+            let statuses =
+                containers.iter().map(|(name, grants)| (name.clone(), of_container(grants)));
+            statuses.filter(|(_, statuses)| !statuses.is_empty()).collect()
+        };
+        let pods = self.pods.iter().map(|(uid, containers)| (uid.clone(), of_pod(containers)));
+        let pods = pods.filter(|(_, health)| !health.is_empty());
+        pods.map(|(uid, health)| (uid, Arc::new(health))).collect()
     }
 
     /// The devices that the container has of each resource that plugins offer or that it was given;
@@ -602,6 +635,30 @@ mod tests {
         check(&inventory, (0, 0));
         inventory.listed("a/b", 2, devices(&[("x", true)]));
         check(&inventory, (1, 1));
+    }
+
+    #[test]
+    fn says_how_devices_that_containers_have_are() {
+        let mut inventory = offering(&[("1", true), ("2", true), ("3", true)]);
+        assert!(inventory.health().is_empty(), "no container has any");
+        take(&mut inventory, &ask("p", "main", 2));
+        let health = |inventory: &Inventory| {
+            let pod = inventory.health().remove(&PodUid::new("p")).expect("a pod");
+            let resource = pod["main"][0].clone();
+            let devices = resource.resources.into_iter().flatten();
+            let devices = devices.map(|device| (device.resource_id, device.health));
+            let text = |(id, health): (String, Option<String>)| {
+                format!("{id} {}", health.unwrap_or_default())
+            };
+            devices.map(text).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(health(&inventory), "1 Healthy, 2 Healthy");
+        inventory.listed("a/b", 1, devices(&[("1", false), ("2", true), ("3", false)]));
+        assert_eq!(health(&inventory), "1 Unhealthy, 2 Healthy");
+        inventory.listed("a/b", 1, devices(&[("2", true)]));
+        assert_eq!(health(&inventory), "1 Healthy, 2 Healthy", "one that no list has");
+        inventory.disconnected("a/b", 1, at(10));
+        assert_eq!(health(&inventory), "1 Healthy, 2 Unhealthy");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod plugin;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 use tokio::sync::oneshot;
@@ -52,6 +53,12 @@ pub const NEWS: usize = 64;
 
 /// Capacity and allocatable by resource.
 pub type Figures = BTreeMap<String, (i64, i64)>;
+
+/// The health of the devices that containers have, as statuses show it: by pod, then by container.
+pub type Health = BTreeMap<PodUid, Arc<PodHealth>>;
+
+/// The health of the devices of one pod, by container: the resources by name, the devices by id.
+pub type PodHealth = BTreeMap<String, Vec<api::ResourceStatus>>;
 
 /// What plugins tell the manager's task.
 #[derive(Debug)]

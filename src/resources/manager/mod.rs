@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::provider::Ask;
 use super::claims::{self, PrepareError};
 use super::devices::error::DeviceError;
-use super::devices::{self, Figures};
+use super::devices::{self, Figures, Health};
 use crate::apiserver::resource_claims;
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, pod};
@@ -75,6 +75,7 @@ pub enum ManagerError {
 pub struct Handle {
     commands: mpsc::Sender<task::Command>,
     figures: watch::Receiver<Figures>,
+    health: watch::Receiver<Health>,
     claims: Option<resource_claims::Handle>,
 }
 
@@ -147,6 +148,11 @@ impl Handle {
         self.figures.clone()
     }
 
+    /// The health of the devices that containers have, now and from now on.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
@@ -166,10 +172,12 @@ pub fn new(
     clock: Clock,
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
-    let (figures, published) = watch::channel(Figures::new());
-    let handle = Handle { commands, figures: published, claims };
+    let (figures, counted) = watch::channel(Figures::new());
+    let (health, told) = watch::channel(Health::new());
+    let handle = Handle { commands, figures: counted, health: told, claims };
+    let published = task::Published { figures, health };
     let (news, heard) = mpsc::channel(devices::NEWS);
-    let task = task::Task::new(&folder, clock, figures, news.clone()).run(receiver, heard);
+    let task = task::Task::new(&folder, clock, published, news.clone()).run(receiver, heard);
     let plugins = devices::serve(folder, news);
     let task = async move {
         tokio::join!(task, plugins);

@@ -19,7 +19,7 @@ use crate::linux::fs::write_atomic;
 use crate::model::PodUid;
 use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::inventory::Inventory;
-use crate::resources::devices::{self, Answer, Connection, Figures, News, checkpoint};
+use crate::resources::devices::{self, Answer, Connection, Figures, Health, News, checkpoint};
 use crate::watch::set_if_changed;
 
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
@@ -62,19 +62,29 @@ pub(super) struct Task {
     news: mpsc::Sender<News>,
     file: PathBuf,
     clock: Clock,
-    figures: watch::Sender<Figures>,
+    published: Published,
+}
+
+/// What others follow.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// Capacity and allocatable of each resource.
+    pub(super) figures: watch::Sender<Figures>,
+    /// The health of the devices that containers have.
+    pub(super) health: watch::Sender<Health>,
 }
 
 impl Task {
     pub(super) fn new(
         folder: &Path,
         clock: Clock,
-        figures: watch::Sender<Figures>,
+        published: Published,
         news: mpsc::Sender<News>,
     ) -> Self {
         let file = folder.join(CHECKPOINT);
         let ledger = Ledger { devices: restore(&file, clock) };
-        figures.send_replace(ledger.devices.figures());
+        published.figures.send_replace(ledger.devices.figures());
+        published.health.send_replace(ledger.devices.health());
         Self {
             ledger,
             plugins: BTreeMap::new(),
@@ -83,7 +93,7 @@ impl Task {
             news,
             file,
             clock,
-            figures,
+            published,
         }
     }
 
@@ -187,8 +197,8 @@ impl Task {
     }
 
     fn publish(&self) {
-        let now = self.ledger.devices.figures();
-        set_if_changed(&self.figures, now);
+        set_if_changed(&self.published.figures, self.ledger.devices.figures());
+        set_if_changed(&self.published.health, self.ledger.devices.health());
     }
 
     /// Writes the checkpoint: a small file in the folder that plugins use.

@@ -16,8 +16,10 @@ use crate::model::{
     ObservedSandbox, Pod, ProbeVerdicts, ResizeVerdict, SandboxState, Terminating,
     TerminationCause, Waiting, Wall,
 };
+use crate::resources::devices::PodHealth;
 
 mod endings;
+mod shown;
 
 fn at(second: i64) -> Wall {
     Wall::from_second(1_700_000_000 + second).expect("a time")
@@ -39,6 +41,7 @@ struct World {
     probes: ProbeVerdicts,
     remembered: BTreeMap<String, Remembered>,
     node: NodeFacts,
+    devices: Option<PodHealth>,
 }
 
 impl World {
@@ -61,6 +64,7 @@ impl World {
                 shows_stop_signals: false,
                 hides_ready_to_start: false,
             },
+            devices: None,
         }
     }
 
@@ -114,6 +118,8 @@ impl World {
             waiting: &self.waiting,
             replaced: &self.replaced,
             resize: &self.resize,
+            cgroup: None,
+            devices: self.devices.as_ref(),
             probes: &self.probes,
             remembered: &self.remembered,
             node: &self.node,
@@ -775,26 +781,4 @@ fn a_memory_request_is_shown_once_its_resize_is_carried_out() {
     assert_eq!(request(&world), "32Mi", "the container has not been given it yet");
     world.resize.in_progress = None;
     assert_eq!(request(&world), "64Mi");
-}
-
-#[test]
-fn the_stop_signal_is_shown_where_its_gate_is_on() {
-    let mut container = running("c", "id-c");
-    container.stop_signal = Some("SIGUSR1".to_owned());
-    let mut world = World::new(json!({})).runs(vec![container]);
-    let signal = |world: &World| {
-        world.compute().container_statuses.expect("statuses")[0].stop_signal.clone()
-    };
-
-    assert_eq!(signal(&world), None);
-    world.node.shows_stop_signals = true;
-    assert_eq!(signal(&world).as_deref(), Some("SIGUSR1"));
-}
-
-#[test]
-fn the_gate_hides_the_condition_of_sandboxes() {
-    let mut world = World::new(json!({}));
-    assert!(conditions(&world.compute())[0].starts_with("PodReadyToStartContainers"));
-    world.node.hides_ready_to_start = true;
-    assert_eq!(conditions(&world.compute())[0], "Initialized True -");
 }

@@ -197,6 +197,16 @@ impl Bed {
     pub async fn resize(&self, name: &str, container: &str, resources: &str) -> Result<()> {
         let resources: Value = serde_json::from_str(resources)?;
         let change = json!({"spec": {"containers": [{"name": container, "resources": resources}]}});
+        self.patch_resize(name, change).await
+    }
+
+    /// Asks for other resources of a pod as a whole, which are given as JSON.
+    pub async fn resize_pod(&self, name: &str, resources: &str) -> Result<()> {
+        let resources: Value = serde_json::from_str(resources)?;
+        self.patch_resize(name, json!({"spec": {"resources": resources}})).await
+    }
+
+    async fn patch_resize(&self, name: &str, change: Value) -> Result<()> {
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
             Api::namespaced(self.client.clone(), &self.name);
         let patch = Patch::Strategic(change);

@@ -11,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case(resized_without_a_restart),
         case(resized_by_a_restart),
+        case(resized_as_a_whole),
         case(resize_that_does_not_fit),
         case(all_containers_start_again),
     ]
@@ -100,6 +101,66 @@ async fn resized_by_a_restart(bed: Bed) -> Result<()> {
     )
     .await?;
     bed.event("p", "Killing", "Container main resize requires restart").await?;
+    Ok(())
+}
+
+async fn resized_as_a_whole(bed: Bed) -> Result<()> {
+    let resources = "{requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: 200m, memory: 128Mi}}";
+    bed.pod(
+        "p",
+        &format!(
+            "{{resources: {resources}, containers: [{{name: main, image: busybox, command: [sleep, '1000']}}]}}"
+        ),
+    )
+    .await?;
+    let before = bed.until("p", &["cond[Ready]=True", "status.resources.limits.cpu=200m"]).await?;
+    let same_container = format!("c[main].containerID={}", text(&before, "c[main].containerID"));
+    bed.resize_pod(
+        "p",
+        r#"{"requests":{"cpu":"150m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"192Mi"}}"#,
+    )
+    .await?;
+    bed.until(
+        "p",
+        &[
+            "status.resources.limits.cpu=300m",
+            "status.resources.limits.memory=192Mi",
+            "status.allocatedResources.cpu=150m",
+            "status.allocatedResources.memory=96Mi",
+            "c[main].restartCount=0",
+            &same_container,
+            "cond[PodResizeInProgress]=",
+            "cond[PodResizePending]=",
+        ],
+    )
+    .await?;
+    bed.event(
+        "p",
+        "ResizeCompleted",
+        r#"Pod resize completed: {"containers":[{"name":"main","resources":{}}],"generation":2}"#,
+    )
+    .await?;
+    // A container without a limit of its own has the pod's.
+    let shell = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null \
+                 || (cat /sys/fs/cgroup/memory.max; cut -d' ' -f1 /sys/fs/cgroup/cpu.max)";
+    let seen = bed.exec("p", "main", &["sh", "-c", shell]).await?;
+    same("what the kernel enforces", seen.as_str(), "201326592\n30000\n")?;
+
+    // Far below what is in use: refused, and shown as it was.
+    bed.resize_pod(
+        "p",
+        r#"{"requests":{"cpu":"150m","memory":"4Ki"},"limits":{"cpu":"300m","memory":"4Ki"}}"#,
+    )
+    .await?;
+    bed.until(
+        "p",
+        &[
+            "cond[PodResizeInProgress]=True",
+            "status.resources.limits.memory=192Mi",
+            "status.allocatedResources.memory=4Ki",
+        ],
+    )
+    .await?;
     Ok(())
 }
 
