@@ -15,8 +15,8 @@ use http::HeaderValue;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 
-use super::credentials::header_value;
-use super::kubeconfig::Identity;
+use super::authorization::bearer_header;
+use super::identity::Identity;
 use crate::clock::Clock;
 use crate::model::Wall;
 
@@ -224,7 +224,7 @@ impl Plugin {
         let unusable = || fail("the token holds characters that a header may not hold".to_owned());
         let bearer = match status.token.trim() {
             "" => None,
-            token => Some(header_value(token).ok_or_else(unusable)?),
+            token => Some(bearer_header(token).ok_or_else(unusable)?),
         };
         let expires = status.expiration_timestamp.map(|text| text.parse()).transpose();
         let expires = expires

@@ -24,8 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use tower::BoxError;
 
 use super::connectivity::Connectivity;
-use super::credentials::{Credentials, CredentialsError};
-use super::exec::ExecError;
+use super::credentials::Credentials;
 use super::limiter::{Limiter, Urgency};
 use super::proxy::ServerConnector;
 
@@ -72,21 +71,6 @@ pub enum TransportError {
     /// The body did not come in time.
     #[error("the API server's answer broke off: not complete within {0:?}")]
     BodyDeadline(Duration),
-    /// The plug-in gives no credentials.
-    #[error("getting credentials: {0}")]
-    Plugin(#[source] ExecError),
-    /// What the plug-in gave cannot be used.
-    #[error("getting credentials: {0}")]
-    Credentials(#[from] CredentialsError),
-    /// The bearer token cannot be read.
-    #[error("cannot read the token file {file}")]
-    Token {
-        /// The file.
-        file: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// One lane, a tower service for `kube::Client`. Cheap to clone.

@@ -14,7 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
-use super::tls::{NamedFile, TlsError, certificates};
+use super::pem_file::{NamedFile, TlsError, certificates};
 use crate::apiserver::crypto;
 use crate::linux::stamp::Stamp;
 

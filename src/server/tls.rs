@@ -2,8 +2,6 @@
 //! when there are none, read again when a file has changed (looked at when a connection arrives, so
 //! nothing watches or polls).
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,24 +11,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::client_ca::ClientCa;
+use super::pem_file::{NamedFile, TlsError, certificates, read};
 use crate::apiserver::crypto;
 use crate::linux::fs::write_atomic;
 use crate::linux::stamp::Stamp;
-
-/// A PEM file and the field of the configuration that names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedFile {
-    /// The field, e.g. `tlsCertFile (--tls-cert-file)`.
-    pub field: &'static str,
-    /// The file.
-    pub path: PathBuf,
-}
-
-impl fmt::Display for NamedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.field, self.path.display().to_string())
-    }
-}
 
 /// Where certificates come from, and the limits of the protocol.
 #[derive(Clone, Debug)]
@@ -47,60 +31,6 @@ pub struct TlsSettings {
     pub reload_certificate: bool,
     /// Reads a changed client CA again (gate `ReloadKubeletClientCAFile`).
     pub reload_client_ca: bool,
-}
-
-/// Why TLS cannot be set up. Each text names the field that is to be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A configured file cannot be read.
-    #[error("{file} cannot be read")]
-    Read {
-        /// The file.
-        file: NamedFile,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of the self-signed pair cannot be made.
-    #[error("--cert-dir: cannot {step} {:?}", path.display().to_string())]
-    Make {
-        /// What was tried.
-        step: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A file holds nothing usable.
-    #[error("{file} holds no usable {what}: it must be PEM")]
-    Content {
-        /// What it should hold.
-        what: &'static str,
-        /// The file.
-        file: NamedFile,
-    },
-    /// Certificate and key do not fit, or the like.
-    #[error("{} and {} cannot be used together", files.0, files.1)]
-    Pair {
-        /// The files of the certificate and of the key.
-        files: Box<(NamedFile, NamedFile)>,
-        /// The cause.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The protocol or the authorities of clients cannot be set up.
-    #[error("{file} cannot be used")]
-    Refused {
-        /// The file.
-        file: NamedFile,
-        /// The cause.
-        #[source]
-        source: rustls::Error,
-    },
-    /// A self-signed certificate cannot be made.
-    #[error("cannot make a self-signed serving certificate")]
-    SelfSigned(#[source] rcgen::Error),
 }
 
 /// The server's TLS configuration, renewed when its files change.
@@ -245,21 +175,6 @@ fn server_config(
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-pub(super) fn certificates(
-    file: &NamedFile,
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = || TlsError::Content { what, file: file.clone() };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| content())?;
-    if found.is_empty() { Err(content()) } else { Ok(found) }
-}
-
-fn read(file: &NamedFile) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(&file.path).map_err(|source| TlsError::Read { file: file.clone(), source })
 }
 
 /// The self-signed pair `kubelet.crt`, `kubelet.key` in `cert_dir`, made when absent (upstream's

@@ -304,5 +304,4 @@ fn colon_hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[path = "authn_tests.rs"]
 mod tests;
