@@ -50,7 +50,7 @@ pub struct Deps<'a> {
     /// The time.
     pub clock: Clock,
     /// Whether pods wait for their start.
-    pub rush: StartBacklog,
+    pub backlog: StartBacklog,
 }
 
 /// Makes the task that writes the events of `queue`.
@@ -62,7 +62,7 @@ pub fn new(
         client: deps.clients.map(|clients| clients.events.clone()),
         host: deps.host.to_owned(),
         clock: deps.clock,
-        rush: deps.rush,
+        backlog: deps.backlog,
         correlator: Correlator::default(),
     };
     // Boxed: it holds whole events across its waits.
@@ -113,7 +113,7 @@ struct Writer {
     client: Option<kube::Client>,
     host: String,
     clock: Clock,
-    rush: StartBacklog,
+    backlog: StartBacklog,
     correlator: Correlator,
 }
 
@@ -123,7 +123,7 @@ impl Writer {
         let mut due = at.after(HOLD);
         self.clock.sleep_until(due).await;
         while event.event_type == EventType::Normal
-            && self.rush.is_on()
+            && self.backlog.is_on()
             && due < at.after(LONGEST_HOLD)
         {
             due = due.after(HOLD);
@@ -267,7 +267,7 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+            Deps { clients: Some(&clients), host: "n", clock, backlog: StartBacklog::default() };
         tasks.spawn(new(parts, queue));
         fake.set_down(true);
         let container = Some((crate::model::ContainerKind::Main, "c"));
@@ -306,7 +306,7 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+            Deps { clients: Some(&clients), host: "n", clock, backlog: StartBacklog::default() };
         tasks.spawn(new(parts, queue));
         recorder.pod(&pod(), None, EventType::Normal, "Killing", "m");
         let first = fake.wait_for("api/v1/events", |events| events.first().cloned()).await;

@@ -178,7 +178,7 @@ impl Kind for Secret {
 type Key = (Arc<str>, Arc<str>);
 
 /// One object's state and the life of its watch.
-struct Entry<T> {
+struct CachedObject<T> {
     state: watch::Receiver<ObjectState<T>>,
     refresh: Arc<tokio::sync::Notify>,
     /// Set when an immutable object has been seen: the state changes no more.
@@ -188,7 +188,7 @@ struct Entry<T> {
     _stop: DropGuard,
 }
 
-impl<T> Entry<T> {
+impl<T> CachedObject<T> {
     /// The immutable object that this entry ended with, if it did.
     fn final_object(&self) -> Option<Arc<T>> {
         if !self.is_final.load(Ordering::Acquire) {
@@ -204,7 +204,7 @@ impl<T> Entry<T> {
 struct Cache<T> {
     /// The entries of each object, the newest last: more than one only of an object that was
     /// immutable when the older ones saw it.
-    entries: Mutex<HashMap<Key, Vec<Weak<Entry<T>>>>>,
+    entries: Mutex<HashMap<Key, Vec<Weak<CachedObject<T>>>>>,
 }
 
 impl<T> Default for Cache<T> {
@@ -300,7 +300,7 @@ impl Handle {
 
     /// Begins to follow an object. `earlier` is the value of an immutable object of that name that
     /// others use: it stands in for one that is gone or cannot be read.
-    fn open<T: Kind>(&self, key: &Key, earlier: Option<Arc<T>>) -> Entry<T> {
+    fn open<T: Kind>(&self, key: &Key, earlier: Option<Arc<T>>) -> CachedObject<T> {
         let (sender, state) = watch::channel(ObjectState::Pending);
         let publisher = Publisher { sender, earlier: earlier.clone() };
         let refresh = Arc::new(tokio::sync::Notify::new());
@@ -330,7 +330,7 @@ impl Handle {
             };
             token.run_until_cancelled(work).await;
         });
-        Entry { state, refresh, is_final, earlier, _stop: cancel.drop_guard() }
+        CachedObject { state, refresh, is_final, earlier, _stop: cancel.drop_guard() }
     }
 }
 
@@ -472,7 +472,7 @@ fn publish<T: Kind>(
 /// A share in the watch of one object.
 pub struct Subscription<T> {
     state: watch::Receiver<ObjectState<T>>,
-    entry: Arc<Entry<T>>,
+    entry: Arc<CachedObject<T>>,
     key: Key,
 }
 

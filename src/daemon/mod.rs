@@ -74,7 +74,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     register_self(&metrics, &loaded);
 
     let observer = cri::metrics::observer(&metrics);
-    let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)?;
+    let runtime = Runtime::new(&cri::Config::from(&loaded), clock, observer)?;
     let clients = wire::clients(&loaded, &identity, clock)?;
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
@@ -147,7 +147,7 @@ struct Core<M> {
     probe_metrics: Registry,
     recorder: Recorder,
     /// Whether pods wait for their start.
-    rush: StartBacklog,
+    backlog: StartBacklog,
     runtime: Runtime,
     clients: Option<Clients>,
     rest: trim_memory::MemoryTrimmer,
@@ -169,13 +169,13 @@ impl<M: Mounter> Core<M> {
         let Outside { clock, machine, runtime, clients, metrics } = outside;
         let probe_metrics = Registry::new();
         register_process(&probe_metrics);
-        let rush = StartBacklog::default();
+        let backlog = StartBacklog::default();
         let (recorder, events) = Recorder::channel();
         let writer = events_task::Deps {
             clients: clients.as_ref(),
             host: &identity.name,
             clock,
-            rush: rush.clone(),
+            backlog: backlog.clone(),
         };
         tasks.run("events", events_task::new(writer, events));
         let (rest, task) = trim_memory::new();
@@ -189,7 +189,7 @@ impl<M: Mounter> Core<M> {
             metrics,
             probe_metrics,
             recorder,
-            rush,
+            backlog,
             runtime,
             clients,
             rest,

@@ -159,11 +159,11 @@ pub enum CredentialError {
 #[derive(Deserialize)]
 struct ConfigJson {
     #[serde(default)]
-    auths: Option<BTreeMap<String, Entry>>,
+    auths: Option<BTreeMap<String, AuthEntry>>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AuthEntry {
     #[serde(default)]
     username: Option<String>,
     #[serde(default)]
@@ -186,7 +186,7 @@ fn parse(data: &[u8], format: Format) -> Result<BTreeMap<String, Credential>, &'
     entries.into_iter().map(|(registry, entry)| Ok((registry, credential(entry)?))).collect()
 }
 
-fn credential(entry: Entry) -> Result<Credential, &'static str> {
+fn credential(entry: AuthEntry) -> Result<Credential, &'static str> {
     let email = entry.email.unwrap_or_default();
     let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) else {
         let (username, password) =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::tls::check_files;
 use super::{
-    AuthenticationSettings, AuthorizationMode, NamedFile, TlsError, TlsSettings, self_signed,
+    AuthenticationConfig, AuthorizationMode, NamedFile, TlsError, TlsSettings, self_signed,
 };
 use crate::config::{Gate, Loaded};
 use crate::model::Wall;
@@ -130,7 +130,7 @@ fn client_ca(loaded: &Loaded) -> Option<NamedFile> {
     (!path.is_empty()).then(|| NamedFile { field, path: PathBuf::from(path) })
 }
 
-impl From<&Loaded> for AuthenticationSettings {
+impl From<&Loaded> for AuthenticationConfig {
     fn from(loaded: &Loaded) -> Self {
         let authentication = &loaded.config.authentication;
         let webhook = &authentication.webhook;

@@ -33,7 +33,7 @@ use axum::routing::get;
 use http::StatusCode;
 use tokio::sync::watch;
 
-pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
+pub use self::authn::{AuthenticationConfig, Authenticator, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
 pub use self::config::{AddressError, Addresses, check};

@@ -76,8 +76,8 @@ impl<M: Mounter> Core<M> {
             return status::Handle::standalone();
         };
         let api = status::KubeStatusApi::new(clients.writes.clone());
-        let rush = self.rush.clone();
-        let (handle, writer) = status::Writer::new(api, self.clock, rush, &clients.reach);
+        let backlog = self.backlog.clone();
+        let (handle, writer) = status::Writer::new(api, self.clock, backlog, &clients.reach);
         // It finishes the writes in flight.
         tasks.run_to_end("statuses", writer.run(self.shutdown.clone()));
         handle

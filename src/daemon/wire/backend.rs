@@ -95,7 +95,7 @@ impl<M: Mounter> Core<M> {
         let node = Self::node_facts(&parts, &allocatable, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
-        let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
+        let permits = SandboxPermits::for_cores(self.machine.cores, self.backlog.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
         let kernel = Kernel::detect(&self.identity.machine.kernel_version);
         let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());

@@ -63,7 +63,7 @@ impl<M: Mounter> Core<M> {
         tasks.run("health", health);
 
         let images = images::Handle::new(
-            images::Settings { plugins: self.plugins(), ..images::Settings::from(&self.loaded) },
+            images::Config { plugins: self.plugins(), ..images::Config::from(&self.loaded) },
             self.runtime.clone(),
             self.clock,
             self.recorder.clone(),

@@ -71,7 +71,7 @@ impl User {
 
 /// How requests are authenticated.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct AuthenticationConfig {
     /// Whether a request without credentials is `system:anonymous`.
     pub anonymous: bool,
     /// Whether bearer tokens are reviewed, and how long an answer is kept.
@@ -104,7 +104,7 @@ enum AuthenticationError {
 /// Authenticates requests.
 #[derive(Clone)]
 pub struct Authenticator {
-    settings: Settings,
+    settings: AuthenticationConfig,
     client_ca: Option<Arc<ClientCa>>,
     client: Option<kube::Client>,
     clock: Clock,
@@ -121,7 +121,7 @@ impl std::fmt::Debug for Authenticator {
 impl Authenticator {
     /// An authenticator; `client` is needed for token reviews only.
     pub fn new(
-        settings: Settings,
+        settings: AuthenticationConfig,
         client_ca: Option<Arc<ClientCa>>,
         client: Option<kube::Client>,
         clock: Clock,
