@@ -137,19 +137,23 @@ impl Correlator {
             message: Some(event.message.clone()),
         };
         let group = Key { object: spam_object(&event.object, false), message: None, ..own.clone() };
+
         bound(&mut self.similar, now, SIMILAR_WINDOW, |similar| similar.last);
         let similar = self
             .similar
             .entry(group.clone())
             .or_insert_with(|| Similar { messages: BTreeSet::new(), last: now });
+
         if now.since(similar.last) > SIMILAR_WINDOW {
             similar.messages.clear();
         }
+
         similar.last = now;
         similar.messages.insert(event.message.clone());
         if similar.messages.len() < MAX_SIMILAR {
             return (event, own);
         }
+
         // Bounded: which message is forgotten does not matter.
         similar.messages.pop_first();
         event.message = format!("(combined from similar events): {}", event.message);

@@ -139,8 +139,10 @@ impl Credentials {
         if let Bearer::Token(token) = &bearer {
             bearer_header(token).ok_or(CredentialsError::Token)?;
         }
+
         let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
         let provider = crypto::provider();
+
         let identity = access.identity.take();
         let now = clock.now().mono;
         let files = identity.as_ref().and_then(|identity| identity.files.clone());
@@ -149,6 +151,7 @@ impl Credentials {
             Mutex::new(WatchedFiles { files, stamps, looked: now })
         });
         let identity = identity.map(|identity| certified(identity, &provider)).transpose()?;
+
         let trust = match (access.roots_file.take(), &access.roots) {
             (Some(file), Some(roots)) => {
                 let trust = Trust::new(file, roots, Arc::clone(&provider), now);
@@ -156,6 +159,7 @@ impl Credentials {
             }
             _ => None,
         };
+
         Ok(Arc::new(Self {
             identity: RwLock::new(identity),
             files,

@@ -141,15 +141,18 @@ impl Writer {
             message = event.message,
             "Event occurred"
         );
+
         let Some(client) = self.client.clone() else { return };
         let (mut observation, mut create) = match self.correlator.observe(event, at) {
             Verdict::Create(observation) => (observation, true),
             Verdict::Update(observation) => (observation, false),
             Verdict::Drop => return,
         };
+
         self.wait(&observation.event, at.mono).await;
         let namespace = namespace(&observation);
         let api: Api<api::Event> = Api::namespaced(client, &namespace);
+
         for attempt in 1..=ATTEMPTS {
             let result = if create {
                 api.create(&PostParams::default(), &self.object(&observation, &namespace)).await
@@ -162,6 +165,7 @@ impl Writer {
                 api.patch(&observation.name, &PatchParams::default(), &Patch::Strategic(patch))
                     .await
             };
+
             let Err(error) = result else {
                 self.correlator.written(&observation, self.clock.now().mono);
                 return;
@@ -192,6 +196,7 @@ impl Writer {
                 }
             }
         }
+
         tracing::warn!(
             reason = observation.event.reason,
             "an event could not be written and is dropped"

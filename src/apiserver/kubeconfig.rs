@@ -258,10 +258,12 @@ impl Loader<'_> {
             let problem = "auth providers were removed from Kubernetes: use exec";
             return Err(self.field_error(format!("{prefix}.auth-provider"), problem.to_owned()));
         }
+
         let Some(exec) = &user.exec else { return Ok(None) };
         let fail = |field: &str, problem: String| {
             Err(self.field_error(format!("{prefix}.exec.{field}"), problem))
         };
+
         if exec.command.is_empty() {
             return fail("command", "command must be specified".to_owned());
         }
@@ -272,6 +274,7 @@ impl Loader<'_> {
         if exec.env.iter().any(|variable| variable.name.is_empty()) {
             return fail("env", "env variable name must be specified".to_owned());
         }
+
         match exec.interactive_mode.as_str() {
             "Never" | "IfAvailable" => {}
             // The older version of the API has a default.
@@ -282,11 +285,13 @@ impl Loader<'_> {
             }
             other => return fail("interactiveMode", format!("invalid interactiveMode: {other:?}")),
         }
+
         let command = if exec.command.contains('/') {
             self.resolve(&exec.command)
         } else {
             PathBuf::from(&exec.command)
         };
+
         let variables = exec.env.iter();
         Ok(Some(Plugin {
             command,

@@ -377,6 +377,7 @@ async fn poll_one<T: Kind>(
                 api.get(name).await
             }
         };
+
         let state = match read {
             Ok(mut object) => {
                 object.strip();
@@ -385,17 +386,20 @@ async fn poll_one<T: Kind>(
             Err(error) if failure::kind(&error) == FailureKind::NotFound => ObjectState::Missing,
             Err(error) => ObjectState::Failed(failure::text(&error)),
         };
+
         failures =
             if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
         if publisher.publish(state).is_break() {
             return;
         }
+
         let period = detection.period();
         let wait = if failures == 0 {
             period
         } else {
             period.min(Duration::from_millis(200 << failures.min(8)))
         };
+
         // Either way the object is read again: losing the notification loses nothing.
         let is_asked = tokio::time::timeout(wait, wake.notified()).await.is_ok();
         is_refresh = failures == 0 && !is_asked;

@@ -345,6 +345,7 @@ impl hyper::body::Body for LaneBody {
         {
             return Poll::Ready(Some(Err(TransportError::BodyDeadline(deadline).into())));
         }
+
         match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.read += frame

@@ -98,6 +98,7 @@ fn type_field(
         Role::File => key.eq_ignore_ascii_case(name),
         Role::DropIn => key == name,
     };
+
     let mut found = "";
     for (_, value) in fields.iter().filter(|(key, _)| is_it(key)) {
         match value {
@@ -108,6 +109,7 @@ fn type_field(
             }
         }
     }
+
     if found.is_empty() {
         return Err(DecodeError::Missing(name));
     }

@@ -167,6 +167,7 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
     };
+
     let mut replaced = String::new();
     let (mut kept, mut at) = (0, 0);
     while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
@@ -183,6 +184,7 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
         };
         at += width;
     }
+
     if kept == 0 {
         return Cow::Borrowed(text);
     }

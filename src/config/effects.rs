@@ -241,22 +241,26 @@ pub(super) fn without_effect(
     } else {
         defaults::flag_defaults()
     };
+
     let (set, defaults) = (config.to_document(), defaults.to_document());
     let differs = |path: &str| {
         let pointer = format!("/{}", path.replace('.', "/"));
         set.pointer(&pointer) != defaults.pointer(&pointer)
     };
+
     // Without enforcement, or with that of pods, nothing is missing.
     let enforced_here = |level: &String| matches!(level.as_str(), "pods" | "none");
     let has_effect = |path: &str| {
         path == "enforceNodeAllocatable"
             && config.enforce_node_allocatable.iter().all(enforced_here)
     };
+
     let fields = FIELDS.iter().filter(|(path, ..)| differs(path) && !has_effect(path));
     let flags = FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-')));
     let set: Vec<&Row> = fields.chain(flags).collect();
     let mut warnings: Vec<ConfigWarning> =
         AREAS.iter().filter_map(|&area| warning(&set, area)).collect();
+
     let gone: Vec<&str> = set
         .iter()
         .filter(|(.., effect)| matches!(effect, Never))

@@ -188,6 +188,7 @@ fn read(
             proxies: Proxies::default(),
         });
     }
+
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
     let files = !first.flags.config.is_empty() || !first.flags.config_dir.is_empty();
     let flags::Parsed { flags, config, deprecated } = if files {
@@ -202,6 +203,7 @@ fn read(
     } else {
         first
     };
+
     let mut gates = FeatureGates::default();
     let problems: Vec<String> =
         gates.set(&config.feature_gates).iter().map(ToString::to_string).collect();
@@ -215,13 +217,16 @@ fn read(
             return Err(ConfigError::Invalid(invalid));
         }
     }
+
     let refused = validate::startup(&flags, &config, &gates, host);
     if !refused.is_empty() {
         return Err(ConfigError::Startup(refused));
     }
+
     let credential_providers = credential_providers(&flags, &gates)?;
     let mut config = config;
     reserve_system_cpus(&mut config);
+
     warnings.extend(validate::doubtful(&config, &gates));
     warnings.extend(gates.named_on_their_way_out().map(|(spec, value)| ConfigWarning {
         text: format!(
@@ -231,6 +236,7 @@ fn read(
         node_event: false,
     }));
     warnings.extend(effects::without_effect(&flags, &config, files));
+
     Ok(Loaded {
         flags,
         config,

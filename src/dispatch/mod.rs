@@ -197,10 +197,12 @@ impl<B: Backend> Dispatch<B> {
     ) {
         let shutdown = self.shutdown.clone();
         let desired = self.desired.clone();
+
         loop {
             let clock = self.clock;
             let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
             let repair = clock.sleep_until_some(next_repair);
+
             // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
             // `wait_sources_ready` lose nothing when dropped.
             tokio::select! {
@@ -223,6 +225,7 @@ impl<B: Backend> Dispatch<B> {
                     self.retry_resizes();
                 }
             }
+
             self.sweep(&found);
             self.catch_up();
             self.publish_active();

@@ -169,8 +169,10 @@ impl Authorizer {
             }),
             non_resource_attributes: None,
         };
+
         let key = serde_json::to_string(&spec).map_err(AuthorizationError::Spec)?;
         let client = self.client.clone();
+
         let ask = || async move {
             let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
             let answer = reviews::create(client.ok_or(ReviewError::NoClient)?, review).await?;
@@ -179,6 +181,7 @@ impl Authorizer {
             let ttl = if verdict.allowed { ttl.allowed } else { ttl.denied };
             Ok(Answer { value: verdict, ttl })
         };
+
         match self.reviews.get(key, ask).await? {
             Verdict { allowed: true, denied: true } => Err(AuthorizationError::Contradiction),
             Verdict { allowed, denied: _ } => Ok(allowed),

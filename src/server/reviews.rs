@@ -154,6 +154,7 @@ where
     R: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
 {
     let api: kube::Api<R> = kube::Api::all(client);
+
     let ask = async {
         let mut wait = FIRST_WAIT;
         let mut tries = 1;
@@ -166,6 +167,7 @@ where
                 Ok(Err(error)) => return Err(ReviewError::Api(error)),
                 Err(_) => ReviewError::Deadline,
             };
+
             if tries == TRIES {
                 return Err(problem);
             }
@@ -174,6 +176,7 @@ where
             wait = wait.mul_f64(FACTOR);
         }
     };
+
     tokio::time::timeout(DEADLINE, ask).await.unwrap_or(Err(ReviewError::Deadline))
 }
 

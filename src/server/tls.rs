@@ -189,6 +189,7 @@ pub fn self_signed(
     if cert_file.exists() && key_file.exists() {
         return Ok((cert_file, key_file));
     }
+
     let mut names = vec![host.to_owned()];
     names.extend(addresses.iter().map(ToString::to_string));
     let mut parameters = rcgen::CertificateParams::new(names).map_err(TlsError::SelfSigned)?;
@@ -197,6 +198,7 @@ pub fn self_signed(
         .distinguished_name
         .push(rcgen::DnType::CommonName, format!("{host}@{}", today.as_second()));
     parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+
     let date = |offset: i64| {
         let day =
             jiff::Timestamp::from_second(today.as_second() + offset).unwrap_or(today).to_string();
@@ -209,19 +211,23 @@ pub fn self_signed(
         let narrow = |part: Option<i32>| part.and_then(|part| u8::try_from(part).ok()).unwrap_or(1);
         rcgen::date_time_ymd(year.unwrap_or(2026), narrow(month), narrow(day))
     };
+
     parameters.not_before = date(-24 * 3600);
     parameters.not_after = date(365 * 24 * 3600);
+
     let key = rcgen::KeyPair::generate().map_err(TlsError::SelfSigned)?;
     let certificate = parameters.self_signed(&key).map_err(TlsError::SelfSigned)?;
     let file = |step, path: &Path| {
         let path = path.to_owned();
         move |source| TlsError::Make { step, path, source }
     };
+
     std::fs::create_dir_all(cert_dir).map_err(file("create", cert_dir))?;
     write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644)
         .map_err(file("write", &cert_file))?;
     write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600)
         .map_err(file("write", &key_file))?;
+
     Ok((cert_file, key_file))
 }
 

@@ -58,11 +58,13 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
             },
         );
     }
+
     for (index, level) in levels.iter().enumerate() {
         if levels[..index].contains(level) {
             report.require(false, || format!("duplicated enforcements {level:?} in {FIELD}"));
             continue;
         }
+
         match level.as_str() {
             "pods" => {}
             "system-reserved" | "system-reserved-compressible" => {
@@ -100,6 +102,7 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
                 continue;
             }
         }
+
         report.require(c.cgroups_per_qos, || {
             format!("cgroupsPerQOS (--cgroups-per-qos) must be set to true when {level:?} contained in {FIELD}")
         });

@@ -30,17 +30,21 @@ pub(super) fn check(
     if !flags.hostname_override.is_empty() && flags.hostname_override.trim().is_empty() {
         report.add("empty hostname is invalid".into());
     }
+
     standalone(flags, config, report);
     qos_reserved(config, report);
     topology(config, gates, report);
+
     if !host.cgroup_v2 && config.memory_swap.swap_behavior == "LimitedSwap" {
         report.add(
             "swap feature is enabled and LimitedSwap but it is only supported with cgroupv2".into(),
         );
     }
+
     cpus(config, gates, report);
     memory(config, report);
     node_ips(flags, report);
+
     if !flags.root_dir.starts_with('/') {
         report.add(if flags.root_dir.is_empty() {
             "failed to create kubelet: invalid root directory \"\"".to_owned()
@@ -48,6 +52,7 @@ pub(super) fn check(
             format!("cannot find mount point for {:?}", flags.root_dir)
         });
     }
+
     periods(config, report);
     if !matches!(flags.cloud_provider.as_str(), "" | "external") {
         report.add(format!(
@@ -57,6 +62,7 @@ pub(super) fn check(
             flags.cloud_provider
         ));
     }
+
     log_size(&config.container_log_max_size, report);
     change_detection(flags, config, report);
     curves(config, report);

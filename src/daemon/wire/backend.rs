@@ -174,6 +174,7 @@ impl<M: Mounter> Core<M> {
         let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
         let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
         let swap = request::Swap { memory, swap };
+
         let deps = execute::Deps {
             clock: self.clock,
             runtime: RuntimeDeps {
@@ -214,6 +215,7 @@ impl<M: Mounter> Core<M> {
                 ),
             },
         };
+
         (parts.changes, deps)
     }
 

@@ -110,9 +110,11 @@ impl<E: Execute, R: Report> Worker<E, R> {
             let Some(observed) = first_observation(&mut feeds, &shutdown).await else {
                 return (Ended::Shutdown, BTreeMap::new());
             };
+
             let memory = &self.start.memory;
             log::begin(&memory.lifecycle, &observed, memory.pod.status.as_ref());
             let mut acked = self.reporter.acked().await;
+
             // Boxed, as is each of its steps: what a pod's task is while it waits stays small.
             let mut task = Box::new(Task {
                 memory: Memory::new(self.start.memory, observed),
@@ -123,6 +125,7 @@ impl<E: Execute, R: Report> Worker<E, R> {
                 clock: self.clock,
                 view: self.view,
             });
+
             loop {
                 let wake_at = Box::pin(task.step(&mut feeds, &mut acked)).await;
                 if task.memory.is_over() && task.actions.is_empty() {

@@ -92,6 +92,7 @@ pub fn encode(
             }
         }
     }
+
     let data = Data {
         pod_device_entries: (!entries.is_empty()).then_some(entries),
         registered_devices: registered
@@ -99,6 +100,7 @@ pub fn encode(
             .map(|(name, ids)| (name.clone(), Some(ids.clone())))
             .collect(),
     };
+
     let checksum = fnv32a(&data.dump());
     serde_json::to_string(&File { data, checksum }).expect("maps with text keys are JSON")
 }

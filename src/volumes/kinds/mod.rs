@@ -208,6 +208,7 @@ impl<'a> Kind<'a> {
             relabel,
             is_device: false,
         };
+
         match self {
             Self::HostPath(source) => Some(own(PathBuf::from(&source.path), false, false)),
             Self::EmptyDir(_) => {

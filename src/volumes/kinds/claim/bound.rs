@@ -114,12 +114,14 @@ pub fn bound(
     let name = found.metadata.name.clone().unwrap_or_default();
     let claim_name = claim.metadata.name.as_deref().unwrap_or_default();
     let wrong = |problem: String| processing(&pod::key(pod).namespace, claim_name, &problem);
+
     let spec = found.spec.clone().unwrap_or_default();
     let Some(bound_to) = &spec.claim_ref else {
         return Err(wrong(format!(
             "found PV object {name} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"
         )));
     };
+
     let (theirs, ours) = (bound_to.uid.as_deref(), claim.metadata.uid.as_deref());
     if theirs != ours {
         return Err(wrong(format!(
@@ -128,6 +130,7 @@ pub fn bound(
             ours.unwrap_or_default()
         )));
     }
+
     let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let (mounts, devices) = uses(pod, &volume.name);
     for (used, wanted, place) in
@@ -140,6 +143,7 @@ pub fn bound(
             )));
         }
     }
+
     let source = if let Some(local) = spec.local {
         Source::Local(local.path)
     } else if let Some(host_path) = spec.host_path {
@@ -151,10 +155,12 @@ pub fn bound(
             "failed to get Plugin from volumeSpec for volume {name:?} err=no volume plugin matched"
         )));
     };
+
     let annotations = found.metadata.annotations.clone().unwrap_or_default();
     let options =
         annotations.get(MOUNT_OPTIONS).map(|text| text.split(',').map(str::to_owned).collect());
     let modes = spec.access_modes.unwrap_or_default();
+
     Ok(Bound {
         name,
         source,

@@ -187,6 +187,7 @@ pub fn make<M: Mounter>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(SetUpError::io("look for a mount at", dir)(error)),
     };
+
     if is_ready(&place.ready_dir) {
         match medium {
             Medium::Disk if dir.exists() => return Ok(()),
@@ -198,12 +199,14 @@ pub fn make<M: Mounter>(
             Medium::Memory(_) | Medium::HugePages(_) => {}
         }
     }
+
     make_dir(dir).map_err(SetUpError::io("make the directory", dir))?;
     let kind = if is_mounted {
         mounter.fs_kind(dir).map_err(SetUpError::io("look at the file system of", dir))?
     } else {
         FsKind::Other
     };
+
     match medium {
         Medium::Memory(size) if kind != FsKind::Tmpfs => {
             mounter.mount_tmpfs(dir, *size).map_err(SetUpError::io("mount tmpfs at", dir))?;
@@ -215,12 +218,14 @@ pub fn make<M: Mounter>(
         }
         Medium::Disk | Medium::Memory(_) | Medium::HugePages(_) => {}
     }
+
     if let Some(gid) = fs_group
         && let Err(error) = ownership::give_small_tree_to_group(dir, gid, false)
     {
         // As upstream: the volume is usable, if not by everybody.
         tracing::warn!(path = %dir.display(), error = %error, "Could not give a volume to its group");
     }
+
     mark_ready(&place.ready_dir)
         .map_err(SetUpError::io("write the ready file in", &place.ready_dir))
 }

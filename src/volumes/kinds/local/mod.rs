@@ -222,24 +222,29 @@ fn directory<M: Mounter>(
         );
         return Err(local.bound.failed("MountVolume.MountDevice", text));
     }
+
     let source = Path::new(path);
     let dir = local.paths.plugin_volume(local.uid, PLUGIN, &local.bound.name);
     let io_failed = |step: &'static str| {
         let (dir, local) = (dir.clone(), *local);
         move |error: io::Error| local.failed(SetUpError::io(step, &dir)(error).text())
     };
+
     let flags = flags(local)?;
     let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let opened = opened.map_err(|error| io_failed("open the source of")(error.into()))?;
     let stat = nix::sys::stat::fstat(&opened)
         .map_err(|error| io_failed("look at the source of")(error.into()))?;
+
     let record =
         local.record(PLUGIN, Made::Bind { device: stat.st_dev, inode: stat.st_ino }, source);
+
     let is_mounted = match mounter.is_mount_point(&dir) {
         Ok(answer) => answer,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(io_failed("look for a mount at")(error)),
     };
+
     let mut record = record;
     if is_mounted {
         // The directory on the node may have been replaced since: what is bound stays, and the
@@ -253,6 +258,7 @@ fn directory<M: Mounter>(
             return local.done(record, None);
         }
     }
+
     let others = mounter.other_places(source).map_err(io_failed("look for other mounts of"))?;
     // The kernel shows mounts without links; the root directory may be one.
     let plain = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -260,6 +266,7 @@ fn directory<M: Mounter>(
     let of_pods = |place: &PathBuf| place.starts_with(&pods) && *place != own;
     let in_use: Vec<PathBuf> = others.into_iter().filter(of_pods).collect();
     let warning = already_mounted(local, source, &in_use);
+
     local.note(&record)?;
     if !is_mounted {
         std::fs::DirBuilder::new()
@@ -273,12 +280,15 @@ fn directory<M: Mounter>(
             io_failed("bind the volume to")(error)
         })?;
     }
+
     if !flags.is_empty() {
         mounter.remount_bind(&dir, flags).map_err(io_failed("change the mount at"))?;
     }
+
     if in_use.is_empty() && !local.bound.read_only {
         give(local, &dir)?;
     }
+
     local.done(record, warning)
 }
 
