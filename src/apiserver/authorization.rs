@@ -1,4 +1,6 @@
-//! Values of the `Authorization` header. Each is marked as sensitive, so that no log shows it. Pure.
+//! Values of the `Authorization` header. Each is marked as sensitive, so that no log shows it.
+//!
+//! Pure.
 
 use http::HeaderValue;
 

@@ -1,5 +1,5 @@
-//! Which field and flag has an effect in this version. What a node sets without effect is said at
-//! its start.
+//! The table of fields and flags that have an effect in this version. A setting without effect is
+//! warned about at the start.
 //!
 //! One row per field of the file and per flag that is no field. To say that one took effect, change
 //! `No` to `Yes` (or `Partly`) in its row (and run `UPDATE=1 cargo test --lib config::effects`,
@@ -19,13 +19,13 @@ use Effect::{Never, No, Partly, Yes};
 pub enum Area {
     /// When pods are evicted.
     Eviction,
-    /// What is kept back from pods.
+    /// Resources that are reserved from pods.
     Reservation,
-    /// Who may call.
+    /// Authentication of callers.
     Authentication,
-    /// What callers may do.
+    /// Authorization of callers.
     Authorization,
-    /// How containers are confined.
+    /// Confinement of containers.
     Cgroups,
     /// Everything else.
     Other,
@@ -47,10 +47,10 @@ impl Area {
     }
 }
 
-/// Whether setting a field changes anything.
+/// The effect of a field or flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It does.
+    /// The setting has its effect.
     Yes,
     /// Some of what it does upstream: what is done and what is not.
     Partly(&'static str),

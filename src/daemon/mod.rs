@@ -114,14 +114,14 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
 
 /// The parts of the machine that subsystems use. A simulation has stand-ins for them.
 struct Machine<M> {
-    /// How many processors share the work.
+    /// The number of processors.
     cores: usize,
     mounter: M,
     /// The folder of links to containers' logs.
     container_logs_dir: PathBuf,
     /// The folder of the registration socket of device plugins.
     device_plugins_dir: PathBuf,
-    /// Whether the Node object is kept. If not, `host_ips` are the node's addresses.
+    /// True if the Node object is kept. If not, `host_ips` are the node's addresses.
     describes_node: bool,
     host_ips: watch::Receiver<Vec<IpAddr>>,
 }
@@ -146,12 +146,12 @@ struct Core<M> {
     /// The registry of `/metrics/probes`.
     probe_metrics: Registry,
     recorder: Recorder,
-    /// Whether pods wait for their start.
+    /// Counts the pods that wait for their start.
     backlog: StartBacklog,
     runtime: Runtime,
     clients: Option<Clients>,
     rest: trim_memory::MemoryTrimmer,
-    /// Why the kubelet is not healthy; `None` while it is.
+    /// The problem behind `/healthz/syncloop`; `None` while the kubelet is healthy.
     health: watch::Sender<Option<String>>,
     shutdown: CancellationToken,
 }
@@ -261,7 +261,7 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// Tells systemd that the kubelet is up; without systemd nobody listens.
+/// Tells systemd that the kubelet is up. Without systemd this does nothing.
 fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd did not take the notice");

@@ -17,13 +17,13 @@ use super::connection;
 use super::crowd::Crowd;
 use super::tls::TlsSource;
 
-/// How often a port that is taken is tried again, as upstream's health port.
+/// The pause before a port that is taken is tried again, as upstream's health port.
 const TAKEN: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept. Out of file descriptors, most likely: some have to be closed first.
 const REFUSED: Duration = Duration::from_millis(100);
 
-/// Why a port cannot be served.
+/// The error of a port that cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: is another kubelet running?")]
 pub struct ListenError {

@@ -25,7 +25,7 @@ impl fmt::Display for NamedFile {
     }
 }
 
-/// Why TLS cannot be set up. Each text names the field that is to be changed.
+/// The error of a TLS set-up. Each text names the field to change.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A configured file cannot be read.
@@ -40,7 +40,7 @@ pub enum TlsError {
     /// A file of the self-signed pair cannot be made.
     #[error("--cert-dir: cannot {step} {:?}", path.display().to_string())]
     Make {
-        /// What was tried.
+        /// The step that failed, e.g. `write`.
         step: &'static str,
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum TlsError {
     /// A file holds nothing usable.
     #[error("{file} holds no usable {what}: it must be PEM")]
     Content {
-        /// What it should hold.
+        /// The content that was expected, e.g. `private key`.
         what: &'static str,
         /// The file.
         file: NamedFile,

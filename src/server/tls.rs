@@ -1,6 +1,10 @@
-//! The serving certificate and the client CA of the kubelet's API: read from files, self-signed
-//! when there are none, read again when a file has changed (looked at when a connection arrives, so
-//! nothing watches or polls).
+//! The TLS configuration of the kubelet's API: serving certificate, key, client CA.
+//!
+//! 1. The certificate is read from the files that are configured, else from a self-signed pair in
+//!    `--cert-dir`, which is made if it is not there.
+//! 2. The files are looked at when a connection arrives, and read again if they have changed.
+//!    Nothing watches or polls.
+//! 3. Files that have changed and cannot be used leave the old configuration in force.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use crate::apiserver::crypto;
 use crate::linux::fs::write_atomic;
 use crate::linux::stamp::Stamp;
 
-/// Where certificates come from, and the limits of the protocol.
+/// The files of certificates, and the limits of the protocol.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
     /// The serving certificate (chain), PEM.
@@ -127,8 +131,8 @@ impl TlsSource {
     }
 }
 
-/// Reads the files that the configuration names, as a server will: a mistake in them is told before
-/// anything starts.
+/// Reads the files that the configuration names, as a server will, so that a mistake in them ends
+/// the start before anything runs.
 pub(super) fn check_files(
     pair: Option<(&NamedFile, &NamedFile)>,
     client_ca: Option<&NamedFile>,

@@ -194,7 +194,7 @@ fn tls(config: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// What was asked of TLS and will not be so.
+/// Returns the warnings about options of TLS that have no effect.
 pub(super) fn doubtful_tls(config: &KubeletConfiguration) -> Vec<String> {
     let mut texts = Vec::new();
     for suite in

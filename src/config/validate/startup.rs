@@ -13,7 +13,7 @@ use crate::config::types::{GoDuration, KubeletConfiguration};
 use crate::config::{Flags, Host};
 use crate::model::quantity::Amount;
 
-/// What a reserved NUMA node may have less than: the topology manager's own limit.
+/// The lowest value of `max-allowable-numa-nodes`; upstream's.
 const LEAST_NUMA_LIMIT: i64 = 8;
 
 /// Everything that makes the parts refuse to start.
@@ -126,7 +126,7 @@ fn percentage(text: &str) -> Result<i64, String> {
     }
 }
 
-/// How changes of ConfigMaps and Secrets are noticed; without an API server it does not matter.
+/// Checks how changes of ConfigMaps and Secrets are noticed, if there is an API server.
 fn change_detection(flags: &Flags, c: &KubeletConfiguration, report: &mut Report) {
     let strategy = c.config_map_and_secret_change_detection_strategy.as_str();
     if !flags.kubeconfig.is_empty() && !matches!(strategy, "Watch" | "Cache" | "Get") {
@@ -260,7 +260,7 @@ fn memory(c: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// What is reserved per NUMA node has to be what is reserved of the node.
+/// Checks that the memory that is reserved per NUMA node adds up to that of the node.
 fn reserved_memory(c: &KubeletConfiguration, report: &mut Report) {
     let mut totals: BTreeMap<&str, Amount> = BTreeMap::new();
     let limits = c.reserved_memory.iter().flat_map(|reservation| &reservation.limits);
@@ -299,7 +299,7 @@ fn hard_threshold(c: &KubeletConfiguration) -> Amount {
     threshold.and_then(|text| Amount::parse(text).ok()).unwrap_or_default()
 }
 
-/// What both reservations keep of a resource.
+/// Returns what system and Kubernetes daemons keep of a resource together.
 fn reserved(c: &KubeletConfiguration, resource: &str) -> Amount {
     [&c.kube_reserved, &c.system_reserved]
         .into_iter()
