@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use super::exec::Plugin;
 use super::identity::Identity;
 
-/// Where the API server is and how to trust it and be trusted.
+/// The API server's address, the trust in it, and the kubelet's own credentials.
 #[derive(Debug)]
 pub struct Access {
     /// `https://host:port[/prefix]`.
@@ -20,9 +20,9 @@ pub struct Access {
     pub tls_server_name: Option<String>,
     /// The certificates to trust; `None`: the system's.
     pub roots: Option<Vec<CertificateDer<'static>>>,
-    /// Where they were read, if from a file: they may change there.
+    /// The file that they were read from, if there is one: they may change there.
     pub roots_file: Option<PathBuf>,
-    /// Whether to trust any certificate.
+    /// True if any certificate is trusted (`insecure-skip-tls-verify`).
     pub insecure: bool,
     /// The client certificate.
     pub identity: Option<Identity>,
@@ -32,7 +32,7 @@ pub struct Access {
     pub plugin: Option<Plugin>,
     /// The proxy that the kubeconfig names.
     pub proxy: Option<http::Uri>,
-    /// `Impersonate-…`: whose rights requests have instead of the user's.
+    /// The headers `Impersonate-…`: requests have the rights of that user.
     pub impersonation: http::HeaderMap,
 }
 

@@ -43,7 +43,7 @@ pub struct Plugin {
     pub api_version: String,
     /// How to install it.
     pub install_hint: String,
-    /// The cluster, if the plug-in is told of it.
+    /// The cluster, if the plug-in is given it (`provideClusterInfo`).
     pub cluster: Option<serde_json::Value>,
 }
 

@@ -16,7 +16,7 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
-    /// Where both were read, if each is a file: they may be renewed there.
+    /// The files that both were read from, if they are files: they may be renewed there.
     pub files: Option<IdentityFiles>,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Another copy, the key included.
+    /// Returns a copy, the key included.
     #[must_use]
     pub fn clone_key(&self) -> Self {
         let files = self.files.clone();
@@ -57,7 +57,7 @@ impl Identity {
     }
 }
 
-/// Why two PEM texts are no client certificate.
+/// The error of two PEM texts that are no client certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// The certificate cannot be read.

@@ -307,12 +307,12 @@ impl Loader<'_> {
         }))
     }
 
-    /// The cluster as a plug-in is told of it.
+    /// Returns the cluster as a plug-in is given it.
     fn cluster_for_plugins(&self, cluster: &Cluster) -> Result<Value, KubeconfigError> {
-        let mut told = serde_json::json!({ "server": cluster.server });
+        let mut described = serde_json::json!({ "server": cluster.server });
         let mut set = |name: &str, value: Value, set: bool| {
             if set {
-                told[name] = value;
+                described[name] = value;
             }
         };
         let server_name = &cluster.tls_server_name;
@@ -335,7 +335,7 @@ impl Loader<'_> {
         if let Some(extension) = extension {
             set("config", extension.extension.clone(), true);
         }
-        Ok(told)
+        Ok(described)
     }
 
     fn impersonation(&self, user: &User, name: &str) -> Result<http::HeaderMap, KubeconfigError> {

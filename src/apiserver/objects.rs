@@ -145,7 +145,7 @@ pub trait Kind:
     const NAME: &'static str;
     /// Whether it can never change.
     fn is_immutable(&self) -> bool;
-    /// Drops what nobody reads.
+    /// Drops the fields that are never read.
     fn strip(&mut self);
 }
 

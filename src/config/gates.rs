@@ -1,7 +1,7 @@
 //! Feature gates: which are on, given what files and flags said. Pure.
 //!
 //! Fed by `load` with the merged `featureGates` of files and flags. The result is a value that is
-//! handed to whoever looks at a gate; there is no global.
+//! handed to each subsystem that looks at a gate; there is no global.
 
 use std::collections::BTreeMap;
 

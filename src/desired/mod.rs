@@ -212,8 +212,8 @@ impl Handle {
         drop(self.view.subscribe().wait_for(|view| view.all_ready).await);
     }
 
-    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe, but changes between
-    /// two calls are not told.
+    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe. A change between two
+    /// calls is missed.
     pub async fn changed(&self) {
         drop(self.view.subscribe().changed().await);
     }

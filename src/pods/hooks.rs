@@ -59,8 +59,8 @@ pub enum PreStopEnd {
     OutOfTime,
 }
 
-/// Runs the commands of hooks. One that nobody waits for any more goes on until it or its container
-/// ends, as upstream: at the end of the grace it is the container that is killed.
+/// Runs the commands of hooks. A command that is no longer waited for goes on until it or its
+/// container ends, as upstream: at the end of the grace the container is killed.
 #[derive(Clone, Debug)]
 pub struct HookCommands(pub Runtime);
 

@@ -40,8 +40,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried
-/// again every five seconds: a kubelet without its health port still does its work, and whoever
-/// watches that port hears from the one who has it.
+/// again every five seconds: a kubelet without its health port still does its work.
 pub async fn serve_when_free(
     (host, port): (String, u16),
     router: Router,

@@ -52,7 +52,7 @@ pub struct Flags {
     pub image_credential_provider_bin_dir: String,
     /// `--lock-file`: a file to hold a lock on.
     pub lock_file: String,
-    /// `--exit-on-lock-contention`: end when somebody else opens it.
+    /// `--exit-on-lock-contention`: end when another process opens it.
     pub exit_on_lock_contention: bool,
     /// `--seccomp-default`; already or-ed into the configuration's field.
     pub seccomp_default: bool,

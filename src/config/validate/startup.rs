@@ -69,8 +69,8 @@ pub(super) fn check(
     serving_pair(config, report);
 }
 
-/// A certificate without its key serves nobody, nor the other way round. Upstream runs without its
-/// API then; here that is said before anything starts.
+/// Checks that certificate and key are both configured, or neither. Upstream would run without its
+/// API; here a missing one is an error of the start.
 fn serving_pair(c: &KubeletConfiguration, report: &mut Report) {
     let (certificate, key) = (
         ("tlsCertFile (--tls-cert-file)", &c.tls_cert_file),
@@ -83,7 +83,8 @@ fn serving_pair(c: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// Without a kubeconfig there is nobody to ask about callers. Upstream stops at the first.
+/// Checks that no setting asks an API server about callers without a kubeconfig. Upstream stops at
+/// the first.
 fn standalone(flags: &Flags, config: &KubeletConfiguration, report: &mut Report) {
     match config.authorization.mode.as_str() {
         "AlwaysAllow" | "Webhook" => {}

@@ -155,7 +155,7 @@ impl Runner {
             "apiVersion": self.api_version,
             "image": question.image,
         });
-        // Older versions have no fields for these, and their plug-ins are never told.
+        // Older versions have no fields for these, and their plug-ins never have a token.
         if let Some(token) = &question.token {
             request["serviceAccountToken"] = (**token).into();
         }

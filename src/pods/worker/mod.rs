@@ -45,7 +45,7 @@ pub struct Start {
 /// The streams that a worker listens to.
 #[derive(Debug)]
 pub struct Feeds {
-    /// What the pod's task is told.
+    /// The orders for the pod's task.
     pub directive: watch::Receiver<Directive>,
     /// What the runtime says.
     pub observation: watch::Receiver<crate::pleg::Observation>,

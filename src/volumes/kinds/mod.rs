@@ -145,8 +145,8 @@ impl<'a> Kind<'a> {
         matches!(self, Self::EmptyDir(_))
     }
 
-    /// Who puts a volume of this kind in place. `volume` is its spec, for the text about one that
-    /// nobody does.
+    /// Returns what puts a volume of this kind in place. `volume` is its spec, for the text about
+    /// an unsupported one.
     pub fn mounted_by(self, volume: &Volume) -> MountedBy {
         match self {
             Self::Image => image::MOUNTED_BY,
