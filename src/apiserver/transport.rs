@@ -119,13 +119,15 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to `base` that connects on first use and tells `reach` of what becomes of its
-    /// requests. `make` builds a connector with the present credentials.
+    /// Makes a lane to `base`. It connects on first use, and notes in `reach` whether its requests
+    /// are answered. `make` builds a connector with the present credentials.
     pub fn new(
         kind: LaneKind,
         base: Uri,
-        (credentials, impersonation): (Arc<Credentials>, http::HeaderMap),
-        (limiter, reach): (Limiter, Connectivity),
+        credentials: Arc<Credentials>,
+        impersonation: http::HeaderMap,
+        limiter: Limiter,
+        reach: Connectivity,
         make: Make,
     ) -> Self {
         let inner = Inner {
