@@ -311,7 +311,7 @@ impl PodCgroups {
         Ok(Some(path))
     }
 
-    /// What CRI is told as the pod's cgroup parent. Pure.
+    /// Returns the pod's cgroup parent for CRI. Pure.
     pub fn cgroup_parent(&self, pod: &api::Pod) -> String {
         self.inner
             .config

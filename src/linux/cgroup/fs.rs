@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::layout::HYBRID;
 use super::values::{self, Refusal, Value, shares_of_weight};
-use super::{CgroupError, Errno, Layout, Reading, Settings};
+use super::{CgroupError, CgroupSettings, Errno, Layout, Reading};
 
 /// The controllers that pods need on v2, if the kernel has them.
 const V2_WANTED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
@@ -120,7 +120,7 @@ impl CgroupFs {
 
     /// Writes the settings of an existing cgroup: all that the kernel accepts. The first refusal is
     /// the error.
-    pub fn update(&self, path: &str, settings: &Settings) -> Result<(), CgroupError> {
+    pub fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         let values = match &self.layout {
             Layout::V1(_) => values::v1(settings, &self.huge_page_sizes),
             Layout::V2(_) => values::v2(settings, &self.huge_page_sizes),
@@ -483,7 +483,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::HugePages;
-    use super::{CgroupFs, Layout, Settings, huge_page_sizes};
+    use super::{CgroupFs, CgroupSettings, Layout, huge_page_sizes};
 
     fn put(path: &Path, text: &str) {
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
@@ -532,8 +532,8 @@ mod tests {
         CgroupFs::new(Layout::V2(root.to_owned()), vec![2 << 20])
     }
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> CgroupSettings {
+        CgroupSettings {
             cpu_shares: Some(1024),
             cpu_quota: Some(20_000),
             cpu_period: Some(100_000),
@@ -562,7 +562,11 @@ mod tests {
             assert_eq!((reading.cpu_quota, reading.cpu_period), (Some(20_000), Some(100_000)));
             assert_eq!((reading.memory, reading.memory_usage), (Some(4096), Some(99)));
 
-            let open = Settings { cpu_quota: Some(-1), memory: Some(-1), ..Settings::default() };
+            let open = CgroupSettings {
+                cpu_quota: Some(-1),
+                memory: Some(-1),
+                ..CgroupSettings::default()
+            };
             fs.update("/a", &open).expect("set");
             if fs.layout().version() == 1 {
                 // What the kernel makes of it.
@@ -575,7 +579,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn make(fs: &CgroupFs, path: &str, settings: &Settings) {
+    fn make(fs: &CgroupFs, path: &str, settings: &CgroupSettings) {
         fs.create("/", path).expect("created");
         fs.update(path, settings).expect("set");
     }
@@ -627,11 +631,11 @@ mod tests {
     fn no_quota_is_max_on_v2() {
         let root = tempfile::tempdir().expect("a directory");
         let fs = v2(root.path());
-        let none = Settings {
+        let none = CgroupSettings {
             cpu_quota: Some(-1),
             cpu_period: Some(100_000),
             memory: Some(-1),
-            ..Settings::default()
+            ..CgroupSettings::default()
         };
         make(&fs, "/a", &none);
         check(&root.path().join("a/cpu.max"), "max 100000");

@@ -68,7 +68,7 @@ pub struct Start {
     pub kept: Option<Arc<Allocation>>,
 }
 
-/// Something that the memory is told.
+/// An input of the memory.
 #[derive(Debug)]
 pub enum Event {
     /// The runtime was read, after every mutation that has ended.
