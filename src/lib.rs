@@ -31,8 +31,8 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
-//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < status < admission <
-//! sources < desired < dispatch < pods < node < server < daemon`.
+//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < stats < status <
+//! admission < sources < desired < dispatch < pods < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -48,6 +48,7 @@
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
 //! | [`probes`] | verdicts, schedule, checks |
 //! | [`pleg`] | what runs, per pod, with an epoch |
+//! | [`stats`] | what the node, its pods and containers use: cgroups, file systems, traffic |
 //! | [`status`] | pod statuses: computed, diffed, written |
 //! | [`admission`] | whether this node takes a pod |
 //! | [`sources`] | the API server's watch, static manifests from files and from a URL |
@@ -242,6 +243,7 @@ mod probes;
 mod resources;
 mod server;
 mod sources;
+mod stats;
 mod status;
 mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
@@ -359,6 +361,9 @@ pub mod internals {
     }
     pub mod sources {
         pub use crate::sources::*;
+    }
+    pub mod stats {
+        pub use crate::stats::*;
     }
     pub mod status {
         pub use crate::status::*;
