@@ -147,6 +147,7 @@
 //! | node | `node/mod.rs::new` | `node/sources.rs::Sources`, all `watch` | the Node object, its lease |
 //! | host addresses | `node/standalone.rs::host_ips` | the machine's addresses | `watch` of addresses |
 //! | packet filter | `node/packet_filter.rs::keep` | a timer | iptables' chains |
+//! | statistics | `stats/task.rs::run` | `mpsc` of questions, each with the age that an answer may have | a reading that is shared |
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
 //! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |

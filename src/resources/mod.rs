@@ -26,6 +26,7 @@ pub mod pod_config;
 pub mod qos;
 pub mod slices;
 pub mod tiers;
+mod timed;
 
 pub use allocatable::Reservations;
 pub use apply::{Config, PodCgroups};
@@ -36,3 +37,4 @@ pub use node_limits::NodeLimits;
 pub use pod_config::{CgroupSettings, PodCgroupPolicy};
 pub use qos::QosClass;
 pub use slices::Slices;
+pub use timed::Durations;

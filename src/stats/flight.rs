@@ -9,11 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::StatsError;
+use super::{Answer, StatsError};
 use crate::model::Mono;
-
-/// The answer to a question.
-pub(super) type Answer<T> = Result<Arc<T>, Arc<StatsError>>;
 
 /// The readings of one kind.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ impl<T> Flight<T> {
             && *began >= not_before
         {
             // Whoever has stopped waiting needs no answer.
-            let _ = reply.send(Ok(Arc::clone(latest)));
+            drop(reply.send(Ok(Arc::clone(latest))));
             return false;
         }
 
@@ -73,7 +70,7 @@ impl<T> Flight<T> {
         let (served, rest): (Vec<_>, Vec<_>) = open.partition(|waiter| began >= waiter.not_before);
         self.waiting = rest;
         for waiter in served {
-            let _ = waiter.reply.send(answer.clone());
+            drop(waiter.reply.send(answer.clone()));
         }
         !self.waiting.is_empty() && self.begin(now)
     }
@@ -98,8 +95,9 @@ mod tests {
 
     use tokio::sync::oneshot;
 
-    use super::{Answer, Flight, StatsError};
+    use super::{Flight, StatsError};
     use crate::model::Mono;
+    use crate::stats::Answer;
 
     fn at(seconds: u64) -> Mono {
         Mono(Duration::from_secs(seconds))

@@ -322,4 +322,3 @@ impl NodeUsage {
         self.system.iter().find(|usage| usage.container == container)
     }
 }
-
