@@ -31,8 +31,8 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
-//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < status < admission <
-//! sources < desired < dispatch < pods < node < server < daemon`.
+//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < stats < status <
+//! admission < sources < desired < dispatch < pods < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -48,6 +48,7 @@
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
 //! | [`probes`] | verdicts, schedule, checks |
 //! | [`pleg`] | what runs, per pod, with an epoch |
+//! | [`stats`] | what the node, its pods and containers use: cgroups, file systems, traffic |
 //! | [`status`] | pod statuses: computed, diffed, written |
 //! | [`admission`] | whether this node takes a pod |
 //! | [`sources`] | the API server's watch, static manifests from files and from a URL |
@@ -147,6 +148,7 @@
 //! | node | `node/mod.rs::new` | `node/sources.rs::Sources`, all `watch` | the Node object, its lease |
 //! | host addresses | `node/standalone.rs::host_ips` | the machine's addresses | `watch` of addresses |
 //! | packet filter | `node/packet_filter.rs::keep` | a timer | iptables' chains |
+//! | statistics | `stats/task.rs::run` | `mpsc` of questions, each with the age that an answer may have | a reading that is shared |
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
 //! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
@@ -243,6 +245,7 @@ mod probes;
 mod resources;
 mod server;
 mod sources;
+mod stats;
 mod status;
 mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
@@ -362,6 +365,9 @@ pub mod internals {
     }
     pub mod sources {
         pub use crate::sources::*;
+    }
+    pub mod stats {
+        pub use crate::stats::*;
     }
     pub mod status {
         pub use crate::status::*;

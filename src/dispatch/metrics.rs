@@ -41,6 +41,10 @@ pub fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle)
         let mirrors =
             wanted.iter().filter(|pod| desired.mirror_of(&pod::uid(pod)).is_some()).count();
         out.family("kubelet_mirror_pods", help, Kind::Gauge, &[], &[(&[], number(mirrors))]);
+        let help = "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
+        let count = wanted.iter().map(|pod| pod::ephemeral_containers(pod).len()).sum();
+        let name = "kubelet_managed_ephemeral_containers";
+        out.family(name, help, Kind::Gauge, &[], &[(&[], number(count))]);
         working(out, &views, &desired);
         blocked(out, &views);
         rejected(out, &pods);

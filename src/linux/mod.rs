@@ -9,6 +9,7 @@ pub mod fs;
 pub mod iptables;
 pub mod machine;
 pub mod malloc;
+pub mod measure;
 pub mod mount;
 pub mod ownership;
 pub mod program;

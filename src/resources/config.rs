@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::list::Amounts;
 use super::node_limits::{self, Machine, NodeLimits};
+use super::timed::{Durations, Timed};
 use super::{CgroupDriver, CgroupTree, Config, PodCgroupPolicy, PodCgroups, Slices, cpu};
-use crate::config::{Host, Loaded};
+use crate::config::{Host, KubeletConfiguration, Loaded};
 use crate::cri::condition;
 use crate::linux::cgroup::{CgroupError, CgroupFs};
 use crate::linux::systemd::Systemd;
@@ -32,16 +33,13 @@ impl PodCgroups {
     pub fn from_loaded(
         loaded: &Loaded,
         driver: Option<condition::CgroupDriver>,
+        durations: Durations,
     ) -> Result<Option<Self>, PodCgroupsError> {
         let config = &loaded.config;
         if !config.cgroups_per_qos {
             return Ok(None);
         }
-        let driver = match driver {
-            Some(condition::CgroupDriver::Systemd) => CgroupDriver::Systemd,
-            None if config.cgroup_driver == "systemd" => CgroupDriver::Systemd,
-            Some(condition::CgroupDriver::Cgroupfs) | None => CgroupDriver::Cgroupfs,
-        };
+        let driver = CgroupDriver::of(config, driver);
         if !Host::detect().cgroup_v2 && config.fail_cgroup_v1 {
             return Err(PodCgroupsError::LegacyHierarchy);
         }
@@ -50,8 +48,11 @@ impl PodCgroups {
         let pods = Config { tree, policy: PodCgroupPolicy::from(loaded) };
         let fs = CgroupFs::detect().map_err(PodCgroupsError::Hierarchies)?;
         Ok(Some(match driver {
-            CgroupDriver::Cgroupfs => Self::new(fs, pods),
-            CgroupDriver::Systemd => Self::new(Slices::new(fs, Systemd::default()), pods),
+            CgroupDriver::Cgroupfs => Self::new(Timed::new(fs, durations), pods),
+            CgroupDriver::Systemd => {
+                let slices = Slices::new(fs, Systemd::default());
+                Self::new(Timed::new(slices, durations), pods)
+            }
         }))
     }
 }
@@ -65,6 +66,25 @@ impl From<&Loaded> for PodCgroupPolicy {
             cpu_period: u64::try_from(period).unwrap_or(cpu::QUOTA_PERIOD),
             pids_limit: config.pod_pids_limit,
         }
+    }
+}
+
+impl CgroupDriver {
+    /// The driver that the runtime has chosen, else that of the configuration.
+    fn of(config: &KubeletConfiguration, chosen: Option<condition::CgroupDriver>) -> Self {
+        match chosen {
+            Some(condition::CgroupDriver::Systemd) => Self::Systemd,
+            None if config.cgroup_driver == "systemd" => Self::Systemd,
+            Some(condition::CgroupDriver::Cgroupfs) | None => Self::Cgroupfs,
+        }
+    }
+}
+
+impl CgroupTree {
+    /// The names of cgroups where pods have none of their own (`cgroupsPerQOS: false`).
+    pub fn without_pods(loaded: &Loaded, driver: Option<condition::CgroupDriver>) -> Self {
+        let driver = CgroupDriver::of(&loaded.config, driver);
+        Self::new(&loaded.config.cgroup_root, driver, false)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod qos;
 pub mod slices;
 pub mod swap;
 pub mod tiers;
+mod timed;
 
 pub use allocatable::Reservations;
 pub use apply::{Config, PodCgroups};
@@ -38,3 +39,4 @@ pub use node_limits::NodeLimits;
 pub use pod_config::{CgroupSettings, Figures, PodCgroupPolicy};
 pub use qos::QosClass;
 pub use slices::Slices;
+pub use timed::Durations;

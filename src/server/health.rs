@@ -1,5 +1,7 @@
 //! `/healthz`, `/healthz/{ping,log,syncloop}` and the metrics pages.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse as _, Response};
@@ -7,6 +9,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 
 use super::{State, text};
+use crate::stats;
 use crate::telemetry::metrics::Registry;
 
 /// The checks of `/healthz`, in upstream's order.
@@ -21,6 +24,9 @@ pub(super) fn routes() -> Router<State> {
 
 async fn all(Shared(state): Shared<State>, uri: http::Uri) -> Response {
     let problem = state.unhealthy.borrow().clone();
+    for check in CHECKS {
+        state.checks.count(check, check != "syncloop" || problem.is_none());
+    }
     let verbose =
         uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     if problem.is_none() && !verbose {
@@ -53,8 +59,19 @@ async fn one(Shared(state): Shared<State>, Path(check): Path<String>) -> Respons
     }
 }
 
+/// How old the sizes of volumes and logs may be: as often as volumes are measured.
+const SIZES: Duration = Duration::from_secs(60);
+/// A runtime that hangs holds the page up no longer than this; the sizes are then left out.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) async fn metrics(Shared(state): Shared<State>) -> Response {
-    page(&state.metrics)
+    let sizes = tokio::time::timeout(PATIENCE, state.stats.pods(SIZES)).await;
+    let sizes = sizes.ok().and_then(Result::ok);
+    page_of(state.metrics.encode_with(|page| {
+        if let Some(usage) = &sizes {
+            stats::volumes::write(page, usage);
+        }
+    }))
 }
 
 pub(super) async fn probe_metrics(Shared(state): Shared<State>) -> Response {
@@ -62,6 +79,11 @@ pub(super) async fn probe_metrics(Shared(state): Shared<State>) -> Response {
 }
 
 fn page(registry: &Registry) -> Response {
+    page_of(registry.encode())
+}
+
+/// A page of metrics.
+pub(super) fn page_of(page: String) -> Response {
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (StatusCode::OK, headers, registry.encode()).into_response()
+    (StatusCode::OK, headers, page).into_response()
 }

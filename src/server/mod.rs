@@ -21,6 +21,8 @@ mod pem_file;
 mod pods;
 mod reviews;
 mod run;
+mod slis;
+mod stats;
 mod streaming;
 mod streams;
 mod tls;
@@ -39,10 +41,12 @@ pub use self::client_ca::ClientCa;
 pub use self::config::{AddressError, Addresses, check};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
 pub use self::pem_file::{NamedFile, TlsError};
+pub use self::slis::Checks;
 pub use self::tls::{TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
 use crate::desired;
 use crate::dispatch::PodsHandle;
+use crate::stats::StatsHandle;
 use crate::telemetry::metrics::Registry;
 
 /// The values that the endpoints read.
@@ -52,10 +56,14 @@ pub struct State {
     pub pods: PodsHandle,
     /// The desired pods and their mirrors.
     pub desired: desired::Handle,
+    /// What the node and its pods use.
+    pub stats: StatsHandle,
     /// `/metrics`.
     pub metrics: Registry,
     /// `/metrics/probes`.
     pub probe_metrics: Registry,
+    /// `/metrics/slis`: the outcomes of health checks.
+    pub checks: Checks,
     /// `/configz`: the effective configuration, serialised once.
     pub configz: Arc<str>,
     /// The problem behind `/healthz/syncloop`; `None` while the kubelet is healthy.
@@ -133,6 +141,8 @@ fn common_routes() -> Router<State> {
         .route("/pods/", get(pods::list))
         .route("/metrics", get(health::metrics))
         .route("/metrics/probes", get(health::probe_metrics))
+        .route("/metrics/slis", get(slis::page))
+        .merge(stats::routes())
 }
 
 async fn not_found() -> Response {

@@ -53,6 +53,17 @@ proptest! {
     }
 
     #[test]
+    fn statistics(
+        text in r#"((some|full|8:0|eth0:|0::/|[0-9]{1,20}|avg10=[0-9.eN]{1,6}|[a-z]{1,4}[:=]|["\\{}\n ])[ \n]?){0,24}"#,
+        hex in r"[a-z-]{0,4}[0-9a-f]{63,65}(\.scope|\.mount)?",
+        any in "(?s).{0,60}",
+    ) {
+        hostile::statistics::check(&text);
+        hostile::statistics::check(&hex);
+        hostile::statistics::check(&any);
+    }
+
+    #[test]
     fn image_reference(
         text in r"([a-z.]{1,8}(:[0-9]{1,5})?/)?[a-zA-Z0-9._/-]{1,12}(:[a-z0-9._-]{1,6})?(@sha(256|384|1):[0-9a-f]{32,96})?",
         any in r"[a-zA-Z0-9:/@._\[\]é-]{0,20}",

@@ -9,6 +9,7 @@ mod node;
 mod pods;
 mod runtime;
 mod server;
+mod stats;
 
 pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;

@@ -54,7 +54,8 @@ impl<M: Mounter> Core<M> {
         }
 
         let driver = answer.cgroup_driver;
-        let cgroups = resources::PodCgroups::from_loaded(&self.loaded, driver)?;
+        let durations = resources::Durations::register(&self.metrics, self.clock);
+        let cgroups = resources::PodCgroups::from_loaded(&self.loaded, driver, durations)?;
         if let Some(cgroups) = &cgroups {
             self.limit_node(cgroups, tasks).await?;
         }

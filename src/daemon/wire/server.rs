@@ -10,6 +10,7 @@ use crate::cri::condition::CgroupDriver;
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
 use crate::dispatch::PodsHandle;
+use crate::stats::StatsHandle;
 use crate::volumes::mounter::Mounter;
 use crate::{desired, server};
 
@@ -18,7 +19,7 @@ impl<M: Mounter> Core<M> {
     pub(in crate::daemon) async fn start_server(
         &self,
         tasks: &mut Tasks,
-        (pods, desired): (PodsHandle, desired::Handle),
+        (pods, desired, stats): (PodsHandle, desired::Handle, StatsHandle),
         driver: Option<CgroupDriver>,
         host_ips: &[IpAddr],
     ) -> anyhow::Result<()> {
@@ -33,8 +34,10 @@ impl<M: Mounter> Core<M> {
         let state = server::State {
             pods,
             desired,
+            stats,
             metrics: self.metrics.clone(),
             probe_metrics: self.probe_metrics.clone(),
+            checks: server::Checks::new(),
             configz: shown.configz().to_string().into(),
             unhealthy: self.health.subscribe(),
             clock: self.clock,

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 pub use families::{Counter, Family, Gauge, Histogram, Timer};
-pub use process::{BuildInfo, register_build_info, register_features, register_process};
-pub use text::{Collected, Kind};
+pub use process::{
+    BuildInfo, register_build_info, register_features, register_process, register_start_time,
+};
+pub use text::{Collected, FamilyWriter, Kind};
 
 use families::{AnyFamily, Core};
 
@@ -133,6 +135,11 @@ impl Registry {
 
     /// Everything in text format 0.0.4, sorted by name.
     pub fn encode(&self) -> String {
+        self.encode_with(|_| {})
+    }
+
+    /// The same, with what `more` adds.
+    pub fn encode_with(&self, more: impl FnOnce(&mut Collected)) -> String {
         let mut collected = Collected::default();
         for family in self.0.families.read().values() {
             family.write(&mut collected);
@@ -140,6 +147,7 @@ impl Registry {
         for callback in self.0.callbacks.read().iter() {
             callback(&mut collected);
         }
+        more(&mut collected);
         collected.into_text()
     }
 
@@ -206,6 +214,18 @@ mod tests {
              # TYPE c gauge\n\
              c -1\n"
         );
+    }
+
+    #[test]
+    fn a_sample_may_have_a_time_of_its_own() {
+        let mut page = Collected::default();
+        let mut family = page.begin("x", "X.", Kind::Gauge);
+        family.read_at(&["a"], &["1"], 2.0, Some(1_700_000_000_123));
+        family.read_at(&["a"], &["2"], 2.0, None);
+        drop(family);
+        let text = page.into_text();
+        let samples = "x{a=\"1\"} 2 1700000000123\nx{a=\"2\"} 2\n";
+        assert_eq!(text, format!("# HELP x X.\n# TYPE x gauge\n{samples}"));
     }
 
     #[test]

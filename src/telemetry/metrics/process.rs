@@ -29,6 +29,27 @@ pub fn register_process(registry: &Registry) {
     });
 }
 
+/// Shows when the process was started.
+pub fn register_start_time(registry: &Registry) {
+    registry.on_collect(|out| {
+        let stat = Process::myself().and_then(|process| process.stat());
+        if let Some(started) = stat.ok().and_then(|stat| started(&stat)) {
+            out.family(START_TIME.0, START_TIME.1, Kind::Gauge, &[], &[(&[], started)]);
+        }
+    });
+}
+
+/// The name of the metric of the process' start, and its help.
+const START_TIME: (&str, &str) =
+    ("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
+
+/// The seconds since the epoch at which the process was started.
+#[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
+fn started(stat: &procfs::process::Stat) -> Option<f64> {
+    let booted = procfs::boot_time_secs().ok()?;
+    Some(booted as f64 + stat.starttime as f64 / procfs::ticks_per_second() as f64)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
 fn collect(process: &Process, out: &mut Collected) {
     let mut show = |name: &str, help: &str, kind: Kind, value: f64| {
@@ -56,10 +77,8 @@ fn collect(process: &Process, out: &mut Collected) {
             stat.vsize as f64,
         );
         show("process_threads", "Number of threads.", Kind::Gauge, stat.num_threads as f64);
-        if let Ok(booted) = procfs::boot_time_secs() {
-            let started = booted as f64 + stat.starttime as f64 / procfs::ticks_per_second() as f64;
-            let help = "Start time of the process since unix epoch in seconds.";
-            show("process_start_time_seconds", help, Kind::Gauge, started);
+        if let Some(started) = started(&stat) {
+            show(START_TIME.0, START_TIME.1, Kind::Gauge, started);
         }
     }
     if let Ok(open) = process.fd_count() {

@@ -46,17 +46,13 @@ impl Collected {
         }
     }
 
-    pub(super) fn begin<'a>(
-        &'a mut self,
-        name: &'a str,
-        help: &'a str,
-        kind: Kind,
-    ) -> FamilyWriter<'a> {
+    /// Begins a family, whose samples are added one by one.
+    pub fn begin<'a>(&'a mut self, name: &'a str, help: &'a str, kind: Kind) -> FamilyWriter<'a> {
         FamilyWriter { collected: self, name, help, kind, text: String::new() }
     }
 
     /// Everything, sorted by name.
-    pub(super) fn into_text(self) -> String {
+    pub fn into_text(self) -> String {
         let mut text = String::with_capacity(self.families.values().map(String::len).sum());
         self.families.values().for_each(|family| text.push_str(family));
         text
@@ -65,7 +61,7 @@ impl Collected {
 
 /// Writes one family; it is added when this is dropped, unless it has no samples.
 #[derive(Debug)]
-pub(super) struct FamilyWriter<'a> {
+pub struct FamilyWriter<'a> {
     collected: &'a mut Collected,
     name: &'a str,
     help: &'a str,
@@ -74,6 +70,15 @@ pub(super) struct FamilyWriter<'a> {
 }
 
 impl FamilyWriter<'_> {
+    /// Adds a sample that was read at a time of its own, in milliseconds since the epoch.
+    pub fn read_at(&mut self, labels: &[&str], values: &[&str], value: f64, at: Option<i64>) {
+        self.sample("", labels, values, None, value);
+        if let Some(at) = at {
+            self.text.pop();
+            let _ = writeln!(self.text, " {at}");
+        }
+    }
+
     /// Adds `name+suffix{labels,le="bound"} value`.
     pub(super) fn sample(
         &mut self,

@@ -13,6 +13,7 @@ pub mod env_file;
 pub mod expansion;
 pub mod image_reference;
 pub mod quantity;
+pub mod statistics;
 pub mod subpath;
 mod surroundings;
 
@@ -30,13 +31,14 @@ pub enum Law {
 }
 
 /// The laws by the name of their fuzz target.
-pub const LAWS: [(&str, Law); 7] = [
+pub const LAWS: [(&str, Law); 8] = [
     ("atomic_writer", Law::Files(atomic_writer::check)),
     ("config", Law::Files(config::check)),
     ("env_file", Law::Text(env_file::check)),
     ("expansion", Law::Text(expansion::check)),
     ("image_reference", Law::Text(image_reference::check)),
     ("quantity", Law::Text(quantity::check)),
+    ("statistics", Law::Text(statistics::check)),
     ("subpath", Law::Files(subpath::check)),
 ];
 

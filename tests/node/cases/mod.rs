@@ -17,6 +17,7 @@ mod node;
 mod probes;
 mod security;
 mod static_pods;
+mod stats;
 mod streams;
 mod volumes;
 mod volumes_killed;
@@ -44,6 +45,7 @@ pub(crate) fn together() -> Vec<Case> {
         probes::cases(),
         security::cases(),
         static_pods::cases(),
+        stats::cases(),
         streams::cases(),
         volumes::cases(),
     ]
