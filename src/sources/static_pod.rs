@@ -48,8 +48,11 @@ pub enum ManifestError {
     /// A field has the wrong type.
     #[error("{0}")]
     Type(String),
+    /// It has no name.
+    #[error("invalid pod: name is needed for the pod")]
+    Nameless,
     /// Fields are missing or wrong, each by its path.
-    #[error("invalid pod: [{}]", .0.join(", "))]
+    #[error("invalid pod: [{}]", .0.join(" "))]
     Invalid(Vec<String>),
     /// It refers to an object of the API, which a static pod must not.
     #[error("static pods may not reference {0}")]
@@ -146,7 +149,7 @@ fn read_pod(
     })?;
 
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
-        return Err(ManifestError::Invalid(vec!["name is needed for the pod".to_owned()]));
+        return Err(ManifestError::Nameless);
     }
     if pod::is_mirror(&pod) {
         return Err(ManifestError::Mirror);
@@ -333,7 +336,7 @@ mod tests {
             "kind: Deployment\napiVersion: apps/v1\n",
             "it is a Deployment of apps/v1, not a Pod of v1",
         );
-        refused("kind: Pod\napiVersion: v1\n", "invalid pod: [name is needed for the pod]");
+        refused("kind: Pod\napiVersion: v1\n", "invalid pod: name is needed for the pod");
         refused(
             "kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: []}",
             "invalid pod: [spec.containers: Required value]",

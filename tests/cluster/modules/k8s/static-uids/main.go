@@ -3,6 +3,7 @@
 //
 //	static-uids layout                 the layout of the internal Pod, see layout.go
 //	static-uids uids NODE… < CASES     the UID of each case on each node
+//	static-uids problems < CASES       what is wrong with each case, see problems.go
 //	static-uids dump < MANIFEST        the text that is hashed, to look for a difference
 //
 // CASES is a text of manifests, each below a line "=== NAME". Upstream decodes, defaults and hashes
@@ -36,7 +37,7 @@ func main() {
 
 func run(arguments []string) error {
 	if len(arguments) == 0 {
-		return fmt.Errorf("layout, uids or dump?")
+		return fmt.Errorf("layout, uids, problems or dump?")
 	}
 	if arguments[0] == "layout" {
 		return writeLayout(os.Stdout)
@@ -52,6 +53,12 @@ func run(arguments []string) error {
 			return err
 		}
 		fmt.Print(dump.ForHash(pod))
+		return nil
+	case "problems":
+		for _, section := range bytes.Split(text, []byte("=== "))[1:] {
+			name, manifest, _ := bytes.Cut(section, []byte("\n"))
+			writeProblems(string(name), manifest)
+		}
 		return nil
 	case "uids":
 		for _, section := range bytes.Split(text, []byte("=== "))[1:] {
