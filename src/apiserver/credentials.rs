@@ -28,7 +28,7 @@ use super::access::{Access, Bearer};
 use super::authorization::{bearer_header, sensitive};
 use super::exec::ExecError;
 use super::identity::{Identity, IdentityFiles};
-use super::trust::Trust;
+use super::trust::{self, Trust};
 use super::{crypto, exec};
 use crate::clock::Clock;
 use crate::linux::stamp::Stamp;
@@ -331,10 +331,9 @@ pub(super) fn check_identity(identity: &Identity) -> Result<(), rustls::Error> {
     CertifiedKey::from_der(chain, key, &crypto::provider()).map(drop)
 }
 
-/// Checks that each certificate can be trusted.
+/// Checks that there is a certificate that can be trusted.
 pub(super) fn check_roots(roots: &[CertificateDer<'static>]) -> Result<(), rustls::Error> {
-    let mut store = RootCertStore::empty();
-    roots.iter().try_for_each(|root| store.add(root.clone()))
+    trust::authorities(roots).map(drop)
 }
 
 /// A TLS configuration that trusts the system's certificates and shows none of ours.
@@ -349,17 +348,13 @@ pub fn anonymous_tls() -> Result<ClientConfig, CredentialsError> {
 fn roots(
     configured: Option<&[CertificateDer<'static>]>,
 ) -> Result<RootCertStore, CredentialsError> {
-    use rustls::pki_types::pem::PemObject as _;
-    let mut store = RootCertStore::empty();
     if let Some(certificates) = configured {
-        for certificate in certificates {
-            store.add(certificate.clone()).map_err(CredentialsError::Roots)?;
-        }
-        return Ok(store);
+        return trust::authorities(certificates).map_err(CredentialsError::Roots);
     }
+    let mut store = RootCertStore::empty();
     let system = SYSTEM_ROOTS.iter().find_map(|file| std::fs::read(file).ok()).unwrap_or_default();
-    // As Go does: what the system has and cannot be read as a certificate is left out.
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(&system).filter_map(Result::ok));
+    // The system may have none, or none that can be used: then nobody is trusted.
+    store.add_parsable_certificates(trust::certificates(&system));
     Ok(store)
 }
 

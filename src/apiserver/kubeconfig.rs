@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +19,7 @@ use super::authorization::bearer_header;
 use super::exec::{self, Plugin};
 pub use super::identity::{Identity, IdentityFiles, PemError};
 use super::proxy::Proxy;
-use super::{credentials, impersonation};
+use super::{credentials, impersonation, trust};
 use crate::config::document;
 
 /// Why a kubeconfig cannot be used.
@@ -371,9 +370,7 @@ impl Loader<'_> {
             "certificate-authority",
         )?;
         let Some((pem, field)) = pem else { return Ok(None) };
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.field_error(field.clone(), format!("it is not PEM: {error}")))?;
+        let roots = trust::certificates(&pem);
         if roots.is_empty() {
             return Err(self.field_error(field, "it holds no certificate".to_owned()));
         }

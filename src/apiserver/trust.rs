@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
@@ -35,8 +35,6 @@ type Authorities = (Vec<CertificateDer<'static>>, Arc<WebPkiServerVerifier>);
 enum TrustError {
     #[error("{0}")]
     File(#[from] std::io::Error),
-    #[error("it is not PEM: {0}")]
-    Pem(#[from] pem::Error),
     #[error("{0}")]
     Authority(#[from] rustls::Error),
 }
@@ -100,7 +98,7 @@ impl Trust {
 
     fn read(&self) -> Result<Authorities, TrustError> {
         let pem = std::fs::read(&self.file)?;
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?;
+        let roots = certificates(&pem);
         let verifier = verifier(&roots, &self.provider)?;
         Ok((roots, verifier))
     }
@@ -110,15 +108,30 @@ impl Trust {
     }
 }
 
+/// Reads the certificates of a text. As Go does, whatever else is in the text is left out.
+pub(super) fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
+/// Returns the authorities among `roots`. One that cannot be used is left out, as Go leaves it out
+/// of a pool; the first one is refused if none can be used.
+pub(super) fn authorities(
+    roots: &[CertificateDer<'static>],
+) -> Result<RootCertStore, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().cloned());
+    match roots.first().filter(|_| store.is_empty()) {
+        Some(unusable) => store.add(unusable.clone()).map(|()| store),
+        None => Ok(store),
+    }
+}
+
 fn verifier(
     roots: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
-    let mut store = RootCertStore::empty();
-    for certificate in roots {
-        store.add(certificate.clone())?;
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+    let store = Arc::new(authorities(roots)?);
+    WebPkiServerVerifier::builder_with_provider(store, Arc::clone(provider))
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))
 }
@@ -156,5 +169,31 @@ impl ServerCertVerifier for Trust {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.now().supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority() -> (String, CertificateDer<'static>) {
+        let pair = rcgen::generate_simple_self_signed(["ca".to_owned()]).expect("a certificate");
+        (pair.cert.pem(), pair.cert.der().clone())
+    }
+
+    #[test]
+    fn one_bad_certificate_does_not_spoil_the_others() {
+        let (first, first_der) = authority();
+        let (last, last_der) = authority();
+        let cut = "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n";
+        // DER of an empty sequence.
+        let empty = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let bundle = format!("# comment\n{first}{empty}{cut}{last}");
+        let read = certificates(bundle.as_bytes());
+        assert_eq!((read.first(), read.last()), (Some(&first_der), Some(&last_der)));
+        assert_eq!(authorities(&read).expect("two authorities").len(), 2);
+
+        let none = certificates(empty.as_bytes());
+        authorities(&none).expect_err("nothing in it can be used");
     }
 }

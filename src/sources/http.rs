@@ -30,6 +30,18 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest answer.
 const MAX_SIZE: usize = 10 << 20;
 
+/// The most requests of one read: Go's client follows redirects until it has made so many.
+const MOST_REQUESTS: usize = 10;
+/// The headers that are not sent to another host than the one that they are configured for; Go's.
+const SENSITIVE: [&str; 6] = [
+    "authorization",
+    "www-authenticate",
+    "cookie",
+    "cookie2",
+    "proxy-authorization",
+    "proxy-authenticate",
+];
+
 /// What to read and how often.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -132,16 +144,76 @@ enum FetchError {
     /// The answer is empty.
     #[error("the answer is empty")]
     Empty,
+    /// Each answer leads to another URL.
+    #[error("stopped after {MOST_REQUESTS} redirects")]
+    Redirects,
 }
 
+/// Reads the URL; follows redirects as Go's client does.
 async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
-    let url = without_user(&config.url);
-    let request = http::Request::get(url.as_str())
+    let mut url = config.url.clone();
+    let mut headers = config.headers.clone();
+    for _ in 0..MOST_REQUESTS {
+        let (head, text) = fetch_once(config, &url, &headers).await?;
+        let is_redirect = matches!(head.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+        let to = head.headers.get(http::header::LOCATION).filter(|_| is_redirect);
+        let Some(to) = to.and_then(|to| to.to_str().ok()) else {
+            return match head.status {
+                http::StatusCode::OK if text.is_empty() => Err(FetchError::Empty),
+                http::StatusCode::OK => Ok(text),
+                status => Err(FetchError::Status(status)),
+            };
+        };
+
+        let next = redirected(&url, to);
+        if host(&next) != host(&url) {
+            for name in SENSITIVE {
+                headers.remove(name);
+            }
+        }
+        url = next;
+    }
+    Err(FetchError::Redirects)
+}
+
+/// Returns the URL that `to` means for a reader of `from`: a whole one, or one without its
+/// beginning.
+fn redirected(from: &str, to: &str) -> String {
+    if to.contains("://") {
+        return to.to_owned();
+    }
+    let (scheme, rest) = from.split_once("://").unwrap_or(("http", from));
+    if let Some(rest) = to.strip_prefix("//") {
+        return format!("{scheme}://{rest}");
+    }
+    let path_at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(path_at);
+    if to.starts_with('/') {
+        return format!("{scheme}://{authority}{to}");
+    }
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    format!("{scheme}://{authority}{directory}/{to}")
+}
+
+/// Returns the host of a URL, without its user and port.
+fn host(url: &str) -> Option<String> {
+    url.parse::<http::Uri>().ok()?.host().map(str::to_owned)
+}
+
+/// Makes one request. The user of the URL is sent to its server.
+async fn fetch_once(
+    config: &Config,
+    url: &str,
+    headers: &http::HeaderMap,
+) -> Result<Answer, FetchError> {
+    let shown = without_user(url);
+    let request = http::Request::get(shown.as_str())
         .body(Empty::new())
-        .map_err(|source| FetchError::Url { url, source })?;
+        .map_err(|source| FetchError::Url { url: shown, source })?;
     let (mut head, body) = request.into_parts();
-    head.headers.extend(config.headers.clone());
-    let authority = config.url.parse::<http::Uri>().ok().and_then(|uri| uri.authority().cloned());
+    head.headers.extend(headers.clone());
+    let authority = url.parse::<http::Uri>().ok().and_then(|uri| uri.authority().cloned());
     if let Some((name, password)) = authority.and_then(|text| proxy::user_of(text.as_str()))
         && !head.headers.contains_key(http::header::AUTHORIZATION)
     {
@@ -153,18 +225,14 @@ async fn fetch(config: &Config) -> Result<Vec<u8>, FetchError> {
     let proxy = proxy.map_err(|error| FetchError::Request(error.into()))?;
     let request = http::Request::from_parts(head, body);
 
-    let (status, text) = match proxy {
+    match proxy {
         Some(proxy) if proxy.forwards(request.uri()) => forwarded(&proxy, request).await,
         proxy => direct(proxy, request).await,
     }
-    .map_err(FetchError::Request)?;
-    if status != http::StatusCode::OK {
-        return Err(FetchError::Status(status));
-    }
-    if text.is_empty() { Err(FetchError::Empty) } else { Ok(text) }
+    .map_err(FetchError::Request)
 }
 
-type Answer = (http::StatusCode, Vec<u8>);
+type Answer = (http::response::Parts, Vec<u8>);
 
 /// Asks the server, or a proxy that opens the way to it.
 async fn direct(
@@ -207,9 +275,9 @@ fn tcp() -> HttpConnector {
 }
 
 async fn read(answer: http::Response<Incoming>) -> Result<Answer, BoxError> {
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_SIZE).collect().await?;
-    Ok((status, body.to_bytes().to_vec()))
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_SIZE).collect().await?;
+    Ok((head, body.to_bytes().to_vec()))
 }
 
 #[cfg(test)]
@@ -261,6 +329,50 @@ mod tests {
         assert!(request.contains("host: manifests.test:81\r\n"), "{request}");
         assert!(request.contains("x-a: b\r\n"), "{request}");
         assert!(request.contains("proxy-authorization: basic "), "{request}");
+    }
+
+    /// Answers one request with a redirect.
+    async fn redirect(listener: TcpListener, to: String) -> String {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.expect("a request");
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await.expect("sent");
+        String::from_utf8_lossy(&request[..length]).to_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_followed_without_the_credentials_of_another_host() {
+        let first = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let second = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let from = first.local_addr().expect("an address").port();
+        let to = second.local_addr().expect("an address").port();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(redirect(first, format!("http://localhost:{to}/moved")));
+        let mut config = config(format!("http://127.0.0.1:{from}/pods"), Proxies::default());
+        config.headers.insert("authorization", http::HeaderValue::from_static("Bearer t"));
+        let answered = tokio::join!(fetch(&config), serve(second));
+        assert_eq!(answered.0.expect("an answer"), b"yes");
+        assert!(answered.1.starts_with("get /moved http/1.1\r\n"), "{}", answered.1);
+        assert!(answered.1.contains("x-a: b\r\n"), "{}", answered.1);
+        assert!(!answered.1.contains("authorization"), "{}", answered.1);
+        let request = tasks.join_next().await.expect("a task").expect("heard");
+        assert!(request.contains("authorization: bearer t\r\n"), "{request}");
+    }
+
+    #[test]
+    fn a_redirect_may_be_relative() {
+        for (to, expected) in [
+            ("https://b.test/x", "https://b.test/x"),
+            ("//b.test/x", "http://b.test/x"),
+            ("/x?y", "http://u:p@a.test:1/x?y"),
+            ("x", "http://u:p@a.test:1/dir/x"),
+        ] {
+            assert_eq!(redirected("http://u:p@a.test:1/dir/file?q=/r", to), expected);
+        }
+        assert_eq!(redirected("http://a.test", "x"), "http://a.test/x");
     }
 
     #[tokio::test]

@@ -33,6 +33,8 @@ pub(super) struct Runner {
     args: Vec<String>,
     env: Vec<(String, String)>,
     api_version: String,
+    /// Time for one run.
+    deadline: Duration,
     observer: PluginObserver,
     clock: Clock,
 }
@@ -117,6 +119,7 @@ impl Runner {
             args: provider.args.clone(),
             env: variables.map(|one| (one.name.clone(), one.value.clone())).collect(),
             api_version: provider.api_version.clone(),
+            deadline: DEADLINE,
             observer,
             clock,
         }
@@ -127,7 +130,7 @@ impl Runner {
         let began = self.clock.now().mono;
         let request = self.request(question);
         let mut stderr = Vec::new();
-        let ended = tokio::time::timeout(DEADLINE, self.execute(&request, &mut stderr)).await;
+        let ended = tokio::time::timeout(self.deadline, self.execute(&request, &mut stderr)).await;
         let failure = |problem: String| RunError::Failed {
             name: self.name.clone(),
             image: question.image.clone(),
@@ -251,5 +254,65 @@ fn status_text(status: ExitStatus) -> String {
             Err(_) => format!("signal: {signal}"),
         },
         (None, None) => "it ended in an unknown way".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the test writes the program that it runs")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Returns true while a process runs; one that has ended and was not waited for yet does not.
+    fn is_running(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_killed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join("slow");
+        let pid_file = directory.path().join("pid");
+        let script = format!(
+            "#!/bin/sh\necho waiting >&2\necho $$ >{0}.new\nmv {0}.new {0}\nexec sleep 600\n",
+            pid_file.display()
+        );
+        std::fs::write(&program, script).expect("written");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("executable");
+        let failures = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let observed = Arc::clone(&failures);
+        let runner = Runner {
+            name: "slow".to_owned(),
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+            api_version: "credentialprovider.kubelet.k8s.io/v1".to_owned(),
+            deadline: Duration::from_secs(2),
+            observer: Arc::new(move |_, _, failed| observed.lock().push(failed)),
+            clock: Clock::system(),
+        };
+
+        let question = Question {
+            image: "registry.test/app".to_owned(),
+            token: None,
+            annotations: BTreeMap::new(),
+        };
+        let error = runner.run(&question).await.expect_err("too late").to_string();
+        assert_eq!(
+            error,
+            "error execing credential provider plugin slow for image registry.test/app: context \
+             deadline exceeded: waiting\n"
+        );
+        assert_eq!(*failures.lock(), [true]);
+
+        let pid = std::fs::read_to_string(&pid_file).expect("the program began");
+        let gone = async {
+            while is_running(pid.trim()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("killed");
     }
 }
