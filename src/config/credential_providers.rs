@@ -162,8 +162,7 @@ fn read(config: &str) -> Result<(Vec<Provider>, String), String> {
             providers.push(provider);
         }
     }
-    let hash: Vec<String> = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((providers, format!("sha256:{}", hash.concat())))
+    Ok((providers, format!("sha256:{}", hex::encode(hasher.finalize()))))
 }
 
 /// The file, or the files of the directory.

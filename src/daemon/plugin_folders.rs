@@ -49,9 +49,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let plugins = root.path().join("plugins");
         std::fs::create_dir(&plugins).expect("a folder");
-        let before = selinux::label_of(&plugins).expect("readable");
+        let before = selinux::tests::label_of(&plugins).expect("readable");
         label(root.path(), false);
         assert_eq!(to_label(root.path(), false), []);
-        assert_eq!(selinux::label_of(&plugins).expect("readable"), before);
+        assert_eq!(selinux::tests::label_of(&plugins).expect("readable"), before);
     }
 }

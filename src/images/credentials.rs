@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -120,12 +119,7 @@ impl Credential {
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("\"{name}\":{}", go_json_string(value)))
             .collect();
-        let digest = Sha256::digest(format!("{{{}}}", fields.join(",")));
-        digest.iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a string cannot fail.
-            write!(hex, "{byte:02x}").unwrap_or_default();
-            hex
-        })
+        hex::encode(Sha256::digest(format!("{{{}}}", fields.join(","))))
     }
 }
 
@@ -533,9 +527,7 @@ mod tests {
 
     fn sha256(text: &str) -> String {
         use sha2::Digest as _;
-        let hex: Vec<String> =
-            sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        hex.concat()
+        hex::encode(sha2::Sha256::digest(text))
     }
 
     #[test]

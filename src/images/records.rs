@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::credentials::{Source, Tracked};
+use super::credentials::{AccountName, Credential, SecretName, Source, Tracked};
 use super::reference;
 use crate::linux::fs::{ensure_dir, write_atomic};
 use crate::model::Wall;
@@ -109,13 +109,17 @@ struct AccountAccess {
 }
 
 impl AccountAccess {
-    fn of(tracked: &Tracked) -> Option<Self> {
-        let Source::ServiceAccount(account) = &tracked.source else { return None };
-        Some(Self {
+    fn new(account: &AccountName) -> Self {
+        Self {
             uid: account.uid.clone(),
             namespace: account.namespace.clone(),
             name: account.name.clone(),
-        })
+        }
+    }
+
+    fn of(tracked: &Tracked) -> Option<Self> {
+        let Source::ServiceAccount(account) = &tracked.source else { return None };
+        Some(Self::new(account))
     }
 }
 
@@ -123,16 +127,17 @@ impl Access {
     /// Returns who may use an image that was pulled with this credential: pods that have the same
     /// one; all pods if it is the node's, or none was needed.
     fn of(used: Option<&Tracked>) -> Self {
-        match used.map(|tracked| (tracked, &tracked.source)) {
-            None | Some((_, Source::Node)) => {
-                Self { node_pods_accessible: true, ..Self::default() }
-            }
-            Some((tracked, Source::Secret(_))) => Self {
-                kubernetes_secrets: SecretAccess::of(tracked).into_iter().collect(),
+        let Some(Tracked { credential, source }) = used else {
+            return Self { node_pods_accessible: true, ..Self::default() };
+        };
+        match source {
+            Source::Node => Self { node_pods_accessible: true, ..Self::default() },
+            Source::Secret(secret) => Self {
+                kubernetes_secrets: vec![SecretAccess::new(secret, credential)],
                 ..Self::default()
             },
-            Some((tracked, Source::ServiceAccount(_))) => Self {
-                kubernetes_service_accounts: AccountAccess::of(tracked).into_iter().collect(),
+            Source::ServiceAccount(account) => Self {
+                kubernetes_service_accounts: vec![AccountAccess::new(account)],
                 ..Self::default()
             },
         }
@@ -140,14 +145,18 @@ impl Access {
 }
 
 impl SecretAccess {
-    fn of(tracked: &Tracked) -> Option<Self> {
-        let Source::Secret(secret) = &tracked.source else { return None };
-        Some(Self {
+    fn new(secret: &SecretName, credential: &Credential) -> Self {
+        Self {
             uid: secret.uid.clone(),
             namespace: secret.namespace.clone(),
             name: secret.name.clone(),
-            credential_hash: tracked.credential.hash(),
-        })
+            credential_hash: credential.hash(),
+        }
+    }
+
+    fn of(tracked: &Tracked) -> Option<Self> {
+        let Source::Secret(secret) = &tracked.source else { return None };
+        Some(Self::new(secret, &tracked.credential))
     }
 
     fn is_same_secret(&self, other: &Self) -> bool {
@@ -474,8 +483,7 @@ fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 fn file_name(image: &str) -> String {
-    let hex: Vec<String> = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256-{}", hex.concat())
+    format!("sha256-{}", hex::encode(Sha256::digest(image)))
 }
 
 #[cfg(test)]

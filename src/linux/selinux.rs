@@ -25,23 +25,23 @@ pub fn set_label(path: &Path, label: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The label of a file or folder, if it has one.
-pub fn label_of(path: &Path) -> io::Result<Option<String>> {
-    let mut buffer = vec![0; 4096];
-    match rustix::fs::getxattr(path, ATTRIBUTE, buffer.as_mut_slice()) {
-        Ok(length) => {
-            buffer.truncate(length);
-            let text = String::from_utf8_lossy(&buffer);
-            Ok(Some(text.trim_end_matches('\0').to_owned()))
-        }
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The label of a file or folder, if it has one.
+    pub(crate) fn label_of(path: &Path) -> io::Result<Option<String>> {
+        let mut buffer = vec![0; 4096];
+        match rustix::fs::getxattr(path, ATTRIBUTE, buffer.as_mut_slice()) {
+            Ok(length) => {
+                buffer.truncate(length);
+                let text = String::from_utf8_lossy(&buffer);
+                Ok(Some(text.trim_end_matches('\0').to_owned()))
+            }
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
 
     #[test]
     fn a_label_that_is_set_is_there() {

@@ -308,6 +308,5 @@ enum Identified {
 }
 
 fn hash(token: &str) -> String {
-    let hex: Vec<String> = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{}", hex.concat())
+    format!("sha256:{}", hex::encode(Sha256::digest(token)))
 }

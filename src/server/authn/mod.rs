@@ -11,7 +11,6 @@
 //! all, it is anonymous, where that is allowed.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,7 +261,7 @@ fn certificate_user(der: &[u8]) -> Result<Option<User>, AuthenticationError> {
     }
 
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
-    let credential = format!("X509SHA256={}", hex(&Sha256::digest(der)));
+    let credential = format!("X509SHA256={}", hex::encode(Sha256::digest(der)));
     Ok(Some(User {
         name: name.to_owned(),
         uid,
@@ -288,14 +287,6 @@ fn identifier(der: &[u8]) -> String {
         }
     }
     format!("SN={}, SKID={subject_key}, AKID={authority_key}", certificate.tbs_certificate.serial)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // A String takes everything.
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn colon_hex(bytes: &[u8]) -> String {

@@ -21,8 +21,6 @@ mod fnv;
 mod internal;
 mod quantity;
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -90,11 +88,7 @@ fn own(pod: &Pod, source: &str) -> String {
     // Serialising plain data cannot fail; maps are ordered, so equal pods give equal texts.
     hasher.update(serde_json::to_vec(pod).unwrap_or_default());
     hasher.update(source);
-    hasher.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&hasher.finalize()[..16])
 }
 
 #[cfg(test)]
