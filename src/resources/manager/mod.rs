@@ -75,10 +75,17 @@ pub enum ManagerError {
 pub struct Handle {
     commands: mpsc::Sender<task::Command>,
     figures: watch::Receiver<Figures>,
+    found_record: bool,
     claims: Option<resource_claims::Handle>,
 }
 
 impl Handle {
+    /// Returns true if an earlier process left a record of devices on this machine. Without one the
+    /// machine is new, whatever the API says of a node of its name.
+    pub fn found_record(&self) -> bool {
+        self.found_record
+    }
+
     /// Sets aside all that a new pod asks for; none if it asks for nothing, which is so for nearly
     /// all. `running` names its containers that run already.
     ///
@@ -167,7 +174,8 @@ pub fn new(
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
-    let handle = Handle { commands, figures: published, claims };
+    let found_record = folder.join(task::CHECKPOINT).exists();
+    let handle = Handle { commands, figures: published, found_record, claims };
     let (news, heard) = mpsc::channel(devices::NEWS);
     let task = task::Task::new(&folder, clock, figures, news.clone()).run(receiver, heard);
     let plugins = devices::serve(folder, news);
