@@ -52,6 +52,9 @@ macro_rules! gates {
 
 gates! {
     CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART = "ChangeContainerStatusOnKubeletRestart",
+    COMPONENT_FLAGZ = "ComponentFlagz",
+    COMPONENT_STATUSZ = "ComponentStatusz",
+    CONTAINER_CHECKPOINT = "ContainerCheckpoint",
     CONTAINER_RESTART_RULES = "ContainerRestartRules",
     CONTAINER_STOP_SIGNALS = "ContainerStopSignals",
     CPU_MANAGER_POLICY_ALPHA_OPTIONS = "CPUManagerPolicyAlphaOptions",
@@ -67,6 +70,8 @@ gates! {
     IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS = "InPlacePodVerticalScalingInitContainers",
     KUBELET_CRASH_LOOP_BACK_OFF_MAX = "KubeletCrashLoopBackOffMax",
     KUBELET_ENSURE_SECRET_PULLED_IMAGES = "KubeletEnsureSecretPulledImages",
+    KUBELET_IN_USER_NAMESPACE = "KubeletInUserNamespace",
+    KUBELET_REGISTRATION_GET_ON_EXISTS_ONLY = "KubeletRegistrationGetOnExistsOnly",
     KUBELET_SERVICE_ACCOUNT_TOKEN_FOR_CREDENTIAL_PROVIDERS =
         "KubeletServiceAccountTokenForCredentialProviders",
     LOGGING_ALPHA_OPTIONS = "LoggingAlphaOptions",
@@ -235,6 +240,9 @@ mod tests {
     /// Gates that can be switched, and whose feature is here: each has a reader in the code.
     const SWITCHES: &[&str] = &[
         "ChangeContainerStatusOnKubeletRestart",
+        "ComponentFlagz",
+        "ComponentStatusz",
+        "ContainerCheckpoint",
         "ContainerRestartRules",
         "ContainerStopSignals",
         "EnvFiles",
@@ -243,6 +251,8 @@ mod tests {
         "InPlacePodLevelResourcesVerticalScaling",
         "KubeletCrashLoopBackOffMax",
         "KubeletEnsureSecretPulledImages",
+        "KubeletInUserNamespace",
+        "KubeletRegistrationGetOnExistsOnly",
         "KubeletServiceAccountTokenForCredentialProviders",
         "NodeDeclaredFeatures",
         "PodLevelResources",

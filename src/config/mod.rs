@@ -25,6 +25,7 @@ mod proxies;
 pub mod types;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use credential_providers::CredentialProviders;
@@ -48,6 +49,8 @@ pub struct Loaded {
     pub config: KubeletConfiguration,
     /// The effective gates.
     pub gates: FeatureGates,
+    /// The value of each flag, whatever files say (`/flagz`).
+    pub flag_values: BTreeMap<String, String>,
     /// Notices about deprecated flags, for stderr before anything is logged.
     pub deprecated_flags: Vec<String>,
     /// Warnings to be logged at the start.
@@ -181,6 +184,7 @@ fn read(
             flags,
             config,
             gates,
+            flag_values: BTreeMap::new(),
             deprecated_flags: deprecated,
             warnings: Vec::new(),
             credential_providers: None,
@@ -190,6 +194,7 @@ fn read(
     }
 
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
+    let flag_values = flags::values(&first.flags, &first.config);
     let files = !first.flags.config.is_empty() || !first.flags.config_dir.is_empty();
     let flags::Parsed { flags, config, deprecated } = if files {
         let mut config = first.config;
@@ -241,6 +246,7 @@ fn read(
         flags,
         config,
         gates,
+        flag_values,
         deprecated_flags: deprecated,
         warnings: Vec::new(),
         credential_providers,

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -366,6 +367,10 @@ calls! {
     /// Prepares a port forward and returns its URL.
     port_forward(runtime.port_forward, "PortForward", "port_forward", ordinary!())
         : PortForwardRequest -> PortForwardResponse;
+    /// Writes a checkpoint of a container. The message's `timeout` is the deadline.
+    checkpoint_container_raw(runtime.checkpoint_container, "CheckpointContainer", "checkpoint_container",
+        |_, message| Some(seconds(message.timeout)))
+        : CheckpointContainerRequest -> CheckpointContainerResponse;
     /// Returns the resource usage of one container.
     container_stats(runtime.container_stats, "ContainerStats", "container_stats", ordinary!())
         : ContainerStatsRequest -> ContainerStatsResponse;
@@ -490,6 +495,23 @@ impl Runtime {
         let v1::ExecSyncResponse { stdout, stderr, exit_code } =
             self.exec_sync_raw(message).await?;
         Ok(ExecOutput { stdout, stderr, exit_code })
+    }
+
+    /// Writes a checkpoint of a container to `path`, with the default deadline or a longer
+    /// `timeout`. Cancel-safe: dropping the future cancels the call.
+    pub async fn checkpoint_container(
+        &self,
+        id: &ContainerId,
+        path: &Path,
+        timeout: Duration,
+    ) -> Result<(), CriError> {
+        let timeout = timeout.max(self.request_timeout).as_secs();
+        let message = v1::CheckpointContainerRequest {
+            container_id: id.as_str().to_owned(),
+            location: path.display().to_string(),
+            timeout: i64::try_from(timeout).unwrap_or(i64::MAX),
+        };
+        self.checkpoint_container_raw(message).await.map(drop)
     }
 
     /// Pulls an image and returns its reference. Cancel-safe: dropping the future cancels the pull.

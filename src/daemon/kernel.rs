@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tracing::debug;
+use tracing::{debug, info};
 
 /// Each setting, by its path below `/proc/sys`, with its value; upstream's.
 const SETTINGS: [(&str, i64); 6] = [
@@ -34,21 +34,51 @@ enum KernelError {
     NoNumber { path: PathBuf },
 }
 
-/// Writes each setting that differs, or with `protect` fails. Blocks on files of procfs.
-pub(super) fn prepare(protect: bool) -> anyhow::Result<()> {
-    prepare_at(Path::new("/proc/sys"), protect)
+/// What is done with a setting that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    /// The kubelet refuses to start (`protectKernelDefaults`).
+    Refuse,
+    /// It is set.
+    Set,
+    /// It is set if that is possible: in a user namespace it is not, and the gate
+    /// `KubeletInUserNamespace` says that this does not matter.
+    TrySet,
 }
 
-fn prepare_at(root: &Path, protect: bool) -> anyhow::Result<()> {
+/// Sets what differs, or with `protect` refuses it. `rootless` is the gate
+/// `KubeletInUserNamespace`. Blocks on files of procfs.
+pub(super) fn prepare(protect: bool, rootless: bool) -> anyhow::Result<()> {
+    let is_confined = || {
+        // Without the file the kernel has no user namespaces.
+        let map = std::fs::read_to_string("/proc/self/uid_map");
+        map.is_ok_and(|map| is_in_user_namespace(&map))
+    };
+    let policy = match (protect, rootless) {
+        (true, _) => Policy::Refuse,
+        (false, true) if is_confined() => Policy::TrySet,
+        (false, _) => Policy::Set,
+    };
+    prepare_at(Path::new("/proc/sys"), policy)
+}
+
+/// Returns true unless a process has all users of the machine: `0 0 4294967295`.
+fn is_in_user_namespace(uid_map: &str) -> bool {
+    let first = uid_map.lines().next().unwrap_or_default();
+    !first.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn prepare_at(root: &Path, policy: Policy) -> anyhow::Result<()> {
     let settings = SETTINGS.iter();
     let errors = settings.filter_map(|&(flag, expected)| {
-        prepare_one(&root.join(flag), flag, expected, protect).err()
+        prepare_one(&root.join(flag), flag, expected, policy).err()
     });
     let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
-    let remedy = if protect {
-        "set them with sysctl, or protectKernelDefaults (--protect-kernel-defaults) to false"
-    } else {
-        "the kubelet must be able to set them below /proc/sys"
+    let remedy = match policy {
+        Policy::Refuse => {
+            "set them with sysctl, or protectKernelDefaults (--protect-kernel-defaults) to false"
+        }
+        Policy::Set | Policy::TrySet => "the kubelet must be able to set them below /proc/sys",
     };
     match &errors[..] {
         [] => Ok(()),
@@ -64,7 +94,7 @@ fn prepare_one(
     path: &Path,
     flag: &'static str,
     expected: i64,
-    protect: bool,
+    policy: Policy,
 ) -> Result<(), KernelError> {
     let file = |step| move |source| KernelError::File { step, path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(file("open"))?;
@@ -73,16 +103,21 @@ fn prepare_one(
     if actual == expected {
         return Ok(());
     }
-    if protect {
+    if policy == Policy::Refuse {
         return Err(KernelError::Differs { flag, expected, actual });
     }
     debug!(flag, expectedValue = expected, actualValue = actual, "Updating kernel flag");
     let opened = std::fs::OpenOptions::new().write(true).open(path);
-    opened
-        .and_then(|mut opened| {
-            std::io::Write::write_all(&mut opened, expected.to_string().as_bytes())
-        })
-        .map_err(file("write"))
+    let written = opened.and_then(|mut opened| {
+        std::io::Write::write_all(&mut opened, expected.to_string().as_bytes())
+    });
+    match written {
+        Err(error) if policy == Policy::TrySet => {
+            info!(flag, %error, "Updating kernel flag failed (running in UserNS, ignoring)");
+            Ok(())
+        }
+        written => written.map_err(file("write")),
+    }
 }
 
 #[cfg(test)]
@@ -105,15 +140,28 @@ mod tests {
     #[test]
     fn what_differs_is_set() {
         let root = kernel(&[("vm/overcommit_memory", "0")]);
-        prepare_at(root.path(), true).expect_err("protected");
-        prepare_at(root.path(), false).expect("set");
-        prepare_at(root.path(), true).expect("as it is demanded");
+        prepare_at(root.path(), Policy::Refuse).expect_err("protected");
+        prepare_at(root.path(), Policy::Set).expect("set");
+        prepare_at(root.path(), Policy::Refuse).expect("as it is demanded");
+    }
+
+    #[test]
+    fn in_a_user_namespace_what_cannot_be_set_is_left() {
+        // The kernel lets nobody write this one.
+        let setting = Path::new("/proc/sys/kernel/ngroups_max");
+        let prepare = |policy| prepare_one(setting, "kernel/panic", 10, policy);
+        prepare(Policy::Set).expect_err("not written");
+        prepare(Policy::TrySet).expect("left as it is");
+
+        assert!(!is_in_user_namespace("         0          0 4294967295\n"));
+        assert!(is_in_user_namespace("         0       1000          1\n"));
+        assert!(is_in_user_namespace(""), "no user is mapped");
     }
 
     #[test]
     fn with_protection_what_differs_is_refused_as_upstream_says_it() {
         let root = kernel(&[("vm/overcommit_memory", "0"), ("kernel/panic", "0")]);
-        let error = prepare_at(root.path(), true).expect_err("refused").to_string();
+        let error = prepare_at(root.path(), Policy::Refuse).expect_err("refused").to_string();
         assert_eq!(
             error,
             "Failed to start ContainerManager: [invalid kernel flag: vm/overcommit_memory, \
@@ -129,7 +177,7 @@ mod tests {
     fn a_setting_that_is_not_there_is_told() {
         let root = kernel(&[]);
         std::fs::remove_file(root.path().join("kernel/panic")).expect("removed");
-        let error = prepare_at(root.path(), false).expect_err("refused").to_string();
+        let error = prepare_at(root.path(), Policy::Set).expect_err("refused").to_string();
         assert!(error.contains("kernel/panic: No such file or directory"), "{error}");
     }
 }

@@ -33,7 +33,7 @@ use self::tasks::Tasks;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::{Clients, events_task};
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::{Gate, Host, Loaded};
 use crate::cri::{self, Runtime};
 use crate::dispatch;
 use crate::model::{EventType, StartBacklog};
@@ -41,6 +41,16 @@ use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
 };
 use crate::volumes::mounter::{KernelMounter, Mounter};
+
+/// The help of the metric of that name.
+const CGROUP_VERSION: &str = "[ALPHA] cgroup version on the hosts.";
+/// The event of a machine with the legacy hierarchies of cgroups.
+const CGROUP_V1: &str = "CgroupV1";
+/// Upstream's message of that event.
+const CGROUP_V1_MESSAGE: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be \
+                                 removed in a future release. Please migrate to cgroup v2. More \
+                                 information at \
+                                 https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
 /// How long the HTTPS server waits for the node's addresses: its own certificate names them.
 const ADDRESSES: Duration = Duration::from_secs(3);
@@ -69,7 +79,8 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     process::check_parts(&loaded, &identity)?;
     process::make_directories(&loaded)?;
     process::prepare(&loaded.config)?;
-    kernel::prepare(loaded.config.protect_kernel_defaults)?;
+    let rootless = loaded.gates.enabled(Gate::KUBELET_IN_USER_NAMESPACE);
+    kernel::prepare(loaded.config.protect_kernel_defaults, rootless)?;
     let metrics = Registry::new();
     register_self(&metrics, &loaded);
 
@@ -201,6 +212,13 @@ impl<M: Mounter> Core<M> {
     /// Reports on the Node what the configuration promises and this kubelet does not do yet.
     /// (`main` has logged it.)
     fn report_warnings(&self) {
+        let is_v2 = Host::detect().cgroup_v2;
+        let version = self.metrics.gauge("kubelet_cgroup_version", CGROUP_VERSION);
+        version.set(if is_v2 { 2.0 } else { 1.0 });
+        if !is_v2 {
+            let warning = EventType::Warning;
+            self.recorder.node(&self.identity.name, warning, CGROUP_V1, CGROUP_V1_MESSAGE);
+        }
         for warning in self.loaded.warnings.iter().filter(|warning| warning.node_event) {
             self.recorder.node(
                 &self.identity.name,

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -51,6 +53,18 @@ pub trait Streams: fmt::Debug + Send + Sync + 'static {
         container: &'a str,
         command: Vec<String>,
     ) -> Opening<'a, Output> {
+        unsupported()
+    }
+
+    /// Writes a checkpoint of a running container to `path`. A `timeout` that is shorter than the
+    /// backend's own deadline does not count.
+    fn checkpoint<'a>(
+        &'a self,
+        pod: &'a PodView,
+        container: &'a str,
+        path: &'a Path,
+        timeout: Duration,
+    ) -> Opening<'a, ()> {
         unsupported()
     }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use super::addresses::Wanted;
 use crate::admission::Features;
-use crate::config::{KUBERNETES_VERSION, Loaded};
+use crate::config::{Gate, KUBERNETES_VERSION, Loaded};
 
 /// The configuration of the Node object.
 #[derive(Clone, Debug)]
@@ -31,6 +31,12 @@ pub struct NodeConfig {
     pub external_cloud_provider: bool,
     /// `providerID`; empty for none.
     pub provider_id: String,
+    /// Whether a Node that may not be created is not looked for either (gate
+    /// `KubeletRegistrationGetOnExistsOnly`).
+    pub get_on_exists_only: bool,
+    /// Whether extended resources of a Node that exists begin at zero: the machine has no record of
+    /// devices, so it is a new one under an old name.
+    pub resets_extended_resources: bool,
     /// `enableControllerAttachDetach`.
     pub controller_attach_detach: bool,
     /// `maxPods`.
@@ -95,6 +101,8 @@ impl NodeConfig {
             taints: config.register_with_taints.clone(),
             external_cloud_provider: flags.cloud_provider == "external",
             provider_id: config.provider_id.clone(),
+            get_on_exists_only: loaded.gates.enabled(Gate::KUBELET_REGISTRATION_GET_ON_EXISTS_ONLY),
+            resets_extended_resources: false,
             controller_attach_detach: config.enable_controller_attach_detach,
             max_pods: config.max_pods.into(),
             pods_per_core: config.pods_per_core.into(),

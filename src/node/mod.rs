@@ -287,6 +287,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_node_that_may_not_be_created_is_read_unless_the_gate_forbids_it() {
+        for get_on_exists_only in [false, true] {
+            let config = NodeConfig { get_on_exists_only, ..config() };
+            let world = world_of(config, |fake| {
+                fake.put("api/v1/nodes", json!({"metadata": {"name": "n"}}));
+                fake.fail("POST", "/api/v1/nodes", 403, 1000);
+            });
+            world.stay_ready();
+            if get_on_exists_only {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            } else {
+                world.ready("True").await;
+            }
+
+            let requests = world.fake.requests();
+            let is_read = requests.iter().any(|made| made.starts_with("GET /api/v1/nodes/n"));
+            assert_eq!(is_read, !get_on_exists_only, "{requests:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_changed_in_an_outage_is_told_as_soon_as_somebody_is_answered() {
         let world = world(|_| {});
         world.stay_ready();

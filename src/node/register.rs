@@ -3,6 +3,7 @@
 //! `task` makes the requests.
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::NodeConfig;
@@ -68,9 +69,11 @@ pub fn initial(config: &NodeConfig, info: &MachineInfo) -> Node {
     }
 }
 
-/// Returns an existing object with the labels and the annotation that this kubelet sets.
-pub fn reconciled(initial: &Node, existing: &Node) -> Node {
+/// Returns an existing object with the labels, the annotation and the resources that this kubelet
+/// sets. `initial` is this kubelet's own description, with its status.
+pub fn reconciled(config: &NodeConfig, initial: &Node, existing: &Node) -> Node {
     let mut node = existing.clone();
+    resources(config, initial, &mut node);
     let wanted = initial.metadata.labels.clone().unwrap_or_default();
     let labels = node.metadata.labels.get_or_insert_default();
 
@@ -99,6 +102,43 @@ pub fn reconciled(initial: &Node, existing: &Node) -> Node {
     }
 
     node
+}
+
+/// Sets the resources that must not be taken over from an earlier machine of the same name:
+///
+/// - extended resources begin at zero until their device plugins have registered;
+/// - huge pages are those of this machine.
+fn resources(config: &NodeConfig, initial: &Node, node: &mut Node) {
+    let of_machine = initial.status.clone().unwrap_or_default();
+    let status = node.status.get_or_insert_default();
+    let capacity =
+        status.capacity.get_or_insert_with(|| of_machine.capacity.clone().unwrap_or_default());
+    let allocatable = status
+        .allocatable
+        .get_or_insert_with(|| of_machine.allocatable.clone().unwrap_or_default());
+
+    if config.resets_extended_resources {
+        let names: Vec<String> =
+            capacity.keys().filter(|name| is_extended(name)).cloned().collect();
+        for name in names {
+            let zero = Quantity("0".to_owned());
+            capacity.insert(name.clone(), zero.clone());
+            allocatable.insert(name, zero);
+        }
+    }
+
+    for (resources, own) in [(capacity, of_machine.capacity), (allocatable, of_machine.allocatable)]
+    {
+        let own = own.unwrap_or_default();
+        let is_huge = |name: &str| name.starts_with("hugepages-");
+        resources.retain(|name, _| !is_huge(name) || own.contains_key(name));
+        resources.extend(own.into_iter().filter(|(name, _)| is_huge(name)));
+    }
+}
+
+/// Returns true for a resource that is not one of Kubernetes itself.
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 #[cfg(test)]
@@ -132,13 +172,41 @@ mod tests {
         let existing = serde_json::from_value(json!({"metadata": {"name": "n",
             "labels": {"kubernetes.io/hostname": "other", "mine": "x", "pool": "b"}, "annotations": {"k": "v"}}}))
         .expect("a node");
-        let node = reconciled(&initial(&config(), &info()), &existing);
+        let node = reconciled(&config(), &initial(&config(), &info()), &existing);
         let labels = node.metadata.labels.expect("labels");
         assert_eq!(labels["kubernetes.io/hostname"], "n");
         assert_eq!((labels["mine"].as_str(), labels["pool"].as_str()), ("x", "b"));
         assert_eq!(node.metadata.annotations.expect("annotations").len(), 2);
         let without = NodeConfig { controller_attach_detach: false, ..config() };
         let bare = serde_json::from_value(json!({"metadata": {"name": "n"}})).expect("a node");
-        assert_eq!(reconciled(&initial(&without, &info()), &bare).metadata.annotations, None);
+        let node = reconciled(&without, &initial(&without, &info()), &bare);
+        assert_eq!(node.metadata.annotations, None);
+    }
+
+    #[test]
+    fn a_new_machine_has_not_the_devices_of_the_old_one() {
+        let existing = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {
+            "capacity": {"example.com/gpu": "4", "cpu": "8", "hugepages-1Gi": "2Gi", "hugepages-2Mi": "4Mi"},
+            "allocatable": {"example.com/gpu": "3", "cpu": "7", "hugepages-1Gi": "2Gi", "hugepages-2Mi": "4Mi"},
+        }}))
+        .expect("a node");
+        let own = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {
+            "capacity": {"cpu": "2", "hugepages-2Mi": "2Mi"},
+            "allocatable": {"cpu": "2", "hugepages-2Mi": "0"},
+        }}))
+        .expect("a node");
+        let resources = |resets| {
+            let config = NodeConfig { resets_extended_resources: resets, ..config() };
+            let status = reconciled(&config, &own, &existing).status.expect("a status");
+            json!([status.capacity, status.allocatable])
+        };
+        assert_eq!(
+            resources(true),
+            json!([
+                {"example.com/gpu": "0", "cpu": "8", "hugepages-2Mi": "2Mi"},
+                {"example.com/gpu": "0", "cpu": "7", "hugepages-2Mi": "0"},
+            ])
+        );
+        assert_eq!(resources(false)[1]["example.com/gpu"], "3", "after a restart");
     }
 }

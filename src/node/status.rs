@@ -223,6 +223,8 @@ pub(super) mod tests {
             taints: Vec::new(),
             external_cloud_provider: false,
             provider_id: String::new(),
+            get_on_exists_only: false,
+            resets_extended_resources: false,
             controller_attach_detach: true,
             max_pods: 110,
             pods_per_core: 0,

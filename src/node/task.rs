@@ -286,8 +286,10 @@ impl Task {
                 return Ok(created);
             }
             Err(error) => match failure::kind(&error) {
-                FailureKind::AlreadyExists | FailureKind::Forbidden => {}
-                FailureKind::NotFound
+                FailureKind::AlreadyExists => {}
+                FailureKind::Forbidden if !self.config.get_on_exists_only => {}
+                FailureKind::Forbidden
+                | FailureKind::NotFound
                 | FailureKind::Conflict
                 | FailureKind::Gone
                 | FailureKind::Invalid
@@ -297,7 +299,7 @@ impl Task {
         }
 
         let existing = self.api.get(&self.config.node_name).await?;
-        let reconciled = register::reconciled(&initial, &existing);
+        let reconciled = register::reconciled(&self.config, &node, &existing);
         match patch::between(&existing, &reconciled) {
             None => Ok(existing),
             Some(patch) => self.send(&patch).await,

@@ -130,6 +130,26 @@ impl Streams for CriStreams {
         .boxed()
     }
 
+    fn checkpoint<'a>(
+        &'a self,
+        pod: &'a PodView,
+        container: &'a str,
+        path: &'a Path,
+        timeout: Duration,
+    ) -> Opening<'a, ()> {
+        async move {
+            let id = pod
+                .observed
+                .containers
+                .iter()
+                .find(|found| found.name == container && found.state.is_running())
+                .map(|found| found.id.clone())
+                .ok_or_else(|| failed(format!("container {container} not found")))?;
+            self.cri.checkpoint_container(&id, path, timeout).await.map_err(refused)
+        }
+        .boxed()
+    }
+
     fn logs(
         &self,
         pod: watch::Receiver<PodView>,

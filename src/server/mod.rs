@@ -8,24 +8,31 @@
 mod authn;
 mod authz;
 mod bearer;
+mod checkpoint;
 mod client_ca;
 mod config;
 mod connection;
 mod crowd;
+mod debug;
+mod diagnostics;
 mod guard;
 mod health;
 mod listener;
 mod log_query;
 mod logs;
+mod node_log_query;
 mod pem_file;
 mod pods;
+mod request_metrics;
 mod reviews;
 mod run;
 mod slis;
 mod stats;
 mod streaming;
 mod streams;
+mod system_logs;
 mod tls;
+mod zpages;
 
 use std::sync::Arc;
 
@@ -39,8 +46,10 @@ pub use self::authn::{AuthenticationConfig, Authenticator, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
 pub use self::config::{AddressError, Addresses, check};
+pub use self::diagnostics::{Diagnostics, Handler};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
 pub use self::pem_file::{NamedFile, TlsError};
+use self::request_metrics::{RequestMetrics, Server};
 pub use self::slis::Checks;
 pub use self::tls::{TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
@@ -73,6 +82,8 @@ pub struct State {
     /// True if `/run`, `/exec`, `/attach`, `/portForward`, `/containerLogs`, `/runningpods` are
     /// served (`enableDebuggingHandlers`).
     pub debugging_handlers: bool,
+    /// What is switched on one by one, and what it shows.
+    pub diagnostics: Arc<Diagnostics>,
 }
 
 /// The HTTPS API: every route behind authentication and authorisation.
@@ -80,17 +91,40 @@ pub struct State {
 /// Without `enableDebuggingHandlers`, as upstream, the paths of [`DISABLED`] answer 405, and the
 /// other debugging pages (`/configz`) do not exist.
 pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Authorizer) -> Router {
-    let more = if state.debugging_handlers { debugging_routes() } else { disabled_routes() };
+    let diagnostics = Arc::clone(&state.diagnostics);
+    let more =
+        if state.debugging_handlers { debugging_routes(&diagnostics) } else { disabled_routes() };
     let guard = guard::Guard { authenticator, authorizer };
-    common_routes()
+    let router = common_routes()
         .merge(more)
         .fallback(not_found)
-        .layer(axum::middleware::from_fn_with_state(guard, guard::check))
-        .with_state(state)
+        .layer(axum::middleware::from_fn_with_state(guard, guard::check));
+
+    let buckets =
+        request_metrics::buckets(state.debugging_handlers, &optional_buckets(&diagnostics));
+    counted(&state, Server::ReadWrite, buckets, router).with_state(state)
+}
+
+/// Has the requests of `router` counted.
+fn counted(
+    state: &State,
+    server: Server,
+    buckets: std::collections::BTreeSet<&'static str>,
+    router: Router<State>,
+) -> Router<State> {
+    RequestMetrics::new(&state.metrics, server, buckets, state.clock).count(router)
+}
+
+/// The handlers with a bucket in the metrics of requests that the configuration can leave out.
+fn optional_buckets(diagnostics: &Diagnostics) -> Vec<&'static str> {
+    [(Handler::Checkpoint, "checkpoint"), (Handler::Flagz, "flagz"), (Handler::Statusz, "statusz")]
+        .into_iter()
+        .filter_map(|(handler, bucket)| diagnostics.serves(handler).then_some(bucket))
+        .collect()
 }
 
 /// Returns the routes that `enableDebuggingHandlers` switches on.
-fn debugging_routes() -> Router<State> {
+fn debugging_routes(diagnostics: &Diagnostics) -> Router<State> {
     Router::new()
         .route("/configz", get(pods::configz))
         .route("/debug/blocked", get(pods::blocked))
@@ -98,6 +132,10 @@ fn debugging_routes() -> Router<State> {
         .merge(logs::routes())
         .merge(streaming::routes())
         .merge(run::routes())
+        .merge(checkpoint::routes(diagnostics))
+        .merge(debug::routes(diagnostics))
+        .merge(system_logs::routes(diagnostics))
+        .merge(zpages::routes(diagnostics))
 }
 
 /// The paths, and all below them, that say that they are disabled. `/debug/blocked` is ours.
@@ -114,20 +152,28 @@ const DISABLED: [&str; 9] = [
 ];
 
 fn disabled_routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let disabled = async || text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n");
     DISABLED.into_iter().fold(Router::new(), |router, path| {
-        let router = router.route(path, axum::routing::any(disabled));
-        if path.ends_with('/') {
-            router.route(&format!("{path}{{*rest}}"), axum::routing::any(disabled))
-        } else {
-            router
-        }
+        router.merge(closed(path, "Debug endpoints are disabled.\n"))
     })
 }
 
-/// The read-only port: no credentials, nothing that runs or reads inside containers.
+/// Answers 405 with a sentence at `path`, and below it if it ends with a slash.
+fn closed<S: Clone + Send + Sync + 'static>(path: &str, sentence: &'static str) -> Router<S> {
+    let refuse = move || async move { text(StatusCode::METHOD_NOT_ALLOWED, sentence) };
+    let router = Router::new().route(path, axum::routing::any(refuse));
+    if path.ends_with('/') {
+        router.route(&format!("{path}{{*rest}}"), axum::routing::any(refuse))
+    } else {
+        router
+    }
+}
+
+/// The read-only port: no credentials, nothing that runs or reads inside containers. As upstream,
+/// the paths of [`DISABLED`] answer 405 here.
 pub fn read_only_router(state: State) -> Router {
-    common_routes().fallback(not_found).with_state(state)
+    let router = common_routes().merge(disabled_routes()).fallback(not_found);
+    let buckets = request_metrics::buckets(false, &[]);
+    counted(&state, Server::ReadOnly, buckets, router).with_state(state)
 }
 
 /// The health port.
@@ -168,7 +214,28 @@ mod tests {
     fn what_is_disabled_can_be_routed() {
         // Routes that overlap panic when the router is made.
         let _router = disabled_routes().merge(common_routes());
-        let _router = debugging_routes().merge(common_routes());
+        let everything = Diagnostics {
+            handlers: [
+                Handler::Profiling,
+                Handler::DebugFlags,
+                Handler::SystemLogs,
+                Handler::LogQuery,
+                Handler::Checkpoint,
+                Handler::Flagz,
+                Handler::Statusz,
+            ]
+            .into(),
+            flags: std::collections::BTreeMap::new(),
+            started: crate::model::Wall::UNIX_EPOCH,
+            log: None,
+            checkpoints: std::path::PathBuf::new(),
+            system_logs: std::path::PathBuf::new(),
+        };
+        let nothing =
+            Diagnostics { handlers: std::collections::BTreeSet::new(), ..everything.clone() };
+        for diagnostics in [everything, nothing] {
+            let _router = debugging_routes(&diagnostics).merge(common_routes());
+        }
     }
 
     #[tokio::test]

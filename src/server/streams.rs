@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
+use super::request_metrics::InFlight;
 use super::text;
 use crate::apiserver::credentials::{CredentialsError, anonymous_tls};
 
@@ -31,6 +32,7 @@ pub(super) async fn pass_through(mut request: Request, url: &str) -> Response {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
     let client = hyper::upgrade::on(&mut request);
+    let in_flight = request.extensions().get::<InFlight>().cloned();
     let backend = match tokio::time::timeout(UPGRADE, ask(request, url)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
@@ -60,6 +62,8 @@ pub(super) async fn pass_through(mut request: Request, url: &str) -> Response {
         reason = "hyper hands the upgraded connection over only after the response is sent"
     )]
     tokio::spawn(async move {
+        // The request counts until its stream has ended.
+        let _in_flight = in_flight;
         let (client, server) = match tokio::try_join!(client, server) {
             Ok(both) => both,
             Err(error) => {

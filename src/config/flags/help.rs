@@ -65,8 +65,8 @@ fn flag(text: &mut String, target: &mut Target, spec: &FlagSpec) {
     let short = if spec.short == Some('v') { "-v, ".to_owned() } else { short };
     let _ = writeln!(text, "  {short}--{}{gap}{kind}", spec.name);
     let mut words = spec.help.to_owned();
-    let default = spec.bind.shown(target);
-    if !matches!(default.as_str(), "" | "false" | "0") {
+    let default = spec.bind.value(target);
+    if !matches!(default.as_str(), "" | "false" | "0" | "[]") {
         let _ = write!(words, " (default {default})");
     }
     wrapped(text, &words);

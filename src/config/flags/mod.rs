@@ -127,6 +127,14 @@ impl Flags {
     }
 }
 
+/// Returns each flag with its value, as the command line and the defaults without a file have it.
+/// What may be a secret is `CLASSIFIED`.
+pub(super) fn values(flags: &Flags, config: &KubeletConfiguration) -> BTreeMap<String, String> {
+    let mut target = Target { flags: flags.clone(), config: config.clone() };
+    let value = |spec: &FlagSpec| (spec.name.to_owned(), spec.bind.value(&mut target));
+    table::all_flags().map(value).collect()
+}
+
 /// The values that flags write to.
 #[derive(Clone, Debug)]
 struct Target {

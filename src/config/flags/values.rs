@@ -2,7 +2,6 @@
 //! strconv and upstream.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Taint;
@@ -97,8 +96,9 @@ impl Bind {
         }
     }
 
-    /// The value in `target` as text; empty when there is nothing to show.
-    pub(super) fn shown(&self, target: &mut Target) -> String {
+    /// Returns the value in `target` as Go's flag package writes it, e.g. `[pods]` for a list and
+    /// `cpu=100m,memory=1Gi` for a map.
+    pub(super) fn value(&self, target: &mut Target) -> String {
         match self {
             Self::Bool(place) => place(target).to_string(),
             Self::Int32(place) => place(target).to_string(),
@@ -107,22 +107,53 @@ impl Bind {
             Self::Text(place) | Self::Ip(place) => place(target).clone(),
             Self::Duration(place) => place(target).to_string(),
             Self::Quantity(place) => place(target).to_string(),
-            Self::List(place) => place(target).join(","),
-            Self::Map(place) | Self::Pair(place) | Self::LessMap(place) | Self::Labels(place) => {
-                place(target).iter().fold(String::new(), |mut text, (key, value)| {
-                    let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { "," });
-                    text
-                })
+            Self::List(place) => format!("[{}]", place(target).join(",")),
+            Self::Map(place) | Self::Pair(place) | Self::Labels(place) => {
+                joined(place(target).iter().map(|(key, value)| format!("{key}={value}")))
             }
-            Self::BoolMap(_)
-            | Self::MultiMap(_)
-            | Self::Taints(_)
-            | Self::ReservedMemory(_)
-            | Self::VModule(_)
-            | Self::Version(_) => String::new(),
+            Self::LessMap(place) => {
+                joined(place(target).iter().map(|(key, value)| format!("{key}<{value}")))
+            }
+            Self::BoolMap(place) => {
+                joined(place(target).iter().map(|(key, value)| format!("{key}={value}")))
+            }
+            // The headers of `--manifest-url-header` often carry a token.
+            Self::MultiMap(place) if !place(target).0.is_empty() => "CLASSIFIED".to_owned(),
+            Self::MultiMap(_) => String::new(),
+            Self::Taints(place) => joined(place(target).iter().map(taint)),
+            Self::ReservedMemory(place) => place(target)
+                .iter()
+                .map(|reservation| {
+                    let limits = reservation.limits.iter();
+                    let limits = joined(limits.map(|(kind, amount)| format!("{kind}={amount}")));
+                    format!("{}:{limits}", reservation.numa_node)
+                })
+                .collect::<Vec<_>>()
+                .join(";"),
+            Self::VModule(place) => joined(
+                place(target)
+                    .iter()
+                    .map(|item| format!("{}={}", item.file_pattern, item.verbosity)),
+            ),
+            Self::Version(place) => match place(target) {
+                Version::No => "false".to_owned(),
+                Version::Plain => "true".to_owned(),
+                Version::Raw => "raw".to_owned(),
+            },
             Self::Ignored(_, default) => (*default).to_owned(),
         }
     }
+}
+
+fn joined(values: impl Iterator<Item = String>) -> String {
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// A taint as the flag takes it: `key=value:effect`.
+fn taint(taint: &Taint) -> String {
+    let value = taint.value.as_deref().filter(|value| !value.is_empty());
+    let value = value.map(|value| format!("={value}")).unwrap_or_default();
+    format!("{}{value}:{}", taint.key, taint.effect)
 }
 
 fn fresh<T: Default>(place: &mut T, first: bool) -> &mut T {

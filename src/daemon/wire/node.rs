@@ -35,7 +35,8 @@ impl<M: Mounter> Core<M> {
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
         tasks.run("network", task);
 
-        let config = self.identity.node_config(&self.loaded);
+        let mut config = self.identity.node_config(&self.loaded);
+        config.resets_extended_resources = !runtime.manager.found_record();
         if !self.machine.describes_node {
             let host_ips = self.machine.host_ips.clone();
             return NodeParts { node: None, host_ips, network_not_ready };

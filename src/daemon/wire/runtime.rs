@@ -54,6 +54,9 @@ impl<M: Mounter> Core<M> {
         }
 
         let driver = answer.cgroup_driver;
+        if driver.is_none() {
+            self.report_missing_runtime_config();
+        }
         let durations = resources::Durations::register(&self.metrics, self.clock);
         let cgroups = resources::PodCgroups::from_loaded(&self.loaded, driver, durations)?;
         if let Some(cgroups) = &cgroups {
@@ -89,6 +92,21 @@ impl<M: Mounter> Core<M> {
         let states = pod_states::open(&root)?;
         tasks.run("pods' resources", pod_states::keep(states.clone(), root));
         Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager, states }))
+    }
+
+    /// Reports a runtime that does not say which cgroup driver it wants: later kubelets need that.
+    fn report_missing_runtime_config(&self) {
+        let losing = self.metrics.gauges(
+            "kubelet_cri_losing_support",
+            "[ALPHA] the Kubernetes version that the currently running CRI implementation will \
+             lose support on if not upgraded.",
+            &["version"],
+        );
+        losing.with(&["1.37.0"]).inc();
+        info!(
+            "CRI implementation should be updated to support RuntimeConfig. Falling back to using \
+             cgroupDriver from kubelet config."
+        );
     }
 
     /// Makes the credential provider plug-ins of the configuration.

@@ -42,6 +42,10 @@ impl<M: Mounter> Core<M> {
             unhealthy: self.health.subscribe(),
             clock: self.clock,
             debugging_handlers: config.enable_debugging_handlers,
+            diagnostics: Arc::new(server::Diagnostics::from_loaded(
+                &self.loaded,
+                self.clock.now().wall,
+            )),
         };
 
         if let Some(address) = addresses.health {

@@ -76,10 +76,17 @@ pub struct Handle {
     commands: mpsc::Sender<task::Command>,
     figures: watch::Receiver<Figures>,
     health: watch::Receiver<Health>,
+    found_record: bool,
     claims: Option<resource_claims::Handle>,
 }
 
 impl Handle {
+    /// Returns true if an earlier process left a record of devices on this machine. Without one the
+    /// machine is new, whatever the API says of a node of its name.
+    pub fn found_record(&self) -> bool {
+        self.found_record
+    }
+
     /// Sets aside all that a new pod asks for; none if it asks for nothing, which is so for nearly
     /// all. `running` names its containers that run already.
     ///
@@ -173,8 +180,9 @@ pub fn new(
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, counted) = watch::channel(Figures::new());
-    let (health, told) = watch::channel(Health::new());
-    let handle = Handle { commands, figures: counted, health: told, claims };
+    let (health, known) = watch::channel(Health::new());
+    let found_record = folder.join(task::CHECKPOINT).exists();
+    let handle = Handle { commands, figures: counted, health: known, found_record, claims };
     let published = task::Published { figures, health };
     let (news, heard) = mpsc::channel(devices::NEWS);
     let task = task::Task::new(&folder, clock, published, news.clone()).run(receiver, heard);

@@ -22,7 +22,8 @@ use crate::resources::devices::inventory::Inventory;
 use crate::resources::devices::{self, Answer, Connection, Figures, Health, News, checkpoint};
 use crate::watch::set_if_changed;
 
-const CHECKPOINT: &str = "kubelet_internal_checkpoint";
+/// The record of the devices that containers have, in the folder of device plugins.
+pub(super) const CHECKPOINT: &str = "kubelet_internal_checkpoint";
 
 /// What [`Command::Next`] is answered with: the step, and the plugin that it calls if it is there.
 type Next = Result<(Step, Option<Connection>), DeviceError>;

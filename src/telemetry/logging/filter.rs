@@ -20,6 +20,13 @@ const OWN: &str = "rkubelet";
 pub struct LogHandle(Arc<AtomicU32>);
 
 impl LogHandle {
+    /// Returns the handle of this process's log; `None` before it is set up.
+    pub fn current() -> Option<Self> {
+        tracing::dispatcher::get_default(|log| {
+            log.downcast_ref::<super::LogLayer>().map(|layer| layer.filter.handle())
+        })
+    }
+
     /// The present `-v`.
     pub fn verbosity(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
@@ -42,6 +49,11 @@ impl Filter {
     pub(super) fn new(verbosity: u32, vmodule: Vec<(String, u32)>) -> (Self, LogHandle) {
         let verbosity = Arc::new(AtomicU32::new(verbosity));
         (Self { verbosity: Arc::clone(&verbosity), vmodule }, LogHandle(verbosity))
+    }
+
+    /// Returns a handle that changes the level.
+    fn handle(&self) -> LogHandle {
+        LogHandle(Arc::clone(&self.verbosity))
     }
 
     /// The most that any source file may say.

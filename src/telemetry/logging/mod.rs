@@ -3,7 +3,8 @@
 //!
 //! `-v` maps onto tracing's levels: below 4 INFO, from 4 DEBUG (decisions), from 6 TRACE (loops).
 //! `--vmodule` raises single source files. Libraries are one step quieter than our own code. Times
-//! are in UTC. Lines are written with one call each and never held back.
+//! are in UTC. Lines are written with one call each and never held back: what klog buffers, and how
+//! often it flushes, has no meaning here.
 
 mod fields;
 mod filter;
@@ -264,7 +265,9 @@ mod tests {
             say("one");
             handle.set_verbosity(4);
             say("two");
-            handle.set_verbosity(0);
+            let current = LogHandle::current().expect("the log is set up");
+            assert_eq!(current.verbosity(), 4);
+            current.set_verbosity(0);
             say("three");
         });
         assert!(info.contains("two") && !info.contains("one") && !info.contains("three"), "{info}");
