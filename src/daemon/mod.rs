@@ -244,7 +244,7 @@ impl<M: Mounter> Core<M> {
         let status = self.start_status(&mut tasks);
         let volumes = self.start_volumes(&mut tasks, &api);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
-        let stats = self.start_stats(&mut tasks, &runtime, &volumes, &desired);
+        let usage = self.start_stats(&mut tasks, &runtime, &volumes, &desired);
         // A directory service may be asked, which may take its time.
         let ids = stop.run_until_cancelled(self.user_namespaces()).await;
         let Some(user_namespaces) = ids.transpose()? else { return tasks.supervise().await };
@@ -272,7 +272,7 @@ impl<M: Mounter> Core<M> {
         let found = host_ips.wait_for(|found| !found.is_empty());
         tokio::time::timeout(ADDRESSES, found).await.ok();
         let addresses = host_ips.borrow().clone();
-        self.start_server(&mut tasks, (pods, desired, stats), driver, &addresses).await?;
+        self.start_server(&mut tasks, (pods, desired, usage), driver, &addresses).await?;
 
         info!(node = self.identity.name, "kubelet started");
         notify_ready();

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::apply::Backend;
-use super::pod_config::CgroupSettings;
+use super::pod_config::{CgroupSettings, Figures, Reading};
 use crate::clock::Clock;
 use crate::linux::cgroup::CgroupError;
 use crate::telemetry::metrics::{DEFAULT_BUCKETS, Family, Histogram, Registry};
@@ -74,6 +74,14 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         self.durations.observe("update", || self.inner.update(path, settings))
+    }
+
+    fn read(&self, path: &str) -> Result<Reading, CgroupError> {
+        self.inner.read(path)
+    }
+
+    fn kept(&self, figures: Figures) -> Figures {
+        self.inner.kept(figures)
     }
 
     fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {

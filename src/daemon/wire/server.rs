@@ -19,7 +19,7 @@ impl<M: Mounter> Core<M> {
     pub(in crate::daemon) async fn start_server(
         &self,
         tasks: &mut Tasks,
-        (pods, desired, stats): (PodsHandle, desired::Handle, StatsHandle),
+        (pods, desired, usage): (PodsHandle, desired::Handle, StatsHandle),
         driver: Option<CgroupDriver>,
         host_ips: &[IpAddr],
     ) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ impl<M: Mounter> Core<M> {
         let state = server::State {
             pods,
             desired,
-            stats,
+            stats: usage,
             metrics: self.metrics.clone(),
             probe_metrics: self.probe_metrics.clone(),
             checks: server::Checks::new(),
