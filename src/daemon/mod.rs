@@ -39,6 +39,7 @@ use crate::dispatch;
 use crate::model::{EventType, StartBacklog};
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
+    register_start_time,
 };
 use crate::volumes::mounter::{KernelMounter, Mounter};
 
@@ -179,7 +180,7 @@ impl<M: Mounter> Core<M> {
     ) -> Self {
         let Outside { clock, machine, runtime, clients, metrics } = outside;
         let probe_metrics = Registry::new();
-        register_process(&probe_metrics);
+        register_start_time(&probe_metrics);
         let backlog = StartBacklog::default();
         let (recorder, events) = Recorder::channel();
         let writer = events_task::Deps {

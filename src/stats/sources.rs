@@ -96,8 +96,8 @@ impl Sources {
             let Some(mut sample) = reader.read(&path, now) else { continue };
             let is_top = path == "/";
             if let Some(memory) = sample.memory.as_mut().filter(|_| is_top) {
-                memory.limit = self.config.machine.memory;
-                memory.swap_limit = self.config.machine.swap;
+                memory.limits.memory = self.config.machine.memory;
+                memory.limits.swap = self.config.machine.swap;
             }
             let mut usage = CgroupUsage { sample, ..CgroupUsage::default() };
             if detailed {
