@@ -136,7 +136,7 @@ pub(super) fn check(query: &NodeLogQuery) -> Result<(), QueryError> {
 
 /// Returns the error of a query whose file cannot be read.
 pub(super) fn no_file(file: &str, why: &str) -> String {
-    invalid("query", json(&[file]), why)
+    invalid("query", json([file]), why)
 }
 
 /// Returns the arguments of journalctl for the logs of `services`.
@@ -183,7 +183,7 @@ fn first<'a>(query: &'a [(String, String)], name: &'a str) -> Option<&'a str> {
     all(query, name).next().filter(|value| !value.is_empty())
 }
 
-fn invalid(field: &str, value: String, why: &str) -> String {
+fn invalid(field: &str, value: impl std::fmt::Display, why: &str) -> String {
     format!("{field}: Invalid value: {value}: {why}")
 }
 

@@ -262,9 +262,10 @@ fn head(page: &str) -> String {
 /// The object of a page: `flags` for `Flagz`, the fields of `Status` for `Statusz`.
 fn object(kind: &str, version: Version, content: impl Serialize) -> serde_json::Value {
     let content = serde_json::to_value(content).unwrap_or_default();
-    let mut object = match content {
-        serde_json::Value::Object(fields) if kind == "Statusz" => fields,
-        flags => serde_json::Map::from_iter([("flags".to_owned(), flags)]),
+    let mut object = if kind == "Flagz" {
+        serde_json::Map::from_iter([("flags".to_owned(), content)])
+    } else {
+        content.as_object().cloned().unwrap_or_default()
     };
     object.insert("kind".into(), kind.into());
     object.insert("apiVersion".into(), format!("{GROUP}/{}", version.as_str()).into());

@@ -196,7 +196,8 @@ pub(super) fn port(text: &str) -> Wrong {
         (text.starts_with('-') || text.ends_with('-'), "must not begin or end with a hyphen"),
     ]
     .into_iter()
-    .filter_map(|(wrong, problem)| wrong.then(|| problem.to_owned()))
+    .filter(|(wrong, _)| *wrong)
+    .map(|(_, problem)| problem.to_owned())
     .collect()
 }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ProjectedVolumeSource,
-    Volume, VolumeProjection,
+    DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource,
+    KeyToPath, NFSVolumeSource, ProjectedVolumeSource, Volume, VolumeProjection,
 };
 
 use super::problems::Problems;
@@ -50,13 +50,9 @@ fn source(problems: &mut Problems, path: &str, volume: &Volume) {
         is_only
     };
 
-    if let Some(empty_dir) = &volume.empty_dir {
+    if let Some(found) = &volume.empty_dir {
         counts(problems, "emptyDir");
-        let limit = empty_dir.size_limit.as_ref().map(|limit| Amount::parse(&limit.0));
-        if limit.is_some_and(|limit| limit.is_ok_and(|limit| limit < Amount::ZERO)) {
-            let why = "SizeLimit field must be a valid resource quantity";
-            problems.forbidden(format!("{path}.emptyDir.sizeLimit"), why);
-        }
+        empty_dir(problems, &format!("{path}.emptyDir"), found);
     }
     if let Some(found) = &volume.host_path
         && counts(problems, "hostPath")
@@ -69,11 +65,15 @@ fn source(problems: &mut Problems, path: &str, volume: &Volume) {
     if let Some(secret) = &volume.secret
         && counts(problems, "secret")
     {
-        let path = format!("{path}.secret");
-        if secret.secret_name.as_deref().unwrap_or_default().is_empty() {
-            problems.required(format!("{path}.secretName"));
-        }
-        files(problems, &path, secret.default_mode, secret.items.as_deref());
+        let name = secret.secret_name.as_deref().unwrap_or_default();
+        let items = secret.items.as_deref();
+        files(
+            problems,
+            &format!("{path}.secret"),
+            ("secretName", name),
+            secret.default_mode,
+            items,
+        );
     }
     if let Some(found) = &volume.nfs
         && counts(problems, "nfs")
@@ -89,21 +89,14 @@ fn source(problems: &mut Problems, path: &str, volume: &Volume) {
     if let Some(found) = &volume.downward_api
         && counts(problems, "downwardAPI")
     {
-        // Upstream leaves out which file is wrong.
-        let path = format!("{path}.downwardAPI");
-        problems.file_mode(format!("{path}.defaultMode"), found.default_mode);
-        for file in found.items.iter().flatten() {
-            downward_file(problems, &path, file);
-        }
+        downward_api(problems, &format!("{path}.downwardAPI"), found);
     }
     if let Some(config_map) = &volume.config_map
         && counts(problems, "configMap")
     {
-        let path = format!("{path}.configMap");
-        if config_map.name.is_empty() {
-            problems.required(format!("{path}.name"));
-        }
-        files(problems, &path, config_map.default_mode, config_map.items.as_deref());
+        let mode = config_map.default_mode;
+        let items = config_map.items.as_deref();
+        files(problems, &format!("{path}.configMap"), ("name", &config_map.name), mode, items);
     }
     if let Some(found) = &volume.projected
         && counts(problems, "projected")
@@ -125,6 +118,22 @@ fn source(problems: &mut Problems, path: &str, volume: &Volume) {
         if present {
             counts(problems, field);
         }
+    }
+}
+
+fn empty_dir(problems: &mut Problems, path: &str, source: &EmptyDirVolumeSource) {
+    let limit = source.size_limit.as_ref().map(|limit| Amount::parse(&limit.0));
+    if limit.is_some_and(|limit| limit.is_ok_and(|limit| limit < Amount::ZERO)) {
+        let why = "SizeLimit field must be a valid resource quantity";
+        problems.forbidden(format!("{path}.sizeLimit"), why);
+    }
+}
+
+/// Checks the files of a volume. Upstream leaves out which one is wrong.
+fn downward_api(problems: &mut Problems, path: &str, source: &DownwardAPIVolumeSource) {
+    problems.file_mode(format!("{path}.defaultMode"), source.default_mode);
+    for file in source.items.iter().flatten() {
+        downward_file(problems, path, file);
     }
 }
 
@@ -158,8 +167,17 @@ fn nfs(problems: &mut Problems, path: &str, source: &NFSVolumeSource) {
     }
 }
 
-/// Checks the mode and the files of a ConfigMap or Secret.
-fn files(problems: &mut Problems, path: &str, mode: Option<i32>, items: Option<&[KeyToPath]>) {
+/// Checks the name, the mode and the files of a ConfigMap or Secret.
+fn files(
+    problems: &mut Problems,
+    path: &str,
+    (field, name): (&str, &str),
+    mode: Option<i32>,
+    items: Option<&[KeyToPath]>,
+) {
+    if name.is_empty() {
+        problems.required(format!("{path}.{field}"));
+    }
     problems.file_mode(format!("{path}.defaultMode"), mode);
     for (index, item) in items.unwrap_or_default().iter().enumerate() {
         key_to_path(problems, &format!("{path}.items[{index}]"), item);
