@@ -322,7 +322,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{Handle, Limits, NodeCredentials, Plugins, Settings, Verification};
+    use super::super::{Config, Handle, Limits, NodeCredentials, Plugins, Verification};
     use super::{Collector, Policy};
     use crate::apiserver::events::Recorder;
     use crate::clock::Clock;
@@ -335,7 +335,7 @@ mod tests {
         fake.add_image("docker.io/library/needed:1", 10);
         fake.add_image("docker.io/library/unused:1", 10);
         let root = tempfile::tempdir().expect("a directory");
-        let settings = Settings {
+        let settings = Config {
             limits: Limits { parallel: None, qps: 0.0, burst: 0 },
             node_credentials: NodeCredentials::in_usual_places(root.path(), None),
             root_dir: root.path().to_owned(),
