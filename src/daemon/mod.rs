@@ -39,6 +39,7 @@ use crate::dispatch;
 use crate::model::{EventType, Pressure, StartBacklog};
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
+    register_start_time,
 };
 use crate::volumes::mounter::{KernelMounter, Mounter};
 
