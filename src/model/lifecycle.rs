@@ -83,6 +83,7 @@ impl TerminationCause {
             Self::DeadlineExceeded => "deadline exceeded",
             Self::Finished => "finished",
             Self::Rejected { .. } => "rejected",
+            Self::OverLimit { .. } => "over limit",
             Self::Evicted { .. } => "evicted",
         }
     }
