@@ -32,7 +32,7 @@
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
 //! < cri < cni < apiserver < resources < images < volumes < probes < pleg < stats < status <
-//! admission < sources < desired < dispatch < pods < node < server < daemon`.
+//! admission < sources < desired < dispatch < pods < eviction < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -55,6 +55,7 @@
 //! | [`desired`] | the merged view of all sources; mirror pods |
 //! | [`dispatch`] | the table of pods and their tasks: admission, orphans, resizes, forgetting; the seam of backends |
 //! | [`pods`] | the CRI backend: the pod's task, the planner, the executor, pod → CRI requests |
+//! | [`eviction`] | what the node is short of, and which pod goes; the kernel's reports of killed processes |
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`server`] | the kubelet's HTTPS API |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
@@ -144,13 +145,17 @@
 //! | tiers | `resources/tiers.rs::keep` | `watch` of active pods | shares of the QoS tiers' cgroups |
 //! | sweep | `daemon/wire/backend.rs::follow_pods` | the pods that are known, once | removes what unknown pods left |
 //! | allocatable | `daemon/wire/backend.rs::allocatable` | `watch` of the described Node | `watch` of its allocatable |
-//! | node facts | `daemon/wire/backend.rs::node_facts` | `watch` of Node, allocatable, runtime's condition | `watch` of `model/node_facts.rs::NodeFacts` |
+//! | node facts | `daemon/wire/backend.rs::node_facts` | `watch` of Node, allocatable, runtime's condition, pressure | `watch` of `model/node_facts.rs::NodeFacts` |
+//! | eviction | `eviction/task.rs::run` | readings of `stats`, pods of `dispatch`, notices of the kernel | `watch` of `model/pressure.rs::Pressure`, stops and removals, events |
+//! | dead containers | `eviction/collect.rs::run` | pods of `dispatch`, a timer where flags limit them | removals |
+//! | collection failures | `eviction/collect.rs::report_failures` | `watch` of the runtime's condition | events |
+//! | killed processes | `eviction/oom/task.rs::run` | the kernel's log | events |
 //! | node | `node/mod.rs::new` | `node/sources.rs::Sources`, all `watch` | the Node object, its lease |
 //! | host addresses | `node/standalone.rs::host_ips` | the machine's addresses | `watch` of addresses |
 //! | packet filter | `node/packet_filter.rs::keep` | a timer | iptables' chains |
 //! | statistics | `stats/task.rs::run` | `mpsc` of questions, each with the age that an answer may have | a reading that is shared |
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
-//! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
+//! | image collection | `images/gc.rs::run` | a timer, disk usage, `mpsc` of demands | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
@@ -235,6 +240,7 @@ mod cri;
 mod daemon;
 mod desired;
 mod dispatch;
+mod eviction;
 mod images;
 mod linux;
 mod model;
@@ -335,6 +341,9 @@ pub mod internals {
     }
     pub mod dispatch {
         pub use crate::dispatch::*;
+    }
+    pub mod eviction {
+        pub use crate::eviction::*;
     }
     pub mod images {
         pub use crate::images::*;

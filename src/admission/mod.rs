@@ -24,12 +24,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
-use crate::model::{Pod, pod};
+use crate::model::{Pod, Pressure, pod};
 use crate::resources::Amounts;
 
 pub use features::Features;
 pub use preempt::{PREEMPTING, PREEMPTION_MESSAGE};
-pub use pressure::Pressure;
 pub use sysctls::{PatternError, SysctlAllowlist};
 
 /// Everything that admission looks at.
@@ -53,8 +52,8 @@ pub struct AdmitInput<'a> {
     pub apparmor: bool,
     /// What the node can do, of what pods may need.
     pub features: Features<'a>,
-    /// The pressure that the node is under, in the order of upstream's message.
-    pub pressure: &'a [Pressure],
+    /// What the node is short of.
+    pub pressure: Pressure,
 }
 
 /// The node as the API has it, or as it would be registered where there is no API.

@@ -1,40 +1,20 @@
-//! A node under pressure takes critical pods only; under memory pressure also those that say what
-//! they need.
+//! Keeps pods away from a node under pressure: it takes critical pods only; under memory pressure
+//! alone also those that say what they need, or tolerate it. Pure.
 
 use super::{AdmitInput, Rejection, taints};
-use crate::model::pod;
+use crate::model::reason::event::EVICTED;
+use crate::model::{Pressure, pod};
 use crate::resources::qos::{self, QosClass};
 
-const EVICTED: &str = "Evicted";
 const MEMORY_PRESSURE_TAINT: &str = "node.kubernetes.io/memory-pressure";
 
-/// What a node may be short of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pressure {
-    /// Memory.
-    Memory,
-    /// Disk space or inodes.
-    Disk,
-    /// Process ids.
-    Pid,
-}
-
-impl Pressure {
-    /// The node condition that tells it.
-    pub fn condition(self) -> &'static str {
-        match self {
-            Self::Memory => "MemoryPressure",
-            Self::Disk => "DiskPressure",
-            Self::Pid => "PIDPressure",
-        }
-    }
-}
-
 pub(super) fn check(input: &AdmitInput<'_>) -> Result<(), Rejection> {
-    if input.pressure.is_empty() || pod::is_critical(input.pod) {
+    let Pressure { memory, disk, pid } = input.pressure;
+    if input.pressure == Pressure::default() || pod::is_critical(input.pod) {
         return Ok(());
     }
-    if input.pressure == [Pressure::Memory] {
+
+    if memory && !disk && !pid {
         let says_what_it_needs = qos::of(input.pod) != QosClass::BestEffort;
         if says_what_it_needs
             || taints::tolerates(input.pod, MEMORY_PRESSURE_TAINT, "", "NoSchedule")
@@ -42,6 +22,11 @@ pub(super) fn check(input: &AdmitInput<'_>) -> Result<(), Rejection> {
             return Ok(());
         }
     }
-    let names: Vec<&str> = input.pressure.iter().map(|pressure| pressure.condition()).collect();
+
+    let names: Vec<&str> =
+        [(memory, "MemoryPressure"), (disk, "DiskPressure"), (pid, "PIDPressure")]
+            .into_iter()
+            .filter_map(|(is_short, condition)| is_short.then_some(condition))
+            .collect();
     Err(Rejection::new(EVICTED, format!("The node had condition: [{}]. ", names.join(" "))))
 }

@@ -7,10 +7,8 @@ use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
 use super::sysctls::{PatternError, normalize};
-use super::{
-    AdmitInput, Admitted, Features, NodeView, Pressure, Rejection, SysctlAllowlist, admit,
-};
-use crate::model::Pod;
+use super::{AdmitInput, Admitted, Features, NodeView, Rejection, SysctlAllowlist, admit};
+use crate::model::{Pod, Pressure};
 use crate::resources::list::amounts;
 
 const KERNEL: (u32, u32) = (6, 1);
@@ -26,7 +24,7 @@ struct World {
     apparmor: bool,
     strict_groups: bool,
     features: Features<'static>,
-    pressure: Vec<Pressure>,
+    pressure: Pressure,
     unsafe_sysctls: Vec<String>,
 }
 
@@ -42,7 +40,7 @@ impl Default for World {
             apparmor: true,
             strict_groups: true,
             features: Features { pod_level_resources: true, declared: Some(&[]) },
-            pressure: Vec::new(),
+            pressure: Pressure::default(),
             unsafe_sysctls: Vec::new(),
         }
     }
@@ -68,7 +66,7 @@ impl World {
             sysctls: &sysctls,
             apparmor: self.apparmor,
             features: self.features,
-            pressure: &self.pressure,
+            pressure: self.pressure,
         })
     }
 }
@@ -446,8 +444,9 @@ fn patterns_of_sysctls() {
 
 #[test]
 fn pressure_keeps_pods_away() {
-    let memory = World { pressure: vec![Pressure::Memory], ..World::default() };
-    let both = World { pressure: vec![Pressure::Memory, Pressure::Disk], ..World::default() };
+    let short = Pressure { memory: true, ..Pressure::default() };
+    let memory = World { pressure: short, ..World::default() };
+    let both = World { pressure: Pressure { disk: true, ..short }, ..World::default() };
     check(
         &memory,
         &pod(json!({})),

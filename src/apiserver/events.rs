@@ -35,6 +35,24 @@ pub struct InvolvedObject {
     pub field_path: String,
 }
 
+impl InvolvedObject {
+    /// Names a pod, or one of its containers.
+    fn pod(pod: &Pod, container: Option<(ContainerKind, &str)>) -> Self {
+        let metadata = &pod.metadata;
+        Self {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            field_path: container
+                .map(|(kind, name)| pod::field_path(kind, name))
+                .unwrap_or_default(),
+        }
+    }
+}
+
 /// One event as recorded, before aggregation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -80,23 +98,30 @@ impl Recorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let object = InvolvedObject {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
-            field_path: container
-                .map(|(kind, name)| pod::field_path(kind, name))
-                .unwrap_or_default(),
-        };
         self.record(Event {
-            object,
+            object: InvolvedObject::pod(pod, container),
             event_type,
             reason: reason.to_owned(),
             message: message.into(),
             annotations: BTreeMap::new(),
+        });
+    }
+
+    /// Records an event about a pod, with annotations.
+    pub fn annotated(
+        &self,
+        pod: &Pod,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+        annotations: BTreeMap<String, String>,
+    ) {
+        self.record(Event {
+            object: InvolvedObject::pod(pod, None),
+            event_type,
+            reason: reason.to_owned(),
+            message: message.into(),
+            annotations,
         });
     }
 

@@ -143,13 +143,13 @@ pub(super) static FIELDS: &[Row] = &[
     ("kubeAPIBurst", Other, Yes),
     ("serializeImagePulls", Other, Yes),
     ("maxParallelImagePulls", Other, Yes),
-    ("evictionHard", Eviction, Partly("it lowers allocatable; nothing is evicted")),
-    ("evictionSoft", Eviction, No),
-    ("evictionSoftGracePeriod", Eviction, No),
-    ("evictionPressureTransitionPeriod", Eviction, No),
-    ("evictionMaxPodGracePeriod", Eviction, No),
-    ("evictionMinimumReclaim", Eviction, No),
-    ("mergeDefaultEvictionSettings", Eviction, Partly("it lowers allocatable; nothing is evicted")),
+    ("evictionHard", Eviction, Yes),
+    ("evictionSoft", Eviction, Yes),
+    ("evictionSoftGracePeriod", Eviction, Yes),
+    ("evictionPressureTransitionPeriod", Eviction, Yes),
+    ("evictionMaxPodGracePeriod", Eviction, Yes),
+    ("evictionMinimumReclaim", Eviction, Yes),
+    ("mergeDefaultEvictionSettings", Eviction, Yes),
     ("podsPerCore", Other, Yes),
     ("enableControllerAttachDetach", Other, Yes),
     ("protectKernelDefaults", Other, Yes),
@@ -174,7 +174,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("allowedUnsafeSysctls", Other, Yes),
     ("volumePluginDir", Other, No),
     ("providerID", Other, Yes),
-    ("kernelMemcgNotification", Eviction, No),
+    ("kernelMemcgNotification", Eviction, Yes),
     ("logging", Other, Yes),
     ("logging.flushFrequency", Other, Never),
     ("logging.options.text.infoBufferSize", Other, Never),
@@ -194,7 +194,7 @@ pub(super) static FIELDS: &[Row] = &[
     ("registerWithTaints", Other, Yes),
     ("registerNode", Other, Yes),
     ("tracing", Other, No),
-    ("localStorageCapacityIsolation", Eviction, Partly("the node's resources only; no limit is enforced")),
+    ("localStorageCapacityIsolation", Eviction, Yes),
     ("containerRuntimeEndpoint", Other, Yes),
     ("imageServiceEndpoint", Other, Yes),
     ("failCgroupV1", Cgroups, Yes),
@@ -223,9 +223,9 @@ pub(super) static FLAGS: &[Row] = &[
     ("--runtime-cgroups", Cgroups, Yes),
     ("--seccomp-default", Other, Yes),
     ("--version", Other, Yes),
-    ("--minimum-container-ttl-duration", Other, No),
-    ("--maximum-dead-containers", Other, No),
-    ("--maximum-dead-containers-per-container", Other, No),
+    ("--minimum-container-ttl-duration", Other, Yes),
+    ("--maximum-dead-containers", Other, Yes),
+    ("--maximum-dead-containers-per-container", Other, Yes),
     ("--experimental-mounter-path", Other, Never),
     ("--experimental-allocatable-ignore-eviction", Reservation, Yes),
 ];
@@ -377,8 +377,7 @@ mod tests {
         assert!(!warnings[0].node_event && warnings[0].text.contains("runOnce"), "{warnings:?}");
         config.run_once = false;
         config.rotate_certificates = true;
-        config.eviction_soft.insert("memory.available".to_owned(), "1Gi".to_owned());
-        config.eviction_hard.insert("memory.available".to_owned(), "1Gi".to_owned());
+        config.qos_reserved.insert("memory".to_owned(), "50%".to_owned());
         config.max_pods = 5;
         let texts: Vec<(String, bool)> = without_effect(&flags, &config, true)
             .into_iter()
@@ -386,11 +385,10 @@ mod tests {
             .collect();
         let on = "set, but without (full) effect";
         let version = "in this version of rkubelet";
-        let eviction = "evictionHard (it lowers allocatable; nothing is evicted), evictionSoft";
         assert_eq!(
             texts,
             [
-                (format!("{on} on eviction {version}: {eviction}"), true),
+                (format!("{on} on reservation {version}: qosReserved"), true),
                 (format!("{on} {version}: rotateCertificates"), false),
             ]
         );

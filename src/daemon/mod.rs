@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::config::{Gate, Host, Loaded};
 use crate::cri::{self, Runtime};
 use crate::dispatch;
-use crate::model::{EventType, StartBacklog};
+use crate::model::{EventType, Pressure, StartBacklog};
 use crate::telemetry::metrics::{
     BuildInfo, Registry, register_build_info, register_features, register_process,
     register_start_time,
@@ -241,7 +241,8 @@ impl<M: Mounter> Core<M> {
             return Ok(());
         };
         let api = self.start_api(&mut tasks);
-        let node = self.start_node(&mut tasks, &runtime, &api).await;
+        let (short, pressure) = watch::channel(Pressure::default());
+        let node = self.start_node(&mut tasks, &runtime, &api, pressure.clone()).await;
         let status = self.start_status(&mut tasks);
         let volumes = self.start_volumes(&mut tasks, &api);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
@@ -253,6 +254,8 @@ impl<M: Mounter> Core<M> {
         let mut host_ips = node.host_ips.clone();
         let driver = runtime.condition.borrow().cgroup_driver;
         let housekeeping = runtime.images.clone();
+        let cgroups = runtime.cgroups.clone();
+        let condition = runtime.condition.clone();
         let parts = wire::Parts {
             user_namespaces,
             runtime,
@@ -262,11 +265,20 @@ impl<M: Mounter> Core<M> {
             desired: desired.clone(),
             changes,
             node: node.node,
+            pressure,
             host_ips: node.host_ips,
             network_not_ready: node.network_not_ready,
         };
         let pods = self.start_pods(&mut tasks, parts)?;
-        self.start_housekeeping(&mut tasks, housekeeping, &pods);
+        let images = self.start_housekeeping(&mut tasks, housekeeping, &pods);
+        let eviction = wire::EvictionParts {
+            stats: stats.clone(),
+            images,
+            pressure: short,
+            cgroups,
+            condition,
+        };
+        self.start_eviction(&mut tasks, eviction, &pods)?;
         dispatch::metrics::register(&self.metrics, pods.clone(), desired.clone());
 
         // Without an address in time the certificate goes without.

@@ -133,7 +133,7 @@ impl Door {
             sysctls: &self.config.sysctls,
             apparmor: self.config.apparmor,
             features: self.config.features,
-            pressure: &[],
+            pressure: facts.pressure,
         })?;
 
         if let Some(Rejection { reason, message, .. }) = decision.overlooked {

@@ -3,13 +3,14 @@
 //! Dispatch writes it, the task reads it, on a `watch`: the latest value wins, nothing queues
 //! (invariant 2). It says what is wished, never how it is done.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::view::PodView;
-use crate::model::{Pod, ResizeVerdict, TerminationCause};
+use crate::model::{ContainerId, Pod, ResizeVerdict, TerminationCause};
 
 /// The order for a pod's task. The latest value wins, nothing queues (invariant 2).
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Directive {
     pub resize: Resize,
     /// The pods that make room for this one: it starts when they have stopped.
     pub room: Vec<watch::Receiver<PodView>>,
+    /// Containers that have ended and that the node wants removed.
+    pub collect: BTreeSet<ContainerId>,
 }
 
 /// What was decided about a change of a pod's resources. The pod that its task is told of shows

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::streams::Streams;
 use super::view::PodView;
-use crate::model::{Pod, PodUid, TerminationCause};
+use crate::model::{ContainerId, Pod, PodUid, TerminationCause};
 
 /// What dispatch can be asked for.
 #[derive(Debug)]
@@ -23,6 +23,11 @@ pub(super) enum Command {
         cause: TerminationCause,
         /// The grace period.
         grace: Duration,
+    },
+    /// Have containers that have ended removed from the runtime.
+    Collect {
+        /// The containers, by pod.
+        containers: BTreeMap<PodUid, BTreeSet<ContainerId>>,
     },
 }
 
@@ -155,5 +160,11 @@ impl PodsHandle {
     /// Asks for a pod to be stopped; false when the process is shutting down.
     pub async fn stop(&self, uid: PodUid, cause: TerminationCause, grace: Duration) -> bool {
         self.commands.send(Command::Stop { uid, cause, grace }).await.is_ok()
+    }
+
+    /// Asks for containers that have ended to be removed from the runtime, by pod; one that runs
+    /// stays. False when the process is shutting down.
+    pub async fn collect(&self, containers: BTreeMap<PodUid, BTreeSet<ContainerId>>) -> bool {
+        self.commands.send(Command::Collect { containers }).await.is_ok()
     }
 }

@@ -345,7 +345,15 @@ impl<B: Backend> Dispatch<B> {
                 return;
             }
         };
-        self.start(Directive { pod: start, gone: false, stop: None, resize, room }, lifecycle);
+        let directive = Directive {
+            pod: start,
+            gone: false,
+            stop: None,
+            resize,
+            room,
+            collect: BTreeSet::new(),
+        };
+        self.start(directive, lifecycle);
         if given.is_some() {
             self.update(&pod::uid(&pod), pod);
         }
@@ -502,6 +510,13 @@ impl<B: Backend> Dispatch<B> {
                         .send_modify(|directive| directive.stop = Some(Stop { cause, grace }));
                 }
             }
+            Command::Collect { containers } => {
+                for (uid, containers) in containers {
+                    if let Some(entry) = self.entries.get(&uid) {
+                        entry.directive.send_modify(|directive| directive.collect = containers);
+                    }
+                }
+            }
         }
     }
 
@@ -544,6 +559,7 @@ impl<B: Backend> Dispatch<B> {
             stop: None,
             resize: Resize::default(),
             room: Vec::new(),
+            collect: BTreeSet::new(),
         };
         let lifecycle = self.terminating(TerminationCause::Removed, found.grace);
         self.start(directive, lifecycle);

@@ -2,19 +2,20 @@
 //! disk is too full.
 //!
 //! In: the runtime's images and containers, the names that pods refer to, the image file system's
-//! size. Out: RemoveImage, events on the node. [`super::gc_plan`] decides which images go, and in
-//! which order.
+//! size, demands of eviction. Out: RemoveImage, events on the node. [`super::gc_plan`] decides
+//! which images go, and in which order.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use super::Measure;
 use super::gc_plan::{self, Policy, Records, Seen};
 use super::reference::{self, Reference};
-use super::{Handle, Measure};
 use crate::cri::{CriError, v1};
 use crate::linux::mount::{FsUsage, fs_usage};
 use crate::model::reason::event;
@@ -26,9 +27,32 @@ const EVERY: Duration = Duration::from_secs(300);
 /// Returns the images that pods refer to, as their specs name them.
 pub type Wanted = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Demands that may wait for the collector. One asker makes one at a time.
+const DEMANDS: usize = 4;
+
+/// A demand to delete every image that nobody needs.
+type Demand = oneshot::Sender<Result<(), CollectError>>;
+
+/// Asks for images to be deleted out of turn. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    demands: mpsc::Sender<Demand>,
+}
+
+impl Handle {
+    /// Deletes every image that no pod needs and that is old enough, whatever is free. Cancel-safe:
+    /// what was begun goes on.
+    pub async fn delete_unused(&self) -> Result<(), CollectError> {
+        let (reply, answer) = oneshot::channel();
+        self.demands.send(reply).await.map_err(|_| CollectError::Stopped)?;
+        answer.await.map_err(|_| CollectError::Stopped)?
+    }
+}
+
 /// Collects images.
 pub struct Collector {
-    images: Handle,
+    images: super::Handle,
+    demands: mpsc::Receiver<Demand>,
     policy: Policy,
     node_name: String,
     wanted: Wanted,
@@ -43,55 +67,112 @@ impl std::fmt::Debug for Collector {
     }
 }
 
-/// The reason why a round failed.
+/// The reason why images were not collected.
 #[derive(Debug, thiserror::Error)]
-enum GcFailure {
+pub enum CollectError {
+    /// The runtime refused, or did not answer.
     #[error("{0}")]
     Runtime(#[from] CriError),
+    /// In upstream's words.
     #[error("{0}")]
     Text(String),
+    /// The kubelet is ending.
+    #[error("the kubelet is stopping")]
+    Stopped,
 }
 
 impl Collector {
-    /// Returns a collector with `policy`; `wanted` returns the images that pods refer to.
-    pub fn new(images: Handle, policy: Policy, node_name: String, wanted: Wanted) -> Self {
+    /// Returns a collector with `policy`, and what asks it for more; `wanted` returns the images
+    /// that pods refer to.
+    pub fn new(
+        images: super::Handle,
+        policy: Policy,
+        node_name: String,
+        wanted: Wanted,
+    ) -> (Handle, Self) {
+        let (sender, demands) = mpsc::channel(DEMANDS);
         let began = images.inner.clock.now().mono;
-        Self {
+        let collector = Self {
             images,
+            demands,
             policy,
             node_name,
             wanted,
             records: Records::default(),
             began,
             failed: false,
+        };
+        (Handle { demands: sender }, collector)
+    }
+
+    /// Runs until it is dropped. Where images go on demand only, it knows from the beginning which
+    /// there were.
+    pub async fn run(mut self) {
+        if self.policy.is_off() {
+            match self.see().await {
+                Ok(seen) => self.records.note(&seen, self.images.inner.clock.now().mono),
+                Err(error) => warn!(%error, "images could not be listed"),
+            }
+        }
+        let clock = self.images.inner.clock;
+        let mut next = (!self.policy.is_off()).then(|| clock.now().mono);
+        loop {
+            // Every arm is cancel-safe.
+            let demand = tokio::select! {
+                () = clock.sleep_until_some(next) => None,
+                demand = self.demands.recv() => match demand {
+                    Some(demand) => Some(demand),
+                    // Nobody can ask any more.
+                    None => {
+                        clock.sleep_until_some(next).await;
+                        None
+                    }
+                },
+            };
+            match demand {
+                Some(reply) => {
+                    // Nobody may wait for it any more.
+                    reply.send(self.delete_unused().await).ok();
+                }
+                None => {
+                    self.collect().await;
+                    next = Some(clock.now().mono.after(EVERY));
+                }
+            }
         }
     }
 
-    /// Runs until it is dropped.
-    pub async fn run(mut self) {
-        if self.policy.is_off() {
-            return;
-        }
-        loop {
-            match self.round().await {
-                Ok(()) => self.failed = false,
-                Err(error) => {
-                    warn!(%error, "images could not be collected");
-                    // The first failure may only mean that the runtime has just come up.
-                    if std::mem::replace(&mut self.failed, true) {
-                        self.tell(event::IMAGE_GC_FAILED, error.to_string());
-                    }
+    /// Makes a round of its own accord.
+    async fn collect(&mut self) {
+        match self.round().await {
+            Ok(()) => self.failed = false,
+            Err(error) => {
+                warn!(%error, "images could not be collected");
+                // The first failure may only mean that the runtime has just come up.
+                if std::mem::replace(&mut self.failed, true) {
+                    self.tell(event::IMAGE_GC_FAILED, error.to_string());
                 }
             }
-            tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// Deletes every image that nobody needs.
+    async fn delete_unused(&mut self) -> Result<(), CollectError> {
+        let began = self.images.inner.clock.now();
+        let seen = self.see().await?;
+        self.records.note(&seen, began.mono);
+        info!("deleting images that nobody needs");
+        let (freed, left) = self.free(&seen, u64::MAX, began.mono).await?;
+        info!(freed, images = left.len(), "images that nobody needs are deleted");
+        self.images.prune_records(&left, began.wall);
+        Ok(())
     }
 
     fn tell(&self, reason: &str, message: String) {
         self.images.inner.recorder.node(&self.node_name, EventType::Warning, reason, message);
     }
 
-    async fn round(&mut self) -> Result<(), GcFailure> {
+    async fn round(&mut self) -> Result<(), CollectError> {
         let began = self.images.inner.clock.now();
         let mut seen = self.see().await?;
         let now = began.mono;
@@ -111,7 +192,7 @@ impl Collector {
         if usage.capacity == 0 {
             let message = "invalid capacity 0 on image filesystem".to_owned();
             self.tell(event::INVALID_DISK_CAPACITY, message.clone());
-            return Err(GcFailure::Text(message));
+            return Err(CollectError::Text(message));
         }
 
         let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else {
@@ -135,7 +216,7 @@ impl Collector {
                  used by active images, logs, volumes, or other data."
             );
             self.tell(event::FREE_DISK_SPACE_FAILED, message.clone());
-            return Err(GcFailure::Text(message));
+            return Err(CollectError::Text(message));
         }
 
         Ok(())
@@ -148,7 +229,7 @@ impl Collector {
         seen: &[Seen],
         wanted: u64,
         now: Mono,
-    ) -> Result<(u64, Vec<String>), GcFailure> {
+    ) -> Result<(u64, Vec<String>), CollectError> {
         let mut left: BTreeSet<String> = seen.iter().map(|image| image.id.clone()).collect();
         let mut freed = 0_u64;
         let mut problems = Vec::new();
@@ -170,7 +251,7 @@ impl Collector {
             return Ok((freed, left.into_iter().collect()));
         }
 
-        Err(GcFailure::Text(format!(
+        Err(CollectError::Text(format!(
             "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
             problems.join(", ")
         )))
@@ -214,16 +295,16 @@ impl Collector {
         Ok(images.into_iter().map(see).collect())
     }
 
-    async fn usage(&self) -> Result<FsUsage, GcFailure> {
+    async fn usage(&self) -> Result<FsUsage, CollectError> {
         let answer =
             self.images.inner.runtime.image_fs_info(v1::ImageFsInfoRequest::default()).await?;
         let first =
             answer.image_filesystems.into_iter().next().and_then(|filesystem| filesystem.fs_id);
         let Some(id) = first else {
-            return Err(GcFailure::Text("the runtime names no image file system".to_owned()));
+            return Err(CollectError::Text("the runtime names no image file system".to_owned()));
         };
         fs_usage(Path::new(&id.mountpoint))
-            .map_err(|error| GcFailure::Text(format!("{}: {error}", id.mountpoint)))
+            .map_err(|error| CollectError::Text(format!("{}: {error}", id.mountpoint)))
     }
 }
 
@@ -269,7 +350,7 @@ mod tests {
             min_age: Duration::from_secs(120),
             max_age: Duration::from_secs(600),
         };
-        let collector = Collector::new(
+        let (_handle, collector) = Collector::new(
             images,
             policy,
             "n".to_owned(),

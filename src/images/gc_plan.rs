@@ -42,7 +42,8 @@ pub struct Seen {
 /// The times that are kept of one image.
 #[derive(Clone, Copy, Debug)]
 struct Record {
-    first_seen: Mono,
+    /// When the image was first seen; `None`: it was there when the process began.
+    first_seen: Option<Mono>,
     last_used: Option<Mono>,
 }
 
@@ -50,11 +51,14 @@ struct Record {
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     images: BTreeMap<String, Record>,
+    has_begun: bool,
 }
 
 impl Records {
-    /// Takes the present list of images.
+    /// Takes the present list of images. Those of the first list may be of any age, and count as
+    /// old enough (as upstream).
     pub fn note(&mut self, seen: &[Seen], now: Mono) {
+        let first_seen = std::mem::replace(&mut self.has_begun, true).then_some(now);
         let present: BTreeSet<&str> = seen.iter().map(|image| image.id.as_str()).collect();
         self.images.retain(|id, _| present.contains(id.as_str()));
 
@@ -62,7 +66,7 @@ impl Records {
             let record = self
                 .images
                 .entry(image.id.clone())
-                .or_insert(Record { first_seen: now, last_used: None });
+                .or_insert(Record { first_seen, last_used: None });
             if image.in_use {
                 record.last_used = Some(now);
             }
@@ -104,7 +108,9 @@ impl Records {
 
     /// Returns the images that may go to free space, in order.
     pub fn candidates<'a>(&self, seen: &'a [Seen], policy: &Policy, now: Mono) -> Vec<&'a Seen> {
-        let is_young = |record: &Record| now.since(record.first_seen) < policy.min_age;
+        let is_young = |record: &Record| {
+            record.first_seen.is_some_and(|seen| now.since(seen) < policy.min_age)
+        };
         self.unused(seen)
             .into_iter()
             .filter(|(record, _)| !is_young(record))
@@ -201,9 +207,18 @@ mod tests {
     fn what_is_in_use_or_new_stays() {
         let mut records = Records::default();
         let seen = [image("a", true), image("b", false)];
+        records.note(&seen[..1], at(0));
         records.note(&seen, at(0));
         assert!(records.candidates(&seen, &policy(0), at(119)).is_empty());
         assert_eq!(ids(&records.candidates(&seen, &policy(0), at(120))), ["b"]);
+    }
+
+    #[test]
+    fn what_was_there_at_the_beginning_is_old_enough() {
+        let mut records = Records::default();
+        let seen = [image("b", false)];
+        records.note(&seen, at(0));
+        assert_eq!(ids(&records.candidates(&seen, &policy(0), at(1))), ["b"]);
     }
 
     #[test]

@@ -7,12 +7,14 @@ pub mod blocking;
 pub mod cgroup;
 pub mod fs;
 pub mod iptables;
+pub mod kmsg;
 pub mod machine;
 pub mod malloc;
 pub mod measure;
 pub mod mount;
 pub mod ownership;
 pub mod program;
+pub mod psi;
 #[cfg(any(test, feature = "testkit"))]
 pub mod seeded;
 pub mod selinux;

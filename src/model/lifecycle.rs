@@ -60,6 +60,11 @@ pub enum TerminationCause {
         /// Upstream's message.
         message: String,
     },
+    /// It uses more local storage than it may: reason `Evicted`, and no disruption by the node.
+    OverLimit {
+        /// Upstream's message.
+        message: String,
+    },
     /// The node evicts it.
     Evicted {
         /// Upstream's reason, e.g. `Evicted`.
@@ -78,6 +83,7 @@ impl TerminationCause {
             Self::DeadlineExceeded => "deadline exceeded",
             Self::Finished => "finished",
             Self::Rejected { .. } => "rejected",
+            Self::OverLimit { .. } => "over limit",
             Self::Evicted { .. } => "evicted",
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
+use super::pressure::Pressure;
 use super::quantity::Amount;
 
 /// The facts of the node that admission reads.
@@ -17,6 +18,8 @@ pub struct NodeFacts {
     pub allocatable: BTreeMap<String, Amount>,
     /// True if the runtime honours `supplementalGroupsPolicy`.
     pub supplemental_groups_policy: bool,
+    /// What the node is short of.
+    pub pressure: Pressure,
 }
 
 impl NodeFacts {

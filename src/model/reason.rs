@@ -39,6 +39,9 @@ pub mod event {
     pub const DNS_CONFIG_FORMING: &str = "DNSConfigForming";
     pub const MISSING_CLUSTER_DNS: &str = "MissingClusterDNS";
     pub const EVICTED: &str = "Evicted";
+    pub const EVICTION_THRESHOLD_MET: &str = "EvictionThresholdMet";
+    pub const CONTAINER_GC_FAILED: &str = "ContainerGCFailed";
+    pub const SYSTEM_OOM: &str = "SystemOOM";
     pub const INVALID_DISK_CAPACITY: &str = "InvalidDiskCapacity";
     pub const FREE_DISK_SPACE_FAILED: &str = "FreeDiskSpaceFailed";
     pub const IMAGE_GC_FAILED: &str = "ImageGCFailed";
@@ -50,6 +53,8 @@ pub mod event {
     pub const FAILED_TO_MAKE_POD_DATA_DIRECTORIES: &str = "Failed";
     /// Ours: a pod has waited for long.
     pub const POD_BLOCKED: &str = "PodBlocked";
+    /// Ours: the kernel has killed a process of a container, which went on.
+    pub const OOM_KILLING: &str = "OOMKilling";
     /// Ours: a volume or directory of a pod that is gone cannot be removed.
     pub const ORPHANED_VOLUME_STUCK: &str = "OrphanedVolumeStuck";
 }

@@ -35,6 +35,9 @@ impl From<&Loaded> for Config {
             initial_backoff: initial.min(max_backoff),
             cgroups: PodCgroupPolicy::from(loaded),
             restart_all: gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+            // At least one, as upstream: the last state is its exit.
+            dead_kept: usize::try_from(loaded.flags.maximum_dead_containers_per_container)
+                .map_or(1, |count| count.max(1)),
         }
     }
 }

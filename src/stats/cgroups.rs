@@ -59,7 +59,7 @@ pub struct Owner {
 }
 
 /// Returns the owner of each cgroup that has one, by path. `images` are those of sandboxes, by id.
-pub(super) fn owners<'a>(
+pub fn owners<'a>(
     cgroups: &'a CgroupsUsage,
     tree: &CgroupTree,
     known: &[KnownPod],

@@ -163,6 +163,12 @@ impl StatsHandle {
         self.ask(|reply| Question::Node { max_age, reply }).await
     }
 
+    /// Reads now what eviction watches: of the node's usage memory, file systems and the count of
+    /// processes. Cancel-safe.
+    pub async fn signals(&self) -> Result<NodeUsage, StatsError> {
+        Arc::clone(&self.sources).signals().await
+    }
+
     /// Returns the usage of all pods, read at most `max_age` ago. Cancel-safe.
     pub async fn pods(&self, max_age: Duration) -> Answer<PodsUsage> {
         self.ask(|reply| Question::Pods { max_age, reply }).await

@@ -134,9 +134,7 @@ fn seconds(at: Wall) -> f64 {
 mod tests {
     use super::render;
     use crate::model::{ContainerId, PodKey, PodUid, Wall};
-    use crate::stats::usage::{
-        ContainerUsage, Cpu, Memory, NodeUsage, PodUsage, PodsUsage, Resources, Swap,
-    };
+    use crate::stats::usage::*;
 
     #[test]
     fn samples_have_upstreams_names_and_times() {

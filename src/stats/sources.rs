@@ -27,7 +27,7 @@ use crate::linux::blocking;
 use crate::linux::cgroup::{CgroupError, Layout};
 use crate::linux::measure::{Measured, measure};
 use crate::linux::mount::fs_usage;
-use crate::model::{PodKey, PodUid, Wall};
+use crate::model::{PodKey, PodUid, Wall, pod};
 use crate::pleg::KnownPod;
 
 /// A reading of cgroups may be this old when it becomes part of another: those who ask for the node
@@ -92,14 +92,9 @@ impl Sources {
 
         let mut by_path = BTreeMap::new();
         for path in reader.list(&roots) {
+            let Some(mut usage) = self.cgroup(&mut reader, &path) else { continue };
             let now = self.deps.clock.now();
-            let Some(mut sample) = reader.read(&path, now) else { continue };
             let is_top = path == "/";
-            if let Some(memory) = sample.memory.as_mut().filter(|_| is_top) {
-                memory.limits.memory = self.config.machine.memory;
-                memory.limits.swap = self.config.machine.swap;
-            }
-            let mut usage = CgroupUsage { sample, ..CgroupUsage::default() };
             if detailed {
                 let id = path.rsplit('/').next().and_then(container_id);
                 let main = if is_top { Some(FIRST_PROCESS) } else { usage.sample.pids.first };
@@ -117,16 +112,63 @@ impl Sources {
         Ok(CgroupsUsage { by_path, names })
     }
 
+    /// Reads one cgroup. That of the machine has the machine's limits.
+    fn cgroup(&self, reader: &mut Reader<'_>, path: &str) -> Option<CgroupUsage> {
+        let mut sample = reader.read(path, self.deps.clock.now())?;
+        if let Some(memory) = sample.memory.as_mut().filter(|_| path == "/") {
+            memory.limit = self.config.machine.memory;
+            memory.swap_limit = self.config.machine.swap;
+        }
+        Some(CgroupUsage { sample, ..CgroupUsage::default() })
+    }
+
+    /// Reads what eviction watches and no more: the cgroups of the machine and of all pods, file
+    /// systems, the count of processes.
+    pub(super) async fn signals(self: Arc<Self>) -> Result<NodeUsage, StatsError> {
+        let request = v1::ImageFsInfoRequest::default();
+        let images = self.deps.runtime.image_fs_info(request).await.map_err(StatsError::Images)?;
+        let images = images.image_filesystems.into_iter().next();
+        let read = blocking::spawn(move || {
+            let layout = self.layout().map_err(StatsError::Cgroup)?;
+            let names = self.names(layout);
+            let mut reader = Reader::new(layout, Path::new("/proc"));
+            let paths = ["/".to_owned(), names.pods.clone()].into_iter();
+            let by_path = paths.filter_map(|path| {
+                let usage = self.cgroup(&mut reader, &path)?;
+                Some((path, usage))
+            });
+            let by_path: BTreeMap<String, CgroupUsage> = by_path.collect();
+            let cgroups = CgroupsUsage { by_path, names };
+            Ok(self.node_of(&cgroups, self.node_disks(images)?))
+        });
+        read.await.map_err(StatsError::panicked)?
+    }
+
+    /// The pods that the runtime knows. A pod whose labels no relist has read yet has its name from
+    /// its object.
+    fn known(&self) -> Vec<KnownPod> {
+        let mut known = self.deps.pleg.pods();
+        if known.iter().all(|pod| pod.key.is_some()) {
+            return known;
+        }
+        let objects = (self.deps.pods)();
+        for pod in known.iter_mut().filter(|pod| pod.key.is_none()) {
+            let object = objects.iter().find(|object| pod::uid(object) == pod.uid);
+            pod.key = object.map(|object| pod::key(object));
+        }
+        known
+    }
+
     /// The runtime's ids of all sandboxes.
     fn sandboxes(&self) -> HashSet<String> {
-        let known = self.deps.pleg.pods();
+        let known = self.known();
         let sandboxes = known.iter().flat_map(|pod| &pod.observation.pod.sandboxes);
         sandboxes.map(|sandbox| sandbox.id.as_str().to_owned()).collect()
     }
 
     /// Composes processors, memory and swap of node and pods: no call to the runtime, no disk.
     pub(super) fn light(&self, cgroups: &CgroupsUsage) -> (NodeUsage, PodsUsage) {
-        let pods = compose::pods(&self.deps.pleg.pods(), cgroups, &self.config.tree, None);
+        let pods = compose::pods(&self.known(), cgroups, &self.config.tree, None);
         (self.node_of(cgroups, NodeDisks::default()), pods)
     }
 
@@ -220,7 +262,7 @@ impl Sources {
 
         let this = Arc::clone(&self);
         let read = blocking::spawn(move || {
-            let known = this.deps.pleg.pods();
+            let known = this.known();
             let disks = this.disks(&known, &cgroups, &layers, volumes)?;
             Ok(compose::pods(&known, &cgroups, &this.config.tree, Some(&disks)))
         });
@@ -322,7 +364,7 @@ impl Sources {
 
     /// Returns whose each cgroup of a reading is.
     pub(super) fn owners<'a>(&self, read: &'a Detailed) -> HashMap<&'a str, Owner> {
-        owners(&read.cgroups, &self.config.tree, &self.deps.pleg.pods(), &read.images)
+        owners(&read.cgroups, &self.config.tree, &self.known(), &read.images)
     }
 }
 

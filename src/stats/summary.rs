@@ -423,10 +423,7 @@ mod tests {
 
     use super::{Frame, Part, render};
     use crate::model::{ContainerId, PodKey, PodUid, Wall};
-    use crate::stats::usage::{
-        ContainerUsage, Cpu, Fs, Interface, Io, Memory, Network, NodeUsage, PodUsage, PodsUsage,
-        Processes, Resources, Swap, SystemContainer, SystemUsage, VolumeUsage,
-    };
+    use crate::stats::usage::*;
 
     const AT: Wall = Wall::UNIX_EPOCH;
 

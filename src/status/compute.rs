@@ -14,6 +14,7 @@ use super::input::ComputeInput;
 use super::phase::PhaseDecision;
 use super::{conditions, containers, merge, phase, resources, terminated};
 use crate::model::phase::is_terminal;
+use crate::model::reason::event::EVICTED;
 use crate::model::{
     ContainerState, Lifecycle, Phase, SandboxState, TerminationCause, addresses, pod,
 };
@@ -211,6 +212,7 @@ fn initialized(input: &ComputeInput<'_>) -> bool {
 fn forced_reason<'a>(input: &ComputeInput<'a>) -> Option<(&'a str, &'a str)> {
     match &input.lifecycle.terminating()?.cause {
         TerminationCause::Evicted { reason, message } => Some((reason, message)),
+        TerminationCause::OverLimit { message } => Some((EVICTED, message)),
         TerminationCause::DeadlineExceeded => Some((DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE)),
         TerminationCause::Deleted
         | TerminationCause::Removed

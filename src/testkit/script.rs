@@ -231,6 +231,14 @@ fn happen(world: &mut World, verb: &str, rest: &[&str]) -> Result<(), String> {
             world.evict(cause, duration(grace)?);
             Ok(())
         }
+        ("node-collects", []) => {
+            world.collect_dead();
+            Ok(())
+        }
+        ("dead-kept", [count]) => {
+            world.facts_mut().config.dead_kept = number(count)?;
+            Ok(())
+        }
         ("max-backoff", [time]) => {
             world.facts_mut().config.max_backoff = duration(time)?;
             Ok(())

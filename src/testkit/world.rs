@@ -1,7 +1,7 @@
 //! A world of one pod: its object, its runtime and its node, around the real memory of its task
 //! ([`Memory`]). Plans are carried out as a worker does, at the moments that the test chooses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct World {
     stop: Option<Stop>,
     /// CPU and memory of the pod's cgroup, which outlives the kubelet.
     cgroup: Option<Figures>,
+    /// The containers that the node wants removed.
+    collect: BTreeSet<ContainerId>,
     /// The actions in flight, each with the object that it was begun with.
     actions: BTreeMap<Key, (Action, Arc<Pod>)>,
 }
@@ -88,6 +90,7 @@ impl World {
             is_gone: false,
             stop: None,
             cgroup: None,
+            collect: BTreeSet::new(),
             actions: BTreeMap::new(),
         };
         world.publish();
@@ -171,6 +174,7 @@ impl World {
             gone: self.is_gone,
             stop: self.stop.clone(),
             resize: Resize::default(),
+            collect: self.collect.clone(),
         };
         self.memory.take(Event::Ordered(order), self.now);
         self.memory.refresh(self.now);
@@ -198,6 +202,14 @@ impl World {
     /// The node stops the pod.
     pub fn evict(&mut self, cause: TerminationCause, grace: Duration) {
         self.stop = Some(Stop { cause, grace });
+        self.deliver();
+    }
+
+    /// The node wants everything of the pod removed that has ended by now.
+    pub fn collect_dead(&mut self) {
+        let dead =
+            self.observed.containers.iter().filter(|container| !container.state.is_running());
+        self.collect = dead.map(|container| container.id.clone()).collect();
         self.deliver();
     }
 

@@ -29,7 +29,7 @@ use crate::desired::Change;
 use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
-use crate::model::{NodeFacts, Pod, PodUid};
+use crate::model::{NodeFacts, Pod, PodUid, Pressure};
 use crate::pods::execute::{
     self, ApiDeps, Count, ImageUsers, Metrics, NodeDeps, ResourceDeps, RuntimeDeps, Settings,
 };
@@ -55,6 +55,8 @@ pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) desired: desired::Handle,
     pub(in crate::daemon) changes: mpsc::Receiver<Change>,
     pub(in crate::daemon) node: Option<node::Handle>,
+    /// What the node is short of.
+    pub(in crate::daemon) pressure: watch::Receiver<Pressure>,
     /// The node's own addresses, preferred first.
     pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
@@ -352,10 +354,12 @@ impl<M: Mounter> Core<M> {
         let mut described = parts.node.as_ref().map(node::Handle::described);
         let mut allocatable = allocatable.clone();
         let mut condition = parts.runtime.condition.clone();
+        let mut pressure = parts.pressure.clone();
         tasks.run("node facts", async move {
             loop {
                 let bare =
                     bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
+                let bare = NodeFacts { pressure: *pressure.borrow_and_update(), ..bare };
                 let now = match &mut described {
                     None => Some(bare),
                     Some(described) => {
@@ -375,6 +379,7 @@ impl<M: Mounter> Core<M> {
                     () = changed_of(&mut described) => {}
                     () = changed(&mut allocatable) => {}
                     () = changed(&mut condition) => {}
+                    () = changed(&mut pressure) => {}
                 }
             }
         });

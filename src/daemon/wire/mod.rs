@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod eviction;
 mod node;
 mod pods;
 mod runtime;
@@ -13,4 +14,5 @@ mod stats;
 
 pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;
+pub(super) use self::eviction::EvictionParts;
 pub(super) use self::runtime::RuntimeParts;

@@ -30,6 +30,7 @@ impl<M: Mounter> Core<M> {
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         api: &ApiParts,
+        pressure: watch::Receiver<Pressure>,
     ) -> NodeParts {
         let condition = runtime.condition.clone();
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
@@ -58,7 +59,7 @@ impl<M: Mounter> Core<M> {
         let deps = node::Deps {
             clients: clients.clone(),
             view: api.node.clone(),
-            sources: self.node_sources(tasks, runtime),
+            sources: self.node_sources(tasks, runtime, pressure),
             recorder: self.recorder.clone(),
             clock: self.clock,
         };
@@ -69,7 +70,12 @@ impl<M: Mounter> Core<M> {
 
     /// The receivers that the Node's status is made from. A channel without a sender stands for a
     /// subsystem that does not exist yet.
-    fn node_sources(&self, tasks: &mut Tasks, runtime: &RuntimeParts) -> node::Sources {
+    fn node_sources(
+        &self,
+        tasks: &mut Tasks,
+        runtime: &RuntimeParts,
+        pressure: watch::Receiver<Pressure>,
+    ) -> node::Sources {
         let limit = self.loaded.config.node_status_max_images;
         let (images, task) = images::listing(runtime.images.clone(), limit);
         tasks.run("image list", task);
@@ -79,7 +85,7 @@ impl<M: Mounter> Core<M> {
             pleg: runtime.pleg.clone(),
             images,
             devices: runtime.manager.figures(),
-            pressure: watch::channel(Pressure::default()).1,
+            pressure,
             storage: watch::channel(None).1,
             shutdown: watch::channel(None).1,
             volumes_in_use: watch::channel(None).1,

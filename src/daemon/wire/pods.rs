@@ -94,35 +94,31 @@ impl<M: Mounter> Core<M> {
     }
 
     /// Starts what keeps the node's disk from filling up: the collection of unused images, and the
-    /// rotation of logs.
+    /// rotation of logs. Returns the handle by which more images are deleted.
     pub(in crate::daemon) fn start_housekeeping(
         &self,
         tasks: &mut Tasks,
         images: images::Handle,
         pods: &PodsHandle,
-    ) {
+    ) -> images::gc::Handle {
         let views = pods.clone();
         let wanted = move || {
             views.views().iter().filter(|view| view.is_active()).flat_map(images_of).collect()
         };
-        let collector = images::gc::Collector::new(
+        let (handle, collector) = images::gc::Collector::new(
             images,
             images::gc_plan::Policy::from(&self.loaded),
             self.identity.name.clone(),
             Arc::new(wanted),
         );
-        let stop = self.shutdown.clone();
-        // It ends at once where images never go.
-        tasks.run("image collection", async move {
-            collector.run().await;
-            stop.cancelled().await;
-        });
+        tasks.run("image collection", collector.run());
 
         if let Some(policy) = logs::Policy::from_loaded(&self.loaded) {
             let runtime = self.runtime.clone();
             let rotator = logs::Rotator::new(policy, pods.clone(), runtime, self.clock);
             tasks.run("log rotation", rotator.run());
         }
+        handle
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod fs;
 mod layout;
+pub mod notify;
 mod values;
 
 use std::collections::BTreeMap;

@@ -4,11 +4,12 @@
 //! [`super::Memory`] stores the newest value of each; the planner reads them. Nothing here is
 //! derived from what this process did: that is [`super::known`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::cni::NetworkProblem;
-use crate::model::{Mono, Phase, ProbeVerdicts, SandboxId, VolumesState, Wall};
+use crate::model::{ContainerId, Mono, Phase, ProbeVerdicts, SandboxId, VolumesState, Wall};
 use crate::resources::PodCgroupPolicy;
 
 /// The facts about one pod, each as it was last reported.
@@ -33,6 +34,8 @@ pub struct Facts {
     pub status_accepted: bool,
     /// True while other pods wait for their start or their stop.
     pub has_backlog: bool,
+    /// Containers that have ended and that the node wants removed.
+    pub collect: BTreeSet<ContainerId>,
 }
 
 impl Facts {
@@ -57,6 +60,9 @@ pub struct Config {
     /// Enables the restart rule `RestartAllContainers` (feature gate
     /// `RestartAllContainersOnContainerExits`). Without it the container's policy decides.
     pub restart_all: bool,
+    /// How many containers that have ended are kept of each name beyond the newest one
+    /// (`--maximum-dead-containers-per-container`); zero means one.
+    pub dead_kept: usize,
 }
 
 /// The state of a pod's object at its source.

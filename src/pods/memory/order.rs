@@ -1,6 +1,7 @@
 //! What an order of dispatch changes in the memory of a pod: a newer object, an order to stop, a
 //! decision about a resize, an object that is gone. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::facts::{Removal, Source};
 use super::slot::NextImage;
 use super::{Ending, Memory, Now, ObjectChange};
 use crate::dispatch::{Resize, Stop};
-use crate::model::{Lifecycle, Mono, Pod, pod};
+use crate::model::{ContainerId, Lifecycle, Mono, Pod, pod};
 use crate::pods::plan::types::{Key, Transition};
 use crate::pods::request::container_hash;
 use crate::resources::Figures;
@@ -34,6 +35,8 @@ pub struct Order {
     pub stop: Option<Stop>,
     /// What was decided about the newest change of its resources.
     pub resize: Resize,
+    /// Containers that have ended and that the node wants removed.
+    pub collect: BTreeSet<ContainerId>,
 }
 
 impl Memory {
@@ -46,6 +49,7 @@ impl Memory {
             self.known.failures.remove(&Key::Resize);
         }
         self.set_source(order.gone, now.mono);
+        self.facts.collect = order.collect;
         if let Some(stop) = order.stop {
             self.obey_stop(stop, now);
         }

@@ -24,7 +24,10 @@ pub(super) fn finish(draft: &mut Draft<'_>) {
         Source::Gone(Removal::Delayed { .. } | Removal::Due) => {
             draft.attempt_all(leftovers::everything(view));
         }
-        Source::Present => draft.attempt_all(leftovers::behind_the_newest(view)),
+        Source::Present => {
+            draft.attempt_all(leftovers::behind_the_newest(view));
+            draft.attempt_all(leftovers::wanted_by_node(view));
+        }
     }
     if are_volumes_gone(draft) && is_cleaned_up(draft) && is_reported(draft) {
         draft.transition(Transition::Finished);

@@ -2,15 +2,16 @@
 //! sandboxes behind the newest (upstream's pod container deletor and garbage collector, which run
 //! on a timer; here it is part of the plan). Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::types::Action;
 use super::view::View;
-use crate::model::{ContainerState, ObservedContainer, SandboxId, SandboxState};
+use crate::model::{ContainerId, ContainerState, ObservedContainer, SandboxId, SandboxState};
 
 /// Removes dead containers and old sandboxes that nothing needs. Kept are, per name, the newest
-/// container and the newest that has ended (`kubectl logs --previous`, `lastState`), and the newest
-/// sandbox.
+/// container and the newest that have ended (`kubectl logs --previous`, `lastState`; how many is a
+/// setting, one by default), and the newest sandbox. Of those that the node wants removed, the
+/// newest of a name stays while the pod may start it again.
 pub(super) fn behind_the_newest(view: &View<'_>) -> Vec<Action> {
     let mut by_name: BTreeMap<&str, Vec<&ObservedContainer>> = BTreeMap::new();
     for container in &view.observed.containers {
@@ -19,9 +20,12 @@ pub(super) fn behind_the_newest(view: &View<'_>) -> Vec<Action> {
 
     let mut actions = Vec::new();
     for twins in by_name.values() {
-        let last_ended = twins.iter().position(|container| container.state.exit().is_some());
-        for (age, container) in twins.iter().enumerate().skip(1) {
-            if Some(age) != last_ended && !view.is_alive(container) {
+        let ended = twins.iter().filter(|container| container.state.exit().is_some());
+        let kept: BTreeSet<&ContainerId> =
+            ended.take(view.facts.config.dead_kept.max(1)).map(|container| &container.id).collect();
+        for container in twins.iter().skip(1) {
+            let stays = kept.contains(&container.id) && !view.facts.collect.contains(&container.id);
+            if !stays && !view.is_alive(container) {
                 actions.push(remove_container(container));
             }
         }
@@ -35,6 +39,21 @@ pub(super) fn behind_the_newest(view: &View<'_>) -> Vec<Action> {
         }
     }
     actions
+}
+
+/// Removes the containers that the node wants removed from a pod that is over, and then the
+/// sandboxes that they leave empty. The status of the pod is what it was.
+pub(super) fn wanted_by_node(view: &View<'_>) -> Vec<Action> {
+    let wanted = &view.facts.collect;
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    everything(view)
+        .into_iter()
+        .filter(
+            |action| !matches!(action, Action::RemoveContainer { id, .. } if !wanted.contains(id)),
+        )
+        .collect()
 }
 
 /// Removes everything that has ended, once the object is gone: containers with their logs, then

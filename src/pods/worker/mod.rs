@@ -246,9 +246,9 @@ impl<E: Execute, R: Report> Task<E, R> {
         if observation.fresh {
             self.memory.take(Event::Observed(observation.pod), now);
         }
-        let Directive { pod, gone, stop, resize, room: _ } =
+        let Directive { pod, gone, stop, resize, room: _, collect } =
             feeds.directive.borrow_and_update().clone();
-        self.memory.take(Event::Ordered(Order { pod, gone, stop, resize }), now);
+        self.memory.take(Event::Ordered(Order { pod, gone, stop, resize, collect }), now);
         let volumes = feeds.volumes.borrow_and_update().clone();
         self.memory.take(Event::Volumes(volumes), now);
         let verdicts = feeds.verdicts.borrow_and_update().clone();

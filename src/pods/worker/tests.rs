@@ -116,6 +116,7 @@ fn bench(pod: &Arc<Pod>) -> Bench {
         stop: None,
         resize: Resize::default(),
         room: Vec::new(),
+        collect: std::collections::BTreeSet::new(),
     });
     let (observations, observed) = watch::channel(observation(true));
     let ready = if pod.status.is_some() { VolumesState::Absent } else { VolumesState::Ready };

@@ -13,9 +13,7 @@ use crate::model::{
 use crate::pleg::{KnownPod, Observation};
 use crate::resources::cgroup_names::{CgroupDriver, CgroupTree};
 use crate::stats::cgroups::CgroupsUsage;
-use crate::stats::read::sample::{
-    CgroupUsage, CpuSample, MemoryLimits, MemorySample, PidsSample, Sample,
-};
+use crate::stats::read::sample::{CgroupUsage, CpuSample, MemorySample, PidsSample, Sample};
 use crate::stats::usage::{Fs, PodsUsage, VolumeUsage};
 
 const AT: Wall = Wall::UNIX_EPOCH;
@@ -63,8 +61,7 @@ fn known(containers: Vec<ObservedContainer>) -> Vec<KnownPod> {
 }
 
 fn cgroup(core_nanos: u64, usage: u64, limit: u64) -> CgroupUsage {
-    let limits = MemoryLimits { memory: limit, ..MemoryLimits::default() };
-    let memory = MemorySample { usage, limits, ..MemorySample::default() };
+    let memory = MemorySample { usage, limit, ..MemorySample::default() };
     let sample = Sample {
         cpu: Some(CpuSample { total: core_nanos, ..CpuSample::default() }),
         memory: Some(memory),

@@ -29,20 +29,19 @@ pub fn register_process(registry: &Registry) {
     });
 }
 
-/// Shows when the process was started, for a page that shows nothing else of the process. Upstream
-/// has it there under another help.
+/// Shows when the process was started.
 pub fn register_start_time(registry: &Registry) {
     registry.on_collect(|out| {
         let stat = Process::myself().and_then(|process| process.stat());
         if let Some(started) = stat.ok().and_then(|stat| started(&stat)) {
-            let help = "[ALPHA] Start time of the process since unix epoch in seconds.";
-            out.family(START_TIME, help, Kind::Gauge, &[], &[(&[], started)]);
+            out.family(START_TIME.0, START_TIME.1, Kind::Gauge, &[], &[(&[], started)]);
         }
     });
 }
 
-/// The name of the metric of the process' start.
-const START_TIME: &str = "process_start_time_seconds";
+/// The name of the metric of the process' start, and its help.
+const START_TIME: (&str, &str) =
+    ("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
 
 /// The seconds since the epoch at which the process was started.
 #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
@@ -79,8 +78,7 @@ fn collect(process: &Process, out: &mut Collected) {
         );
         show("process_threads", "Number of threads.", Kind::Gauge, stat.num_threads as f64);
         if let Some(started) = started(&stat) {
-            let help = "Start time of the process since unix epoch in seconds.";
-            show(START_TIME, help, Kind::Gauge, started);
+            show(START_TIME.0, START_TIME.1, Kind::Gauge, started);
         }
     }
     if let Ok(open) = process.fd_count() {

@@ -7,6 +7,7 @@ mod claims;
 mod disturbed;
 mod ends;
 mod env;
+mod eviction;
 mod identity;
 mod images;
 mod in_place;
@@ -35,6 +36,7 @@ pub(crate) fn together() -> Vec<Case> {
         claims::cases(),
         ends::cases(),
         env::cases(),
+        eviction::cases(),
         identity::cases(),
         images::cases(),
         in_place::cases(),
@@ -56,7 +58,8 @@ pub(crate) fn together() -> Vec<Case> {
 
 /// Cases that disturb the node: one after the other.
 pub(crate) fn alone() -> Vec<Case> {
-    let disturbing = [streams::alone(), volumes_killed::cases(), disturbed::cases()];
+    let disturbing =
+        [streams::alone(), eviction::alone(), volumes_killed::cases(), disturbed::cases()];
     disturbing.into_iter().flatten().collect()
 }
 

@@ -54,7 +54,7 @@ fn paths(value: &Value, above: &str, found: &mut BTreeSet<String>) {
             }
         }
         Value::Array(list) => list.iter().for_each(|value| paths(value, above, found)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+        _ => {
             found.insert(above.to_owned());
         }
     }
