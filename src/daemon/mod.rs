@@ -222,9 +222,10 @@ impl<M: Mounter> Core<M> {
             return Ok(());
         };
         let api = self.start_api(&mut tasks);
-        let node = self.start_node(&mut tasks, &runtime, &api).await;
+        let csi = self.start_csi(&mut tasks, &runtime, &api);
+        let node = self.start_node(&mut tasks, &runtime, &api, &csi).await;
         let status = self.start_status(&mut tasks);
-        let volumes = self.start_volumes(&mut tasks, &api);
+        let volumes = self.start_volumes(&mut tasks, &api, csi.csi);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         // A directory service may be asked, which may take its time.
         let ids = stop.run_until_cancelled(self.user_namespaces()).await;

@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod csi;
 mod node;
 mod pods;
 mod runtime;
@@ -12,4 +13,5 @@ mod server;
 
 pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;
+pub(super) use self::csi::CsiParts;
 pub(super) use self::runtime::RuntimeParts;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tokio::sync::watch;
 
-use super::{ApiParts, RuntimeParts};
+use super::{ApiParts, CsiParts, RuntimeParts};
 use crate::cni::{self, NetworkProblem};
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
@@ -30,6 +30,7 @@ impl<M: Mounter> Core<M> {
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         api: &ApiParts,
+        csi: &CsiParts,
     ) -> NodeParts {
         let condition = runtime.condition.clone();
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
@@ -57,7 +58,7 @@ impl<M: Mounter> Core<M> {
         let deps = node::Deps {
             clients: clients.clone(),
             view: api.node.clone(),
-            sources: self.node_sources(tasks, runtime),
+            sources: self.node_sources(tasks, runtime, csi),
             recorder: self.recorder.clone(),
             clock: self.clock,
         };
@@ -68,7 +69,12 @@ impl<M: Mounter> Core<M> {
 
     /// The receivers that the Node's status is made from. A channel without a sender stands for a
     /// subsystem that does not exist yet.
-    fn node_sources(&self, tasks: &mut Tasks, runtime: &RuntimeParts) -> node::Sources {
+    fn node_sources(
+        &self,
+        tasks: &mut Tasks,
+        runtime: &RuntimeParts,
+        csi: &CsiParts,
+    ) -> node::Sources {
         let limit = self.loaded.config.node_status_max_images;
         let (images, task) = images::listing(runtime.images.clone(), limit);
         tasks.run("image list", task);
@@ -79,9 +85,9 @@ impl<M: Mounter> Core<M> {
             images,
             devices: runtime.manager.figures(),
             pressure: watch::channel(Pressure::default()).1,
-            storage: watch::channel(None).1,
+            storage: csi.storage.clone(),
             shutdown: watch::channel(None).1,
-            volumes_in_use: watch::channel(None).1,
+            volumes_in_use: csi.csi.in_use(),
         }
     }
 }

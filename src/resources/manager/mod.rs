@@ -76,6 +76,7 @@ pub struct Handle {
     commands: mpsc::Sender<task::Command>,
     figures: watch::Receiver<Figures>,
     claims: Option<resource_claims::Handle>,
+    plugins: devices::RegistryHandler,
 }
 
 impl Handle {
@@ -147,6 +148,11 @@ impl Handle {
         self.figures.clone()
     }
 
+    /// What takes on device plugins that announce themselves in `plugins_registry`.
+    pub fn plugin_handler(&self) -> devices::RegistryHandler {
+        self.plugins.clone()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
@@ -167,8 +173,9 @@ pub fn new(
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (figures, published) = watch::channel(Figures::new());
-    let handle = Handle { commands, figures: published, claims };
     let (news, heard) = mpsc::channel(devices::NEWS);
+    let plugins = devices::RegistryHandler::new(news.clone());
+    let handle = Handle { commands, figures: published, claims, plugins };
     let task = task::Task::new(&folder, clock, figures, news.clone()).run(receiver, heard);
     let plugins = devices::serve(folder, news);
     let task = async move {
