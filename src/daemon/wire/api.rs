@@ -1,4 +1,4 @@
-//! What talks to the API server: watches, tokens, the writer of statuses.
+//! Starts what talks to the API server: watches, tokens, the writer of statuses.
 
 use anyhow::bail;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::daemon::tasks::Tasks;
 use crate::status;
 use crate::volumes::mounter::Mounter;
 
-/// The clients of the API server; `None` without `--kubeconfig`.
+/// Makes the clients of the API server; `None` without `--kubeconfig`.
 pub(in crate::daemon) fn clients(
     loaded: &Loaded,
     identity: &Identity,
@@ -35,7 +35,7 @@ pub(in crate::daemon) fn clients(
     Ok(Some(Clients::new(&config, clock)?))
 }
 
-/// The subsystems that talk to the API server.
+/// The handles of the subsystems that talk to the API server.
 pub(in crate::daemon) struct ApiParts {
     pub(in crate::daemon) objects: Option<objects::Handle>,
     pub(in crate::daemon) services: services::Handle,
@@ -90,8 +90,8 @@ impl<M: Mounter> Core<M> {
             return status::Handle::standalone();
         };
         let api = status::KubeStatusApi::new(clients.writes.clone());
-        let rush = self.rush.clone();
-        let (handle, writer) = status::Writer::new(api, self.clock, rush, &clients.reach);
+        let backlog = self.backlog.clone();
+        let (handle, writer) = status::Writer::new(api, self.clock, backlog, &clients.reach);
         // It finishes the writes in flight.
         tasks.run_to_end("statuses", writer.run(self.shutdown.clone()));
         handle

@@ -61,7 +61,7 @@ impl<M: Mounter> Core<M> {
         let tls = server::TlsSource::load(tls)?;
         let listener = server::bind(address).await?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
-        let authentication = server::AuthenticationSettings::from(&self.loaded);
+        let authentication = server::AuthenticationConfig::from(&self.loaded);
         let client_ca = tls.client_ca();
         let authenticator =
             server::Authenticator::new(authentication, client_ca, client.clone(), self.clock);
