@@ -31,8 +31,8 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
-//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < stats < status <
-//! admission < sources < desired < dispatch < pods < eviction < node < server < daemon`.
+//! < cri < csi < plugins < cni < apiserver < resources < images < volumes < probes < pleg < stats
+//! < status < admission < sources < desired < dispatch < pods < eviction < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -41,6 +41,8 @@
 //! | [`model`] | the vocabulary: ids, time, pods, observations, lifecycle, reasons; no I/O, no clock |
 //! | [`linux`] | files, mounts, cgroups, systemd's slices; the only unsafe code |
 //! | [`cri`] | the container runtime interface: client with deadlines, conversions, events, runtime status |
+//! | [`csi`] | the drivers of volumes: clients with deadlines, the drivers that are registered |
+//! | [`plugins`] | registers plugins that announce themselves in `plugins_registry` |
 //! | [`cni`] | says why the network is not ready |
 //! | [`apiserver`] | HTTP/2 transport, events, tokens, the cache of ConfigMaps and Secrets, services |
 //! | [`resources`] | QoS, OOM scores, cgroups of pods, tiers and node, allocatable; the manager |
@@ -121,6 +123,7 @@
 //! | own node | `apiserver/nodes.rs::new` | watch of the Node | `watch` of `apiserver/nodes.rs::NodeView` |
 //! | services | `apiserver/services.rs::new` | watch of Services | `watch` for `apiserver/services.rs::Handle` |
 //! | runtime classes | `apiserver/runtime_classes.rs::new` | watch of RuntimeClasses | `watch` for `apiserver/runtime_classes.rs::Handle` |
+//! | csi drivers | `apiserver/csi_objects.rs::new` | watch of CSIDrivers | `watch` for `apiserver/csi_objects.rs::Handle` |
 //! | objects | `apiserver/objects.rs::new` | none: its drop ends the watches of objects | ConfigMaps and Secrets by `apiserver/objects.rs::Subscription` |
 //! | cni watch | `cni/watch.rs::run` | inotify on the CNI configuration | `watch` of a counter |
 //! | runtime condition | `cri/condition.rs::new` | the runtime's Status, CNI changes | `watch` of `cri/condition.rs::RuntimeCondition` |
@@ -129,6 +132,8 @@
 //! | health | `pleg/health.rs::health` | `watch` of the last relist | `watch` of the health problem |
 //! | node limits | `resources/node_limits.rs::run` | a timer after a refusal | cgroup of all pods |
 //! | resource manager | `resources/manager/task.rs` | `mpsc` of requests and of plugins' news | replies, `watch` of `resources/devices/mod.rs::Figures` |
+//! | csi node | `node/csi_node/mod.rs::new` | `watch` of `apiserver/nodes.rs::NodeView` | the CSINode, `watch` of the problem of storage |
+//! | plugins | `plugins/task.rs` | inotify on `plugins_registry`, ends of handshakes | calls of `plugins/mod.rs::Handler` |
 //! | manifests | `sources/manifests.rs::new` | files, inotify | `watch` of `sources/mod.rs::SourceState` |
 //! | manifests over HTTP | `sources/http.rs::new` | a URL | `watch` of `sources/mod.rs::SourceState` |
 //! | pods of the API server | `sources/apiserver.rs::new` | watch of Pods | `watch` of `sources/mod.rs::SourceState` |
@@ -138,7 +143,7 @@
 //! | found pods | `pods/launch.rs::look` | pleg's changes | `watch` of `dispatch/backend.rs::Found` |
 //! | pod | `pods/worker/mod.rs::run` | `pods/worker/mod.rs::Feeds`, all `watch`; ends of its actions | actions, reports, `watch` of `dispatch/view.rs::PodView` |
 //! | probes | `probes/task.rs::run` | `watch` of the containers to probe | `watch` of `model/waiting.rs::ProbeVerdicts` |
-//! | volumes | `volumes/task/mod.rs` | `mpsc` of commands, changes of objects | `watch` of `model/waiting.rs::VolumesState` per pod, mounts |
+//! | volumes | `volumes/task/mod.rs`, `volumes/kinds/csi/stages.rs` | `mpsc` of commands, changes of objects and drivers | `watch` of `model/waiting.rs::VolumesState` per pod and of attachable volumes in use, mounts |
 //! | stuck volumes | `daemon/stuck_volumes.rs::report` | `watch` of what cannot be removed | events, a metric |
 //! | statuses | `status/writer.rs::run` | `mpsc` of `status/handle.rs::Command` | PATCH and DELETE, `watch` of `status/handle.rs::Acked` per pod |
 //! | pods' resources | `resources/pod_states/mod.rs::keep` | `watch` of pods' resources | `allocated_pods_state`, `actuated_pods_state` |
@@ -185,12 +190,14 @@
 //! | orphan | a pod that runs and that no source has; it is stopped |
 //! | PLEG | pod lifecycle event generator: upstream's name for the observer of the runtime |
 //! | preemption | stopping pods of lower priority so that a critical pod fits |
+//! | publish | to give a volume of a CSI driver to one pod |
 //! | recorded | known from the API's last status of a pod |
 //! | relist | reading all pods of the runtime, to find what no event has told |
 //! | remembered | known because this process did it |
 //! | resize | other resources for a running container, in place |
 //! | sandbox | the runtime's frame of a pod: its namespaces and network |
 //! | silent pull | a pull ahead of a container's turn; its failures are not shown |
+//! | stage | to make a volume of a CSI driver known to the node, once for all pods; it is unstaged after the last |
 //! | tier | the cgroup of all burstable, or of all best-effort pods |
 //!
 //! # Invariants
@@ -237,6 +244,7 @@ mod clock;
 mod cni;
 mod config;
 mod cri;
+mod csi;
 mod daemon;
 mod desired;
 mod dispatch;
@@ -246,6 +254,7 @@ mod linux;
 mod model;
 mod node;
 mod pleg;
+mod plugins;
 mod pods;
 mod probes;
 mod resources;
@@ -333,6 +342,9 @@ pub mod internals {
     pub mod cri {
         pub use crate::cri::*;
     }
+    pub mod csi {
+        pub use crate::csi::*;
+    }
     pub mod daemon {
         pub use crate::daemon::*;
     }
@@ -359,6 +371,9 @@ pub mod internals {
     }
     pub mod pleg {
         pub use crate::pleg::*;
+    }
+    pub mod plugins {
+        pub use crate::plugins::*;
     }
     pub mod pods {
         pub use crate::pods::*;

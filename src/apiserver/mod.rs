@@ -20,6 +20,7 @@ pub mod connectivity;
 pub mod correlate;
 pub mod credentials;
 pub mod crypto;
+pub mod csi_objects;
 pub mod events;
 pub mod events_task;
 pub mod exec;

@@ -134,11 +134,11 @@ pub fn code_name(code: Code) -> &'static str {
 /// sources.
 #[derive(Debug, thiserror::Error)]
 #[error("connection error: desc = \"transport: Error while dialing: dial unix {path}: connect: {}\"", go_text(.source))]
-pub(super) struct DialError {
+pub(crate) struct DialError {
     /// The path of the socket.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The kernel's error.
-    pub(super) source: std::io::Error,
+    pub(crate) source: std::io::Error,
 }
 
 /// grpc-go's text for a call whose connection has ended.

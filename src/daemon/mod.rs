@@ -241,10 +241,11 @@ impl<M: Mounter> Core<M> {
             return Ok(());
         };
         let api = self.start_api(&mut tasks);
+        let csi = self.start_csi(&mut tasks, &runtime, &api);
         let (short, pressure) = watch::channel(Pressure::default());
-        let node = self.start_node(&mut tasks, &runtime, &api, pressure.clone()).await;
+        let node = self.start_node(&mut tasks, &runtime, &api, (&csi, pressure.clone())).await;
         let status = self.start_status(&mut tasks);
-        let volumes = self.start_volumes(&mut tasks, &api);
+        let volumes = self.start_volumes(&mut tasks, &api, csi.csi);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         let usage = self.start_stats(&mut tasks, &runtime, &volumes, &desired);
         // A directory service may be asked, which may take its time.

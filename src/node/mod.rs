@@ -13,6 +13,7 @@
 pub mod addresses;
 mod conditions;
 mod config;
+pub mod csi_node;
 pub mod info;
 mod lease;
 pub mod packet_filter;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::TearDownError;
+use super::kinds::csi::Csi;
 use super::kinds::{OnDisk, Plugin, host_path};
 use super::ledger::{self, Record};
 use super::mounter::Mounter;
@@ -37,23 +38,23 @@ pub struct Found {
 pub fn reconstruct<M: Mounter>(
     mounter: &M,
     paths: &Arc<Paths>,
+    csi: &Csi,
 ) -> io::Result<BTreeMap<PodUid, Vec<Found>>> {
     let mut pods = BTreeMap::new();
     for (name, is_dir) in listed(&paths.pods())? {
         if is_dir {
             let uid = PodUid::from(name);
-            let found = volumes_on_disk(mounter, paths, &uid)?;
+            let pod = on_disk(mounter, paths, csi, &uid, "");
+            let found = volumes_on_disk(&pod)?;
             pods.insert(uid, found);
         }
     }
     Ok(pods)
 }
 
-fn volumes_on_disk<M: Mounter>(
-    mounter: &M,
-    paths: &Arc<Paths>,
-    uid: &PodUid,
-) -> io::Result<Vec<Found>> {
+/// `pod` stands for any volume of the pod.
+fn volumes_on_disk<M: Mounter>(pod: &OnDisk<M>) -> io::Result<Vec<Found>> {
+    let OnDisk { mounter, paths, uid, csi, .. } = pod;
     let mut found = Vec::new();
     let mut claimed: Vec<Record> = ledger::read_all(paths, uid)
         .into_iter()
@@ -71,7 +72,7 @@ fn volumes_on_disk<M: Mounter>(
                 let usable = if let Some(record) = &record {
                     record.is_there(mounter, paths, uid)
                 } else {
-                    let volume = on_disk(mounter, paths, uid, &name);
+                    let volume = on_disk(mounter, paths, csi, uid, &name);
                     Plugin::named(&plugin).on_disk(&volume)
                 };
 
@@ -109,6 +110,7 @@ fn volumes_on_disk<M: Mounter>(
 fn on_disk<M: Mounter>(
     mounter: &M,
     paths: &Arc<Paths>,
+    csi: &Csi,
     uid: &PodUid,
     directory: &str,
 ) -> OnDisk<M> {
@@ -117,6 +119,7 @@ fn on_disk<M: Mounter>(
         paths: Arc::clone(paths),
         uid: uid.clone(),
         directory: directory.to_owned(),
+        csi: csi.clone(),
     }
 }
 
@@ -131,13 +134,17 @@ pub async fn tear_down<M: Mounter>(
 
     Plugin::named(plugin).tear_down(volume).await?;
 
-    let Some(record) = record else { return Ok(()) };
-    let forget = move |volume: &OnDisk<M>| {
-        ledger::forget(&volume.paths, &volume.uid, &record)
-            .map_err(TearDownError::io("remove a record in", &volume.paths.ledger(&volume.uid)))
-    };
-
-    volume.blocking(forget).await
+    if let Some(record) = record {
+        let forget = move |volume: &OnDisk<M>| {
+            ledger::forget(&volume.paths, &volume.uid, &record)
+                .map_err(TearDownError::io("remove a record in", &volume.paths.ledger(&volume.uid)))
+        };
+        volume.blocking(forget).await?;
+    }
+    if Plugin::named(plugin) == Plugin::Csi {
+        volume.csi.left(&volume.uid, &volume.directory);
+    }
+    Ok(())
 }
 
 /// Removes the volume's subPaths, and verifies that a mount at the volume's place is its own.
@@ -146,7 +153,7 @@ fn prepare_tear_down<M: Mounter>(
     volume: &OnDisk<M>,
     plugin: &str,
 ) -> Result<Option<Record>, TearDownError> {
-    let OnDisk { mounter, paths, uid, directory } = volume;
+    let OnDisk { mounter, paths, uid, directory, .. } = volume;
     subpath::clean_up(mounter, paths, uid, Some(directory.as_str()))?;
 
     let dir = volume.dir(plugin);
@@ -165,18 +172,18 @@ fn prepare_tear_down<M: Mounter>(
 pub async fn remove_pod<M: Mounter>(
     mounter: M,
     paths: Arc<Paths>,
+    csi: Csi,
     uid: PodUid,
 ) -> Result<(), TearDownError> {
-    let pod = Arc::new(on_disk(&mounter, &paths, &uid, ""));
+    let pod = Arc::new(on_disk(&mounter, &paths, &csi, &uid, ""));
     let find = |pod: &OnDisk<M>| {
-        volumes_on_disk(&pod.mounter, &pod.paths, &pod.uid)
-            .map_err(TearDownError::io("read", &pod.paths.pod(&pod.uid)))
+        volumes_on_disk(pod).map_err(TearDownError::io("read", &pod.paths.pod(&pod.uid)))
     };
     let found = pod.blocking(find).await?;
 
     let mut first_error = None;
     for volume in found {
-        let on_disk = Arc::new(on_disk(&mounter, &paths, &uid, &volume.name));
+        let on_disk = Arc::new(on_disk(&mounter, &paths, &csi, &uid, &volume.name));
         let torn_down = tear_down(&on_disk, &volume.plugin).await;
         first_error = first_error.or(torn_down.err());
     }
@@ -284,6 +291,7 @@ mod tests {
     use crate::volumes::atomic_writer::{Write, write};
     use crate::volumes::error::TearDownError;
     use crate::volumes::kinds::context::{Place, make_pod_dirs};
+    use crate::volumes::kinds::csi::tests::without_drivers;
     use crate::volumes::kinds::empty_dir::make;
     use crate::volumes::kinds::local;
     use crate::volumes::ledger::{Claimed, Made, Record};
@@ -333,7 +341,8 @@ mod tests {
     }
 
     async fn remove(node: &Node) -> Result<(), TearDownError> {
-        remove_pod(node.mounter.clone(), Arc::clone(&node.paths), node.uid.clone()).await
+        let (mounter, paths) = (node.mounter.clone(), Arc::clone(&node.paths));
+        remove_pod(mounter, paths, without_drivers(), node.uid.clone()).await
     }
 
     #[test]
@@ -346,7 +355,7 @@ mod tests {
             usable,
             claimed: None,
         };
-        let pods = reconstruct(&node.mounter, &node.paths).expect("readable");
+        let pods = reconstruct(&node.mounter, &node.paths, &without_drivers()).expect("readable");
         assert_eq!(
             pods[&node.uid],
             [
@@ -369,14 +378,14 @@ mod tests {
     #[tokio::test]
     async fn a_foreign_volume_stays_and_is_named() {
         let node = node();
-        let foreign = node.paths.plugin_volume(&node.uid, "kubernetes.io/csi", "pv1");
+        let foreign = node.paths.plugin_volume(&node.uid, "example.com/tape", "pv1");
         std::fs::create_dir_all(&foreign).expect("made");
-        write_atomic(&foreign.join("vol_data.json"), "{}", 0o600).expect("written");
+        write_atomic(&foreign.join("data"), "{}", 0o600).expect("written");
         let error = remove(&node).await.expect_err("it stays");
-        assert!(error.text().contains("kubernetes.io~csi/pv1"), "{}", error.text());
-        assert!(foreign.join("vol_data.json").exists());
+        assert!(error.text().contains("example.com~tape/pv1"), "{}", error.text());
+        assert!(foreign.join("data").exists());
         assert!(!node.paths.etc_hosts(&node.uid).exists(), "the rest is gone");
-        std::fs::remove_file(foreign.join("vol_data.json")).expect("removed");
+        std::fs::remove_file(foreign.join("data")).expect("removed");
         remove(&node).await.expect("removed");
     }
 
@@ -412,7 +421,7 @@ mod tests {
         for record in [&host, &lost] {
             ledger::write(&node.paths, &node.uid, record).expect("written");
         }
-        let pods = reconstruct(&node.mounter, &node.paths).expect("readable");
+        let pods = reconstruct(&node.mounter, &node.paths, &without_drivers()).expect("readable");
         let of =
             |name: &str| pods[&node.uid].iter().find(|found| found.name == name).expect("found");
         assert_eq!((of("pv").usable, of("pv").claimed.as_ref()), (true, Some(&host)));

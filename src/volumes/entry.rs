@@ -136,8 +136,14 @@ impl Meta {
         matches!(Plugin::named(self.plugin_name()), Plugin::Payload(_))
     }
 
-    fn is_local(&self) -> bool {
-        Plugin::named(self.plugin_name()) == Plugin::Local
+    /// Returns true if the volume may be the persistent volume of a claim.
+    fn may_be_persistent(&self) -> bool {
+        matches!(Plugin::named(self.plugin_name()), Plugin::Local | Plugin::Csi)
+    }
+
+    /// Returns true if the volume is a CSI driver's.
+    fn is_of_a_driver(&self) -> bool {
+        Plugin::named(self.plugin_name()) == Plugin::Csi
     }
 }
 
@@ -250,8 +256,9 @@ impl<O: ObjectSource> Entry<O> {
             volume.plan.name.clone_from(&spec.name);
 
             // Containers may use the volume as it was found; it is brought up to date as soon as
-            // its inputs are known. The persistent volume behind a claim never changes.
-            volume.plan.dirty = was_found && !kind.is_claim();
+            // its inputs are known. The persistent volume behind a claim never changes; but a CSI
+            // driver is asked again after a restart, as upstream does.
+            volume.plan.dirty = was_found && (!kind.is_claim() || volume.meta.is_of_a_driver());
             volume.plan.wanted = used.contains(spec.name.as_str());
             volume.plan.mounted_by = kind.mounted_by(spec);
             volume.meta.plugin = plugin.or(volume.meta.plugin);
@@ -283,7 +290,7 @@ impl<O: ObjectSource> Entry<O> {
         });
 
         for OneVolume { plan, meta } in &mut self.volumes {
-            plan.maybe_claimed = is_open && meta.spec_index.is_none() && meta.is_local();
+            plan.maybe_claimed = is_open && meta.spec_index.is_none() && meta.may_be_persistent();
         }
     }
 
@@ -448,6 +455,23 @@ impl<O: ObjectSource> Entry<O> {
         }
 
         known
+    }
+
+    /// Ends the waits after failures of volumes that a CSI driver may have caused. Returns true if
+    /// there are any.
+    pub(super) fn driver_changed(&mut self, now: Mono) -> bool {
+        let mut any = false;
+        for OneVolume { plan, meta } in &mut self.volumes {
+            let is_open = meta.plugin.is_none() && meta.spec_index.is_some();
+            if let Some(problem) = &mut plan.problem
+                && problem.retry_at.is_some_and(|at| at > now)
+                && (is_open || meta.is_of_a_driver())
+            {
+                problem.retry_at = Some(now);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Returns true if work on a volume is in progress.

@@ -161,6 +161,14 @@ pub enum TearDownError {
         /// A description of the file or mount.
         what: String,
     },
+    /// A CSI driver has not taken the volume away.
+    #[error("{text}")]
+    Driver {
+        /// The driver.
+        driver: String,
+        /// Upstream's text.
+        text: String,
+    },
     /// The error that another caller has received.
     #[error("{0}")]
     Again(String),
@@ -189,7 +197,7 @@ impl TearDownError {
             Self::Io { .. } => StuckReason::Io,
             Self::Foreign { what, .. } if what == FOREIGN_MOUNT => StuckReason::Mounted,
             Self::Foreign { .. } => StuckReason::Foreign,
-            Self::Again(_) | Self::Panicked(_) => StuckReason::Other,
+            Self::Driver { .. } | Self::Again(_) | Self::Panicked(_) => StuckReason::Other,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::FOREIGN_MOUNT;
+use super::kinds::csi;
 use super::medium::Medium;
 use super::mounter::Mounter;
 use super::paths::{Paths, is_component};
@@ -62,6 +63,8 @@ pub enum Made {
     },
     /// A link to a device.
     Device,
+    /// A mount in the directory, which a CSI driver made.
+    Driver,
     /// Nothing: the container mounts the node's own path.
     Nothing,
 }
@@ -70,7 +73,7 @@ pub enum Made {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claimed {
-    /// The node's path.
+    /// The node's path: for a volume of a CSI driver, the directory that it is staged at.
     pub path: PathBuf,
     /// True if the pod may only read it.
     pub read_only: bool,
@@ -95,11 +98,18 @@ impl Record {
         Self { directory: directory.to_owned(), claimed: Some(claimed), ..self }
     }
 
+    /// Returns true if this is the record of the same volume with every step done.
+    pub fn is_done_of(&self, other: &Self) -> bool {
+        let is_done = self.claimed.as_ref().is_some_and(|claimed| claimed.done);
+        is_done && self.directory == other.directory && self.made == other.made
+    }
+
     /// Returns the volume's path on the host, as containers mount it.
     pub fn path(&self, paths: &Paths, uid: &PodUid) -> PathBuf {
         match (&self.made, &self.claimed) {
             (Made::Nothing, Some(claimed)) => claimed.path.clone(),
             (Made::Device, _) => paths.plugin_device(uid, &self.plugin, &self.directory),
+            (Made::Driver, _) => csi::target(paths, uid, &self.directory),
             (
                 Made::Directory
                 | Made::Memory
@@ -121,6 +131,7 @@ impl Record {
         match &self.made {
             Made::Nothing => true,
             Made::Directory => path.is_dir(),
+            Made::Driver => mounter.is_mount_point(&path).unwrap_or(false),
             Made::Device => {
                 std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink())
             }
@@ -138,7 +149,8 @@ impl Record {
         let is_own = match &self.made {
             Made::Memory => is_kind(FsKind::Tmpfs),
             Made::HugePages => is_kind(FsKind::HugeTlbFs),
-            Made::Bind { device: 0, inode: 0 } => true,
+            // The directory around the mount; the driver knows what it has mounted.
+            Made::Bind { device: 0, inode: 0 } | Made::Driver => true,
             Made::Bind { device, inode } => {
                 mounter.identity(path).is_ok_and(|found| found == (*device, *inode))
             }

@@ -18,11 +18,12 @@
 //! - A kind of volume is a folder in [`kinds`] with four verbs. A new one is a folder and its lines
 //!   in `kinds/mod.rs`.
 //!
-//! A claim leads to a persistent volume of this node: a local directory or device, or a hostPath.
+//! A claim leads to a persistent volume: a local directory or device, a hostPath, or a volume of a
+//! CSI driver.
 //!
-//! Not supported: csi (inline or behind a claim), nfs, iscsi, fc, flexVolume, gitRepo and the kinds
-//! whose drivers left Kubernetes; file systems on local devices; clusterTrustBundle and
-//! podCertificate sources. An event names each such volume.
+//! Not supported: nfs, iscsi, fc, flexVolume, gitRepo and the kinds whose drivers left Kubernetes;
+//! CSI drivers' volumes with volumeMode Block; file systems on local devices; clusterTrustBundle
+//! and podCertificate sources. An event names each such volume.
 
 mod allocatable;
 pub mod atomic_writer;
@@ -53,8 +54,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use allocatable::Allocatable;
 pub use error::{SetUpError, StuckReason, TearDownError};
 pub use kinds::Placed;
+pub use kinds::csi::Csi;
 pub use paths::Paths;
-pub use source::{ClaimSource, ObjectSource, TokenSource};
+pub use source::{ClaimSource, DriverSource, ObjectSource, TokenSource};
 pub use subpath::{SubPath, SubPathError};
 
 use crate::apiserver::events::Recorder;
@@ -153,6 +155,8 @@ pub struct Handle {
 pub struct Deps<O, T, M> {
     /// The sources of volumes' content.
     pub sources: Sources<O, T>,
+    /// The node's CSI drivers.
+    pub csi: Csi,
     /// Mounts.
     pub mounter: M,
     /// Events.
@@ -166,7 +170,7 @@ pub fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
     config: Config,
     deps: Deps<O, T, M>,
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
-    let Deps { sources, mounter, recorder, clock } = deps;
+    let Deps { sources, csi, mounter, recorder, clock } = deps;
     let shared = Arc::new(Shared {
         wishes: watch::Sender::default(),
         states: Mutex::default(),
@@ -182,17 +186,22 @@ pub fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
         paths: Arc::clone(&paths),
         mounter: KernelMounter::detect(),
     };
+    let stages = csi.task(mounter.clone(), Arc::clone(&paths), clock);
     let task = Task::new(task::Parts {
         shared,
         commands: receiver,
         paths,
         allocatable: config.allocatable,
         sources,
+        csi,
         mounter,
         recorder,
         clock,
     });
-    (handle, task.run())
+    let both = async move {
+        tokio::join!(task.run(), stages);
+    };
+    (handle, both)
 }
 
 impl Handle {

@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use tokio::sync::watch;
 
 use crate::apiserver::claims::{self, ClaimError, Node};
+use crate::apiserver::csi_objects;
+use crate::apiserver::nodes::NodeView;
 use crate::apiserver::objects::{self, ObjectError};
 use crate::apiserver::tokens::{self, TokenError};
 use crate::model::PodUid;
@@ -57,6 +61,29 @@ pub trait ClaimSource: Send + Sync + std::fmt::Debug + 'static {
     fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<PersistentVolume, ClaimError>>;
     /// Reads this node's object.
     fn node(&self) -> BoxFuture<'_, Result<Node, ClaimError>>;
+}
+
+/// Provides what volumes of CSI drivers need of the API. The futures are cancel-safe and have
+/// deadlines.
+pub trait DriverSource: Send + Sync + std::fmt::Debug + 'static {
+    /// Returns a driver's object; `None` if it has none.
+    fn driver<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ClaimError>>;
+    /// Reads a VolumeAttachment.
+    fn attachment<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<VolumeAttachment, ClaimError>>;
+    /// Reads a Secret.
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Secret, ClaimError>>;
+    /// Returns this node's object; `None` where there is none.
+    fn node(&self) -> Option<watch::Receiver<NodeView>>;
 }
 
 /// The error of a node without an API server for every object that only the API server has.
@@ -148,6 +175,44 @@ impl ClaimSource for Option<claims::Handle> {
             Some(claims) => Box::pin(claims.node()),
             None => standalone(),
         }
+    }
+}
+
+// The API server's objects, or nothing on a node without one.
+impl DriverSource for Option<csi_objects::Handle> {
+    fn driver<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ClaimError>> {
+        match self {
+            Some(objects) => Box::pin(objects.driver(name)),
+            None => standalone(),
+        }
+    }
+
+    fn attachment<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<VolumeAttachment, ClaimError>> {
+        match self {
+            Some(objects) => Box::pin(objects.attachment(name)),
+            None => standalone(),
+        }
+    }
+
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Secret, ClaimError>> {
+        match self {
+            Some(objects) => Box::pin(objects.secret(namespace, name)),
+            None => standalone(),
+        }
+    }
+
+    fn node(&self) -> Option<watch::Receiver<NodeView>> {
+        self.as_ref().map(csi_objects::Handle::node)
     }
 }
 

@@ -45,3 +45,13 @@ fn cri_code_is_current() {
 fn device_plugin_code_is_current() {
     check("proto/deviceplugin/api.proto", "proto/deviceplugin");
 }
+
+#[test]
+fn csi_code_is_current() {
+    check("proto/csi/api.proto", "proto/csi");
+}
+
+#[test]
+fn plugin_registration_code_is_current() {
+    check("proto/pluginregistration/api.proto", "proto/pluginregistration");
+}

@@ -85,6 +85,10 @@ fn phases(focus: &[String]) -> Vec<Phase> {
 }
 
 fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().is_some_and(|first| first == cases::csi::DRIVER) {
+        return rkubelet_csi_driver::main(args.collect());
+    }
     let focus = run::focus();
     if run::is_listing() {
         for phase in phases(&focus) {

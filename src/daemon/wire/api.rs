@@ -5,7 +5,9 @@ use tokio::sync::watch;
 
 use crate::apiserver::nodes::{self, NodeView};
 use crate::apiserver::objects::ChangeDetection;
-use crate::apiserver::{ClientConfig, Clients, objects, runtime_classes, services, tokens};
+use crate::apiserver::{
+    ClientConfig, Clients, csi_objects, objects, runtime_classes, services, tokens,
+};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::daemon::Core;
@@ -39,6 +41,7 @@ pub(in crate::daemon) struct ApiParts {
     pub(in crate::daemon) services: services::Handle,
     pub(in crate::daemon) runtime_classes: runtime_classes::Handle,
     pub(in crate::daemon) tokens: Option<tokens::Handle>,
+    pub(in crate::daemon) csi_objects: Option<csi_objects::Handle>,
     pub(in crate::daemon) node: watch::Receiver<NodeView>,
 }
 
@@ -51,6 +54,7 @@ impl<M: Mounter> Core<M> {
                 services: services::Handle::standalone(),
                 runtime_classes: runtime_classes::Handle::standalone(),
                 tokens: None,
+                csi_objects: None,
                 node: watch::channel(NodeView::default()).1,
             };
         };
@@ -62,11 +66,21 @@ impl<M: Mounter> Core<M> {
         let (runtime_classes, task) = runtime_classes::new(clients);
         tasks.run("runtime classes", task);
 
+        let (csi_objects, task) = csi_objects::new(clients, node.clone());
+        tasks.run("csi drivers", task);
+
         let detection = ChangeDetection::from_loaded(&self.loaded, node.clone());
         let (objects, task) = objects::new(clients, detection);
         tasks.run("objects", task);
         let tokens = tokens::new(clients, self.clock);
-        ApiParts { objects: Some(objects), services, runtime_classes, tokens: Some(tokens), node }
+        ApiParts {
+            objects: Some(objects),
+            services,
+            runtime_classes,
+            tokens: Some(tokens),
+            csi_objects: Some(csi_objects),
+            node,
+        }
     }
 
     /// Starts the writer of statuses.

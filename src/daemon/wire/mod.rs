@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod csi;
 mod eviction;
 mod node;
 mod pods;
@@ -14,5 +15,6 @@ mod stats;
 
 pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;
+pub(super) use self::csi::CsiParts;
 pub(super) use self::eviction::EvictionParts;
 pub(super) use self::runtime::RuntimeParts;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tokio::sync::watch;
 
-use super::{ApiParts, RuntimeParts};
+use super::{ApiParts, CsiParts, RuntimeParts};
 use crate::cni::{self, NetworkProblem};
 use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
@@ -30,7 +30,7 @@ impl<M: Mounter> Core<M> {
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         api: &ApiParts,
-        pressure: watch::Receiver<Pressure>,
+        (csi, pressure): (&CsiParts, watch::Receiver<Pressure>),
     ) -> NodeParts {
         let condition = runtime.condition.clone();
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
@@ -59,7 +59,7 @@ impl<M: Mounter> Core<M> {
         let deps = node::Deps {
             clients: clients.clone(),
             view: api.node.clone(),
-            sources: self.node_sources(tasks, runtime, pressure),
+            sources: self.node_sources(tasks, runtime, csi, pressure),
             recorder: self.recorder.clone(),
             clock: self.clock,
         };
@@ -74,6 +74,7 @@ impl<M: Mounter> Core<M> {
         &self,
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
+        csi: &CsiParts,
         pressure: watch::Receiver<Pressure>,
     ) -> node::Sources {
         let limit = self.loaded.config.node_status_max_images;
@@ -86,9 +87,9 @@ impl<M: Mounter> Core<M> {
             images,
             devices: runtime.manager.figures(),
             pressure,
-            storage: watch::channel(None).1,
+            storage: csi.storage.clone(),
             shutdown: watch::channel(None).1,
-            volumes_in_use: watch::channel(None).1,
+            volumes_in_use: csi.csi.in_use(),
         }
     }
 }

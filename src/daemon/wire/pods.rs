@@ -22,6 +22,7 @@ impl<M: Mounter> Core<M> {
         &self,
         tasks: &mut Tasks,
         api: &ApiParts,
+        csi: volumes::Csi,
     ) -> volumes::Handle {
         let claims = self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()));
         let sources = volumes::Sources {
@@ -33,7 +34,7 @@ impl<M: Mounter> Core<M> {
         let config = volumes::Config::from_loaded(&self.loaded, &allocatable);
         let recorder = self.recorder.clone();
         let mounter = self.machine.mounter.clone();
-        let deps = volumes::Deps { sources, mounter, recorder, clock: self.clock };
+        let deps = volumes::Deps { sources, csi, mounter, recorder, clock: self.clock };
         let (volumes, task) = volumes::new(config, deps);
         tasks.run("volumes", task);
 

@@ -7,12 +7,14 @@
 //!
 //! [`inventory`] decides who gets which device, [`checkpoint`] is upstream's file, `plugin` calls
 //! plugins and `server` takes them on, over sockets in `device-plugins` below the kubelet's
-//! directory. No state lives here: the manager's task owns it.
+//! directory; `registry` takes on those that announce themselves in `plugins_registry`. No state
+//! lives here: the manager's task owns it.
 
 pub mod checkpoint;
 pub mod error;
 pub mod inventory;
 mod plugin;
+mod registry;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,7 @@ use tokio::sync::oneshot;
 use self::error::DeviceError;
 use self::inventory::Device;
 pub use self::plugin::{Connection, follow};
+pub use self::registry::RegistryHandler;
 pub use self::server::serve;
 use self::v1beta1::ContainerAllocateResponse;
 use super::manager::provider::Ask;

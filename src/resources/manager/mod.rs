@@ -78,6 +78,7 @@ pub struct Handle {
     health: watch::Receiver<Health>,
     found_record: bool,
     claims: Option<resource_claims::Handle>,
+    plugins: devices::RegistryHandler,
 }
 
 impl Handle {
@@ -160,6 +161,11 @@ impl Handle {
         self.health.clone()
     }
 
+    /// What takes on device plugins that announce themselves in `plugins_registry`.
+    pub fn plugin_handler(&self) -> devices::RegistryHandler {
+        self.plugins.clone()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> task::Command,
@@ -182,9 +188,11 @@ pub fn new(
     let (figures, counted) = watch::channel(Figures::new());
     let (health, known) = watch::channel(Health::new());
     let found_record = folder.join(task::CHECKPOINT).exists();
-    let handle = Handle { commands, figures: counted, health: known, found_record, claims };
-    let published = task::Published { figures, health };
     let (news, heard) = mpsc::channel(devices::NEWS);
+    let plugins = devices::RegistryHandler::new(news.clone());
+    let handle =
+        Handle { commands, figures: counted, health: known, found_record, claims, plugins };
+    let published = task::Published { figures, health };
     let task = task::Task::new(&folder, clock, published, news.clone()).run(receiver, heard);
     let plugins = devices::serve(folder, news);
     let task = async move {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Volume;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::csi::Csi;
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::linux::{blocking, fs};
@@ -52,6 +53,7 @@ pub(crate) struct Tools<M, T> {
     pub(crate) recorder: Recorder,
     pub(crate) clock: Clock,
     pub(crate) locks: Locks,
+    pub(crate) csi: Csi,
 }
 
 /// The result of a set-up.
@@ -185,6 +187,8 @@ pub struct OnDisk<M> {
     pub uid: PodUid,
     /// The name of the volume's directory: the volume's, or the persistent volume's.
     pub directory: String,
+    /// The node's CSI drivers.
+    pub csi: Csi,
 }
 
 impl<M: Mounter> OnDisk<M> {

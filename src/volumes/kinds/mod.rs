@@ -12,6 +12,7 @@
 
 pub mod claim;
 pub mod context;
+pub mod csi;
 pub mod empty_dir;
 pub mod host_path;
 mod image;
@@ -23,8 +24,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource,
-    ProjectedVolumeSource, SecretVolumeSource, Volume,
+    CSIVolumeSource, ConfigMapVolumeSource, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    HostPathVolumeSource, ProjectedVolumeSource, SecretVolumeSource, Volume,
 };
 
 pub(crate) use context::{Context, Done};
@@ -58,6 +59,8 @@ pub enum Kind<'a> {
     Projected(&'a ProjectedVolumeSource),
     /// The persistent volume that a claim is bound to.
     Claim(claim::Reference<'a>),
+    /// A CSI driver's, as long as the pod.
+    Csi(&'a CSIVolumeSource),
     /// An image's content: the runtime mounts it.
     Image,
     /// A kind that this node cannot mount; its name in the API.
@@ -75,6 +78,8 @@ pub enum Plugin<'a> {
     Payload(&'a str),
     /// `kubernetes.io/local-volume`
     Local,
+    /// `kubernetes.io/csi`
+    Csi,
     /// A plugin that this node does not have.
     Foreign(&'a str),
 }
@@ -114,6 +119,8 @@ impl<'a> Kind<'a> {
             Self::Claim(claim::Reference { claim: Some(&source.claim_name), read_only })
         } else if volume.ephemeral.is_some() {
             Self::Claim(claim::Reference { claim: None, read_only: false })
+        } else if let Some(source) = &volume.csi {
+            Self::Csi(source)
         } else if volume.image.is_some() {
             Self::Image
         } else {
@@ -131,6 +138,7 @@ impl<'a> Kind<'a> {
             Self::Secret(_) => Some(secret::PLUGIN),
             Self::DownwardApi(_) => Some(downward::PLUGIN),
             Self::Projected(_) => Some(projected::PLUGIN),
+            Self::Csi(_) => Some(csi::PLUGIN),
             Self::Claim(_) | Self::Image | Self::Unsupported(_) => None,
         }
     }
@@ -157,6 +165,7 @@ impl<'a> Kind<'a> {
             | Self::Secret(_)
             | Self::DownwardApi(_)
             | Self::Projected(_)
+            | Self::Csi(_)
             | Self::Claim(_) => MountedBy::Kubelet,
         }
     }
@@ -169,9 +178,11 @@ impl<'a> Kind<'a> {
             Self::Secret(source) => secret::inputs(source),
             Self::DownwardApi(_) => downward::inputs(),
             Self::Projected(source) => projected::inputs(source),
-            Self::HostPath(_) | Self::Claim(_) | Self::Image | Self::Unsupported(_) => {
-                VolumeInputs::default()
-            }
+            Self::HostPath(_)
+            | Self::Claim(_)
+            | Self::Csi(_)
+            | Self::Image
+            | Self::Unsupported(_) => VolumeInputs::default(),
         }
     }
 
@@ -187,7 +198,9 @@ impl<'a> Kind<'a> {
             Self::Secret(source) => secret::set_up(source, context).await,
             Self::DownwardApi(source) => downward::set_up(source, context).await,
             Self::Projected(source) => projected::set_up(source, context).await,
-            Self::Claim(reference) => claim::set_up(reference, context).await,
+            // Boxed: their futures hold requests to the API server and to drivers.
+            Self::Claim(reference) => Box::pin(claim::set_up(reference, context)).await,
+            Self::Csi(source) => Box::pin(csi::set_up_inline(source, context)).await,
             Self::Image | Self::Unsupported(_) => Ok(Done::default()),
         }
     }
@@ -217,11 +230,15 @@ impl<'a> Kind<'a> {
             Self::ConfigMap(_) | Self::Secret(_) | Self::DownwardApi(_) | Self::Projected(_) => {
                 Some(own(paths.plugin_volume(uid, self.plugin()?, name), true, true))
             }
+            Self::Csi(source) => {
+                let read_only = source.read_only == Some(true);
+                Some(own(csi::target(paths, uid, name), read_only, false))
+            }
             Self::Claim(_) => claimed.map(|record| Placed {
                 path: record.path(paths, uid),
                 name: record.directory.clone(),
                 read_only: record.claimed.as_ref().is_some_and(|claimed| claimed.read_only),
-                relabel: record.made != Made::Nothing,
+                relabel: !matches!(record.made, Made::Nothing | Made::Driver),
                 is_device: record.made == Made::Device,
             }),
             Self::Image | Self::Unsupported(_) => None,
@@ -236,6 +253,7 @@ impl<'a> Plugin<'a> {
             empty_dir::PLUGIN => Self::EmptyDir,
             host_path::PLUGIN => Self::HostPath,
             local::PLUGIN => Self::Local,
+            csi::PLUGIN => Self::Csi,
             config_map::PLUGIN | secret::PLUGIN | downward::PLUGIN | projected::PLUGIN => {
                 Self::Payload(name)
             }
@@ -251,6 +269,7 @@ impl<'a> Plugin<'a> {
             Self::HostPath => Ok(()),
             Self::Payload(plugin) => payload::tear_down(plugin, volume).await,
             Self::Local => local::tear_down(volume).await,
+            Self::Csi => csi::tear_down(volume).await,
             Self::Foreign(plugin) => unsupported::tear_down(plugin, volume).await,
         }
     }
@@ -260,6 +279,7 @@ impl<'a> Plugin<'a> {
     pub fn on_disk<M: Mounter>(self, volume: &OnDisk<M>) -> bool {
         match self {
             Self::Payload(plugin) => payload::on_disk(plugin, volume),
+            Self::Csi => csi::on_disk(volume),
             // The set-up knows better, and is quick.
             Self::EmptyDir | Self::HostPath | Self::Local | Self::Foreign(_) => false,
         }
@@ -303,6 +323,10 @@ mod tests {
         );
         check(r#"{"name":"v","projected":{}}"#, Some(&format!("{base}/kubernetes.io~projected/v")));
         check(r#"{"name":"v","hostPath":{"path":"/srv/x"}}"#, Some("/srv/x"));
+        check(
+            r#"{"name":"v","csi":{"driver":"d.io"}}"#,
+            Some(&format!("{base}/kubernetes.io~csi/v/mount")),
+        );
         check(r#"{"name":"v","image":{"reference":"x"}}"#, None);
         check(r#"{"name":"v","persistentVolumeClaim":{"claimName":"x"}}"#, None);
     }

@@ -15,25 +15,16 @@ use crate::volumes::mounter::Mounter;
 /// Returns the text about a volume of an unsupported kind: upstream's for a kind without a plugin,
 /// with the kind named.
 pub(super) fn text(volume: &Volume, kind: &str) -> String {
-    if let Some(csi) = &volume.csi {
-        format!(
-            "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {} not found in the list of \
-             registered CSI drivers",
-            csi.driver
-        )
-    } else {
-        format!(
-            "failed to get Plugin from volumeSpec for volume {:?} err=no volume plugin matched: volumes of kind {kind} \
-             are not supported on this node",
-            volume.name
-        )
-    }
+    format!(
+        "failed to get Plugin from volumeSpec for volume {:?} err=no volume plugin matched: volumes of kind {kind} \
+         are not supported on this node",
+        volume.name
+    )
 }
 
 /// Returns the name in the API of a kind that this node cannot mount; `None` for other volumes.
 pub(super) fn name(volume: &Volume) -> Option<&'static str> {
     let kinds = [
-        (volume.csi.is_some(), "csi"),
         (volume.nfs.is_some(), "nfs"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.fc.is_some(), "fc"),
@@ -95,11 +86,6 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        check(
-            r#"{"name":"data","csi":{"driver":"d.io"}}"#,
-            "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name d.io not found in the list of \
-             registered CSI drivers",
-        );
         check(
             r#"{"name":"data","rbd":{"image":"i","monitors":[]}}"#,
             "failed to get Plugin from volumeSpec for volume \"data\" err=no volume plugin matched: volumes of kind rbd \

@@ -35,7 +35,9 @@ use super::directories;
 use super::entry::{AnySubscription, Entry, OneVolume};
 use super::error::{SetUpError, StuckReason, TearDownError};
 use super::kinds::context::{Locks, Tools};
+use super::kinds::csi::Csi;
 use super::kinds::{Context, Done, Kind, OnDisk};
+use super::ledger::{self, Record};
 use super::mounter::Mounter;
 use super::paths::Paths;
 use super::payload::ObjectRef;
@@ -79,6 +81,7 @@ pub(super) struct Parts<O, T, M> {
     pub(super) paths: Arc<Paths>,
     pub(super) allocatable: Allocatable,
     pub(super) sources: Sources<O, T>,
+    pub(super) csi: Csi,
     pub(super) mounter: M,
     pub(super) recorder: Recorder,
     pub(super) clock: Clock,
@@ -86,7 +89,7 @@ pub(super) struct Parts<O, T, M> {
 
 /// The result of a job.
 enum Ended {
-    SetUp(Result<Done, SetUpError>),
+    SetUp(Result<Done, (SetUpError, Option<Record>)>),
     TornDown(Result<(), TearDownError>),
     Removed(Result<(), TearDownError>),
 }
@@ -129,6 +132,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
 
     /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
+        let mut drivers = self.parts.csi.drivers();
         self.reconstruct().await;
         let mut touched = self.follow_wishes();
         loop {
@@ -151,6 +155,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 Some(command) = self.parts.commands.recv() => self.obey(command).await,
                 Some(ended) = self.jobs.join_next_with_id() => self.job_ended(ended),
                 Some(change) = self.changes.next() => self.object_changed(change),
+                // Without a sender no driver comes any more.
+                Ok(()) = drivers.changed() => self.drivers_changed(),
                 () = self.jumps.next() => self.clock_jumped(),
                 () = clock.sleep_until_some(wake_at) => self.due(),
             };
@@ -159,9 +165,10 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
 
     async fn reconstruct(&mut self) {
         let (mounter, paths) = (self.parts.mounter.clone(), Arc::clone(&self.parts.paths));
+        let csi = self.parts.csi.clone();
         let read = crate::linux::blocking::spawn(move || {
             ensure_root_dir(&paths.pods(), 0o750)?;
-            directories::reconstruct(&mounter, &paths)
+            directories::reconstruct(&mounter, &paths, &csi)
         });
         match read.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
             Ok(pods) => {
@@ -271,6 +278,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 recorder: self.parts.recorder.clone(),
                 clock: self.parts.clock,
                 locks: self.locks.clone(),
+                csi: self.parts.csi.clone(),
             },
             paths: Arc::clone(&self.parts.paths),
             allocatable: self.parts.allocatable,
@@ -298,6 +306,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             paths: Arc::clone(&self.parts.paths),
             uid: uid.clone(),
             directory: meta.directory.clone(),
+            csi: self.parts.csi.clone(),
         });
         let work = async move { Ended::TornDown(directories::tear_down(&volume, &plugin).await) };
         self.jobs.spawn(work).id()
@@ -332,10 +341,16 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     fn volume_job_ended(&mut self, uid: &PodUid, index: usize, ended: Result<Ended, JoinError>) {
         let now = self.parts.clock.now().mono;
         let Some(entry) = self.entries.get_mut(uid) else { return };
+        if let Ok(Ended::SetUp(Err((_, Some(record))))) = &ended {
+            // Its tear-down has to know what has begun.
+            entry.claimed(index, record.clone());
+        }
         let volume = &mut entry.volumes[index].plan;
         let doing = volume.doing.take().map(|(doing, _)| doing);
         let result = match ended {
-            Ok(Ended::SetUp(result)) => result.map_err(|error| Failure::of(&error, &volume.name)),
+            Ok(Ended::SetUp(result)) => {
+                result.map_err(|(error, _)| Failure::of(&error, &volume.name))
+            }
             Ok(Ended::TornDown(result)) => result
                 .map(|()| Done::default())
                 .map_err(|error| Failure::plain(error.text(), error.reason())),
@@ -422,7 +437,8 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             entry.let_go();
         }
         let mounter = self.parts.mounter.clone();
-        let removal = directories::remove_pod(mounter, Arc::clone(&self.parts.paths), uid.clone());
+        let (paths, csi) = (Arc::clone(&self.parts.paths), self.parts.csi.clone());
+        let removal = directories::remove_pod(mounter, paths, csi, uid.clone());
         let job = self.jobs.spawn(async move { Ended::Removed(removal.await) }).id();
         self.running.insert(job, Job::Removal(uid.clone()));
     }
@@ -452,6 +468,18 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             Some(Stuck { uid: uid.clone(), problem: problem.text.clone(), reason: problem.reason })
         }));
         set_if_changed(&self.parts.shared.swept, swept);
+    }
+
+    /// A CSI driver has come or gone: what waits for one is tried at once.
+    fn drivers_changed(&mut self) -> BTreeSet<PodUid> {
+        let now = self.parts.clock.now().mono;
+        let mut touched = BTreeSet::new();
+        for entry in self.entries.values_mut() {
+            if entry.driver_changed(now) {
+                touched.insert(entry.uid.clone());
+            }
+        }
+        touched
     }
 
     /// The wall clock was set: tokens may have expired, or not be valid yet. Their cache knows; it
@@ -504,13 +532,23 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
     }
 }
 
-/// Sets one volume up, by its kind.
+/// Sets one volume up, by its kind. With the failure of a claim's comes the record of the
+/// persistent volume, if its set-up had begun.
 async fn set_up<M: Mounter, T: TokenSource>(
     context: &Arc<Context<M, T>>,
-) -> Result<Done, SetUpError> {
-    match context.volume() {
-        Some(volume) => Kind::of(volume).set_up(context).await,
-        None => Ok(Done::default()),
+) -> Result<Done, (SetUpError, Option<Record>)> {
+    let Some(volume) = context.volume() else { return Ok(Done::default()) };
+    let kind = Kind::of(volume);
+    match kind.set_up(context).await {
+        Ok(done) => Ok(done),
+        Err(error) if kind.is_claim() => {
+            let read = |context: &Context<M, T>| {
+                Ok(ledger::read(&context.paths, &context.uid, context.name()))
+            };
+            let record = context.blocking(read).await.unwrap_or_default();
+            Err((error, record.filter(|record| record.claimed.is_some())))
+        }
+        Err(error) => Err((error, None)),
     }
 }
 
@@ -579,11 +617,7 @@ fn longest_wait(error: &SetUpError) -> Option<Duration> {
 }
 
 /// Publishes what a pod's claims have led to.
-fn publish_claimed(
-    shared: &Shared,
-    uid: &PodUid,
-    records: BTreeMap<String, super::ledger::Record>,
-) {
+fn publish_claimed(shared: &Shared, uid: &PodUid, records: BTreeMap<String, Record>) {
     let mut claimed = shared.claimed.lock();
     if records.is_empty() {
         claimed.remove(uid);

@@ -58,7 +58,8 @@ fn begin(
         tokens: tokens.clone(),
         claims: Arc::new(claims.clone()),
     };
-    let deps = Deps { sources, mounter: mounter.clone(), recorder, clock };
+    let csi = crate::volumes::kinds::csi::tests::without_drivers();
+    let deps = Deps { sources, csi, mounter: mounter.clone(), recorder, clock };
     let (handle, volumes) = new(config, deps);
     let tracker = TaskTracker::new();
     let task = AbortOnDropHandle::new(tracker.spawn(volumes));

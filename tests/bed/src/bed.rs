@@ -74,6 +74,8 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
+        "CSIDriver" => ("storage.k8s.io", "csidrivers", false),
+        "CSINode" => ("storage.k8s.io", "csinodes", false),
         "StorageClass" => ("storage.k8s.io", "storageclasses", false),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
         _ => ("", "pods", true),

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::bed::{Bed, has_line, same, shows};
 use crate::look::text;
-use crate::{Case, beyond, case};
+use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -21,7 +21,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case(claim_that_is_missing_is_named_then_mounted),
         case(volume_of_another_node_is_refused),
         case(volume_without_its_directory_is_named),
-        beyond(csi_volume_is_told_that_its_driver_is_missing),
         case(resource_claim_holds_its_pod),
         case(image_volume),
         case(image_volume_that_cannot_be_pulled),
@@ -303,19 +302,6 @@ containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts
         bed.name
     );
     bed.event("p", "FailedMount", &message).await?;
-    delete_volume(&bed).await
-}
-
-async fn csi_volume_is_told_that_its_driver_is_missing(bed: Bed) -> Result<()> {
-    bind(&bed, "csi: {driver: none.example.com, volumeHandle: h}").await?;
-    claim(&bed, "data").await?;
-    let spec = "
-nodeName: n1
-volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]
-containers: [{name: main, image: busybox, command: [sleep, '1000'], volumeMounts: [{name: v, mountPath: /v}]}]
-";
-    bed.pod("p", spec).await?;
-    bed.event("p", "FailedMount", "MountVolume.MountDevice failed for volume *driver name none.example.com not found in the list of registered CSI drivers").await?;
     delete_volume(&bed).await
 }
 

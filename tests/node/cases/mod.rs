@@ -4,6 +4,7 @@ use crate::{Case, case, slow};
 
 mod admission;
 mod claims;
+pub(crate) mod csi;
 mod disturbed;
 mod ends;
 mod env;
@@ -34,6 +35,7 @@ pub(crate) fn together() -> Vec<Case> {
     [
         admission::cases(),
         claims::cases(),
+        csi::cases(),
         ends::cases(),
         env::cases(),
         eviction::cases(),
@@ -58,8 +60,13 @@ pub(crate) fn together() -> Vec<Case> {
 
 /// Cases that disturb the node: one after the other.
 pub(crate) fn alone() -> Vec<Case> {
-    let disturbing =
-        [streams::alone(), eviction::alone(), volumes_killed::cases(), disturbed::cases()];
+    let disturbing = [
+        streams::alone(),
+        eviction::alone(),
+        volumes_killed::cases(),
+        csi::alone(),
+        disturbed::cases(),
+    ];
     disturbing.into_iter().flatten().collect()
 }
 

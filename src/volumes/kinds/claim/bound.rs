@@ -4,8 +4,8 @@
 //! errors are upstream's.
 
 use k8s_openapi::api::core::v1::{
-    HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, PodSpec, Volume,
-    VolumeNodeAffinity,
+    CSIPersistentVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim,
+    PodSpec, Volume, VolumeNodeAffinity,
 };
 
 use crate::model::{Pod, node_selector, pod};
@@ -56,8 +56,19 @@ pub enum Source {
     Local(String),
     /// A path of this node.
     HostPath(HostPathVolumeSource),
-    /// A volume of the CSI driver with this name.
-    Csi(String),
+    /// A CSI driver's.
+    Csi(Box<DriverVolume>),
+}
+
+/// A persistent volume of a CSI driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriverVolume {
+    /// The volume, as its driver needs it.
+    pub source: CSIPersistentVolumeSource,
+    /// `mountOptions`; drivers are not given those of the old annotation.
+    pub mount_options: Vec<String>,
+    /// `accessModes`.
+    pub access_modes: Vec<String>,
 }
 
 /// Returns the name of the claim.
@@ -151,7 +162,11 @@ pub fn bound(
     } else if let Some(host_path) = spec.host_path {
         Source::HostPath(host_path)
     } else if let Some(csi) = spec.csi {
-        Source::Csi(csi.driver)
+        Source::Csi(Box::new(DriverVolume {
+            source: csi,
+            mount_options: spec.mount_options.clone().unwrap_or_default(),
+            access_modes: spec.access_modes.clone().unwrap_or_default(),
+        }))
     } else {
         return Err(SetUpError::Unprocessed(format!(
             "failed to get Plugin from volumeSpec for volume {name:?} err=no volume plugin matched"
@@ -355,7 +370,8 @@ mod tests {
             &json!({"spec": {"local": null, "csi": {"driver": "d.io", "volumeHandle": "h"}}}),
             &mounted,
         );
-        assert_eq!(csi.expect("bound").source, Source::Csi("d.io".into()));
+        let Source::Csi(csi) = csi.expect("bound").source else { panic!("it is a driver's") };
+        assert_eq!((csi.source.driver.as_str(), csi.access_modes.len()), ("d.io", 1));
         let nfs = json!({"spec": {"local": null, "nfs": {"path": "/", "server": "s"}}});
         assert_eq!(
             error(&nfs, &mounted),

@@ -12,14 +12,15 @@ use std::sync::Arc;
 pub use bound::Reference;
 
 use super::context::{Context, Done};
-use super::local;
+use super::{csi, local};
 use crate::model::pod;
 use crate::volumes::error::SetUpError;
 use crate::volumes::mounter::Mounter;
+use crate::volumes::source::TokenSource;
 use bound::{Bound, Source, bound, name, processing, volume_of};
 
 /// Reads the claim and its persistent volume, then sets that up.
-pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
+pub(super) async fn set_up<M: Mounter, T: TokenSource>(
     reference: Reference<'_>,
     context: &Arc<Context<M, T>>,
 ) -> Result<Done, SetUpError> {
@@ -27,19 +28,8 @@ pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
     match bound.source.clone() {
         Source::Local(path) => local::set_up(bound, path, context).await,
         Source::HostPath(source) => local::set_up_host_path(bound, source, context).await,
-        Source::Csi(driver) => Err(without_driver(&bound, &driver)),
+        Source::Csi(source) => csi::set_up_claim(bound, *source, context).await,
     }
-}
-
-/// Makes upstream's error for a driver that is not on the node.
-pub(super) fn without_driver(bound: &Bound, driver: &str) -> SetUpError {
-    bound.failed(
-        "MountVolume.MountDevice",
-        format!(
-            "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: \
-             driver name {driver} not found in the list of registered CSI drivers"
-        ),
-    )
 }
 
 /// Reads the claim, then its persistent volume. Each request has the client's deadline.

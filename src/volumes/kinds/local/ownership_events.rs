@@ -1,11 +1,11 @@
 //! Reports a change of group that takes long: events at upstream's moments and in its words.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::PLUGIN;
 use crate::linux::ownership::Progress;
 use crate::model::EventType;
 use crate::model::reason::event::VOLUME_PERMISSION_CHANGE_IN_PROGRESS;
@@ -17,17 +17,17 @@ const FIRST_EVENT: Duration = Duration::from_secs(30);
 /// Interval between further events, as in upstream.
 const NEXT_EVENT: Duration = Duration::from_secs(60);
 
-/// Reports the progress of a change of group, and cancels it when the pod goes away. Never returns.
-pub(super) fn report<M, T>(
+/// Reports the progress of a change of group at `place`, and cancels it when the pod goes away.
+/// Never returns.
+pub(in crate::volumes::kinds) fn report<M, T>(
     context: &Context<M, T>,
-    volume: &str,
+    place: &Path,
     progress: Arc<Progress>,
 ) -> impl Future<Output = Infallible> + Send + use<M, T> {
     let (pod, cancel) = (Arc::clone(&context.pod), context.cancel.clone());
     let (recorder, clock) = (context.tools.recorder.clone(), context.tools.clock);
-    let place = context.paths.plugin_volume(&context.uid, PLUGIN, volume);
     // As upstream shows it: from the pod's UID on.
-    let place = place.strip_prefix(context.paths.pods()).unwrap_or(&place).display().to_string();
+    let place = place.strip_prefix(context.paths.pods()).unwrap_or(place).display().to_string();
 
     async move {
         let mut next = clock.now().mono.after(FIRST_EVENT);
