@@ -31,8 +31,8 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
-//! < cri < cni < apiserver < resources < images < volumes < probes < pleg < status < admission <
-//! sources < desired < dispatch < pods < node < server < daemon`.
+//! < cri < cni < apiserver < certs < resources < images < volumes < probes < pleg < status <
+//! admission < sources < desired < dispatch < pods < node < server < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -43,6 +43,7 @@
 //! | [`cri`] | the container runtime interface: client with deadlines, conversions, events, runtime status |
 //! | [`cni`] | says why the network is not ready |
 //! | [`apiserver`] | HTTP/2 transport, events, tokens, the cache of ConfigMaps and Secrets, services |
+//! | [`certs`] | the kubelet's certificates: requested, kept, rotated |
 //! | [`resources`] | QoS, OOM scores, cgroups of pods, tiers and node, allocatable; the manager |
 //! | [`images`] | references, pull policies, credentials, pulls |
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
@@ -113,6 +114,7 @@
 //! | task | code | in | out |
 //! |---|---|---|---|
 //! | watchdog | `daemon/watchdog.rs::run` | `watch` of the health problem | systemd's watchdog |
+//! | client certificate | `certs/client.rs::client` | a timer, the kubeconfigs | `watch` of `apiserver/credentials.rs::Rotated`, `kubelet-client-*.pem` |
 //! | lock file | `daemon/lock_file.rs::end_on_contention` | inotify | the stop of the process |
 //! | events | `apiserver/events_task.rs::new` | `mpsc` of `apiserver/events.rs::Recorder` | Event objects |
 //! | memory | `daemon/trim_memory.rs::new` | `watch` of starts and ends | freed memory, to the kernel |
@@ -149,6 +151,7 @@
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
 //! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
+//! | serving certificate | `certs/serving.rs::serving` | a timer, `watch` of the described Node | `watch` of `apiserver/credentials.rs::Rotated`, `kubelet-server-*.pem` |
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |
@@ -225,6 +228,7 @@
 
 mod admission;
 mod apiserver;
+mod certs;
 mod clock;
 mod cni;
 mod config;
@@ -308,6 +312,9 @@ pub mod internals {
     }
     pub mod apiserver {
         pub use crate::apiserver::*;
+    }
+    pub mod certs {
+        pub use crate::certs::*;
     }
     pub mod clock {
         pub use crate::clock::*;

@@ -51,6 +51,7 @@ macro_rules! gates {
 }
 
 gates! {
+    ALLOW_DNS_ONLY_NODE_CSR = "AllowDNSOnlyNodeCSR",
     CONTAINER_RESTART_RULES = "ContainerRestartRules",
     CONTAINER_STOP_SIGNALS = "ContainerStopSignals",
     CPU_MANAGER_POLICY_ALPHA_OPTIONS = "CPUManagerPolicyAlphaOptions",

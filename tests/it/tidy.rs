@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 /// The folders of `src` in import order: each may use those before it. `clock`, `watch` and `model` are
 /// for all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
-const ORDER: [&str; 24] = [
-    "telemetry", "config", "model", "linux", "cri", "cni", "apiserver", "resources", "images", "volumes", "probes",
-    "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "node", "server", "daemon", "testkit",
+const ORDER: [&str; 25] = [
+    "telemetry", "config", "model", "linux", "cri", "cni", "apiserver", "certs", "resources", "images", "volumes",
+    "probes", "pleg", "status", "admission", "sources", "desired", "dispatch", "pods", "node", "server", "daemon", "testkit",
     "lib", "main",
 ];
 const FOR_ALL: [&str; 3] = ["clock", "model", "watch"];

@@ -13,3 +13,4 @@ mod server;
 pub(super) use self::api::{ApiParts, clients};
 pub(super) use self::backend::Parts;
 pub(super) use self::runtime::RuntimeParts;
+pub(super) use self::server::CertificateParts;
