@@ -74,6 +74,7 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "RuntimeClass" => ("node.k8s.io", "runtimeclasses", false),
         "Lease" => ("coordination.k8s.io", "leases", true),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
+        "CertificateSigningRequest" => ("certificates.k8s.io", "certificatesigningrequests", false),
         "StorageClass" => ("storage.k8s.io", "storageclasses", false),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
         _ => ("", "pods", true),
