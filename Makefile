@@ -19,7 +19,7 @@ sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
 	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
 
 measures: ## the code's measures beside other codebases'; BEFORE=COMMIT compares, with samples for readers (AFTER=COMMIT)
-	cargo test --test it measures::note -- --nocapture
+	cargo test --test it measures::the_table -- --nocapture
 
 fuzz: ## hostile input: every fuzz target for SECONDS=600, or TARGET="quantity config"; finds are in fuzz/artifacts
 	fuzz/run $(SECONDS) $(TARGET)

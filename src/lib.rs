@@ -114,7 +114,7 @@
 //! | task | code | in | out |
 //! |---|---|---|---|
 //! | watchdog | `daemon/watchdog.rs::run` | `watch` of the health problem | systemd's watchdog |
-//! | client certificate | `certs/client.rs::client` | a timer, the kubeconfigs | `watch` of `apiserver/credentials.rs::Rotated`, `kubelet-client-*.pem` |
+//! | client certificate | `certs/client.rs::client` | a timer, the kubeconfigs | `watch` of `apiserver/identity.rs::Rotated`, `kubelet-client-*.pem` |
 //! | lock file | `daemon/lock_file.rs::end_on_contention` | inotify | the stop of the process |
 //! | events | `apiserver/events_task.rs::new` | `mpsc` of `apiserver/events.rs::Recorder` | Event objects |
 //! | memory | `daemon/trim_memory.rs::new` | `watch` of starts and ends | freed memory, to the kernel |
@@ -151,7 +151,7 @@
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
 //! | image collection | `images/gc.rs::run` | a timer, disk usage | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
-//! | serving certificate | `certs/serving.rs::serving` | a timer, `watch` of the described Node | `watch` of `apiserver/credentials.rs::Rotated`, `kubelet-server-*.pem` |
+//! | serving certificate | `certs/serving.rs::serving` | a timer, `watch` of the described Node | `watch` of `apiserver/identity.rs::Rotated`, `kubelet-server-*.pem` |
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |

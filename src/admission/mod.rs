@@ -4,7 +4,7 @@
 //! order, reasons and messages. A rejected pod never starts: its status becomes `Failed` with the
 //! [`Rejection`], and a warning event says the same. A pod whose containers already run here (it
 //! was admitted before this process began) is never sent away: what would have been its rejection
-//! is handed back to be told.
+//! is handed back, to be logged.
 
 mod apparmor;
 mod config;
@@ -53,7 +53,7 @@ pub struct AdmitInput<'a> {
     pub apparmor: bool,
     /// What the node can do, of what pods may need.
     pub features: Features<'a>,
-    /// The pressure that the node is under, in the order in which it is told.
+    /// The pressure that the node is under, in the order of upstream's message.
     pub pressure: &'a [Pressure],
 }
 
@@ -150,8 +150,8 @@ fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     Ok(Admitted { preempt, overlooked: None })
 }
 
-/// The checks that the scheduler makes too. Of several that fail the first is told. For a critical
-/// pod a lack of resources is no reason: others make room.
+/// The checks that the scheduler makes too. Of several that fail the first is reported. For a
+/// critical pod a lack of resources is no reason: others make room.
 fn fit(input: &AdmitInput<'_>) -> Result<Vec<Arc<Pod>>, Rejection> {
     let mut misfits = resources_fit::check(input);
     misfits.extend(node_affinity::check(input));

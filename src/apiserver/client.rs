@@ -153,9 +153,15 @@ impl Clients {
                 }
             };
             let kind = LaneKind { name, ping, deadline, urgency, user_agent: USER_AGENT };
-            let told = (limiter.clone(), reach.clone());
-            let shown = (Arc::clone(&credentials), access.impersonation.clone());
-            Lane::new(kind, access.server.clone(), shown, told, Arc::new(make))
+            Lane::new(
+                kind,
+                access.server.clone(),
+                Arc::clone(&credentials),
+                access.impersonation.clone(),
+                limiter.clone(),
+                reach.clone(),
+                Arc::new(make),
+            )
         };
         let qps = if config.qps == 0.0 { (5.0, 10) } else { (config.qps, config.burst) };
         let shared = Limiter::new(qps.0, qps.1, clock);

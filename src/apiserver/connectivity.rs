@@ -1,10 +1,9 @@
-//! Whether the API server can be reached: told by every lane of a set of clients, heard by whoever
-//! waits after a failure.
+//! Notes whether the API server answers, and ends waits early when it is back.
 //!
-//! After a long outage those waits are long, up to half a minute, and each is another one. The
-//! lease is tried every few seconds all the time; when it gets through, nobody has to sit out the
-//! rest of a wait. This never shortens a wait while the server is away, and it never sends anything
-//! itself.
+//! Fed by every lane of a set of clients; read by what waits after a failure. After a long outage
+//! those waits are up to half a minute, each of another length. The lease is tried every few
+//! seconds all the time: when it gets through, the other waits end. A wait is never shortened while
+//! the server is away, and nothing is sent from here.
 
 use std::pin::pin;
 use std::sync::Arc;

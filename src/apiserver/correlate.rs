@@ -1,9 +1,10 @@
-//! What becomes of a recorded event: a new object, another count on a known one, one of many
-//! similar ones, or nothing.
+//! Decides what is written for a recorded event: a new object, another count on a known one, one of
+//! many similar ones, or nothing.
 //!
-//! Pure; upstream's rules. More than ten similar events within ten minutes become one "(combined
-//! from similar events)"; equal ones are counted; of one object and type at most 25 at once and then
-//! one in five minutes are told.
+//! Pure. The rules are upstream's:
+//! - Equal events are counted on one object.
+//! - More than ten similar events within ten minutes become one "(combined from similar events)".
+//! - Of one object and type at most 25 are written at once, and then one in five minutes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use super::events::{Event, InvolvedObject};
 use crate::model::{EventType, Mono, Now, Wall};
 
-/// How many different messages of one kind are told one by one.
+/// The number of different messages of one kind that are written one by one.
 const MAX_SIMILAR: usize = 10;
 /// After how long without a similar event counting begins anew.
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
@@ -80,7 +81,7 @@ struct Bucket {
     updated: Mono,
 }
 
-/// Remembers what has been told.
+/// Remembers which events have been written.
 #[derive(Debug, Default)]
 pub struct Correlator {
     similar: HashMap<Key, Similar>,
@@ -137,19 +138,23 @@ impl Correlator {
             message: Some(event.message.clone()),
         };
         let group = Key { object: spam_object(&event.object, false), message: None, ..own.clone() };
+
         bound(&mut self.similar, now, SIMILAR_WINDOW, |similar| similar.last);
         let similar = self
             .similar
             .entry(group.clone())
             .or_insert_with(|| Similar { messages: BTreeSet::new(), last: now });
+
         if now.since(similar.last) > SIMILAR_WINDOW {
             similar.messages.clear();
         }
+
         similar.last = now;
         similar.messages.insert(event.message.clone());
         if similar.messages.len() < MAX_SIMILAR {
             return (event, own);
         }
+
         // Bounded: which message is forgotten does not matter.
         similar.messages.pop_first();
         event.message = format!("(combined from similar events): {}", event.message);

@@ -24,10 +24,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::sync::watch;
 
-use super::kubeconfig::{Access, Bearer, Identity, IdentityFiles};
-use super::transport::TransportError;
+use super::access::{Access, Bearer};
+use super::authorization::{bearer_header, sensitive};
+use super::exec::ExecError;
+use super::identity::{Identity, IdentityFiles, Rotated};
 use super::trust::Trust;
 use super::{crypto, exec};
 use crate::clock::Clock;
@@ -46,9 +47,6 @@ const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// A client certificate that the kubelet requests and rotates itself; `None` until there is one.
-pub type Rotated = watch::Receiver<Option<Arc<Identity>>>;
-
 /// Why credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
@@ -64,6 +62,26 @@ pub enum CredentialsError {
     /// The token cannot be a header.
     #[error("the bearer token holds characters that a header may not hold")]
     Token,
+}
+
+/// Why a request cannot be given an `Authorization` header.
+#[derive(Debug, thiserror::Error)]
+pub enum BearerError {
+    /// The plug-in gives no credentials.
+    #[error("getting credentials: {0}")]
+    Plugin(#[source] ExecError),
+    /// The certificate that the plug-in gave cannot be used.
+    #[error("getting credentials: {0}")]
+    Credentials(#[from] CredentialsError),
+    /// The bearer token cannot be read.
+    #[error("cannot read the token file {file}")]
+    Token {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The credentials that all lanes share.
@@ -122,10 +140,12 @@ impl Credentials {
     pub fn new(access: &mut Access, clock: Clock) -> Result<Arc<Self>, CredentialsError> {
         let bearer = std::mem::replace(&mut access.bearer, Bearer::None);
         if let Bearer::Token(token) = &bearer {
-            header_value(token).ok_or(CredentialsError::Token)?;
+            bearer_header(token).ok_or(CredentialsError::Token)?;
         }
+
         let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
         let provider = crypto::provider();
+
         let rotated = access.rotated.take();
         let identity = match &rotated {
             None => access.identity.take(),
@@ -138,6 +158,7 @@ impl Credentials {
             Mutex::new(WatchedFiles { files, stamps, looked: now })
         });
         let identity = identity.map(|identity| certified(identity, &provider)).transpose()?;
+
         let trust = match (access.roots_file.take(), &access.roots) {
             (Some(file), Some(roots)) => {
                 let trust = Trust::new(file, roots, Arc::clone(&provider), now);
@@ -145,6 +166,7 @@ impl Credentials {
             }
             _ => None,
         };
+
         Ok(Arc::new(Self {
             identity: RwLock::new(identity),
             files,
@@ -255,10 +277,10 @@ impl Credentials {
 
     /// The `Authorization` header, if a token is used. An unreadable file is no failure while an
     /// older token is known.
-    pub async fn bearer(&self) -> Result<Option<HeaderValue>, TransportError> {
+    pub async fn bearer(&self) -> Result<Option<HeaderValue>, BearerError> {
         let file = match &self.bearer {
             Bearer::None => return self.plugin_header().await,
-            Bearer::Token(token) => return Ok(header_value(token)),
+            Bearer::Token(token) => return Ok(bearer_header(token)),
             Bearer::Basic(both) => return Ok(sensitive(&format!("Basic {both}"))),
             Bearer::File(file) => file,
         };
@@ -278,9 +300,9 @@ impl Credentials {
     }
 
     /// The header that the plug-in gives, if there is one; its certificate is put in place.
-    async fn plugin_header(&self) -> Result<Option<HeaderValue>, TransportError> {
+    async fn plugin_header(&self) -> Result<Option<HeaderValue>, BearerError> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
-        let given = plugin.get().await.map_err(TransportError::Plugin)?;
+        let given = plugin.get().await.map_err(BearerError::Plugin)?;
         self.take_certificate(&given)?;
         Ok(given.bearer.clone())
     }
@@ -313,11 +335,11 @@ impl Credentials {
         }
     }
 
-    async fn read_token(&self, file: &PathBuf, now: Mono) -> Result<HeaderValue, TransportError> {
-        let fail = |source| TransportError::Token { file: file.clone(), source };
+    async fn read_token(&self, file: &PathBuf, now: Mono) -> Result<HeaderValue, BearerError> {
+        let fail = |source| BearerError::Token { file: file.clone(), source };
         let text = tokio::fs::read_to_string(file).await.map_err(fail)?;
         let value =
-            header_value(text.trim()).filter(|_| !text.trim().is_empty()).ok_or_else(|| {
+            bearer_header(text.trim()).filter(|_| !text.trim().is_empty()).ok_or_else(|| {
                 fail(std::io::Error::new(std::io::ErrorKind::InvalidData, "it holds no token"))
             })?;
         *self.cached.write() = Some((value.clone(), now));
@@ -373,16 +395,6 @@ pub fn anonymous_tls() -> Result<ClientConfig, CredentialsError> {
         .with_safe_default_protocol_versions()
         .map_err(CredentialsError::Tls)?;
     Ok(builder.with_root_certificates(roots(None)?).with_no_client_auth())
-}
-
-pub(super) fn header_value(token: &str) -> Option<HeaderValue> {
-    sensitive(&format!("Bearer {token}"))
-}
-
-fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 fn roots(

@@ -50,7 +50,7 @@ pub struct Deps<'a> {
     /// The time.
     pub clock: Clock,
     /// Whether pods wait for their start.
-    pub rush: StartBacklog,
+    pub backlog: StartBacklog,
 }
 
 /// Makes the task that writes the events of `queue`.
@@ -62,7 +62,7 @@ pub fn new(
         client: deps.clients.map(|clients| clients.events.clone()),
         host: deps.host.to_owned(),
         clock: deps.clock,
-        rush: deps.rush,
+        backlog: deps.backlog,
         correlator: Correlator::default(),
     };
     // Boxed: it holds whole events across its waits.
@@ -113,7 +113,7 @@ struct Writer {
     client: Option<kube::Client>,
     host: String,
     clock: Clock,
-    rush: StartBacklog,
+    backlog: StartBacklog,
     correlator: Correlator,
 }
 
@@ -123,7 +123,7 @@ impl Writer {
         let mut due = at.after(HOLD);
         self.clock.sleep_until(due).await;
         while event.event_type == EventType::Normal
-            && self.rush.is_on()
+            && self.backlog.is_on()
             && due < at.after(LONGEST_HOLD)
         {
             due = due.after(HOLD);
@@ -141,15 +141,18 @@ impl Writer {
             message = event.message,
             "Event occurred"
         );
+
         let Some(client) = self.client.clone() else { return };
         let (mut observation, mut create) = match self.correlator.observe(event, at) {
             Verdict::Create(observation) => (observation, true),
             Verdict::Update(observation) => (observation, false),
             Verdict::Drop => return,
         };
+
         self.wait(&observation.event, at.mono).await;
         let namespace = namespace(&observation);
         let api: Api<api::Event> = Api::namespaced(client, &namespace);
+
         for attempt in 1..=ATTEMPTS {
             let result = if create {
                 api.create(&PostParams::default(), &self.object(&observation, &namespace)).await
@@ -162,6 +165,7 @@ impl Writer {
                 api.patch(&observation.name, &PatchParams::default(), &Patch::Strategic(patch))
                     .await
             };
+
             let Err(error) = result else {
                 self.correlator.written(&observation, self.clock.now().mono);
                 return;
@@ -192,6 +196,7 @@ impl Writer {
                 }
             }
         }
+
         tracing::warn!(
             reason = observation.event.reason,
             "an event could not be written and is dropped"
@@ -267,7 +272,7 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+            Deps { clients: Some(&clients), host: "n", clock, backlog: StartBacklog::default() };
         tasks.spawn(new(parts, queue));
         fake.set_down(true);
         let container = Some((crate::model::ContainerKind::Main, "c"));
@@ -306,7 +311,7 @@ mod tests {
         let (recorder, queue) = Recorder::channel();
         let clients = fake.clients("n");
         let parts =
-            Deps { clients: Some(&clients), host: "n", clock, rush: StartBacklog::default() };
+            Deps { clients: Some(&clients), host: "n", clock, backlog: StartBacklog::default() };
         tasks.spawn(new(parts, queue));
         recorder.pod(&pod(), None, EventType::Normal, "Killing", "m");
         let first = fake.wait_for("api/v1/events", |events| events.first().cloned()).await;

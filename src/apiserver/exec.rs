@@ -15,8 +15,8 @@ use http::HeaderValue;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 
-use super::credentials::header_value;
-use super::kubeconfig::Identity;
+use super::authorization::bearer_header;
+use super::identity::Identity;
 use crate::clock::Clock;
 use crate::model::Wall;
 
@@ -43,7 +43,7 @@ pub struct Plugin {
     pub api_version: String,
     /// How to install it.
     pub install_hint: String,
-    /// The cluster, if the plug-in is told of it.
+    /// The cluster, if the plug-in is given it (`provideClusterInfo`).
     pub cluster: Option<serde_json::Value>,
 }
 
@@ -196,14 +196,17 @@ impl Plugin {
             .ok()
             .and_then(|read| serde_json::from_value(read.value).ok())
             .ok_or_else(|| fail("decoding stdout: it is no ExecCredential".to_owned()))?;
+
         if credential.api_version != self.api_version || credential.kind != "ExecCredential" {
             return Err(fail(format!(
                 "exec plugin is configured to use API version {}, plugin returned version {}",
                 self.api_version, credential.api_version
             )));
         }
+
         let missing = || fail("exec plugin didn't return a status field".to_owned());
         let status = credential.status.ok_or_else(missing)?;
+
         let certificate = (status.client_certificate_data, status.client_key_data);
         let identity = match (certificate.0.as_str(), certificate.1.as_str()) {
             ("", "") if status.token.is_empty() => {
@@ -221,11 +224,13 @@ impl Plugin {
                 )?)
             }
         };
+
         let unusable = || fail("the token holds characters that a header may not hold".to_owned());
         let bearer = match status.token.trim() {
             "" => None,
-            token => Some(header_value(token).ok_or_else(unusable)?),
+            token => Some(bearer_header(token).ok_or_else(unusable)?),
         };
+
         let expires = status.expiration_timestamp.map(|text| text.parse()).transpose();
         let expires = expires
             .map_err(|_| fail("decoding stdout: expirationTimestamp is no time".to_owned()))?;

@@ -1,4 +1,4 @@
-//! The headers by which a request has the rights of somebody else.
+//! Makes the headers by which a request has the rights of another user.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

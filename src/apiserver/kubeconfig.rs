@@ -7,17 +7,18 @@
 //! that is not listed has none.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::credentials::Rotated;
+pub use super::access::{Access, Bearer};
+use super::authorization::bearer_header;
 use super::exec::{self, Plugin};
+pub use super::identity::{Identity, IdentityFiles, PemError};
 use super::proxy::Proxy;
 use super::{credentials, impersonation};
 use crate::config::document;
@@ -56,130 +57,6 @@ pub enum KubeconfigError {
         /// What is wrong.
         problem: String,
     },
-}
-
-/// Where the API server is and how to trust it and be trusted.
-#[derive(Debug)]
-pub struct Access {
-    /// `https://host:port[/prefix]`.
-    pub server: http::Uri,
-    /// The server as the kubeconfig writes it, for a kubeconfig that is made of this one.
-    pub server_text: String,
-    /// The name to check the server's certificate for, if not the host.
-    pub tls_server_name: Option<String>,
-    /// The certificates to trust; `None`: the system's.
-    pub roots: Option<Vec<CertificateDer<'static>>>,
-    /// Where they were read, if from a file: they may change there.
-    pub roots_file: Option<PathBuf>,
-    /// Their PEM text, if it stands in the kubeconfig itself.
-    pub roots_data: Option<Vec<u8>>,
-    /// Whether to trust any certificate.
-    pub insecure: bool,
-    /// The client certificate.
-    pub identity: Option<Identity>,
-    /// The client certificate that is rotated; it takes the place of `identity`.
-    pub rotated: Option<Rotated>,
-    /// The bearer token.
-    pub bearer: Bearer,
-    /// The plug-in that gives credentials; without others only.
-    pub plugin: Option<Plugin>,
-    /// The proxy that the kubeconfig names.
-    pub proxy: Option<http::Uri>,
-    /// `Impersonate-…`: whose rights requests have instead of the user's.
-    pub impersonation: http::HeaderMap,
-}
-
-/// A client certificate with its key.
-#[derive(PartialEq, Eq)]
-pub struct Identity {
-    /// The chain, leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The key.
-    pub key: PrivateKeyDer<'static>,
-    /// Where both were read, if each is a file: they may be renewed there.
-    pub files: Option<IdentityFiles>,
-}
-
-/// The files of a client certificate. They may be one (`kubelet-client-current.pem`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityFiles {
-    /// The chain, PEM.
-    pub certificate: PathBuf,
-    /// The key, PEM.
-    pub key: PathBuf,
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("chain", &self.chain.len()).finish_non_exhaustive()
-    }
-}
-
-impl Identity {
-    /// Another copy, the key included.
-    #[must_use]
-    pub fn clone_key(&self) -> Self {
-        let files = self.files.clone();
-        Self { chain: self.chain.clone(), key: self.key.clone_key(), files }
-    }
-
-    /// Reads a certificate chain and a key from PEM; they may be the same text
-    /// (`kubelet-client-current.pem`).
-    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, PemError> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
-            .collect::<Result<_, _>>()
-            .map_err(PemError::Certificate)?;
-        if chain.is_empty() {
-            return Err(PemError::NoCertificate);
-        }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(PemError::Key)?;
-        Ok(Self { chain, key, files: None })
-    }
-}
-
-impl Identity {
-    /// Checks that the certificate can be shown and that the key fits it.
-    pub fn check(&self) -> Result<(), rustls::Error> {
-        credentials::check_identity(self)
-    }
-}
-
-/// Why two PEM texts are no client certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum PemError {
-    /// The certificate cannot be read.
-    #[error("the certificate is not PEM: {0}")]
-    Certificate(#[source] rustls::pki_types::pem::Error),
-    /// There is none.
-    #[error("it holds no certificate")]
-    NoCertificate,
-    /// The key cannot be read, or there is none.
-    #[error("no private key in PEM form: {0}")]
-    Key(#[source] rustls::pki_types::pem::Error),
-}
-
-/// The bearer token, if there is one.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Bearer {
-    /// None.
-    None,
-    /// A fixed one.
-    Token(String),
-    /// One that is read again when it is older than a minute.
-    File(PathBuf),
-    /// No token: a name and a password, as the header has them.
-    Basic(String),
-}
-
-impl fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("None"),
-            Self::Token(_) => f.write_str("Token(…)"),
-            Self::Basic(_) => f.write_str("Basic(…)"),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -404,10 +281,12 @@ impl Loader<'_> {
             let problem = "auth providers were removed from Kubernetes: use exec";
             return Err(self.field_error(format!("{prefix}.auth-provider"), problem.to_owned()));
         }
+
         let Some(exec) = &user.exec else { return Ok(None) };
         let fail = |field: &str, problem: String| {
             Err(self.field_error(format!("{prefix}.exec.{field}"), problem))
         };
+
         if exec.command.is_empty() {
             return fail("command", "command must be specified".to_owned());
         }
@@ -418,6 +297,7 @@ impl Loader<'_> {
         if exec.env.iter().any(|variable| variable.name.is_empty()) {
             return fail("env", "env variable name must be specified".to_owned());
         }
+
         match exec.interactive_mode.as_str() {
             "Never" | "IfAvailable" => {}
             // The older version of the API has a default.
@@ -428,11 +308,13 @@ impl Loader<'_> {
             }
             other => return fail("interactiveMode", format!("invalid interactiveMode: {other:?}")),
         }
+
         let command = if exec.command.contains('/') {
             self.resolve(&exec.command)
         } else {
             PathBuf::from(&exec.command)
         };
+
         let variables = exec.env.iter();
         Ok(Some(Plugin {
             command,
@@ -448,12 +330,12 @@ impl Loader<'_> {
         }))
     }
 
-    /// The cluster as a plug-in is told of it.
+    /// Returns the cluster as a plug-in is given it.
     fn cluster_for_plugins(&self, cluster: &Cluster) -> Result<Value, KubeconfigError> {
-        let mut told = serde_json::json!({ "server": cluster.server });
+        let mut described = serde_json::json!({ "server": cluster.server });
         let mut set = |name: &str, value: Value, set: bool| {
             if set {
-                told[name] = value;
+                described[name] = value;
             }
         };
         let server_name = &cluster.tls_server_name;
@@ -476,7 +358,7 @@ impl Loader<'_> {
         if let Some(extension) = extension {
             set("config", extension.extension.clone(), true);
         }
-        Ok(told)
+        Ok(described)
     }
 
     fn impersonation(&self, user: &User, name: &str) -> Result<http::HeaderMap, KubeconfigError> {
@@ -584,7 +466,7 @@ impl Loader<'_> {
             }
             return Ok(Bearer::File(file));
         }
-        if credentials::header_value(user.token.trim()).is_none() {
+        if bearer_header(user.token.trim()).is_none() {
             let problem = "it holds characters that a header may not hold";
             return Err(self.field_error(format!("{prefix}.token"), problem.to_owned()));
         }

@@ -11,6 +11,8 @@
 //! has a deadline; nothing is written by PUT, because the types of this crate do not know every
 //! field of a newer server.
 
+pub mod access;
+mod authorization;
 pub mod claims;
 pub mod client;
 mod config;
@@ -24,6 +26,7 @@ pub mod exec;
 pub mod failure;
 #[cfg(any(test, feature = "testkit"))]
 pub mod fake;
+pub mod identity;
 mod impersonation;
 pub mod kubeconfig;
 pub mod limiter;

@@ -145,7 +145,7 @@ pub trait Kind:
     const NAME: &'static str;
     /// Whether it can never change.
     fn is_immutable(&self) -> bool;
-    /// Drops what nobody reads.
+    /// Drops the fields that are never read.
     fn strip(&mut self);
 }
 
@@ -178,7 +178,7 @@ impl Kind for Secret {
 type Key = (Arc<str>, Arc<str>);
 
 /// One object's state and the life of its watch.
-struct Entry<T> {
+struct CachedObject<T> {
     state: watch::Receiver<ObjectState<T>>,
     refresh: Arc<tokio::sync::Notify>,
     /// Set when an immutable object has been seen: the state changes no more.
@@ -188,7 +188,7 @@ struct Entry<T> {
     _stop: DropGuard,
 }
 
-impl<T> Entry<T> {
+impl<T> CachedObject<T> {
     /// The immutable object that this entry ended with, if it did.
     fn final_object(&self) -> Option<Arc<T>> {
         if !self.is_final.load(Ordering::Acquire) {
@@ -204,7 +204,7 @@ impl<T> Entry<T> {
 struct Cache<T> {
     /// The entries of each object, the newest last: more than one only of an object that was
     /// immutable when the older ones saw it.
-    entries: Mutex<HashMap<Key, Vec<Weak<Entry<T>>>>>,
+    entries: Mutex<HashMap<Key, Vec<Weak<CachedObject<T>>>>>,
 }
 
 impl<T> Default for Cache<T> {
@@ -300,7 +300,7 @@ impl Handle {
 
     /// Begins to follow an object. `earlier` is the value of an immutable object of that name that
     /// others use: it stands in for one that is gone or cannot be read.
-    fn open<T: Kind>(&self, key: &Key, earlier: Option<Arc<T>>) -> Entry<T> {
+    fn open<T: Kind>(&self, key: &Key, earlier: Option<Arc<T>>) -> CachedObject<T> {
         let (sender, state) = watch::channel(ObjectState::Pending);
         let publisher = Publisher { sender, earlier: earlier.clone() };
         let refresh = Arc::new(tokio::sync::Notify::new());
@@ -330,7 +330,7 @@ impl Handle {
             };
             token.run_until_cancelled(work).await;
         });
-        Entry { state, refresh, is_final, earlier, _stop: cancel.drop_guard() }
+        CachedObject { state, refresh, is_final, earlier, _stop: cancel.drop_guard() }
     }
 }
 
@@ -377,6 +377,7 @@ async fn poll_one<T: Kind>(
                 api.get(name).await
             }
         };
+
         let state = match read {
             Ok(mut object) => {
                 object.strip();
@@ -385,17 +386,20 @@ async fn poll_one<T: Kind>(
             Err(error) if failure::kind(&error) == FailureKind::NotFound => ObjectState::Missing,
             Err(error) => ObjectState::Failed(failure::text(&error)),
         };
+
         failures =
             if matches!(state, ObjectState::Failed(_)) { failures.saturating_add(1) } else { 0 };
         if publisher.publish(state).is_break() {
             return;
         }
+
         let period = detection.period();
         let wait = if failures == 0 {
             period
         } else {
             period.min(Duration::from_millis(200 << failures.min(8)))
         };
+
         // Either way the object is read again: losing the notification loses nothing.
         let is_asked = tokio::time::timeout(wait, wake.notified()).await.is_ok();
         is_refresh = failures == 0 && !is_asked;
@@ -472,7 +476,7 @@ fn publish<T: Kind>(
 /// A share in the watch of one object.
 pub struct Subscription<T> {
     state: watch::Receiver<ObjectState<T>>,
-    entry: Arc<Entry<T>>,
+    entry: Arc<CachedObject<T>>,
     key: Key,
 }
 

@@ -184,6 +184,7 @@ impl Handle {
             }),
             ..TokenRequest::default()
         };
+
         let mut wait = FIRST_STRANGER_WAIT;
         let answer = loop {
             let answer = api
@@ -198,15 +199,18 @@ impl Handle {
                 Err(error) => return Err(TokenError { problem: failure::text(&error) }),
             }
         };
+
         let status = answer.status.unwrap_or_default();
         let (Some(secret), Some(expires_at)) = (status.token, status.expiration_timestamp) else {
             return Err(TokenError {
                 problem: "the API server's answer holds no token".to_owned(),
             });
         };
+
         let now = self.shared.clock.now();
         let issued = issued_at(&secret).unwrap_or(now.wall);
         let early = LARGEST_JITTER.mul_f64(random::unit());
+
         Ok(Cached {
             not_before: earlier(issued.min(now.wall), CLOCK_LEEWAY),
             token: Token {

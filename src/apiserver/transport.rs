@@ -24,8 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use tower::BoxError;
 
 use super::connectivity::Connectivity;
-use super::credentials::{Credentials, CredentialsError};
-use super::exec::ExecError;
+use super::credentials::Credentials;
 use super::limiter::{Limiter, Urgency};
 use super::proxy::ServerConnector;
 
@@ -75,21 +74,6 @@ pub enum TransportError {
     /// The client certificate has been requested and is not there yet.
     #[error("no client certificate yet: the request for it has not been answered")]
     NoCertificate,
-    /// The plug-in gives no credentials.
-    #[error("getting credentials: {0}")]
-    Plugin(#[source] ExecError),
-    /// What the plug-in gave cannot be used.
-    #[error("getting credentials: {0}")]
-    Credentials(#[from] CredentialsError),
-    /// The bearer token cannot be read.
-    #[error("cannot read the token file {file}")]
-    Token {
-        /// The file.
-        file: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// One lane, a tower service for `kube::Client`. Cheap to clone.
@@ -138,13 +122,15 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to `base` that connects on first use and tells `reach` of what becomes of its
-    /// requests. `make` builds a connector with the present credentials.
+    /// Makes a lane to `base`. It connects on first use, and notes in `reach` whether its requests
+    /// are answered. `make` builds a connector with the present credentials.
     pub fn new(
         kind: LaneKind,
         base: Uri,
-        (credentials, impersonation): (Arc<Credentials>, http::HeaderMap),
-        (limiter, reach): (Limiter, Connectivity),
+        credentials: Arc<Credentials>,
+        impersonation: http::HeaderMap,
+        limiter: Limiter,
+        reach: Connectivity,
         make: Make,
     ) -> Self {
         let inner = Inner {
@@ -372,6 +358,7 @@ impl hyper::body::Body for LaneBody {
         {
             return Poll::Ready(Some(Err(TransportError::BodyDeadline(deadline).into())));
         }
+
         match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.read += frame

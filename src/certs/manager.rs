@@ -18,7 +18,7 @@ use super::rotation::{self, Due};
 use super::signer::{Sign, SignError};
 use super::store::{Store, StoreError};
 use super::template::Template;
-use crate::apiserver::credentials::Rotated;
+use crate::apiserver::identity::Rotated;
 use crate::apiserver::kubeconfig::Identity;
 use crate::apiserver::random;
 use crate::clock::{Clock, Jumps};

@@ -20,7 +20,7 @@ use super::signer::{self, Sign, SignError};
 use super::store::Store;
 use super::template::Template;
 use crate::apiserver::Clients;
-use crate::apiserver::credentials::Rotated;
+use crate::apiserver::identity::Rotated;
 use crate::clock::Clock;
 use crate::model::Wall;
 use crate::telemetry::metrics::Registry;

@@ -40,11 +40,11 @@ pub struct Provider {
     pub default_cache_duration: Option<GoDuration>,
     /// The version of the API that it speaks.
     pub api_version: String,
-    /// Its arguments.
+    /// The arguments of the program.
     pub args: Vec<String>,
     /// Variables besides those of the kubelet.
     pub env: Vec<Variable>,
-    /// What it is told of the pod's service account.
+    /// The parts of the pod's service account that the plug-in is given.
     pub token_attributes: Option<TokenAttributes>,
 }
 
@@ -63,13 +63,13 @@ pub struct CredentialProviders {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Variable {
-    /// Its name.
+    /// The name of the variable.
     pub name: String,
-    /// Its value.
+    /// The value of the variable.
     pub value: String,
 }
 
-/// What a plug-in is told of the pod's service account.
+/// The parts of a pod's service account that a plug-in is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TokenAttributes {
@@ -77,7 +77,7 @@ pub struct TokenAttributes {
     pub service_account_token_audience: String,
     /// How long credentials are kept: for each service account, or for each token.
     pub cache_type: String,
-    /// Whether only pods with a service account are asked for.
+    /// True if the plug-in is asked only for pods with a service account.
     pub require_service_account: Option<bool>,
     /// Annotations of the service account without which the plug-in is not asked.
     pub required_service_account_annotation_keys: Vec<String>,
@@ -86,7 +86,7 @@ pub struct TokenAttributes {
 }
 
 impl TokenAttributes {
-    /// Whether credentials are kept for one token, and not for all tokens of a service account.
+    /// Returns true if credentials are kept per token, rather than per service account.
     pub fn is_cached_by_token(&self) -> bool {
         self.cache_type == "Token"
     }

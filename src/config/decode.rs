@@ -10,32 +10,32 @@ use super::document;
 
 use super::types::{API_VERSION, KIND, KubeletConfiguration};
 
-/// Why a file cannot be used.
+/// The error of a file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// It is no YAML.
+    /// The text is neither YAML nor JSON.
     #[error("it is neither YAML nor JSON: {0}")]
     Syntax(String),
-    /// It is no object.
+    /// The document is not an object.
     #[error("it holds no object")]
     NotAnObject,
-    /// It does not say what it is.
+    /// `kind` or `apiVersion` is missing.
     #[error("Object '{0}' is missing")]
     Missing(&'static str),
-    /// What it says it is is no text.
+    /// `kind` or `apiVersion` is not a text.
     #[error("couldn't get version/kind; json parse error: {0} is no string")]
     NoText(&'static str),
     /// Fields of a drop-in that stand twice.
     #[error("strict decoding error: {}", already_set(.0))]
     Repeated(Vec<String>),
-    /// It is something else.
+    /// The document is of another kind or version.
     #[error(
         "no kind {kind:?} is registered for version {version:?}: expected {KIND} of {API_VERSION}"
     )]
     OtherKind {
-        /// Its kind.
+        /// The kind of the document.
         kind: String,
-        /// Its version.
+        /// The version of the document.
         version: String,
     },
     /// Fields whose value has the wrong type or form.
@@ -49,7 +49,7 @@ fn already_set(fields: &[String]) -> String {
     texts.join(", ")
 }
 
-/// What a file says, before types: its fields, and complaints about repeated ones.
+/// A file before it has types: its fields, and the names of repeated ones.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Document {
     /// The fields, without `apiVersion` and `kind`, and without those that say null.
@@ -58,7 +58,7 @@ pub(super) struct Document {
     pub repeated: Vec<String>,
 }
 
-/// What a text is read as.
+/// The role of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// The file that `--config` names: leniently.
@@ -98,6 +98,7 @@ fn type_field(
         Role::File => key.eq_ignore_ascii_case(name),
         Role::DropIn => key == name,
     };
+
     let mut found = "";
     for (_, value) in fields.iter().filter(|(key, _)| is_it(key)) {
         match value {
@@ -108,6 +109,7 @@ fn type_field(
             }
         }
     }
+
     if found.is_empty() {
         return Err(DecodeError::Missing(name));
     }

@@ -162,8 +162,8 @@ impl Default for KubeletConfiguration {
     }
 }
 
-/// What the kubelet runs with when there is neither a file nor a drop-in directory: open, as it was
-/// before files.
+/// Returns the configuration without a file and without a drop-in directory: open, as it was before
+/// files.
 pub fn flag_defaults() -> KubeletConfiguration {
     let mut config = KubeletConfiguration::default();
     config.authentication.anonymous.enabled = true;

@@ -21,19 +21,19 @@ use serde::de::Visitor;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess};
 use serde_json::{Map, Number, Value};
 
-/// How deep collections may be nested: the limit of Go's decoders.
+/// The deepest nesting of collections; the limit of Go's decoders.
 const DEEPEST: usize = 10_000;
-/// How deep collections are kept.
+/// The deepest nesting of collections that is kept.
 const KEPT_DEPTH: usize = 64;
 /// The stack for a text that is nested deeply; only the pages that are used are taken.
 const LARGE_STACK: usize = 512 << 20;
 
-/// Why a text is neither.
+/// The error of a text that is neither JSON nor YAML.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SyntaxError(String);
 
-/// What a text holds.
+/// The content of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Read {
     /// The first document; null if there is none.
@@ -58,7 +58,7 @@ pub fn read(bytes: &[u8]) -> Result<Read, SyntaxError> {
     }
 }
 
-/// Whether Go takes the text for JSON: its first character is a brace.
+/// Returns true if Go takes the text for JSON: its first character is a brace.
 pub fn is_json(bytes: &[u8]) -> bool {
     let text = bytes.trim_ascii_start();
     text.first() == Some(&b'{')
@@ -167,6 +167,7 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
     };
+
     let mut replaced = String::new();
     let (mut kept, mut at) = (0, 0);
     while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
@@ -183,6 +184,7 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
         };
         at += width;
     }
+
     if kept == 0 {
         return Cow::Borrowed(text);
     }

@@ -1,5 +1,5 @@
-//! Which field and flag has an effect in this version. What a node sets without effect is said at
-//! its start.
+//! The table of fields and flags that have an effect in this version. A setting without effect is
+//! warned about at the start.
 //!
 //! One row per field of the file and per flag that is no field. To say that one took effect, change
 //! `No` to `Yes` (or `Partly`) in its row (and run `UPDATE=1 cargo test --lib config::effects`,
@@ -19,13 +19,13 @@ use Effect::{Never, No, Partly, Yes};
 pub enum Area {
     /// When pods are evicted.
     Eviction,
-    /// What is kept back from pods.
+    /// Resources that are reserved from pods.
     Reservation,
-    /// Who may call.
+    /// Authentication of callers.
     Authentication,
-    /// What callers may do.
+    /// Authorization of callers.
     Authorization,
-    /// How containers are confined.
+    /// Confinement of containers.
     Cgroups,
     /// Everything else.
     Other,
@@ -47,10 +47,10 @@ impl Area {
     }
 }
 
-/// Whether setting a field changes anything.
+/// The effect of a field or flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It does.
+    /// The setting has its effect.
     Yes,
     /// Some of what it does upstream: what is done and what is not.
     Partly(&'static str),
@@ -241,22 +241,26 @@ pub(super) fn without_effect(
     } else {
         defaults::flag_defaults()
     };
+
     let (set, defaults) = (config.to_document(), defaults.to_document());
     let differs = |path: &str| {
         let pointer = format!("/{}", path.replace('.', "/"));
         set.pointer(&pointer) != defaults.pointer(&pointer)
     };
+
     // Without enforcement, or with that of pods, nothing is missing.
     let enforced_here = |level: &String| matches!(level.as_str(), "pods" | "none");
     let has_effect = |path: &str| {
         path == "enforceNodeAllocatable"
             && config.enforce_node_allocatable.iter().all(enforced_here)
     };
+
     let fields = FIELDS.iter().filter(|(path, ..)| differs(path) && !has_effect(path));
     let flags = FLAGS.iter().filter(|(name, ..)| flags.was_given(name.trim_start_matches('-')));
     let set: Vec<&Row> = fields.chain(flags).collect();
     let mut warnings: Vec<ConfigWarning> =
         AREAS.iter().filter_map(|&area| warning(&set, area)).collect();
+
     let gone: Vec<&str> = set
         .iter()
         .filter(|(.., effect)| matches!(effect, Never))

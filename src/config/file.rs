@@ -40,8 +40,10 @@ pub(super) fn merge_drop_ins(
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<KubeletConfiguration, ConfigError> {
     let fail = |problem: String| ConfigError::DropIns { dir: directory.to_owned(), problem };
+
     let mut files = Vec::new();
     walk(Path::new(directory), 0, &mut files).map_err(fail)?;
+
     let mut merged = base.to_document();
     for path in files {
         let drop_in = read(&path)
@@ -52,6 +54,7 @@ pub(super) fn merge_drop_ins(
                     path.display()
                 ))
             })?;
+
         // Its types are checked alone first, so that an error and an unknown field name the file
         // they are in.
         let mut alone = drop_in.fields.clone();
@@ -66,8 +69,10 @@ pub(super) fn merge_drop_ins(
             ),
             node_event: false,
         }));
+
         merge(&mut merged, drop_in.fields);
     }
+
     let (mut config, _) = decode::typed(&merged).map_err(|error| {
         fail(format!("failed to unmarshal merged JSON into kubelet configuration: {error}"))
     })?;

@@ -1,13 +1,13 @@
 //! Feature gates: which are on, given what files and flags said. Pure.
 //!
 //! Fed by `load` with the merged `featureGates` of files and flags. The result is a value that is
-//! handed to whoever looks at a gate; there is no global.
+//! handed to each subsystem that looks at a gate; there is no global.
 
 use std::collections::BTreeMap;
 
 use super::gates_table::{GATES, Spec};
 
-/// How mature a gate is.
+/// The maturity of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Off by default, may vanish.
@@ -84,40 +84,40 @@ gates! {
     TOPOLOGY_MANAGER_POLICY_OPTIONS = "TopologyManagerPolicyOptions",
 }
 
-/// What was said about gates; everything else is at its default.
+/// The gates that were set; all others have their default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureGates {
     said: BTreeMap<String, bool>,
 }
 
-/// Why a set of gates is refused. The texts are upstream's.
+/// The error of gates that cannot be set. The texts are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
     /// There is no such gate.
     #[error("unrecognized feature gate: {0}")]
     Unknown(String),
-    /// It can no longer be changed.
+    /// The gate is locked to its default.
     #[error("cannot set feature gate {name} to {wanted}, feature is locked to {locked}")]
     Locked {
         /// The gate.
         name: String,
-        /// What was said.
+        /// The value that was set.
         wanted: bool,
-        /// What it is.
+        /// The value that the gate has.
         locked: bool,
     },
-    /// It is on while something it depends on is off.
+    /// The gate is on while a gate that it depends on is off.
     #[error("{name} is enabled, but depends on features that are disabled: [{}]", .missing.join(" "))]
     Depends {
         /// The gate.
         name: &'static str,
-        /// What it lacks.
+        /// The gates that are off.
         missing: Vec<&'static str>,
     },
 }
 
 impl FeatureGates {
-    /// Whether `gate` is on.
+    /// Returns true if `gate` is on.
     pub fn enabled(&self, gate: Gate) -> bool {
         spec(gate.0).is_some_and(|spec| self.state(spec))
     }

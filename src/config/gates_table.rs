@@ -10,13 +10,13 @@ use super::gates::Stage::{self, Alpha, Beta, Deprecated, Ga};
 /// One gate.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// Its name.
+    /// The name, e.g. `SidecarContainers`.
     pub name: &'static str,
-    /// How mature it is.
+    /// The maturity.
     pub stage: Stage,
-    /// Whether it is on when nobody says.
+    /// True if the gate is on by default.
     pub default: bool,
-    /// Whether saying otherwise is an error.
+    /// True if setting another value than the default is an error.
     pub locked: bool,
     /// The gates that must be on for it to be on.
     pub needs: &'static [&'static str],

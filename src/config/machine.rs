@@ -26,7 +26,8 @@ impl Cpus {
     }
 }
 
-/// Why the machine cannot give what the configuration asks for; upstream stops at the first reason.
+/// The error of a configuration that asks for more than the machine has. Upstream stops at the
+/// first.
 pub fn check(config: &KubeletConfiguration, cpus: &Cpus) -> Result<(), String> {
     let reserved = &config.reserved_system_cpus;
     let wanted = cpu_list(reserved).unwrap_or_default();

@@ -7,7 +7,7 @@
 //! `defaults`, a row in `effects`, and a check in `validate`.
 //!
 //! ```text
-//! argv ─► flags ─► file ─► dropins ─► flags again ─► validate ─► Loaded
+//! argv ─► flags ─► file ─► drop-ins ─► flags again ─► validate ─► Loaded
 //!                  └─ decode ─┘ (strict, then lenient with a warning)
 //! ```
 
@@ -39,7 +39,7 @@ pub use types::{GoDuration, KubeletConfiguration};
 /// The release of Kubernetes that is implemented.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
 
-/// What the kubelet runs with.
+/// The configuration that the kubelet runs with.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The flags that are no fields of the file.
@@ -50,11 +50,11 @@ pub struct Loaded {
     pub gates: FeatureGates,
     /// Notices about deprecated flags, for stderr before anything is logged.
     pub deprecated_flags: Vec<String>,
-    /// What else should be said at the start.
+    /// Warnings to be logged at the start.
     pub warnings: Vec<ConfigWarning>,
     /// The proxies that the environment names.
     pub proxies: Proxies,
-    /// Whether HTTP/1.1 alone is spoken to the API server (`DISABLE_HTTP2` in the environment).
+    /// True if only HTTP/1.1 is spoken to the API server (`DISABLE_HTTP2` in the environment).
     pub disable_http2: bool,
     /// Plug-ins that have credentials for images, if the flags name some.
     pub credential_providers: Option<CredentialProviders>,
@@ -65,12 +65,12 @@ pub struct Loaded {
 pub struct ConfigWarning {
     /// One sentence.
     pub text: String,
-    /// Whether it is also a Warning event on the Node: the node is less protected than its
+    /// True if it is also a Warning event on the Node: the node is less protected than its
     /// administrator believes.
     pub node_event: bool,
 }
 
-/// Why the kubelet does not start.
+/// The error of a configuration that the kubelet does not start with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The command line cannot be read.
@@ -113,9 +113,9 @@ pub enum ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Refused {
-    /// Why.
+    /// The error.
     pub error: ConfigError,
-    /// What was noticed until then.
+    /// The warnings until then.
     pub warnings: Vec<ConfigWarning>,
     /// Notices about deprecated flags.
     pub deprecated_flags: Vec<String>,
@@ -129,10 +129,10 @@ fn aggregate(problems: &[String]) -> String {
     }
 }
 
-/// What the machine is like, as far as the configuration depends on it.
+/// The facts of the machine that the configuration depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Whether `/sys/fs/cgroup` is the unified hierarchy.
+    /// True if `/sys/fs/cgroup` is the unified hierarchy.
     pub cgroup_v2: bool,
 }
 
@@ -188,6 +188,7 @@ fn read(
             proxies: Proxies::default(),
         });
     }
+
     validate::node_labels(&first.flags.node_labels).map_err(ConfigError::NodeLabels)?;
     let files = !first.flags.config.is_empty() || !first.flags.config_dir.is_empty();
     let flags::Parsed { flags, config, deprecated } = if files {
@@ -202,6 +203,7 @@ fn read(
     } else {
         first
     };
+
     let mut gates = FeatureGates::default();
     let problems: Vec<String> =
         gates.set(&config.feature_gates).iter().map(ToString::to_string).collect();
@@ -215,13 +217,16 @@ fn read(
             return Err(ConfigError::Invalid(invalid));
         }
     }
+
     let refused = validate::startup(&flags, &config, &gates, host);
     if !refused.is_empty() {
         return Err(ConfigError::Startup(refused));
     }
+
     let credential_providers = credential_providers(&flags, &gates)?;
     let mut config = config;
     reserve_system_cpus(&mut config);
+
     warnings.extend(validate::doubtful(&config, &gates));
     warnings.extend(gates.named_on_their_way_out().map(|(spec, value)| ConfigWarning {
         text: format!(
@@ -231,6 +236,7 @@ fn read(
         node_event: false,
     }));
     warnings.extend(effects::without_effect(&flags, &config, files));
+
     Ok(Loaded {
         flags,
         config,

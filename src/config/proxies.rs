@@ -10,14 +10,14 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-/// What the environment says about proxies. Its addresses may hold passwords.
+/// The proxies of the environment. Their addresses may hold passwords.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// For http.
+    /// `HTTP_PROXY`: the proxy for http.
     pub http: String,
-    /// For https.
+    /// `HTTPS_PROXY`: the proxy for https.
     pub https: String,
-    /// Where none is used.
+    /// `NO_PROXY`: the servers that are reached directly.
     pub none: String,
 }
 
@@ -72,7 +72,7 @@ fn parse(text: &str) -> Option<Uri> {
     whole(text).or_else(|| whole(&format!("http://{text}")))
 }
 
-/// Whether one rule of `NO_PROXY` is about a server.
+/// Returns true if one rule of `NO_PROXY` is about a server.
 fn matches(rule: &str, host: &str, port: u16, ip: Option<IpAddr>) -> bool {
     if rule == "*" {
         return true;

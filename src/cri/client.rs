@@ -79,7 +79,7 @@ pub struct Operation {
 
 /// The addresses of the runtime and the ordinary deadline.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct Config {
     /// `containerRuntimeEndpoint`.
     pub runtime_endpoint: String,
     /// `imageServiceEndpoint`; `None` or empty for the runtime's.
@@ -139,11 +139,7 @@ impl fmt::Debug for Runtime {
 impl Runtime {
     /// Returns a client of the runtime that `settings` name. It connects with the first call. Needs
     /// a tokio runtime.
-    pub fn new(
-        settings: &Settings,
-        clock: Clock,
-        observer: Observer,
-    ) -> Result<Self, EndpointError> {
+    pub fn new(settings: &Config, clock: Clock, observer: Observer) -> Result<Self, EndpointError> {
         const RUNTIME: &str = "containerRuntimeEndpoint (--container-runtime-endpoint)";
         const IMAGES: &str = "imageServiceEndpoint (--image-service-endpoint)";
 

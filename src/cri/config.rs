@@ -1,9 +1,9 @@
 //! Cuts the client's settings out of the kubelet's configuration. Pure.
 
-use super::Settings;
+use super::Config;
 use crate::config::Loaded;
 
-impl From<&Loaded> for Settings {
+impl From<&Loaded> for Config {
     fn from(loaded: &Loaded) -> Self {
         let config = &loaded.config;
         let image = &config.image_service_endpoint;

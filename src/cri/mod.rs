@@ -14,7 +14,7 @@ pub mod error;
 pub mod fake;
 pub mod metrics;
 
-pub use client::{Operation, Runtime, Settings};
+pub use client::{Config, Operation, Runtime};
 pub use condition::{RuntimeCondition, RuntimeIdentity};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::CriError;

@@ -1,5 +1,8 @@
-//! The kernel's settings that a node depends on: they are made so, or with `protectKernelDefaults`
-//! demanded.
+//! The kernel's settings that a node depends on. They are written, or with `protectKernelDefaults`
+//! only checked.
+//!
+//! Applied once, at the start. A setting that cannot be written, or that differs and may not be
+//! written, is an error of the start.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +18,7 @@ const SETTINGS: [(&str, i64); 6] = [
     ("kernel/keys/root_maxbytes", 25_000_000),
 ];
 
-/// What is wrong with a setting. The texts are upstream's.
+/// A setting that differs or cannot be changed. The texts are upstream's.
 #[derive(Debug, thiserror::Error)]
 enum KernelError {
     #[error("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}")]
@@ -31,7 +34,7 @@ enum KernelError {
     NoNumber { path: PathBuf },
 }
 
-/// Sets what differs, or with `protect` refuses it. Blocks on files of procfs.
+/// Writes each setting that differs, or with `protect` fails. Blocks on files of procfs.
 pub(super) fn prepare(protect: bool) -> anyhow::Result<()> {
     prepare_at(Path::new("/proc/sys"), protect)
 }

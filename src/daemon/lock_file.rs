@@ -1,8 +1,8 @@
-//! The lock of `--lock-file`: one kubelet at a time, and with `--exit-on-lock-contention` an end as
-//! soon as somebody else opens the file.
+//! The lock of `--lock-file`: one kubelet at a time on a node.
 //!
-//! Upstream waits for the lock as long as it takes, before anything else is done; the lock is held
-//! until the process ends.
+//! 1. The lock is taken before anything else is done, however long that takes; as upstream.
+//! 2. The lock is held until the process ends.
+//! 3. With `--exit-on-lock-contention` the kubelet ends as soon as another process opens the file.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,7 +21,7 @@ pub(super) struct LockFile {
     _lock: Flock<File>,
 }
 
-/// Takes the lock of the file. `None`: the end was asked for while another process had it.
+/// Takes the lock of the file. Returns `None` if the kubelet was stopped before it had the lock.
 pub(super) async fn acquire(
     path: &str,
     shutdown: &CancellationToken,

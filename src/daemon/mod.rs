@@ -74,7 +74,7 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
     register_self(&metrics, &loaded);
 
     let observer = cri::metrics::observer(&metrics);
-    let runtime = Runtime::new(&cri::Settings::from(&loaded), clock, observer)?;
+    let runtime = Runtime::new(&cri::Config::from(&loaded), clock, observer)?;
     let clients = wire::clients(&loaded, &identity, clock, &metrics, &mut tasks);
     let Some(clients) = shutdown.run_until_cancelled(clients).await.transpose()? else {
         return tasks.supervise().await;
@@ -117,14 +117,14 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
 
 /// The parts of the machine that subsystems use. A simulation has stand-ins for them.
 struct Machine<M> {
-    /// How many processors share the work.
+    /// The number of processors.
     cores: usize,
     mounter: M,
     /// The folder of links to containers' logs.
     container_logs_dir: PathBuf,
     /// The folder of the registration socket of device plugins.
     device_plugins_dir: PathBuf,
-    /// Whether the Node object is kept. If not, `host_ips` are the node's addresses.
+    /// True if the Node object is kept. If not, `host_ips` are the node's addresses.
     describes_node: bool,
     host_ips: watch::Receiver<Vec<IpAddr>>,
 }
@@ -149,12 +149,12 @@ struct Core<M> {
     /// The registry of `/metrics/probes`.
     probe_metrics: Registry,
     recorder: Recorder,
-    /// Whether pods wait for their start.
-    rush: StartBacklog,
+    /// Counts the pods that wait for their start.
+    backlog: StartBacklog,
     runtime: Runtime,
     clients: Option<Clients>,
     rest: trim_memory::MemoryTrimmer,
-    /// Why the kubelet is not healthy; `None` while it is.
+    /// The problem behind `/healthz/syncloop`; `None` while the kubelet is healthy.
     health: watch::Sender<Option<String>>,
     shutdown: CancellationToken,
 }
@@ -172,13 +172,13 @@ impl<M: Mounter> Core<M> {
         let Outside { clock, machine, runtime, clients, metrics } = outside;
         let probe_metrics = Registry::new();
         register_process(&probe_metrics);
-        let rush = StartBacklog::default();
+        let backlog = StartBacklog::default();
         let (recorder, events) = Recorder::channel();
         let writer = events_task::Deps {
             clients: clients.as_ref(),
             host: &identity.name,
             clock,
-            rush: rush.clone(),
+            backlog: backlog.clone(),
         };
         tasks.run("events", events_task::new(writer, events));
         let (rest, task) = trim_memory::new();
@@ -192,7 +192,7 @@ impl<M: Mounter> Core<M> {
             metrics,
             probe_metrics,
             recorder,
-            rush,
+            backlog,
             runtime,
             clients,
             rest,
@@ -266,7 +266,7 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// Tells systemd that the kubelet is up; without systemd nobody listens.
+/// Tells systemd that the kubelet is up. Without systemd this does nothing.
 fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd did not take the notice");

@@ -1,6 +1,6 @@
 //! The SELinux labels of the folders in which plug-ins have their sockets.
 //!
-//! Only where SELinux labels files: elsewhere nothing is written.
+//! Applied once, at the start. On a node whose files have no labels nothing is written.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(super) fn label(root_dir: &Path, selinux_enabled: bool) {
     }
 }
 
-/// Which folders are labelled, each as upstream's log names it.
+/// Lists the folders to label, each with its name in upstream's log.
 fn to_label(root_dir: &Path, selinux_enabled: bool) -> Vec<(PathBuf, &'static str)> {
     if !selinux_enabled {
         return Vec::new();

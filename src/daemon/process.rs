@@ -23,8 +23,8 @@ use crate::{images, server};
 /// The kernel's list of swap devices; absent without swap in the kernel.
 const SWAPS: &str = "/proc/swaps";
 
-/// Makes the directories of the root, with upstream's modes. What exists keeps its mode, and may be
-/// a link, as upstream.
+/// Makes the directories below the kubelet's root, with upstream's modes. A directory that exists
+/// keeps its mode, and may be a link, as upstream.
 pub(super) fn make_directories(loaded: &Loaded) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the kubelet must run as root: it makes mounts and cgroups");
@@ -49,7 +49,7 @@ pub(super) fn make_directories(loaded: &Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what its subsystem would refuse, or leave out, only later. Blocks on files.
+/// Checks settings of subsystems that would be refused or ignored only later. Blocks on files.
 pub(super) fn check_parts(loaded: &Loaded, identity: &Identity) -> anyhow::Result<()> {
     server::check(loaded)?;
     let kernel = Kernel::detect(&identity.machine.kernel_version);

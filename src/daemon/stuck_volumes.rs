@@ -1,5 +1,7 @@
-//! Leftovers of pods that are gone which cannot be removed: one event per pod and cause, and
-//! gauges. Fed by `volumes`.
+//! Reports what is left of pods that are gone and cannot be removed: one event per pod and cause,
+//! and gauges.
+//!
+//! Fed by `volumes`, which tries the removals again. This task only tells of them.
 
 use std::collections::BTreeSet;
 

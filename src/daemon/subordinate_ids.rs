@@ -1,5 +1,8 @@
-//! The ids for pods with a user namespace of their own: `userNamespaces`, and the subordinate ids
-//! of the user `kubelet` where the machine has that user and `getsubids`. Read once, at the start.
+//! The user and group ids for pods with a user namespace of their own.
+//!
+//! They are those of `userNamespaces`, or the subordinate ids of the user `kubelet` where the
+//! machine has that user and `getsubids`. Read once, at the start; `pods::user_namespaces` gives
+//! them to pods.
 
 use std::ffi::OsStr;
 use std::time::Duration;

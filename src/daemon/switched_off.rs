@@ -1,5 +1,5 @@
-//! The fields of pods whose feature gates are off: they are taken out before anything reads the
-//! pod, as if the API had never had them.
+//! Removes the fields of pods whose feature gates are off, before anything else reads the pod, as
+//! if the API had never had them.
 //!
 //! Fed by the changes of desired pods, on their way to dispatch. With every gate on, which is the
 //! default, the changes go the direct way.
@@ -14,7 +14,7 @@ use crate::config::{FeatureGates, Gate};
 use crate::desired::Change;
 use crate::model::{Pod, pod};
 
-/// What is switched off.
+/// The features that are switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SwitchedOff {
     /// `ContainerRestartRules`: restart policies and rules of single containers, but for sidecars.
@@ -62,7 +62,7 @@ impl SwitchedOff {
         stripped
     }
 
-    /// The pod without the fields that are switched off; the same pod if it has none of them.
+    /// Returns the pod without the fields that are switched off; the same pod if it has none.
     fn without(self, pod: Arc<Pod>) -> Arc<Pod> {
         let mut stripped = Pod::clone(&pod);
         if let Some(spec) = &mut stripped.spec {

@@ -127,6 +127,7 @@ impl Merge {
             .iter_mut()
             .map(|source| (source.kind, source.state.borrow_and_update()))
             .collect();
+
         let mut step = index::Step::default();
         self.view.send_modify(|view| {
             let before: BTreeMap<PodUid, PodKey> = view
@@ -136,6 +137,7 @@ impl Merge {
                 .map(|pod| (pod::uid(pod), pod::key(pod)))
                 .collect();
             step = view.index.update(states.iter().map(|(kind, state)| (*kind, &state.pods)));
+
             for change in &step.changes {
                 match change {
                     Change::Gone(uid) => {
@@ -149,10 +151,12 @@ impl Merge {
                     }
                 }
             }
+
             view.all_ready = states.iter().all(|(_, state)| state.ready);
             view.api_ready =
                 states.iter().any(|(kind, state)| *kind == SourceKind::Api && state.ready);
         });
+
         drop(states);
         for duplicate in &step.duplicates {
             self.report(duplicate);
@@ -208,8 +212,8 @@ impl Handle {
         drop(self.view.subscribe().wait_for(|view| view.all_ready).await);
     }
 
-    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe, but changes between
-    /// two calls are not told.
+    /// Waits until anything changes: pods, mirrors or readiness. Cancel-safe. A change between two
+    /// calls is missed.
     pub async fn changed(&self) {
         drop(self.view.subscribe().changed().await);
     }

@@ -97,6 +97,7 @@ impl Door {
             Some(node) => Arc::new((*known).clone().with_object(node)),
             None => known,
         };
+
         // What pods have counts, also while its plugin is away.
         let mut allocatable = Cow::Borrowed(&facts.allocatable);
         for (resource, count) in allocated.into_iter().flat_map(|allocated| &allocated.given) {
@@ -104,6 +105,7 @@ impl Door {
             let amount = allocatable.to_mut().entry(resource.clone()).or_insert(least);
             *amount = least.max(*amount);
         }
+
         let decision = admission::admit(&AdmitInput {
             pod,
             node: admission::NodeView {
@@ -121,12 +123,14 @@ impl Door {
             features: self.config.features,
             pressure: &[],
         })?;
+
         if let Some(Rejection { reason, message, .. }) = decision.overlooked {
             info!(
                 pod = %pod::key(pod),
                 reason, message, "a pod that runs already would not be taken today"
             );
         }
+
         Ok(decision.preempt.iter().map(|pod| self.preempt(pod)).collect())
     }
 

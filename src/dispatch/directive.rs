@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::view::PodView;
 use crate::model::{Pod, ResizeVerdict, TerminationCause};
 
-/// What a pod's task is told: the latest value wins, nothing queues (invariant 2).
+/// The order for a pod's task. The latest value wins, nothing queues (invariant 2).
 #[derive(Clone, Debug)]
 pub struct Directive {
     /// The newest object.

@@ -98,7 +98,7 @@ impl<B> std::fmt::Debug for Deps<B> {
 
 /// A pod that has a task.
 #[derive(Debug)]
-struct Entry {
+struct PodEntry {
     directive: watch::Sender<Directive>,
     key: PodKey,
     is_static: bool,
@@ -120,7 +120,7 @@ pub struct Dispatch<B> {
     give: Arc<dyn Give>,
     allocations: Allocations,
     clock: Clock,
-    entries: BTreeMap<PodUid, Entry>,
+    entries: BTreeMap<PodUid, PodEntry>,
     /// Pods that are not admitted yet.
     undecided: Undecided,
     /// Static pods whose older generation still stops.
@@ -197,10 +197,12 @@ impl<B: Backend> Dispatch<B> {
     ) {
         let shutdown = self.shutdown.clone();
         let desired = self.desired.clone();
+
         loop {
             let clock = self.clock;
             let next_repair = self.broken.values().chain(&self.resizes.next).min().copied();
             let repair = clock.sleep_until_some(next_repair);
+
             // Every arm is cancel-safe: `recv`, `changed`, `join_next`, `next` and
             // `wait_sources_ready` lose nothing when dropped.
             tokio::select! {
@@ -223,6 +225,7 @@ impl<B: Backend> Dispatch<B> {
                     self.retry_resizes();
                 }
             }
+
             self.sweep(&found);
             self.catch_up();
             self.publish_active();
@@ -309,7 +312,7 @@ impl<B: Backend> Dispatch<B> {
             self.stop_orphan(&uid, &found);
         }
 
-        let ends = |entry: &Entry| entry.is_static || entry.directive.borrow().gone;
+        let ends = |entry: &PodEntry| entry.is_static || entry.directive.borrow().gone;
         let pending = &self.allocations.pending;
         self.entries.values().any(|entry| entry.key == *key && ends(entry))
             || pending.values().any(|pod| pod::is_static(pod) && pod::key(pod) == *key)
@@ -410,7 +413,7 @@ impl<B: Backend> Dispatch<B> {
         let before = self.entries.remove(&uid);
         let (panics, wish) = before.map_or((0, None), |entry| (entry.panics, entry.wish));
         let is_static = pod::is_static(&pod);
-        let entry = Entry {
+        let entry = PodEntry {
             directive,
             key: pod::key(&pod),
             is_static,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PodCondition, ResourceRequirements};
 use tracing::info;
 
-use super::{Asks, Backend, Dispatch, Entry, PendingResize, Resize};
+use super::{Asks, Backend, Dispatch, PendingResize, PodEntry, Resize};
 use crate::model::{Mono, Pod, PodUid, ResizeVerdict, Wall, pod};
 use crate::resources::allocation::{self, RESIZE_PENDING};
 use crate::resources::list::{self, CPU, MEMORY};
@@ -163,7 +163,7 @@ impl<B: Backend> Dispatch<B> {
     }
 }
 
-impl Entry {
+impl PodEntry {
     /// Hands an object, and what was decided on its resources, on to the pod's task.
     fn hand_on(&mut self, pod: Arc<Pod>, resize: Resize) {
         self.allocation = allocation::of(&pod);

@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Limits, NodeCredentials, Plugins, Settings, Verification, gc_plan};
+use super::{Config, Limits, NodeCredentials, Plugins, Verification, gc_plan};
 use crate::config::{Gate, Loaded};
 
-impl From<&Loaded> for Settings {
+impl From<&Loaded> for Config {
     fn from(loaded: &Loaded) -> Self {
         let config = &loaded.config;
         let root_dir = PathBuf::from(&loaded.flags.root_dir);

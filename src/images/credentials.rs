@@ -1,6 +1,8 @@
 //! Credentials for registries: from imagePullSecrets and from the node's own docker configuration.
-//! Parsing and matching are pure; only [`NodeCredentials::read`] reads files. Nothing in here ever
-//! shows a secret.
+//!
+//! A pull asks a [`Keyring`] for the credentials of a repository, the most specific first. Plug-ins
+//! (`images::plugins`) add theirs to it. Parsing and matching are pure; only
+//! [`NodeCredentials::read`] reads files. `Debug` and errors never show a secret.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,30 +17,30 @@ use sha2::{Digest as _, Sha256};
 /// The secret that a credential comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretName {
-    /// Its namespace.
+    /// The secret's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The secret's name.
     pub name: String,
-    /// Its UID.
+    /// The secret's UID.
     pub uid: String,
 }
 
 /// The service account that a plug-in gave a credential for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountName {
-    /// Its namespace.
+    /// The service account's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The service account's name.
     pub name: String,
-    /// Its UID.
+    /// The service account's UID.
     pub uid: String,
 }
 
-/// Where a credential comes from, which says who may use what is pulled with it.
+/// The source of a credential. It decides which pods may use an image that was pulled with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The node: its docker configuration, or a plug-in that was told of no service account. All
-    /// its pods may use it.
+    /// The node: its docker configuration, or a plug-in that was given no service account. All pods
+    /// of the node may use it.
     Node,
     /// A pull secret of the pod.
     Secret(SecretName),
@@ -49,7 +51,7 @@ pub enum Source {
 /// A pull secret that has been fetched. Its content is not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullSecret {
-    /// Which secret it is.
+    /// The secret that was fetched.
     pub name: SecretName,
     format: Format,
     data: Vec<u8>,
@@ -70,7 +72,7 @@ impl fmt::Debug for PullSecret {
 }
 
 impl PullSecret {
-    /// Takes what is needed from a secret; `None` for one that holds no docker configuration.
+    /// Reads a secret; `None` for one that holds no docker configuration.
     pub fn from_secret(secret: &Secret) -> Option<Self> {
         let (format, key) = match secret.type_.as_deref() {
             Some("kubernetes.io/dockerconfigjson") => (Format::ConfigJson, ".dockerconfigjson"),
@@ -87,7 +89,7 @@ impl PullSecret {
     }
 }
 
-/// What a registry is shown.
+/// A user and password for a registry. Not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credential {
     /// The user.
@@ -104,12 +106,12 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// A name and a password.
+    /// Makes a credential of a name and a password.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self { username: username.into(), password: password.into(), email: String::new() }
     }
 
-    /// Upstream's hash of a credential, as its records of pulls hold it: SHA-256 of its JSON form.
+    /// Returns upstream's hash, as the records of pulls hold it: SHA-256 of the JSON form.
     pub fn hash(&self) -> String {
         let fields =
             [("username", &self.username), ("password", &self.password), ("email", &self.email)];
@@ -127,23 +129,24 @@ impl Credential {
     }
 }
 
-/// A string as Go's encoder writes it: it escapes what could end a script.
+/// Returns a string as Go's JSON encoder writes it, which escapes `<`, `>`, `&`,
+/// U+2028 and U+2029.
 fn go_json_string(text: &str) -> String {
     let escaped = serde_json::Value::String(text.to_owned()).to_string();
     let escaped = escaped.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
     escaped.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 
-/// A credential and where it comes from.
+/// A credential with its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracked {
     /// The credential.
     pub credential: Credential,
-    /// Where it comes from.
+    /// The source of the credential.
     pub source: Source,
 }
 
-/// Why credentials cannot be used.
+/// An error of a pull secret's content.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A pull secret's content cannot be read.
@@ -159,11 +162,11 @@ pub enum CredentialError {
 #[derive(Deserialize)]
 struct ConfigJson {
     #[serde(default)]
-    auths: Option<BTreeMap<String, Entry>>,
+    auths: Option<BTreeMap<String, AuthEntry>>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AuthEntry {
     #[serde(default)]
     username: Option<String>,
     #[serde(default)]
@@ -186,7 +189,7 @@ fn parse(data: &[u8], format: Format) -> Result<BTreeMap<String, Credential>, &'
     entries.into_iter().map(|(registry, entry)| Ok((registry, credential(entry)?))).collect()
 }
 
-fn credential(entry: Entry) -> Result<Credential, &'static str> {
+fn credential(entry: AuthEntry) -> Result<Credential, &'static str> {
     let email = entry.email.unwrap_or_default();
     let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) else {
         let (username, password) =
@@ -219,7 +222,7 @@ pub struct Keyring {
 const DEFAULT_REGISTRY: &str = "index.docker.io";
 
 impl Keyring {
-    /// The keyring of a pod's pull secrets.
+    /// Makes the keyring of a pod's pull secrets.
     pub fn of_secrets(secrets: &[PullSecret]) -> Result<Self, CredentialError> {
         let mut keyring = Self::default();
         for secret in secrets {
@@ -245,7 +248,7 @@ impl Keyring {
         self.keys.dedup();
     }
 
-    /// The credentials to try for a repository (`docker.io/library/nginx`), in order.
+    /// Returns the credentials to try for a repository (`docker.io/library/nginx`), in order.
     pub fn lookup(&self, repository: &str) -> Vec<Tracked> {
         let found: Vec<Tracked> = self
             .keys
@@ -260,7 +263,7 @@ impl Keyring {
     }
 }
 
-/// Registry and path without scheme; `/v1/` and `/v2/` mean the registry itself.
+/// Returns registry and path without scheme: `https://ghcr.io/v2/` is `ghcr.io`.
 fn key_of(registry: &str) -> String {
     let text = registry
         .strip_prefix("https://")
@@ -281,8 +284,11 @@ fn is_default_registry(repository: &str) -> bool {
     }
 }
 
-/// Whether a key covers a repository: same port, as many labels, each matching the key's (which may
-/// have wildcards), and the key's path at the beginning.
+/// Returns true if a key covers a repository: `*.example.com/team` covers `a.example.com/team/web`.
+///
+/// - The port is the same.
+/// - The host has as many labels, each of which matches the key's glob.
+/// - The path begins with the key's path.
 pub(super) fn covers(key: &str, repository: &str) -> bool {
     let parts = |text: &str| -> (Vec<String>, String, String) {
         let (host, path) = text.find('/').map_or((text, ""), |slash| text.split_at(slash));
@@ -302,7 +308,7 @@ pub(super) fn covers(key: &str, repository: &str) -> bool {
             .all(|(glob, label)| matches_glob(glob.as_bytes(), label.as_bytes()))
 }
 
-/// `*`, `?`, `[a-z]`, `[^a]` and `\`, as in shells; a broken pattern matches nothing.
+/// Matches a glob of `*`, `?`, `[a-z]`, `[^a]` and `\`, as in shells. A broken one matches nothing.
 fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
     match glob.split_first() {
         None => text.is_empty(),
@@ -329,7 +335,7 @@ fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
 
 type Class<'a> = (Vec<(u8, u8)>, bool, &'a [u8]);
 
-/// A class's ranges, whether it is negated, and what follows it.
+/// Parses a class: returns its ranges, whether it is negated, and the rest of the glob.
 fn class(glob: &[u8]) -> Option<Class<'_>> {
     let (negated, mut rest) = match glob.split_first()? {
         (b'^', rest) => (true, rest),
@@ -354,7 +360,7 @@ fn class(glob: &[u8]) -> Option<Class<'_>> {
     }
 }
 
-/// Where the node's own docker configuration may lie. It is open to all pods of the node.
+/// The files of the node's own docker configuration. Their credentials are open to all its pods.
 #[derive(Clone, Debug, Default)]
 pub struct NodeCredentials {
     /// `config.json` files, in order; the first that can be read is taken.
@@ -364,8 +370,8 @@ pub struct NodeCredentials {
 }
 
 impl NodeCredentials {
-    /// Upstream's places: the kubelet's root directory, the working directory, the home directory,
-    /// the root.
+    /// Returns upstream's places: the kubelet's root directory, the working directory, the home
+    /// directory, the root.
     pub fn in_usual_places(root_dir: &std::path::Path, home: Option<&std::path::Path>) -> Self {
         let home_docker = home.map(|home| home.join(".docker"));
         let places = |third: Option<PathBuf>, last: &str| {
@@ -383,7 +389,7 @@ impl NodeCredentials {
         }
     }
 
-    /// Reads them; an empty keyring when there are none. Blocks on small files.
+    /// Reads the files into a keyring, which is empty if there are none. Blocks on small files.
     pub fn read(&self) -> Keyring {
         let mut keyring = Keyring::default();
         let files = self.config_json.iter().map(|path| (path, Format::ConfigJson));

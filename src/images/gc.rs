@@ -45,7 +45,7 @@ impl std::fmt::Debug for Collector {
 
 /// The reason why a round failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum GcFailure {
     #[error("{0}")]
     Runtime(#[from] CriError),
     #[error("{0}")]
@@ -91,7 +91,7 @@ impl Collector {
         self.images.inner.recorder.node(&self.node_name, EventType::Warning, reason, message);
     }
 
-    async fn round(&mut self) -> Result<(), Failure> {
+    async fn round(&mut self) -> Result<(), GcFailure> {
         let began = self.images.inner.clock.now();
         let mut seen = self.see().await?;
         let now = began.mono;
@@ -111,7 +111,7 @@ impl Collector {
         if usage.capacity == 0 {
             let message = "invalid capacity 0 on image filesystem".to_owned();
             self.tell(event::INVALID_DISK_CAPACITY, message.clone());
-            return Err(Failure::Text(message));
+            return Err(GcFailure::Text(message));
         }
 
         let Some(wanted) = gc_plan::to_free(&self.policy, usage.capacity, usage.available) else {
@@ -135,7 +135,7 @@ impl Collector {
                  used by active images, logs, volumes, or other data."
             );
             self.tell(event::FREE_DISK_SPACE_FAILED, message.clone());
-            return Err(Failure::Text(message));
+            return Err(GcFailure::Text(message));
         }
 
         Ok(())
@@ -148,7 +148,7 @@ impl Collector {
         seen: &[Seen],
         wanted: u64,
         now: Mono,
-    ) -> Result<(u64, Vec<String>), Failure> {
+    ) -> Result<(u64, Vec<String>), GcFailure> {
         let mut left: BTreeSet<String> = seen.iter().map(|image| image.id.clone()).collect();
         let mut freed = 0_u64;
         let mut problems = Vec::new();
@@ -170,7 +170,7 @@ impl Collector {
             return Ok((freed, left.into_iter().collect()));
         }
 
-        Err(Failure::Text(format!(
+        Err(GcFailure::Text(format!(
             "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
             problems.join(", ")
         )))
@@ -214,16 +214,16 @@ impl Collector {
         Ok(images.into_iter().map(see).collect())
     }
 
-    async fn usage(&self) -> Result<FsUsage, Failure> {
+    async fn usage(&self) -> Result<FsUsage, GcFailure> {
         let answer =
             self.images.inner.runtime.image_fs_info(v1::ImageFsInfoRequest::default()).await?;
         let first =
             answer.image_filesystems.into_iter().next().and_then(|filesystem| filesystem.fs_id);
         let Some(id) = first else {
-            return Err(Failure::Text("the runtime names no image file system".to_owned()));
+            return Err(GcFailure::Text("the runtime names no image file system".to_owned()));
         };
         fs_usage(Path::new(&id.mountpoint))
-            .map_err(|error| Failure::Text(format!("{}: {error}", id.mountpoint)))
+            .map_err(|error| GcFailure::Text(format!("{}: {error}", id.mountpoint)))
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{Handle, Limits, NodeCredentials, Plugins, Settings, Verification};
+    use super::super::{Config, Handle, Limits, NodeCredentials, Plugins, Verification};
     use super::{Collector, Policy};
     use crate::apiserver::events::Recorder;
     use crate::clock::Clock;
@@ -254,7 +254,7 @@ mod tests {
         fake.add_image("docker.io/library/needed:1", 10);
         fake.add_image("docker.io/library/unused:1", 10);
         let root = tempfile::tempdir().expect("a directory");
-        let settings = Settings {
+        let settings = Config {
             limits: Limits { parallel: None, qps: 0.0, burst: 0 },
             node_credentials: NodeCredentials::in_usual_places(root.path(), None),
             root_dir: root.path().to_owned(),

@@ -67,7 +67,7 @@ const NAMES_PER_IMAGE: usize = 5;
 
 /// The configuration of pulls.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct Config {
     /// The limits on pulls.
     pub limits: Limits,
     /// The places of the node's own credentials.
@@ -219,7 +219,7 @@ enum Precheck {
 impl Handle {
     /// Returns the handle. Its pulls need a tokio runtime.
     pub fn new(
-        settings: Settings,
+        settings: Config,
         runtime: Runtime,
         clock: Clock,
         recorder: Recorder,

@@ -31,14 +31,14 @@ const MATCHED_LIMIT: usize = 100;
 pub enum Verification {
     /// Nothing is verified or recorded (feature gate `KubeletEnsureSecretPulledImages` off).
     Off,
-    /// Whoever names an image that is on the node gets it.
+    /// Every pod may use every image that is on the node.
     Never,
-    /// Only images that this kubelet never pulled are given to everybody; the default.
+    /// Every pod may use the images that this kubelet never pulled; the default.
     #[default]
     NeverForPreloaded,
-    /// Only these images are given to everybody: names without tag, or prefixes that end in `/*`.
+    /// Every pod may use these images: names without tag, or prefixes that end in `/*`.
     NeverForAllowlisted(Vec<String>),
-    /// Every image has to be pulled by whoever has not pulled it.
+    /// A pod may use an image only after a pull with its own credentials.
     Always,
 }
 
@@ -120,8 +120,8 @@ impl AccountAccess {
 }
 
 impl Access {
-    /// Whoever can show the same may use what was pulled with a credential; all pods if it is the
-    /// node's, or none was needed.
+    /// Returns who may use an image that was pulled with this credential: pods that have the same
+    /// one; all pods if it is the node's, or none was needed.
     fn of(used: Option<&Tracked>) -> Self {
         match used.map(|tracked| (tracked, &tracked.source)) {
             None | Some((_, Source::Node)) => {

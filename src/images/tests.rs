@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::{
-    EnsureImage, Handle, ImageError, Limits, NodeCredentials, Plugins, Present, PullPolicy,
-    PullSecret, Settings, Verification,
+    Config, EnsureImage, Handle, ImageError, Limits, NodeCredentials, Plugins, Present, PullPolicy,
+    PullSecret, Verification,
 };
 use crate::apiserver::events::{Event, Recorder};
 use crate::clock::Clock;
@@ -31,7 +31,7 @@ fn start(limits: Limits) -> Node {
     let fake = FakeRuntime::new(clock);
     let (recorder, events) = Recorder::channel();
     let root = tempfile::tempdir().expect("a directory");
-    let settings = Settings {
+    let settings = Config {
         limits,
         node_credentials: NodeCredentials::default(),
         root_dir: root.path().to_owned(),

@@ -13,13 +13,13 @@ pub struct StartBacklog(Arc<AtomicUsize>);
 
 /// A pod that waits, until the guard is dropped.
 #[derive(Debug)]
-pub struct Waits(Arc<AtomicUsize>);
+pub struct BacklogGuard(Arc<AtomicUsize>);
 
 impl StartBacklog {
     /// Counts one more waiting pod until the guard is dropped.
-    pub fn wait(&self) -> Waits {
+    pub fn wait(&self) -> BacklogGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Waits(Arc::clone(&self.0))
+        BacklogGuard(Arc::clone(&self.0))
     }
 
     /// Returns true if any pod waits.
@@ -28,7 +28,7 @@ impl StartBacklog {
     }
 }
 
-impl Drop for Waits {
+impl Drop for BacklogGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -69,6 +69,20 @@ pub enum TerminationCause {
     },
 }
 
+impl TerminationCause {
+    /// Returns the word for logs, e.g. `deleted`.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Removed => "removed",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::Finished => "finished",
+            Self::Rejected { .. } => "rejected",
+            Self::Evicted { .. } => "evicted",
+        }
+    }
+}
+
 impl Lifecycle {
     /// Returns true if the pod must not start anything any more.
     pub fn is_stopping(&self) -> bool {

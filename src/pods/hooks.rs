@@ -59,8 +59,8 @@ pub enum PreStopEnd {
     OutOfTime,
 }
 
-/// Runs the commands of hooks. One that nobody waits for any more goes on until it or its container
-/// ends, as upstream: at the end of the grace it is the container that is killed.
+/// Runs the commands of hooks. A command that is no longer waited for goes on until it or its
+/// container ends, as upstream: at the end of the grace the container is killed.
 #[derive(Clone, Debug)]
 pub struct HookCommands(pub Runtime);
 
@@ -135,6 +135,7 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
             pod_in_messages(target.pod)
         )
     };
+
     if let Some(action) = &handler.exec {
         let command = action.command.clone().unwrap_or_default();
         return exec(target, command.clone()).await.map_err(|(problem, output)| HookError {
@@ -146,6 +147,7 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
             ),
         });
     }
+
     if let Some(action) = &handler.http_get {
         return http(target, action).await.map_err(|problem| HookError {
             message: format!(
@@ -155,11 +157,13 @@ async fn run(target: HookTarget<'_>, handler: &api::LifecycleHandler) -> Result<
             ),
         });
     }
+
     if let Some(action) = &handler.sleep {
         // Zero is allowed; less is refused by the API server.
         tokio::time::sleep(time::seconds(action.seconds)).await;
         return Ok(());
     }
+
     // `tcpSocket` has never been run; the API keeps it for old manifests, and upstream fails it as
     // well.
     let kind = if handler.tcp_socket.is_some() {

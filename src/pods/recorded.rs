@@ -62,7 +62,7 @@ fn never_started(status: &ContainerStatus) -> bool {
     waits && last.and_then(|ended| ended.container_id.as_ref()) != status.container_id.as_ref()
 }
 
-/// How a container ended that the runtime no longer has: as the API says, else nobody knows.
+/// Returns the end of a container that the runtime no longer has, if the API's status has it.
 fn exit(status: &ContainerStatus, now: Wall) -> Option<Exit> {
     let state = status.state.as_ref()?;
     if let Some(ended) = &state.terminated {

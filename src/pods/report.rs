@@ -307,7 +307,7 @@ impl Report for PodReporter {
     }
 
     fn has_backlog(&self) -> bool {
-        self.deps.permits.is_rush()
+        self.deps.permits.has_backlog()
     }
 
     async fn milestone(&self, pod: &Arc<Pod>, milestone: Milestone) {

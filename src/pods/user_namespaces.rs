@@ -270,11 +270,13 @@ impl UserNamespaces {
             self.state.lock().used.insert(uid.clone(), range);
             return Ok(range);
         }
+
         let taken = self.take(uid).or_else(|| {
             self.forget_the_gone();
             self.take(uid)
         });
         let range = taken.ok_or(RangeError::NoneFree)?;
+
         let text = serde_json::to_string(&Mappings::of(range)).expect("numbers are JSON");
         // A reboot must not give the ids of files that the pod's volumes keep to another pod.
         let path = self.file(uid);
@@ -282,6 +284,7 @@ impl UserNamespaces {
             self.state.lock().used.remove(uid);
             return Err(RangeError::Write { path, source });
         }
+
         Ok(range)
     }
 

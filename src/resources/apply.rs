@@ -228,9 +228,8 @@ impl PodCgroups {
         .await
     }
 
-    /// Has the pod's cgroup made unless it is there, and answers what CRI is told as the cgroup
-    /// parent (empty when pods have no cgroups of their own). Not cancelled half-way: a dropped
-    /// call goes on to its end on its thread.
+    /// Makes the pod's cgroup unless it is there, and returns the cgroup parent for CRI (empty if
+    /// pods have no cgroups of their own). A dropped call goes on to its end on its thread.
     pub async fn ensure(&self, pod: &api::Pod) -> Result<String, PodCgroupError> {
         let parent = self.cgroup_parent(pod);
         if parent.is_empty() {
@@ -262,7 +261,7 @@ impl PodCgroups {
         self.blocking(move |inner| inner.update(&path, &settings)).await
     }
 
-    /// What CRI is told as the pod's cgroup parent. Pure.
+    /// Returns the pod's cgroup parent for CRI. Pure.
     pub fn cgroup_parent(&self, pod: &api::Pod) -> String {
         self.inner
             .config

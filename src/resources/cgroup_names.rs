@@ -20,7 +20,7 @@ pub(super) const SLICE: &str = ".slice";
 /// Who owns the tree of cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupDriver {
-    /// Whoever makes the directories.
+    /// The kubelet makes the directories.
     Cgroupfs,
     /// systemd: cgroups are slices.
     Systemd,
@@ -149,7 +149,7 @@ impl CgroupTree {
         self.tier(class).child(format!("{POD_PREFIX}{uid}"))
     }
 
-    /// What CRI is told as the pod's cgroup parent; empty when pods have no cgroups of their own.
+    /// Returns the pod's cgroup parent for CRI; empty if pods have no cgroups of their own.
     pub fn cgroup_parent(&self, class: QosClass, uid: &str) -> String {
         if self.per_qos { self.pod(class, uid).path(self.driver) } else { String::new() }
     }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 use super::list::{self, Amounts, CPU, Column, MEMORY, PIDS};
 use super::qos::{self, QosClass};
 use super::{cpu, list::Quantities};
-pub use crate::linux::cgroup::{HugePages, Settings as CgroupSettings};
+pub use crate::linux::cgroup::{CgroupSettings, HugePages};
 
 /// What the node's configuration says about pods' cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
-//! Authorisation of requests to the kubelet's API: which attributes a request has (pure), and
-//! asking the API server (SubjectAccessReview, cached) whether its user may.
+//! Authorisation of requests to the kubelet's API.
+//!
+//! 1. [`attributes`] says which verb on which subresources of `nodes` a request stands for.
+//! 2. The API server is asked by SubjectAccessReview; answers are cached.
 //!
 //! Fine-grained subresources (KEP-2862) are tried first, `nodes/proxy` last, as upstream does.
 
@@ -15,7 +17,7 @@ use super::authn::User;
 use super::reviews::{self, Answer, ReviewError, Reviews};
 use crate::clock::Clock;
 
-/// How requests are authorised.
+/// The mode of authorisation.
 #[derive(Clone, Debug)]
 pub enum Mode {
     /// Everybody who is authenticated may do everything (`authorization.mode: AlwaysAllow`).
@@ -29,7 +31,7 @@ pub enum Mode {
     },
 }
 
-/// What a request wants to do to which subresource of the node.
+/// The verb of a request, and the subresources of the node that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attributes {
     /// `get`, `create`, …; empty for a method without one.
@@ -38,7 +40,7 @@ pub struct Attributes {
     pub subresources: Vec<&'static str>,
 }
 
-/// The attributes of a request (pure; upstream's table).
+/// Returns the attributes of a request, by upstream's table. Pure.
 pub(super) fn attributes(method: &Method, path: &str) -> Attributes {
     let verb = match method.as_str() {
         "POST" => "create",
@@ -80,9 +82,9 @@ fn is_below(path: &str, prefix: &str) -> bool {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It may.
+    /// The user may make the request.
     Allowed,
-    /// It may not; the text is the response's body.
+    /// The user may not; the text is the response's body.
     Forbidden(String),
     /// The API server could not be asked; the text is the response's body.
     Failed(String),
@@ -110,7 +112,7 @@ impl Authorizer {
         Self { mode, node_name: node_name.into(), client, reviews: Reviews::new(clock) }
     }
 
-    /// Whether `user` may.
+    /// Decides whether `user` may make a request with these attributes.
     pub async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
         let ttl = match self.mode {
             Mode::AlwaysAllow => return Decision::Allowed,
@@ -146,7 +148,7 @@ impl Authorizer {
         ))
     }
 
-    /// Asks the API server whether `user` may; the question's whole text is its key.
+    /// Asks the API server about one subresource. The text of the whole question is the key.
     async fn review(
         &self,
         user: &User,
@@ -169,8 +171,10 @@ impl Authorizer {
             }),
             non_resource_attributes: None,
         };
+
         let key = serde_json::to_string(&spec).map_err(AuthorizationError::Spec)?;
         let client = self.client.clone();
+
         let ask = || async move {
             let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
             let answer = reviews::create(client.ok_or(ReviewError::NoClient)?, review).await?;
@@ -179,6 +183,7 @@ impl Authorizer {
             let ttl = if verdict.allowed { ttl.allowed } else { ttl.denied };
             Ok(Answer { value: verdict, ttl })
         };
+
         match self.reviews.get(key, ask).await? {
             Verdict { allowed: true, denied: true } => Err(AuthorizationError::Contradiction),
             Verdict { allowed, denied: _ } => Ok(allowed),
@@ -186,7 +191,7 @@ impl Authorizer {
     }
 }
 
-/// What the API server says.
+/// The answer of the API server.
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     allowed: bool,
@@ -200,7 +205,7 @@ struct Ttl {
     denied: Duration,
 }
 
-/// Why it is not known whether a user may.
+/// The error of a review without a usable answer.
 #[derive(Debug, thiserror::Error)]
 enum AuthorizationError {
     #[error("the review cannot be written")]

@@ -1,5 +1,7 @@
-//! Bearer tokens in the headers of a request (pure): `Authorization`, and the WebSocket subprotocol
-//! that browsers use because they cannot set that header.
+//! Reads bearer tokens from the headers of a request. Pure.
+//!
+//! A token comes in `Authorization`. Browsers cannot set that header for a WebSocket, and send the
+//! token as a subprotocol.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 /// The subprotocol that carries a token, e.g. `base64url.bearer.authorization.k8s.io.dG9rZW4`.
 const PROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// Why a WebSocket request's token cannot be read; the texts are upstream's.
+/// The error of a subprotocol that holds no readable token. The texts are upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProtocolError {
     #[error("multiple base64.bearer.authorization tokens specified")]
@@ -22,7 +24,7 @@ pub(super) enum ProtocolError {
     NoOther,
 }
 
-/// The token of the `Authorization` header.
+/// Returns the token of the `Authorization` header.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
     let mut parts = value.split(' ');
@@ -41,7 +43,7 @@ pub(super) struct ProtocolToken {
 }
 
 impl ProtocolToken {
-    /// Takes the token out of the headers: what serves the request never sees it.
+    /// Removes the token from the headers, so that the handler of the request never sees it.
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
         match HeaderValue::from_str(&self.others) {
             Ok(others) => drop(headers.insert(SEC_WEBSOCKET_PROTOCOL, others)),
@@ -50,7 +52,7 @@ impl ProtocolToken {
     }
 }
 
-/// The token among the subprotocols of a WebSocket request.
+/// Returns the token among the subprotocols of a WebSocket request.
 pub(super) fn protocol_token(headers: &HeaderMap) -> Result<Option<ProtocolToken>, ProtocolError> {
     if !is_websocket(headers) {
         return Ok(None);

@@ -1,9 +1,8 @@
-//! The authorities of client certificates (`authentication.x509.clientCAFile`): read again when the
-//! file changes, and asked about the certificates of each request.
+//! The authorities of client certificates (`authentication.x509.clientCAFile`).
 //!
-//! The handshake proves that a client holds the key of the certificate that it shows. Whether the
-//! certificate is one to believe is decided here, for every request: it may have expired since the
-//! connection was made, or its authority may have been withdrawn.
+//! The handshake proves that a client holds the key of the certificate that it shows. The
+//! certificate is verified here, for every request: it may have expired since the connection was
+//! made, or its authority may have been withdrawn. The file is read again when it has changed.
 
 use std::sync::Arc;
 
@@ -14,11 +13,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
-use super::tls::{NamedFile, TlsError, certificates};
+use super::pem_file::{NamedFile, TlsError, certificates};
 use crate::apiserver::crypto;
 use crate::linux::stamp::Stamp;
 
-/// The authorities, as the file has them now.
+/// The authorities that the file holds now.
 #[derive(Debug)]
 pub struct ClientCa {
     file: NamedFile,
@@ -55,7 +54,8 @@ impl ClientCa {
         self.verifier().verify_client_cert(leaf, intermediates, now).map(|_| ())
     }
 
-    /// What a handshake asks of a client: a certificate if it has one, and proof of its key.
+    /// Returns the verifier for handshakes. It asks for a certificate, if there is one, and for the
+    /// proof of its key.
     pub(super) fn for_handshakes(&self) -> Arc<dyn ClientCertVerifier> {
         Arc::new(ProofOfKey(self.verifier()))
     }

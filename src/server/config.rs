@@ -1,43 +1,43 @@
-//! Where the kubelet's API is served, with which certificate, and who may use it, from the
-//! kubelet's configuration.
+//! Cuts the server's part out of the kubelet's configuration: addresses, certificates,
+//! authentication, authorisation.
 
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::tls::check_files;
 use super::{
-    AuthenticationSettings, AuthorizationMode, NamedFile, TlsError, TlsSettings, self_signed,
+    AuthenticationConfig, AuthorizationMode, NamedFile, TlsError, TlsSettings, self_signed,
 };
-use crate::apiserver::credentials::Rotated;
+use crate::apiserver::identity::Rotated;
 use crate::config::{Gate, Loaded};
 use crate::model::Wall;
 
-/// Why an address of the configuration cannot be served on.
+/// The error of an address that the server cannot listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// `address` is none.
+    /// `address` is not an IP address.
     #[error("address (--address) {text:?} is not an IP address")]
     Ip {
         /// As configured.
         text: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: AddrParseError,
     },
-    /// A port is none.
+    /// A number is not a port.
     #[error("{field}: {number} is not a port")]
     Port {
         /// The field.
         field: &'static str,
         /// As configured.
         number: i32,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::num::TryFromIntError,
     },
 }
 
-/// Where the servers listen.
+/// The addresses that the servers listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The HTTPS API; `None` with `enableServer: false`.
@@ -136,7 +136,7 @@ fn client_ca(loaded: &Loaded) -> Option<NamedFile> {
     (!path.is_empty()).then(|| NamedFile { field, path: PathBuf::from(path) })
 }
 
-impl From<&Loaded> for AuthenticationSettings {
+impl From<&Loaded> for AuthenticationConfig {
     fn from(loaded: &Loaded) -> Self {
         let authentication = &loaded.config.authentication;
         let webhook = &authentication.webhook;

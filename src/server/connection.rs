@@ -47,7 +47,7 @@ const PING: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_SECONDS: u32 = 15;
 const KEEP_ALIVE_PROBES: u32 = 9;
 
-/// What a connection says about its client. Requests carry it as an extension.
+/// The facts about a connection's client. Requests carry them as an extension.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     /// The certificates that the client showed, leaf first. The handshake has proved that the

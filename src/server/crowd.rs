@@ -33,7 +33,7 @@ pub(super) struct Crowd {
 struct Shared {
     /// The number of the last connection; later connections have higher numbers.
     last: u64,
-    /// How many strangers there are.
+    /// The number of strangers.
     count: usize,
     /// The strangers of each address, oldest first.
     strangers: BTreeMap<IpAddr, BTreeMap<u64, CancellationToken>>,

@@ -1,4 +1,7 @@
 //! Authentication and authorisation in front of every route of the HTTPS port.
+//!
+//! The handlers behind it never ask who calls. A connection is one of a stranger (`crowd`) until a
+//! request of a known user has passed.
 
 use axum::extract::{Extension, Request, State};
 use axum::middleware::Next;
@@ -10,7 +13,7 @@ use super::authz::{Authorizer, Decision, attributes};
 use super::connection::Peer;
 use super::text;
 
-/// Who is let in, and to what.
+/// The authenticator and the authorizer of requests.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     pub(super) authenticator: Authenticator,

@@ -17,13 +17,13 @@ use super::connection;
 use super::crowd::Crowd;
 use super::tls::TlsSource;
 
-/// How often a port that is taken is tried again, as upstream's health port.
+/// The pause before a port that is taken is tried again, as upstream's health port.
 const TAKEN: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept. Out of file descriptors, most likely: some have to be closed first.
 const REFUSED: Duration = Duration::from_millis(100);
 
-/// Why a port cannot be served.
+/// The error of a port that cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: is another kubelet running?")]
 pub struct ListenError {
@@ -40,8 +40,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Serves `router` on `address`, plainly, until `shutdown`. While the port is taken it is tried
-/// again every five seconds: a kubelet without its health port still does its work, and whoever
-/// watches that port hears from the one who has it.
+/// again every five seconds: a kubelet without its health port still does its work.
 pub async fn serve_when_free(
     (host, port): (String, u16),
     router: Router,

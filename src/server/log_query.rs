@@ -1,9 +1,9 @@
-//! The query of `/containerLogs`. Pure.
+//! Parses the query of `/containerLogs`, e.g. `?follow=true&tailLines=10`. Pure.
 
 use crate::dispatch::LogOptions;
 use crate::model::Now;
 
-/// Why a query is refused.
+/// The error of a query that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueryError {
     /// A value cannot be read (400).

@@ -17,6 +17,7 @@ mod health;
 mod listener;
 mod log_query;
 mod logs;
+mod pem_file;
 mod pods;
 mod reviews;
 mod run;
@@ -32,18 +33,19 @@ use axum::routing::get;
 use http::StatusCode;
 use tokio::sync::watch;
 
-pub use self::authn::{Authenticator, Settings as AuthenticationSettings, User};
+pub use self::authn::{AuthenticationConfig, Authenticator, User};
 pub use self::authz::{Authorizer, Mode as AuthorizationMode};
 pub use self::client_ca::ClientCa;
 pub use self::config::{AddressError, Addresses, check};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
-pub use self::tls::{NamedFile, TlsError, TlsSettings, TlsSource, self_signed};
+pub use self::pem_file::{NamedFile, TlsError};
+pub use self::tls::{TlsSettings, TlsSource, self_signed};
 use crate::clock::Clock;
 use crate::desired;
 use crate::dispatch::PodsHandle;
 use crate::telemetry::metrics::Registry;
 
-/// What the endpoints read.
+/// The values that the endpoints read.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The pods, and the streams into them.
@@ -56,19 +58,19 @@ pub struct State {
     pub probe_metrics: Registry,
     /// `/configz`: the effective configuration, serialised once.
     pub configz: Arc<str>,
-    /// Why the kubelet is not healthy; `None`: it is.
+    /// The problem behind `/healthz/syncloop`; `None` while the kubelet is healthy.
     pub unhealthy: watch::Receiver<Option<String>>,
     /// The clocks.
     pub clock: Clock,
-    /// Whether `/run`, `/exec`, `/attach`, `/portForward`, `/containerLogs`, `/runningpods` are
+    /// True if `/run`, `/exec`, `/attach`, `/portForward`, `/containerLogs`, `/runningpods` are
     /// served (`enableDebuggingHandlers`).
     pub debugging_handlers: bool,
 }
 
 /// The HTTPS API: every route behind authentication and authorisation.
 ///
-/// Without `enableDebuggingHandlers`, as upstream: the paths of [`DISABLED`] answer 405, and what
-/// else is for people who look into a node (`/configz`) is not there.
+/// Without `enableDebuggingHandlers`, as upstream, the paths of [`DISABLED`] answer 405, and the
+/// other debugging pages (`/configz`) do not exist.
 pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Authorizer) -> Router {
     let more = if state.debugging_handlers { debugging_routes() } else { disabled_routes() };
     let guard = guard::Guard { authenticator, authorizer };
@@ -79,7 +81,7 @@ pub fn secure_router(state: State, authenticator: Authenticator, authorizer: Aut
         .with_state(state)
 }
 
-/// What `enableDebuggingHandlers` switches on.
+/// Returns the routes that `enableDebuggingHandlers` switches on.
 fn debugging_routes() -> Router<State> {
     Router::new()
         .route("/configz", get(pods::configz))
@@ -137,13 +139,13 @@ async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// A plain text answer.
+/// Makes a plain text answer.
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
     (status, [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into())
         .into_response()
 }
 
-/// A JSON answer.
+/// Makes a JSON answer.
 fn json(body: String) -> Response {
     (StatusCode::OK, [(http::header::CONTENT_TYPE, "application/json")], body).into_response()
 }

@@ -1,4 +1,6 @@
-//! `/pods`, `/runningpods/`, `/configz` and what pods wait for.
+//! `/pods`, `/runningpods/`, `/configz` and `/debug/blocked`.
+//!
+//! Fed by the table of pods and the desired pods; it only reads.
 
 use axum::extract::State as Shared;
 use axum::response::Response;
@@ -45,7 +47,7 @@ pub(super) async fn list(Shared(state): Shared<State>) -> Response {
     write(&PodList { kind: "PodList", api_version: "v1", metadata: Empty {}, items })
 }
 
-/// What the runtime runs, as minimal pods.
+/// Lists what the runtime runs, as minimal pods.
 pub(super) async fn running(Shared(state): Shared<State>) -> Response {
     let pods: Vec<Pod> = state.pods.views().iter().filter_map(running_pod).collect();
     let status = k8s_openapi::api::core::v1::PodStatus::default();

@@ -42,19 +42,19 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const FACTOR: f64 = 1.5;
 const JITTER: f64 = 0.2;
 
-/// Why a question has no answer.
+/// The reasons for a question without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReviewError {
     /// There is no API server (standalone).
     #[error("there is no API server to ask: the kubelet runs without --kubeconfig")]
     NoClient,
-    /// It took too long.
+    /// The API server took too long.
     #[error("the API server did not answer the review in time")]
     Deadline,
-    /// It refused, or could not be reached.
+    /// The API server refused, or could not be reached.
     #[error("the API server refused the review")]
     Api(#[source] kube::Error),
-    /// The answer says why there is none.
+    /// The error in the status of the answer.
     #[error("{0}")]
     Answer(String),
 }
@@ -77,7 +77,7 @@ pub(super) struct Reviews<K, V> {
 
 struct State<K, V> {
     answers: LruCache<K, (V, Mono)>,
-    /// Questions that are being asked, as long as somebody waits for the answer.
+    /// Questions that are being asked, for as long as a request waits for the answer.
     asking: BTreeMap<K, WeakShared<Asking<V>>>,
 }
 
@@ -97,8 +97,8 @@ where
         Self { clock, shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// The answer to `key`: a kept one, else that of `ask`, else that of somebody who is asking
-    /// the same. Cancel-safe: whoever still waits carries the question on.
+    /// Returns the answer to `key`: one that is kept, else that of a request which asks the same,
+    /// else that of `ask`. Cancel-safe: a request that still waits carries the question on.
     pub(super) async fn get<F>(&self, key: K, ask: impl FnOnce() -> F) -> Outcome<V>
     where
         F: Future<Output = Result<Answer<V>, ReviewError>> + Send + 'static,
@@ -154,6 +154,7 @@ where
     R: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
 {
     let api: kube::Api<R> = kube::Api::all(client);
+
     let ask = async {
         let mut wait = FIRST_WAIT;
         let mut tries = 1;
@@ -166,6 +167,7 @@ where
                 Ok(Err(error)) => return Err(ReviewError::Api(error)),
                 Err(_) => ReviewError::Deadline,
             };
+
             if tries == TRIES {
                 return Err(problem);
             }
@@ -174,10 +176,11 @@ where
             wait = wait.mul_f64(FACTOR);
         }
     };
+
     tokio::time::timeout(DEADLINE, ask).await.unwrap_or(Err(ReviewError::Deadline))
 }
 
-/// Whether a failure may pass (upstream's `DefaultShouldRetry`): the server says so, or the
+/// Returns true if a failure may pass (upstream's `DefaultShouldRetry`): the server says so, or the
 /// connection broke. A connection that is refused stays refused.
 fn may_pass(error: &kube::Error) -> bool {
     if let kube::Error::Api(status) = error {

@@ -1,4 +1,6 @@
-//! `/run`: a command's combined output, without a stream.
+//! `/run/{namespace}/{pod}/{container}`: runs a command and answers its combined output.
+//!
+//! Finds the pod and has its backend run the command; nothing is streamed.
 
 use axum::Router;
 use axum::extract::{Path, Query, State as Shared};

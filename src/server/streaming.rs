@@ -79,7 +79,7 @@ async fn forward_uid(
     port_forward(state, &namespace, &name, Some(&uid), query, request).await
 }
 
-/// Which of the two streams into a container.
+/// The two streams into a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Exec,

@@ -1,6 +1,7 @@
-//! `/exec`, `/attach`, `/portForward`: the runtime answers a URL of its streaming server, and the
-//! client's upgraded connection is passed through to it, byte for byte (SPDY and WebSocket alike).
-//! Nothing is translated here.
+//! Joins a connection of `/exec`, `/attach` or `/portForward` with the runtime's streaming server.
+//!
+//! Fed by `streaming` with the URL that the runtime answered. The upgraded connection is passed
+//! through byte for byte, SPDY and WebSocket alike; nothing is translated.
 
 use std::io;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(super) async fn pass_through(mut request: Request, url: &str) -> Response {
     answer.body(Body::empty()).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// Why the runtime's streaming server cannot be used.
+/// The error of a streaming server that cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum BackendError {
     #[error("the runtime answered an unusable streaming URL")]

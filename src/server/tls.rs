@@ -1,10 +1,12 @@
-//! The serving certificate and the client CA of the kubelet's API: read from files, self-signed
-//! when there are none, read again when a file has changed (looked at when a connection arrives, so
-//! nothing watches or polls). A certificate that is requested from the API server comes on a
-//! `watch` instead.
+//! The TLS configuration of the kubelet's API: serving certificate, key, client CA.
+//!
+//! 1. The certificate is read from the files that are configured, else from a self-signed pair in
+//!    `--cert-dir`, which is made if it is not there.
+//! 2. The files are looked at when a connection arrives, and read again if they have changed.
+//!    Nothing watches or polls.
+//! 3. Files that have changed and cannot be used leave the old configuration in force.
+//! 4. A certificate that is requested from the API server comes on a `watch` instead.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,27 +16,13 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::client_ca::ClientCa;
-use crate::apiserver::credentials::Rotated;
+use super::pem_file::{NamedFile, TlsError, certificates, read};
 use crate::apiserver::crypto;
+use crate::apiserver::identity::Rotated;
 use crate::linux::fs::write_atomic;
 use crate::linux::stamp::Stamp;
 
-/// A PEM file and the field of the configuration that names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedFile {
-    /// The field, e.g. `tlsCertFile (--tls-cert-file)`.
-    pub field: &'static str,
-    /// The file.
-    pub path: PathBuf,
-}
-
-impl fmt::Display for NamedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.field, self.path.display().to_string())
-    }
-}
-
-/// Where certificates come from, and the limits of the protocol.
+/// The files of certificates, and the limits of the protocol.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
     /// The serving certificate (chain), PEM.
@@ -51,60 +39,6 @@ pub struct TlsSettings {
     pub reload_certificate: bool,
     /// Reads a changed client CA again (gate `ReloadKubeletClientCAFile`).
     pub reload_client_ca: bool,
-}
-
-/// Why TLS cannot be set up. Each text names the field that is to be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A configured file cannot be read.
-    #[error("{file} cannot be read")]
-    Read {
-        /// The file.
-        file: NamedFile,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of the self-signed pair cannot be made.
-    #[error("--cert-dir: cannot {step} {:?}", path.display().to_string())]
-    Make {
-        /// What was tried.
-        step: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A file holds nothing usable.
-    #[error("{file} holds no usable {what}: it must be PEM")]
-    Content {
-        /// What it should hold.
-        what: &'static str,
-        /// The file.
-        file: NamedFile,
-    },
-    /// Certificate and key do not fit, or the like.
-    #[error("{} and {} cannot be used together", files.0, files.1)]
-    Pair {
-        /// The files of the certificate and of the key.
-        files: Box<(NamedFile, NamedFile)>,
-        /// The cause.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The protocol or the authorities of clients cannot be set up.
-    #[error("{file} cannot be used")]
-    Refused {
-        /// The file.
-        file: NamedFile,
-        /// The cause.
-        #[source]
-        source: rustls::Error,
-    },
-    /// A self-signed certificate cannot be made.
-    #[error("cannot make a self-signed serving certificate")]
-    SelfSigned(#[source] rcgen::Error),
 }
 
 /// The server's TLS configuration, renewed when its files change.
@@ -238,8 +172,8 @@ impl Served {
     }
 }
 
-/// Reads the files that the configuration names, as a server will: a mistake in them is told before
-/// anything starts.
+/// Reads the files that the configuration names, as a server will, so that a mistake in them ends
+/// the start before anything runs.
 pub(super) fn check_files(
     pair: Option<(&NamedFile, &NamedFile)>,
     client_ca: Option<&NamedFile>,
@@ -290,21 +224,6 @@ fn server_config(
     Ok(config)
 }
 
-pub(super) fn certificates(
-    file: &NamedFile,
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = || TlsError::Content { what, file: file.clone() };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| content())?;
-    if found.is_empty() { Err(content()) } else { Ok(found) }
-}
-
-fn read(file: &NamedFile) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(&file.path).map_err(|source| TlsError::Read { file: file.clone(), source })
-}
-
 /// The self-signed pair `kubelet.crt`, `kubelet.key` in `cert_dir`, made when absent (upstream's
 /// names; valid a year).
 pub fn self_signed(
@@ -317,6 +236,7 @@ pub fn self_signed(
     if cert_file.exists() && key_file.exists() {
         return Ok((cert_file, key_file));
     }
+
     let mut names = vec![host.to_owned()];
     names.extend(addresses.iter().map(ToString::to_string));
     let mut parameters = rcgen::CertificateParams::new(names).map_err(TlsError::SelfSigned)?;
@@ -325,6 +245,7 @@ pub fn self_signed(
         .distinguished_name
         .push(rcgen::DnType::CommonName, format!("{host}@{}", today.as_second()));
     parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+
     let date = |offset: i64| {
         let day =
             jiff::Timestamp::from_second(today.as_second() + offset).unwrap_or(today).to_string();
@@ -337,19 +258,23 @@ pub fn self_signed(
         let narrow = |part: Option<i32>| part.and_then(|part| u8::try_from(part).ok()).unwrap_or(1);
         rcgen::date_time_ymd(year.unwrap_or(2026), narrow(month), narrow(day))
     };
+
     parameters.not_before = date(-24 * 3600);
     parameters.not_after = date(365 * 24 * 3600);
+
     let key = rcgen::KeyPair::generate().map_err(TlsError::SelfSigned)?;
     let certificate = parameters.self_signed(&key).map_err(TlsError::SelfSigned)?;
     let file = |step, path: &Path| {
         let path = path.to_owned();
         move |source| TlsError::Make { step, path, source }
     };
+
     std::fs::create_dir_all(cert_dir).map_err(file("create", cert_dir))?;
     write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644)
         .map_err(file("write", &cert_file))?;
     write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600)
         .map_err(file("write", &key_file))?;
+
     Ok((cert_file, key_file))
 }
 

@@ -6,8 +6,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::model::Pod;
 
-/// Drops managedFields (a fifth of an object, and nobody here reads them) and gives unused room
-/// back.
+/// Drops managedFields (a fifth of an object, never read here) and frees unused capacity.
 pub(super) fn compact(mut pod: Pod) -> Pod {
     pod.metadata.managed_fields = None;
     if let Some(spec) = &mut pod.spec {

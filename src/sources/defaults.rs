@@ -133,13 +133,16 @@ fn http(action: &mut HTTPGetAction) {
 
 fn volume(volume: &mut Volume) {
     const MODE: i32 = 0o644;
+
     let has_source = serde_json::to_value(&*volume)
         .ok()
         .and_then(|value| value.as_object().map(|fields| fields.keys().any(|name| name != "name")))
         .unwrap_or(true);
+
     if !has_source {
         volume.empty_dir.get_or_insert_default();
     }
+
     if let Some(source) = &mut volume.host_path {
         source.type_.get_or_insert_default();
     }
@@ -161,6 +164,7 @@ fn volume(volume: &mut Volume) {
             .filter_map(|item| item.field_ref.as_mut())
             .for_each(field_ref);
     }
+
     remote_volume(volume);
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(MODE);

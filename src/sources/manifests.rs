@@ -88,6 +88,7 @@ impl Task {
             if events.is_none() {
                 events = watch_files(&self.config.path);
             }
+
             let path = self.config.path.clone();
             match crate::linux::blocking::spawn(move || scan(&path)).await {
                 Ok(Ok(found)) => {
@@ -106,6 +107,7 @@ impl Task {
                 Ok(Err(error)) => self.fail(error.to_string()),
                 Err(_) => self.fail("reading the manifests panicked".to_owned()),
             }
+
             let period = crate::apiserver::random::jitter(self.config.check_frequency, 0.05);
             match &mut events {
                 None => tokio::time::sleep(period).await,

@@ -144,18 +144,21 @@ fn read_pod(
             None => problem,
         })
     })?;
+
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
         return Err(ManifestError::Invalid(vec!["name is needed for the pod".to_owned()]));
     }
     if pod::is_mirror(&pod) {
         return Err(ManifestError::Mirror);
     }
+
     defaults::apply(&mut pod);
     identify(&mut pod, origin, node_name);
     let errors = validate::pod(&pod);
     if !errors.is_empty() {
         return Err(ManifestError::Invalid(errors));
     }
+
     match (allowed, references::api_object(&pod), references::unusable(&pod)) {
         (References::Refused, Some(what), _) => Err(ManifestError::References(what)),
         (References::Taken, _, Some(what)) => Err(ManifestError::Uses(what)),

@@ -241,6 +241,7 @@ fn set_addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut ap
         status.host_ip.clone_from(&old.host_ip);
         status.host_ips.clone_from(&old.host_ips);
     }
+
     let sandbox = input.observed.latest_sandbox();
     let ready = sandbox.filter(|sandbox| sandbox.state == SandboxState::Ready);
     let mut ips = addresses::ordered(
@@ -250,6 +251,7 @@ fn set_addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut ap
     if ips.is_empty() && pod::is_host_network(input.pod) {
         ips = hosts.iter().take(2).copied().collect();
     }
+
     let running = |state: &ContainerState| state.is_running();
     let lively = ready.is_some()
         || input.observed.containers.iter().any(|container| running(&container.state));
@@ -258,6 +260,7 @@ fn set_addresses(input: &ComputeInput<'_>, old: &api::PodStatus, status: &mut ap
         status.pod_ips.clone_from(&old.pod_ips);
         return;
     }
+
     status.pod_ip = ips.first().map(IpAddr::to_string);
     let ips = ips.iter().map(|ip| api::PodIP { ip: ip.to_string() });
     status.pod_ips = some_list(ips.collect());

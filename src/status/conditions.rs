@@ -111,6 +111,7 @@ pub fn all(
     decision: PhaseDecision,
 ) -> Vec<api::PodCondition> {
     let mut list = foreign(recorded);
+
     if !decision.natural.is_terminal() {
         let pending = input.resize.pending.as_ref().map(|pending| ResizeCondition {
             name: RESIZE_PENDING,
@@ -127,10 +128,12 @@ pub fn all(
         let said = pending.iter().chain(&in_progress);
         list.extend(said.map(|said| resize(input, old, said)));
     }
+
     if let Some(disrupted) = disruption(input, old, decision) {
         list.retain(|condition| condition.type_ != DISRUPTION_TARGET);
         list.push(disrupted);
     }
+
     // Once the end is reported, its conditions stay: computing them again must not change a word.
     if is_terminal(old) && input.previous.is_some() {
         let kept = old.conditions.iter().flatten().filter(|condition| is_ours(&condition.type_));
@@ -139,8 +142,10 @@ pub fn all(
         );
         return list;
     }
+
     let ready = containers_ready(input.pod, status, decision.natural);
     let whole = pod_ready(input.pod, &list, &ready);
+
     let mut said = Vec::new();
     if !input.node.hides_ready_to_start {
         said.push((READY_TO_START, if has_sandbox(input) { Said::yes() } else { Said::no("") }));
@@ -151,9 +156,11 @@ pub fn all(
         (CONTAINERS_READY, ready),
         (POD_SCHEDULED, Said::yes()),
     ]);
+
     if restart::could_restart_all(input.pod) {
         said.push((ALL_RESTARTING, all_restarting(input, old, decision.natural)));
     }
+
     list.extend(said.into_iter().map(|(name, said)| condition(input, old, name, said)));
     list
 }

@@ -306,6 +306,7 @@ impl Queue {
     ) -> Option<Retry> {
         let entry = self.pods.get_mut(uid)?;
         let is_overwritten = matches!(end, End::Overwritten);
+
         match end {
             End::Done | End::Overwritten => {
                 entry.failures = 0;

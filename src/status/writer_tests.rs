@@ -192,7 +192,7 @@ impl StatusApi for Server {
 struct World {
     server: Server,
     handle: Handle,
-    rush: StartBacklog,
+    backlog: StartBacklog,
     reach: Connectivity,
     cancel: CancellationToken,
     task: JoinSet<()>,
@@ -200,14 +200,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (server, rush) = (Server::default(), StartBacklog::default());
+        let (server, backlog) = (Server::default(), StartBacklog::default());
         let reach = Connectivity::default();
         let clock = Clock::starting_at(Wall::UNIX_EPOCH);
-        let (handle, writer) = Writer::new(server.clone(), clock, rush.clone(), &reach);
+        let (handle, writer) = Writer::new(server.clone(), clock, backlog.clone(), &reach);
         let cancel = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(writer.run(cancel.clone()));
-        Self { server, handle, rush, reach, cancel, task }
+        Self { server, handle, backlog, reach, cancel, task }
     }
 
     async fn set(&self, pod: &Arc<Pod>, status: Value) -> u64 {
@@ -269,7 +269,7 @@ async fn only_the_newest_is_written_and_one_at_a_time() {
 async fn that_a_pod_waits_is_told_when_no_other_waits_for_its_start() {
     let world = World::new();
     let pods = ["a", "b"].map(|name| world.server.put(name, &format!("u-{name}"), json!({})));
-    let waits = world.rush.wait();
+    let waits = world.backlog.wait();
     let waiting = json!({"phase": "Pending", "startTime": "1970-01-01T00:00:00Z"});
     let told = world.set(&pods[0], waiting.clone()).await;
     tokio::time::sleep(HOLD * 4).await;
@@ -277,7 +277,7 @@ async fn that_a_pod_waits_is_told_when_no_other_waits_for_its_start() {
     drop(waits);
     world.reached(&pods[0], told).await;
     // Not for ever; and what is more than that is told at once.
-    let _waits = world.rush.wait();
+    let _waits = world.backlog.wait();
     world.set(&pods[1], waiting).await;
     let message = json!({"phase": "Pending", "message": "m", "startTime": "1970-01-01T00:00:00Z"});
     world.set(&pods[0], message).await;
@@ -291,7 +291,7 @@ async fn that_a_pod_waits_is_told_when_no_other_waits_for_its_start() {
 async fn a_first_status_that_tells_of_a_failure_waits_for_nothing() {
     let world = World::new();
     let pod = world.server.put("a", "u-a", json!({}));
-    let _waits = world.rush.wait();
+    let _waits = world.backlog.wait();
     let failing = |status: Value| StatusUpdate {
         pod: Arc::clone(&pod),
         status: Arc::new(serde_json::from_value(status).expect("a status")),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet::internals::clock::Clock;
-use rkubelet::internals::cri::{CriError, Runtime, Settings, v1};
+use rkubelet::internals::cri::{Config, CriError, Runtime, v1};
 use rkubelet_bed::cluster::Cluster;
 use rkubelet_bed::run;
 
@@ -78,7 +78,7 @@ impl Node {
 
     /// A client of the node's runtime, without the kubelet in between.
     pub(crate) fn runtime(&self) -> Result<Runtime> {
-        let settings = Settings {
+        let settings = Config {
             runtime_endpoint: format!("unix://{}", self.value("NODE_N1_CRI_SOCKET")?),
             image_endpoint: None,
             request_timeout: Duration::from_secs(120),

@@ -103,10 +103,17 @@ fn main() -> ExitCode {
     let mut tally = Tally::new();
     let mut outcomes = Vec::new();
     let outcome = run_all(&mut tally, &mut outcomes);
-    if let Err(error) = table::show(&run::kubelet(), &outcomes, run::focus().is_empty()) {
+    tally.conclude(&outcome);
+
+    let about_the_run = [run::LEAVES_NOTHING, run::THE_RUN];
+    let of_the_run = tally.counted().iter().filter(|case| about_the_run.contains(&&*case.name));
+    outcomes.extend(of_the_run.map(Outcome::of_the_run));
+    // A run that ended early has no say about the cases that it did not come to.
+    let is_whole = run::focus().is_empty() && outcome.is_ok();
+    if let Err(error) = table::show(&run::kubelet(), &outcomes, is_whole) {
         println!("the table: {error:#}");
     }
-    tally.finish(outcome)
+    tally.finish()
 }
 
 /// Brings the cluster up, runs the cases one after the other, takes it down, and looks for
@@ -142,7 +149,7 @@ async fn run_cases(
         let outcome = run_case(&case, &bed).await;
         let outcome = Outcome::new(&case.name, began.elapsed(), outcome);
         if outcome.passed {
-            tally.passed(&outcome.to_string());
+            tally.passed(&case.name, &outcome.to_string());
         } else {
             tally.failed(&case.name, &outcome.to_string());
         }

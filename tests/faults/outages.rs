@@ -149,7 +149,7 @@ async fn stuck_kubelet_and_a_second_client(bed: Bed) -> Result<String> {
     let count = parameter("CLIENT_CALLS", if quick() { 150 } else { 700 });
     let cri = Proxy::cri(&bed.cluster);
     running(&bed, "run", 3, SLEEPER).await?;
-    let settings = rkubelet::internals::cri::Settings {
+    let settings = rkubelet::internals::cri::Config {
         runtime_endpoint: format!("unix://{}", bed.cluster.env("NODE_N1_CRI_SOCKET")),
         image_endpoint: None,
         request_timeout: Duration::from_secs(20),

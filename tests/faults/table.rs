@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use rkubelet_bed::run;
+use rkubelet_bed::run::{self, Counted};
 use serde::{Deserialize, Serialize};
 
 /// What came of one case.
@@ -25,6 +25,12 @@ impl Outcome {
         let passed = outcome.is_ok();
         let said = outcome.unwrap_or_else(|error| format!("{error:#}"));
         Self { name: name.to_owned(), passed, seconds: took.as_secs_f64(), said }
+    }
+
+    /// The row of a case that is about the run as a whole.
+    pub(crate) fn of_the_run(counted: &Counted) -> Self {
+        let said = if counted.passed { String::new() } else { counted.line.clone() };
+        Self { name: counted.name.clone(), passed: counted.passed, seconds: 0.0, said }
     }
 }
 
@@ -45,7 +51,8 @@ fn kept(kubelet: &str) -> Result<BTreeMap<String, Outcome>> {
     Ok(serde_json::from_str(&text).unwrap_or_default())
 }
 
-/// Keeps these results (in the place of all others after a `whole` run), and prints the table.
+/// Keeps these results and prints the table. After a run that was `whole` they replace all earlier
+/// ones; else each replaces its own earlier one, so that a run that was interrupted wipes nothing.
 pub(crate) fn show(kubelet: &str, outcomes: &[Outcome], whole: bool) -> Result<()> {
     let mut all = if whole { BTreeMap::new() } else { kept(kubelet)? };
     all.extend(outcomes.iter().map(|outcome| (outcome.name.clone(), outcome.clone())));

@@ -154,6 +154,34 @@ fn invariants() -> Vec<usize> {
     items.filter_map(|(number, _)| number.parse().ok()).collect()
 }
 
+/// The numbers that a citation begins with: of ` 7`, `s 3 and 4`, `s 1, 2 and 5`, `s 2 to 4`.
+fn cited(text: &str) -> Vec<usize> {
+    let mut rest = text.strip_prefix('s').unwrap_or(text).trim_start();
+    let mut numbers = Vec::new();
+    loop {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let Ok(number) = rest[..digits].parse() else { return numbers };
+        numbers.push(number);
+        rest = rest[digits..].trim_start();
+
+        let after = [", and ", ", ", "and ", "or ", "to "]
+            .iter()
+            .find_map(|between| rest.strip_prefix(between));
+        let Some(after) = after else { return numbers };
+        rest = after.trim_start();
+    }
+}
+
+#[test]
+fn every_number_of_a_citation_is_read() {
+    assert_eq!(cited(" 7): the"), [7]);
+    assert_eq!(cited("s 3 and 4 hold"), [3, 4]);
+    assert_eq!(cited("s 1, 2, and 15"), [1, 2, 15]);
+    assert_eq!(cited("s 2 to 4."), [2, 4]);
+    assert_eq!(cited("s of 3 rooms"), Vec::<usize>::new());
+    assert_eq!(cited(" 3, as 4 says"), [3]);
+}
+
 #[test]
 fn invariants_are_cited_by_their_numbers() {
     let listed = invariants();
@@ -168,14 +196,15 @@ fn invariants_are_cited_by_their_numbers() {
         // A citation may be broken over two lines.
         let prose = source.text.replace("\n//!", "\n").replace("\n///", "\n");
         for (start, word) in prose.match_indices("invariant") {
-            let cited = &prose[start + word.len()..];
-            let numbers = cited.strip_prefix('s').unwrap_or(cited).trim_start();
-            let digits: String = numbers.chars().take_while(char::is_ascii_digit).collect();
-            let Ok(number) = digits.parse::<usize>() else { continue };
-            if !listed.contains(&number) {
-                let line = prose[..start].matches('\n').count() + 1;
-                places.push(format!("{}:{line}: there is no invariant {number}", source.path));
-            }
+            let line = prose[..start].matches('\n').count() + 1;
+            let unlisted = cited(&prose[start + word.len()..])
+                .into_iter()
+                .filter(|cited| !listed.contains(cited));
+            places.extend(
+                unlisted.map(|number| {
+                    format!("{}:{line}: there is no invariant {number}", source.path)
+                }),
+            );
         }
         for (index, line) in source.text.lines().enumerate() {
             let mut after =

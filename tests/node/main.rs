@@ -115,7 +115,8 @@ fn main() -> ExitCode {
     }
     let mut tally = Tally::new();
     let outcome = run_phases(&focus, &mut tally);
-    tally.finish(outcome)
+    tally.conclude(&outcome);
+    tally.finish()
 }
 
 fn run_phases(focus: &[String], tally: &mut Tally) -> Result<()> {

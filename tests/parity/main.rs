@@ -102,7 +102,8 @@ fn main() -> ExitCode {
     let mut tally = Tally::new();
     let outcome =
         Options::parse(std::env::args().skip(1)).and_then(|options| run_all(&options, &mut tally));
-    tally.finish(outcome)
+    tally.conclude(&outcome);
+    tally.finish()
 }
 
 fn run_all(options: &Options, tally: &mut Tally) -> Result<()> {
@@ -241,7 +242,7 @@ fn record(options: &Options, seen: &Seen, tally: &mut Tally) -> Result<()> {
             golden = before;
         }
         golden.write(&file)?;
-        tally.passed(&format!("{name}: {said}"));
+        tally.passed(name, &format!("{name}: {said}"));
     }
     Ok(())
 }
@@ -267,13 +268,13 @@ fn judge(
                 } else {
                     format!(", {explained} explained")
                 };
-                tally.passed(&format!("{name}: {fields} fields{known}"));
+                tally.passed(name, &format!("{name}: {fields} fields{known}"));
             }
             (_, Finding::Failed(error)) => {
                 tally.failed(name, &format!("{name}: {error}"));
             }
             (Finding::Failed(error), Finding::Compared { .. }) => {
-                tally.passed(&format!("{name}, the second time; the first: {error}"));
+                tally.passed(name, &format!("{name}, the second time; the first: {error}"));
             }
             (Finding::Compared { new, fields, .. }, Finding::Compared { new: again, .. }) => {
                 let is_back =
@@ -281,7 +282,7 @@ fn judge(
                 let (back, once): (Vec<_>, Vec<_>) = new.iter().partition(is_back);
                 if back.is_empty() {
                     let once = once.len();
-                    tally.passed(&format!("{name}: {fields} fields, {once} differed once"));
+                    tally.passed(name, &format!("{name}: {fields} fields, {once} differed once"));
                 } else {
                     let differ = format!("{name}: {} of {fields} fields differ", back.len());
                     tally.failed(name, &differ);

@@ -5,7 +5,8 @@
 //! way the slices that both make for pods are compared.
 //!
 //! `cargo test --test systemd`, as root; `RKUBELET_BIN` names the program (default:
-//! `target/release/rkubelet`). Each check builds on those before it, so the first that fails ends
+//! `target/release/rkubelet`), `RKUBELET_CLUSTER` a fresh cluster that is up (`--kubelet none
+//! --systemd`). Each check builds on those before it, so the first that fails ends
 //! the run.
 #![allow(
     clippy::disallowed_methods,
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rkubelet_bed::bed::{self, Bed};
-use rkubelet_bed::cluster::{self, Cluster};
+use rkubelet_bed::cluster::Cluster;
 use rkubelet_bed::run::{self, Tally};
 
 use node::Node;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
     let outcome = run_all(&mut tally);
     // A check that failed has been counted and printed.
     let outcome = if tally.is_clean() { outcome } else { Ok(()) };
-    tally.finish(outcome)
+    tally.conclude(&outcome);
+    tally.finish()
 }
 
 fn run_all(tally: &mut Tally) -> Result<()> {
@@ -45,25 +47,19 @@ fn run_all(tally: &mut Tally) -> Result<()> {
     let program = run::program()?;
     let name = format!("systemd-{}", std::process::id());
 
-    let began = Instant::now();
-    let up = Cluster::up(&name, "none", "2.3", "", &["--systemd"]);
-    tally.ended("a node whose init is systemd", began.elapsed(), &up, "");
-    let outcome = up.and_then(|cluster| {
-        let cluster = Arc::new(cluster);
-        run::in_network(&cluster, || async {
-            let client = bed::client(&cluster).await.context("a client of the API server")?;
-            let bed = Bed::at(Arc::clone(&cluster), client, "default");
-            Checks { node: Node { bed, program }, tally }.all().await
-        })
-    });
-
-    let began = Instant::now();
-    let down = cluster::down(&name);
-    tally.ended("all goes", began.elapsed(), &down, "");
-    let began = Instant::now();
-    let left = run::leaves_nothing(&name);
-    tally.ended("nothing is left", began.elapsed(), &left, "");
-    outcome
+    run::on_cluster(
+        &name,
+        tally,
+        |name| Cluster::up(name, "none", "2.3", "", &["--systemd"]),
+        |cluster, tally| {
+            let cluster = Arc::new(cluster);
+            run::in_network(&cluster, || async {
+                let client = bed::client(&cluster).await.context("a client of the API server")?;
+                let bed = Bed::at(Arc::clone(&cluster), client, "default");
+                Checks { node: Node { bed, program }, tally }.all().await
+            })
+        },
+    )
 }
 
 /// How long a check may take, beyond the waits of its own.

@@ -52,7 +52,7 @@ pub struct Flags {
     pub image_credential_provider_bin_dir: String,
     /// `--lock-file`: a file to hold a lock on.
     pub lock_file: String,
-    /// `--exit-on-lock-contention`: end when somebody else opens it.
+    /// `--exit-on-lock-contention`: end when another process opens it.
     pub exit_on_lock_contention: bool,
     /// `--seccomp-default`; already or-ed into the configuration's field.
     pub seccomp_default: bool,
@@ -69,14 +69,14 @@ pub struct Flags {
     /// `--experimental-allocatable-ignore-eviction`: do not subtract hard thresholds from
     /// allocatable.
     pub experimental_allocatable_ignore_eviction: bool,
-    /// What `--version` asks for.
+    /// The value of `--version`.
     pub version: Version,
-    /// Whether `--help` was given.
+    /// True if `--help` was given.
     pub help: bool,
     given: BTreeSet<&'static str>,
 }
 
-/// What `--version` asks for.
+/// The forms of `--version`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// Nothing: run.
@@ -121,13 +121,13 @@ impl Default for Flags {
 }
 
 impl Flags {
-    /// Whether the flag of this name was on the command line.
+    /// Returns true if the flag of this name was on the command line.
     pub fn was_given(&self, name: &str) -> bool {
         self.given.contains(name)
     }
 }
 
-/// What flags write to.
+/// The values that flags write to.
 #[derive(Clone, Debug)]
 struct Target {
     flags: Flags,
@@ -147,7 +147,7 @@ struct FlagSpec {
 /// The place in a [`Target`] that a flag writes.
 type Place<T> = fn(&mut Target) -> &mut T;
 
-/// How a flag's text is read and where its value goes.
+/// The type of a flag: how its text is read, and the place of its value.
 enum Bind {
     Bool(Place<bool>),
     Int32(Place<i32>),

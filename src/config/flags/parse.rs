@@ -6,7 +6,7 @@ use super::table::{find, find_short};
 use super::{FlagSpec, Flags, Target};
 use crate::config::types::KubeletConfiguration;
 
-/// Why a command line is refused. The texts are upstream's.
+/// The error of a command line. The texts are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
     /// No such flag.
@@ -17,7 +17,7 @@ pub enum FlagError {
     UnknownShort {
         /// The letter.
         letter: char,
-        /// What it stands in.
+        /// The group of letters, e.g. `xv`.
         group: String,
     },
     /// Its value is missing.
@@ -35,7 +35,7 @@ pub enum FlagError {
         value: String,
         /// The flag.
         flag: String,
-        /// What is wrong.
+        /// The problem with the value.
         problem: String,
     },
     /// Something that is no flag.
@@ -83,7 +83,7 @@ pub(in crate::config) fn deprecated(args: &[String], config: KubeletConfiguratio
         given: BTreeSet::new(),
         deprecated: Vec::new(),
     };
-    // Whoever asks for the notices has the mistake already.
+    // The caller has the mistake already.
     parser.run(args).ok();
     parser.deprecated
 }

@@ -73,7 +73,7 @@ impl Bind {
         Ok(())
     }
 
-    /// What stands behind the flag's name in the help; nothing for a switch.
+    /// Returns the type behind the flag's name in the help, e.g. `string`; empty for a switch.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) | Self::Ignored(Ignored::Bool, _) => "",

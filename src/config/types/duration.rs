@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GoDuration(i64);
 
-/// Why a text is no duration. The texts are those of Go's `time.ParseDuration`.
+/// The error of a text that is no duration. The texts are those of Go's `time.ParseDuration`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// It has no number, or is out of range.
+    /// The text has no number, or the number is out of range.
     #[error("time: invalid duration {0:?}")]
     Invalid(String),
     /// A number without a unit.

@@ -2,7 +2,7 @@
 //! where nothing was said).
 //!
 //! The names, types and the rules of what is written out are the API's, so that serialising it
-//! gives what `/configz` shows and what a drop-in file is merged onto. Fed by `decode`, `dropins`
+//! gives what `/configz` shows and what a drop-in file is merged onto. Fed by `decode`, `file`
 //! and `flags`; it reads nothing itself.
 
 mod duration;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{GoDuration, is_false};
 
-/// Who may call: certificates, tokens, nobody in particular.
+/// The identification of callers: client certificates, bearer tokens, anonymous.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeletAuthentication {
@@ -16,7 +16,7 @@ pub struct KubeletAuthentication {
     pub x509: X509,
     /// Bearer tokens, checked by the API server.
     pub webhook: WebhookAuthentication,
-    /// Requests that show neither.
+    /// Requests without a certificate or token.
     pub anonymous: Anonymous,
 }
 
@@ -33,7 +33,7 @@ pub struct X509 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebhookAuthentication {
-    /// Whether tokens are accepted.
+    /// True if tokens are accepted.
     pub enabled: bool,
     /// How long an answer is kept.
     #[serde(rename = "cacheTTL")]
@@ -51,11 +51,11 @@ impl Default for WebhookAuthentication {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Anonymous {
-    /// Whether they are let through to authorization.
+    /// True if such requests go on to authorization.
     pub enabled: bool,
 }
 
-/// What an identified caller may do.
+/// The authorization of callers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeletAuthorization {
@@ -76,10 +76,10 @@ impl Default for KubeletAuthorization {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebhookAuthorization {
-    /// Yes.
+    /// The time for which an allowed request is kept.
     #[serde(rename = "cacheAuthorizedTTL")]
     pub cache_authorized_ttl: GoDuration,
-    /// No.
+    /// The time for which a denied request is kept.
     #[serde(rename = "cacheUnauthorizedTTL")]
     pub cache_unauthorized_ttl: GoDuration,
 }
@@ -93,7 +93,7 @@ impl Default for WebhookAuthorization {
     }
 }
 
-/// How containers may use swap.
+/// The use of swap by containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MemorySwap {
@@ -136,7 +136,7 @@ pub struct MemoryReservation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Tracing {
-    /// Where to: a gRPC target; unset means localhost:4317.
+    /// The gRPC target, e.g. `collector:4317`; unset means `localhost:4317`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Spans kept of a million; unset means none but those whose parent is kept.
@@ -197,13 +197,13 @@ pub struct VModule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FormatOptions {
-    /// Of the text format.
+    /// Options of the text format.
     pub text: OutputRouting,
-    /// Of the JSON format.
+    /// Options of the JSON format.
     pub json: OutputRouting,
 }
 
-/// Which stream lines go to.
+/// The streams that lines are written to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutputRouting {
@@ -282,7 +282,7 @@ impl<'de> Deserialize<'de> for QuantityText {
 pub struct FlushFrequency {
     /// The duration.
     pub duration: GoDuration,
-    /// Whether it was written as a number.
+    /// True if the file has it as a number.
     pub as_number: bool,
 }
 

@@ -27,12 +27,12 @@ const OWN_LABELS: [&str; 11] = [
 /// Namespaces of keys that it may set.
 const OWN_NAMESPACES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
-/// Whether `effect` is one that a taint can have.
+/// Returns true if `effect` is one that a taint can have.
 pub(in crate::config) fn is_taint_effect(effect: &str) -> bool {
     matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute")
 }
 
-/// What is wrong with a qualified name: `[prefix/]name`.
+/// Lists what is wrong with a qualified name: `[prefix/]name`.
 pub(in crate::config) fn name_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let name = match text.split('/').collect::<Vec<_>>()[..] {
@@ -67,7 +67,7 @@ pub(in crate::config) fn name_problems(text: &str) -> Vec<String> {
     problems
 }
 
-/// What is wrong with the value of a label or taint.
+/// Lists what is wrong with the value of a label or taint.
 pub(in crate::config) fn value_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if text.len() > LARGEST_NAME {

@@ -17,7 +17,7 @@ use super::gates::FeatureGates;
 use super::types::KubeletConfiguration;
 use super::{ConfigWarning, Flags, Host};
 
-/// Everything that makes `config` impossible, in upstream's order.
+/// Lists everything that makes `config` impossible, in upstream's order.
 pub(super) fn configuration(
     config: &KubeletConfiguration,
     gates: &FeatureGates,
@@ -33,7 +33,7 @@ pub(super) fn configuration(
     report.problems
 }
 
-/// Everything that makes the parts refuse to start, in upstream's order.
+/// Lists everything that makes the parts refuse to start, in upstream's order.
 pub(super) fn startup(
     flags: &Flags,
     config: &KubeletConfiguration,
@@ -45,7 +45,7 @@ pub(super) fn startup(
     report.problems
 }
 
-/// What is possible but hardly meant.
+/// Returns warnings about settings that are possible but hardly meant.
 pub(super) fn doubtful(config: &KubeletConfiguration, gates: &FeatureGates) -> Vec<ConfigWarning> {
     let mut texts = Vec::new();
     let reserved = &config.kube_reserved_cgroup;

@@ -58,11 +58,13 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
             },
         );
     }
+
     for (index, level) in levels.iter().enumerate() {
         if levels[..index].contains(level) {
             report.require(false, || format!("duplicated enforcements {level:?} in {FIELD}"));
             continue;
         }
+
         match level.as_str() {
             "pods" => {}
             "system-reserved" | "system-reserved-compressible" => {
@@ -100,6 +102,7 @@ fn enforcement(c: &KubeletConfiguration, report: &mut Report) {
                 continue;
             }
         }
+
         report.require(c.cgroups_per_qos, || {
             format!("cgroupsPerQOS (--cgroups-per-qos) must be set to true when {level:?} contained in {FIELD}")
         });
@@ -256,7 +259,7 @@ fn logging(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut Report) 
     }
 }
 
-/// What was asked of the log and will not be so.
+/// Returns the warning about options of the log that have no effect.
 pub(super) fn doubtful_log(c: &KubeletConfiguration, gates: &FeatureGates) -> Option<String> {
     let split = c.logging.options.text.split_stream || c.logging.options.json.split_stream;
     (split && !gates.enabled(Gate::LOGGING_ALPHA_OPTIONS)).then(|| {
@@ -341,7 +344,7 @@ fn container_logs(c: &KubeletConfiguration, gates: &FeatureGates, report: &mut R
     });
 }
 
-/// Whether a path is its own shortest form.
+/// Returns true if a path is its own shortest form.
 fn is_clean(path: &str) -> bool {
     let parents = Path::new(path).components().any(|component| component == Component::ParentDir);
     !parents

@@ -90,6 +90,7 @@ fn limits(c: &KubeletConfiguration, report: &mut Report) {
             format!("{name} {bit} must be between 0 and 31, inclusive")
         });
     }
+
     not_negative(report, "kubeAPIBurst (--kube-api-burst)", c.kube_api_burst.into());
     not_negative(report, "kubeAPIQPS (--kube-api-qps)", c.kube_api_qps.into());
     report.require(c.node_status_max_images >= -1, || {

@@ -87,6 +87,7 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
     for (signal, value) in config.eviction_hard.iter().chain(&config.eviction_soft) {
         threshold(signal, value, report);
     }
+
     for (signal, grace) in &config.eviction_soft_grace_period {
         if !known(signal, report) {
             continue;
@@ -101,6 +102,7 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
             Ok(_) => {}
         }
     }
+
     for (signal, value) in &config.eviction_minimum_reclaim {
         if !known(signal, report) {
             continue;
@@ -122,6 +124,7 @@ fn thresholds(config: &KubeletConfiguration, report: &mut Report) {
             },
         }
     }
+
     for signal in config.eviction_soft.keys() {
         if !config.eviction_soft_grace_period.contains_key(signal) {
             report.add(format!(
@@ -191,7 +194,7 @@ fn tls(config: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// What was asked of TLS and will not be so.
+/// Returns the warnings about options of TLS that have no effect.
 pub(super) fn doubtful_tls(config: &KubeletConfiguration) -> Vec<String> {
     let mut texts = Vec::new();
     for suite in

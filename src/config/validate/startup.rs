@@ -13,7 +13,7 @@ use crate::config::types::{GoDuration, KubeletConfiguration};
 use crate::config::{Flags, Host};
 use crate::model::quantity::Amount;
 
-/// What a reserved NUMA node may have less than: the topology manager's own limit.
+/// The lowest value of `max-allowable-numa-nodes`; upstream's.
 const LEAST_NUMA_LIMIT: i64 = 8;
 
 /// Everything that makes the parts refuse to start.
@@ -30,17 +30,21 @@ pub(super) fn check(
     if !flags.hostname_override.is_empty() && flags.hostname_override.trim().is_empty() {
         report.add("empty hostname is invalid".into());
     }
+
     standalone(flags, config, report);
     qos_reserved(config, report);
     topology(config, gates, report);
+
     if !host.cgroup_v2 && config.memory_swap.swap_behavior == "LimitedSwap" {
         report.add(
             "swap feature is enabled and LimitedSwap but it is only supported with cgroupv2".into(),
         );
     }
+
     cpus(config, gates, report);
     memory(config, report);
     node_ips(flags, report);
+
     if !flags.root_dir.starts_with('/') {
         report.add(if flags.root_dir.is_empty() {
             "failed to create kubelet: invalid root directory \"\"".to_owned()
@@ -48,6 +52,7 @@ pub(super) fn check(
             format!("cannot find mount point for {:?}", flags.root_dir)
         });
     }
+
     periods(config, report);
     if !matches!(flags.cloud_provider.as_str(), "" | "external") {
         report.add(format!(
@@ -57,14 +62,15 @@ pub(super) fn check(
             flags.cloud_provider
         ));
     }
+
     log_size(&config.container_log_max_size, report);
     change_detection(flags, config, report);
     curves(config, report);
     serving_pair(config, report);
 }
 
-/// A certificate without its key serves nobody, nor the other way round. Upstream runs without its
-/// API then; here that is said before anything starts.
+/// Checks that certificate and key are both configured, or neither. Upstream would run without its
+/// API; here a missing one is an error of the start.
 fn serving_pair(c: &KubeletConfiguration, report: &mut Report) {
     let (certificate, key) = (
         ("tlsCertFile (--tls-cert-file)", &c.tls_cert_file),
@@ -77,7 +83,8 @@ fn serving_pair(c: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// Without a kubeconfig there is nobody to ask about callers. Upstream stops at the first.
+/// Checks that no setting asks an API server about callers without a kubeconfig. Upstream stops at
+/// the first.
 fn standalone(flags: &Flags, config: &KubeletConfiguration, report: &mut Report) {
     match config.authorization.mode.as_str() {
         "AlwaysAllow" | "Webhook" => {}
@@ -120,7 +127,7 @@ fn percentage(text: &str) -> Result<i64, String> {
     }
 }
 
-/// How changes of ConfigMaps and Secrets are noticed; without an API server it does not matter.
+/// Checks how changes of ConfigMaps and Secrets are noticed, if there is an API server.
 fn change_detection(flags: &Flags, c: &KubeletConfiguration, report: &mut Report) {
     let strategy = c.config_map_and_secret_change_detection_strategy.as_str();
     if !flags.kubeconfig.is_empty() && !matches!(strategy, "Watch" | "Cache" | "Get") {
@@ -254,7 +261,7 @@ fn memory(c: &KubeletConfiguration, report: &mut Report) {
     }
 }
 
-/// What is reserved per NUMA node has to be what is reserved of the node.
+/// Checks that the memory that is reserved per NUMA node adds up to that of the node.
 fn reserved_memory(c: &KubeletConfiguration, report: &mut Report) {
     let mut totals: BTreeMap<&str, Amount> = BTreeMap::new();
     let limits = c.reserved_memory.iter().flat_map(|reservation| &reservation.limits);
@@ -293,7 +300,7 @@ fn hard_threshold(c: &KubeletConfiguration) -> Amount {
     threshold.and_then(|text| Amount::parse(text).ok()).unwrap_or_default()
 }
 
-/// What both reservations keep of a resource.
+/// Returns what system and Kubernetes daemons keep of a resource together.
 fn reserved(c: &KubeletConfiguration, resource: &str) -> Amount {
     [&c.kube_reserved, &c.system_reserved]
         .into_iter()

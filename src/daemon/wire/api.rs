@@ -1,4 +1,4 @@
-//! What talks to the API server: watches, tokens, the writer of statuses.
+//! Starts what talks to the API server: watches, tokens, the writer of statuses.
 
 use anyhow::bail;
 use tokio::sync::watch;
@@ -16,8 +16,8 @@ use crate::status;
 use crate::telemetry::metrics::Registry;
 use crate::volumes::mounter::Mounter;
 
-/// The clients of the API server; `None` without `--kubeconfig`. Starts the rotation of the client
-/// certificate. Without rotation the first certificate is waited for, an hour at most.
+/// Makes the clients of the API server; `None` without `--kubeconfig`. Starts the rotation of the
+/// client certificate. Without rotation the first certificate is waited for, an hour at most.
 pub(in crate::daemon) async fn clients(
     loaded: &Loaded,
     identity: &Identity,
@@ -41,7 +41,7 @@ pub(in crate::daemon) async fn clients(
     Ok(Some(Clients::new(&settings.client, clock)?))
 }
 
-/// The subsystems that talk to the API server.
+/// The handles of the subsystems that talk to the API server.
 pub(in crate::daemon) struct ApiParts {
     pub(in crate::daemon) objects: Option<objects::Handle>,
     pub(in crate::daemon) services: services::Handle,
@@ -84,8 +84,8 @@ impl<M: Mounter> Core<M> {
             return status::Handle::standalone();
         };
         let api = status::KubeStatusApi::new(clients.writes.clone());
-        let rush = self.rush.clone();
-        let (handle, writer) = status::Writer::new(api, self.clock, rush, &clients.reach);
+        let backlog = self.backlog.clone();
+        let (handle, writer) = status::Writer::new(api, self.clock, backlog, &clients.reach);
         // It finishes the writes in flight.
         tasks.run_to_end("statuses", writer.run(self.shutdown.clone()));
         handle

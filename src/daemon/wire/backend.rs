@@ -1,5 +1,9 @@
-//! Composition of what runs pods: the CRI backend, dispatch, the facts of the node that dispatch
-//! needs, what forgets a pod that is gone, and the sweep of what is left over.
+//! Starts what runs pods.
+//!
+//! - The CRI backend, with the dependencies of its executor and reporter.
+//! - Dispatch on it, with the facts of the node that admission looks at.
+//! - The registration of everything that forgets a pod that is gone.
+//! - The shares of the burstable tier, and the sweep of what unknown pods left.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,7 +44,7 @@ use crate::volumes::mounter::Mounter;
 use crate::watch::set_if_changed;
 use crate::{desired, node, status, volumes};
 
-/// What running pods is made from.
+/// The parts that running pods is made from.
 pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) user_namespaces: UserNamespaces,
     pub(in crate::daemon) runtime: RuntimeParts,
@@ -55,7 +59,7 @@ pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
 }
 
-/// Has the manager give pods what they ask for.
+/// Has the resource manager allocate what pods ask for.
 struct Gives(Arc<execute::Deps>);
 
 impl dispatch::Give for Gives {
@@ -95,7 +99,7 @@ impl<M: Mounter> Core<M> {
         let node = Self::node_facts(&parts, &allocatable, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
-        let permits = SandboxPermits::for_cores(self.machine.cores, self.rush.clone());
+        let permits = SandboxPermits::for_cores(self.machine.cores, self.backlog.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
         let kernel = Kernel::detect(&self.identity.machine.kernel_version);
         let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
@@ -174,6 +178,7 @@ impl<M: Mounter> Core<M> {
         let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
         let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
         let swap = request::Swap { memory, swap };
+
         let deps = execute::Deps {
             clock: self.clock,
             runtime: RuntimeDeps {
@@ -214,10 +219,11 @@ impl<M: Mounter> Core<M> {
                 ),
             },
         };
+
         (parts.changes, deps)
     }
 
-    /// What counts each start: the metrics, and what gives memory back after a burst.
+    /// Makes the observer of starts: it counts them in the metrics, and notes them for the trimmer.
     fn count_starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
         let count = pods::metrics::observer(&self.metrics);
         let rest = self.rest.clone();
@@ -227,7 +233,7 @@ impl<M: Mounter> Core<M> {
         })
     }
 
-    /// Registers all that keeps something of a pod.
+    /// Registers every subsystem that keeps something of a pod.
     fn forgetters(&self, shared: &Arc<execute::Deps>, report: &ReportDeps) -> Forgetters {
         let mut forget = Forgetters::default();
         let queues = Arc::clone(shared);
@@ -283,7 +289,7 @@ impl<M: Mounter> Core<M> {
         });
     }
 
-    /// The node's allocatable resources as this kubelet last described them.
+    /// Follows the node's allocatable resources as this kubelet last described them.
     fn allocatable(
         &self,
         node: Option<&node::Handle>,
@@ -310,8 +316,8 @@ impl<M: Mounter> Core<M> {
         receiver
     }
 
-    /// The facts of the node that admission looks at: `None` until there is a Node object and it
-    /// has a size, where this kubelet describes one.
+    /// Follows the facts of the node that admission looks at. They are `None` until there is a Node
+    /// object with allocatable resources, where this kubelet describes one.
     fn node_facts(
         parts: &Parts,
         allocatable: &watch::Receiver<BTreeMap<String, Quantity>>,
@@ -352,7 +358,7 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// The facts of the node without those of its object.
+/// Makes the facts of the node without those of its object.
 fn bare_facts(allocatable: &BTreeMap<String, Quantity>, condition: &RuntimeCondition) -> NodeFacts {
     let parse = |(name, quantity): (&String, &Quantity)| {
         Some((name.clone(), Amount::parse(&quantity.0).ok()?))
@@ -366,7 +372,7 @@ fn bare_facts(allocatable: &BTreeMap<String, Quantity>, condition: &RuntimeCondi
     }
 }
 
-/// The next change; none once the sender is gone. Cancel-safe.
+/// Waits for the next change, for ever once the sender is gone. Cancel-safe.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;

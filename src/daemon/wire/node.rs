@@ -1,4 +1,4 @@
-//! The Node object, and what pods need of the node: its addresses and its network.
+//! Starts what describes the node: the Node object, and for pods its addresses and its network.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ pub(in crate::daemon) struct NodeParts {
     pub(in crate::daemon) node: Option<node::Handle>,
     /// The node's own addresses, preferred first.
     pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
-    /// Why no sandbox can be made.
+    /// The reason why no sandbox can be made, if there is one.
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
 }
 

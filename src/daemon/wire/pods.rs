@@ -1,5 +1,5 @@
-//! What stands around the pods: sources, desired pods, volumes, and what keeps the disk from
-//! filling up.
+//! Starts what stands around the pods: sources, desired pods, volumes, user namespaces, and the
+//! housekeeping of images and logs.
 
 use std::sync::Arc;
 
@@ -86,15 +86,15 @@ impl<M: Mounter> Core<M> {
         Ok((desired, changes))
     }
 
-    /// The ids that pods' users have, as the disk says.
+    /// Reads from the disk which ids the users of pods have.
     pub(in crate::daemon) async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
         let ids = subordinate_ids::ids(&self.loaded.config).await?;
         let paths = volumes::Paths::from(&self.loaded);
         Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
     }
 
-    /// Starts what keeps the node's disk from filling up: images that nobody needs go, long logs
-    /// are rotated.
+    /// Starts what keeps the node's disk from filling up: the collection of unused images, and the
+    /// rotation of logs.
     pub(in crate::daemon) fn start_housekeeping(
         &self,
         tasks: &mut Tasks,
@@ -126,7 +126,7 @@ impl<M: Mounter> Core<M> {
     }
 }
 
-/// The images that a pod refers to: of its containers, and those that it mounts.
+/// Lists the images that a pod refers to: of its containers, and of its image volumes.
 fn images_of(view: &PodView) -> Vec<String> {
     let spec = view.pod.spec.as_ref();
     let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What talks to the runtime: its condition, the reader of what runs, images, cgroups, devices.
+//! Starts what talks to the runtime: its condition, PLEG, images, cgroups, the resource manager.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::linux::machine;
 use crate::volumes::mounter::Mounter;
 use crate::{cni, cri, images, pleg, resources};
 
-/// The pause between two complaints that the runtime does not answer.
+/// The pause between two warnings that the runtime does not answer.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
-/// The subsystems that talk to the runtime.
+/// The handles of the subsystems that talk to the runtime.
 pub(in crate::daemon) struct RuntimeParts {
     pub(in crate::daemon) pleg: pleg::Handle,
     pub(in crate::daemon) condition: watch::Receiver<cri::RuntimeCondition>,
@@ -63,7 +63,7 @@ impl<M: Mounter> Core<M> {
         tasks.run("health", health);
 
         let images = images::Handle::new(
-            images::Settings { plugins: self.plugins(), ..images::Settings::from(&self.loaded) },
+            images::Config { plugins: self.plugins(), ..images::Config::from(&self.loaded) },
             self.runtime.clone(),
             self.clock,
             self.recorder.clone(),
@@ -80,7 +80,7 @@ impl<M: Mounter> Core<M> {
         Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager }))
     }
 
-    /// The credential provider plug-ins of the configuration.
+    /// Makes the credential provider plug-ins of the configuration.
     fn plugins(&self) -> images::Plugins {
         let Some(configured) = &self.loaded.credential_providers else {
             return images::Plugins::default();

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::node::NodeParts;
-use crate::apiserver::credentials::Rotated;
+use crate::apiserver::identity::Rotated;
 use crate::config::KubeletConfiguration;
 use crate::cri::condition::CgroupDriver;
 use crate::daemon::Core;
@@ -100,7 +100,7 @@ impl<M: Mounter> Core<M> {
         let tls = server::TlsSource::load(tls)?;
         let listener = server::bind(address).await?;
         let client = self.clients.as_ref().map(|clients| clients.writes.clone());
-        let authentication = server::AuthenticationSettings::from(&self.loaded);
+        let authentication = server::AuthenticationConfig::from(&self.loaded);
         let client_ca = tls.client_ca();
         let authenticator =
             server::Authenticator::new(authentication, client_ca, client.clone(), self.clock);

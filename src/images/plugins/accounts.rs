@@ -1,4 +1,4 @@
-//! What plug-ins are told of service accounts: read from the API server, or faked.
+//! The service accounts that plug-ins are given: read from the API server, or faked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::model::PodUid;
 /// How long a token lives: the API's default, which upstream leaves to the API server.
 const TOKEN_SECONDS: i64 = 3600;
 
-/// A service account, as far as plug-ins are told of it.
+/// The parts of a service account that plug-ins may be given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAccount {
     /// Its UID.

@@ -1,5 +1,5 @@
-//! What a plug-in gave before: by image, by registry, or for every image; for a service account if
-//! the plug-in was told of one.
+//! Keeps the credentials that a plug-in gave: by image, by registry, or for every image; for each
+//! service account if the plug-in was given one.
 //!
 //! Pure.
 
@@ -19,7 +19,7 @@ const PURGE: Duration = Duration::from_secs(15 * 60);
 pub(super) struct AccountKey {
     /// The service account.
     pub(super) account: AccountName,
-    /// Its annotations that the plug-in was told of.
+    /// The annotations that the plug-in was given.
     pub(super) annotations: BTreeMap<String, String>,
     /// The hash of its token; empty where credentials outlive the token.
     pub(super) token_hash: String,

@@ -1,8 +1,8 @@
 //! Credential provider plug-ins: programs of the node that have credentials for registries.
 //!
 //! [`Plugins::keyring`] asks every plug-in that covers an image, first what it gave before, then
-//! its program. A plug-in with `tokenAttributes` is told of the pod's service account: its token
-//! and some of its annotations. What such a plug-in gives belongs to that account.
+//! its program. A plug-in with `tokenAttributes` is given the pod's service account: its token and
+//! some of its annotations. What such a plug-in gives belongs to that account.
 //!
 //! A plug-in that fails gives nothing; the failure is logged, as upstream does. Tokens and
 //! passwords never reach logs, errors or `Debug`.
@@ -33,7 +33,7 @@ pub use accounts::{AccountError, Accounts, ApiAccounts, NoAccounts, ServiceAccou
 use cache::{AccountKey, Cache};
 use run::{Answer, Question, RunError, Runner};
 
-/// What is told of every run of a program: the plug-in's name, how long it ran, whether it failed.
+/// Observes every run of a program: the plug-in's name, how long it ran, whether it failed.
 pub type PluginObserver = Arc<dyn Fn(&str, Duration, bool) + Send + Sync>;
 
 /// The plug-ins of the node; by default there are none. Cheap to clone.
@@ -56,7 +56,7 @@ struct Plugin {
     clock: Clock,
 }
 
-/// A run that several may wait for; it ends when nobody waits any more.
+/// A run that several pulls may wait for. The program is ended when none waits any more.
 type Flight = WeakShared<BoxFuture<'static, Outcome>>;
 
 /// How a run ended.
@@ -86,7 +86,7 @@ enum ProvideError {
     CacheKeyType(String),
 }
 
-/// What the plug-in is told of the pod's service account.
+/// The parts of the pod's service account that the plug-in is given.
 struct Identity {
     token: Arc<str>,
     key: AccountKey,
@@ -128,8 +128,8 @@ impl Plugins {
         self.inner.iter().flat_map(|inner| &inner.plugins)
     }
 
-    /// What the plug-ins have for a repository (`docker.io/library/nginx`) and a pod. Cancel-safe:
-    /// a program that nobody waits for any more is ended.
+    /// Returns the plug-ins' credentials for a repository (`docker.io/library/nginx`) and a pod.
+    /// Cancel-safe: a program that no pull waits for any more is ended.
     pub async fn keyring(&self, repository: &str, pod: &Pod) -> Keyring {
         let mut keyring = Keyring::default();
         let Some(inner) = &self.inner else { return keyring };

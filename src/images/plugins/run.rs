@@ -155,7 +155,7 @@ impl Runner {
             "apiVersion": self.api_version,
             "image": question.image,
         });
-        // Older versions have no fields for these, and their plug-ins are never told.
+        // Older versions have no fields for these, and their plug-ins never have a token.
         if let Some(token) = &question.token {
             request["serviceAccountToken"] = (**token).into();
         }
@@ -181,16 +181,19 @@ impl Runner {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
         let errors = child.stderr.take();
         let mut answer = Vec::new();
+
         let write = async move {
             if let Some(mut stdin) = stdin {
                 // A program that does not read its input may be right all the same.
                 stdin.write_all(request).await.ok();
             }
         };
+
         let (status, (), answered, told) =
             tokio::join!(child.wait(), write, read(stdout, &mut answer), read(errors, stderr));
         answered?;

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::layout::HYBRID;
 use super::values::{self, Refusal, Value};
-use super::{CgroupError, Errno, Layout, Settings};
+use super::{CgroupError, CgroupSettings, Errno, Layout};
 
 /// The controllers that pods need on v2, if the kernel has them.
 const V2_WANTED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
@@ -118,7 +118,7 @@ impl CgroupFs {
 
     /// Writes the settings of an existing cgroup: all that the kernel accepts. The first refusal is
     /// the error.
-    pub fn update(&self, path: &str, settings: &Settings) -> Result<(), CgroupError> {
+    pub fn update(&self, path: &str, settings: &CgroupSettings) -> Result<(), CgroupError> {
         let values = match &self.layout {
             Layout::V1(_) => values::v1(settings, &self.huge_page_sizes),
             Layout::V2(_) => values::v2(settings, &self.huge_page_sizes),
@@ -441,7 +441,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::HugePages;
-    use super::{CgroupFs, Layout, Settings, huge_page_sizes};
+    use super::{CgroupFs, CgroupSettings, Layout, huge_page_sizes};
 
     fn put(path: &Path, text: &str) {
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
@@ -490,8 +490,8 @@ mod tests {
         CgroupFs::new(Layout::V2(root.to_owned()), vec![2 << 20])
     }
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> CgroupSettings {
+        CgroupSettings {
             cpu_shares: Some(1024),
             cpu_quota: Some(20_000),
             cpu_period: Some(100_000),
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn make(fs: &CgroupFs, path: &str, settings: &Settings) {
+    fn make(fs: &CgroupFs, path: &str, settings: &CgroupSettings) {
         fs.create("/", path).expect("created");
         fs.update(path, settings).expect("set");
     }
@@ -555,11 +555,11 @@ mod tests {
     fn no_quota_is_max_on_v2() {
         let root = tempfile::tempdir().expect("a directory");
         let fs = v2(root.path());
-        let none = Settings {
+        let none = CgroupSettings {
             cpu_quota: Some(-1),
             cpu_period: Some(100_000),
             memory: Some(-1),
-            ..Settings::default()
+            ..CgroupSettings::default()
         };
         make(&fs, "/a", &none);
         check(&root.path().join("a/cpu.max"), "max 100000");

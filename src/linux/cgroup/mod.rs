@@ -22,7 +22,7 @@ use super::systemd::SystemdError;
 
 /// The settings of a cgroup. `None`: left as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct CgroupSettings {
     /// CPU shares on the scale of cgroup v1; written as a weight on v2.
     pub cpu_shares: Option<u64>,
     /// CFS quota in microseconds per period; -1: none; 0: left as it is.

@@ -1,7 +1,7 @@
 //! Converts settings to the texts of files, in the order in which upstream's library writes them.
 //! Pure.
 
-use super::{HugePages, Settings};
+use super::{CgroupSettings, HugePages};
 
 /// "No limit" for huge pages: upstream's number.
 const HUGE_PAGES_UNLIMITED: i64 = 1 << 62;
@@ -46,7 +46,7 @@ impl Value {
 }
 
 /// Returns the files of cgroup v1.
-pub(super) fn v1(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
+pub(super) fn v1(settings: &CgroupSettings, page_sizes: &[i64]) -> Vec<Value> {
     let mut values = Vec::new();
     if let Some(cpus) = &settings.cpus {
         values.push(Value::new("cpuset", "cpuset.cpus", cpus));
@@ -81,7 +81,7 @@ pub(super) fn v1(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
 }
 
 /// Returns the files of cgroup v2.
-pub(super) fn v2(settings: &Settings, page_sizes: &[i64]) -> Vec<Value> {
+pub(super) fn v2(settings: &CgroupSettings, page_sizes: &[i64]) -> Vec<Value> {
     let mut values = Vec::new();
     values.extend(settings.pids.map(pids));
 
@@ -128,7 +128,7 @@ fn pids(limit: i64) -> Value {
 }
 
 /// Returns a limit on pages in use, and one on reserved pages where the kernel distinguishes them.
-fn huge_pages(settings: &Settings, page_sizes: &[i64], suffix: &str) -> Vec<Value> {
+fn huge_pages(settings: &CgroupSettings, page_sizes: &[i64], suffix: &str) -> Vec<Value> {
     let Some(limits) = &settings.huge_pages else { return Vec::new() };
     let mut values = Vec::new();
 
@@ -158,7 +158,7 @@ fn size_name(bytes: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{HugePages, Settings, Value, size_name, v1, v2};
+    use super::{CgroupSettings, HugePages, Value, size_name, v1, v2};
 
     fn shown(values: Vec<Value>) -> Vec<String> {
         values.into_iter().map(|value| format!("{}={}", value.file, value.text)).collect()
@@ -166,14 +166,14 @@ mod tests {
 
     #[test]
     fn nothing_that_is_not_set_is_written() {
-        let zero = Settings {
+        let zero = CgroupSettings {
             cpu_shares: Some(0),
             cpu_quota: Some(0),
             cpu_period: Some(0),
             memory: Some(0),
-            ..Settings::default()
+            ..CgroupSettings::default()
         };
-        for settings in [Settings::default(), zero] {
+        for settings in [CgroupSettings::default(), zero] {
             assert_eq!(shown(v1(&settings, &[2 << 20])), [""; 0]);
             assert_eq!(shown(v2(&settings, &[2 << 20])), [""; 0]);
         }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn no_limit_and_no_process() {
-        let none = Settings { memory: Some(-1), pids: Some(-1), ..Settings::default() };
+        let none = CgroupSettings { memory: Some(-1), pids: Some(-1), ..CgroupSettings::default() };
         assert_eq!(
             shown(v1(&none, &[])),
             ["memory.memsw.limit_in_bytes=-1", "memory.limit_in_bytes=-1", "pids.max=max"]
@@ -190,16 +190,16 @@ mod tests {
             shown(v2(&none, &[])),
             ["pids.max=max", "memory.swap.max=max", "memory.max=max"]
         );
-        let zero = Settings { pids: Some(0), ..Settings::default() };
+        let zero = CgroupSettings { pids: Some(0), ..CgroupSettings::default() };
         assert_eq!(shown(v1(&zero, &[])), ["pids.max=1"], "systemd takes no zero");
     }
 
     #[test]
     fn every_size_of_huge_pages_is_limited() {
         let sizes = [2 << 20, 1 << 30];
-        let some = Settings {
+        let some = CgroupSettings {
             huge_pages: Some(HugePages::Limits([(2 << 20, 4 << 20)].into())),
-            ..Settings::default()
+            ..CgroupSettings::default()
         };
         assert_eq!(
             shown(v2(&some, &sizes)),
@@ -210,7 +210,8 @@ mod tests {
                 "hugetlb.1GB.rsvd.max=0"
             ]
         );
-        let all = Settings { huge_pages: Some(HugePages::Unlimited), ..Settings::default() };
+        let all =
+            CgroupSettings { huge_pages: Some(HugePages::Unlimited), ..CgroupSettings::default() };
         assert_eq!(shown(v1(&all, &sizes))[0], "hugetlb.2MB.limit_in_bytes=4611686018427387904");
     }
 

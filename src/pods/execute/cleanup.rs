@@ -1,13 +1,11 @@
 //! After the end: containers removed from the runtime with their logs, the pod's cgroup and
 //! directories removed from the node.
 
-use tracing::info;
-
 use super::scope::Scope;
 use super::users::release_user_ids;
 use super::{ActionError, Effect, Outcome, logs};
 use crate::cri::v1;
-use crate::model::{ContainerId, error_chain, pod};
+use crate::model::{ContainerId, error_chain};
 
 /// Removes a container that does not run, with its log. Of a container that is merely reset only
 /// the link goes: the log goes with the directory of the pod.
@@ -60,6 +58,5 @@ async fn remove_cgroup_and_directories(scope: Scope<'_>) -> Result<Outcome, Acti
     if let Some(tokens) = &deps.api.tokens {
         tokens.forget(scope.uid);
     }
-    info!(pod = %pod::key(&scope.context.pod), "cleaned up");
     Ok(Outcome::CleanedUp)
 }

@@ -33,7 +33,7 @@ const PER_CORE: usize = 2;
 pub struct SandboxPermits {
     starts: Arc<Gate>,
     stops: Arc<Gate>,
-    rush: StartBacklog,
+    backlog: StartBacklog,
     /// Pods that wait for their stop. Removals give way to them; statuses and events do not.
     stopping: StartBacklog,
     tasks: TaskTracker,
@@ -86,14 +86,14 @@ impl Gate {
 }
 
 impl SandboxPermits {
-    /// Allows about two of each per core. Counts in `rush` the pods that wait for their start.
-    pub fn for_cores(cores: usize, rush: StartBacklog) -> Self {
+    /// Allows about two of each per core. Counts in `backlog` the pods that wait for their start.
+    pub fn for_cores(cores: usize, backlog: StartBacklog) -> Self {
         let limit = cores.max(1) * PER_CORE;
         let gate = |longest| Arc::new(Gate { limit, longest, state: Mutex::default() });
         Self {
             starts: gate(START_FOR),
             stops: gate(STOP_FOR),
-            rush,
+            backlog,
             stopping: StartBacklog::default(),
             tasks: TaskTracker::new(),
         }
@@ -101,8 +101,8 @@ impl SandboxPermits {
 
     /// Returns true while pods wait for their start or their stop. Work that no pod waits for is
     /// delayed then.
-    pub fn is_rush(&self) -> bool {
-        self.rush.is_on() || self.stopping.is_on()
+    pub fn has_backlog(&self) -> bool {
+        self.backlog.is_on() || self.stopping.is_on()
     }
 
     /// Runs `work` beside everything else, to its own end.
@@ -113,7 +113,7 @@ impl SandboxPermits {
     /// Waits for the turn of a new sandbox. It ends with the returned guard, or after
     /// [`START_FOR`]. Cancel-safe.
     pub async fn start(&self) -> Turn {
-        self.acquire(&self.starts, &self.rush).await
+        self.acquire(&self.starts, &self.backlog).await
     }
 
     /// Waits for the turn of a sandbox that is stopped. It ends with the returned guard, or after
@@ -122,9 +122,9 @@ impl SandboxPermits {
         self.acquire(&self.stops, &self.stopping).await
     }
 
-    async fn acquire(&self, gate: &Arc<Gate>, rush: &StartBacklog) -> Turn {
+    async fn acquire(&self, gate: &Arc<Gate>, backlog: &StartBacklog) -> Turn {
         let (sender, permit) = oneshot::channel();
-        let _waits = rush.wait();
+        let _waits = backlog.wait();
         gate.state.lock().waiting.push_back(sender);
         gate.let_in();
         match permit.await {
@@ -197,21 +197,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stops_wait_for_stops_alone_and_not_for_long() {
-        let rush = StartBacklog::default();
-        let permits = SandboxPermits::for_cores(1, rush.clone());
+        let backlog = StartBacklog::default();
+        let permits = SandboxPermits::for_cores(1, backlog.clone());
         let _starts = [permits.start().await, permits.start().await];
         let _hung = [permits.stop().await, permits.stop().await];
-        assert!(!permits.is_rush(), "all have their turn");
+        assert!(!permits.has_backlog(), "all have their turn");
         let third = permits.tasks.spawn({
             let permits = permits.clone();
             async move { permits.stop().await }
         });
         tokio::time::sleep(STOP_FOR / 2).await;
-        assert!(permits.is_rush() && !third.is_finished(), "one waits");
-        assert!(!rush.is_on(), "statuses and events are not held back for it");
+        assert!(permits.has_backlog() && !third.is_finished(), "one waits");
+        assert!(!backlog.is_on(), "statuses and events are not held back for it");
         let _third =
             tokio::time::timeout(STOP_FOR, third).await.expect("the first two take too long");
-        assert!(!permits.is_rush());
+        assert!(!permits.has_backlog());
     }
 
     #[tokio::test(start_paused = true)]

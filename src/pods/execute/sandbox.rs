@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::permits::Turn;
 use super::scope::Scope;
@@ -112,7 +112,7 @@ impl SandboxCreation<'_> {
 
         match made {
             Ok(id) => {
-                debug!(sandbox = %id, "sandbox made");
+                debug!(sandbox = %id, "made a sandbox");
                 Ok(())
             }
             Err(error) => {
@@ -177,7 +177,7 @@ pub(super) async fn remove_sandbox(scope: Scope<'_>, id: SandboxId) -> Effect {
 
     let outcome = match removed {
         Ok(_) => {
-            info!(sandbox = %id, "sandbox removed");
+            debug!(sandbox = %id, "removed a sandbox");
             Ok(Outcome::Done)
         }
         Err(error) if error.is_not_found() => Ok(Outcome::Done),

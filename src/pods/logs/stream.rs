@@ -142,6 +142,7 @@ impl LogStream {
             if read == 0 {
                 return Ok(More::Wanted);
             }
+
             pending.extend_from_slice(&chunk[..read]);
             let mut sent = Vec::with_capacity(read);
             let mut start = 0;
@@ -153,10 +154,12 @@ impl LogStream {
                     break;
                 }
             }
+
             pending.drain(..start);
             if pending.len() > MAX_LINE {
                 pending.clear();
             }
+
             if !sent.is_empty() && out.send(Ok(sent.into())).await.is_err() {
                 return Ok(More::Enough);
             }

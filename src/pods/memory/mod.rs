@@ -65,7 +65,7 @@ pub struct Start {
     pub preparation: Preparation,
 }
 
-/// Something that the memory is told.
+/// An input of the memory.
 #[derive(Debug)]
 pub enum Event {
     /// The runtime was read, after every mutation that has ended.

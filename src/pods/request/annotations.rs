@@ -81,8 +81,8 @@ pub(super) fn container_annotations(
     all
 }
 
-/// A port as upstream writes it: its fields in the order of the API's own types, which whoever
-/// compares texts sees.
+/// A port as upstream writes it: its fields are in the order of the API's own types, so that the
+/// texts are equal.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Port<'a> {

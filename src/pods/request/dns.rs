@@ -118,6 +118,7 @@ pub fn pod_dns(pod: &Pod, settings: &DnsSettings, host: &ResolvConf) -> PodDns {
         // `ClusterFirstWithHostNet`, and what the API server would have refused.
         _ => Source::Cluster,
     };
+
     if matches!(source, Source::Cluster) && settings.cluster_dns.is_empty() {
         let text = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. \
                     Falling back to \"Default\" policy.";
@@ -131,6 +132,7 @@ pub fn pod_dns(pod: &Pod, settings: &DnsSettings, host: &ResolvConf) -> PodDns {
             .push(warn(WarningTarget::Pod, format!("pod: {:?}. {text}", pod_in_messages(pod))));
         source = Source::Node;
     }
+
     match source {
         Source::Nothing => {}
         Source::Cluster => {
@@ -153,6 +155,7 @@ pub fn pod_dns(pod: &Pod, settings: &DnsSettings, host: &ResolvConf) -> PodDns {
             config.options.clone_from(&host.options);
         }
     }
+
     merge(config, pod);
     limit(&mut dns);
     dns

@@ -9,9 +9,10 @@
 //!
 //! What is known of the pod is in `pods::memory`, what is to be done in `pods::plan`. This task
 //! never decides, never talks to the runtime itself (that is `execute`), and is never blocked: each
-//! action is a task.
+//! action is a task. Each change of the pod's lifecycle and phase is a line of the log (`log`).
 
 mod actions;
+mod log;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Start {
 /// The streams that a worker listens to.
 #[derive(Debug)]
 pub struct Feeds {
-    /// What the pod's task is told.
+    /// The orders for the pod's task.
     pub directive: watch::Receiver<Directive>,
     /// What the runtime says.
     pub observation: watch::Receiver<crate::pleg::Observation>,
@@ -109,7 +110,11 @@ impl<E: Execute, R: Report> Worker<E, R> {
             let Some(observed) = first_observation(&mut feeds, &shutdown).await else {
                 return (Ended::Shutdown, BTreeMap::new());
             };
+
+            let memory = &self.start.memory;
+            log::begin(&memory.lifecycle, &observed, memory.pod.status.as_ref());
             let mut acked = self.reporter.acked().await;
+
             // Boxed, as is each of its steps: what a pod's task is while it waits stays small.
             let mut task = Box::new(Task {
                 memory: Memory::new(self.start.memory, observed),
@@ -120,6 +125,7 @@ impl<E: Execute, R: Report> Worker<E, R> {
                 clock: self.clock,
                 view: self.view,
             });
+
             loop {
                 let wake_at = Box::pin(task.step(&mut feeds, &mut acked)).await;
                 if task.memory.is_over() && task.actions.is_empty() {
@@ -264,9 +270,7 @@ impl<E: Execute, R: Report> Task<E, R> {
 
     /// Cancels, emits and begins what a step says.
     fn carry_out(&mut self, step: &mut Step) {
-        for transition in &step.transitions {
-            debug!(?transition, "transition");
-        }
+        step.transitions.iter().for_each(log::transition);
         if self.memory.lifecycle().is_stopping() {
             self.actions.stop();
         }
@@ -302,15 +306,16 @@ impl<E: Execute, R: Report> Task<E, R> {
         self.memory.take(Event::Published { version, start_time }, now);
 
         let pod = self.memory.pod();
-        self.view.send_replace(PodView {
+        let before = self.view.send_replace(PodView {
             uid: pod::uid(pod),
             key: pod::key(pod),
             pod: pod.clone(),
             state: ViewState::from(self.memory.lifecycle()),
             observed: self.memory.observed().clone(),
-            status,
+            status: Arc::clone(&status),
             blocked: step.plan.blocked.clone(),
         });
+        log::phase(&before.status, &status);
     }
 }
 

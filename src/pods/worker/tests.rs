@@ -47,7 +47,7 @@ struct Fake {
     /// What tells the actions that have begun that the pod stops.
     stops: Mutex<Vec<CancellationToken>>,
     /// Whether other pods wait.
-    rush: AtomicBool,
+    backlog: AtomicBool,
 }
 
 impl Execute for Fake {
@@ -74,7 +74,7 @@ impl Report for Fake {
     }
 
     fn has_backlog(&self) -> bool {
-        self.rush.load(Ordering::Relaxed)
+        self.backlog.load(Ordering::Relaxed)
     }
 
     async fn milestone(&self, pod: &Arc<Pod>, milestone: Milestone) {
@@ -270,7 +270,7 @@ async fn what_is_left_of_a_pod_gives_way_to_others_within_bounds() {
     let key = Key::Sandbox(SandboxId::new("s"));
     let stopped = Outcome::SandboxStopped { id: SandboxId::new("s") };
     bench.end(&key, End::Done { outcome: stopped, mutated: false }).await;
-    bench.fake.rush.store(true, Ordering::Relaxed);
+    bench.fake.backlog.store(true, Ordering::Relaxed);
     bench.directive.send_modify(|directive| directive.gone = true);
     tokio::time::sleep(Duration::from_millis(1900)).await;
     assert_eq!(bench.begun(&key), 1, "it was stopped, and others wait");

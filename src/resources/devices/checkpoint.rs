@@ -26,13 +26,13 @@ struct File {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Data {
-    pod_device_entries: Option<Vec<Entry>>,
+    pod_device_entries: Option<Vec<DeviceEntry>>,
     registered_devices: BTreeMap<String, Option<Vec<String>>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
+struct DeviceEntry {
     #[serde(rename = "PodUID")]
     pod_uid: String,
     container_name: String,
@@ -82,7 +82,7 @@ pub fn encode(
         for (container, resources) in containers {
             for (resource, allocation) in resources {
                 let Some(response) = &allocation.response else { continue };
-                entries.push(Entry {
+                entries.push(DeviceEntry {
                     pod_uid: uid.as_str().to_owned(),
                     container_name: container.clone(),
                     resource_name: resource.clone(),
@@ -92,6 +92,7 @@ pub fn encode(
             }
         }
     }
+
     let data = Data {
         pod_device_entries: (!entries.is_empty()).then_some(entries),
         registered_devices: registered
@@ -99,6 +100,7 @@ pub fn encode(
             .map(|(name, ids)| (name.clone(), Some(ids.clone())))
             .collect(),
     };
+
     let checksum = fnv32a(&data.dump());
     serde_json::to_string(&File { data, checksum }).expect("maps with text keys are JSON")
 }
@@ -171,7 +173,7 @@ impl Data {
     }
 }
 
-impl Entry {
+impl DeviceEntry {
     fn dump(&self, out: &mut String) {
         let (uid, container, resource) = (&self.pod_uid, &self.container_name, &self.resource_name);
         // Writing to a string does not fail.

@@ -113,7 +113,7 @@ impl From<tonic::transport::Error> for CallError {
     }
 }
 
-/// Why a plugin that registers is refused. The plugin is told.
+/// The error that a plugin gets whose registration is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RegisterError {
     /// It speaks another version.

@@ -129,8 +129,8 @@ impl Inventory {
         next
     }
 
-    /// Capacity and allocatable. A resource that is known once is told for ever, as zero in the
-    /// end: what is left out would stay in the Node's status.
+    /// Returns capacity and allocatable. A resource that was known once stays listed, as zero in
+    /// the end: one that is left out would keep its last value in the Node's status.
     pub fn figures(&self) -> Figures {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let figure = |known: &Resource| {

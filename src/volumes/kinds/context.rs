@@ -1,4 +1,4 @@
-//! What the verbs of a volume kind are given: the node's tools, the pod, the places on disk.
+//! The arguments of a volume kind's verbs: the node's tools, the pod, the places on disk.
 //!
 //! Filled in by the volumes' task. Nothing here decides when a volume is set up or torn down.
 
@@ -65,7 +65,7 @@ pub(crate) struct Done {
     pub(crate) claimed: Option<Record>,
 }
 
-/// What a volume is made of, beside its spec and the node.
+/// The inputs of a volume besides its spec and the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeInputs {
     /// The ConfigMaps and Secrets.
@@ -83,7 +83,7 @@ pub(crate) struct Context<M, T> {
     pub(crate) allocatable: Allocatable,
     pub(crate) pod: Arc<Pod>,
     pub(crate) uid: PodUid,
-    /// Which of the pod's volumes.
+    /// The index of the volume in the pod's spec.
     pub(crate) index: usize,
     /// The cached ConfigMaps and Secrets that the volume is made of.
     pub(crate) objects: Objects,

@@ -1,5 +1,7 @@
-//! image volumes: the content of an OCI image, which the runtime mounts with each container that
-//! asks for it. The image is pulled before the container is made (`pods::execute`).
+//! image volumes: the content of an OCI image.
+//!
+//! The runtime mounts the image with each container that asks for it, and `pods::execute` has it
+//! pulled before. Nothing is set up here.
 
 use crate::volumes::plan::MountedBy;
 

@@ -40,7 +40,7 @@ use crate::model::PodUid;
 use crate::volumes::error::SetUpError;
 use payload::{config_map, downward, projected, secret};
 
-/// What a volume is, by its spec.
+/// The kind of a volume, by its spec.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
     /// An empty directory on disk or in memory; also a volume without any source, as the API
@@ -79,7 +79,7 @@ pub enum Plugin<'a> {
     Foreign(&'a str),
 }
 
-/// Where a volume of a pod lies.
+/// The place of a pod's volume on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// The path on the host.
@@ -145,8 +145,8 @@ impl<'a> Kind<'a> {
         matches!(self, Self::EmptyDir(_))
     }
 
-    /// Who puts a volume of this kind in place. `volume` is its spec, for the text about one that
-    /// nobody does.
+    /// Returns what puts a volume of this kind in place. `volume` is its spec, for the text about
+    /// an unsupported one.
     pub fn mounted_by(self, volume: &Volume) -> MountedBy {
         match self {
             Self::Image => image::MOUNTED_BY,
@@ -161,7 +161,7 @@ impl<'a> Kind<'a> {
         }
     }
 
-    /// What a volume of this kind is made of. Pure.
+    /// Returns the inputs of a volume of this kind. Pure.
     pub fn inputs(self) -> VolumeInputs {
         match self {
             Self::EmptyDir(_) => VolumeInputs { objects_suffice: true, ..VolumeInputs::default() },
@@ -208,6 +208,7 @@ impl<'a> Kind<'a> {
             relabel,
             is_device: false,
         };
+
         match self {
             Self::HostPath(source) => Some(own(PathBuf::from(&source.path), false, false)),
             Self::EmptyDir(_) => {

@@ -1,4 +1,7 @@
 //! Kinds that this node cannot mount, and directories of plugins that it does not have.
+//!
+//! A new kind loses its line in [`name`]. A directory of an unknown plugin is removed only if it is
+//! empty: nobody here knows whether it holds data.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +12,8 @@ use super::context::OnDisk;
 use crate::volumes::error::TearDownError;
 use crate::volumes::mounter::Mounter;
 
-/// The text about a volume of an unsupported kind: upstream's for a kind without a plugin, with the
-/// kind named.
+/// Returns the text about a volume of an unsupported kind: upstream's for a kind without a plugin,
+/// with the kind named.
 pub(super) fn text(volume: &Volume, kind: &str) -> String {
     if let Some(csi) = &volume.csi {
         format!(
@@ -27,7 +30,7 @@ pub(super) fn text(volume: &Volume, kind: &str) -> String {
     }
 }
 
-/// The name in the API of a kind that this node cannot mount; `None` for any other volume.
+/// Returns the name in the API of a kind that this node cannot mount; `None` for other volumes.
 pub(super) fn name(volume: &Volume) -> Option<&'static str> {
     let kinds = [
         (volume.csi.is_some(), "csi"),

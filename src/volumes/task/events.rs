@@ -1,7 +1,7 @@
 //! Records events about a pod's volumes: each failure once, and upstream's summary at upstream's
 //! moment.
 //!
-//! Fed by the task after each plan. It decides nothing else.
+//! Fed by the task after each plan. It never begins or delays a job.
 
 use std::time::Duration;
 

@@ -1,8 +1,18 @@
-//! The task that owns the volumes' state.
+//! Owns the state of all volumes on the node, and begins the jobs that set them up, refresh them
+//! and take them away.
 //!
-//! In: wishes (watch), commands (mpsc), changes of objects (one future per subscription), results
-//! of jobs, jumps of the clock, one timer. Out: states (watch), events, jobs. Every input touches
-//! some pods; for each of those the plan is made again.
+//! ```text
+//!   wishes (watch) · commands (mpsc) · changes of objects · ends of jobs · clock jumps · timer
+//!        └─► the pods that are touched ─► plan::plan ─► jobs (kinds) · states (watch) · events
+//! ```
+//!
+//! Laws:
+//! - One job at a time works on a pod's volume; the plan decides which.
+//! - A wish is the newest value of a `watch`: what was wished before is not carried out later.
+//! - The task never blocks. File work and requests are jobs of their own.
+//!
+//! `removals` decides when a pod's directory goes, `events` what users read. What a kind of volume
+//! does is in `kinds`.
 
 mod events;
 mod removals;

@@ -5,7 +5,7 @@
 //! - A failed removal is tried again with growing delays.
 //! - Each failure is reported once: to the caller, in the log, and on the watch of stuck volumes.
 //!
-//! The work itself is [`crate::volumes::directories::remove_pod`].
+//! Bookkeeping only, fed by the task. [`crate::volumes::directories::remove_pod`] does the work.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bed::Bed;
 use crate::cluster::{self, Cluster};
 
-type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+/// A case that runs.
+pub type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// How a case is scheduled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,22 @@ pub enum Kind {
     Long,
 }
 
+/// The work of a case: an async function of a [`Bed`]. `T` is the value that the case measures.
+pub trait Work<T>: Send + Sync + 'static {
+    /// Begins the work in `bed`.
+    fn begin(&self, bed: Bed) -> Running<T>;
+}
+
+impl<T, F, Fut> Work<T> for F
+where
+    F: Fn(Bed) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T>> + Send + 'static,
+{
+    fn begin(&self, bed: Bed) -> Running<T> {
+        Box::pin(self(bed))
+    }
+}
+
 /// One case: a function of a [`Bed`], named after its path (`probes::readiness_by_http`).
 ///
 /// `T` is what the case measures; nothing for most.
@@ -43,7 +60,7 @@ pub struct Case<T = ()> {
     pub name: String,
     /// How it is scheduled.
     pub kind: Kind,
-    run: Arc<dyn Fn(Bed) -> Running<T> + Send + Sync>,
+    work: Arc<dyn Work<T>>,
 }
 
 impl<T> fmt::Debug for Case<T> {
@@ -55,17 +72,9 @@ impl<T> fmt::Debug for Case<T> {
     }
 }
 
-impl<T> Case<T> {
-    fn new<F, Fut>(kind: Kind, run: F) -> Self
-    where
-        F: Fn(Bed) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<T>> + Send + 'static,
-    {
-        Self {
-            name: case_name(std::any::type_name::<F>()),
-            kind,
-            run: Arc::new(move |bed| Box::pin(run(bed))),
-        }
+impl<T: 'static> Case<T> {
+    fn new<W: Work<T>>(kind: Kind, work: W) -> Self {
+        Self { name: case_name(std::any::type_name::<W>()), kind, work: Arc::new(work) }
     }
 
     /// The same case with `label` before its name.
@@ -76,7 +85,7 @@ impl<T> Case<T> {
 
     /// Runs the case in `bed`.
     pub async fn run(&self, bed: &Bed) -> Result<T> {
-        (self.run)(bed.clone()).await
+        self.work.begin(bed.clone()).await
     }
 }
 
@@ -86,40 +95,24 @@ fn case_name(path: &str) -> String {
     name.strip_prefix("cases::").unwrap_or(name).to_owned()
 }
 
-/// A case of the function `run`.
-pub fn case<T, F, Fut>(run: F) -> Case<T>
-where
-    F: Fn(Bed) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T>> + Send + 'static,
-{
-    Case::new(Kind::Plain, run)
+/// Makes a case of a function.
+pub fn case<T: 'static, W: Work<T>>(work: W) -> Case<T> {
+    Case::new(Kind::Plain, work)
 }
 
-/// A case that takes long because of what it waits for.
-pub fn slow<T, F, Fut>(run: F) -> Case<T>
-where
-    F: Fn(Bed) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T>> + Send + 'static,
-{
-    Case::new(Kind::Slow, run)
+/// Makes a case that takes long because of what it waits for.
+pub fn slow<T: 'static, W: Work<T>>(work: W) -> Case<T> {
+    Case::new(Kind::Slow, work)
 }
 
-/// A case that upstream's kubelet fails.
-pub fn beyond<T, F, Fut>(run: F) -> Case<T>
-where
-    F: Fn(Bed) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T>> + Send + 'static,
-{
-    Case::new(Kind::Beyond, run)
+/// Makes a case that upstream's kubelet fails.
+pub fn beyond<T: 'static, W: Work<T>>(work: W) -> Case<T> {
+    Case::new(Kind::Beyond, work)
 }
 
-/// A case without a short form.
-pub fn long<T, F, Fut>(run: F) -> Case<T>
-where
-    F: Fn(Bed) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T>> + Send + 'static,
-{
-    Case::new(Kind::Long, run)
+/// Makes a case that has no short form.
+pub fn long<T: 'static, W: Work<T>>(work: W) -> Case<T> {
+    Case::new(Kind::Long, work)
 }
 
 /// The texts that pick cases by name: plain arguments and `FOCUS`.
@@ -195,6 +188,11 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -
     outcome.unwrap_or_else(|_| Err(anyhow!("no end after {} s", limit.as_secs())))
 }
 
+/// The case that stands for the run as a whole.
+pub const THE_RUN: &str = "the run itself";
+/// The case that fails if a cluster that was taken down has left something behind.
+pub const LEAVES_NOTHING: &str = "cluster::leaves_nothing";
+
 /// Runs `work` on the cluster that `RKUBELET_CLUSTER` names, and leaves that one up. Without the
 /// variable `up` brings one up as `name`; it is taken down afterwards, and leftovers are a failed
 /// case.
@@ -211,7 +209,7 @@ pub fn on_cluster(
 
     let began = Instant::now();
     let left = cluster::down(name).and_then(|()| leaves_nothing(name));
-    tally.ended(&format!("cluster::leaves_nothing {name}"), began.elapsed(), &left, "");
+    tally.ended(LEAVES_NOTHING, began.elapsed(), &left, name);
     outcome
 }
 
@@ -253,12 +251,22 @@ where
     })
 }
 
+/// A case that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The case.
+    pub name: String,
+    /// True if the case passed.
+    pub passed: bool,
+    /// The line that was printed, without `ok` or `FAIL`.
+    pub line: String,
+}
+
 /// The results so far. Each is printed when it comes.
 #[derive(Debug)]
 pub struct Tally {
     started: Instant,
-    passed: usize,
-    failed: Vec<String>,
+    counted: Vec<Counted>,
 }
 
 impl Default for Tally {
@@ -270,60 +278,75 @@ impl Default for Tally {
 impl Tally {
     /// Starts the clock of the run.
     pub fn new() -> Self {
-        Self { started: Instant::now(), passed: 0, failed: Vec::new() }
+        Self { started: Instant::now(), counted: Vec::new() }
     }
 
-    /// Counts a case that passed and prints `ok   LINE`.
-    pub fn passed(&mut self, line: &str) {
-        self.passed += 1;
+    /// Counts the case `name` as passed and prints `ok   LINE`.
+    pub fn passed(&mut self, name: &str, line: &str) {
         println!("ok   {line}");
+        self.count(name, true, line);
     }
 
     /// Counts the case `name` as failed and prints `FAIL LINE`.
     pub fn failed(&mut self, name: &str, line: &str) {
-        self.failed.push(name.to_owned());
         println!("FAIL {line}");
+        self.count(name, false, line);
+    }
+
+    fn count(&mut self, name: &str, passed: bool, line: &str) {
+        self.counted.push(Counted { name: name.to_owned(), passed, line: line.to_owned() });
     }
 
     /// Counts a case by its outcome. `facts` follow the error of one that failed.
     pub fn ended<T>(&mut self, name: &str, took: Duration, outcome: &Result<T>, facts: &str) {
         let seconds = took.as_secs_f64();
         match outcome {
-            Ok(_) => self.passed(&format!("{name} ({seconds:.1} s)")),
+            Ok(_) => self.passed(name, &format!("{name} ({seconds:.1} s)")),
             Err(error) => {
                 self.failed(name, &format!("{name} ({seconds:.1} s): {error:#}\n{facts}"));
             }
         }
     }
 
-    /// True while no case has failed.
-    pub fn is_clean(&self) -> bool {
-        self.failed.is_empty()
+    /// The cases that have ended, in that order.
+    pub fn counted(&self) -> &[Counted] {
+        &self.counted
     }
 
-    /// Prints the failures and the line `test result:`. An error of the run itself counts as a
-    /// failed case, and so does a run without a case.
-    pub fn finish(mut self, run: Result<()>) -> ExitCode {
+    /// True while no case has failed.
+    pub fn is_clean(&self) -> bool {
+        self.counted.iter().all(|case| case.passed)
+    }
+
+    /// Counts the end of the run. A run without a case fails, and so does one that ended early.
+    pub fn conclude(&mut self, run: &Result<()>) {
         if let Err(error) = run {
-            self.failed("the run itself", &format!("the run itself: {error:#}"));
+            self.failed(THE_RUN, &format!("{THE_RUN}: {error:#}"));
+        } else if self.counted.is_empty() {
+            self.failed(THE_RUN, &format!("{THE_RUN}: no case ran; is FOCUS a part of a name?"));
         }
-        if !self.failed.is_empty() {
-            println!("\nfailures:\n    {}", self.failed.join("\n    "));
+    }
+
+    /// Prints the failures and the line `test result:` of a run that was concluded.
+    pub fn finish(self) -> ExitCode {
+        let failed: Vec<&str> = self.failures().collect();
+        if !failed.is_empty() {
+            println!("\nfailures:\n    {}", failed.join("\n    "));
         }
         println!("\n{}", self.result());
-        if self.failed.is_empty() && self.passed > 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if self.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn failures(&self) -> impl Iterator<Item = &str> {
+        self.counted.iter().filter(|case| !case.passed).map(|case| case.name.as_str())
     }
 
     fn result(&self) -> String {
+        let failed = self.failures().count();
         format!(
-            "test result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
-            if self.failed.is_empty() { "ok" } else { "FAILED" },
-            self.passed,
-            self.failed.len(),
+            "test result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
+            if failed == 0 { "ok" } else { "FAILED" },
+            self.counted.len() - failed,
             self.started.elapsed().as_secs_f64()
         )
     }
@@ -356,5 +379,19 @@ mod tests {
         tally.ended("b", Duration::ZERO, &Err::<(), _>(anyhow!("no")), "facts");
         assert!(tally.result().starts_with("test result: FAILED. 1 passed; 1 failed;"));
         assert!(!tally.is_clean());
+    }
+
+    #[test]
+    fn a_run_without_a_case_fails() {
+        let mut tally = Tally::new();
+        tally.conclude(&Ok(()));
+        assert!(tally.result().starts_with("test result: FAILED. 0 passed; 1 failed;"));
+
+        let mut tally = Tally::new();
+        tally.passed("a", "a");
+        tally.conclude(&Ok(()));
+        assert!(tally.result().starts_with("test result: ok. 1 passed; 0 failed;"));
+        tally.conclude(&Err(anyhow!("it ended early")));
+        assert!(tally.result().starts_with("test result: FAILED. 1 passed; 1 failed;"));
     }
 }

@@ -186,8 +186,8 @@ fn errors_are_types() {
     );
 }
 
-#[test]
-fn note() {
+/// Returns the table, and with `BEFORE` the samples of what changed since.
+fn report() -> String {
     let after = Tree::from_env("AFTER");
     let mut columns = Vec::new();
     let before = std::env::var("BEFORE").ok();
@@ -199,9 +199,9 @@ fn note() {
         Tree::Commit(commit) => commit.clone(),
     };
     columns.push((now, measured_of(&after)));
-    println!("{}", table::table(&columns));
+    let table = table::table(&columns);
 
-    let Some(before) = before else { return };
+    let Some(before) = before else { return table };
     let then = Tree::Commit(before.clone());
     let changed = after.changed_since(&before);
     let pairs: Vec<Pair> = changed
@@ -209,12 +209,13 @@ fn note() {
         .filter(|(_, path)| is_production(path))
         .map(|(old, path)| Pair { before: then.read(&old), after: after.read(&path), path })
         .collect();
-    println!("{} files changed since {before}.", pairs.len());
-    println!("{}", proofs::samples(&pairs));
+    let samples = proofs::samples(&pairs);
+    format!("{table}\n{} files changed since {before}.\n{samples}", pairs.len())
 }
 
 #[test]
-fn the_models_are_measured_by_the_same_names() {
+fn the_table_measures_the_models_by_the_same_names() {
+    println!("{}", report());
     let rows = table::rows(&measured());
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
     let models: Vec<&str> = models::FIGURES.iter().map(|(name, _)| *name).collect();

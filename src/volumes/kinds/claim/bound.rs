@@ -1,5 +1,7 @@
-//! From a claim to the persistent volume that it is bound to, checked by upstream's rules and in
-//! its texts. Pure.
+//! Checks that a claim and a persistent volume belong together, and reads what the volume is. Pure.
+//!
+//! Fed by `claim` with the two objects as the API server has them. The rules and the texts of
+//! errors are upstream's.
 
 use k8s_openapi::api::core::v1::{
     HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, PodSpec, Volume,
@@ -29,21 +31,21 @@ pub struct Reference<'a> {
 /// A volume that a claim is bound to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
-    /// Its name.
+    /// The name of the persistent volume.
     pub name: String,
-    /// What it is.
+    /// The kind of the persistent volume.
     pub source: Source,
-    /// Whether the pod may only read it.
+    /// True if the pod mounts it read-only.
     pub read_only: bool,
-    /// Whether it is a device (`volumeMode: Block`).
+    /// True for a device (`volumeMode: Block`).
     pub block: bool,
-    /// Mount options.
+    /// Mount options, e.g. `ro` or `noatime`.
     pub options: Vec<String>,
-    /// The group that its files belong to.
+    /// The group that the volume's files belong to.
     pub gid: Option<i64>,
-    /// Whether only one pod may use it at a time.
+    /// True if only one pod may use it at a time (`ReadWriteOncePod`).
     pub single_pod: bool,
-    /// The nodes that can reach it.
+    /// The nodes that can mount the volume; `None` for every node.
     pub affinity: Option<VolumeNodeAffinity>,
 }
 
@@ -54,17 +56,17 @@ pub enum Source {
     Local(String),
     /// A path of this node.
     HostPath(HostPathVolumeSource),
-    /// A driver's.
+    /// A volume of the CSI driver with this name.
     Csi(String),
 }
 
-/// The claim's name.
+/// Returns the name of the claim.
 pub fn name(pod: &Pod, volume: &str, reference: Reference<'_>) -> String {
     let own = || format!("{}-{volume}", pod.metadata.name.as_deref().unwrap_or_default());
     reference.claim.map_or_else(own, str::to_owned)
 }
 
-/// The name of the volume that a claim is bound to.
+/// Returns the name of the persistent volume that a claim is bound to.
 pub fn volume_of(
     pod: &Pod,
     reference: Reference<'_>,
@@ -98,12 +100,12 @@ pub fn volume_of(
     Ok(bound_to)
 }
 
-/// Upstream's text for a claim that leads nowhere.
+/// Makes upstream's error for a claim that cannot be used.
 pub fn processing(namespace: &str, claim: &str, problem: &str) -> SetUpError {
     SetUpError::Unprocessed(format!("error processing PVC {namespace}/{claim}: {problem}"))
 }
 
-/// The persistent volume as the pod uses it. Checks that it and the claim belong together.
+/// Returns the persistent volume as the pod uses it, if volume and claim are bound to each other.
 pub fn bound(
     pod: &Pod,
     volume: &Volume,
@@ -114,12 +116,14 @@ pub fn bound(
     let name = found.metadata.name.clone().unwrap_or_default();
     let claim_name = claim.metadata.name.as_deref().unwrap_or_default();
     let wrong = |problem: String| processing(&pod::key(pod).namespace, claim_name, &problem);
+
     let spec = found.spec.clone().unwrap_or_default();
     let Some(bound_to) = &spec.claim_ref else {
         return Err(wrong(format!(
             "found PV object {name} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"
         )));
     };
+
     let (theirs, ours) = (bound_to.uid.as_deref(), claim.metadata.uid.as_deref());
     if theirs != ours {
         return Err(wrong(format!(
@@ -128,6 +132,7 @@ pub fn bound(
             ours.unwrap_or_default()
         )));
     }
+
     let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let (mounts, devices) = uses(pod, &volume.name);
     for (used, wanted, place) in
@@ -140,6 +145,7 @@ pub fn bound(
             )));
         }
     }
+
     let source = if let Some(local) = spec.local {
         Source::Local(local.path)
     } else if let Some(host_path) = spec.host_path {
@@ -151,10 +157,12 @@ pub fn bound(
             "failed to get Plugin from volumeSpec for volume {name:?} err=no volume plugin matched"
         )));
     };
+
     let annotations = found.metadata.annotations.clone().unwrap_or_default();
     let options =
         annotations.get(MOUNT_OPTIONS).map(|text| text.split(',').map(str::to_owned).collect());
     let modes = spec.access_modes.unwrap_or_default();
+
     Ok(Bound {
         name,
         source,
@@ -167,7 +175,7 @@ pub fn bound(
     })
 }
 
-/// Whether any container mounts the volume, and whether any has it as a device.
+/// Returns whether a container mounts the volume, and whether one has it as a device.
 fn uses(pod: &Pod, volume: &str) -> (bool, bool) {
     let containers = |spec: &PodSpec| {
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
@@ -187,12 +195,12 @@ fn uses(pod: &Pod, volume: &str) -> (bool, bool) {
 }
 
 impl Bound {
-    /// The error of one of upstream's steps with this volume.
+    /// Makes the error of one of upstream's steps, e.g. `MountVolume.SetUp`, with this volume.
     pub fn failed(&self, step: &'static str, text: impl Into<String>) -> SetUpError {
         SetUpError::Persistent { volume: self.name.clone(), step, text: text.into() }
     }
 
-    /// Whether this node can reach it.
+    /// Fails if the volume's node affinity excludes this node.
     pub fn check_node(
         &self,
         name: &str,
@@ -210,7 +218,7 @@ impl Bound {
         Err(self.failed(step, "no matching NodeSelectorTerms"))
     }
 
-    /// Whether another pod's use of it forbids this one.
+    /// Fails if another pod uses a volume that only one pod may use.
     pub fn check_use(&self, used_elsewhere: bool) -> Result<(), SetUpError> {
         if !self.single_pod || !used_elsewhere {
             return Ok(());

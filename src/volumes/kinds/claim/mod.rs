@@ -1,5 +1,9 @@
-//! persistentVolumeClaim and generic ephemeral volumes: the claim is read on the way to its
-//! persistent volume, and that is set up by its own kind.
+//! persistentVolumeClaim and generic ephemeral volumes.
+//!
+//! 1. The claim and its persistent volume are read from the API server, and checked (`bound`).
+//! 2. The persistent volume's own kind sets it up.
+//!
+//! Nothing here is torn down: the directory on disk names the kind of the persistent volume.
 
 pub mod bound;
 
@@ -27,7 +31,7 @@ pub(super) async fn set_up<M: Mounter, T: Send + Sync + 'static>(
     }
 }
 
-/// Upstream's error for a driver that is not on the node.
+/// Makes upstream's error for a driver that is not on the node.
 pub(super) fn without_driver(bound: &Bound, driver: &str) -> SetUpError {
     bound.failed(
         "MountVolume.MountDevice",
@@ -38,7 +42,7 @@ pub(super) fn without_driver(bound: &Bound, driver: &str) -> SetUpError {
     )
 }
 
-/// From the claim to its persistent volume. Each request has the client's deadline.
+/// Reads the claim, then its persistent volume. Each request has the client's deadline.
 async fn resolve<M, T>(
     reference: Reference<'_>,
     context: &Context<M, T>,

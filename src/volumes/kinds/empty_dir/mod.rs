@@ -1,7 +1,8 @@
 //! emptyDir volumes: a directory on disk, in memory or in huge pages; also what configMap, secret,
 //! downwardAPI and projected volumes are wrapped around.
 //!
-//! A `ready` file outside the volume says that it was made; it never says that its content is kept.
+//! A `ready` file outside the volume says that the volume was made. It never says that the content
+//! is kept: memory is empty after a reboot.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -55,7 +56,7 @@ pub(super) async fn tear_down<M: Mounter>(volume: &Arc<OnDisk<M>>) -> Result<(),
     volume.blocking(work).await
 }
 
-/// The medium that a source asks for. Pure.
+/// Returns the medium that a source asks for. Pure.
 pub fn medium(
     source: Option<&EmptyDirVolumeSource>,
     pod: &Pod,
@@ -79,8 +80,8 @@ pub fn medium(
     }
 }
 
-/// The size of a volume in memory: the smallest of what the node has for pods, the pod's limit and
-/// the volume's. Pure.
+/// Returns the size of a volume in memory: the smallest of the node's allocatable memory, the pod's
+/// limit and the volume's. Pure.
 pub fn memory_size(
     volume_limit: Option<Amount>,
     pod: &Pod,
@@ -92,7 +93,7 @@ pub fn memory_size(
     u64::try_from(smallest.units()).ok()
 }
 
-/// The memory limit that applies to the whole pod, if there is one: its own, else the sum of its
+/// Returns the memory limit of the whole pod, if there is one: its own, else the sum of its
 /// containers' if each has one.
 fn memory_limit(pod: &Pod) -> Option<Amount> {
     let spec = pod.spec.as_ref()?;
@@ -124,7 +125,7 @@ fn memory_limit(pod: &Pod) -> Option<Amount> {
     Some(peak.max(running) + overhead)
 }
 
-/// Why an emptyDir cannot lie in a medium. The texts are upstream's.
+/// The reasons against a medium. The texts are upstream's.
 #[derive(Debug, thiserror::Error)]
 enum MediumError {
     /// There is no such medium.
@@ -143,7 +144,8 @@ enum MediumError {
     NotRequested(String),
 }
 
-/// The page size for medium `HugePages` (`size` is empty) or `HugePages-SIZE` (`size` is `-SIZE`).
+/// Returns the page size for medium `HugePages` (`size` is empty) or `HugePages-SIZE` (`size` is
+/// `-SIZE`).
 fn page_size(size: &str, pod: &Pod) -> Result<String, MediumError> {
     let medium = format!("HugePages{size}");
     let wanted = match size.strip_prefix('-') {
@@ -187,6 +189,7 @@ pub fn make<M: Mounter>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(SetUpError::io("look for a mount at", dir)(error)),
     };
+
     if is_ready(&place.ready_dir) {
         match medium {
             Medium::Disk if dir.exists() => return Ok(()),
@@ -198,12 +201,14 @@ pub fn make<M: Mounter>(
             Medium::Memory(_) | Medium::HugePages(_) => {}
         }
     }
+
     make_dir(dir).map_err(SetUpError::io("make the directory", dir))?;
     let kind = if is_mounted {
         mounter.fs_kind(dir).map_err(SetUpError::io("look at the file system of", dir))?
     } else {
         FsKind::Other
     };
+
     match medium {
         Medium::Memory(size) if kind != FsKind::Tmpfs => {
             mounter.mount_tmpfs(dir, *size).map_err(SetUpError::io("mount tmpfs at", dir))?;
@@ -215,12 +220,14 @@ pub fn make<M: Mounter>(
         }
         Medium::Disk | Medium::Memory(_) | Medium::HugePages(_) => {}
     }
+
     if let Some(gid) = fs_group
         && let Err(error) = ownership::give_small_tree_to_group(dir, gid, false)
     {
         // As upstream: the volume is usable, if not by everybody.
         tracing::warn!(path = %dir.display(), error = %error, "Could not give a volume to its group");
     }
+
     mark_ready(&place.ready_dir)
         .map_err(SetUpError::io("write the ready file in", &place.ready_dir))
 }
@@ -256,7 +263,7 @@ pub fn make_mount_point(dir: &Path, path: &Path, source: Option<&Path>) -> io::R
     }
 }
 
-/// Whether the `ready` file is there.
+/// Returns true if the `ready` file exists.
 pub fn is_ready(ready_dir: &Path) -> bool {
     std::fs::metadata(ready_dir.join("ready")).is_ok_and(|metadata| metadata.is_file())
 }

@@ -1,4 +1,6 @@
-//! hostPath volumes: a path of the node, its type checked or made. Texts are upstream's.
+//! hostPath volumes: a path of the node. Its type is checked, or made where the spec says so.
+//!
+//! Nothing is torn down: the path is the node's. Texts are upstream's.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;

@@ -1,8 +1,11 @@
-//! Persistent volumes of this node: a directory bound into the pod's, a device linked there, a
-//! hostPath checked.
+//! Persistent volumes of this node.
 //!
-//! Layout and texts are upstream's. A directory is bound whole and never written to, but for its
-//! group.
+//! - A directory is bound into the pod's own. Its files are never written; they may change group.
+//! - A device is linked there.
+//! - A hostPath is checked, and lies where it is.
+//!
+//! Layout and texts are upstream's. The ledger knows of a bind before there is one, so that an
+//! interrupted set-up can be taken away.
 
 mod ownership_events;
 
@@ -43,18 +46,18 @@ pub struct Local<'a> {
     pub volume: &'a str,
     /// The persistent volume.
     pub bound: &'a Bound,
-    /// The group that it is given to, and whether only if its root shows that it is not.
+    /// The group of the files, and true if a root of that group stands for all of them.
     pub fs_group: Option<(u32, bool)>,
-    /// How far the change of group has got.
+    /// The progress of the change of group.
     pub progress: &'a Progress,
 }
 
-/// What was made.
+/// The result of a set-up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// What the ledger says of it.
+    /// The volume's record in the ledger.
     pub record: Record,
-    /// What users are to be told (upstream's `AlreadyMountedVolume`).
+    /// The message of a Warning event (upstream's `AlreadyMountedVolume`).
     pub warning: Option<String>,
 }
 
@@ -154,7 +157,7 @@ impl Local<'_> {
         )
     }
 
-    /// The last step.
+    /// Takes the last step: completes the record in the ledger.
     fn done(&self, mut record: Record, warning: Option<String>) -> Result<Outcome, SetUpError> {
         if let Some(claimed) = &mut record.claimed {
             claimed.done = true;
@@ -163,7 +166,7 @@ impl Local<'_> {
         Ok(Outcome { record, warning })
     }
 
-    /// Makes sure that the ledger knows before anything is there.
+    /// Writes the record into the ledger, before anything is made.
     fn note(&self, record: &Record) -> Result<(), SetUpError> {
         let dir = self.paths.ledger(self.uid);
         ledger::write(self.paths, self.uid, record)
@@ -180,7 +183,7 @@ fn host(local: &Local<'_>, source: &HostPathVolumeSource) -> Result<Outcome, Set
     local.done(local.record(host_path::PLUGIN, Made::Nothing, Path::new(&source.path)), None)
 }
 
-/// Checks a local volume's path by upstream's rules; says whether it is a device.
+/// Checks a local volume's path by upstream's rules. Returns true if the path is a device.
 fn is_device(local: &Local<'_>, path: &str) -> Result<bool, SetUpError> {
     let step = if local.bound.block {
         "MapVolume.NewBlockVolumeMapper initialization"
@@ -222,24 +225,29 @@ fn directory<M: Mounter>(
         );
         return Err(local.bound.failed("MountVolume.MountDevice", text));
     }
+
     let source = Path::new(path);
     let dir = local.paths.plugin_volume(local.uid, PLUGIN, &local.bound.name);
     let io_failed = |step: &'static str| {
         let (dir, local) = (dir.clone(), *local);
         move |error: io::Error| local.failed(SetUpError::io(step, &dir)(error).text())
     };
+
     let flags = flags(local)?;
     let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let opened = opened.map_err(|error| io_failed("open the source of")(error.into()))?;
     let stat = nix::sys::stat::fstat(&opened)
         .map_err(|error| io_failed("look at the source of")(error.into()))?;
+
     let record =
         local.record(PLUGIN, Made::Bind { device: stat.st_dev, inode: stat.st_ino }, source);
+
     let is_mounted = match mounter.is_mount_point(&dir) {
         Ok(answer) => answer,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(io_failed("look for a mount at")(error)),
     };
+
     let mut record = record;
     if is_mounted {
         // The directory on the node may have been replaced since: what is bound stays, and the
@@ -253,6 +261,7 @@ fn directory<M: Mounter>(
             return local.done(record, None);
         }
     }
+
     let others = mounter.other_places(source).map_err(io_failed("look for other mounts of"))?;
     // The kernel shows mounts without links; the root directory may be one.
     let plain = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -260,6 +269,7 @@ fn directory<M: Mounter>(
     let of_pods = |place: &PathBuf| place.starts_with(&pods) && *place != own;
     let in_use: Vec<PathBuf> = others.into_iter().filter(of_pods).collect();
     let warning = already_mounted(local, source, &in_use);
+
     local.note(&record)?;
     if !is_mounted {
         std::fs::DirBuilder::new()
@@ -268,17 +278,20 @@ fn directory<M: Mounter>(
             .create(&dir)
             .map_err(io_failed("make the directory"))?;
         mounter.bind(opened.as_fd(), &dir).map_err(|error| {
-            // Whether or not this works: the next try finds what is there.
+            // A failure is no matter: the next try finds the directory.
             drop(std::fs::remove_dir(&dir));
             io_failed("bind the volume to")(error)
         })?;
     }
+
     if !flags.is_empty() {
         mounter.remount_bind(&dir, flags).map_err(io_failed("change the mount at"))?;
     }
+
     if in_use.is_empty() && !local.bound.read_only {
         give(local, &dir)?;
     }
+
     local.done(record, warning)
 }
 
@@ -294,7 +307,7 @@ fn give(local: &Local<'_>, dir: &Path) -> Result<(), SetUpError> {
     }
 }
 
-/// Upstream's warning for a directory that other pods use with another group.
+/// Returns upstream's warning for a directory that other pods use with another group.
 fn already_mounted(local: &Local<'_>, source: &Path, in_use: &[PathBuf]) -> Option<String> {
     let (wanted, _) = local.fs_group.filter(|_| !in_use.is_empty())?;
     let present = std::fs::metadata(source).ok()?.gid();
@@ -306,7 +319,7 @@ fn already_mounted(local: &Local<'_>, source: &Path, in_use: &[PathBuf]) -> Opti
     })
 }
 
-/// The flags that the options ask for.
+/// Parses mount options into flags.
 fn flags(local: &Local<'_>) -> Result<MsFlags, SetUpError> {
     let mut flags = if local.bound.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     for option in &local.bound.options {

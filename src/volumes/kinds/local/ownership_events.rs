@@ -1,4 +1,4 @@
-//! Events about a change of group that takes long, at upstream's moments and in its words.
+//! Reports a change of group that takes long: events at upstream's moments and in its words.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -70,7 +70,7 @@ pub fn payload(
     SetUpError::aggregate(errors).map_or(Ok(files), Err)
 }
 
-/// Why a file has no value. The texts are upstream's.
+/// The reasons for a file without a value. The texts are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// The field is no map.

@@ -1,7 +1,8 @@
 //! configMap, secret, downwardAPI and projected volumes: files that this process writes, in an
 //! emptyDir that is wrapped around them.
 //!
-//! Each kind says which files there are; this file puts them in place.
+//! Each kind says which files there are; this file puts them in place by the atomic writer, so that
+//! a container never sees half of a change. Only a ConfigMap's files lie on disk.
 
 pub mod config_map;
 pub mod downward;
@@ -104,7 +105,7 @@ fn wrapped(name: &str) -> String {
     format!("wrapped_{name}")
 }
 
-/// The pod's `fsGroup`.
+/// Returns the pod's `fsGroup`.
 pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
     let context = pod.spec.as_ref()?.security_context.as_ref()?;
     u32::try_from(context.fs_group?).ok()

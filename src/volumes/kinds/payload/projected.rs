@@ -98,7 +98,7 @@ fn token_request(projection: &ServiceAccountTokenProjection, pod: &Pod) -> token
     }
 }
 
-/// What the files of a projected volume are made of, apart from its spec.
+/// The inputs of a projected volume's files besides its spec.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// The pod.

@@ -68,7 +68,7 @@ fn world(anonymous: bool, webhook: Option<Duration>) -> World {
     let file = NamedFile { field: "clientCAFile", path: ca.clone() };
     let client_ca = Some(Arc::new(ClientCa::load(&file, true).expect("an authority")));
     let reviewer = Reviewer::default();
-    let settings = Settings { anonymous, webhook };
+    let settings = AuthenticationConfig { anonymous, webhook };
     let client = Some(reviewer.client());
     let authenticator = Authenticator::new(settings, client_ca, client, Clock::system());
     World { ours, others, reviewer, authenticator, ca, _directory: directory }

@@ -39,7 +39,7 @@ const ANONYMOUS: &str = "system:anonymous";
 const ALL_AUTHENTICATED: &str = "system:authenticated";
 const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// Who makes a request.
+/// The user that makes a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
     /// The name.
@@ -48,12 +48,12 @@ pub struct User {
     pub uid: Option<String>,
     /// The groups.
     pub groups: Vec<String>,
-    /// What the authenticator adds.
+    /// The fields that the authenticator adds, e.g. `authentication.kubernetes.io/credential-id`.
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
-    /// Whether the request came without credentials.
+    /// Returns true if the request came without credentials.
     pub(super) fn is_anonymous(&self) -> bool {
         self.name == ANONYMOUS
     }
@@ -69,16 +69,16 @@ impl User {
     }
 }
 
-/// How requests are authenticated.
+/// The configuration of authentication.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Whether a request without credentials is `system:anonymous`.
+pub struct AuthenticationConfig {
+    /// True if a request without credentials is `system:anonymous`.
     pub anonymous: bool,
-    /// Whether bearer tokens are reviewed, and how long an answer is kept.
+    /// The time for which a review of a bearer token is kept; `None`: tokens are not reviewed.
     pub webhook: Option<Duration>,
 }
 
-/// Why a request is not authenticated.
+/// The error of a credential that is refused.
 #[derive(Debug, thiserror::Error)]
 enum AuthenticationError {
     #[error("verifying certificate {certificate} failed")]
@@ -104,7 +104,7 @@ enum AuthenticationError {
 /// Authenticates requests.
 #[derive(Clone)]
 pub struct Authenticator {
-    settings: Settings,
+    settings: AuthenticationConfig,
     client_ca: Option<Arc<ClientCa>>,
     client: Option<kube::Client>,
     clock: Clock,
@@ -119,9 +119,9 @@ impl std::fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator; `client` is needed for token reviews only.
+    /// Makes an authenticator; `client` is needed for token reviews only.
     pub fn new(
-        settings: Settings,
+        settings: AuthenticationConfig,
         client_ca: Option<Arc<ClientCa>>,
         client: Option<kube::Client>,
         clock: Clock,
@@ -129,8 +129,8 @@ impl Authenticator {
         Self { settings, client_ca, client, clock, reviews: Reviews::new(clock) }
     }
 
-    /// The user who makes the request; `None`: the request is refused. Takes a token that was used
-    /// out of the headers.
+    /// Returns the user who makes the request, or `None` if the request is refused. Removes a token
+    /// that was used from the headers.
     pub async fn authenticate(
         &self,
         certificates: Option<&[CertificateDer<'static>]>,
@@ -210,7 +210,7 @@ impl Authenticator {
         Ok(Some(user))
     }
 
-    /// Asks the API server whose token it is; `None`: nobody's.
+    /// Asks the API server for the user of a token; `None` if the token is no user's.
     async fn review(&self, token: &str, ttl: Duration) -> Result<Option<User>, Arc<ReviewError>> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let client = self.client.clone();
@@ -271,7 +271,7 @@ fn certificate_user(der: &[u8]) -> Result<Option<User>, AuthenticationError> {
     }))
 }
 
-/// How upstream names a certificate in its log: `SN=1, SKID=0A:1B, AKID=2C:3D`.
+/// Returns the name of a certificate in upstream's log: `SN=1, SKID=0A:1B, AKID=2C:3D`.
 fn identifier(der: &[u8]) -> String {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         return "that cannot be read".to_owned();
@@ -304,5 +304,4 @@ fn colon_hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[path = "authn_tests.rs"]
 mod tests;
