@@ -311,7 +311,7 @@ mod tests {
         }
 
         async fn changed(&mut self) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -108,6 +108,6 @@ impl Sign for ServingSigner {
     }
 
     async fn changed(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -106,7 +106,7 @@ const INTERNAL_ERROR: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 80];
 async fn refuse(mut stream: TcpStream) {
     let answered = async {
         // An alert that is sent before the client has spoken might be lost with the connection.
-        stream.read(&mut [0; 4096]).await?;
+        let _length = stream.read(&mut [0; 4096]).await?;
         stream.write_all(&INTERNAL_ERROR).await?;
         stream.shutdown().await
     };
