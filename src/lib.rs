@@ -31,8 +31,9 @@
 //! # Code map
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
-//! < cri < csi < plugins < cni < apiserver < resources < images < volumes < probes < pleg < stats
-//! < status < admission < sources < desired < dispatch < pods < eviction < node < server < daemon`.
+//! < cri < csi < plugins < cni < apiserver < certs < resources < images < volumes < probes < pleg
+//! < stats < status < admission < sources < desired < dispatch < pods < eviction < node < server
+//! < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -45,6 +46,7 @@
 //! | [`plugins`] | registers plugins that announce themselves in `plugins_registry` |
 //! | [`cni`] | says why the network is not ready |
 //! | [`apiserver`] | HTTP/2 transport, events, tokens, the cache of ConfigMaps and Secrets, services |
+//! | [`certs`] | the kubelet's certificates: requested, kept, rotated |
 //! | [`resources`] | QoS, OOM scores, cgroups of pods, tiers and node, allocatable; the manager |
 //! | [`images`] | references, pull policies, credentials, pulls |
 //! | [`volumes`] | plans, payloads, the atomic writer, the task that owns what is mounted |
@@ -117,6 +119,7 @@
 //! | task | code | in | out |
 //! |---|---|---|---|
 //! | watchdog | `daemon/watchdog.rs::run` | `watch` of the health problem | systemd's watchdog |
+//! | client certificate | `certs/client.rs::client` | a timer, the kubeconfigs | `watch` of `apiserver/identity.rs::Rotated`, `kubelet-client-*.pem` |
 //! | lock file | `daemon/lock_file.rs::end_on_contention` | inotify | the stop of the process |
 //! | events | `apiserver/events_task.rs::new` | `mpsc` of `apiserver/events.rs::Recorder` | Event objects |
 //! | memory | `daemon/trim_memory.rs::new` | `watch` of starts and ends | freed memory, to the kernel |
@@ -162,6 +165,7 @@
 //! | image list | `images/listing.rs::listing` | the runtime's images | `watch` of the Node's images |
 //! | image collection | `images/gc.rs::run` | a timer, disk usage, `mpsc` of demands | removed images |
 //! | log rotation | `pods/logs/mod.rs::run` | a timer | rotated logs |
+//! | serving certificate | `certs/serving.rs::serving` | a timer, `watch` of the described Node | `watch` of `apiserver/identity.rs::Rotated`, `kubelet-server-*.pem` |
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |
@@ -240,6 +244,7 @@
 
 mod admission;
 mod apiserver;
+mod certs;
 mod clock;
 mod cni;
 mod config;
@@ -329,6 +334,9 @@ pub mod internals {
     }
     pub mod apiserver {
         pub use crate::apiserver::*;
+    }
+    pub mod certs {
+        pub use crate::certs::*;
     }
     pub mod clock {
         pub use crate::clock::*;

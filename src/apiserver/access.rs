@@ -9,23 +9,29 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 
 use super::exec::Plugin;
-use super::identity::Identity;
+use super::identity::{Identity, Rotated};
 
 /// The API server's address, the trust in it, and the kubelet's own credentials.
 #[derive(Debug)]
 pub struct Access {
     /// `https://host:port[/prefix]`.
     pub server: http::Uri,
+    /// The server as the kubeconfig writes it, for a kubeconfig that is made of this one.
+    pub server_text: String,
     /// The name to check the server's certificate for, if not the host.
     pub tls_server_name: Option<String>,
     /// The certificates to trust; `None`: the system's.
     pub roots: Option<Vec<CertificateDer<'static>>>,
     /// The file that they were read from, if there is one: they may change there.
     pub roots_file: Option<PathBuf>,
+    /// Their PEM text, if it stands in the kubeconfig itself.
+    pub roots_data: Option<Vec<u8>>,
     /// True if any certificate is trusted (`insecure-skip-tls-verify`).
     pub insecure: bool,
     /// The client certificate.
     pub identity: Option<Identity>,
+    /// The client certificate that is rotated; it takes the place of `identity`.
+    pub rotated: Option<Rotated>,
     /// The bearer token.
     pub bearer: Bearer,
     /// The plug-in that gives credentials; without others only.

@@ -308,11 +308,14 @@ mod tests {
         });
         let access = Access {
             server: format!("https://127.0.0.1:{port}").parse().expect("a URI"),
+            server_text: String::new(),
             tls_server_name: Some("localhost".to_owned()),
             roots: Some(vec![certificate]),
             roots_file: None,
+            roots_data: None,
             insecure: false,
             identity: None,
+            rotated: None,
             bearer: Bearer::Token("t0ken".to_owned()),
             plugin: None,
             proxy: None,
@@ -414,6 +417,43 @@ mod tests {
         assert_eq!(*server.shown.lock(), [old, new]);
         let first = tokio::time::timeout(Duration::from_millis(100), held[0].frame()).await;
         first.expect_err("the first watch goes on, on its own connection");
+    }
+
+    #[tokio::test]
+    async fn a_rotated_certificate_is_waited_for_and_replaced_under_an_open_watch() {
+        let (old, old_certificate, old_key) = client_pair();
+        let (new, new_certificate, new_key) = client_pair();
+        let mut server = serve_known(&[old.clone(), new.clone()]).await;
+        let pair = |certificate: &str, key: &str| {
+            let pair = Identity::from_pem(certificate.as_bytes(), key.as_bytes());
+            Some(Arc::new(pair.expect("a pair")))
+        };
+        let (sender, rotated) = tokio::sync::watch::channel(None);
+        server.access.rotated = Some(rotated);
+        let clients =
+            Clients::with_access(&config(), server.access, Clock::system()).expect("clients");
+        let open = async || {
+            let watch = "/api/v1/pods?watch=true&timeoutSeconds=60";
+            let request = Request::get(watch).body(kube::client::Body::empty());
+            let answer = clients.writes.send(request.expect("a request")).await;
+            let mut body = answer.expect("an answer").into_body();
+            body.frame().await.expect("a frame").expect("an event");
+            body
+        };
+
+        let bootstrap = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(server.connections.load(Ordering::SeqCst), 0, "nothing is sent before");
+            sender.send_replace(pair(&old_certificate, &old_key));
+        };
+        let (mut first, ()) = tokio::join!(open(), bootstrap);
+        assert_eq!(*server.shown.lock(), slice::from_ref(&old));
+
+        sender.send_replace(pair(&new_certificate, &new_key));
+        let _second = open().await;
+        assert_eq!(*server.shown.lock(), [old, new]);
+        let next = tokio::time::timeout(Duration::from_millis(100), first.frame()).await;
+        next.expect_err("the first watch goes on, on its own connection");
     }
 
     #[tokio::test]

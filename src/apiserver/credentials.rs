@@ -1,11 +1,12 @@
 //! TLS and credentials towards the API server: the client certificate, the bearer token, the check
 //! of the server's certificate.
 //!
-//! Fed by the kubeconfig at start. Two kinds of client certificate change later:
+//! Fed by the kubeconfig at start. Three kinds of client certificate change later:
 //!
 //! - One that is named by files is read again when they change: an agent or upstream's kubelet may
 //!   renew it. The files are looked at when a request is made, at most once in [`LOOK_AGAIN`].
 //! - One that a plug-in gives (`exec`) changes when the plug-in gives another one.
+//! - One that this kubelet rotates itself comes on a `watch`. Until there is one, requests wait.
 //!
 //! A file of authorities is read again in the same way. Connections that were made with an older
 //! certificate, or by older authorities, get no new requests. Secrets never reach `Debug`.
@@ -27,7 +28,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use super::access::{Access, Bearer};
 use super::authorization::{bearer_header, sensitive};
 use super::exec::ExecError;
-use super::identity::{Identity, IdentityFiles};
+use super::identity::{Identity, IdentityFiles, Rotated};
 use super::trust::{self, Trust};
 use super::{crypto, exec};
 use crate::clock::Clock;
@@ -88,6 +89,8 @@ pub struct Credentials {
     identity: RwLock<Option<Arc<CertifiedKey>>>,
     /// The files of the certificate, if it is named by files.
     files: Option<Mutex<WatchedFiles>>,
+    /// The certificate that is rotated, if it is.
+    rotated: Option<Mutex<Rotated>>,
     /// The check of the server's certificate, if a file names the authorities.
     trust: Option<Arc<Trust>>,
     /// Counts the changes of both: each connection belongs to one.
@@ -143,7 +146,11 @@ impl Credentials {
         let plugin = access.plugin.take().map(|plugin| exec::Source::new(plugin, clock));
         let provider = crypto::provider();
 
-        let identity = access.identity.take();
+        let rotated = access.rotated.take();
+        let identity = match &rotated {
+            None => access.identity.take(),
+            Some(rotated) => rotated.borrow().as_ref().map(|identity| identity.clone_key()),
+        };
         let now = clock.now().mono;
         let files = identity.as_ref().and_then(|identity| identity.files.clone());
         let files = files.map(|files| {
@@ -163,6 +170,7 @@ impl Credentials {
         Ok(Arc::new(Self {
             identity: RwLock::new(identity),
             files,
+            rotated: rotated.map(Mutex::new),
             trust,
             generation: AtomicU64::new(0),
             bearer,
@@ -182,6 +190,9 @@ impl Credentials {
         if self.trust.as_ref().is_some_and(|trust| trust.look(now, LOOK_AGAIN)) {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
+        if let Some(rotated) = &self.rotated {
+            self.take_rotated(&mut rotated.lock());
+        }
         if let Some(watched) = &self.files {
             let mut watched = watched.lock();
             if now.since(watched.looked) >= LOOK_AGAIN {
@@ -194,6 +205,46 @@ impl Credentials {
             }
         }
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts the newest rotated certificate in place.
+    fn take_rotated(&self, rotated: &mut Rotated) {
+        if !rotated.has_changed().unwrap_or(false) {
+            return;
+        }
+
+        let newest = rotated.borrow_and_update().clone();
+        let key = newest.map(|newest| certified(newest.clone_key(), &self.provider)).transpose();
+        match key {
+            Ok(key) => {
+                tracing::info!("certificate rotation detected: new connections use the new one");
+                self.renewed(key);
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "the new client certificate cannot be used; the old stays");
+            }
+        }
+    }
+
+    /// Returns true if this kubelet requests and rotates the client certificate itself.
+    pub fn is_rotated(&self) -> bool {
+        self.rotated.is_some()
+    }
+
+    /// Waits for the first client certificate, if it is one that is rotated and not there yet.
+    /// Requests without one would be refused, and retried late. Cancel-safe.
+    pub async fn wait_for_certificate(&self) {
+        let Some(rotated) = &self.rotated else { return };
+        if self.identity.read().is_some() {
+            return;
+        }
+
+        let mut rotated = rotated.lock().clone();
+        if rotated.wait_for(Option::is_some).await.is_err() {
+            // Nothing rotates it any more: the process ends.
+            std::future::pending::<()>().await;
+        }
     }
 
     fn renew(&self, files: &IdentityFiles) {
@@ -367,8 +418,9 @@ impl rustls::client::ResolvesClientCert for Resolver {
     }
 
     fn has_certs(&self) -> bool {
-        // A plug-in may give one at any time.
-        self.0.identity.read().is_some() || self.0.plugin.is_some()
+        // A plug-in may give one at any time, and so may a rotation.
+        let may_come = self.0.plugin.is_some() || self.0.rotated.is_some();
+        may_come || self.0.identity.read().is_some()
     }
 }
 

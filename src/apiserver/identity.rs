@@ -5,9 +5,17 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+
+use super::crypto;
+
+/// A certificate that the kubelet requests and rotates itself; `None` until there is one.
+pub type Rotated = watch::Receiver<Option<Arc<Identity>>>;
 
 /// A client certificate with its key.
 #[derive(PartialEq, Eq)]
@@ -54,6 +62,12 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(PemError::Key)?;
         Ok(Self { chain, key, files: None })
+    }
+
+    /// Checks that the certificate can be shown and that the key fits it.
+    pub fn check(&self) -> Result<(), rustls::Error> {
+        let Self { chain, key, .. } = self.clone_key();
+        CertifiedKey::from_der(chain, key, &crypto::provider()).map(drop)
     }
 }
 

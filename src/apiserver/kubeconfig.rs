@@ -132,14 +132,33 @@ struct Variable {
 
 struct Loader<'a> {
     path: &'a Path,
+    parts: Parts,
+}
+
+/// The parts of a kubeconfig that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    All,
+    Cluster,
 }
 
 /// Reads a kubeconfig and the files that it names. Blocks on the file system.
 pub fn load(path: &Path) -> Result<Access, KubeconfigError> {
-    let loader = Loader { path };
+    let loader = Loader { path, parts: Parts::All };
     let text = loader.read("the kubeconfig itself", path)?;
     loader.understand(&text)
 }
+
+/// Reads what a kubeconfig says of the server, and nothing of the user: the files of the client
+/// certificate need not exist. Blocks on the file system.
+pub fn load_cluster(path: &Path) -> Result<Access, KubeconfigError> {
+    let loader = Loader { path, parts: Parts::Cluster };
+    let text = loader.read("the kubeconfig itself", path)?;
+    loader.understand(&text)
+}
+
+/// The authorities of a cluster: their PEM text, and the certificates in it.
+type Roots = (Vec<u8>, Vec<CertificateDer<'static>>);
 
 /// The extension of a cluster that is meant for plug-ins.
 const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
@@ -166,29 +185,33 @@ impl Loader<'_> {
         let server = self.server(&cluster, &context.cluster)?;
         let proxy = self.proxy(&cluster, &context.cluster)?;
         self.check_server_name(&cluster, &context.cluster)?;
-        let roots = self.roots(&cluster, &context.cluster)?;
+        let (roots_pem, roots) = self.roots(&cluster, &context.cluster)?.unzip();
         if cluster.insecure_skip_tls_verify && roots.is_some() {
             return Err(self.field_error(
                 format!("clusters[{}].cluster.insecure-skip-tls-verify", context.cluster),
                 "specifying a root certificates file with the insecure flag is not allowed".into(),
             ));
         }
-        let user = if server.scheme_str() == Some("https") { user } else { User::default() };
+        let has_user = server.scheme_str() == Some("https") && self.parts == Parts::All;
+        let user = if has_user { user } else { User::default() };
         let name = &context.user;
         let identity = self.identity(&user, name)?;
         let bearer = self.bearer(&user, name)?;
         let plugin = self.plugin(&user, name, &cluster)?;
         Ok(Access {
             server,
+            server_text: cluster.server.clone(),
             tls_server_name: Some(cluster.tls_server_name.clone()).filter(|name| !name.is_empty()),
             roots,
             // As upstream: watched only if they do not stand in the kubeconfig itself.
             roots_file: (cluster.certificate_authority_data.is_empty()
                 && !cluster.certificate_authority.is_empty())
             .then(|| self.resolve(&cluster.certificate_authority)),
+            roots_data: roots_pem.filter(|_| !cluster.certificate_authority_data.is_empty()),
             insecure: cluster.insecure_skip_tls_verify,
             plugin: plugin.filter(|_| identity.is_none() && bearer == Bearer::None),
             identity,
+            rotated: None,
             bearer,
             proxy,
             impersonation: self.impersonation(&user, name)?,
@@ -358,11 +381,7 @@ impl Loader<'_> {
         })
     }
 
-    fn roots(
-        &self,
-        cluster: &Cluster,
-        name: &str,
-    ) -> Result<Option<Vec<CertificateDer<'static>>>, KubeconfigError> {
+    fn roots(&self, cluster: &Cluster, name: &str) -> Result<Option<Roots>, KubeconfigError> {
         let pem = self.data_or_file(
             &cluster.certificate_authority_data,
             &cluster.certificate_authority,
@@ -377,7 +396,7 @@ impl Loader<'_> {
         credentials::check_roots(&roots).map_err(|error| {
             self.field_error(field, format!("a certificate in it cannot be used: {error}"))
         })?;
-        Ok(Some(roots))
+        Ok(Some((pem, roots)))
     }
 
     fn identity(&self, user: &User, name: &str) -> Result<Option<Identity>, KubeconfigError> {
@@ -607,10 +626,10 @@ mod tests {
 
     use base64::Engine as _;
 
-    use super::{Access, Bearer, Loader};
+    use super::{Access, Bearer, Loader, Parts};
 
     fn understand(text: &str) -> Result<Access, String> {
-        Loader { path: Path::new("/etc/kubernetes/kubelet.conf") }
+        Loader { path: Path::new("/etc/kubernetes/kubelet.conf"), parts: Parts::All }
             .understand(text.as_bytes())
             .map_err(|error| error.to_string())
     }

@@ -71,6 +71,9 @@ pub enum TransportError {
     /// The body did not come in time.
     #[error("the API server's answer broke off: not complete within {0:?}")]
     BodyDeadline(Duration),
+    /// The client certificate has been requested and is not there yet.
+    #[error("no client certificate yet: the request for it has not been answered")]
+    NoCertificate,
 }
 
 /// One lane, a tower service for `kube::Client`. Cheap to clone.
@@ -205,6 +208,10 @@ impl Lane {
         inner.limiter.wait(inner.kind.urgency).await;
         let timing = Timing::of(request.uri(), inner.kind.deadline);
         *request.uri_mut() = absolute(&inner.base, request.uri())?;
+        tokio::time::timeout(inner.kind.deadline, inner.credentials.wait_for_certificate())
+            .await
+            .map_err(|_| TransportError::NoCertificate)
+            .inspect_err(|_| inner.reach.lost())?;
         let bearer = inner.credentials.bearer().await?;
         let headers = request.headers_mut();
         if let Some(bearer) = &bearer {
@@ -221,6 +228,10 @@ impl Lane {
         inner.reach.answered(answer.status());
         if answer.status() == http::StatusCode::UNAUTHORIZED {
             inner.credentials.refused(bearer.as_ref()).await;
+            if inner.credentials.is_rotated() {
+                // The certificate has expired. With the next one every request gets through again.
+                inner.reach.lost();
+            }
         }
         Ok(answer.map(|body| LaneBody {
             incoming: body,

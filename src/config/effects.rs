@@ -82,8 +82,8 @@ pub(super) static FIELDS: &[Row] = &[
     ("tlsCipherSuites", Other, No),
     ("tlsCurvePreferences", Other, No),
     ("tlsMinVersion", Other, Partly("TLS 1.3 can be demanded; below 1.2 nothing is offered")),
-    ("rotateCertificates", Other, No),
-    ("serverTLSBootstrap", Other, No),
+    ("rotateCertificates", Other, Yes),
+    ("serverTLSBootstrap", Other, Yes),
     ("authentication.x509.clientCAFile", Authentication, Yes),
     ("authentication.webhook.enabled", Authentication, Yes),
     ("authentication.webhook.cacheTTL", Authentication, Yes),
@@ -204,7 +204,7 @@ pub(super) static FIELDS: &[Row] = &[
 /// Every flag that is no field, apart from the leftovers of cAdvisor.
 #[rustfmt::skip]
 pub(super) static FLAGS: &[Row] = &[
-    ("--bootstrap-kubeconfig", Other, Partly("certificates are not requested: the kubeconfig has to exist")),
+    ("--bootstrap-kubeconfig", Other, Yes),
     ("--cert-dir", Other, Yes),
     ("--cloud-provider", Other, Yes),
     ("--config", Other, Yes),
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(warnings.len(), 1);
         assert!(!warnings[0].node_event && warnings[0].text.contains("runOnce"), "{warnings:?}");
         config.run_once = false;
-        config.rotate_certificates = true;
+        config.tls_cipher_suites.push("TLS_AES_128_GCM_SHA256".to_owned());
         config.qos_reserved.insert("memory".to_owned(), "50%".to_owned());
         config.max_pods = 5;
         let texts: Vec<(String, bool)> = without_effect(&flags, &config, true)
@@ -389,7 +389,7 @@ mod tests {
             texts,
             [
                 (format!("{on} on reservation {version}: qosReserved"), true),
-                (format!("{on} {version}: rotateCertificates"), false),
+                (format!("{on} {version}: tlsCipherSuites"), false),
             ]
         );
     }

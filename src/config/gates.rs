@@ -51,6 +51,7 @@ macro_rules! gates {
 }
 
 gates! {
+    ALLOW_DNS_ONLY_NODE_CSR = "AllowDNSOnlyNodeCSR",
     CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART = "ChangeContainerStatusOnKubeletRestart",
     COMPONENT_FLAGZ = "ComponentFlagz",
     COMPONENT_STATUSZ = "ComponentStatusz",

@@ -87,7 +87,10 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
 
     let observer = cri::metrics::observer(&metrics);
     let runtime = Runtime::new(&cri::Config::from(&loaded), clock, observer)?;
-    let clients = wire::clients(&loaded, &identity, clock)?;
+    let clients = wire::clients(&loaded, &identity, clock, &metrics, &mut tasks);
+    let Some(clients) = shutdown.run_until_cancelled(clients).await.transpose()? else {
+        return tasks.supervise().await;
+    };
     if clients.is_none() {
         warn!("no kubeconfig: running standalone, with static pods only and without events");
     }
@@ -257,6 +260,7 @@ impl<M: Mounter> Core<M> {
         let housekeeping = runtime.images.clone();
         let cgroups = runtime.cgroups.clone();
         let condition = runtime.condition.clone();
+        let requested = self.start_serving_certificate(&mut tasks, &node)?;
         let parts = wire::Parts {
             user_namespaces,
             runtime,
@@ -286,7 +290,8 @@ impl<M: Mounter> Core<M> {
         let found = host_ips.wait_for(|found| !found.is_empty());
         tokio::time::timeout(ADDRESSES, found).await.ok();
         let addresses = host_ips.borrow().clone();
-        self.start_server(&mut tasks, (pods, desired, usage), driver, &addresses).await?;
+        let certificate = wire::CertificateParts { requested, host_ips: addresses };
+        self.start_server(&mut tasks, (pods, desired, usage), driver, certificate).await?;
 
         info!(node = self.identity.name, "kubelet started");
         notify_ready();

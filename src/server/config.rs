@@ -8,6 +8,7 @@ use super::tls::check_files;
 use super::{
     AuthenticationConfig, AuthorizationMode, NamedFile, TlsError, TlsSettings, self_signed,
 };
+use crate::apiserver::identity::Rotated;
 use crate::config::{Gate, Loaded};
 use crate::model::Wall;
 
@@ -73,17 +74,21 @@ fn socket(address: &str, field: &'static str, number: i32) -> Result<SocketAddr,
 }
 
 impl TlsSettings {
-    /// The certificate that is configured, or a self-signed one of `host` in `--cert-dir`, which is
-    /// made if it is not there. Blocks.
+    /// The certificate that is requested, or configured, or a self-signed one of `host` in
+    /// `--cert-dir`, which is made if it is not there. Blocks.
     pub fn from_loaded(
         loaded: &Loaded,
         host: &str,
         addresses: &[IpAddr],
         today: Wall,
+        requested: Option<Rotated>,
     ) -> Result<Self, TlsError> {
         let gates = &loaded.gates;
         let (cert_file, key_file) = if let Some(pair) = serving_pair(loaded) {
             pair
+        } else if requested.is_some() {
+            let none = NamedFile { field: "serverTLSBootstrap", path: PathBuf::new() };
+            (none.clone(), none)
         } else {
             let directory = Path::new(&loaded.flags.cert_dir);
             let (certificate, key) = self_signed(directory, host, addresses, today)?;
@@ -93,6 +98,7 @@ impl TlsSettings {
         Ok(Self {
             cert_file,
             key_file,
+            requested,
             client_ca_file: client_ca(loaded),
             only_tls13: loaded.config.tls_min_version == "VersionTLS13",
             reload_certificate: gates.enabled(Gate::RELOAD_KUBELET_SERVER_CERTIFICATE_FILE),

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -76,7 +76,11 @@ pub(super) async fn run(
             let peer = Peer { certificates: None, place: Arc::clone(&place) };
             return serve(stream, peer, router).await;
         };
-        let acceptor = TlsAcceptor::from(tls.current());
+        let Some(config) = tls.current() else {
+            debug!(%address, "no serving certificate available for the kubelet");
+            return refuse(stream).await;
+        };
+        let acceptor = TlsAcceptor::from(config);
         match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates().map(Arc::from);
@@ -92,6 +96,22 @@ pub(super) async fn run(
     tokio::select! {
         () = served => {}
         () = place.closed() => debug!(%address, "closed in favour of a newer connection"),
+    }
+}
+
+/// A fatal alert of TLS: internal error. Upstream's answer while there is no certificate.
+const INTERNAL_ERROR: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 80];
+
+/// Ends a handshake for which there is no certificate.
+async fn refuse(mut stream: TcpStream) {
+    let answered = async {
+        // An alert that is sent before the client has spoken might be lost with the connection.
+        let _length = stream.read(&mut [0; 4096]).await?;
+        stream.write_all(&INTERNAL_ERROR).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(HANDSHAKE, answered).await {
+        debug!(%error, "a client went away in its handshake");
     }
 }
 

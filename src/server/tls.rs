@@ -5,6 +5,7 @@
 //! 2. The files are looked at when a connection arrives, and read again if they have changed.
 //!    Nothing watches or polls.
 //! 3. Files that have changed and cannot be used leave the old configuration in force.
+//! 4. A certificate that is requested from the API server comes on a `watch` instead.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::client_ca::ClientCa;
 use super::pem_file::{NamedFile, TlsError, certificates, read};
 use crate::apiserver::crypto;
+use crate::apiserver::identity::Rotated;
 use crate::linux::fs::write_atomic;
 use crate::linux::stamp::Stamp;
 
@@ -27,6 +29,8 @@ pub struct TlsSettings {
     pub cert_file: NamedFile,
     /// Its key, PEM.
     pub key_file: NamedFile,
+    /// The certificate that is requested from the API server, in place of the files.
+    pub requested: Option<Rotated>,
     /// The CA of client certificates, PEM; `None`: client certificates are not looked at.
     pub client_ca_file: Option<NamedFile>,
     /// Only TLS 1.3 (`tlsMinVersion: VersionTLS13`).
@@ -47,9 +51,17 @@ pub struct TlsSource {
 
 #[derive(Debug)]
 struct Loaded {
+    /// `None` until the requested certificate is there.
+    served: Option<Served>,
+    requested: Option<Rotated>,
+    stamps: Vec<Stamp>,
+}
+
+/// A certificate, and the configuration that serves it.
+#[derive(Debug)]
+struct Served {
     pair: Pair,
     config: Arc<ServerConfig>,
-    stamps: Vec<Stamp>,
 }
 
 /// A certificate chain and its key.
@@ -60,6 +72,18 @@ struct Pair {
 }
 
 impl Pair {
+    /// Returns the newest requested pair; else reads the files.
+    fn find(
+        settings: &TlsSettings,
+        requested: Option<&mut Rotated>,
+    ) -> Result<Option<Self>, TlsError> {
+        let Some(requested) = requested else { return Self::read(settings).map(Some) };
+        let newest = requested.borrow_and_update();
+        Ok(newest
+            .as_ref()
+            .map(|found| Self { chain: found.chain.clone(), key: found.key.clone_key() }))
+    }
+
     fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
         let chain = certificates(&settings.cert_file, "certificate")?;
         let key = PrivateKeyDer::from_pem_slice(&read(&settings.key_file)?).map_err(|_| {
@@ -83,9 +107,11 @@ impl TlsSource {
         let client_ca = settings.client_ca_file.as_ref();
         let client_ca = client_ca.map(|file| ClientCa::load(file, reload)).transpose()?;
         let client_ca = client_ca.map(Arc::new);
-        let pair = Pair::read(&settings)?;
-        let config = Arc::new(server_config(&settings, pair.clone(), client_ca.as_deref())?);
-        Ok(Self { settings, client_ca, current: Mutex::new(Loaded { pair, config, stamps }) })
+        let mut requested = settings.requested.clone();
+        let pair = Pair::find(&settings, requested.as_mut())?;
+        let served = pair.map(|pair| Served::new(&settings, pair, client_ca.as_deref()));
+        let loaded = Loaded { served: served.transpose()?, requested, stamps };
+        Ok(Self { settings, client_ca, current: Mutex::new(loaded) })
     }
 
     /// The authorities of client certificates, if certificates are looked at.
@@ -93,18 +119,20 @@ impl TlsSource {
         self.client_ca.clone()
     }
 
-    /// The configuration for a new connection. Files that have changed and cannot be used leave the
-    /// old one in force.
-    pub fn current(&self) -> Arc<ServerConfig> {
+    /// The configuration for a new connection; `None` while there is no certificate. Changed files
+    /// that cannot be used leave the old one in force.
+    pub fn current(&self) -> Option<Arc<ServerConfig>> {
         let stamps = stamps(&self.settings);
         let mut current = self.current.lock();
-        if current.stamps != stamps {
-            match self.read_again(&current.pair) {
-                Ok((pair, config)) => {
+        let requested = current.requested.as_ref();
+        let is_newer = requested.is_some_and(|newest| newest.has_changed().unwrap_or(false));
+        if is_newer || current.stamps != stamps {
+            match self.read_again(&mut current) {
+                Ok(served) => {
                     tracing::info!(
                         "serving certificate or client CA has changed and was read again"
                     );
-                    *current = Loaded { pair, config: Arc::new(config), stamps };
+                    current.served = served;
                 }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
@@ -112,22 +140,35 @@ impl TlsSource {
                         error,
                         "changed serving certificate or client CA cannot be used; the old one stays"
                     );
-                    current.stamps = stamps;
                 }
             }
+            current.stamps = stamps;
         }
-        current.config.clone()
+        current.served.as_ref().map(|served| Arc::clone(&served.config))
     }
 
-    /// Makes the configuration anew. The certificate is read again only if its gate is on.
-    fn read_again(&self, present: &Pair) -> Result<(Pair, ServerConfig), TlsError> {
-        let pair = if self.settings.reload_certificate {
-            Pair::read(&self.settings)?
+    /// Makes the configuration anew. Files of the certificate are read again only if their gate is
+    /// on.
+    fn read_again(&self, current: &mut Loaded) -> Result<Option<Served>, TlsError> {
+        let present = current.served.as_ref().map(|served| &served.pair);
+        let pair = if self.settings.reload_certificate || current.requested.is_some() {
+            Pair::find(&self.settings, current.requested.as_mut())?
         } else {
-            present.clone()
+            present.cloned()
         };
-        let config = server_config(&self.settings, pair.clone(), self.client_ca.as_deref())?;
-        Ok((pair, config))
+        let client_ca = self.client_ca.as_deref();
+        pair.map(|pair| Served::new(&self.settings, pair, client_ca)).transpose()
+    }
+}
+
+impl Served {
+    fn new(
+        settings: &TlsSettings,
+        pair: Pair,
+        client_ca: Option<&ClientCa>,
+    ) -> Result<Self, TlsError> {
+        let config = Arc::new(server_config(settings, pair.clone(), client_ca)?);
+        Ok(Self { pair, config })
     }
 }
 
@@ -141,6 +182,7 @@ pub(super) fn check_files(
         let settings = TlsSettings {
             cert_file: certificate.clone(),
             key_file: key.clone(),
+            requested: None,
             client_ca_file: None,
             only_tls13: false,
             reload_certificate: false,
@@ -153,7 +195,8 @@ pub(super) fn check_files(
 
 fn stamps(settings: &TlsSettings) -> Vec<Stamp> {
     let certificate = [&settings.cert_file, &settings.key_file];
-    let certificate = certificate.into_iter().filter(|_| settings.reload_certificate);
+    let is_looked_at = settings.reload_certificate && settings.requested.is_none();
+    let certificate = certificate.into_iter().filter(|_| is_looked_at);
     let client_ca = settings.client_ca_file.as_ref().filter(|_| settings.reload_client_ca);
     certificate.chain(client_ca).map(|file| Stamp::of(&file.path)).collect()
 }
@@ -241,6 +284,7 @@ mod tests {
     use std::error::Error as _;
 
     use super::*;
+    use crate::apiserver::kubeconfig::Identity;
 
     fn named(field: &'static str, path: PathBuf) -> NamedFile {
         NamedFile { field, path }
@@ -252,6 +296,7 @@ mod tests {
         TlsSettings {
             cert_file: named("tlsCertFile (--tls-cert-file)", certificate),
             key_file: named("tlsPrivateKeyFile (--tls-private-key-file)", key),
+            requested: None,
             client_ca_file: None,
             only_tls13: false,
             reload_certificate: true,
@@ -308,13 +353,17 @@ mod tests {
             let settings = TlsSettings { reload_certificate: reload, ..settings(directory.path()) };
             let files = [settings.cert_file.path.clone(), settings.key_file.path.clone()];
             let source = TlsSource::load(settings).expect("usable");
-            let before = source.current();
+            let before = source.current().expect("a certificate");
             for file in files {
                 std::fs::remove_file(file).expect("removed");
             }
             let today = crate::clock::Clock::system().now().wall;
             self_signed(directory.path(), "other", &[], today).expect("another pair");
-            assert_eq!(Arc::ptr_eq(&before, &source.current()), !reload, "{reload}");
+            assert_eq!(
+                Arc::ptr_eq(&before, &source.current().expect("a certificate")),
+                !reload,
+                "{reload}"
+            );
         }
     }
 
@@ -328,14 +377,36 @@ mod tests {
         let settings = TlsSettings { reload_certificate: false, client_ca_file, ..settings(path) };
         let files = [settings.cert_file.path.clone(), settings.key_file.path.clone()];
         let source = TlsSource::load(settings).expect("usable");
-        let before = source.current();
+        let before = source.current().expect("a certificate");
 
         for file in files {
             std::fs::remove_file(file).expect("removed");
         }
         std::fs::remove_dir_all(path.join("ca")).expect("removed");
         self_signed(&path.join("ca"), "other", &[], today).expect("another authority");
-        let after = source.current();
+        let after = source.current().expect("a certificate");
         assert!(!Arc::ptr_eq(&before, &after), "the authority was read again, the pair was not");
+    }
+
+    #[test]
+    fn a_requested_certificate_is_served_when_it_is_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = settings(directory.path());
+        let text = |file: &NamedFile| std::fs::read(&file.path).expect("text");
+        let read = || {
+            let (certificate, key) = (text(&files.cert_file), text(&files.key_file));
+            Arc::new(Identity::from_pem(&certificate, &key).expect("a pair"))
+        };
+        let (sender, requested) = tokio::sync::watch::channel(None);
+        let requested = Some(requested);
+        let source = TlsSource::load(TlsSettings { requested, ..files.clone() }).expect("usable");
+        assert!(source.current().is_none(), "not yet, whatever the files hold");
+
+        sender.send_replace(Some(read()));
+        let first = source.current().expect("a certificate");
+        assert!(Arc::ptr_eq(&first, &source.current().expect("a certificate")), "read once");
+        sender.send_replace(Some(read()));
+        let second = source.current().expect("a certificate");
+        assert!(!Arc::ptr_eq(&first, &second), "the newest is served");
     }
 }

@@ -4,7 +4,8 @@
 //! often; `KUBELET=upstream` runs the same cases against upstream's kubelet; `RKUBELET_BIN` names
 //! the program under test (default: `target/release/rkubelet`). Nothing is ever skipped: a missing
 //! part fails the run. Cases run side by side, each in its own namespace; then those that disturb
-//! the node, one by one; then a smoke set on older containerds. To write cases:
+//! the node, one by one; then those of certificates, whose node joins with a token; then a smoke
+//! set on older containerds. To write cases:
 //! `RKUBELET_CLUSTER=NAME` runs them on a cluster that is up, and leaves it up. `LATE_START=2`
 //! shows the cases that take a container that has started for one whose command has done something:
 //! each command waits 2 s first. `SYSTEMD=1` gives nodes systemd as their init and as their cgroup
@@ -40,6 +41,10 @@ const CASE_LIMIT: Duration = Duration::from_secs(300);
 struct Phase {
     label: &'static str,
     containerd: &'static str,
+    /// Merged over the kubelet's configuration.
+    config: &'static str,
+    /// Options of the cluster.
+    options: &'static [&'static str],
     together: Vec<Case>,
     alone: Vec<Case>,
 }
@@ -62,18 +67,32 @@ fn phases(focus: &[String]) -> Vec<Phase> {
         Phase {
             label: "2.3",
             containerd: "2.3",
+            config: cases::KUBELET_CONFIG,
+            options: &[],
             together: picked("", cases::together()),
             alone: picked("", cases::alone()),
         },
         Phase {
+            label: "certs",
+            containerd: "2.3",
+            config: cases::certs::KUBELET_CONFIG,
+            options: cases::certs::CLUSTER_OPTIONS,
+            together: Vec::new(),
+            alone: picked("", cases::certs::cases()),
+        },
+        Phase {
             label: "2.1",
             containerd: "2.1",
+            config: cases::KUBELET_CONFIG,
+            options: &[],
             together: picked("containerd-2.1 ", cases::smoke()),
             alone: Vec::new(),
         },
         Phase {
             label: "1.7",
             containerd: "1.7",
+            config: cases::KUBELET_CONFIG,
+            options: &[],
             together: picked("containerd-1.7 ", cases::smoke()),
             alone: Vec::new(),
         },
@@ -118,11 +137,11 @@ fn run_phases(focus: &[String], tally: &mut Tally) -> Result<()> {
 /// Brings a cluster up, runs the cases of the phase, takes it down, and looks for leftovers.
 fn run_phase(kubelet: &str, phase: Phase, tally: &mut Tally) -> Result<()> {
     let name = format!("node-{}-{}", phase.label.replace('.', ""), std::process::id());
-    let containerd = phase.containerd;
+    let (containerd, config, options) = (phase.containerd, phase.config, phase.options);
     run::on_cluster(
         &name,
         tally,
-        |name| bring_up(name, kubelet, containerd),
+        |name| bring_up(name, kubelet, containerd, (config, options)),
         |cluster, tally| {
             let cluster = Arc::new(cluster);
             run::in_network(&cluster, || run_cases(&cluster, phase, tally))
@@ -130,9 +149,14 @@ fn run_phase(kubelet: &str, phase: Phase, tally: &mut Tally) -> Result<()> {
     )
 }
 
-fn bring_up(name: &str, kubelet: &str, containerd: &str) -> Result<Cluster> {
+fn bring_up(
+    name: &str,
+    kubelet: &str,
+    containerd: &str,
+    (config, options): (&str, &[&str]),
+) -> Result<Cluster> {
     let began = Instant::now();
-    let cluster = Cluster::up(name, kubelet, containerd, cases::KUBELET_CONFIG, &[])?;
+    let cluster = Cluster::up(name, kubelet, containerd, config, options)?;
     println!(
         "---- cluster {name}: containerd {containerd}, kubelet {kubelet} ({:.1} s)",
         began.elapsed().as_secs_f64()

@@ -5,34 +5,40 @@ use tokio::sync::watch;
 
 use crate::apiserver::nodes::{self, NodeView};
 use crate::apiserver::objects::ChangeDetection;
-use crate::apiserver::{
-    ClientConfig, Clients, csi_objects, objects, runtime_classes, services, tokens,
-};
+use crate::apiserver::{Clients, csi_objects, objects, runtime_classes, services, tokens};
+use crate::certs;
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::daemon::Core;
 use crate::daemon::identity::Identity;
 use crate::daemon::tasks::Tasks;
 use crate::status;
+use crate::telemetry::metrics::Registry;
 use crate::volumes::mounter::Mounter;
 
-/// Makes the clients of the API server; `None` without `--kubeconfig`.
-pub(in crate::daemon) fn clients(
+/// Makes the clients of the API server; `None` without `--kubeconfig`. Starts the rotation of the
+/// client certificate. Without rotation the first certificate is waited for, an hour at most.
+pub(in crate::daemon) async fn clients(
     loaded: &Loaded,
     identity: &Identity,
     clock: Clock,
+    metrics: &Registry,
+    tasks: &mut Tasks,
 ) -> anyhow::Result<Option<Clients>> {
-    let Some(config) = ClientConfig::from_loaded(loaded, &identity.name) else {
+    let Some(settings) = certs::Settings::from_loaded(loaded, &identity.name) else {
+        if !loaded.flags.bootstrap_kubeconfig.is_empty() {
+            bail!("--bootstrap-kubeconfig needs --kubeconfig: the file that is to be written");
+        }
         return Ok(None);
     };
-    if !config.kubeconfig.exists() && !loaded.flags.bootstrap_kubeconfig.is_empty() {
-        bail!(
-            "{} does not exist, and requesting a client certificate with --bootstrap-kubeconfig is not supported yet: \
-             let kubeadm or upstream's kubelet write it first",
-            config.kubeconfig.display()
-        );
+    if settings.is_rotated {
+        let (clients, task) = certs::client(settings, clock, metrics)?;
+        tasks.run("client certificate", task);
+        return Ok(Some(clients));
     }
-    Ok(Some(Clients::new(&config, clock)?))
+
+    Box::pin(certs::load_client_cert(&settings, clock)).await?;
+    Ok(Some(Clients::new(&settings.client, clock)?))
 }
 
 /// The handles of the subsystems that talk to the API server.

@@ -18,3 +18,4 @@ pub(super) use self::backend::Parts;
 pub(super) use self::csi::CsiParts;
 pub(super) use self::eviction::EvictionParts;
 pub(super) use self::runtime::RuntimeParts;
+pub(super) use self::server::CertificateParts;

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::info;
 
+use super::node::NodeParts;
+use crate::apiserver::identity::Rotated;
 use crate::config::KubeletConfiguration;
 use crate::cri::condition::CgroupDriver;
 use crate::daemon::Core;
@@ -12,21 +15,57 @@ use crate::daemon::tasks::Tasks;
 use crate::dispatch::PodsHandle;
 use crate::stats::StatsHandle;
 use crate::volumes::mounter::Mounter;
-use crate::{desired, server};
+use crate::{certs, desired, server};
+
+/// What the serving certificate comes from.
+pub(in crate::daemon) struct CertificateParts {
+    /// The certificate that is requested from the API server, if it is.
+    pub(in crate::daemon) requested: Option<Rotated>,
+    /// The addresses that a self-signed certificate names.
+    pub(in crate::daemon) host_ips: Vec<IpAddr>,
+}
 
 impl<M: Mounter> Core<M> {
+    /// Starts the requests for a serving certificate, if it is to be requested. Without a Node none
+    /// is requested and none is served, as upstream.
+    pub(in crate::daemon) fn start_serving_certificate(
+        &self,
+        tasks: &mut Tasks,
+        node: &NodeParts,
+    ) -> anyhow::Result<Option<Rotated>> {
+        let name = &self.identity.name;
+        let Some(settings) = certs::ServingSettings::from_loaded(&self.loaded, name) else {
+            return Ok(None);
+        };
+        let Some((clients, node)) = self.clients.as_ref().zip(node.node.as_ref()) else {
+            return Ok(Some(watch::channel(None).1));
+        };
+
+        let deps = certs::ServingDeps {
+            clients,
+            node: node.described(),
+            clock: self.clock,
+            registry: &self.metrics,
+        };
+        let (requested, task) = certs::serving(settings, deps)?;
+        tasks.run("serving certificate", task);
+        Ok(Some(requested))
+    }
+
     /// Starts the servers that are configured.
     pub(in crate::daemon) async fn start_server(
         &self,
         tasks: &mut Tasks,
         (pods, desired, usage): (PodsHandle, desired::Handle, StatsHandle),
         driver: Option<CgroupDriver>,
-        host_ips: &[IpAddr],
+        certificate: CertificateParts,
     ) -> anyhow::Result<()> {
         let config = &self.loaded.config;
         let tls = config.enable_server.then(|| {
             let now = self.clock.now().wall;
-            server::TlsSettings::from_loaded(&self.loaded, &self.identity.host, host_ips, now)
+            let CertificateParts { requested, host_ips } = certificate;
+            let host = &self.identity.host;
+            server::TlsSettings::from_loaded(&self.loaded, host, &host_ips, now, requested)
         });
         let tls = tls.transpose()?;
         let addresses = server::Addresses::from_loaded(&self.loaded)?;
@@ -93,7 +132,7 @@ fn shown(
     driver: Option<CgroupDriver>,
 ) -> KubeletConfiguration {
     let mut shown = config.clone();
-    if let Some(tls) = tls {
+    if let Some(tls) = tls.filter(|tls| tls.requested.is_none()) {
         shown.tls_cert_file = tls.cert_file.path.display().to_string();
         shown.tls_private_key_file = tls.key_file.path.display().to_string();
     }

@@ -76,6 +76,7 @@ fn resource(kind: &str) -> (ApiResource, bool) {
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings", false),
         "CSIDriver" => ("storage.k8s.io", "csidrivers", false),
         "CSINode" => ("storage.k8s.io", "csinodes", false),
+        "CertificateSigningRequest" => ("certificates.k8s.io", "certificatesigningrequests", false),
         "StorageClass" => ("storage.k8s.io", "storageclasses", false),
         "RoleBinding" => ("rbac.authorization.k8s.io", "rolebindings", true),
         _ => ("", "pods", true),

@@ -18,13 +18,14 @@ kubectl_in() {
         "$(set_dir k8s)/kubectl" --kubeconfig "$(run_dir)/kubeconfig" "$@"
 }
 
-start_control_plane() { # AUDIT_LEVEL FEATURE_GATES
+start_control_plane() { # AUDIT_LEVEL FEATURE_GATES SIGNING_DURATION
     start_host control-plane bash -c '
         ip link add nodes type bridge
         ip addr add "$1/24" dev nodes
         ip link set nodes up' - "$API_IP"
     write_audit_policy "$1" >"$(run_dir)/audit-policy.yaml"
     echo "$2" >"$(run_dir)/feature-gates"
+    echo "$3" >"$(run_dir)/signing-duration"
     start_part etcd
     start_part apiserver
     wait_for 60 "the API server's /readyz" apiserver_ready || need_reason apiserver
@@ -97,6 +98,7 @@ args_controller_manager() {
         --controllers '*,bootstrapsigner,tokencleaner' --service-cluster-ip-range "$SERVICE_CIDR"
         --client-ca-file "$pki/ca.crt" --root-ca-file "$pki/ca.crt" --requestheader-client-ca-file "$pki/front-proxy-ca.crt"
         --cluster-signing-cert-file "$pki/ca.crt" --cluster-signing-key-file "$pki/ca.key"
+        --cluster-signing-duration "$(<"$(run_dir)/signing-duration")"
         --service-account-private-key-file "$pki/sa.key")
 }
 

@@ -2,7 +2,7 @@
 # `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
-    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' late='' systemd='' proxies=()
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' signing=8760h late='' systemd='' proxies=()
     while (($#)); do
         case $1 in
         --nodes) nodes=$2 && shift ;;
@@ -13,6 +13,7 @@ cmd_up() {
         --audit-level) audit=$2 && shift ;;
         --feature-gates) gates=$2 && shift ;;
         --bootstrap) bootstrap=1 ;;
+        --signing-duration) signing=$2 && shift ;;
         --cri-proxy) proxies+=(cri) ;;
         --api-proxy) proxies+=(api) ;;
         --late-start) late=$2 && shift ;;
@@ -27,6 +28,7 @@ cmd_up() {
     [[ $nodes =~ ^[1-9][0-9]?$ ]] || die "--nodes $nodes: want a number from 1 to 99"
     [[ -v CONTAINERD_VERSIONS[$containerd] ]] || die "--containerd $containerd: want one of ${!CONTAINERD_VERSIONS[*]}"
     [[ $audit =~ ^(None|Metadata|Request|RequestResponse)$ ]] || die "--audit-level $audit: want None, Metadata, Request or RequestResponse"
+    [[ $signing =~ ^[1-9][0-9]*[smh]$ ]] || die "--signing-duration $signing: want a time, such as 2m or 8760h"
     [[ $late =~ ^([0-9]{1,2}(\.[0-9])?)?$ ]] || die "--late-start $late: want seconds, such as 2 or 0.5"
     [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
     need_packages iproute2 iptables conntrack openssl procps ${systemd:+systemd dbus}
@@ -55,7 +57,7 @@ bring_up() {
     step "keys"
     make_pki
     step "etcd, API server, controller manager, scheduler"
-    start_control_plane "$audit" "$gates"
+    start_control_plane "$audit" "$gates" "$signing"
     [[ -z $bootstrap ]] || token=$(allow_bootstrap)
     step "nodes: containerd $containerd$([[ $images ]] || echo ", no images")"
     for node in "${all[@]}"; do

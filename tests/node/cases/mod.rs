@@ -3,6 +3,7 @@
 use crate::{Case, case, slow};
 
 mod admission;
+pub(crate) mod certs;
 mod claims;
 pub(crate) mod csi;
 mod disturbed;
