@@ -365,8 +365,8 @@ fn time_left(
 ) -> Option<Duration> {
     let before = last.get(&threshold.signal)?;
     let observed = now.get(&threshold.signal)?;
-    let least = threshold.value.of(observed.capacity).amount();
-    let left = observed.available.amount() - least;
+    let wanted = threshold.value.of(observed.capacity).amount();
+    let left = observed.available.amount() - wanted;
     let fallen = before.available.amount() - observed.available.amount();
     if left.nano() <= 0 || fallen.nano() <= 0 {
         return None;

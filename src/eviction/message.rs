@@ -51,7 +51,8 @@ pub fn describe(
     if let Some((threshold, observed)) = quoted {
         let quantity = threshold.value.of(observed.capacity);
         let available = observed.available;
-        message += &format!("Threshold quantity: {quantity}, available: {available}. ");
+        let text = format!("Threshold quantity: {quantity}, available: {available}. ");
+        message.push_str(&text);
     }
 
     let Some(usage) = candidate.usage else {
@@ -61,9 +62,10 @@ pub fn describe(
     let mut annotations = BTreeMap::new();
     if let Some((used, request)) = pod_level(resource, candidate, usage) {
         let pod = candidate.pod.metadata.name.clone().unwrap_or_default();
-        message += &format!(
+        let text = format!(
             "Pod {pod} was using {used}, request is {request}, has larger consumption of {name}. "
         );
+        message.push_str(&text);
         annotations.insert(OFFENDING_POD.to_owned(), pod);
         annotations.insert(OFFENDING_POD_USAGE.to_owned(), used.to_string());
     }
@@ -71,9 +73,10 @@ pub fn describe(
     let mut names = Vec::new();
     let mut amounts = Vec::new();
     for (container, used, request) in greedy(resource, candidate, usage) {
-        message += &format!(
+        let text = format!(
             "Container {container} was using {used}, request is {request}, has larger consumption of {name}. "
         );
+        message.push_str(&text);
         names.push(container);
         amounts.push(used.to_string());
     }

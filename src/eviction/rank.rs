@@ -115,14 +115,13 @@ fn parts(signal: Signal, layout: Layout) -> Parts {
     let is_container_fs =
         matches!(signal, Signal::ContainerFsAvailable | Signal::ContainerFsInodesFree);
     match layout {
-        Layout::Shared => Parts { rootfs: true, logs: true, volumes: true },
         Layout::ImageFs if is_image_fs || is_container_fs => {
             Parts { rootfs: true, ..Parts::default() }
         }
         Layout::ImageFs => Parts { rootfs: false, logs: true, volumes: true },
         // Only images lie there, which are no pod's.
         Layout::SplitImageFs if is_image_fs => Parts::default(),
-        Layout::SplitImageFs => Parts { rootfs: true, logs: true, volumes: true },
+        Layout::Shared | Layout::SplitImageFs => Parts { rootfs: true, logs: true, volumes: true },
     }
 }
 

@@ -153,9 +153,10 @@ impl Task {
                 self.deps.metrics.age.with(&[signal]).observe_duration(age);
             }
         }
-        match self.decider.victim(&aim, due, seen, &candidates) {
-            Some(eviction) => self.evict(eviction).await,
-            None => warn!(resource, "the node is short of a resource and has no pod to evict"),
+        if let Some(eviction) = self.decider.victim(&aim, due, seen, &candidates) {
+            self.evict(eviction).await;
+        } else {
+            warn!(resource, "the node is short of a resource and has no pod to evict");
         }
     }
 

@@ -120,24 +120,14 @@ impl Collector {
             // Every arm is cancel-safe.
             let demand = tokio::select! {
                 () = clock.sleep_until_some(next) => None,
-                demand = self.demands.recv() => match demand {
-                    Some(demand) => Some(demand),
-                    // Nobody can ask any more.
-                    None => {
-                        clock.sleep_until_some(next).await;
-                        None
-                    }
-                },
+                Some(demand) = self.demands.recv() => Some(demand),
             };
-            match demand {
-                Some(reply) => {
-                    // Nobody may wait for it any more.
-                    reply.send(self.delete_unused().await).ok();
-                }
-                None => {
-                    self.collect().await;
-                    next = Some(clock.now().mono.after(EVERY));
-                }
+            if let Some(reply) = demand {
+                // Nobody may wait for it any more.
+                reply.send(self.delete_unused().await).ok();
+            } else {
+                self.collect().await;
+                next = Some(clock.now().mono.after(EVERY));
             }
         }
     }

@@ -62,13 +62,13 @@ impl Parser {
         let kill = self.current.as_mut()?;
         if let Some(summary) = message.split_once("oom-kill:constraint=").map(|(_, rest)| rest) {
             let summary = Summary::parse(summary)?;
-            kill.cgroup = summary.cgroup.to_owned();
+            summary.cgroup.clone_into(&mut kill.cgroup);
             // Upstream takes a cgroup at the top for the machine.
             kill.is_global = summary.limited.is_none_or(|limited| limited == "/");
             return self.end(summary.process, summary.pid);
         }
         if let Some((cgroup, limited)) = old_summary(message) {
-            kill.cgroup = cgroup.to_owned();
+            cgroup.clone_into(&mut kill.cgroup);
             kill.is_global = limited == "/";
             return None;
         }
