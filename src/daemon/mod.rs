@@ -277,7 +277,7 @@ impl<M: Mounter> Core<M> {
         let pods = self.start_pods(&mut tasks, parts)?;
         let images = self.start_housekeeping(&mut tasks, housekeeping, &pods);
         let eviction = wire::EvictionParts {
-            stats: stats.clone(),
+            stats: usage.clone(),
             images,
             pressure: short,
             cgroups,

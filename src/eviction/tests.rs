@@ -55,6 +55,7 @@ fn reading(second: u64, values: &[(Signal, u64, u64)]) -> Observations {
     values.iter().map(observe).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the tables read better")]
 fn make_pod(name: &str, spec: Json) -> Arc<Pod> {
     let mut object = json!({
         "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
@@ -67,6 +68,7 @@ fn make_pod(name: &str, spec: Json) -> Arc<Pod> {
 }
 
 /// A pod whose only container asks for something.
+#[expect(clippy::needless_pass_by_value, reason = "the tables read better")]
 fn asking(name: &str, priority: i32, requests: Json) -> Arc<Pod> {
     let containers = json!([{"name": "main", "resources": {"requests": requests}}]);
     make_pod(name, json!({"priority": priority, "containers": containers}))

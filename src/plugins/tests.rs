@@ -19,7 +19,7 @@ use crate::clock::Clock;
 /// A plugin's registrar; it hands on what it is told.
 struct Registrar {
     info: PluginInfo,
-    told: mpsc::UnboundedSender<RegistrationStatus>,
+    told: mpsc::Sender<RegistrationStatus>,
 }
 
 #[tonic::async_trait]
@@ -32,7 +32,7 @@ impl Registration for Registrar {
         &self,
         request: Request<RegistrationStatus>,
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        self.told.send(request.into_inner()).ok();
+        self.told.try_send(request.into_inner()).ok();
         Ok(Response::new(RegistrationStatusResponse {}))
     }
 }
@@ -74,11 +74,11 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     World { dir, notes, _task: AbortOnDropHandle::new(task) }
 }
 
-type Told = mpsc::UnboundedReceiver<RegistrationStatus>;
+type Told = mpsc::Receiver<RegistrationStatus>;
 
 /// Serves a registrar until the guard is dropped.
 fn serve(socket: &Path, kind: &str, name: &str) -> (AbortOnDropHandle<()>, Told) {
-    let (told, hears) = mpsc::unbounded_channel();
+    let (told, hears) = mpsc::channel(16);
     let info = PluginInfo {
         r#type: kind.to_owned(),
         name: name.to_owned(),

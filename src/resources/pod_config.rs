@@ -47,7 +47,7 @@ impl Figures {
 
     /// Returns true if a cgroup with these figures has to be changed to have those of `wanted`.
     pub fn differ_from(self, wanted: Self) -> bool {
-        fn is_other<T: PartialEq>(has: Option<T>, wanted: Option<T>) -> bool {
+        fn is_other<T: PartialEq + Copy>(has: Option<T>, wanted: Option<T>) -> bool {
             wanted.is_some() && has != wanted
         }
         is_other(self.cpu_shares, wanted.cpu_shares)

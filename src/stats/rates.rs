@@ -95,7 +95,7 @@ mod tests {
         let mut rates = Rates::default();
         rates.add("/a", &sample(100, 50 * SECOND));
         assert_eq!(rates.add("/a", &sample(200, 20 * SECOND)), SECOND / 10);
-        rates.keep(&BTreeMap::<String, ()>::new());
+        rates.keep(&BTreeMap::<String, Sample>::new());
         assert!(rates.0.is_empty());
         assert_eq!(rates.add("/b", &Sample::default()), 0, "no processors, no use");
     }

@@ -28,7 +28,7 @@ const KEPT: Duration = Duration::from_secs(60);
 enum Done {
     Cgroups(Result<CgroupsUsage, StatsError>),
     Detailed(Result<Detailed, StatsError>),
-    Node(Result<NodeUsage, StatsError>),
+    Node(Box<Result<NodeUsage, StatsError>>),
     Pods(Result<PodsUsage, StatsError>),
     Walked(Vec<(PodUid, Vec<VolumeUsage>)>),
 }
@@ -144,7 +144,7 @@ impl StatsTask {
                 }
             }
             Done::Node(read) => {
-                if self.node.done(read, now) {
+                if self.node.done(*read, now) {
                     self.read_node();
                 }
             }
@@ -183,7 +183,7 @@ impl StatsTask {
     fn read_node(&mut self) {
         let sources = Arc::clone(&self.sources);
         let stats = self.handle.clone();
-        self.jobs.spawn(async move { Done::Node(sources.node(stats).await) });
+        self.jobs.spawn(async move { Done::Node(Box::new(sources.node(stats).await)) });
     }
 
     fn read_pods(&mut self) {

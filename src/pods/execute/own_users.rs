@@ -92,6 +92,7 @@ mod tests {
     use super::{Action, ActionError, Outcome, OwnUsers, Part, Pod};
     use crate::model::ContainerKind;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the tables read better")]
     fn pod(spec: Value) -> Pod {
         serde_json::from_value(json!({"spec": spec})).expect("a pod")
     }

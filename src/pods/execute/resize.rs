@@ -74,7 +74,7 @@ async fn resize_in_order(
     let pod = &scope.context.pod;
     let cgroups = scope.deps.resources.cgroups.as_ref();
     let before = match cgroups {
-        Some(cgroups) => cgroups.read(pod).await.map_err(refused)?,
+        Some(cgroups) => cgroups.read(pod).await.map_err(|error| refused(&error))?,
         None => None,
     };
     let wanted = cgroups.map(|cgroups| cgroups.wanted(pod));
@@ -86,14 +86,14 @@ async fn resize_in_order(
         resize_sandbox(scope, sandbox).await?;
     }
     if let (Some(cgroups), Some(before)) = (cgroups, before) {
-        cgroups.grow(pod, before.into()).await.map_err(refused)?;
+        cgroups.grow(pod, before.into()).await.map_err(|error| refused(&error))?;
     }
     changes.sort_by_key(|change| !change.shrinks());
     for change in &changes {
         resize_container(scope, change).await?;
     }
     if let Some(cgroups) = cgroups {
-        cgroups.resize(pod).await.map_err(refused)?;
+        cgroups.resize(pod).await.map_err(|error| refused(&error))?;
     }
 
     let resized = changes.into_iter().map(|change| (change.id, change.wants)).collect();
@@ -190,8 +190,8 @@ async fn resize_sandbox(scope: Scope<'_>, sandbox: &SandboxId) -> Result<(), Act
     }
 }
 
-fn refused(error: PodCgroupError) -> ActionError {
-    failed(error_chain(&error))
+fn refused(error: &PodCgroupError) -> ActionError {
+    failed(error_chain(error))
 }
 
 fn failed(message: String) -> ActionError {

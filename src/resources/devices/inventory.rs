@@ -161,7 +161,7 @@ impl Inventory {
                 name: resource.clone(),
                 resources: Some(grant.devices.keys().map(|id| of_device(resource, id)).collect()),
             });
-            Vec::from_iter(statuses)
+            statuses.collect::<Vec<_>>()
         };
         let of_pod = |containers: &PodGrants| -> PodHealth {
             let statuses =

@@ -167,6 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use k8s_openapi::api::core::v1::ResourceRequirements;
+    use tokio_util::task::TaskTracker;
 
     use super::{ACTUATED, ALLOCATED, Allocation, keep, open};
     use crate::linux::fs::write_atomic;
@@ -183,7 +184,7 @@ mod tests {
         {
             let files = open(root.path()).expect("no files yet");
             assert_eq!(files.allocated.get(&uid), None);
-            let task = tokio::spawn(keep(files.clone(), root.path().to_owned()));
+            let task = TaskTracker::new().spawn(keep(files.clone(), root.path().to_owned()));
             tokio::task::yield_now().await;
             files.allocated.set(&uid, given.clone());
             let path = root.path().join(ALLOCATED);

@@ -371,7 +371,7 @@ mod tests {
             if found == wanted {
                 continue;
             }
-            differences.push_str(&format!("{name}\n"));
+            differences.extend([name, "\n"]);
             let more = found.iter().filter(|line| !wanted.contains(&line.as_str()));
             let less = wanted.iter().filter(|line| !found.iter().any(|other| other == *line));
             differences.extend(more.map(|line| format!("  here alone: {line}\n")));

@@ -33,10 +33,7 @@ pub(super) struct Seen<'a> {
 impl Seen<'_> {
     /// The time of a family's samples.
     pub(super) fn at(&self, family: &Family) -> Wall {
-        match family.value {
-            Value::Now => self.now,
-            _ => self.usage.sample.at,
-        }
+        if matches!(family.value, Value::Now) { self.now } else { self.usage.sample.at }
     }
 }
 

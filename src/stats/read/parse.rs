@@ -187,7 +187,7 @@ pub fn disk_counts(text: &str) -> impl Iterator<Item = ((u64, u64), [u64; 11])> 
 /// ```
 pub fn container_id(directory: &str) -> Option<&str> {
     const DIGITS: usize = 64;
-    if directory.ends_with(".mount") {
+    if directory.strip_suffix(".mount").is_some() {
         return None;
     }
     let name = directory.strip_suffix(".scope").unwrap_or(directory);

@@ -190,7 +190,7 @@ impl registration::registration_server::Registration for Registrar {
             "plugin_registered": status.plugin_registered,
             "error": status.error,
         });
-        self.driver.record("NotifyRegistrationStatus", fields);
+        self.driver.record("NotifyRegistrationStatus", &fields);
         Ok(Response::new(registration::RegistrationStatusResponse {}))
     }
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount, umount};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tonic::{Code, Request, Response, Status};
 
@@ -32,7 +33,7 @@ impl Driver {
     }
 
     /// Appends a line to the record.
-    pub(crate) fn record(&self, call: &str, request: Value) {
+    pub(crate) fn record(&self, call: &str, request: &Value) {
         let line = json!({"call": call, "request": request});
         let file = self.0.options.folder.join("requests");
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
@@ -50,12 +51,12 @@ impl Driver {
         work: impl FnOnce(&Options) -> std::io::Result<()>,
     ) -> Result<(), Status> {
         let number = {
-            let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.0.calls.lock();
             let number = calls.entry(call).or_default();
             *number += 1;
             *number
         };
-        self.record(call, request);
+        self.record(call, &request);
         let options = &self.0.options;
         let work = || work(options).map_err(|error| Status::internal(error.to_string()));
         let Some(fault) = faults::of(&options.folder, call, volume, number) else { return work() };

@@ -190,8 +190,8 @@ async fn until_nothing_is_left(bed: &Bed, driver: &Driver, uids: &[&str]) -> Res
     let stages = format!("/var/lib/kubelet/plugins/kubernetes.io/csi/{}", driver.name);
     let seen = bed.cluster.on_node(&stages);
     until!("nothing of the driver's volumes is left", {
-        let staged = std::fs::read_dir(&seen).map_or(0, Iterator::count);
-        let mut left = staged > 0 || !mounted(bed, &stages)?.is_empty();
+        let entries = std::fs::read_dir(&seen).map_or(0, Iterator::count);
+        let mut left = entries > 0 || !mounted(bed, &stages)?.is_empty();
         for uid in uids {
             let pod = bed.cluster.on_node(&format!("/var/lib/kubelet/pods/{uid}"));
             left |= pod.exists() || !mounted(bed, uid)?.is_empty();

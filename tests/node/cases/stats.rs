@@ -26,11 +26,6 @@ async fn ask(bed: &Bed, path: &str) -> Result<String> {
     bed.kubectl(&["get", "--raw", &format!("/api/v1/nodes/n1/proxy{path}")]).await
 }
 
-async fn summary(bed: &Bed, query: &str) -> Result<Value> {
-    let text = ask(bed, &format!("/stats/summary{query}")).await?;
-    serde_json::from_str(&text).context("the summary is JSON")
-}
-
 /// The part of a summary about a pod of the case.
 fn of_pod<'a>(summary: &'a Value, bed: &Bed, name: &str) -> Option<&'a Value> {
     let pods = summary["pods"].as_array()?;
@@ -54,7 +49,7 @@ fn paths(value: &Value, above: &str, found: &mut BTreeSet<String>) {
             }
         }
         Value::Array(list) => list.iter().for_each(|value| paths(value, above, found)),
-        _ => {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             found.insert(above.to_owned());
         }
     }
@@ -102,21 +97,32 @@ volumes:
 - {name: scratch, emptyDir: {}}
 ";
 
-/// Asks until `wrong` finds nothing wrong with the answer any more.
-async fn until<T>(
-    bed: &Bed,
-    read: impl AsyncFn() -> Result<T>,
-    wrong: impl Fn(&T) -> Option<String>,
-) -> Result<T> {
+/// Asks for a page until `wrong` finds nothing wrong with it any more.
+async fn until(bed: &Bed, path: &str, wrong: impl Fn(&str) -> Option<String>) -> Result<String> {
     let end = std::time::Instant::now() + bed.patience;
     loop {
-        let answer = read().await?;
-        let Some(problem) = wrong(&answer) else { return Ok(answer) };
+        let page = ask(bed, path).await?;
+        let Some(problem) = wrong(&page) else { return Ok(page) };
         if std::time::Instant::now() > end {
             bail!("{problem}");
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+}
+
+/// Asks for the summary until `wrong` finds nothing wrong with it any more.
+async fn summary(
+    bed: &Bed,
+    query: &str,
+    wrong: impl Fn(&Value) -> Option<String>,
+) -> Result<Value> {
+    let read = |page: &str| serde_json::from_str::<Value>(page);
+    let problem = |page: &str| match read(page) {
+        Ok(summary) => wrong(&summary),
+        Err(error) => Some(format!("the summary is no JSON: {error}")),
+    };
+    let page = until(bed, &format!("/stats/summary{query}"), problem).await?;
+    Ok(read(&page)?)
 }
 
 fn between(what: &str, value: &Value, least: u64, most: u64) -> Option<String> {
@@ -156,7 +162,7 @@ async fn summary_has_what_a_pod_uses(bed: Bed) -> Result<()> {
             .or_else(|| between("processes", &pod["process_stats"]["process_count"], 3, 20))
             .or_else(|| between("traffic", &pod["network"]["rxBytes"], 1, u64::MAX))
     };
-    let summary = until(&bed, async || summary(&bed, "").await, wrong).await?;
+    let summary = summary(&bed, "", wrong).await?;
 
     let pod = of_pod(&summary, &bed, "p").context("the pod")?;
     let mut found = BTreeSet::new();
@@ -184,11 +190,10 @@ async fn summary_has_what_a_pod_uses(bed: Bed) -> Result<()> {
 async fn summary_in_short_has_processors_and_memory(bed: Bed) -> Result<()> {
     bed.pod("p", "containers: [{name: main, image: busybox, command: [sleep, '1000']}]").await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
-    let read = async || summary(&bed, "?only_cpu_and_memory=true").await;
     let missing = |summary: &Value| {
         of_pod(summary, &bed, "p").is_none().then(|| "the pod is not in the summary".to_owned())
     };
-    let summary = until(&bed, read, missing).await?;
+    let summary = summary(&bed, "?only_cpu_and_memory=true", missing).await?;
     let pod = of_pod(&summary, &bed, "p").context("the pod")?;
     ensure!(pod["containers"][0]["memory"]["workingSetBytes"].as_u64() > Some(0), "{pod}");
     for absent in ["network", "ephemeral-storage", "volume", "process_stats", "io"] {
@@ -210,11 +215,11 @@ async fn resource_metrics_are_those_of_metrics_server(bed: Bed) -> Result<()> {
     bed.pod("p", "containers: [{name: main, image: busybox, command: [sleep, '1000']}]").await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     let pod = format!("namespace=\"{}\",pod=\"p\"", bed.name);
-    let missing = |page: &String| {
+    let missing = |page: &str| {
         let found = samples(page, "container_memory_working_set_bytes", &[&pod]);
         found.is_empty().then(|| "the container has no memory".to_owned())
     };
-    let page = until(&bed, async || ask(&bed, "/metrics/resource").await, missing).await?;
+    let page = until(&bed, "/metrics/resource", missing).await?;
     for (family, labels) in [
         ("node_cpu_usage_seconds_total", vec![]),
         ("node_memory_working_set_bytes", vec![]),
@@ -272,11 +277,11 @@ containers:
     bed.until("p", &["cond[Ready]=True"]).await?;
     let pod = format!("namespace=\"{}\",pod=\"p\"", bed.name);
     let main = ["container=\"main\"", "image=\"docker.io/library/busybox", &pod];
-    let missing = |page: &String| {
+    let missing = |page: &str| {
         let found = samples(page, "container_memory_usage_bytes", &main);
         (found.len() != 1).then(|| format!("the container's memory: {found:?}"))
     };
-    let page = until(&bed, async || ask(&bed, "/metrics/cadvisor").await, missing).await?;
+    let page = until(&bed, "/metrics/cadvisor", missing).await?;
     for family in OF_CONTAINERS {
         let found = samples(&page, family, &main);
         ensure!(found.len() == 1, "{family} of the container: {found:?}");
