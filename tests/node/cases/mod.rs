@@ -4,6 +4,7 @@ use crate::{Case, case, slow};
 
 mod admission;
 mod claims;
+mod debugging;
 mod disturbed;
 mod ends;
 mod env;
@@ -32,6 +33,7 @@ pub(crate) fn together() -> Vec<Case> {
     [
         admission::cases(),
         claims::cases(),
+        debugging::cases(),
         ends::cases(),
         env::cases(),
         identity::cases(),
