@@ -6,6 +6,7 @@ mod admission;
 pub(crate) mod certs;
 mod claims;
 pub(crate) mod csi;
+mod debugging;
 mod disturbed;
 mod ends;
 mod env;
@@ -37,6 +38,7 @@ pub(crate) fn together() -> Vec<Case> {
         admission::cases(),
         claims::cases(),
         csi::cases(),
+        debugging::cases(),
         ends::cases(),
         env::cases(),
         eviction::cases(),

@@ -38,7 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
+pub(super) const SLEEPER: &str = "{terminationGracePeriodSeconds: 1, containers: [{name: main, image: busybox, command: [sleep, '1000']}]}";
 
 /// kubectl with `input` on its stdin; exit code, stdout and stderr.
 async fn talk(bed: &Bed, argv: &[&str], input: &str) -> Result<(Option<i32>, String, String)> {
@@ -200,14 +200,14 @@ async fn large_output(bed: Bed) -> Result<()> {
 }
 
 /// Who asks the kubelet.
-enum Who {
+pub(super) enum Who {
     Admin,
     Nobody,
     Token(String),
 }
 
 /// A client of the kubelet itself.
-async fn kubelet(bed: &Bed, who: Who) -> Result<Client> {
+pub(super) async fn kubelet(bed: &Bed, who: Who) -> Result<Client> {
     let url: http::Uri = "https://10.200.0.11:10250".parse()?;
     let mut config = match who {
         Who::Admin => {
@@ -230,7 +230,7 @@ async fn kubelet(bed: &Bed, who: Who) -> Result<Client> {
 }
 
 /// The answer to a GET: its status code and text.
-async fn ask(client: &Client, path: &str) -> Result<(u16, String)> {
+pub(super) async fn ask(client: &Client, path: &str) -> Result<(u16, String)> {
     let request = http::Request::get(path).body(kube::client::Body::empty())?;
     let response =
         client.send(request).await.with_context(|| format!("asking the kubelet for {path}"))?;
