@@ -59,8 +59,7 @@ pub struct Owner {
 }
 
 /// Returns the owner of each cgroup that has one, by path. `images` are those of sandboxes, by id.
-#[expect(clippy::implicit_hasher, reason = "a reading has maps of one kind")]
-pub fn owners<'a>(
+pub(super) fn owners<'a>(
     cgroups: &'a CgroupsUsage,
     tree: &CgroupTree,
     known: &[KnownPod],

@@ -134,7 +134,9 @@ fn seconds(at: Wall) -> f64 {
 mod tests {
     use super::render;
     use crate::model::{ContainerId, PodKey, PodUid, Wall};
-    use crate::stats::usage::*;
+    use crate::stats::usage::{
+        ContainerUsage, Cpu, Memory, NodeUsage, PodUsage, PodsUsage, Resources, Swap,
+    };
 
     #[test]
     fn samples_have_upstreams_names_and_times() {

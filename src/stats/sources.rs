@@ -116,8 +116,8 @@ impl Sources {
     fn cgroup(&self, reader: &mut Reader<'_>, path: &str) -> Option<CgroupUsage> {
         let mut sample = reader.read(path, self.deps.clock.now())?;
         if let Some(memory) = sample.memory.as_mut().filter(|_| path == "/") {
-            memory.limit = self.config.machine.memory;
-            memory.swap_limit = self.config.machine.swap;
+            memory.limits.memory = self.config.machine.memory;
+            memory.limits.swap = self.config.machine.swap;
         }
         Some(CgroupUsage { sample, ..CgroupUsage::default() })
     }

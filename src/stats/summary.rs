@@ -423,7 +423,10 @@ mod tests {
 
     use super::{Frame, Part, render};
     use crate::model::{ContainerId, PodKey, PodUid, Wall};
-    use crate::stats::usage::*;
+    use crate::stats::usage::{
+        ContainerUsage, Cpu, Fs, Interface, Io, Memory, Network, NodeUsage, PodUsage, PodsUsage,
+        Processes, Resources, Swap, SystemContainer, SystemUsage, VolumeUsage,
+    };
 
     const AT: Wall = Wall::UNIX_EPOCH;
 

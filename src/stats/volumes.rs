@@ -56,7 +56,7 @@ fn float(value: u64) -> f64 {
 mod tests {
     use super::write;
     use crate::model::{ContainerId, PodKey, PodUid, Wall};
-    use crate::stats::usage::*;
+    use crate::stats::usage::{ContainerUsage, Fs, PodUsage, PodsUsage, Resources, VolumeUsage};
     use crate::telemetry::metrics::Collected;
 
     fn pod(uid: &str) -> PodUsage {

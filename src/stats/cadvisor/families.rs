@@ -1,7 +1,7 @@
 //! The families of cgroups on `/metrics/cadvisor`: names, helps, labels, and where each value comes
 //! from. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::linux::mount::FsUsage;
 use crate::model::Wall;
@@ -50,9 +50,9 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "container_spec_cpu_period", help: "CPU period of the container.", value: |sample| Some(float(sample.cpu.as_ref()?.period)) },
     Spec { name: "container_spec_cpu_quota", help: "CPU quota of the container.", value: |sample| Some(float(sample.cpu.as_ref()?.quota)).filter(|quota| *quota > 0.0) },
     Spec { name: "container_spec_cpu_shares", help: "CPU share of the container.", value: |sample| Some(float(sample.cpu.as_ref()?.shares)) },
-    Spec { name: "container_spec_memory_limit_bytes", help: "Memory limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.limit)) },
-    Spec { name: "container_spec_memory_swap_limit_bytes", help: "Memory swap limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.swap_limit)) },
-    Spec { name: "container_spec_memory_reservation_limit_bytes", help: "Memory reservation limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.reservation)) },
+    Spec { name: "container_spec_memory_limit_bytes", help: "Memory limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.limits.memory)) },
+    Spec { name: "container_spec_memory_swap_limit_bytes", help: "Memory swap limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.limits.swap)) },
+    Spec { name: "container_spec_memory_reservation_limit_bytes", help: "Memory reservation limit for the container.", value: |sample| Some(limit(sample.memory.as_ref()?.limits.reserved)) },
 ];
 
 /// A family of cgroups.
@@ -147,30 +147,13 @@ impl Family {
             }
             Value::Io(table, operation, of_disk) => {
                 let counts = sample.io.as_ref().map(|io| table(&io.tables)).unwrap_or_default();
-                let mut shown: Vec<&str> = Vec::new();
-                for (device, value) in by_device(counts, operation) {
-                    let name = name_of(device);
-                    if !shown.contains(&name) {
-                        shown.push(name);
-                        emit(&[name], float(value));
-                    }
-                }
-                // A device that both know is shown once: a page must not have a series twice.
-                let rest = seen.disks.iter().filter(|disk| !shown.contains(&disk.device.as_str()));
-                if let Some(value) = of_disk {
-                    rest.for_each(|disk| emit(&[&disk.device], value(disk)));
-                }
+                let of_devices = by_device(counts, operation);
+                let devices = of_devices.into_iter().map(|(count, value)| (name_of(count), value));
+                io(devices.collect(), of_disk, seen.disks, emit);
             }
             Value::Cost(table) => {
                 let counts = sample.io.as_ref().map(|io| table(&io.tables)).unwrap_or_default();
-                let mut shown: Vec<&str> = Vec::new();
-                for count in counts {
-                    let name = name_of(count);
-                    if !shown.contains(&name) {
-                        shown.push(name);
-                        emit(&[name], micros(count.value));
-                    }
-                }
+                counts.iter().for_each(|count| emit(&[name_of(count)], micros(count.value)));
             }
             Value::Devices => {
                 for count in sample.io.iter().flat_map(|io| &io.tables.bytes) {
@@ -195,6 +178,26 @@ impl Family {
                 emit(&[], micros(line(&of(sample).unwrap_or_default()).total));
             }
         }
+    }
+}
+
+/// Shows devices of a cgroup, then those of the machine. One that both know is shown once: a page
+/// must not have a series twice.
+fn io(
+    of_cgroup: Vec<(&str, u64)>,
+    of_disk: Option<fn(&Disk) -> f64>,
+    disks: &[Disk],
+    emit: &mut Emit<'_>,
+) {
+    let mut shown: BTreeSet<&str> = BTreeSet::new();
+    for (name, value) in of_cgroup {
+        if shown.insert(name) {
+            emit(&[name], float(value));
+        }
+    }
+    let Some(value) = of_disk else { return };
+    for disk in disks.iter().filter(|disk| !shown.contains(disk.device.as_str())) {
+        emit(&[&disk.device], value(disk));
     }
 }
 

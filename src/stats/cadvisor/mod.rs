@@ -117,7 +117,9 @@ mod tests {
     use crate::model::{PodKey, Wall};
     use crate::stats::cgroups::{CgroupsUsage, Owner};
     use crate::stats::read::parse::{DeviceCount, IoTables};
-    use crate::stats::read::sample::*;
+    use crate::stats::read::sample::{
+        CgroupUsage, CpuSample, IoSample, MemoryLimits, MemorySample, ProcessDetails, Sample,
+    };
     use crate::stats::usage::{Interface, Network, Traffic};
 
     fn usage() -> CgroupUsage {
@@ -142,7 +144,11 @@ mod tests {
                 shares: 2,
                 ..CpuSample::default()
             }),
-            memory: Some(MemorySample { usage: 90, limit: u64::MAX, ..MemorySample::default() }),
+            memory: Some(MemorySample {
+                usage: 90,
+                limits: MemoryLimits { memory: u64::MAX, ..MemoryLimits::default() },
+                ..MemorySample::default()
+            }),
             io: Some(IoSample { tables, psi: None }),
             ..Sample::default()
         };

@@ -13,7 +13,9 @@ use crate::model::{
 use crate::pleg::{KnownPod, Observation};
 use crate::resources::cgroup_names::{CgroupDriver, CgroupTree};
 use crate::stats::cgroups::CgroupsUsage;
-use crate::stats::read::sample::{CgroupUsage, CpuSample, MemorySample, PidsSample, Sample};
+use crate::stats::read::sample::{
+    CgroupUsage, CpuSample, MemoryLimits, MemorySample, PidsSample, Sample,
+};
 use crate::stats::usage::{Fs, PodsUsage, VolumeUsage};
 
 const AT: Wall = Wall::UNIX_EPOCH;
@@ -61,7 +63,8 @@ fn known(containers: Vec<ObservedContainer>) -> Vec<KnownPod> {
 }
 
 fn cgroup(core_nanos: u64, usage: u64, limit: u64) -> CgroupUsage {
-    let memory = MemorySample { usage, limit, ..MemorySample::default() };
+    let limits = MemoryLimits { memory: limit, ..MemoryLimits::default() };
+    let memory = MemorySample { usage, limits, ..MemorySample::default() };
     let sample = Sample {
         cpu: Some(CpuSample { total: core_nanos, ..CpuSample::default() }),
         memory: Some(memory),

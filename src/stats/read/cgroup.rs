@@ -8,7 +8,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::parse::{self, DeviceCount, IoTables};
-use super::sample::{CpuSample, IoSample, MemorySample, PidsSample, ProcessDetails, Sample};
+use super::sample::{
+    CpuSample, IoSample, MemoryLimits, MemorySample, PidsSample, ProcessDetails, Sample,
+};
 use crate::linux::cgroup::Layout;
 use crate::model::{Now, Wall};
 use crate::stats::usage::{Network, Psi};
@@ -199,9 +201,11 @@ impl<'a> Reader<'a> {
             failures: self.number(&directory, "memory.failcnt").unwrap_or_default(),
             kernel: self.number(&directory, "memory.kmem.usage_in_bytes").unwrap_or_default(),
             oom_kills: self.count(&directory, "memory.oom_control", "oom_kill"),
-            limit: self.number(&directory, "memory.limit_in_bytes").unwrap_or_default(),
-            swap_limit: self.number(&directory, "memory.memsw.limit_in_bytes").unwrap_or_default(),
-            reservation: self.number(&directory, "memory.soft_limit_in_bytes").unwrap_or_default(),
+            limits: MemoryLimits {
+                memory: self.number(&directory, "memory.limit_in_bytes").unwrap_or_default(),
+                swap: self.number(&directory, "memory.memsw.limit_in_bytes").unwrap_or_default(),
+                reserved: self.number(&directory, "memory.soft_limit_in_bytes").unwrap_or_default(),
+            },
             ..MemorySample::default()
         };
         for (name, value) in self.text(&directory, "memory.stat").map(parse::pairs)? {
@@ -242,15 +246,15 @@ impl<'a> Reader<'a> {
         if let Some(usage) = self.number(&directory, "memory.current") {
             memory.usage = usage;
             memory.max_usage = self.number(&directory, "memory.peak").unwrap_or_default();
-            memory.limit = self.number(&directory, "memory.max")?;
-            memory.reservation = self.number(&directory, "memory.min").unwrap_or_default();
+            memory.limits.memory = self.number(&directory, "memory.max")?;
+            memory.limits.reserved = self.number(&directory, "memory.min").unwrap_or_default();
             memory.swap = self.number(&directory, "memory.swap.current").unwrap_or_default();
-            memory.swap_limit = self.number(&directory, "memory.swap.max").unwrap_or_default();
+            memory.limits.swap = self.number(&directory, "memory.swap.max").unwrap_or_default();
         } else {
             // The top has no such files: in use is what v1 counts there.
             memory.usage = memory.rss.saturating_add(memory.cache);
-            memory.limit = u64::MAX;
-            memory.swap_limit = u64::MAX;
+            memory.limits.memory = u64::MAX;
+            memory.limits.swap = u64::MAX;
         }
         Some(memory)
     }
@@ -424,7 +428,7 @@ mod tests {
         assert_eq!(cpu.psi.expect("pressure").some.total, 4);
         let memory = sample.memory.expect("memory");
         assert_eq!((memory.usage, memory.working_set(), memory.swap), (40, 33, 6));
-        assert_eq!((memory.limit, memory.swap_limit), (u64::MAX, 0));
+        assert_eq!((memory.limits.memory, memory.limits.swap), (u64::MAX, 0));
         assert_eq!((sample.pids.threads, sample.pids.limit, sample.pids.processes), (4, 0, 2));
         assert_eq!(sample.pids.first, Some(12));
         assert_eq!(sample.io.expect("devices").tables.bytes.len(), 2);
@@ -432,7 +436,7 @@ mod tests {
         assert_eq!(network.interfaces[0].name, "eth0");
 
         let top = reader.read("/", NOW).expect("the top").memory.expect("memory");
-        assert_eq!((top.usage, top.working_set(), top.limit), (150, 120, u64::MAX));
+        assert_eq!((top.usage, top.working_set(), top.limits.memory), (150, 120, u64::MAX));
         assert!(reader.read("/gone", NOW).is_none());
     }
 

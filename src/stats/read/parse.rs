@@ -187,6 +187,7 @@ pub fn disk_counts(text: &str) -> impl Iterator<Item = ((u64, u64), [u64; 11])> 
 /// ```
 pub fn container_id(directory: &str) -> Option<&str> {
     const DIGITS: usize = 64;
+    // A mount of systemd has a cgroup of the same name.
     if directory.strip_suffix(".mount").is_some() {
         return None;
     }

@@ -86,14 +86,21 @@ pub struct MemorySample {
     pub page_faults: u64,
     /// Page faults that read from a disk.
     pub major_page_faults: u64,
-    /// The limit; beyond [`UNLIMITED_ABOVE`]: none.
-    pub limit: u64,
-    /// The limit on swap, or on memory and swap on v1.
-    pub swap_limit: u64,
-    /// What is reserved.
-    pub reservation: u64,
+    /// The limits.
+    pub limits: MemoryLimits,
     /// Stalls.
     pub psi: Option<Psi>,
+}
+
+/// Limits of memory in bytes; beyond [`UNLIMITED_ABOVE`]: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Of memory.
+    pub memory: u64,
+    /// Of swap, or of memory and swap together on v1.
+    pub swap: u64,
+    /// What is reserved.
+    pub reserved: u64,
 }
 
 impl MemorySample {
@@ -166,7 +173,7 @@ impl CgroupUsage {
             }),
             memory: memory.map(|memory| Memory {
                 at,
-                limit: limited(memory.limit),
+                limit: limited(memory.limits.memory),
                 usage: memory.usage,
                 working_set: memory.working_set(),
                 rss: memory.rss,
@@ -177,7 +184,7 @@ impl CgroupUsage {
             swap: memory.map(|memory| Swap {
                 at,
                 usage: memory.swap,
-                limit: limited(memory.swap_limit),
+                limit: limited(memory.limits.swap),
             }),
             io: sample.io.as_ref().map(|io| Io { at, psi: io.psi }),
         }

@@ -91,7 +91,7 @@ fn check_sample(rest: &str, line: &str) {
     let suffix = ["_bucket", "_sum", "_count"].iter().find_map(|end| rest.strip_prefix(end));
     let mut rest = suffix.unwrap_or(rest);
     if let Some(labels) = rest.strip_prefix('{') {
-        let end = end_of_labels(labels).expect("labels have an end");
+        let end = end_of_labels(labels).expect("the labels end");
         rest = &labels[end..];
     }
     let mut words = rest.strip_prefix(' ').expect("a space").split(' ');
