@@ -34,10 +34,11 @@ impl Driver {
 
     /// Appends a line to the record.
     pub(crate) fn record(&self, call: &str, request: &Value) {
-        let line = json!({"call": call, "request": request});
+        // One write: requests come side by side.
+        let line = format!("{}\n", json!({"call": call, "request": request}));
         let file = self.0.options.folder.join("requests");
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
-        if let Err(error) = opened.and_then(|mut file| writeln!(file, "{line}")) {
+        if let Err(error) = opened.and_then(|mut file| file.write_all(line.as_bytes())) {
             eprintln!("csi-driver: the record: {error}");
         }
     }

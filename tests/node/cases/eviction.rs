@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::bed::{Bed, shows};
 use crate::look::{glob, text};
@@ -225,14 +226,15 @@ volumes: [{name: mem, emptyDir: {medium: Memory}}]
 }
 
 async fn process_ids_run_out(bed: Bed) -> Result<()> {
-    let most = std::fs::read_to_string("/proc/sys/kernel/pid_max")?;
-    let most: u64 = most.trim().parse()?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    let running = load.split_whitespace().nth(3).and_then(|both| both.split_once('/'));
-    let running: u64 = running.context("no processes")?.1.parse()?;
+    // As the kubelet sees it: a namespace of processes can have a limit of its own.
+    let path = "/api/v1/nodes/n1/proxy/stats/summary?only_cpu_and_memory=false";
+    let summary: Value = serde_json::from_str(&bed.kubectl(&["get", "--raw", path]).await?)?;
+    let limits = &summary["node"]["rlimit"];
+    let most = limits["maxpid"].as_u64().context("no limit of processes")?;
+    let running = limits["curproc"].as_u64().context("no processes")?;
     let config = format!(
         "evictionHard: {{pid.available: '{}'}}\nevictionPressureTransitionPeriod: 5s\n",
-        most - running - 500
+        most.saturating_sub(running + 500)
     );
     with_config(&bed, &config, async {
         let forks = "

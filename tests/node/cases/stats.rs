@@ -276,7 +276,7 @@ containers:
     bed.pod("p", spec).await?;
     bed.until("p", &["cond[Ready]=True"]).await?;
     let pod = format!("namespace=\"{}\",pod=\"p\"", bed.name);
-    let main = ["container=\"main\"", "image=\"docker.io/library/busybox", &pod];
+    let main = ["container=\"main\"", "image=\"registry.k8s.io/e2e-test-images/busybox:", &pod];
     let missing = |page: &str| {
         let found = samples(page, "container_memory_usage_bytes", &main);
         (found.len() != 1).then(|| format!("the container's memory: {found:?}"))
