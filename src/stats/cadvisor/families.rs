@@ -153,7 +153,9 @@ impl Family {
             }
             Value::Cost(table) => {
                 let counts = sample.io.as_ref().map(|io| table(&io.tables)).unwrap_or_default();
-                counts.iter().for_each(|count| emit(&[name_of(count)], micros(count.value)));
+                for count in counts {
+                    emit(&[name_of(count)], micros(count.value));
+                }
             }
             Value::Devices => {
                 for count in sample.io.iter().flat_map(|io| &io.tables.bytes) {
