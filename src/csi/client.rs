@@ -32,10 +32,6 @@ pub type Observer = Arc<dyn Fn(&str, &str, Duration, Option<&CsiError>) + Send +
 pub struct Capabilities {
     /// Volumes are staged once per node before they are published to pods.
     pub stage: bool,
-    /// The driver reports usage.
-    pub stats: bool,
-    /// The driver grows volumes on the node.
-    pub expand: bool,
     /// The driver tells one writing pod from several.
     pub single_node_multi_writer: bool,
     /// The driver gives volumes to a group itself.
@@ -54,8 +50,6 @@ impl Capabilities {
         };
         Self {
             stage: has(RpcType::StageUnstageVolume),
-            stats: has(RpcType::GetVolumeStats),
-            expand: has(RpcType::ExpandVolume),
             single_node_multi_writer: has(RpcType::SingleNodeMultiWriter),
             mount_group: has(RpcType::VolumeMountGroup),
         }
