@@ -177,7 +177,8 @@ fn disk(all: &mut Observations, bytes: Signal, inodes: Signal, fs: Option<&Fs>) 
         let capacity = Quantity::bytes(capacity);
         all.insert(bytes, Observation { available, capacity, at: fs.at });
     }
-    if let Some((free, count)) = fs.inodes_free.zip(fs.inodes) {
+    // Some file systems, as btrfs, count no inodes: that is no shortage.
+    if let Some((free, count)) = fs.inodes_free.zip(fs.inodes).filter(|(_, count)| *count > 0) {
         let count_of = |inodes: u64| Quantity::count(i64::try_from(inodes).unwrap_or(i64::MAX));
         all.insert(
             inodes,

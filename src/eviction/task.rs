@@ -143,8 +143,9 @@ impl Task {
             return;
         }
 
-        let usage = self.usage(Duration::ZERO).await;
-        let candidates = candidates(&pods, usage.as_deref());
+        // Without a reading of the pods the victim would be any of them.
+        let Some(usage) = self.usage(Duration::ZERO).await else { return };
+        let candidates = candidates(&pods, Some(&usage));
         let wall = self.deps.clock.now();
         for threshold in due {
             if let Some(observed) = seen.get(&threshold.signal) {

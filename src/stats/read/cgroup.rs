@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
             kernel: self.number(&directory, "memory.kmem.usage_in_bytes").unwrap_or_default(),
             oom_kills: self.count(&directory, "memory.oom_control", "oom_kill"),
             limits: MemoryLimits {
-                memory: self.number(&directory, "memory.limit_in_bytes").unwrap_or_default(),
+                memory: self.number(&directory, "memory.limit_in_bytes")?,
                 swap: self.number(&directory, "memory.memsw.limit_in_bytes").unwrap_or_default(),
                 reserved: self.number(&directory, "memory.soft_limit_in_bytes").unwrap_or_default(),
             },
