@@ -79,6 +79,9 @@ impl<B: Backend> Dispatch<B> {
     pub(super) fn retry_resizes(&mut self) {
         if self.desired.sources_ready() {
             self.decide_resizes();
+        } else if self.resizes.next.is_some() {
+            // A moment that stays in the past would wake the loop for ever.
+            self.resizes.next = Some(self.clock.now().mono.after(RETRY));
         }
     }
 
