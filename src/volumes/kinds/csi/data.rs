@@ -65,7 +65,7 @@ pub(super) fn write(dir: &Path, data: &Data) -> io::Result<()> {
     // Go's encoder ends with a line feed.
     let mut text = serde_json::to_vec(data)?;
     text.push(b'\n');
-    write_atomic_with(&dir.join(FILE), &text, WriteOptions::mode(0o644))
+    write_atomic_with(&dir.join(FILE), &text, WriteOptions::mode(0o644).synced())
 }
 
 /// Makes a directory of mounts, with its parents.
