@@ -161,7 +161,7 @@ mod tests {
         tasks.spawn(reader);
         let sources = Sources {
             runtime: condition,
-            pleg,
+            pleg: Some(pleg),
             images: watch::channel(std::sync::Arc::default()).1,
             devices: watch::channel([].into()).1,
             pressure: watch::channel(crate::model::Pressure::default()).1,

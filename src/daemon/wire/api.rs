@@ -14,7 +14,6 @@ use crate::daemon::identity::Identity;
 use crate::daemon::tasks::Tasks;
 use crate::status;
 use crate::telemetry::metrics::Registry;
-use crate::volumes::mounter::Mounter;
 
 /// Makes the clients of the API server; `None` without `--kubeconfig`. Starts the rotation of the
 /// client certificate. Without rotation the first certificate is waited for, an hour at most.
@@ -51,7 +50,7 @@ pub(in crate::daemon) struct ApiParts {
     pub(in crate::daemon) node: watch::Receiver<NodeView>,
 }
 
-impl<M: Mounter> Core<M> {
+impl Core {
     /// Starts what reads the API server. Without a kubeconfig every part stands alone.
     pub(in crate::daemon) fn start_api(&self, tasks: &mut Tasks) -> ApiParts {
         let Some(clients) = &self.clients else {

@@ -18,15 +18,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::{ApiParts, RuntimeParts};
 use crate::admission::Rejection;
-use crate::apiserver::nodes;
+use crate::apiserver::nodes::{self, NodeView};
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
 use crate::cri::RuntimeCondition;
-use crate::daemon::Core;
 use crate::daemon::switched_off::SwitchedOff;
 use crate::daemon::tasks::Tasks;
+use crate::daemon::{Core, Kubelet};
 use crate::desired::Change;
-use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
+use crate::dispatch::{self, Backend, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, Pod, PodUid, Pressure};
@@ -91,57 +91,166 @@ impl dispatch::Give for Gives {
     }
 }
 
-impl<M: Mounter> Core<M> {
+/// What dispatch on a backend is made from.
+pub(in crate::daemon) struct DispatchParts<B> {
+    pub(in crate::daemon) backend: B,
+    pub(in crate::daemon) desired: desired::Handle,
+    pub(in crate::daemon) changes: mpsc::Receiver<Change>,
+    pub(in crate::daemon) node: watch::Receiver<Option<Arc<NodeFacts>>>,
+    pub(in crate::daemon) give: Arc<dyn dispatch::Give>,
+    pub(in crate::daemon) allocated: PodStates,
+    pub(in crate::daemon) forget: Forgetters,
+    pub(in crate::daemon) kernel: Kernel,
+}
+
+impl Core {
+    /// Follows the node's allocatable resources as this kubelet last described them.
+    pub(in crate::daemon) fn allocatable(
+        &self,
+        node: Option<&node::Handle>,
+        tasks: &mut Tasks,
+    ) -> watch::Receiver<BTreeMap<String, Quantity>> {
+        let Some(node) = node else {
+            // The node is not described: what the machine has counts.
+            return watch::channel(self.identity.allocatable(&self.loaded)).1;
+        };
+        let (sender, receiver) = watch::channel(BTreeMap::new());
+        let mut described = node.described();
+        tasks.run("allocatable", async move {
+            loop {
+                let node = described.borrow_and_update().clone();
+                let now = node
+                    .and_then(|node| node.status.as_ref()?.allocatable.clone())
+                    .unwrap_or_default();
+                set_if_changed(&sender, now);
+                if described.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Follows the facts of the node that admission looks at. They are `None` until there is a Node
+    /// object with allocatable resources, where this kubelet describes one.
+    pub(in crate::daemon) fn node_facts(
+        node: Option<&node::Handle>,
+        mut view: watch::Receiver<NodeView>,
+        mut allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
+        (mut condition, mut pressure): (
+            watch::Receiver<RuntimeCondition>,
+            watch::Receiver<Pressure>,
+        ),
+        tasks: &mut Tasks,
+    ) -> watch::Receiver<Option<Arc<NodeFacts>>> {
+        let (sender, receiver) = watch::channel(None);
+        let mut described = node.map(node::Handle::described);
+        tasks.run("node facts", async move {
+            loop {
+                let bare =
+                    bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
+                let bare = NodeFacts { pressure: *pressure.borrow_and_update(), ..bare };
+                let now = match &mut described {
+                    None => Some(bare),
+                    Some(described) => {
+                        let own = described.borrow_and_update().clone();
+                        let object = view.borrow_and_update().node.clone().or(own);
+                        // For a node of no size every new pod would be refused for good.
+                        object
+                            .filter(|_| !bare.allocatable.is_empty())
+                            .map(|object| bare.with_object(&object))
+                    }
+                };
+                let now = now.map(Arc::new);
+                set_if_changed(&sender, now);
+                // Every arm is cancel-safe.
+                tokio::select! {
+                    () = changed(&mut view) => {}
+                    () = changed_of(&mut described) => {}
+                    () = changed(&mut allocatable) => {}
+                    () = changed(&mut condition) => {}
+                    () = changed(&mut pressure) => {}
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Starts dispatch on a backend.
+    pub(in crate::daemon) fn start_dispatch<B: Backend>(
+        &self,
+        tasks: &mut Tasks,
+        parts: DispatchParts<B>,
+    ) -> anyhow::Result<PodsHandle> {
+        let changes = SwitchedOff::from(&self.loaded.gates).strip(parts.changes, tasks);
+        let deps = dispatch::Deps {
+            backend: parts.backend,
+            desired: parts.desired,
+            node: parts.node,
+            read_node: self
+                .clients
+                .clone()
+                .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
+            give: parts.give,
+            allocated: parts.allocated,
+            forget: parts.forget,
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+            shutdown: self.shutdown.clone(),
+        };
+        let name = &self.identity.name;
+        let config = dispatch::Config::from_loaded(&self.loaded, name, &parts.kernel)
+            .context("allowedUnsafeSysctls")?;
+        let (dispatch, pods) = Dispatch::new(config, deps);
+        tasks.run_to_end("dispatch", dispatch.run(changes));
+        Ok(pods)
+    }
+}
+
+impl<M: Mounter> Kubelet<M> {
     /// Starts dispatch on the CRI backend.
     pub(in crate::daemon) fn start_pods(
         &self,
         tasks: &mut Tasks,
         parts: Parts,
     ) -> anyhow::Result<PodsHandle> {
-        let allocatable = self.allocatable(parts.node.as_ref(), tasks);
-        let node = Self::node_facts(&parts, &allocatable, tasks);
+        let allocatable = self.core.allocatable(parts.node.as_ref(), tasks);
+        let of_machine = (parts.runtime.condition.clone(), parts.pressure.clone());
+        let view = parts.api.node.clone();
+        let node =
+            Core::node_facts(parts.node.as_ref(), view, allocatable.clone(), of_machine, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
-        let permits = SandboxPermits::for_cores(self.machine.cores, self.backlog.clone());
+        let permits = SandboxPermits::for_cores(self.machine.cores, self.core.backlog.clone());
         let report = Arc::new(self.report_deps(&parts, permits.clone()));
         let allocated = parts.runtime.states.allocated.clone();
-        let kernel = Kernel::detect(&self.identity.machine.kernel_version);
+        let kernel = Kernel::detect(&self.core.identity.machine.kernel_version);
         let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
-        let changes = SwitchedOff::from(&self.loaded.gates).strip(changes, tasks);
         let shared = Arc::new(shared);
 
         let (backend, look) = CriBackend::new(
-            pods::Config::from(&self.loaded),
+            pods::Config::from(&self.core.loaded),
             pods::Deps {
                 execute: Arc::clone(&shared),
                 report: Arc::clone(&report),
                 probes: self.probe_deps(),
                 network_not_ready,
-                shutdown: self.shutdown.clone(),
+                shutdown: self.core.shutdown.clone(),
             },
         );
         tasks.run_to_end("found pods", look);
 
-        let deps = dispatch::Deps {
+        let parts = DispatchParts {
             backend,
             desired,
+            changes,
             node,
-            read_node: self
-                .clients
-                .clone()
-                .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
             give: Arc::new(Gives(Arc::clone(&shared))),
             allocated,
             forget: self.forgetters(&shared, &report),
-            recorder: self.recorder.clone(),
-            clock: self.clock,
-            shutdown: self.shutdown.clone(),
+            kernel,
         };
-        let name = &self.identity.name;
-        let config = dispatch::Config::from_loaded(&self.loaded, name, &kernel)
-            .context("allowedUnsafeSysctls")?;
-        let (dispatch, pods) = Dispatch::new(config, deps);
-        tasks.run_to_end("dispatch", dispatch.run(changes));
+        let pods = self.core.start_dispatch(tasks, parts)?;
         self.follow_pods(&shared, &report.actuated, &pods, tasks);
         Ok(pods)
     }
@@ -149,9 +258,9 @@ impl<M: Mounter> Core<M> {
     fn probe_deps(&self) -> ProbeDeps {
         ProbeDeps {
             exec: Arc::new(self.runtime.clone()),
-            recorder: self.recorder.clone(),
-            clock: self.clock,
-            observer: probes::metrics::observer(&self.probe_metrics),
+            recorder: self.core.recorder.clone(),
+            clock: self.core.clock,
+            observer: probes::metrics::observer(&self.core.probe_metrics),
         }
     }
 
@@ -161,19 +270,22 @@ impl<M: Mounter> Core<M> {
             desired: parts.desired.clone(),
             volumes: parts.volumes.clone(),
             actuated: parts.runtime.states.actuated.clone(),
-            recorder: self.recorder.clone(),
+            recorder: self.core.recorder.clone(),
             condition: parts.runtime.condition.clone(),
             permits,
-            shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
+            shows_stop_signals: self.core.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
             hides_ready_to_start: !self
+                .core
                 .loaded
                 .gates
                 .enabled(Gate::POD_READY_TO_START_CONTAINERS_CONDITION),
             forgets_probes: self
+                .core
                 .loaded
                 .gates
                 .enabled(Gate::CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART),
             devices: self
+                .core
                 .loaded
                 .gates
                 .enabled(Gate::RESOURCE_HEALTH_STATUS)
@@ -189,13 +301,13 @@ impl<M: Mounter> Core<M> {
         permits: SandboxPermits,
         kernel: Kernel,
     ) -> (mpsc::Receiver<Change>, execute::Deps) {
-        let identity = &self.identity;
+        let identity = &self.core.identity;
         let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
         let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
         let swap = request::Swap { memory, swap };
 
         let deps = execute::Deps {
-            clock: self.clock,
+            clock: self.core.clock,
             runtime: RuntimeDeps {
                 cri: self.runtime.clone(),
                 pleg: parts.runtime.pleg,
@@ -209,7 +321,7 @@ impl<M: Mounter> Core<M> {
                 services: parts.api.services,
                 runtime_classes: parts.api.runtime_classes,
                 tokens: parts.api.tokens,
-                recorder: self.recorder.clone(),
+                recorder: self.core.recorder.clone(),
             },
             images: parts.runtime.images,
             volumes: parts.volumes,
@@ -222,13 +334,17 @@ impl<M: Mounter> Core<M> {
             metrics: Metrics { count: self.count_starts() },
             settings: Settings {
                 node_name: identity.name.clone(),
-                paths: volumes::Paths::from(&self.loaded),
+                paths: volumes::Paths::from(&self.core.loaded),
                 container_logs_dir: self.machine.container_logs_dir.clone(),
-                resolv_conf: self.loaded.config.resolv_conf.clone().into(),
+                resolv_conf: self.core.loaded.config.resolv_conf.clone().into(),
                 memory_capacity: memory,
-                images_by_handler: self.loaded.gates.enabled(Gate::RUNTIME_CLASS_IN_IMAGE_CRI_API),
+                images_by_handler: self
+                    .core
+                    .loaded
+                    .gates
+                    .enabled(Gate::RUNTIME_CLASS_IN_IMAGE_CRI_API),
                 spec: request::Settings::from_loaded(
-                    &self.loaded,
+                    &self.core.loaded,
                     kernel,
                     identity.ips.clone(),
                     swap,
@@ -241,8 +357,8 @@ impl<M: Mounter> Core<M> {
 
     /// Makes the observer of starts: it counts them in the metrics, and notes them for the trimmer.
     fn count_starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
-        let count = pods::metrics::observer(&self.metrics);
-        let rest = self.rest.clone();
+        let count = pods::metrics::observer(&self.core.metrics);
+        let rest = self.core.rest.clone();
         Arc::new(move |start| {
             count(start);
             rest.note();
@@ -275,7 +391,7 @@ impl<M: Mounter> Core<M> {
             forget.add(move |uid: &PodUid| tokens.forget(uid));
         }
         forget.add(shared.resources.user_namespaces.clone());
-        let rest = self.rest.clone();
+        let rest = self.core.rest.clone();
         forget.add(move |_: &PodUid| rest.note());
         forget
     }
@@ -298,7 +414,7 @@ impl<M: Mounter> Core<M> {
         let pod_logs = PathBuf::from(&shared.settings.spec.pod_logs_dir);
         let container_logs = shared.settings.container_logs_dir.clone();
         let pods = pods.clone();
-        let stop = self.shutdown.clone();
+        let stop = self.core.shutdown.clone();
         let actuated = actuated.clone();
         tasks.run("sweep", async move {
             let known = pods.known().await;
@@ -313,77 +429,6 @@ impl<M: Mounter> Core<M> {
             // Once per process.
             stop.cancelled().await;
         });
-    }
-
-    /// Follows the node's allocatable resources as this kubelet last described them.
-    fn allocatable(
-        &self,
-        node: Option<&node::Handle>,
-        tasks: &mut Tasks,
-    ) -> watch::Receiver<BTreeMap<String, Quantity>> {
-        let Some(node) = node else {
-            // The node is not described: what the machine has counts.
-            return watch::channel(self.identity.allocatable(&self.loaded)).1;
-        };
-        let (sender, receiver) = watch::channel(BTreeMap::new());
-        let mut described = node.described();
-        tasks.run("allocatable", async move {
-            loop {
-                let node = described.borrow_and_update().clone();
-                let now = node
-                    .and_then(|node| node.status.as_ref()?.allocatable.clone())
-                    .unwrap_or_default();
-                set_if_changed(&sender, now);
-                if described.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-        receiver
-    }
-
-    /// Follows the facts of the node that admission looks at. They are `None` until there is a Node
-    /// object with allocatable resources, where this kubelet describes one.
-    fn node_facts(
-        parts: &Parts,
-        allocatable: &watch::Receiver<BTreeMap<String, Quantity>>,
-        tasks: &mut Tasks,
-    ) -> watch::Receiver<Option<Arc<NodeFacts>>> {
-        let (sender, receiver) = watch::channel(None);
-        let mut view = parts.api.node.clone();
-        let mut described = parts.node.as_ref().map(node::Handle::described);
-        let mut allocatable = allocatable.clone();
-        let mut condition = parts.runtime.condition.clone();
-        let mut pressure = parts.pressure.clone();
-        tasks.run("node facts", async move {
-            loop {
-                let bare =
-                    bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
-                let bare = NodeFacts { pressure: *pressure.borrow_and_update(), ..bare };
-                let now = match &mut described {
-                    None => Some(bare),
-                    Some(described) => {
-                        let own = described.borrow_and_update().clone();
-                        let object = view.borrow_and_update().node.clone().or(own);
-                        // For a node of no size every new pod would be refused for good.
-                        object
-                            .filter(|_| !bare.allocatable.is_empty())
-                            .map(|object| bare.with_object(&object))
-                    }
-                };
-                let now = now.map(Arc::new);
-                set_if_changed(&sender, now);
-                // Every arm is cancel-safe.
-                tokio::select! {
-                    () = changed(&mut view) => {}
-                    () = changed_of(&mut described) => {}
-                    () = changed(&mut allocatable) => {}
-                    () = changed(&mut condition) => {}
-                    () = changed(&mut pressure) => {}
-                }
-            }
-        });
-        receiver
     }
 }
 
