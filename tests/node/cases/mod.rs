@@ -3,6 +3,7 @@
 use crate::{Case, case, slow};
 
 mod admission;
+mod backend;
 pub(crate) mod certs;
 mod claims;
 pub(crate) mod csi;
@@ -69,6 +70,7 @@ pub(crate) fn alone() -> Vec<Case> {
         volumes_killed::cases(),
         csi::alone(),
         disturbed::cases(),
+        backend::cases(),
     ];
     disturbing.into_iter().flatten().collect()
 }
