@@ -107,7 +107,7 @@ impl Backend for CriBackend {
             preparation: if has_directory { Preparation::LeftBehind } else { Preparation::Absent },
         };
 
-        let probes = PodProbes::start(self.deps.probes.clone(), pod.clone());
+        let probes = PodProbes::start(self.deps.probes.clone(), &pod);
         let feeds = Feeds {
             directive,
             observation: shared.runtime.pleg.subscribe(&uid),

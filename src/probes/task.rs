@@ -42,13 +42,13 @@ struct Wanted {
 impl PodProbes {
     /// Starts the probes of a pod. None runs before [`PodProbes::running`]. A pod without probes
     /// costs no task. Needs a tokio runtime.
-    pub fn start(deps: ProbeDeps, pod: Arc<Pod>) -> Self {
+    pub fn start(deps: ProbeDeps, pod: &Pod) -> Self {
         let (wanted, inbox) = watch::channel(Wanted::default());
         let (outbox, verdicts) = watch::channel(Arc::default());
         let mut task = JoinSet::new();
-        let probers = probers(&pod);
+        let probers = probers(pod);
         if !probers.is_empty() {
-            let state = State { deps, pod: Arc::new(probed(&pod)), probers, terminating: false };
+            let state = State { deps, pod: Arc::new(probed(pod)), probers, terminating: false };
             task.spawn(run(state, inbox, outbox));
         }
         Self { wanted, verdicts, _task: task }
@@ -574,7 +574,7 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let clock = Clock::starting_at(Wall::from_second(1_000_000).expect("a time"));
         let deps = ProbeDeps { exec: exec.clone(), recorder, clock, observer: counts.clone() };
-        World { probes: PodProbes::start(deps, Arc::new(pod)), exec, events, counts, clock }
+        World { probes: PodProbes::start(deps, &pod), exec, events, counts, clock }
     }
 
     impl World {
@@ -742,7 +742,7 @@ mod tests {
                     "spec": {"containers": [{"name": "c", "readinessProbe": probe(&json!({}))}]},
                 });
                 let pod = Arc::new(serde_json::from_value(pod).expect("a pod"));
-                let probes = PodProbes::start(deps.clone(), pod);
+                let probes = PodProbes::start(deps.clone(), &pod);
                 probes.running(vec![ProbeTarget {
                     container: "c".into(),
                     kind: ContainerKind::Main,
