@@ -65,7 +65,7 @@ impl Task {
 
     /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut events = self.watch().await;
+        let mut events = self.watch();
         self.look(events.as_ref()).await;
         loop {
             let (steps, wake_at) = self.sockets.steps(self.clock.now().mono);
@@ -85,14 +85,14 @@ impl Task {
                 }
                 Some(event) = news => {
                     if event.is_none_or(|event| event.is_err()) {
-                        events = self.watch().await;
+                        events = self.watch();
                     }
                     self.look(events.as_ref()).await;
                 }
                 () = self.clock.sleep_until_some(wake_at) => {
                     if self.is_blind {
                         if events.is_none() {
-                            events = self.watch().await;
+                            events = self.watch();
                         }
                         self.look(events.as_ref()).await;
                     }
@@ -102,7 +102,7 @@ impl Task {
     }
 
     /// Opens the watch; `None` where that is not possible.
-    async fn watch(&self) -> Option<EventStream<Vec<u8>>> {
+    fn watch(&self) -> Option<EventStream<Vec<u8>>> {
         let opened = Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER]));
         let folder = self.folder.display();
         opened
