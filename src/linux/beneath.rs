@@ -120,7 +120,7 @@ impl Root {
 /// Calls `openat2` with a bounded number of retries: the kernel fails with EAGAIN when a rename
 /// races with `..`.
 pub(crate) fn open_within(
-    at: impl AsFd,
+    at: &impl AsFd,
     relative: &OsStr,
     flags: OFlag,
     resolve: ResolveFlag,
@@ -128,7 +128,7 @@ pub(crate) fn open_within(
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
     let mut tries = 0;
     loop {
-        match openat2(&at, relative, how) {
+        match openat2(at, relative, how) {
             Err(Errno::EAGAIN | Errno::EINTR) if tries < RACES => tries += 1,
             result => return result,
         }

@@ -153,15 +153,13 @@ impl Tally<'_> {
             }
 
             let Some(outer) = above.pop() else { return };
-            match parent(&here, outer.id) {
-                Some(parent) => here = parent,
-                None => {
-                    let lost: usize = above.iter().map(|level| level.directories.len()).sum();
-                    self.names -= lost + outer.directories.len();
-                    self.measured.partial = true;
-                    return;
-                }
-            }
+            let Some(parent) = parent(&here, outer.id) else {
+                let lost: usize = above.iter().map(|level| level.directories.len()).sum();
+                self.names -= lost + outer.directories.len();
+                self.measured.partial = true;
+                return;
+            };
+            here = parent;
             level = outer;
         }
     }
@@ -243,7 +241,7 @@ impl Tally<'_> {
     }
 
     /// Opens a directory of a directory; `None` if it is gone, or something else by now.
-    fn enter(&mut self, parent: impl AsFd, name: &CStr) -> Option<OwnedFd> {
+    fn enter(&mut self, parent: &impl AsFd, name: &CStr) -> Option<OwnedFd> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
         match open_within(parent, OsStr::from_bytes(name.to_bytes()), flags, resolve) {
