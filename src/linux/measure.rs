@@ -107,7 +107,7 @@ impl Tally<'_> {
             match here.read() {
                 Some(Ok(entry)) => {
                     let child = here.fd().ok().and_then(|fd| {
-                        let is_directory = self.entry(&fd, entry.file_name());
+                        let is_directory = self.entry(fd, entry.file_name());
                         is_directory.then(|| self.enter(&fd, entry.file_name())).flatten()
                     });
                     match child {

@@ -49,6 +49,9 @@ pub(super) struct Target {
     ephemeral: bool,
 }
 
+/// A pod and its volumes.
+type PodTargets = (PodUid, Vec<Target>);
+
 /// Returns the volumes of a pod that can be measured, as upstream chooses them.
 pub(super) fn targets(pod: &Pod, volumes: &volumes::Handle) -> Vec<Target> {
     let uid = pod::uid(pod);
@@ -127,12 +130,7 @@ pub(super) struct Due {
 
 impl Walks {
     /// Chooses the volumes whose sizes are older than `period` and that are not being measured.
-    pub(super) fn begin(
-        &mut self,
-        pods: &[(PodUid, Vec<Target>)],
-        period: Duration,
-        now: Mono,
-    ) -> Due {
+    pub(super) fn begin(&mut self, pods: &[PodTargets], period: Duration, now: Mono) -> Due {
         let present: HashSet<&PodUid> = pods.iter().map(|(uid, _)| uid).collect();
         self.trees.retain(|uid, _| present.contains(uid));
         let is_there = |(uid, name): &VolumeKey| {
@@ -145,22 +143,17 @@ impl Walks {
     }
 
     /// Returns the trees that are due, of the pods that were measured longest ago first.
-    fn batch(
-        &mut self,
-        pods: &[(PodUid, Vec<Target>)],
-        period: Duration,
-        now: Mono,
-    ) -> Option<Batch> {
+    fn batch(&mut self, pods: &[PodTargets], period: Duration, now: Mono) -> Option<Batch> {
         if self.is_under_way {
             return None;
         }
-        let mut due: Vec<(Option<Mono>, &(PodUid, Vec<Target>))> = pods
+        let mut due: Vec<(Option<Mono>, &PodTargets)> = pods
             .iter()
             .map(|pod| (self.trees.get(&pod.0).map(|(at, _)| *at), pod))
             .filter(|(at, _)| at.is_none_or(|at| now.since(at) >= period))
             .collect();
         due.sort_by_key(|(at, _)| *at);
-        let trees = |(_, (uid, targets)): (_, &(PodUid, Vec<Target>))| {
+        let trees = |(_, (uid, targets)): (_, &PodTargets)| {
             let trees = targets.iter().filter(|target| target.is_tree).cloned().collect();
             (uid.clone(), trees)
         };
@@ -170,12 +163,7 @@ impl Walks {
     }
 
     /// Returns the other volumes that are due, those first that were read longest ago.
-    fn spaces(
-        &mut self,
-        pods: &[(PodUid, Vec<Target>)],
-        period: Duration,
-        now: Mono,
-    ) -> Vec<Space> {
+    fn spaces(&mut self, pods: &[PodTargets], period: Duration, now: Mono) -> Vec<Space> {
         let all = pods.iter().flat_map(|(uid, targets)| {
             let others = targets.iter().filter(|target| !target.is_tree);
             others.map(|target| Space { uid: uid.clone(), target: target.clone() })
