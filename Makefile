@@ -4,7 +4,7 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd static-uids measures
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -45,6 +45,9 @@ static-uids: ## the UIDs that upstream's code gives static pods, for the test th
 
 systemd: build ## the README's commands on a node whose init is systemd: upstream's kubelet replaced under a pod, and back
 	cargo test --test systemd
+
+kubeadm: build ## kubeadm init, join, certs renew, upgrade node and reset on two hosts with systemd; KUBELET=upstream
+	KUBELET='$(or $(KUBELET),ours)' cargo test --test kubeadm
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo
