@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(init: Value, main: Value) -> Pod {
+    fn pod(init: &Value, main: &Value) -> Pod {
         let pod = json!({"spec": {"initContainers": [{"name": "i", "resources": init}],
             "containers": [{"name": "c", "resources": main}]}});
         serde_json::from_value(pod).expect("a pod")
@@ -67,13 +67,13 @@ mod tests {
     #[test]
     fn each_change_has_its_operation() {
         let older = pod(
-            json!({"requests": {"cpu": "1"}}),
-            json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}),
+            &json!({"requests": {"cpu": "1"}}),
+            &json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}),
         );
         assert!(operations(&older, &older).is_empty());
         let newer = pod(
-            json!({"requests": {"cpu": "1000m"}}),
-            json!({"requests": {"cpu": "0.2", "memory": "512Mi"}, "limits": {"cpu": "1"}}),
+            &json!({"requests": {"cpu": "1000m"}}),
+            &json!({"requests": {"cpu": "0.2", "memory": "512Mi"}, "limits": {"cpu": "1"}}),
         );
         assert_eq!(
             operations(&older, &newer),
