@@ -51,7 +51,7 @@ pub struct AdmitInput<'a> {
     /// Whether the kernel can enforce AppArmor profiles.
     pub apparmor: bool,
     /// What the node can do, of what pods may need.
-    pub features: Features<'a>,
+    pub features: &'a Features,
     /// What the node is short of.
     pub pressure: Pressure,
 }

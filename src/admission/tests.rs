@@ -23,7 +23,7 @@ struct World {
     refused: Option<Rejection>,
     apparmor: bool,
     strict_groups: bool,
-    features: Features<'static>,
+    features: Features,
     pressure: Pressure,
     unsafe_sysctls: Vec<String>,
 }
@@ -39,7 +39,7 @@ impl Default for World {
             refused: None,
             apparmor: true,
             strict_groups: true,
-            features: Features { pod_level_resources: true, declared: Some(&[]) },
+            features: Features { pod_level_resources: true, declared: Some(Vec::new()) },
             pressure: Pressure::default(),
             unsafe_sysctls: Vec::new(),
         }
@@ -65,7 +65,7 @@ impl World {
             refused: self.refused.as_ref(),
             sysctls: &sysctls,
             apparmor: self.apparmor,
-            features: self.features,
+            features: &self.features,
             pressure: self.pressure,
         })
     }
@@ -564,10 +564,9 @@ fn refuses_what_the_node_does_not_declare() {
         refused(&world, restarting.clone()),
         ("PodFeatureUnsupported".into(), message.into())
     );
-    let declared: &[&str] =
-        &["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+    let declared = vec!["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
     let able = World {
-        features: Features { declared: Some(declared), ..world.features },
+        features: Features { pod_level_resources: true, declared: Some(declared) },
         ..World::default()
     };
     able.admit(&pod(restarting.clone())).expect("taken");

@@ -33,6 +33,7 @@ mod streaming;
 mod streams;
 mod system_logs;
 mod tls;
+mod websocket;
 mod zpages;
 
 use std::sync::Arc;
