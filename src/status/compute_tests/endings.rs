@@ -99,7 +99,7 @@ fn an_evicted_pod_fails_unless_it_ends_well() {
     assert!(!conditions(&status).iter().any(|line| line.starts_with("DisruptionTarget")));
 
     let status = check(
-        world().stopped(vec![exited("c", "id-1", 143, 0)]).terminated(evicted()),
+        world().stopped(vec![exited("c", "id-1", 0, 143)]).terminated(evicted()),
         "Failed",
         &["c: terminated Error 143, ready false, started false, restarts 0, last -"],
     );
