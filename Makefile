@@ -16,7 +16,7 @@ unit: ## what needs neither root nor a cluster
 	cargo test --workspace --lib --test it
 
 sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
-	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
+	SEEDS=$(SEEDS) cargo test --profile sim --test it sim::seeds -- --nocapture
 
 measures: ## the code's measures beside other codebases'; BEFORE=COMMIT compares, with samples for readers (AFTER=COMMIT)
 	cargo test --test it measures::the_table -- --nocapture

@@ -33,7 +33,7 @@
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
 //! < cri < csi < plugins < cni < apiserver < certs < resources < images < volumes < probes < pleg
 //! < stats < status < admission < sources < desired < dispatch < pods < eviction < node < shutdown
-//! < server < daemon`.
+//! < server < tools < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -63,6 +63,7 @@
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`shutdown`] | the end of pods, by priority, before the machine shuts down |
 //! | [`server`] | the kubelet's HTTPS API |
+//! | [`tools`] | `rkubelet pods`, `timeline`, `config`, `support-bundle`, `completion` |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
 //!
 //! A subsystem's folder has `mod.rs` (documentation and the public handle), pure files named after
@@ -171,6 +172,7 @@
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |
+//! | local socket | `server/local.rs::serve_local` | HTTP on `rkubelet.sock` | answers |
 //!
 //! # Glossary
 //!
@@ -273,6 +275,7 @@ mod status;
 mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 mod testkit;
+mod tools;
 mod volumes;
 mod watch;
 
@@ -416,6 +419,9 @@ pub mod internals {
     #[cfg(any(test, feature = "testkit"))]
     pub mod testkit {
         pub use crate::testkit::*;
+    }
+    pub mod tools {
+        pub use crate::tools::*;
     }
     pub mod volumes {
         pub use crate::volumes::*;

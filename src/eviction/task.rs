@@ -274,21 +274,14 @@ impl Task {
         };
         let Some(images) = place(answer.image_filesystems) else { return };
         let layers = place(answer.container_filesystems).unwrap_or_else(|| images.clone());
-        let is_split = layers != images;
         let root_dir = self.root_dir.clone();
-        let devices = blocking::spawn(move || {
+        let layout = blocking::spawn(move || {
             let device = |path: PathBuf| std::fs::metadata(path).map(|found| found.dev());
-            Ok::<_, std::io::Error>((device(root_dir)?, device(images)?))
+            let devices = (device(root_dir)?, device(images)?, device(layers)?);
+            Ok::<_, std::io::Error>(Layout::of_devices(devices.0, devices.1, devices.2))
         });
-        match devices.await {
-            Ok(Ok((root, images))) => {
-                let layout = match (root != images, is_split) {
-                    (false, _) => Layout::Shared,
-                    (true, false) => Layout::ImageFs,
-                    (true, true) => Layout::SplitImageFs,
-                };
-                self.decider.set_layout(layout);
-            }
+        match layout.await {
+            Ok(Ok(layout)) => self.decider.set_layout(layout),
             Ok(Err(error)) => warn!(%error, "the file system of images cannot be read"),
             Err(error) => warn!(%error, "the file system of images was not read"),
         }
