@@ -48,6 +48,10 @@ impl Default for World {
 
 impl World {
     fn admit(&self, pod: &Pod) -> Result<Admitted, Rejection> {
+        self.admit_while(pod, false)
+    }
+
+    fn admit_while(&self, pod: &Pod, shutting_down: bool) -> Result<Admitted, Rejection> {
         let allocatable =
             amounts(Some(&serde_json::from_value(self.allocatable.clone()).expect("a list")));
         let sysctls = SysctlAllowlist::new(KERNEL, &self.unsafe_sysctls).expect("patterns");
@@ -67,6 +71,7 @@ impl World {
             apparmor: self.apparmor,
             features: &self.features,
             pressure: self.pressure,
+            shutting_down,
         })
     }
 }
@@ -440,6 +445,19 @@ fn patterns_of_sysctls() {
     );
     assert!(old.check(&keepalive).is_err());
     assert_eq!(normalize("net/ipv4/conf/eth0.1/x"), "net.ipv4.conf.eth0/1.x");
+}
+
+#[test]
+fn a_shutdown_keeps_new_pods_away() {
+    let pod = pod(json!({"containers": [{"name": "c"}]}));
+    let rejected = World::default().admit_while(&pod, true).expect_err("a shutdown");
+    assert_eq!(
+        rejected,
+        Rejection::new("NodeShutdown", "Pod was rejected as the node is shutting down.")
+    );
+    // What runs already is the shutdown's own to stop.
+    let running = World { adopted: true, ..World::default() };
+    assert_eq!(running.admit_while(&pod, true).map(|taken| taken.overlooked), Ok(Some(rejected)));
 }
 
 #[test]

@@ -246,7 +246,10 @@ impl<M: Mounter> Core<M> {
         let api = self.start_api(&mut tasks);
         let csi = self.start_csi(&mut tasks, &runtime, &api);
         let (short, pressure) = watch::channel(Pressure::default());
-        let node = self.start_node(&mut tasks, &runtime, &api, (&csi, pressure.clone())).await;
+        let (announced, shutdown) = watch::channel(None);
+        let node = self
+            .start_node(&mut tasks, &runtime, &api, (&csi, pressure.clone(), shutdown.clone()))
+            .await;
         let status = self.start_status(&mut tasks);
         let volumes = self.start_volumes(&mut tasks, &api, csi.csi);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
@@ -271,6 +274,7 @@ impl<M: Mounter> Core<M> {
             changes,
             node: node.node,
             pressure,
+            shutdown,
             host_ips: node.host_ips,
             network_not_ready: node.network_not_ready,
         };
@@ -284,6 +288,7 @@ impl<M: Mounter> Core<M> {
             condition,
         };
         self.start_eviction(&mut tasks, eviction, &pods)?;
+        self.start_graceful_shutdown(&mut tasks, announced, &pods);
         dispatch::metrics::register(&self.metrics, pods.clone(), desired.clone());
 
         // Without an address in time the certificate goes without.

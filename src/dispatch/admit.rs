@@ -134,6 +134,7 @@ impl Door {
             apparmor: self.config.apparmor,
             features: &self.config.features,
             pressure: facts.pressure,
+            shutting_down: facts.shutting_down,
         })?;
 
         if let Some(Rejection { reason, message, .. }) = decision.overlooked {

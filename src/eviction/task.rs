@@ -23,7 +23,7 @@ use crate::cri::v1;
 use crate::dispatch::{PodView, ViewState};
 use crate::linux::blocking;
 use crate::model::reason::event;
-use crate::model::{ContainerId, EventType, Mono, Pod, PodUid, Stage, pod};
+use crate::model::{ContainerId, EventType, Mono, Pod, PodUid, pod};
 use crate::stats::usage::{NodeUsage, PodsUsage};
 use crate::watch::set_if_changed;
 
@@ -189,7 +189,7 @@ impl Task {
         self.ends.spawn(async move {
             if let Some(mut view) = view {
                 // An error: its task has ended, and nothing of it is left.
-                view.wait_for(is_cleaned_up).await.ok();
+                view.wait_for(PodView::is_cleaned_up).await.ok();
             }
             uid
         });
@@ -292,10 +292,4 @@ fn candidates<'a>(pods: &'a [Arc<Pod>], usage: Option<&'a PodsUsage>) -> Vec<Can
     pods.iter()
         .map(|pod| Candidate { pod, usage: usage.and_then(|usage| usage.by_uid(&pod::uid(pod))) })
         .collect()
-}
-
-/// Returns true if the pod has stopped and gives nothing back any more.
-fn is_cleaned_up(view: &PodView) -> bool {
-    let waits_for = view.blocked.as_ref().map(|blocked| blocked.stage);
-    view.state == ViewState::Terminated && waits_for.is_none_or(|stage| stage == Stage::Status)
 }

@@ -287,14 +287,15 @@ impl State {
             if active.verdict.on_hold() || !open || active.target.pod_ip.is_none() {
                 active.due = None;
             } else if active.due.is_none() && !active.in_flight {
-                let adopted = active.target.recorded.is_some();
+                let recorded = active.target.recorded;
+                let settled = recorded.is_some_and(|recorded| recorded.is_settled(prober.kind));
                 let started_at = active.target.started_at;
                 active.due = Some(schedule::first(
                     &prober.timing,
                     prober.kind,
                     prober.phase,
                     started_at,
-                    adopted,
+                    settled,
                     now,
                 ));
             }
@@ -707,6 +708,17 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(world.after("a", 0).await, "++. 0");
         assert_eq!(world.after("a", 10).await, "++. 1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_adopted_container_that_was_not_ready_is_looked_at_at_once() {
+        let container =
+            json!({"startupProbe": probe(&json!({})), "readinessProbe": probe(&json!({}))});
+        let world = world(&container, &[0, 0]);
+        let recorded = Some(Recorded { started: false, ready: false });
+        world.probes.running(vec![world.target("a", recorded)]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.after("a", 0).await, "++. 2");
     }
 
     #[tokio::test(start_paused = true)]

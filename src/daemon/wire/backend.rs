@@ -57,6 +57,8 @@ pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) node: Option<node::Handle>,
     /// What the node is short of.
     pub(in crate::daemon) pressure: watch::Receiver<Pressure>,
+    /// The shutdown of the machine that is under way.
+    pub(in crate::daemon) shutdown: watch::Receiver<Option<node::Shutdown>>,
     /// The node's own addresses, preferred first.
     pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
@@ -355,11 +357,16 @@ impl<M: Mounter> Core<M> {
         let mut allocatable = allocatable.clone();
         let mut condition = parts.runtime.condition.clone();
         let mut pressure = parts.pressure.clone();
+        let mut shutdown = parts.shutdown.clone();
         tasks.run("node facts", async move {
             loop {
                 let bare =
                     bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
-                let bare = NodeFacts { pressure: *pressure.borrow_and_update(), ..bare };
+                let bare = NodeFacts {
+                    pressure: *pressure.borrow_and_update(),
+                    shutting_down: shutdown.borrow_and_update().is_some(),
+                    ..bare
+                };
                 let now = match &mut described {
                     None => Some(bare),
                     Some(described) => {
@@ -380,6 +387,7 @@ impl<M: Mounter> Core<M> {
                     () = changed(&mut allocatable) => {}
                     () = changed(&mut condition) => {}
                     () = changed(&mut pressure) => {}
+                    () = changed(&mut shutdown) => {}
                 }
             }
         });

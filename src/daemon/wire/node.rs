@@ -30,7 +30,11 @@ impl<M: Mounter> Core<M> {
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         api: &ApiParts,
-        (csi, pressure): (&CsiParts, watch::Receiver<Pressure>),
+        (csi, pressure, shutdown): (
+            &CsiParts,
+            watch::Receiver<Pressure>,
+            watch::Receiver<Option<node::Shutdown>>,
+        ),
     ) -> NodeParts {
         let condition = runtime.condition.clone();
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
@@ -59,7 +63,7 @@ impl<M: Mounter> Core<M> {
         let deps = node::Deps {
             clients: clients.clone(),
             view: api.node.clone(),
-            sources: self.node_sources(tasks, runtime, csi, pressure),
+            sources: self.node_sources(tasks, runtime, csi, (pressure, shutdown)),
             recorder: self.recorder.clone(),
             clock: self.clock,
         };
@@ -68,14 +72,13 @@ impl<M: Mounter> Core<M> {
         NodeParts { host_ips: node.host_ips(), node: Some(node), network_not_ready }
     }
 
-    /// The receivers that the Node's status is made from. A channel without a sender stands for a
-    /// subsystem that does not exist yet.
+    /// Gathers the receivers that the Node's status is made from.
     fn node_sources(
         &self,
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         csi: &CsiParts,
-        pressure: watch::Receiver<Pressure>,
+        (pressure, shutdown): (watch::Receiver<Pressure>, watch::Receiver<Option<node::Shutdown>>),
     ) -> node::Sources {
         let limit = self.loaded.config.node_status_max_images;
         let (images, task) = images::listing(runtime.images.clone(), limit);
@@ -88,7 +91,7 @@ impl<M: Mounter> Core<M> {
             devices: runtime.manager.figures(),
             pressure,
             storage: csi.storage.clone(),
-            shutdown: watch::channel(None).1,
+            shutdown,
             volumes_in_use: csi.csi.in_use(),
         }
     }
