@@ -166,8 +166,8 @@ fn decide_phase(
     let is_done = matches!(input.lifecycle, Lifecycle::Terminated(_));
     let natural = match ended_by_node(input).filter(|_| over) {
         Some(EndedByNode::Deadline) => Phase::Failed,
-        // As upstream, which computes the phase of an evicted or preempted pod once more at its end:
-        // if every container has heeded the stop and ended with 0, the pod has succeeded.
+        // As upstream, which computes the phase of such a pod once more at its end: if every
+        // container has heeded the stop and ended with 0, the pod has succeeded.
         Some(EndedByNode::Stopped { .. }) => {
             match phase::of(input.pod, status, true, initialized(input)) {
                 Phase::Succeeded => Phase::Succeeded,
