@@ -79,7 +79,7 @@ async fn answer(
     }
 }
 
-/// Serves what a query names as [`file`] does, but never what is not beneath the directory: what
+/// Serves what a query names as [`file()`] does, but never what is not beneath the directory: what
 /// was resolved is what is read.
 async fn file_beneath(directory: &Path, wanted: &str, uri: &Uri) -> Response {
     let directory = directory.to_owned();
