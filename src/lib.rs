@@ -35,8 +35,8 @@
 //!
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
 //! < cri < csi < plugins < cni < apiserver < certs < resources < images < volumes < probes < pleg
-//! < stats < status < admission < sources < desired < dispatch < pods < eviction < node < server
-//! < daemon`.
+//! < stats < status < admission < sources < desired < dispatch < pods < eviction < node < shutdown
+//! < server < tools < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -64,7 +64,9 @@
 //! | [`pods`] | the CRI backend: the pod's task, the planner, the executor, pod → CRI requests |
 //! | [`eviction`] | what the node is short of, and which pod goes; the kernel's reports of killed processes |
 //! | [`node`] | the Node object: registration, status, lease |
+//! | [`shutdown`] | the end of pods, by priority, before the machine shuts down |
 //! | [`server`] | the kubelet's HTTPS API |
+//! | [`tools`] | `rkubelet pods`, `timeline`, `config`, `support-bundle`, `completion` |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
 //!
 //! A subsystem's folder has `mod.rs` (documentation and the public handle), pure files named after
@@ -156,11 +158,12 @@
 //! | tiers | `resources/tiers.rs::keep` | `watch` of active pods | shares of the QoS tiers' cgroups |
 //! | sweep | `daemon/wire/backend.rs::follow_pods` | the pods that are known, once | removes what unknown pods left |
 //! | allocatable | `daemon/wire/backend.rs::allocatable` | `watch` of the described Node | `watch` of its allocatable |
-//! | node facts | `daemon/wire/backend.rs::node_facts` | `watch` of Node, allocatable, runtime's condition, pressure | `watch` of `model/node_facts.rs::NodeFacts` |
+//! | node facts | `daemon/wire/backend.rs::node_facts` | `watch` of Node, allocatable, runtime's condition, pressure, shutdown | `watch` of `model/node_facts.rs::NodeFacts` |
 //! | eviction | `eviction/task.rs::run` | readings of `stats`, pods of `dispatch`, notices of the kernel | `watch` of `model/pressure.rs::Pressure`, stops and removals, events |
 //! | dead containers | `eviction/collect.rs::run` | pods of `dispatch`, a timer where flags limit them | removals |
 //! | collection failures | `eviction/collect.rs::report_failures` | `watch` of the runtime's condition | events |
 //! | killed processes | `eviction/oom/task.rs::run` | the kernel's log | events |
+//! | graceful shutdown | `shutdown/task.rs::run` | logind's announcements, pods of `dispatch` | `watch` of `node/sources.rs::Shutdown`, stops, events, a state file |
 //! | node | `node/mod.rs::new` | `node/sources.rs::Sources`, all `watch` | the Node object, its lease |
 //! | host addresses | `node/standalone.rs::host_ips` | the machine's addresses | `watch` of addresses |
 //! | packet filter | `node/packet_filter.rs::keep` | a timer | iptables' chains |
@@ -172,6 +175,7 @@
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |
+//! | local socket | `server/local.rs::serve_local` | HTTP on `rkubelet.sock` | answers |
 //!
 //! # Glossary
 //!
@@ -267,12 +271,14 @@ mod pods;
 mod probes;
 mod resources;
 mod server;
+mod shutdown;
 mod sources;
 mod stats;
 mod status;
 mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 mod testkit;
+mod tools;
 mod volumes;
 mod watch;
 
@@ -408,6 +414,9 @@ pub mod internals {
     pub mod server {
         pub use crate::server::*;
     }
+    pub mod shutdown {
+        pub use crate::shutdown::*;
+    }
     pub mod sources {
         pub use crate::sources::*;
     }
@@ -423,6 +432,9 @@ pub mod internals {
     #[cfg(any(test, feature = "testkit"))]
     pub mod testkit {
         pub use crate::testkit::*;
+    }
+    pub mod tools {
+        pub use crate::tools::*;
     }
     pub mod volumes {
         pub use crate::volumes::*;

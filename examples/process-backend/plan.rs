@@ -23,6 +23,7 @@ pub(crate) struct Plan {
 }
 
 /// What one container needs.
+#[derive(PartialEq, Eq)]
 enum Need {
     Nothing,
     Start(u32),
@@ -42,28 +43,28 @@ pub(crate) fn plan(pod: &Pod, observed: &ObservedPod, now: Wall) -> Plan {
     // The end of an init container that did well is its end whatever the policy.
     let policy_of_init = if policy == "Never" { "Never" } else { "OnFailure" };
     for container in spec.init_containers.iter().flatten() {
-        match need(container, policy_of_init, observed, now) {
-            Need::Ended { well: true } => continue,
-            Need::Ended { well: false } => plan.is_finished = true,
-            other => plan.take(pod, container, other),
+        let need = need(container, policy_of_init, observed, now);
+        if need == (Need::Ended { well: true }) {
+            continue;
         }
+        plan.is_finished = need == (Need::Ended { well: false });
+        plan.take(pod, container, &need);
         return plan;
     }
 
     let mut ended = 0;
     for container in &spec.containers {
-        match need(container, policy, observed, now) {
-            Need::Ended { .. } => ended += 1,
-            other => plan.take(pod, container, other),
-        }
+        let need = need(container, policy, observed, now);
+        ended += usize::from(matches!(need, Need::Ended { .. }));
+        plan.take(pod, container, &need);
     }
     plan.is_finished = ended == spec.containers.len();
     plan
 }
 
 impl Plan {
-    fn take(&mut self, pod: &Pod, container: &Container, need: Need) {
-        match need {
+    fn take(&mut self, pod: &Pod, container: &Container, need: &Need) {
+        match *need {
             Need::Start(attempt) => self.start.push((container.name.clone(), attempt)),
             Need::Pause(pause) => {
                 let metadata = &pod.metadata;

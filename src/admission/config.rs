@@ -3,30 +3,30 @@
 use super::Features;
 use crate::config::{Gate, Loaded};
 
-const POD_RESIZE: &str = "InPlacePodLevelResourcesVerticalScaling";
-const INIT_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
-const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
+/// The features that upstream's kubelet declares and that are carried out here, each with its gate;
+/// in upstream's order of names.
+const DECLARED: [(&str, Gate); 3] = [
+    (
+        "InPlacePodLevelResourcesVerticalScaling",
+        Gate::IN_PLACE_POD_LEVEL_RESOURCES_VERTICAL_SCALING,
+    ),
+    (
+        "InPlacePodVerticalScalingInitContainers",
+        Gate::IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS,
+    ),
+    ("RestartAllContainersOnContainerExits", Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS),
+];
 
-impl From<&Loaded> for Features<'static> {
-    /// Of the features that upstream's kubelet declares, those that are carried out here.
+impl From<&Loaded> for Features {
     fn from(loaded: &Loaded) -> Self {
         let gates = &loaded.gates;
-        let resizes_init = gates.enabled(Gate::IN_PLACE_POD_VERTICAL_SCALING_INIT_CONTAINERS);
-        let restarts_all = gates.enabled(Gate::RESTART_ALL_CONTAINERS_ON_CONTAINER_EXITS);
-        let resizes_pods = gates.enabled(Gate::IN_PLACE_POD_LEVEL_RESOURCES_VERTICAL_SCALING);
-        let declared: &[&str] = match (resizes_pods, resizes_init, restarts_all) {
-            (true, true, true) => &[POD_RESIZE, INIT_RESIZE, RESTART_ALL],
-            (true, true, false) => &[POD_RESIZE, INIT_RESIZE],
-            (true, false, true) => &[POD_RESIZE, RESTART_ALL],
-            (true, false, false) => &[POD_RESIZE],
-            (false, true, true) => &[INIT_RESIZE, RESTART_ALL],
-            (false, true, false) => &[INIT_RESIZE],
-            (false, false, true) => &[RESTART_ALL],
-            (false, false, false) => &[],
+        let declared = || {
+            let is_on = |(name, gate): &(&'static str, Gate)| gates.enabled(*gate).then_some(*name);
+            DECLARED.iter().filter_map(is_on).collect()
         };
         Self {
             pod_level_resources: gates.enabled(Gate::POD_LEVEL_RESOURCES),
-            declared: gates.enabled(Gate::NODE_DECLARED_FEATURES).then_some(declared),
+            declared: gates.enabled(Gate::NODE_DECLARED_FEATURES).then(declared),
         }
     }
 }

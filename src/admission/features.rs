@@ -6,13 +6,13 @@ use super::{AdmitInput, Rejection};
 use crate::model::{pod, restart};
 
 /// What this node can do, of what is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
     /// The gate `PodLevelResources`.
     pub pod_level_resources: bool,
     /// What the node declares; `None` with the gate `NodeDeclaredFeatures` off: then nothing is
     /// asked.
-    pub declared: Option<&'a [&'static str]>,
+    pub declared: Option<Vec<&'static str>>,
 }
 
 /// The resources that can be given to a pod as a whole.
@@ -25,7 +25,7 @@ pub(super) fn check(input: &AdmitInput<'_>) -> Result<(), Rejection> {
             "PodLevelResources feature gate is disabled",
         ));
     }
-    let Some(declared) = input.features.declared else { return Ok(()) };
+    let Some(declared) = &input.features.declared else { return Ok(()) };
     let missing: Vec<_> =
         needed(input.pod).into_iter().filter(|feature| !declared.contains(feature)).collect();
     if missing.is_empty() {

@@ -31,6 +31,10 @@ pub use features::Features;
 pub use preempt::{PREEMPTING, PREEMPTION_MESSAGE};
 pub use sysctls::{PatternError, SysctlAllowlist};
 
+/// The reason and message for a pod that comes while the machine shuts down.
+const NODE_SHUTDOWN: &str = "NodeShutdown";
+const NODE_SHUTDOWN_MESSAGE: &str = "Pod was rejected as the node is shutting down.";
+
 /// Everything that admission looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmitInput<'a> {
@@ -51,9 +55,11 @@ pub struct AdmitInput<'a> {
     /// Whether the kernel can enforce AppArmor profiles.
     pub apparmor: bool,
     /// What the node can do, of what pods may need.
-    pub features: Features<'a>,
+    pub features: &'a Features,
     /// What the node is short of.
     pub pressure: Pressure,
+    /// Whether the machine is shutting down.
+    pub shutting_down: bool,
 }
 
 /// The node as the API has it, or as it would be registered where there is no API.
@@ -146,6 +152,9 @@ fn decide(input: &AdmitInput<'_>) -> Result<Admitted, Rejection> {
     let preempt = fit(input)?;
     apparmor::check(input)?;
     features::check(input)?;
+    if input.shutting_down {
+        return Err(Rejection::new(NODE_SHUTDOWN, NODE_SHUTDOWN_MESSAGE));
+    }
     Ok(Admitted { preempt, overlooked: None })
 }
 

@@ -23,7 +23,7 @@ struct World {
     refused: Option<Rejection>,
     apparmor: bool,
     strict_groups: bool,
-    features: Features<'static>,
+    features: Features,
     pressure: Pressure,
     unsafe_sysctls: Vec<String>,
 }
@@ -39,7 +39,7 @@ impl Default for World {
             refused: None,
             apparmor: true,
             strict_groups: true,
-            features: Features { pod_level_resources: true, declared: Some(&[]) },
+            features: Features { pod_level_resources: true, declared: Some(Vec::new()) },
             pressure: Pressure::default(),
             unsafe_sysctls: Vec::new(),
         }
@@ -48,6 +48,10 @@ impl Default for World {
 
 impl World {
     fn admit(&self, pod: &Pod) -> Result<Admitted, Rejection> {
+        self.admit_while(pod, false)
+    }
+
+    fn admit_while(&self, pod: &Pod, shutting_down: bool) -> Result<Admitted, Rejection> {
         let allocatable =
             amounts(Some(&serde_json::from_value(self.allocatable.clone()).expect("a list")));
         let sysctls = SysctlAllowlist::new(KERNEL, &self.unsafe_sysctls).expect("patterns");
@@ -65,8 +69,9 @@ impl World {
             refused: self.refused.as_ref(),
             sysctls: &sysctls,
             apparmor: self.apparmor,
-            features: self.features,
+            features: &self.features,
             pressure: self.pressure,
+            shutting_down,
         })
     }
 }
@@ -443,6 +448,19 @@ fn patterns_of_sysctls() {
 }
 
 #[test]
+fn a_shutdown_keeps_new_pods_away() {
+    let pod = pod(json!({"containers": [{"name": "c"}]}));
+    let rejected = World::default().admit_while(&pod, true).expect_err("a shutdown");
+    assert_eq!(
+        rejected,
+        Rejection::new("NodeShutdown", "Pod was rejected as the node is shutting down.")
+    );
+    // What runs already is the shutdown's own to stop.
+    let running = World { adopted: true, ..World::default() };
+    assert_eq!(running.admit_while(&pod, true).map(|taken| taken.overlooked), Ok(Some(rejected)));
+}
+
+#[test]
 fn pressure_keeps_pods_away() {
     let short = Pressure { memory: true, ..Pressure::default() };
     let memory = World { pressure: short, ..World::default() };
@@ -564,10 +582,9 @@ fn refuses_what_the_node_does_not_declare() {
         refused(&world, restarting.clone()),
         ("PodFeatureUnsupported".into(), message.into())
     );
-    let declared: &[&str] =
-        &["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+    let declared = vec!["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
     let able = World {
-        features: Features { declared: Some(declared), ..world.features },
+        features: Features { pod_level_resources: true, declared: Some(declared) },
         ..World::default()
     };
     able.admit(&pod(restarting.clone())).expect("taken");

@@ -1,8 +1,9 @@
-//! The cryptography of TLS connections: ring's, and ECDSA with the curve P-521, which ring lacks.
+//! The cryptography of TLS connections: ring's, and of ECDSA what ring lacks: the curve P-521, and
+//! SHA-512 with the other two curves.
 //!
-//! Go takes certificates and keys of that curve, and so does upstream's kubelet: of the API server
-//! and of its authority, of this kubelet as a client and as a server, of those who call it. Every
-//! connection but those of probes, which verify nobody, is made with [`provider`].
+//! Go takes such certificates, signatures and keys, and so does upstream's kubelet: of the API
+//! server and of its authority, of this kubelet as a client and as a server, of those who call it.
+//! Every connection but those of probes, which verify nobody, is made with [`provider`].
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -34,8 +35,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// What one scheme of a handshake may be verified with.
 type Mapping = (SignatureScheme, &'static [&'static dyn SignatureVerificationAlgorithm]);
 
-/// ring's algorithms and those of P-521. TLS 1.2 names the hash alone, so that a key of that curve
-/// may sign by the schemes of the other curves too; TLS 1.3 takes the first of each.
+/// ring's algorithms and our own. TLS 1.2 names the hash alone, so that a key of any curve may sign
+/// by the schemes of the other curves too; TLS 1.3 takes the first of each.
 fn algorithms(ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     let mapping = ring.mapping.iter().map(|&(scheme, known)| -> Mapping {
         let ours: [&'static dyn SignatureVerificationAlgorithm; 1] =
@@ -48,11 +49,12 @@ fn algorithms(ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
             };
         (scheme, leak([known, &ours].concat()))
     });
-    let of_p521: [&'static dyn SignatureVerificationAlgorithm; 3] =
-        [&P521_SHA512, &P521_SHA384, &P521_SHA256];
-    let own: Mapping = (SignatureScheme::ECDSA_NISTP521_SHA512, leak(of_p521[..1].to_vec()));
+    let of_sha512: [&'static dyn SignatureVerificationAlgorithm; 3] =
+        [&P521_SHA512, &P384_SHA512, &P256_SHA512];
+    let of_p521: [&'static dyn SignatureVerificationAlgorithm; 2] = [&P521_SHA384, &P521_SHA256];
+    let own: Mapping = (SignatureScheme::ECDSA_NISTP521_SHA512, leak(of_sha512.to_vec()));
     WebPkiSupportedAlgorithms {
-        all: leak([ring.all, &of_p521].concat()),
+        all: leak([ring.all, &of_sha512, &of_p521].concat()),
         mapping: leak(mapping.chain([own]).collect()),
     }
 }
@@ -62,9 +64,18 @@ fn leak<T>(list: Vec<T>) -> &'static [T] {
     Box::leak(list.into_boxed_slice())
 }
 
-static P521_SHA256: Verifier = Verifier { hash: Hash::Sha256 };
-static P521_SHA384: Verifier = Verifier { hash: Hash::Sha384 };
-static P521_SHA512: Verifier = Verifier { hash: Hash::Sha512 };
+static P256_SHA512: Verifier = Verifier { curve: Curve::P256, hash: Hash::Sha512 };
+static P384_SHA512: Verifier = Verifier { curve: Curve::P384, hash: Hash::Sha512 };
+static P521_SHA256: Verifier = Verifier { curve: Curve::P521, hash: Hash::Sha256 };
+static P521_SHA384: Verifier = Verifier { curve: Curve::P521, hash: Hash::Sha384 };
+static P521_SHA512: Verifier = Verifier { curve: Curve::P521, hash: Hash::Sha512 };
+
+#[derive(Clone, Copy, Debug)]
+enum Curve {
+    P256,
+    P384,
+    P521,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Hash {
@@ -74,22 +85,28 @@ enum Hash {
 }
 
 impl Hash {
-    /// The hash of a message as a number of the curve, which is longer than all of them.
-    fn of(self, message: &[u8]) -> [u8; FIELD] {
-        let hash = match self {
+    fn digest(self, message: &[u8]) -> Vec<u8> {
+        match self {
             Self::Sha256 => Sha256::digest(message).to_vec(),
             Self::Sha384 => Sha384::digest(message).to_vec(),
             Self::Sha512 => Sha512::digest(message).to_vec(),
-        };
+        }
+    }
+
+    /// The hash of a message as a number of P-521, which is longer than all of them. Of a number
+    /// that is too long for a curve its first bits count, so that the others take the hash itself.
+    fn of(self, message: &[u8]) -> [u8; FIELD] {
+        let hash = self.digest(message);
         let mut number = [0; FIELD];
         number[FIELD - hash.len()..].copy_from_slice(&hash);
         number
     }
 }
 
-/// Verifies signatures of keys of P-521, by one hash.
+/// Verifies signatures of keys of one curve, by one hash.
 #[derive(Debug)]
 struct Verifier {
+    curve: Curve,
     hash: Hash,
 }
 
@@ -100,15 +117,32 @@ impl SignatureVerificationAlgorithm for Verifier {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(public_key);
-        let key = key.map_err(|_| InvalidSignature)?;
-        let signature = p521::ecdsa::Signature::from_der(signature);
-        let signature = signature.map_err(|_| InvalidSignature)?;
-        key.verify_prehash(&self.hash.of(message), &signature).map_err(|_| InvalidSignature)
+        let is_good = match self.curve {
+            Curve::P256 => {
+                let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(public_key);
+                let signature = p256::ecdsa::Signature::from_der(signature);
+                key.and_then(|key| key.verify_prehash(&self.hash.digest(message), &signature?))
+            }
+            Curve::P384 => {
+                let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(public_key);
+                let signature = p384::ecdsa::Signature::from_der(signature);
+                key.and_then(|key| key.verify_prehash(&self.hash.digest(message), &signature?))
+            }
+            Curve::P521 => {
+                let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(public_key);
+                let signature = p521::ecdsa::Signature::from_der(signature);
+                key.and_then(|key| key.verify_prehash(&self.hash.of(message), &signature?))
+            }
+        };
+        is_good.map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_P521
+        match self.curve {
+            Curve::P256 => alg_id::ECDSA_P256,
+            Curve::P384 => alg_id::ECDSA_P384,
+            Curve::P521 => alg_id::ECDSA_P521,
+        }
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
@@ -205,8 +239,9 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::CertificateDer;
+    use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, UnixTime};
     use rustls::server::WebPkiClientVerifier;
     use rustls::sign::CertifiedKey;
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -264,6 +299,42 @@ mod tests {
     fn both_sides_may_have_keys_of_p521() {
         handshake(&rustls::version::TLS13);
         handshake(&rustls::version::TLS12);
+    }
+
+    #[test]
+    fn the_shorter_curves_verify_sha512_too() {
+        let p256: p256::ecdsa::SigningKey =
+            p256::SecretKey::from_slice(&[7; 32]).expect("a key").into();
+        let p384: p384::ecdsa::SigningKey =
+            p384::SecretKey::from_slice(&[7; 48]).expect("a key").into();
+        let hash = Sha512::digest(b"message");
+        let of_p256: p256::ecdsa::Signature = p256.sign_prehash(&hash).expect("signed");
+        let of_p384: p384::ecdsa::Signature = p384.sign_prehash(&hash).expect("signed");
+        let p256 = p256.verifying_key().to_encoded_point(false);
+        let p384 = p384.verifying_key().to_encoded_point(false);
+        let cases = [
+            (&P256_SHA512, p256.as_bytes(), of_p256.to_der().as_bytes().to_vec()),
+            (&P384_SHA512, p384.as_bytes(), of_p384.to_der().as_bytes().to_vec()),
+        ];
+        for (verifier, key, signature) in cases {
+            let verify = |message: &[u8]| verifier.verify_signature(key, message, &signature);
+            verify(b"message").expect("as it was");
+            verify(b"massage").expect_err("changed");
+        }
+    }
+
+    #[test]
+    fn a_chain_of_p256_may_be_signed_by_sha512() {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(include_str!("testdata/p256-sha512-ca.crt"))).expect("an authority");
+        let verifier =
+            rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider());
+        let verifier = verifier.build().expect("a verifier");
+        let server = certificate(include_str!("testdata/p256-sha512-server.crt"));
+        let name = "localhost".try_into().expect("a name");
+        verifier
+            .verify_server_cert(&server, &[], &name, &[], UnixTime::now())
+            .expect("as Go's client takes it");
     }
 
     #[test]

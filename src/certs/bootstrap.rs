@@ -21,7 +21,7 @@ use super::{kubeconfig as text, signer};
 use crate::apiserver::kubeconfig::{self, Access, Identity};
 use crate::apiserver::{ClientConfig, Clients, random};
 use crate::clock::Clock;
-use crate::linux::fs::{WriteOptions, ensure_root_dir, write_atomic, write_atomic_with};
+use crate::linux::fs::{WriteOptions, ensure_root_dir, write_atomic_with};
 use crate::model::Wall;
 
 /// The store of the client certificate.
@@ -183,7 +183,8 @@ fn key(store: &Store, pending: &Path) -> anyhow::Result<Key> {
     if let Some(folder) = pending.parent() {
         ensure_root_dir(folder, 0o755).with_context(fail)?;
     }
-    write_atomic(pending, key.pem(), 0o600).with_context(fail)?;
+    let options = WriteOptions::mode(0o600).synced();
+    write_atomic_with(pending, key.pem(), options).with_context(fail)?;
     Ok(key)
 }
 

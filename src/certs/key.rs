@@ -17,6 +17,7 @@ use super::block::encode;
 use super::template::Template;
 
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 
 /// Why a key or a request cannot be made.
@@ -32,7 +33,7 @@ pub(super) enum KeyError {
     #[error("no private key in PEM form")]
     Pem(#[from] rustls::pki_types::pem::Error),
     /// A key of this kind is not used for requests.
-    #[error("the key is none of an elliptic curve")]
+    #[error("the key is neither of an elliptic curve nor of RSA")]
     Kind,
 }
 
@@ -62,13 +63,16 @@ impl Key {
         Ok(Self { pair, pem })
     }
 
-    /// Reads a key of an elliptic curve from PEM, in the form of SEC 1 or PKCS #8.
+    /// Reads a key from PEM: of an elliptic curve in the form of SEC 1, of RSA in that of PKCS #1,
+    /// or either in that of PKCS #8. The key of a certificate that kubeadm has made is of RSA.
     pub(super) fn parse(pem: &str) -> Result<Self, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())?;
         let pkcs8 = if let PrivateKeyDer::Pkcs8(key) = &key {
             key.secret_pkcs8_der().to_vec()
         } else if let PrivateKeyDer::Sec1(key) = &key {
             to_pkcs8(key.secret_sec1_der())?
+        } else if let PrivateKeyDer::Pkcs1(key) = &key {
+            rsa_to_pkcs8(key.secret_pkcs1_der())?
         } else {
             return Err(KeyError::Kind);
         };
@@ -126,6 +130,16 @@ fn to_pkcs8(sec1: &[u8]) -> Result<Vec<u8>, KeyError> {
     Ok(info.to_der()?)
 }
 
+/// Wraps an RSA key into PKCS #8.
+fn rsa_to_pkcs8(pkcs1: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let info = PrivateKeyInfo {
+        algorithm: AlgorithmIdentifierRef { oid: RSA, parameters: Some(AnyRef::NULL) },
+        private_key: pkcs1,
+        public_key: None,
+    };
+    Ok(info.to_der()?)
+}
+
 /// A text of a name: printable where the characters allow, else UTF-8.
 fn text(text: &str) -> DnValue {
     let printable = text.try_into().map(DnValue::PrintableString);
@@ -145,6 +159,14 @@ mod tests {
         assert_eq!(pem::parse(key.pem()).expect("PEM").contents().len(), 121);
         let again = Key::parse(key.pem()).expect("readable");
         assert_eq!(again.public(), key.public());
+    }
+
+    #[test]
+    fn an_rsa_key_signs_requests_too() {
+        let key = Key::parse(include_str!("testdata/rsa.key")).expect("readable");
+        let pem = key.request(&Template::client("n1")).expect("a request");
+        let parsed = Parsed::read(pem.as_bytes()).expect("a request");
+        assert_eq!(parsed.public, key.public());
     }
 
     #[test]

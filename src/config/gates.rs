@@ -63,6 +63,7 @@ gates! {
     CUSTOM_CPU_CFS_QUOTA_PERIOD = "CustomCPUCFSQuotaPeriod",
     ENV_FILES = "EnvFiles",
     EVENTED_PLEG = "EventedPLEG",
+    EXTEND_WEB_SOCKETS_TO_KUBELET = "ExtendWebSocketsToKubelet",
     GRACEFUL_NODE_SHUTDOWN = "GracefulNodeShutdown",
     GRACEFUL_NODE_SHUTDOWN_BASED_ON_POD_PRIORITY = "GracefulNodeShutdownBasedOnPodPriority",
     HOSTNAME_OVERRIDE = "HostnameOverride",

@@ -258,8 +258,10 @@ impl<M: Mounter> Kubelet<M> {
         let api = core.start_api(&mut tasks);
         let csi = self.start_csi(&mut tasks, &runtime, &api);
         let (short, pressure) = watch::channel(Pressure::default());
+        let (announced, shutdown) = watch::channel(None);
+        let changing = (pressure.clone(), shutdown.clone());
         let (node, network_not_ready) =
-            self.start_node(&mut tasks, &runtime, &api, (&csi, pressure.clone())).await;
+            self.start_node(&mut tasks, &runtime, &api, (&csi, changing)).await;
         let status = core.start_status(&mut tasks);
         let volumes = self.start_volumes(&mut tasks, &api, csi.csi);
         let (desired, changes) = core.start_sources(&mut tasks, &api)?;
@@ -284,6 +286,7 @@ impl<M: Mounter> Kubelet<M> {
             changes,
             node: node.node,
             pressure,
+            shutdown,
             host_ips: node.host_ips,
             network_not_ready,
         };
@@ -297,6 +300,7 @@ impl<M: Mounter> Kubelet<M> {
             condition,
         };
         self.start_eviction(&mut tasks, eviction, &pods)?;
+        core.start_graceful_shutdown(&mut tasks, announced, &pods);
         dispatch::metrics::register(&core.metrics, pods.clone(), desired.clone());
 
         let host_ips = addresses(&mut host_ips).await;

@@ -32,7 +32,7 @@ pub struct Config {
     /// Whether the kernel can enforce AppArmor profiles.
     pub apparmor: bool,
     /// The features of the node that pods may ask for.
-    pub features: admission::Features<'static>,
+    pub features: admission::Features,
     /// What is carried out of resizes.
     pub resizes: Resizable,
 }
@@ -132,8 +132,9 @@ impl Door {
             refused: allocated.and_then(|allocated| allocated.refused.as_ref()),
             sysctls: &self.config.sysctls,
             apparmor: self.config.apparmor,
-            features: self.config.features,
+            features: &self.config.features,
             pressure: facts.pressure,
+            shutting_down: facts.shutting_down,
         })?;
 
         if let Some(Rejection { reason, message, .. }) = decision.overlooked {

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
-use super::NodeLook;
-use super::{Backend, Dispatch, PodView};
+use super::resize::Trigger;
+use super::{Backend, Dispatch, NodeLook, PodView};
 use crate::admission::Rejection;
 use crate::model::{Pod, PodUid, pod};
 
@@ -101,6 +101,7 @@ impl<B: Backend> Dispatch<B> {
     pub(super) fn is_over(&mut self, life: Result<Option<PodUid>, JoinError>) {
         if let Ok(Some(uid)) = life {
             self.give.release(&uid);
+            self.retry_resizes(Trigger::PodTerminated);
         }
     }
 

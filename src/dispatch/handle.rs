@@ -37,7 +37,26 @@ pub(super) struct Table {
     views: Arc<RwLock<BTreeMap<PodUid, watch::Receiver<PodView>>>>,
     active: watch::Sender<Vec<Arc<Pod>>>,
     known: watch::Sender<Option<Arc<BTreeSet<PodUid>>>>,
-    rejections: Arc<RwLock<BTreeMap<&'static str, u64>>>,
+    counts: Arc<RwLock<Counts>>,
+}
+
+/// What dispatch has decided so far, by the labels of upstream's metrics.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    /// Pods that were not taken, by the reason.
+    pub(super) rejections: BTreeMap<&'static str, u64>,
+    /// Changes of a container's resources that were asked for: the resource, the requirement and
+    /// the operation.
+    pub(super) requested: BTreeMap<[&'static str; 3], u64>,
+    /// Resizes that can never be carried out, by the reason.
+    pub(super) infeasible: BTreeMap<&'static str, u64>,
+    /// Resizes that were granted after they had waited, by what had them looked at again.
+    pub(super) accepted: BTreeMap<&'static str, u64>,
+}
+
+/// Counts one more.
+pub(super) fn count<L: Ord>(counts: &mut BTreeMap<L, u64>, label: L) {
+    *counts.entry(label).or_default() += 1;
 }
 
 impl Table {
@@ -68,9 +87,9 @@ impl Table {
         });
     }
 
-    /// Counts a pod that was not taken, by the label of the reason.
-    pub(super) fn count_rejection(&self, label: &'static str) {
-        *self.rejections.write().entry(label).or_default() += 1;
+    /// Counts what was decided.
+    pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.counts.write());
     }
 
     /// Publishes the pods that are known.
@@ -137,9 +156,9 @@ impl PodsHandle {
         self.table.active.subscribe()
     }
 
-    /// How many pods were not taken, by the label of the reason.
-    pub(super) fn rejections(&self) -> BTreeMap<&'static str, u64> {
-        self.table.rejections.read().clone()
+    /// What dispatch has decided so far.
+    pub(super) fn counts(&self) -> Counts {
+        self.table.counts.read().clone()
     }
 
     /// Waits until every source has said which pods it has: the UIDs of those, and of the pods that

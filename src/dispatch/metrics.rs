@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use super::handle::Counts;
 use super::{PodView, PodsHandle, ViewState};
 use crate::desired;
 use crate::model::{ContainerState, SandboxState, pod};
+use crate::resources::allocation::RESIZE_PENDING;
 use crate::telemetry::metrics::{Collected, Kind, Registry};
+
+/// The condition of a pod whose resize is being carried out.
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The states of a container, as upstream names them.
 const STATES: [&str; 4] = ["created", "running", "exited", "unknown"];
@@ -47,7 +52,8 @@ pub fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle)
         out.family(name, help, Kind::Gauge, &[], &[(&[], number(count))]);
         working(out, &views, &desired);
         blocked(out, &views);
-        rejected(out, &pods);
+        decided(out, &pods.counts());
+        resizes(out, &views);
     });
 }
 
@@ -83,18 +89,76 @@ pub(super) fn rejection_label(reason: &str) -> &'static str {
     known.copied().unwrap_or(other)
 }
 
-fn rejected(out: &mut Collected, pods: &PodsHandle) {
+/// The counters of decisions. Upstream has each family from its first sample on.
+fn decided(out: &mut Collected, counts: &Counts) {
+    counter(
+        out,
+        "kubelet_admission_rejections_total",
+        "[ALPHA] Cumulative number pod admission rejections by the Kubelet.",
+        &["reason"],
+        counts.rejections.iter().map(|(label, count)| ([*label], *count)),
+    );
+    counter(
+        out,
+        "kubelet_container_requested_resizes_total",
+        "[ALPHA] Number of requested resizes, counted at the container level. Different resources on the same container are counted separately. The 'requirement' label refers to 'memory' or 'limits'; the 'operation' label can be one of 'add', 'remove', 'increase' or 'decrease'.",
+        &["resource", "requirement", "operation"],
+        counts.requested.iter().map(|(labels, count)| (*labels, *count)),
+    );
+    counter(
+        out,
+        "kubelet_pod_infeasible_resizes_total",
+        "[ALPHA] Number of infeasible resizes for pods.",
+        &["reason_detail"],
+        counts.infeasible.iter().map(|(label, count)| ([*label], *count)),
+    );
+    counter(
+        out,
+        "kubelet_pod_deferred_accepted_resizes_total",
+        "[ALPHA] Cumulative number of resizes that were accepted after being deferred.",
+        &["retry_trigger"],
+        counts.accepted.iter().map(|(label, count)| ([*label], *count)),
+    );
+}
+
+fn counter<'a, const N: usize>(
+    out: &mut Collected,
+    name: &str,
+    help: &str,
+    labels: &[&str; N],
+    samples: impl Iterator<Item = ([&'a str; N], u64)>,
+) {
     #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
-    let samples: Vec<([&str; 1], f64)> =
-        pods.rejections().into_iter().map(|(label, count)| ([label], count as f64)).collect();
+    let samples: Vec<([&str; N], f64)> =
+        samples.map(|(labels, count)| (labels, count as f64)).collect();
     let samples: Vec<(&[&str], f64)> =
         samples.iter().map(|(labels, count)| (labels.as_slice(), *count)).collect();
-    let help = "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
-    let name = "kubelet_admission_rejections_total";
-    // Upstream has the family from the first rejection on.
     if !samples.is_empty() {
-        out.family(name, help, Kind::Counter, &["reason"], &samples);
+        out.family(name, help, Kind::Counter, labels, &samples);
     }
+}
+
+/// The resizes that wait or are being carried out, by the conditions that pods show.
+fn resizes(out: &mut Collected, views: &[PodView]) {
+    let conditions = |of: &'static str| {
+        let all = views.iter().flat_map(|view| view.status.conditions.iter().flatten());
+        all.filter(move |condition| condition.type_ == of && condition.status == "True")
+    };
+    let mut pending: BTreeMap<String, usize> = BTreeMap::new();
+    for condition in conditions(RESIZE_PENDING) {
+        let reason = condition.reason.as_deref().unwrap_or_default();
+        *pending.entry(reason.to_lowercase()).or_default() += 1;
+    }
+    if !pending.is_empty() {
+        let samples: Vec<([&str; 1], f64)> =
+            pending.iter().map(|(reason, count)| ([reason.as_str()], number(*count))).collect();
+        let help = "[ALPHA] Number of pending resizes for pods.";
+        show(out, "kubelet_pod_pending_resizes", help, &["reason"], &samples);
+    }
+    let help = "[ALPHA] Number of in-progress resizes for pods.";
+    let count = number(conditions(RESIZE_IN_PROGRESS).count());
+    let name = "kubelet_pod_in_progress_resizes";
+    out.family(name, help, Kind::Gauge, &[], &[(&[], count)]);
 }
 
 fn running(out: &mut Collected, views: &[PodView]) {

@@ -23,6 +23,7 @@ mod forget;
 mod handle;
 pub mod metrics;
 mod orphan;
+mod requested;
 mod resize;
 mod streams;
 mod view;
@@ -46,7 +47,7 @@ pub use self::directive::{Directive, Ended, PendingResize, Resize, Stop};
 pub use self::forget::{Forget, Forgetters};
 pub use self::handle::PodsHandle;
 use self::handle::{Command, Table};
-use self::resize::Wish;
+use self::resize::{Trigger, Wish};
 pub use self::streams::{
     Cause, Channels, Exec, LogChunks, LogOptions, Opening, Output, Session, StreamError, Streams,
 };
@@ -228,7 +229,7 @@ impl<B: Backend> Dispatch<B> {
                 () = desired.wait_sources_ready(), if !self.table.is_swept() => {}
                 () = repair => {
                     self.repair();
-                    self.retry_resizes();
+                    self.retry_resizes(Trigger::Periodic);
                 }
             }
 
@@ -269,6 +270,7 @@ impl<B: Backend> Dispatch<B> {
                 self.queued.insert(key, pod);
                 return;
             }
+            self.count_requested(&uid, &pod);
             self.update(&uid, pod);
             // A pod of the API that is back is no end that a static pod of its name waits for.
             if let Some(waiting) = self.queued.remove(&key) {
@@ -390,7 +392,8 @@ impl<B: Backend> Dispatch<B> {
                     return Entrance::PutOff(read_node.clone());
                 }
                 self.door.tell_rejected(pod, &rejection);
-                self.table.count_rejection(metrics::rejection_label(&rejection.reason));
+                let label = metrics::rejection_label(&rejection.reason);
+                self.table.count(|counts| handle::count(&mut counts.rejections, label));
                 let reason = rejection.reason;
                 let message = rejection.message;
                 info!(pod = %pod::key(pod), reason, message, "pod rejected");
@@ -484,7 +487,7 @@ impl<B: Backend> Dispatch<B> {
         if let Some(next) = self.queued.remove(&entry.key) {
             self.upsert(next);
         }
-        self.retry_resizes();
+        self.retry_resizes(Trigger::PodsRemoved);
     }
 
     /// Starts tasks again that had panicked and whose pause is over.

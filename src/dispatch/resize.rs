@@ -12,7 +12,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodCondition;
 use tracing::info;
 
-use super::{Asks, Backend, Dispatch, PendingResize, Resize};
+use super::handle::count;
+use super::{Asks, Backend, Dispatch, PendingResize, Resize, requested};
 use crate::model::{Mono, Pod, PodUid, ResizeVerdict, Wall, pod};
 use crate::resources::allocation::{self, Allocation, RESIZE_PENDING};
 use crate::resources::list::{self, CPU, MEMORY};
@@ -46,6 +47,34 @@ pub(super) struct Schedule {
     is_caught_up: bool,
 }
 
+/// What has resizes that wait looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// A pod asks for a resize.
+    PodUpdated,
+    /// The pods that the sources had at the start are here.
+    PodsAdded,
+    /// A pod has gone.
+    PodsRemoved,
+    /// A pod does not count any more, though its object is still there.
+    PodTerminated,
+    /// Time has passed.
+    Periodic,
+}
+
+impl Trigger {
+    /// Upstream's label.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::PodUpdated => "pod_updated",
+            Self::PodsAdded => "pods_added",
+            Self::PodsRemoved => "pods_removed",
+            Self::PodTerminated => "pod_terminated",
+            Self::Periodic => "periodic_retry",
+        }
+    }
+}
+
 impl<B: Backend> Dispatch<B> {
     /// Hands a newer object on, with other resources only if the node has them.
     pub(super) fn update(&mut self, uid: &PodUid, newer: Arc<Pod>) {
@@ -69,16 +98,33 @@ impl<B: Backend> Dispatch<B> {
         entry.wish = Some(Wish { pod: newer, since });
         self.resizes.next.get_or_insert(now.mono.after(RETRY));
         if self.may_decide() {
-            self.decide_resizes();
+            self.decide_resizes(Trigger::PodUpdated);
         } else {
             self.hand_on(uid, Arc::new(given), resize);
         }
     }
 
+    /// Counts what a newer object of a pod asks for.
+    pub(super) fn count_requested(&self, uid: &PodUid, newer: &Pod) {
+        let Some(entry) = self.entries.get(uid).filter(|entry| !entry.is_static) else { return };
+        let operations = match &entry.wish {
+            Some(wish) => requested::operations(&wish.pod, newer),
+            None => requested::operations(&entry.directive.borrow().pod, newer),
+        };
+        if operations.is_empty() {
+            return;
+        }
+        self.table.count(|counts| {
+            for operation in operations {
+                count(&mut counts.requested, operation);
+            }
+        });
+    }
+
     /// Looks again at those that wait.
-    pub(super) fn retry_resizes(&mut self) {
-        if self.desired.sources_ready() {
-            self.decide_resizes();
+    pub(super) fn retry_resizes(&mut self, trigger: Trigger) {
+        if self.may_decide() {
+            self.decide_resizes(trigger);
         } else if self.resizes.next.is_some() {
             // A moment that stays in the past would wake the loop for ever.
             self.resizes.next = Some(self.clock.now().mono.after(RETRY));
@@ -89,7 +135,7 @@ impl<B: Backend> Dispatch<B> {
     /// the sources had at the start is here.
     pub(super) fn catch_up(&mut self) {
         if !self.resizes.is_caught_up && self.may_decide() {
-            self.decide_resizes();
+            self.decide_resizes(Trigger::PodsAdded);
         }
     }
 
@@ -106,7 +152,7 @@ impl<B: Backend> Dispatch<B> {
     }
 
     /// Decides on every resize that waits, in order: what one is granted the next one cannot have.
-    fn decide_resizes(&mut self) {
+    fn decide_resizes(&mut self, trigger: Trigger) {
         self.resizes.next = None;
         let mut waiting: Vec<(PodUid, Candidate)> = self
             .entries
@@ -119,7 +165,7 @@ impl<B: Backend> Dispatch<B> {
             .collect();
         waiting.sort_by(|(_, a), (_, b)| order(a, b));
         for (uid, _) in waiting {
-            self.decide_resize(&uid);
+            self.decide_resize(&uid, trigger);
         }
         if self.entries.values().any(|entry| entry.wish.is_some()) {
             self.resizes.next = Some(self.clock.now().mono.after(RETRY));
@@ -127,7 +173,7 @@ impl<B: Backend> Dispatch<B> {
     }
 
     /// Decides on one resize and hands on what follows.
-    fn decide_resize(&mut self, uid: &PodUid) {
+    fn decide_resize(&mut self, uid: &PodUid, trigger: Trigger) {
         let Some(entry) = self.entries.get(uid) else { return };
         let Some(Wish { pod: wanted, .. }) = entry.wish.clone() else { return };
         let before = entry.directive.borrow().clone();
@@ -149,9 +195,19 @@ impl<B: Backend> Dispatch<B> {
             Ok(preempt) => preempt,
             Err(verdict) => {
                 let Some(entry) = self.entries.get_mut(uid) else { return };
-                match verdict {
+                let is_counted = before.resize.pending.as_ref().is_some_and(|known| {
+                    known.verdict == verdict
+                        && allocation::of(&known.wanted) == allocation::of(&wanted)
+                });
+                match &verdict {
                     ResizeVerdict::Deferred(_) => {}
-                    ResizeVerdict::Infeasible(_) => entry.wish = None,
+                    ResizeVerdict::Infeasible(message) => {
+                        entry.wish = None;
+                        let label = infeasible_label(message);
+                        if !is_counted {
+                            self.table.count(|counts| count(&mut counts.infeasible, label));
+                        }
+                    }
                 }
                 let is_known = before.resize.pending.as_ref().is_some_and(|known| {
                     known.verdict == verdict && Arc::ptr_eq(&known.wanted, &wanted)
@@ -165,6 +221,13 @@ impl<B: Backend> Dispatch<B> {
             }
         };
         info!(pod = %pod::key(&wanted), "a resize is granted");
+        let has_waited = before.resize.pending.is_some_and(|known| match known.verdict {
+            ResizeVerdict::Deferred(_) => true,
+            ResizeVerdict::Infeasible(_) => false,
+        });
+        if has_waited {
+            self.table.count(|counts| count(&mut counts.accepted, trigger.as_str()));
+        }
         self.preempt(preempt);
         if let Some(entry) = self.entries.get_mut(uid) {
             let granted = wanted.metadata.generation.or(Some(0));
@@ -194,6 +257,21 @@ impl<B: Backend> Dispatch<B> {
             Some(given) => (*given).clone(),
             None => allocation::recorded(pod),
         }
+    }
+}
+
+/// The label of a resize that can never be carried out, by its message.
+fn infeasible_label(message: &str) -> &'static str {
+    match message {
+        POD_LEVEL => "plr_feature_gate_off",
+        SWAP => "swap_limitation",
+        message if message.contains("CPU Manager policy") => {
+            "guaranteed_pod_cpu_manager_static_policy"
+        }
+        message if message.contains("Memory Manager policy") => {
+            "guaranteed_pod_memory_manager_static_policy"
+        }
+        _ => "other",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Allocated, Backend, Config, Deps, Directive, Dispatch, Ended, Forgetters, Found, FoundPod,
-    Give, Launched, PodView, PodsHandle, ReadNode, Resizable,
+    Give, Launched, PodView, PodsHandle, ReadNode, Resizable, ViewState,
 };
 use crate::admission::{Features, Rejection, SysctlAllowlist};
 use crate::apiserver::events::{Event, Recorder};
@@ -537,8 +538,11 @@ async fn resizes_that_are_not_carried_out_are_infeasible() {
     };
     bench.upsert(&swaps("64Mi", 1)).await;
     bench.upsert(&swaps("32Mi", 2)).await;
+    bench.upsert(&swaps("32Mi", 3)).await;
     let message = "In-place resize of containers with swap is not supported.";
     assert_eq!(verdict("b"), infeasible(message));
+    let counted = bench.handle.counts().infeasible;
+    assert_eq!(counted, [("plr_feature_gate_off", 1), ("swap_limitation", 1)].into());
 }
 
 #[tokio::test(start_paused = true)]
@@ -558,6 +562,28 @@ async fn what_a_pod_was_given_is_what_the_file_says() {
     bench.upsert(&other).await;
     assert!(bench.directive("a").resize.pending.is_some(), "b has its place");
     assert_eq!(bench.allocated.get(&"gone".into()), None, "no source has it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn resizes_are_counted_as_upstream_counts_them() {
+    let bench = bench(&[]);
+    bench.source_has(&[]).await;
+    bench.upsert(&sized("a", "1", 1)).await;
+    bench.upsert(&sized("b", "1", 1)).await;
+    bench.upsert(&sized("a", "2", 2)).await;
+    // Another change of the object asks for nothing new.
+    bench.upsert(&sized("a", "2", 3)).await;
+    assert!(bench.directive("a").resize.pending.is_some(), "b has its place");
+    let counts = bench.handle.counts();
+    assert_eq!(counts.requested, [(["cpu", "requests", "increase"], 1)].into());
+    assert!(counts.accepted.is_empty() && counts.infeasible.is_empty(), "{counts:?}");
+
+    // b has ended, and its object stays.
+    let over = |view: &mut PodView| view.state = ViewState::Terminated;
+    bench.fake.world.lock().running[&PodUid::from("b")].view.send_modify(over);
+    bench.settle().await;
+    assert_eq!(bench.directive("a").resize.granted, Some(3), "it is looked at again at once");
+    assert_eq!(bench.handle.counts().accepted, [("pod_terminated", 1)].into());
 }
 
 #[tokio::test(start_paused = true)]
@@ -608,6 +634,51 @@ async fn a_resize_asked_for_while_the_kubelet_was_away_is_decided_when_every_pod
 }
 
 #[tokio::test(start_paused = true)]
+async fn neither_the_end_of_a_pod_nor_time_decides_on_a_resize_before_every_pod_is_here() {
+    let bench = bench(&["a", "b", "ended"]);
+    let (a, b, ended) = (resized_meanwhile("a", "2"), sized("b", "1", 1), api_pod("ended"));
+    bench.source_has(&[&a, &b, &ended]).await;
+    bench.upsert(&ended).await;
+    bench.upsert(&a).await;
+    bench.source_has(&[&a, &b]).await;
+    bench.gone("ended").await;
+    bench.end("ended", End::Gone).await;
+    let resize = bench.directive("a").resize;
+    assert!(resize.pending.is_none() && resize.granted.is_none(), "{resize:?}");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let resize = bench.directive("a").resize;
+    assert!(resize.pending.is_none() && resize.granted.is_none(), "{resize:?}");
+
+    bench.upsert(&b).await;
+    let pending = bench.directive("a").resize.pending.expect("it waits: b has its place");
+    assert_eq!(pending.verdict.reason(), "Deferred");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_that_waits_for_the_sources_does_not_keep_the_loop_awake() {
+    let bench = bench(&[]);
+    bench.upsert(&sized("a", "1", 1)).await;
+    bench.upsert(&sized("a", "2", 2)).await;
+    // Paused time moves only while every task sleeps: a loop that does not would hold the test up
+    // for ever.
+    let (sender, hung) = oneshot::channel();
+    let (_silent, patience) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if patience.recv_timeout(Duration::from_secs(10)) == Err(RecvTimeoutError::Timeout) {
+            let _ = sender.send(());
+        }
+    });
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_mins(1)) => {}
+        _ = hung => panic!("the loop does not sleep"),
+    }
+    assert!(bench.directive("a").resize.granted.is_none());
+    bench.source_has(&[&sized("a", "2", 2)]).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(bench.directive("a").resize.granted, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_reboot_left_does_not_spare_admission() {
     let bench = bench(&["runs"]);
     bench.fake.found.send_modify(|found| {
@@ -618,7 +689,7 @@ async fn what_a_reboot_left_does_not_spare_admission() {
     assert_eq!(bench.rejection("runs"), None, "a pod that runs is never sent away");
     bench.upsert(&sized("left", "3", 1)).await;
     assert_eq!(bench.rejection("left").as_deref(), Some("OutOfcpu"));
-    assert_eq!(bench.handle.rejections(), [("OutOfcpu", 1)].into(), "counted once");
+    assert_eq!(bench.handle.counts().rejections, [("OutOfcpu", 1)].into(), "counted once");
 }
 
 /// A pod for nodes with a label.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodStatus;
 
+use crate::model::timeline::SharedTimeline;
 use crate::model::{
-    Blocked, Lifecycle, ObservedPod, Phase, Pod, PodKey, PodUid, Terminating, TerminationCause,
-    phase, pod,
+    Blocked, Lifecycle, ObservedPod, Phase, Pod, PodKey, PodUid, Stage, Terminating,
+    TerminationCause, phase, pod,
 };
 
 /// A pod as its task sees it.
@@ -26,6 +27,8 @@ pub struct PodView {
     pub status: Arc<PodStatus>,
     /// What it waits for.
     pub blocked: Option<Blocked>,
+    /// The steps of its life on this node.
+    pub timeline: SharedTimeline,
 }
 
 /// A pod's lifecycle without its data.
@@ -59,6 +62,7 @@ impl PodView {
             observed: Arc::default(),
             status: Arc::new(status),
             blocked: None,
+            timeline: SharedTimeline::default(),
         }
     }
 
@@ -67,6 +71,15 @@ impl PodView {
         let is_terminal = phase::is_terminal(&self.status);
         let is_asked_to_go = self.pod.metadata.deletion_timestamp.is_some();
         self.state != ViewState::Terminated && (!is_terminal || is_asked_to_go)
+    }
+}
+
+impl PodView {
+    /// Returns true if the pod has stopped and gives nothing back any more.
+    pub fn is_cleaned_up(&self) -> bool {
+        let waits_for = self.blocked.as_ref().map(|blocked| blocked.stage);
+        let is_whole = waits_for.is_none_or(|stage| stage == Stage::Status);
+        self.state == ViewState::Terminated && is_whole
     }
 }
 

@@ -23,7 +23,7 @@ use crate::cri::v1;
 use crate::dispatch::{PodView, ViewState};
 use crate::linux::blocking;
 use crate::model::reason::event;
-use crate::model::{ContainerId, EventType, Mono, Pod, PodUid, Stage, pod};
+use crate::model::{ContainerId, EventType, Mono, Pod, PodUid, pod};
 use crate::stats::usage::{NodeUsage, PodsUsage};
 use crate::watch::set_if_changed;
 
@@ -189,7 +189,7 @@ impl Task {
         self.ends.spawn(async move {
             if let Some(mut view) = view {
                 // An error: its task has ended, and nothing of it is left.
-                view.wait_for(is_cleaned_up).await.ok();
+                view.wait_for(PodView::is_cleaned_up).await.ok();
             }
             uid
         });
@@ -274,21 +274,14 @@ impl Task {
         };
         let Some(images) = place(answer.image_filesystems) else { return };
         let layers = place(answer.container_filesystems).unwrap_or_else(|| images.clone());
-        let is_split = layers != images;
         let root_dir = self.root_dir.clone();
-        let devices = blocking::spawn(move || {
+        let layout = blocking::spawn(move || {
             let device = |path: PathBuf| std::fs::metadata(path).map(|found| found.dev());
-            Ok::<_, std::io::Error>((device(root_dir)?, device(images)?))
+            let devices = (device(root_dir)?, device(images)?, device(layers)?);
+            Ok::<_, std::io::Error>(Layout::of_devices(devices.0, devices.1, devices.2))
         });
-        match devices.await {
-            Ok(Ok((root, images))) => {
-                let layout = match (root != images, is_split) {
-                    (false, _) => Layout::Shared,
-                    (true, false) => Layout::ImageFs,
-                    (true, true) => Layout::SplitImageFs,
-                };
-                self.decider.set_layout(layout);
-            }
+        match layout.await {
+            Ok(Ok(layout)) => self.decider.set_layout(layout),
             Ok(Err(error)) => warn!(%error, "the file system of images cannot be read"),
             Err(error) => warn!(%error, "the file system of images was not read"),
         }
@@ -299,10 +292,4 @@ fn candidates<'a>(pods: &'a [Arc<Pod>], usage: Option<&'a PodsUsage>) -> Vec<Can
     pods.iter()
         .map(|pod| Candidate { pod, usage: usage.and_then(|usage| usage.by_uid(&pod::uid(pod))) })
         .collect()
-}
-
-/// Returns true if the pod has stopped and gives nothing back any more.
-fn is_cleaned_up(view: &PodView) -> bool {
-    let waits_for = view.blocked.as_ref().map(|blocked| blocked.stage);
-    view.state == ViewState::Terminated && waits_for.is_none_or(|stage| stage == Stage::Status)
 }

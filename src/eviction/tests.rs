@@ -178,6 +178,14 @@ fn containerfs_follows_the_file_system_that_it_is_on() {
     assert_eq!(value(Layout::SplitImageFs), [Value::Fraction(0.1)]);
 }
 
+#[test]
+fn the_layout_is_that_of_devices() {
+    let layout = |root, images, layers| Layout::of_devices(root, images, layers);
+    assert_eq!(layout(1, 1, 1), Layout::Shared);
+    assert_eq!(layout(1, 2, 2), Layout::ImageFs);
+    assert_eq!(layout(1, 2, 1), Layout::SplitImageFs);
+}
+
 /// The table of upstream's `TestRankMemoryPressure`-like cases: each pod with priority, request and
 /// use.
 #[test]

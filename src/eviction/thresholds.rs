@@ -163,6 +163,18 @@ pub enum Layout {
     SplitImageFs,
 }
 
+impl Layout {
+    /// Returns the layout of the devices that the kubelet's root directory, images and writable
+    /// layers lie on. Two mount points may be of one device.
+    pub fn of_devices(root: u64, images: u64, layers: u64) -> Self {
+        match (root != images, layers != images) {
+            (false, _) => Self::Shared,
+            (true, false) => Self::ImageFs,
+            (true, true) => Self::SplitImageFs,
+        }
+    }
+}
+
 /// Returns the thresholds as they hold with this layout: those on `containerfs` follow the file
 /// system that it is on, whatever the configuration says.
 pub fn with_layout(thresholds: &[Threshold], layout: Layout) -> Vec<Threshold> {

@@ -120,7 +120,7 @@ impl Root {
 /// Calls `openat2` with a bounded number of retries: the kernel fails with EAGAIN when a rename
 /// races with `..`.
 pub(crate) fn open_within(
-    at: &OwnedFd,
+    at: &impl AsFd,
     relative: &OsStr,
     flags: OFlag,
     resolve: ResolveFlag,

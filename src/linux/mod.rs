@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod fs;
 pub mod iptables;
 pub mod kmsg;
+pub mod logind;
 pub mod machine;
 pub mod malloc;
 pub mod measure;

@@ -20,6 +20,8 @@ pub struct NodeFacts {
     pub supplemental_groups_policy: bool,
     /// What the node is short of.
     pub pressure: Pressure,
+    /// True while the machine shuts down.
+    pub shutting_down: bool,
 }
 
 impl NodeFacts {

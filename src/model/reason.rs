@@ -41,6 +41,7 @@ pub mod event {
     pub const EVICTED: &str = "Evicted";
     pub const EVICTION_THRESHOLD_MET: &str = "EvictionThresholdMet";
     pub const CONTAINER_GC_FAILED: &str = "ContainerGCFailed";
+    pub const NODE_SHUTDOWN: &str = "Shutdown";
     pub const SYSTEM_OOM: &str = "SystemOOM";
     pub const INVALID_DISK_CAPACITY: &str = "InvalidDiskCapacity";
     pub const FREE_DISK_SPACE_FAILED: &str = "FreeDiskSpaceFailed";

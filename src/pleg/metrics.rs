@@ -36,6 +36,11 @@ pub fn observer(registry: &Registry, is_evented: bool) -> Observer {
         "kubelet_evented_pleg_connection_error_count",
         "[ALPHA] The number of errors encountered during the establishment of streaming connection with the CRI runtime.",
     );
+    let latency = registry.histogram(
+        "kubelet_evented_pleg_connection_latency_seconds",
+        "[ALPHA] The latency of streaming connection with the CRI runtime, measured in seconds.",
+        DEFAULT_BUCKETS,
+    );
 
     Arc::new(move |measure| match measure {
         Measure::Relist { took, interval } => {
@@ -46,6 +51,7 @@ pub fn observer(registry: &Registry, is_evented: bool) -> Observer {
         Measure::ReadDiscarded => discarded.inc(),
         Measure::StreamUp if is_evented => stream_up.inc(),
         Measure::StreamLost if is_evented => stream_lost.inc(),
-        Measure::StreamUp | Measure::StreamLost => {}
+        Measure::EventAge(age) if is_evented => latency.observe_duration(age),
+        Measure::StreamUp | Measure::StreamLost | Measure::EventAge(_) => {}
     })
 }

@@ -136,6 +136,8 @@ pub enum Measure {
     StreamUp,
     /// The event stream was lost or refused.
     StreamLost,
+    /// An event has come, this long after the runtime had made it.
+    EventAge(Duration),
 }
 
 /// Receives every [`Measure`].

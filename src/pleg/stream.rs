@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::dirty::Look;
 use super::{Measure, Observation, Observer, Shared};
+use crate::clock::Clock;
 use crate::cri::condition::RuntimeIdentity;
 use crate::cri::{CriError, Runtime, v1};
 use crate::model::{ContainerId, ContainerState, PodUid, SandboxId, SandboxState};
@@ -31,6 +32,7 @@ pub(super) struct Reader {
     pub(super) runtime: Runtime,
     pub(super) shared: Arc<Shared>,
     pub(super) observer: Observer,
+    pub(super) clock: Clock,
     /// True while the stream is up.
     pub(super) up: watch::Sender<bool>,
     /// Changes when relists found that events are missing.
@@ -123,10 +125,21 @@ impl Reader {
         loop {
             let event = stream.message().await;
             match event.map_err(|status| CriError::from_status("GetContainerEvents", &status))? {
-                Some(event) => self.note(&event),
+                Some(event) => {
+                    let age = self.age(&event);
+                    (self.observer)(Measure::EventAge(age));
+                    self.note(&event);
+                }
                 None => return Ok(()),
             }
         }
+    }
+
+    /// How long ago the runtime made an event, by its own clock.
+    fn age(&self, event: &v1::ContainerEventResponse) -> Duration {
+        let now = self.clock.now().wall.as_nanosecond();
+        let age = now.saturating_sub(i128::from(event.created_at));
+        Duration::from_nanos(u64::try_from(age).unwrap_or_default())
     }
 
     /// Marks the pod that the event is about, unless the event is known already.

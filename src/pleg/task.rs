@@ -115,6 +115,7 @@ impl PlegTask {
             runtime: runtime.clone(),
             shared: Arc::clone(&shared),
             observer: Arc::clone(&observer),
+            clock,
             up,
             distrusted,
         };

@@ -6,6 +6,12 @@ use super::execute::Count;
 use crate::model::ContainerKind;
 use crate::telemetry::metrics::{Counter, Registry};
 
+/// The bounds of the durations of resizes in milliseconds; upstream's.
+const RESIZE_BUCKETS: &[f64] = &[
+    10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 30_000.0, 60_000.0,
+    120_000.0, 300_000.0, 600_000.0,
+];
+
 /// Feeds the metrics.
 pub type Observer = Arc<dyn Fn(Count<'_>) + Send + Sync>;
 
@@ -27,6 +33,12 @@ pub fn observer(registry: &Registry) -> Observer {
         "rkubelet_dns_limited_pods",
         "Pods whose resolver configuration was cut to what the C library takes.",
     );
+    let resizes = registry.histograms(
+        "kubelet_pod_resize_duration_milliseconds",
+        "[ALPHA] Duration in milliseconds to actuate a pod resize",
+        &["success"],
+        RESIZE_BUCKETS,
+    );
 
     Arc::new(move |count| match count {
         Count::Pod { own_users } => add(&pods, own_users),
@@ -35,6 +47,10 @@ pub fn observer(registry: &Registry) -> Observer {
         Count::Container(kind) => containers.with(&[label(kind)]).inc(),
         Count::ContainerFailed { kind, reason } => {
             container_errors.with(&[label(kind), reason]).inc();
+        }
+        Count::Resized { took, success } => {
+            let success = if success { "true" } else { "false" };
+            resizes.with(&[success]).observe(took.as_secs_f64() * 1000.0);
         }
         Count::DnsCut(true) => dns_cut.inc(),
         Count::DnsCut(false) => dns_cut.dec(),

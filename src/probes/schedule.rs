@@ -50,18 +50,19 @@ pub fn phase(period: Duration, pod_uid: &str, container: &str, kind: ProbeKind) 
     period.saturating_mul(share) / 1000
 }
 
-/// Returns the first probe of a container. `adopted` means that the container ran before this
-/// process: its probes keep their places in the period, so that they do not all run at once.
+/// Returns the first probe of a container. `settled` means that the container ran before this
+/// process and that the probe had succeeded: such probes keep their places in the period, so that
+/// they do not all run at once after a restart.
 pub fn first(
     timing: &Timing,
     kind: ProbeKind,
     phase: Duration,
     started_at: Wall,
-    adopted: bool,
+    settled: bool,
     now: Now,
 ) -> Due {
     let allowed = now.mono.max(delay_over(timing, started_at, now));
-    let ahead = !adopted && kind != ProbeKind::Liveness;
+    let ahead = !settled && kind != ProbeKind::Liveness;
     Due { at: if ahead { allowed } else { allowed.after(phase) }, ahead }
 }
 
@@ -119,8 +120,8 @@ mod tests {
     #[test]
     fn readiness_looks_ahead_and_liveness_waits_for_its_phase() {
         let phase = Duration::from_secs(4);
-        let due = |kind, delay, adopted| {
-            let due = first(&timing(delay, 10), kind, phase, at(100).wall, adopted, at(103));
+        let due = |kind, delay, settled| {
+            let due = first(&timing(delay, 10), kind, phase, at(100).wall, settled, at(103));
             (due.at.0.as_secs(), due.ahead)
         };
         assert_eq!(due(ProbeKind::Readiness, 0, false), (103, true));

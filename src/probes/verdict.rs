@@ -36,6 +36,18 @@ pub struct Recorded {
     pub ready: bool,
 }
 
+impl Recorded {
+    /// Returns true if a probe of this kind has nothing to find out soon: the status that others
+    /// see would not change by a success.
+    pub fn is_settled(self, kind: ProbeKind) -> bool {
+        match kind {
+            ProbeKind::Readiness => self.ready,
+            ProbeKind::Startup => self.started,
+            ProbeKind::Liveness => true,
+        }
+    }
+}
+
 /// The verdict of one probe on one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {

@@ -27,6 +27,9 @@ pub enum Handler {
     Flagz,
     /// `/statusz` (gate `ComponentStatusz`).
     Statusz,
+    /// WebSockets for `/exec`, `/attach` and `/portForward` that are translated (gate
+    /// `ExtendWebSocketsToKubelet`).
+    WebSockets,
 }
 
 /// What the endpoints for people who look into a node are made of.
@@ -59,6 +62,7 @@ impl Diagnostics {
             (Handler::Checkpoint, gates.enabled(Gate::CONTAINER_CHECKPOINT)),
             (Handler::Flagz, gates.enabled(Gate::COMPONENT_FLAGZ)),
             (Handler::Statusz, gates.enabled(Gate::COMPONENT_STATUSZ)),
+            (Handler::WebSockets, gates.enabled(Gate::EXTEND_WEB_SOCKETS_TO_KUBELET)),
         ];
         let is_on = |(handler, on): (Handler, bool)| on.then_some(handler);
         Self {

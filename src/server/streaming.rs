@@ -1,5 +1,5 @@
 //! The routes of `/exec`, `/attach` and `/portForward`: finds the pod, has its backend prepare a
-//! session, and hands the connection to `streams`.
+//! session, and hands the connection to `streams`, or to `websocket` if it has to be translated.
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State as Shared};
@@ -7,8 +7,9 @@ use axum::response::Response;
 use axum::routing::get;
 use http::StatusCode;
 
+use super::diagnostics::Handler;
 use super::streams::pass_through;
-use super::{State, text};
+use super::{State, text, websocket};
 use crate::dispatch::{Channels, Exec, PodView, Session, StreamError};
 
 type Three = Path<(String, String, String)>;
@@ -86,6 +87,16 @@ enum Kind {
     Attach,
 }
 
+impl Kind {
+    /// Its name as a label.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+        }
+    }
+}
+
 /// Reads the channels that a client asks for (`input`, `output`, `error`, `tty`).
 fn channels(query: &[(String, String)]) -> Result<Channels, &'static str> {
     let asked = |name: &str| query.iter().any(|(key, value)| key == name && value == "1");
@@ -133,7 +144,18 @@ async fn run_stream(
         }
         Kind::Attach => streams.attach(&view, container, channels).await,
     };
-    connect(request, session).await
+    let translates = state.diagnostics.serves(Handler::WebSockets)
+        && websocket::asks_for_channels(request.headers());
+    if !translates {
+        return connect(request, session).await;
+    }
+    match session {
+        Ok(Session::PassThrough { url }) => {
+            websocket::count(&state.metrics, kind.as_str());
+            websocket::translate(request, url, channels).await
+        }
+        Err(error) => refused(&error),
+    }
 }
 
 async fn port_forward(
@@ -144,7 +166,11 @@ async fn port_forward(
     Query(query): Pairs,
     request: Request,
 ) -> Response {
+    let tunnels = state.diagnostics.serves(Handler::WebSockets)
+        && websocket::asks_for_tunnel(request.headers());
     let mut ports = Vec::new();
+    // A tunnel's ports are named in the streams within it.
+    let query = if tunnels { Vec::new() } else { query };
     for (_, value) in query.iter().filter(|(key, _)| key == "port") {
         for part in value.split(',') {
             match part.parse::<u16>() {
@@ -165,7 +191,16 @@ async fn port_forward(
         return text(StatusCode::NOT_FOUND, "pod not found");
     }
     let session = state.pods.streams().port_forward(&view, ports).await;
-    connect(request, session).await
+    if !tunnels {
+        return connect(request, session).await;
+    }
+    match session {
+        Ok(Session::PassThrough { url }) => {
+            websocket::count(&state.metrics, "portforward");
+            websocket::tunnel(request, &url).await
+        }
+        Err(error) => refused(&error),
+    }
 }
 
 /// The pod that is meant, or the refusal. A UID of another pod is refused as a container that is

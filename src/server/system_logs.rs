@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +21,9 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use http::{StatusCode, Uri, header};
 use tokio::io::AsyncReadExt as _;
+use tokio::process::Child;
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 
 use super::diagnostics::{Diagnostics, Handler};
 use super::node_log_query::{self, NodeLogQuery};
@@ -30,6 +33,8 @@ use crate::linux::blocking;
 
 /// Time for the logs of services, as upstream.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// The page that stands for a directory.
+const INDEX: &str = "index.html";
 
 type Pairs = Query<Vec<(String, String)>>;
 
@@ -68,19 +73,46 @@ async fn answer(
     if let Err(problem) = node_log_query::check(&asked) {
         return text(StatusCode::NOT_ACCEPTABLE, format!("{problem}\n"));
     }
-    let Some(wanted) = asked.files.first() else { return services(directory.clone(), asked) };
-    if let Err(error) = is_beneath(directory.clone(), wanted.clone()).await {
-        let problem = node_log_query::no_file(wanted, &error.to_string());
-        return text(StatusCode::NOT_ACCEPTABLE, format!("{problem}\n"));
+    match asked.files.first() {
+        Some(wanted) => file_beneath(directory, wanted, uri).await,
+        None => services(directory.clone(), asked),
     }
-    file(directory, wanted, uri).await
 }
 
-/// Checks that a path leads to something beneath the directory.
-async fn is_beneath(directory: PathBuf, file: String) -> io::Result<()> {
-    let work =
-        move || Root::open(&directory)?.resolve(Path::new(file.trim_start_matches('/'))).map(drop);
-    blocking::spawn(work).await.map_err(io::Error::other)?
+/// Serves what a query names as [`file()`] does, but never what is not beneath the directory: what
+/// was resolved is what is read.
+async fn file_beneath(directory: &Path, wanted: &str, uri: &Uri) -> Response {
+    let directory = directory.to_owned();
+    let path = format!("/{}", wanted.trim_start_matches('/'));
+    let look = move || {
+        let root = Root::open(&directory)?;
+        let place = resolve(&root, &path)?;
+        let index =
+            || resolve(&root, &format!("{path}{INDEX}")).and_then(|index| open(&index.path()));
+        Ok::<_, io::Error>(look_at(&place.path(), &path, index))
+    };
+    match blocking::spawn(look).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(found) => answer_with(found, uri).await,
+        Err(error) => {
+            let problem = node_log_query::no_file(wanted, &error.to_string());
+            text(StatusCode::NOT_ACCEPTABLE, format!("{problem}\n"))
+        }
+    }
+}
+
+/// Something beneath a directory, held by its descriptor.
+struct Place(OwnedFd);
+
+impl Place {
+    /// A path that leads to what is held, whatever its name leads to by now.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// Finds a path, with or without a slash at its beginning, beneath the directory.
+fn resolve(root: &Root, path: &str) -> io::Result<Place> {
+    root.resolve(Path::new(path.trim_start_matches('/'))).map(Place)
 }
 
 /// Something below the directory, ready to be sent.
@@ -101,7 +133,11 @@ async fn file(directory: &Path, path: &str, uri: &Uri) -> Response {
     let directory = directory.to_owned();
     let path = format!("/{}", path.trim_start_matches('/'));
     let found = blocking::spawn(move || look(&directory, &path)).await;
-    let found = found.unwrap_or_else(|error| Err(io::Error::other(error)));
+    answer_with(found.unwrap_or_else(|error| Err(io::Error::other(error))), uri).await
+}
+
+/// Sends what was found, as Go's file server does.
+async fn answer_with(found: io::Result<Found>, uri: &Uri) -> Response {
     match found {
         Ok(Found::Directory(names)) => {
             ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], listing(&names)).into_response()
@@ -131,10 +167,6 @@ fn refusal(kind: io::ErrorKind) -> Response {
 
 /// Opens what `path`, which begins with a slash, leads to. Blocks.
 fn look(directory: &Path, path: &str) -> io::Result<Found> {
-    const INDEX: &str = "index.html";
-    if path.ends_with("/index.html") {
-        return Ok(Found::Moved("./".to_owned()));
-    }
     let mut place = directory.to_owned();
     let mut depth = 0;
     for part in path.split('/') {
@@ -152,22 +184,35 @@ fn look(directory: &Path, path: &str) -> io::Result<Found> {
         }
     }
 
-    let metadata = std::fs::metadata(&place)?;
+    look_at(&place, path, || open(&place.join(INDEX)))
+}
+
+/// Opens `place`, which `path` has led to. `index` opens the page that stands for it if it is a
+/// directory. Blocks.
+fn look_at(
+    place: &Path,
+    path: &str,
+    index: impl FnOnce() -> io::Result<Found>,
+) -> io::Result<Found> {
+    if path.ends_with("/index.html") {
+        return Ok(Found::Moved("./".to_owned()));
+    }
+    let metadata = std::fs::metadata(place)?;
     let base = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let has_slash = path.ends_with('/');
     if metadata.is_dir() {
         if !has_slash {
             return Ok(Found::Moved(format!("{base}/")));
         }
-        return match open(&place.join(INDEX)) {
+        return match index() {
             Ok(found) => Ok(found),
-            Err(_) => entries(&place).map(Found::Directory),
+            Err(_) => entries(place).map(Found::Directory),
         };
     }
     if has_slash {
         return Ok(Found::Moved(format!("../{base}")));
     }
-    open(&place)
+    open(place)
 }
 
 /// Opens a regular file. A pipe that nobody writes must not hold the thread.
@@ -275,7 +320,7 @@ type Chunks = BoxStream<'static, io::Result<Bytes>>;
 
 /// Streams the logs of services: journald's first, then those that are in files.
 fn services(directory: PathBuf, query: NodeLogQuery) -> Response {
-    // What takes too long is cut off; dropping the stream kills journalctl.
+    // What takes too long is cut off.
     let opened = open_services(directory, query).flatten_stream();
     let chunks = opened.take_until(tokio::time::sleep(DEADLINE));
     let headers = [(header::CONTENT_TYPE, "text/plain;charset=UTF-8")];
@@ -292,7 +337,8 @@ async fn open_services(directory: PathBuf, query: NodeLogQuery) -> Chunks {
 
     let mut parts: Vec<Chunks> = Vec::new();
     if !native.is_empty() {
-        parts.push(journal(&node_log_query::journalctl(&query.options, &native)));
+        let arguments = node_log_query::journalctl(&query.options, &native);
+        parts.push(output_of("journalctl", &arguments, DEADLINE));
     }
     if !files.is_empty() && !query.options.is_empty() {
         parts.push(said(format!(
@@ -320,11 +366,12 @@ async fn journal_units() -> String {
     }
 }
 
-/// Runs journalctl; both its outputs are the log.
-fn journal(arguments: &[String]) -> Chunks {
+/// Runs a program; both its outputs are the log. It is killed when `deadline` is over, even if its
+/// log is not read any more, and when the log is dropped.
+fn output_of(program: &str, arguments: &[String], deadline: Duration) -> Chunks {
     let started = || {
         let (reader, writer) = io::pipe()?;
-        let child = tokio::process::Command::new("journalctl")
+        let child = tokio::process::Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
@@ -335,17 +382,36 @@ fn journal(arguments: &[String]) -> Chunks {
         Ok::<_, io::Error>((child, reader))
     };
     match started() {
-        Ok((child, reader)) => ReaderStream::new(reader)
-            .map(move |chunk| {
-                // The program lives as long as its log is read.
-                let _running = &child;
-                chunk
-            })
-            .boxed(),
+        Ok((child, reader)) => {
+            let unread = CancellationToken::new();
+            let reading = unread.clone().drop_guard();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a client that stops reading keeps the response, which then is not polled"
+            )]
+            tokio::spawn(watch_over(child, deadline, unread));
+            ReaderStream::new(reader)
+                .map(move |chunk| {
+                    let _reading = &reading;
+                    chunk
+                })
+                .boxed()
+        }
         Err(error) => {
-            tracing::warn!(%error, "journalctl cannot be run");
+            tracing::warn!(%error, program, "the program of a log query cannot be run");
             said("\nerror: journal output not available\n".to_owned())
         }
+    }
+}
+
+/// Waits for the end of a program, and kills it after `deadline` or when its output is unread.
+async fn watch_over(mut child: Child, deadline: Duration, unread: CancellationToken) {
+    let ended = unread.run_until_cancelled(tokio::time::timeout(deadline, child.wait())).await;
+    if matches!(ended, Some(Ok(_))) {
+        return;
+    }
+    if let Err(error) = child.kill().await {
+        tracing::debug!(%error, "the program of a log query was not killed");
     }
 }
 
@@ -375,12 +441,9 @@ async fn log_file(directory: PathBuf, service: String) -> Chunks {
 
 /// Opens a regular file beneath the directory; a directory is as good as nothing. Blocks.
 fn open_beneath(root: &Root, path: &str) -> io::Result<std::fs::File> {
-    use std::os::fd::AsRawFd as _;
-
-    let found = root.resolve(Path::new(path))?;
-    // A descriptor of a place is opened for reading by its link in procfs.
-    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-    match open(Path::new(&link)) {
+    let place = resolve(root, path)?;
+    let link = place.path();
+    match open(&link) {
         Ok(Found::File { file, .. }) => Ok(file),
         Ok(Found::Directory(_) | Found::Moved(_)) => Err(io::ErrorKind::NotFound.into()),
         Err(_) if std::fs::metadata(&link)?.is_dir() => Err(io::ErrorKind::NotFound.into()),
@@ -460,6 +523,62 @@ mod tests {
             let asked = get(missing).await;
             assert_eq!((asked.status, asked.body.as_str()), (404, "404 page not found\n"));
         }
+    }
+
+    /// Waits until a process is gone.
+    async fn wait_for_end(pid: &str) {
+        let place = Path::new("/proc").join(pid);
+        let gone = async {
+            while place.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("it is killed");
+    }
+
+    #[tokio::test]
+    async fn a_program_whose_log_is_not_read_ends_in_its_time() {
+        let script = "echo $$; exec sleep 1000";
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        for is_kept in [true, false] {
+            let deadline = if is_kept { Duration::from_millis(300) } else { DEADLINE };
+            let mut chunks = output_of("sh", &arguments, deadline);
+            let first = chunks.next().await.expect("a chunk").expect("readable");
+            // A client that stops reading keeps the stream; one that goes away drops it.
+            let kept = is_kept.then_some(chunks);
+            wait_for_end(String::from_utf8_lossy(&first).trim()).await;
+            drop(kept);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_query_follows_no_index_out_of_the_directory() {
+        let directory = logs();
+        let sub = directory.path().join("sub");
+        std::os::unix::fs::symlink("/etc/hostname", sub.join("index.html")).expect("linked");
+        let listed = ask(directory.path(), true, "", "query=/sub/").await;
+        assert_eq!(listed.status, 200);
+        assert!(listed.body.contains("sub.log"), "{}", listed.body);
+        std::fs::remove_file(sub.join("index.html")).expect("removed");
+        std::fs::write(sub.join("index.html"), "own").expect("written");
+        let own = ask(directory.path(), true, "", "query=/sub/").await;
+        assert_eq!(own.body, "own");
+    }
+
+    #[test]
+    fn what_was_resolved_is_what_is_read() {
+        let directory = logs();
+        let root = Root::open(directory.path()).expect("a root");
+        let place = resolve(&root, "/a.log").expect("found");
+        let name = directory.path().join("a.log");
+        std::fs::remove_file(&name).expect("removed");
+        std::os::unix::fs::symlink("/etc/hostname", &name).expect("linked");
+        let Found::File { mut file, .. } = open(&place.path()).expect("opened") else {
+            panic!("not a file")
+        };
+        let mut text = String::new();
+        io::Read::read_to_string(&mut file, &mut text).expect("read");
+        assert_eq!(text, "of a\n");
     }
 
     #[tokio::test]

@@ -14,13 +14,16 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::client_ca::ClientCa;
 use super::pem_file::{NamedFile, TlsError, certificates, read};
 use crate::apiserver::crypto;
 use crate::apiserver::identity::Rotated;
-use crate::linux::fs::write_atomic;
+use crate::clock::Clock;
+use crate::linux::fs::{WriteOptions, write_atomic_with};
 use crate::linux::stamp::Stamp;
+use crate::model::Wall;
 
 /// The files of certificates, and the limits of the protocol.
 #[derive(Clone, Debug)]
@@ -47,6 +50,7 @@ pub struct TlsSource {
     settings: TlsSettings,
     client_ca: Option<Arc<ClientCa>>,
     current: Mutex<Loaded>,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,9 @@ struct Loaded {
 struct Served {
     pair: Pair,
     config: Arc<ServerConfig>,
+    /// The end of a requested certificate. One of the operator's own files is served whatever it
+    /// says, as upstream.
+    until: Option<Wall>,
 }
 
 /// A certificate chain and its key.
@@ -111,7 +118,8 @@ impl TlsSource {
         let pair = Pair::find(&settings, requested.as_mut())?;
         let served = pair.map(|pair| Served::new(&settings, pair, client_ca.as_deref()));
         let loaded = Loaded { served: served.transpose()?, requested, stamps };
-        Ok(Self { settings, client_ca, current: Mutex::new(loaded) })
+        let clock = Clock::system();
+        Ok(Self { settings, client_ca, current: Mutex::new(loaded), clock })
     }
 
     /// The authorities of client certificates, if certificates are looked at.
@@ -119,8 +127,9 @@ impl TlsSource {
         self.client_ca.clone()
     }
 
-    /// The configuration for a new connection; `None` while there is no certificate. Changed files
-    /// that cannot be used leave the old one in force.
+    /// The configuration for a new connection; `None` while there is no certificate, or while the
+    /// requested one has expired and is not renewed. Changed files that cannot be used leave the
+    /// old one in force.
     pub fn current(&self) -> Option<Arc<ServerConfig>> {
         let stamps = stamps(&self.settings);
         let mut current = self.current.lock();
@@ -144,7 +153,10 @@ impl TlsSource {
             }
             current.stamps = stamps;
         }
-        current.served.as_ref().map(|served| Arc::clone(&served.config))
+        let now = self.clock.now().wall;
+        let served = current.served.as_ref();
+        let served = served.filter(|served| served.until.is_none_or(|until| now <= until));
+        served.map(|served| Arc::clone(&served.config))
     }
 
     /// Makes the configuration anew. Files of the certificate are read again only if their gate is
@@ -168,8 +180,15 @@ impl Served {
         client_ca: Option<&ClientCa>,
     ) -> Result<Self, TlsError> {
         let config = Arc::new(server_config(settings, pair.clone(), client_ca)?);
-        Ok(Self { pair, config })
+        let until = pair.chain.first().filter(|_| settings.requested.is_some()).and_then(end);
+        Ok(Self { pair, config, until })
     }
+}
+
+/// Returns the moment until which a certificate is valid.
+fn end(certificate: &CertificateDer<'_>) -> Option<Wall> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Wall::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
 /// Reads the files that the configuration names, as a server will, so that a mistake in them ends
@@ -270,9 +289,10 @@ pub fn self_signed(
     };
 
     std::fs::create_dir_all(cert_dir).map_err(file("create", cert_dir))?;
-    write_atomic(&cert_file, certificate.pem().as_bytes(), 0o644)
+    // A file that a power cut leaves empty would end every later start.
+    write_atomic_with(&cert_file, certificate.pem(), WriteOptions::mode(0o644).synced())
         .map_err(file("write", &cert_file))?;
-    write_atomic(&key_file, key.serialize_pem().as_bytes(), 0o600)
+    write_atomic_with(&key_file, key.serialize_pem(), WriteOptions::mode(0o600).synced())
         .map_err(file("write", &key_file))?;
 
     Ok((cert_file, key_file))
@@ -291,7 +311,7 @@ mod tests {
     }
 
     fn settings(directory: &Path) -> TlsSettings {
-        let today = crate::clock::Clock::system().now().wall;
+        let today = Clock::system().now().wall;
         let (certificate, key) = self_signed(directory, "node", &[], today).expect("a pair");
         TlsSettings {
             cert_file: named("tlsCertFile (--tls-cert-file)", certificate),
@@ -357,7 +377,7 @@ mod tests {
             for file in files {
                 std::fs::remove_file(file).expect("removed");
             }
-            let today = crate::clock::Clock::system().now().wall;
+            let today = Clock::system().now().wall;
             self_signed(directory.path(), "other", &[], today).expect("another pair");
             assert_eq!(
                 Arc::ptr_eq(&before, &source.current().expect("a certificate")),
@@ -371,7 +391,7 @@ mod tests {
     fn a_changed_client_ca_does_not_read_the_certificate_again_if_its_gate_is_off() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
-        let today = crate::clock::Clock::system().now().wall;
+        let today = Clock::system().now().wall;
         let (authority, _) = self_signed(&path.join("ca"), "ca", &[], today).expect("a pair");
         let client_ca_file = Some(NamedFile { field: "clientCAFile", path: authority.clone() });
         let settings = TlsSettings { reload_certificate: false, client_ca_file, ..settings(path) };
@@ -408,5 +428,25 @@ mod tests {
         sender.send_replace(Some(read()));
         let second = source.current().expect("a certificate");
         assert!(!Arc::ptr_eq(&first, &second), "the newest is served");
+    }
+
+    #[test]
+    fn a_requested_certificate_that_has_expired_is_served_no_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = settings(directory.path());
+        let until = |year| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut parameters = rcgen::CertificateParams::default();
+            parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let certificate = parameters.self_signed(&key).expect("a certificate").pem();
+            let key = key.serialize_pem();
+            Arc::new(Identity::from_pem(certificate.as_bytes(), key.as_bytes()).expect("a pair"))
+        };
+        let (sender, requested) = tokio::sync::watch::channel(Some(until(2020)));
+        let requested = Some(requested);
+        let source = TlsSource::load(TlsSettings { requested, ..files }).expect("usable");
+        assert!(source.current().is_none(), "as upstream: there is no certificate");
+        sender.send_replace(Some(until(2100)));
+        assert!(source.current().is_some(), "it is renewed");
     }
 }

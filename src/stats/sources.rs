@@ -4,6 +4,7 @@
 //! deadlines; everything that waits for the kernel runs on blocking threads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::read::disks::{self, Partition};
 use super::read::parse::container_id;
 use super::read::sample::CgroupUsage;
 use super::usage::{Fs, NodeUsage, PodsUsage, Processes, SystemContainer, SystemUsage};
-use super::walks::Volumes;
+use super::walks::{FIRST_SIZES, Sizes, Volumes};
 use super::{Config, Deps, StatsError, StatsHandle};
 use crate::cri::v1;
 use crate::linux::blocking;
@@ -33,8 +34,6 @@ use crate::pleg::KnownPod;
 /// A reading of cgroups may be this old when it becomes part of another: those who ask for the node
 /// and the pods together share one.
 const SHARED: Duration = Duration::from_secs(1);
-/// How long a reading of pods waits for volumes that are being measured.
-const FIRST_SIZES: Duration = Duration::from_secs(2);
 /// Sandboxes that the runtime is asked about at a time.
 const SIDE_BY_SIDE: usize = 8;
 /// The machine's first process: its network and limits are the machine's.
@@ -127,7 +126,6 @@ impl Sources {
     pub(super) async fn signals(self: Arc<Self>) -> Result<NodeUsage, StatsError> {
         let request = v1::ImageFsInfoRequest::default();
         let images = self.deps.runtime.image_fs_info(request).await.map_err(StatsError::Images)?;
-        let images = images.image_filesystems.into_iter().next();
         let read = blocking::spawn(move || {
             let layout = self.layout().map_err(StatsError::Cgroup)?;
             let names = self.names(layout);
@@ -198,7 +196,7 @@ impl Sources {
             resources: of("/").map(CgroupUsage::resources).unwrap_or_default(),
             network: disks.network,
             fs: disks.root.map(|root| root.whole()),
-            container_fs: disks.images.clone(),
+            container_fs: disks.containers,
             image_fs: disks.images,
             processes: disks.processes,
             system: system.collect(),
@@ -210,7 +208,6 @@ impl Sources {
         let cgroups = stats.cgroups(SHARED).await.map_err(StatsError::Shared)?;
         let request = v1::ImageFsInfoRequest::default();
         let images = self.deps.runtime.image_fs_info(request).await.map_err(StatsError::Images)?;
-        let images = images.image_filesystems.into_iter().next();
         let this = Arc::clone(&self);
         let read = blocking::spawn(move || this.node_disks(images));
         let disks = read.await.map_err(StatsError::panicked)??;
@@ -227,16 +224,18 @@ impl Sources {
         Ok(FsReading { at, usage })
     }
 
-    fn node_disks(&self, images: Option<v1::FilesystemUsage>) -> Result<NodeDisks, StatsError> {
+    fn node_disks(&self, images: v1::ImageFsInfoResponse) -> Result<NodeDisks, StatsError> {
         let layout = self.layout().map_err(StatsError::Cgroup)?;
         let at = self.deps.clock.now().wall;
         let mut reader = Reader::new(layout, Path::new("/proc"));
         let running = procfs::LoadAverage::current().ok().map(|load| i64::from(load.max));
         let limit = crate::linux::machine::processes();
         let booted = procfs::boot_time_secs().ok().and_then(|seconds| i64::try_from(seconds).ok());
+        let (images, containers) = runtime_fs(images);
         Ok(NodeDisks {
             root: Some(self.root_fs()?),
-            images: images.map(|images| used_fs(&images, &mut HashMap::new())),
+            images,
+            containers,
             network: reader.network(FIRST_PROCESS, at),
             processes: limit.zip(running).map(|(limit, running)| Processes { at, limit, running }),
             booted: booted.and_then(|seconds| Wall::from_second(seconds).ok()),
@@ -247,18 +246,16 @@ impl Sources {
     pub(super) async fn pods(
         self: Arc<Self>,
         stats: StatsHandle,
-        mut volumes: watch::Receiver<Volumes>,
-        wait: bool,
+        mut volumes: watch::Receiver<Sizes>,
     ) -> Result<PodsUsage, StatsError> {
         let cgroups = stats.cgroups(SHARED).await.map_err(StatsError::Shared)?;
         let request = v1::ListContainerStatsRequest::default();
         let answer = self.deps.runtime.list_container_stats(request).await;
         let layers = answer.map_err(StatsError::Containers)?.stats;
-        if wait {
-            // Who is late is shown with the next reading.
-            drop(tokio::time::timeout(FIRST_SIZES, volumes.changed()).await);
-        }
-        let volumes = volumes.borrow().clone();
+        // A volume that is late is shown with the next reading.
+        let measured = volumes.wait_for(|sizes| !sizes.are_awaited);
+        drop(tokio::time::timeout(FIRST_SIZES, measured).await);
+        let volumes = volumes.borrow().volumes.clone();
 
         let this = Arc::clone(&self);
         let read = blocking::spawn(move || {
@@ -386,9 +383,32 @@ pub struct Detailed {
 struct NodeDisks {
     root: Option<FsReading>,
     images: Option<Fs>,
+    containers: Option<Fs>,
     network: Option<super::usage::Network>,
     processes: Option<Processes>,
     booted: Option<Wall>,
+}
+
+/// Returns the file system of images and that of writable layers, with what is used of them. One
+/// that holds both is shown twice, with the images' use.
+fn runtime_fs(answer: v1::ImageFsInfoResponse) -> (Option<Fs>, Option<Fs>) {
+    let images = answer.image_filesystems.into_iter().next();
+    let layers = answer.container_filesystems.into_iter().next();
+    let mount_point = |usage: &v1::FilesystemUsage| {
+        let id = usage.fs_id.as_ref();
+        id.map(|id| PathBuf::from(&id.mountpoint))
+    };
+    let device = |path: &PathBuf| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let is_same = |layers: &v1::FilesystemUsage| {
+        let places = images.as_ref().and_then(mount_point).zip(mount_point(layers));
+        places.is_none_or(|(images, layers)| images == layers || device(&images) == device(&layers))
+    };
+
+    let mut spaces = HashMap::new();
+    let layers = layers.filter(|layers| !is_same(layers));
+    let images = images.map(|images| used_fs(&images, &mut spaces));
+    let layers = layers.map(|layers| used_fs(&layers, &mut spaces));
+    (images.clone(), layers.or(images))
 }
 
 /// The runtime's answer about a file system, with the space on it. `spaces` holds each mount point
@@ -421,4 +441,34 @@ fn files_of(directory: &Path) -> Option<Measured> {
         sum.inodes += file.inodes;
     }
     Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runtime_fs;
+    use crate::cri::v1;
+
+    fn usage(mountpoint: &str, used: u64) -> v1::FilesystemUsage {
+        v1::FilesystemUsage {
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
+            used_bytes: Some(v1::UInt64Value { value: used }),
+            ..v1::FilesystemUsage::default()
+        }
+    }
+
+    fn used(images: &str, layers: Option<&str>) -> (Option<u64>, Option<u64>) {
+        let (images, layers) = runtime_fs(v1::ImageFsInfoResponse {
+            image_filesystems: vec![usage(images, 1)],
+            container_filesystems: layers.map(|layers| usage(layers, 2)).into_iter().collect(),
+        });
+        (images.and_then(|fs| fs.used), layers.and_then(|fs| fs.used))
+    }
+
+    #[test]
+    fn writable_layers_have_a_file_system_of_their_own_where_the_device_is_another() {
+        assert_eq!(used("/proc", Some("/sys")), (Some(1), Some(2)));
+        assert_eq!(used("/proc", Some("/proc")), (Some(1), Some(1)));
+        assert_eq!(used("/proc", Some("/proc/self")), (Some(1), Some(1)), "one device");
+        assert_eq!(used("/proc", None), (Some(1), Some(1)));
+    }
 }

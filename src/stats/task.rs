@@ -16,10 +16,10 @@ use super::flight::Flight;
 use super::rates::Rates;
 use super::sources::{Detailed, Sources};
 use super::usage::{NodeUsage, PodsUsage, VolumeUsage};
-use super::walks::{Volumes, Walks};
+use super::walks::{Sizes, Walks, targets};
 use super::{Question, StatsError, StatsHandle};
 use crate::linux::blocking;
-use crate::model::{Mono, PodUid};
+use crate::model::{Mono, PodUid, pod};
 
 /// A reading that nobody asks for again is forgotten after this long.
 const KEPT: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ enum Done {
     Node(Box<Result<NodeUsage, StatsError>>),
     Pods(Result<PodsUsage, StatsError>),
     Walked(Vec<(PodUid, Vec<VolumeUsage>)>),
+    Space((PodUid, String), Option<VolumeUsage>),
 }
 
 pub(super) struct StatsTask {
@@ -44,7 +45,7 @@ pub(super) struct StatsTask {
     pods: Flight<PodsUsage>,
     rates: Rates,
     walks: Walks,
-    volumes: watch::Sender<Volumes>,
+    volumes: watch::Sender<Sizes>,
     /// The images of sandboxes, by id.
     images: Arc<HashMap<String, String>>,
     stop: CancellationToken,
@@ -155,7 +156,11 @@ impl StatsTask {
             }
             Done::Walked(measured) => {
                 self.walks.end(measured, now);
-                self.volumes.send_replace(self.walks.volumes());
+                self.volumes.send_replace(self.walks.sizes(now));
+            }
+            Done::Space(key, usage) => {
+                self.walks.answered(key, usage, now);
+                self.volumes.send_replace(self.walks.sizes(now));
             }
         }
     }
@@ -187,25 +192,34 @@ impl StatsTask {
     }
 
     fn read_pods(&mut self) {
-        let waits = self.walk();
+        self.walk();
         let sources = Arc::clone(&self.sources);
         let stats = self.handle.clone();
         let volumes = self.volumes.subscribe();
-        self.jobs.spawn(async move { Done::Pods(sources.pods(stats, volumes, waits).await) });
+        self.jobs.spawn(async move { Done::Pods(sources.pods(stats, volumes).await) });
     }
 
-    /// Begins to measure the volumes that are due. Returns true if some are being measured.
-    fn walk(&mut self) -> bool {
+    /// Begins to measure the volumes that are due.
+    fn walk(&mut self) {
         let sources = &self.sources;
-        let Some(period) = sources.config.volume_period else { return false };
+        let Some(period) = sources.config.volume_period else { return };
         let pods = (sources.deps.pods)();
         let clock = sources.deps.clock;
         let now = clock.now().mono;
-        if let Some(batch) = self.walks.begin(&pods, &sources.deps.volumes, period, now) {
+        let volumes = &sources.deps.volumes;
+        let pods: Vec<_> = pods.iter().map(|pod| (pod::uid(pod), targets(pod, volumes))).collect();
+        let due = self.walks.begin(&pods, period, now);
+        if let Some(batch) = due.batch {
             let stop = self.stop.clone();
             blocking::spawn_on(&mut self.jobs, move || Done::Walked(batch.run(clock, &stop)));
         }
-        self.walks.is_under_way()
+        for space in due.spaces {
+            blocking::spawn_on(&mut self.jobs, move || {
+                let (key, usage) = space.read(clock);
+                Done::Space(key, usage)
+            });
+        }
+        self.volumes.send_replace(self.walks.sizes(now));
     }
 
     /// Forgets readings that nobody has asked for of late; rates keep their windows.

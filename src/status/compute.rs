@@ -164,10 +164,17 @@ fn decide_phase(
         }
     }
     let is_done = matches!(input.lifecycle, Lifecycle::Terminated(_));
-    let natural = if over && forced_reason(input).is_some() {
-        Phase::Failed
-    } else {
-        phase::of(input.pod, status, is_done, initialized(input))
+    let natural = match ended_by_node(input).filter(|_| over) {
+        Some(EndedByNode::Deadline) => Phase::Failed,
+        // As upstream, which computes the phase of such a pod once more at its end: if every
+        // container has heeded the stop and ended with 0, the pod has succeeded.
+        Some(EndedByNode::Stopped { .. }) => {
+            match phase::of(input.pod, status, true, initialized(input)) {
+                Phase::Succeeded => Phase::Succeeded,
+                Phase::Pending | Phase::Running | Phase::Failed => Phase::Failed,
+            }
+        }
+        None => phase::of(input.pod, status, is_done, initialized(input)),
     };
     let reported = if natural.is_terminal() && !over {
         Phase::of(old).unwrap_or(Phase::Pending)
@@ -208,12 +215,36 @@ fn initialized(input: &ComputeInput<'_>) -> bool {
     })
 }
 
-/// Returns the reason and message of a pod that the node has ended, whatever its exit codes.
-fn forced_reason<'a>(input: &ComputeInput<'a>) -> Option<(&'a str, &'a str)> {
+/// How the node has ended a pod.
+#[derive(Clone, Copy, Debug)]
+enum EndedByNode<'a> {
+    /// The pod's `activeDeadlineSeconds` have passed: it has failed, whatever its exit codes.
+    Deadline,
+    /// The pod was evicted or preempted: unless all its containers ended with 0, it has failed for
+    /// this reason.
+    Stopped { reason: &'a str, message: &'a str },
+}
+
+impl<'a> EndedByNode<'a> {
+    /// Returns the reason and the message of the pod that has failed.
+    fn texts(self) -> (&'a str, &'a str) {
+        match self {
+            Self::Deadline => (DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE),
+            Self::Stopped { reason, message } => (reason, message),
+        }
+    }
+}
+
+/// Returns how the node has ended the pod, if it has.
+fn ended_by_node<'a>(input: &ComputeInput<'a>) -> Option<EndedByNode<'a>> {
     match &input.lifecycle.terminating()?.cause {
-        TerminationCause::Evicted { reason, message } => Some((reason, message)),
-        TerminationCause::OverLimit { message } => Some((EVICTED, message)),
-        TerminationCause::DeadlineExceeded => Some((DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_MESSAGE)),
+        TerminationCause::Evicted { reason, message } => {
+            Some(EndedByNode::Stopped { reason, message })
+        }
+        TerminationCause::OverLimit { message } => {
+            Some(EndedByNode::Stopped { reason: EVICTED, message })
+        }
+        TerminationCause::DeadlineExceeded => Some(EndedByNode::Deadline),
         TerminationCause::Deleted
         | TerminationCause::Removed
         | TerminationCause::Finished
@@ -235,11 +266,13 @@ fn reason_and_message(
     };
     let reason = kept(|status| &status.reason);
     let message = kept(|status| &status.message);
-    match forced_reason(input) {
-        Some((forced, text)) if decision.over && !is_terminal(recorded) && !is_terminal(old) => {
+    let is_new = decision.over && !is_terminal(recorded) && !is_terminal(old);
+    match ended_by_node(input) {
+        Some(end) if is_new && decision.reported == Phase::Failed => {
+            let (forced, text) = end.texts();
             (Some(forced.to_owned()), Some(text.to_owned()))
         }
-        _ => (reason, message),
+        Some(_) | None => (reason, message),
     }
 }
 

@@ -91,7 +91,7 @@ fn a_new_room_touches_two_central_places_at_most() {
     let section = text.split("## Where does it go?").nth(1).unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
     let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
-    assert!(rows.len() >= 6, "the tasks were not found: {rows:?}");
+    assert!(rows.len() >= 3, "the tasks were not found: {rows:?}");
 
     let mut places = Vec::new();
     for row in rows {

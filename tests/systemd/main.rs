@@ -15,6 +15,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
 mod node;
+mod shutdown;
 mod slices;
 mod upstream;
 
@@ -131,6 +132,24 @@ impl Checks<'_> {
             self.node.is_reported_by("kubelet")
         );
         check!(self, "the pods have not noticed", self.node.are_as_upstream_leaves_them(&before));
+        self.shuts_down().await
+    }
+
+    /// A shutdown that is announced, first to upstream's kubelet, then to rkubelet.
+    async fn shuts_down(&mut self) -> Result<()> {
+        check!(self, "logind waits for upstream's kubelet", shutdown::is_configured(&self.node));
+        check!(
+            self,
+            "a shutdown ends its pods by priority",
+            shutdown::ends_pods_by_priority(&self.node, "upstream")
+        );
+        check!(self, "rkubelet takes its place", self.node.takes_place());
+        check!(self, "logind waits for rkubelet", shutdown::is_configured(&self.node));
+        check!(
+            self,
+            "a shutdown ends its pods by priority",
+            shutdown::ends_pods_by_priority(&self.node, "ours")
+        );
         Ok(())
     }
 

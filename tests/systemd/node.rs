@@ -192,6 +192,13 @@ impl Node {
         self.run(&["sh", "-euxc", WAY_BACK]).await.map(drop)
     }
 
+    /// Puts rkubelet, which is installed, in the place of upstream's kubelet.
+    pub(crate) async fn takes_place(&self) -> Result<()> {
+        self.run(&["systemctl", "disable", "--now", "kubelet"]).await?;
+        self.run(&["systemctl", "enable", "--now", "rkubelet"]).await?;
+        self.is_reported_by("rkubelet").await
+    }
+
     pub(crate) async fn unit_is_read_whole(&self) -> Result<()> {
         let drop_ins = self.property("rkubelet", "DropInPaths").await?;
         let wanted = "/etc/systemd/system/rkubelet.service.d/10-kubeadm.conf";

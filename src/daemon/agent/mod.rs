@@ -231,20 +231,25 @@ impl Core {
         });
         let api = self.start_api(&mut tasks);
         let node_config = self.identity.node_config(&self.loaded);
-        let sources = |_: &mut Tasks| node_sources(&condition);
+        let (announced, machine_stops) = watch::channel(None);
+        let sources = |_: &mut Tasks| node_sources(&condition, machine_stops.clone());
         let node = self.describe_node(&mut tasks, &api, node_config, sources).await;
         let status = self.start_status(&mut tasks);
         let (desired, changes) = self.start_sources(&mut tasks, &api)?;
         let requested = self.start_serving_certificate(&mut tasks, &node)?;
 
         let allocatable = self.allocatable(node.node.as_ref(), &mut tasks);
-        let of_backend = (condition.subscribe(), watch::channel(Pressure::default()).1);
+        let changing = wire::Changing {
+            condition: condition.subscribe(),
+            pressure: watch::channel(Pressure::default()).1,
+            shutdown: machine_stops.clone(),
+        };
         let view = api.node.clone();
         let facts =
-            Self::node_facts(node.node.as_ref(), view, allocatable.clone(), of_backend, &mut tasks);
-        let states = pod_states::open(&agent.root)?;
+            Self::node_facts(node.node.as_ref(), view, allocatable.clone(), changing, &mut tasks);
+        let noted = pod_states::open(&agent.root)?;
         let root = agent.root.clone();
-        tasks.run("pods' resources", pod_states::keep(states.clone(), root));
+        tasks.run("pods' resources", pod_states::keep(noted.clone(), root));
 
         let shared = Arc::new(Shared {
             status,
@@ -271,11 +276,12 @@ impl Core {
             changes,
             node: facts,
             give: Arc::new(NoDevices),
-            allocated: states.allocated,
+            allocated: noted.allocated,
             forget: forgetters(&shared),
             kernel: Kernel::detect(&self.identity.machine.kernel_version),
         };
         let pods = self.start_dispatch(&mut tasks, parts)?;
+        self.start_graceful_shutdown(&mut tasks, announced, &pods);
         dispatch::metrics::register(&self.metrics, pods.clone(), desired.clone());
 
         let mut host_ips = node.host_ips;
@@ -292,7 +298,10 @@ impl Core {
 
 /// Makes the inputs of the Node's status. A channel without a sender stands for what a backend does
 /// not have.
-fn node_sources(condition: &watch::Sender<RuntimeCondition>) -> node::Sources {
+fn node_sources(
+    condition: &watch::Sender<RuntimeCondition>,
+    machine_stops: watch::Receiver<Option<node::Shutdown>>,
+) -> node::Sources {
     node::Sources {
         runtime: condition.subscribe(),
         pleg: None,
@@ -300,7 +309,7 @@ fn node_sources(condition: &watch::Sender<RuntimeCondition>) -> node::Sources {
         devices: watch::channel([].into()).1,
         pressure: watch::channel(Pressure::default()).1,
         storage: watch::channel(None).1,
-        shutdown: watch::channel(None).1,
+        shutdown: machine_stops,
         volumes_in_use: watch::channel(Some(Vec::new())).1,
     }
 }

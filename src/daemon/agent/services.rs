@@ -117,7 +117,7 @@ impl Services {
             clock: self.shared.clock,
             observer: self.shared.observer.clone(),
         };
-        let probes = PodProbes::start(deps, pod.clone());
+        let probes = PodProbes::start(deps, pod);
         Reporter::new(Arc::clone(&self.shared), pod, probes)
     }
 

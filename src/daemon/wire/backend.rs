@@ -57,6 +57,8 @@ pub(in crate::daemon) struct Parts {
     pub(in crate::daemon) node: Option<node::Handle>,
     /// What the node is short of.
     pub(in crate::daemon) pressure: watch::Receiver<Pressure>,
+    /// The shutdown of the machine that is under way.
+    pub(in crate::daemon) shutdown: watch::Receiver<Option<node::Shutdown>>,
     /// The node's own addresses, preferred first.
     pub(in crate::daemon) host_ips: watch::Receiver<Vec<IpAddr>>,
     pub(in crate::daemon) network_not_ready: watch::Receiver<Option<NetworkProblem>>,
@@ -103,6 +105,14 @@ pub(in crate::daemon) struct DispatchParts<B> {
     pub(in crate::daemon) kernel: Kernel,
 }
 
+/// The facts of the node that its object does not have.
+pub(in crate::daemon) struct Changing {
+    pub(in crate::daemon) condition: watch::Receiver<RuntimeCondition>,
+    pub(in crate::daemon) pressure: watch::Receiver<Pressure>,
+    /// The shutdown of the machine that is under way.
+    pub(in crate::daemon) shutdown: watch::Receiver<Option<node::Shutdown>>,
+}
+
 impl Core {
     /// Follows the node's allocatable resources as this kubelet last described them.
     pub(in crate::daemon) fn allocatable(
@@ -137,19 +147,21 @@ impl Core {
         node: Option<&node::Handle>,
         mut view: watch::Receiver<NodeView>,
         mut allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
-        (mut condition, mut pressure): (
-            watch::Receiver<RuntimeCondition>,
-            watch::Receiver<Pressure>,
-        ),
+        changing: Changing,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Option<Arc<NodeFacts>>> {
         let (sender, receiver) = watch::channel(None);
         let mut described = node.map(node::Handle::described);
+        let Changing { mut condition, mut pressure, mut shutdown } = changing;
         tasks.run("node facts", async move {
             loop {
                 let bare =
                     bare_facts(&allocatable.borrow_and_update(), &condition.borrow_and_update());
-                let bare = NodeFacts { pressure: *pressure.borrow_and_update(), ..bare };
+                let bare = NodeFacts {
+                    pressure: *pressure.borrow_and_update(),
+                    shutting_down: shutdown.borrow_and_update().is_some(),
+                    ..bare
+                };
                 let now = match &mut described {
                     None => Some(bare),
                     Some(described) => {
@@ -170,6 +182,7 @@ impl Core {
                     () = changed(&mut allocatable) => {}
                     () = changed(&mut condition) => {}
                     () = changed(&mut pressure) => {}
+                    () = changed(&mut shutdown) => {}
                 }
             }
         });
@@ -215,10 +228,14 @@ impl<M: Mounter> Kubelet<M> {
         parts: Parts,
     ) -> anyhow::Result<PodsHandle> {
         let allocatable = self.core.allocatable(parts.node.as_ref(), tasks);
-        let of_machine = (parts.runtime.condition.clone(), parts.pressure.clone());
+        let changing = Changing {
+            condition: parts.runtime.condition.clone(),
+            pressure: parts.pressure.clone(),
+            shutdown: parts.shutdown.clone(),
+        };
         let view = parts.api.node.clone();
         let node =
-            Core::node_facts(parts.node.as_ref(), view, allocatable.clone(), of_machine, tasks);
+            Core::node_facts(parts.node.as_ref(), view, allocatable.clone(), changing, tasks);
         let desired = parts.desired.clone();
         let network_not_ready = parts.network_not_ready.clone();
         let permits = SandboxPermits::for_cores(self.machine.cores, self.core.backlog.clone());

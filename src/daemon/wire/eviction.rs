@@ -1,20 +1,22 @@
 //! What keeps the node alive: eviction, the limits of containers that have ended, the kernel's
-//! reports of processes that it has killed.
+//! reports of processes that it has killed. And what ends its pods when the machine shuts down.
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::cri::RuntimeCondition;
-use crate::daemon::Kubelet;
 use crate::daemon::tasks::Tasks;
+use crate::daemon::{Core, Kubelet};
 use crate::dispatch::PodsHandle;
 use crate::eviction::{self, MemcgConfig, collect, garbage, oom};
 use crate::images::gc;
 use crate::linux::cgroup::Layout;
+use crate::linux::logind::Logind;
 use crate::model::Pressure;
 use crate::resources::PodCgroups;
 use crate::stats::StatsHandle;
 use crate::volumes::mounter::Mounter;
+use crate::{node, shutdown};
 
 /// What eviction is made from.
 pub(in crate::daemon) struct EvictionParts {
@@ -63,6 +65,28 @@ impl<M: Mounter> Kubelet<M> {
         let deps = oom::Deps { pods: pods.clone(), recorder, node_name: name.clone() };
         tasks.run("killed processes", oom::new(deps));
         Ok(())
+    }
+}
+
+impl Core {
+    /// Starts what waits for the machine's shutdown, if pods are to have time for it.
+    pub(in crate::daemon) fn start_graceful_shutdown(
+        &self,
+        tasks: &mut Tasks,
+        announced: watch::Sender<Option<node::Shutdown>>,
+        pods: &PodsHandle,
+    ) {
+        let config = shutdown::Config::from_loaded(&self.loaded, &self.identity.name);
+        let Some(config) = config.filter(|_| self.describes_node) else { return };
+        let deps = shutdown::Deps {
+            logind: Logind::default(),
+            pods: pods.clone(),
+            announced,
+            recorder: self.recorder.clone(),
+            metrics: shutdown::Metrics::register(&self.metrics),
+            clock: self.clock,
+        };
+        tasks.run("graceful shutdown", shutdown::new(config, deps));
     }
 }
 

@@ -68,7 +68,10 @@ impl<M: Mounter> Kubelet<M> {
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         api: &ApiParts,
-        (csi, pressure): (&CsiParts, watch::Receiver<Pressure>),
+        (csi, changing): (
+            &CsiParts,
+            (watch::Receiver<Pressure>, watch::Receiver<Option<node::Shutdown>>),
+        ),
     ) -> (NodeParts, watch::Receiver<Option<NetworkProblem>>) {
         let condition = runtime.condition.clone();
         let (network_not_ready, task) = cni::problem(condition, cni::Places::default());
@@ -76,19 +79,18 @@ impl<M: Mounter> Kubelet<M> {
 
         let mut config = self.core.identity.node_config(&self.core.loaded);
         config.resets_extended_resources = !runtime.manager.found_record();
-        let sources = |tasks: &mut Tasks| self.node_sources(tasks, runtime, csi, pressure);
+        let sources = |tasks: &mut Tasks| self.node_sources(tasks, runtime, csi, changing);
         let node = self.core.describe_node(tasks, api, config, sources).await;
         (node, network_not_ready)
     }
 
-    /// The receivers that the Node's status is made from. A channel without a sender stands for a
-    /// subsystem that does not exist yet.
+    /// Gathers the receivers that the Node's status is made from.
     fn node_sources(
         &self,
         tasks: &mut Tasks,
         runtime: &RuntimeParts,
         csi: &CsiParts,
-        pressure: watch::Receiver<Pressure>,
+        (pressure, shutdown): (watch::Receiver<Pressure>, watch::Receiver<Option<node::Shutdown>>),
     ) -> node::Sources {
         let limit = self.core.loaded.config.node_status_max_images;
         let (images, task) = images::listing(runtime.images.clone(), limit);
@@ -101,7 +103,7 @@ impl<M: Mounter> Kubelet<M> {
             devices: runtime.manager.figures(),
             pressure,
             storage: csi.storage.clone(),
-            shutdown: watch::channel(None).1,
+            shutdown,
             volumes_in_use: csi.csi.in_use(),
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::watch;
@@ -141,6 +142,13 @@ pub enum Count<'a> {
         kind: ContainerKind,
         /// The container's waiting reason.
         reason: &'a str,
+    },
+    /// A resize in place was carried out, or was not.
+    Resized {
+        /// How long that took.
+        took: Duration,
+        /// Whether all of it was done.
+        success: bool,
     },
     /// True: the resolver configuration of one more pod is cut. False: of one less.
     DnsCut(bool),

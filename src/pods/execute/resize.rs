@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::scope::Scope;
 use super::users::user_ids;
-use super::{ActionError, Context, Effect, Outcome};
+use super::{ActionError, Context, Count, Effect, Outcome};
 use crate::cri::v1;
 use crate::model::{ContainerId, ObservedContainer, SandboxId, error_chain, pod};
 use crate::pods::request;
@@ -57,8 +57,11 @@ pub(super) async fn resize(
         }
     }
 
+    let began = scope.deps.clock.now().mono;
     let done = resize_in_order(scope, sandbox.as_ref(), changes).await;
     mutation.end();
+    let took = scope.deps.clock.now().mono.since(began);
+    scope.deps.metrics.count(Count::Resized { took, success: done.is_ok() });
     let outcome = done.map(|(containers, cgroup)| Outcome::Resized { containers, cgroup });
     Effect::mutated(outcome)
 }

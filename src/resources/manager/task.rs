@@ -15,7 +15,7 @@ use super::Allocation;
 use super::ledger::Ledger;
 use super::provider::{Ask, Step};
 use crate::clock::Clock;
-use crate::linux::fs::write_atomic;
+use crate::linux::fs::{WriteOptions, write_atomic_with};
 use crate::model::PodUid;
 use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::inventory::Inventory;
@@ -206,7 +206,8 @@ impl Task {
     fn keep(&self) {
         let devices = &self.ledger.devices;
         let text = checkpoint::encode(devices.allocations(), &devices.registered());
-        if let Err(error) = write_atomic(&self.file, text, 0o600) {
+        let options = WriteOptions::mode(0o600).synced();
+        if let Err(error) = write_atomic_with(&self.file, text, options) {
             let file = self.file.display();
             warn!(%file, %error, "the devices of containers were not written");
         }

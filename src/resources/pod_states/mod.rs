@@ -22,7 +22,7 @@ use tracing::warn;
 pub use self::file::{Entries, FormatError};
 use super::allocation::Allocation;
 use crate::linux::blocking;
-use crate::linux::fs::write_atomic;
+use crate::linux::fs::{WriteOptions, write_atomic_with};
 use crate::model::{PodUid, error_chain};
 
 /// The file of what was given.
@@ -31,6 +31,8 @@ const ALLOCATED: &str = "allocated_pods_state";
 const ACTUATED: &str = "actuated_pods_state";
 /// How long a change waits for others.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long a write that failed waits for the next attempt.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why the state of pods cannot be had. The text is upstream's.
 #[derive(Debug, thiserror::Error)]
@@ -150,16 +152,36 @@ pub async fn keep(files: Files, root: PathBuf) {
 async fn keep_file(states: PodStates, path: PathBuf) {
     let mut entries = states.entries.subscribe();
     drop(states);
-    while entries.changed().await.is_ok() {
+    let mut is_kept = true;
+    loop {
+        let changed = entries.changed();
+        let changed = if is_kept {
+            changed.await
+        } else {
+            tokio::time::timeout(RETRY, changed).await.unwrap_or(Ok(()))
+        };
+        if changed.is_err() {
+            return;
+        }
+
         tokio::time::sleep(GATHER).await;
         let text = file::encode(&entries.borrow_and_update());
-        let target = path.clone();
-        let written = blocking::spawn(move || write_atomic(&target, text, 0o600)).await;
-        if let Ok(Err(error)) = written {
-            let error = error_chain(&error);
-            warn!(path = %path.display(), error, "the resources of pods cannot be kept");
-        }
+        is_kept = match write(path.clone(), text).await {
+            Ok(()) => true,
+            Err(error) => {
+                let error = error_chain(&error);
+                warn!(path = %path.display(), error, "the resources of pods cannot be kept");
+                false
+            }
+        };
     }
+}
+
+/// Writes a file so that it is whole after a power cut.
+async fn write(path: PathBuf, text: String) -> io::Result<()> {
+    let options = WriteOptions::mode(0o600).synced();
+    let work = move || write_atomic_with(&path, text, options);
+    blocking::spawn(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -170,7 +192,8 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::{ACTUATED, ALLOCATED, Allocation, keep, open};
-    use crate::linux::fs::write_atomic;
+    use crate::linux::blocking::inline_on_this_thread;
+    use crate::linux::fs::{ensure_root_dir, write_atomic};
     use crate::model::PodUid;
 
     #[tokio::test]
@@ -198,6 +221,23 @@ mod tests {
         assert_eq!(files.allocated.get(&uid).as_deref(), Some(&given));
         files.allocated.retain(|_| false);
         assert_eq!(files.allocated.get(&uid), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_failed_is_repeated_without_another_change() {
+        inline_on_this_thread();
+        let root = tempfile::tempdir().expect("a directory");
+        let folder = root.path().join("later");
+        let files = open(&folder).expect("no files yet");
+        let _task = TaskTracker::new().spawn(keep(files.clone(), folder.clone()));
+        tokio::task::yield_now().await;
+        let given = Allocation { whole: None, containers: [].into() };
+        files.allocated.set(&PodUid::new("u"), given.clone());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ensure_root_dir(&folder, 0o700).expect("made");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let kept = open(&folder).expect("readable");
+        assert_eq!(kept.allocated.get(&PodUid::new("u")).as_deref(), Some(&given));
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn a_deleted_pod_that_never_ran_has_failed() {
 }
 
 #[test]
-fn an_evicted_pod_fails_even_if_it_ends_well() {
+fn an_evicted_pod_fails_unless_it_ends_well() {
     let evicted = || TerminationCause::Evicted {
         reason: "Evicted".into(),
         message: "The node was low".into(),
@@ -97,15 +97,26 @@ fn an_evicted_pod_fails_even_if_it_ends_well() {
     );
     assert_eq!((status.reason.clone(), status.message.clone()), (None, None));
     assert!(!conditions(&status).iter().any(|line| line.starts_with("DisruptionTarget")));
+
     let status = check(
-        world().stopped(vec![exited("c", "id-1", 0, 0)]).terminated(evicted()),
+        world().stopped(vec![exited("c", "id-1", 0, 143)]).terminated(evicted()),
         "Failed",
-        &["c: terminated Completed 0, ready false, started false, restarts 0, last -"],
+        &["c: terminated Error 143, ready false, started false, restarts 0, last -"],
     );
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     assert_eq!(status.message.as_deref(), Some("The node was low"));
     assert_eq!(conditions(&status)[0], "DisruptionTarget True TerminationByKubelet");
     assert_eq!(conditions(&status)[3], "Ready False PodFailed");
+
+    // As upstream's CriticalPod specs want it of a preempted pod.
+    let status = check(
+        world().stopped(vec![exited("c", "id-1", 0, 0)]).terminated(evicted()),
+        "Succeeded",
+        &["c: terminated Completed 0, ready false, started false, restarts 0, last -"],
+    );
+    assert_eq!((status.reason.clone(), status.message.clone()), (None, None));
+    assert_eq!(conditions(&status)[0], "DisruptionTarget True TerminationByKubelet");
+    assert_eq!(conditions(&status)[3], "Ready False PodCompleted");
 }
 
 #[test]

@@ -14,6 +14,10 @@ pub(super) enum Value {
     Text(String),
 }
 
+/// The name of the sentence, which is recorded first. A field of that name is not the sentence:
+/// upstream's lines have such a key, too.
+const SENTENCE: &str = "message";
+
 /// Fields in the order in which they were recorded; a later value replaces an earlier one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields(Vec<(&'static str, Value)>);
@@ -31,7 +35,7 @@ impl Fields {
 
     /// Takes the event's sentence out.
     pub(super) fn take_message(&mut self) -> String {
-        let Some(index) = self.0.iter().position(|(name, _)| *name == "message") else {
+        let Some(index) = self.0.iter().position(|(name, _)| *name == SENTENCE) else {
             return String::new();
         };
         match self.0.remove(index).1 {
@@ -43,8 +47,8 @@ impl Fields {
         // Upstream's name for it.
         let name = if field.name() == "error" { "err" } else { field.name() };
         match self.0.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
+            Some((_, old)) if name != SENTENCE => *old = value,
+            Some(_) | None => self.0.push((name, value)),
         }
     }
 }

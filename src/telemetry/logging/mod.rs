@@ -236,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn a_field_named_message_leaves_the_sentence_alone() {
+        let rejected = || {
+            let message = "Pod was rejected";
+            tracing::info!(reason = "OutOfcpu", message, "Pod rejected");
+        };
+        let (text, _) = logged(LogConfig::default(), |_| rejected());
+        let (_, rest) = text.split_once("] ").expect("a header");
+        assert_eq!(rest, "\"Pod rejected\" reason=\"OutOfcpu\" message=\"Pod was rejected\"\n");
+        let config = LogConfig { format: Format::Json, ..LogConfig::default() };
+        let (json, _) = logged(config, |_| rejected());
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(
+            (&json["msg"], &json["message"]),
+            (&"Pod rejected".into(), &"Pod was rejected".into())
+        );
+    }
+
+    #[test]
     fn json_has_upstreams_keys() {
         let config = LogConfig { format: Format::Json, verbosity: 4, ..LogConfig::default() };
         let source = std::io::Error::other("it broke");

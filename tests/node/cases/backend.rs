@@ -26,7 +26,7 @@ struct Backend {
 }
 
 impl Backend {
-    async fn start(bed: &Bed) -> Result<Self> {
+    fn start(bed: &Bed) -> Result<Self> {
         let program = rkubelet_bed::run::target_dir()?.join("debug/examples/process-backend");
         let has_program = program.is_file();
         ensure!(has_program, "{}: cargo build --example process-backend", program.display());
@@ -55,7 +55,7 @@ fn run(bed: &Bed, program: &Path, root: &Path) -> Result<Child> {
 }
 
 async fn pods_as_processes(bed: Bed) -> Result<()> {
-    let mut backend = Backend::start(&bed).await?;
+    let mut backend = Backend::start(&bed)?;
     let shown = live(&bed, &mut backend).await;
     backend.process.kill().await?;
     bed.delete_kind("Node", NODE).await.ok();
