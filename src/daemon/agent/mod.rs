@@ -84,6 +84,7 @@ impl Agent {
             "--authentication-token-webhook=true".to_owned(),
             "--authorization-mode=Webhook".to_owned(),
             "--fail-swap-on=false".to_owned(),
+            "--fail-cgroupv1=false".to_owned(),
             "--cgroups-per-qos=false".to_owned(),
             "--enforce-node-allocatable=".to_owned(),
             "--make-iptables-util-chains=false".to_owned(),

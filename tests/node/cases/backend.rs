@@ -17,6 +17,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// The second node's name.
 const NODE: &str = "processes";
+/// Its address: that of the control plane, in whose network the tests run.
+const ADDRESS: &str = "10.200.0.1";
 
 /// The backend of the second node.
 struct Backend {
@@ -49,6 +51,8 @@ fn run(bed: &Bed, program: &Path, root: &Path) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(root.join("log"))?;
     let mut command = Command::new(program);
     command.args([NODE, kubeconfig]).arg(root).arg("--port=10290");
+    // The control plane's network has no default route, by which the node would find its address.
+    command.arg(format!("--node-ip={ADDRESS}"));
     command.arg(format!("--client-ca-file={}", folder.join("pki/ca.crt").display()));
     command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
     Ok(command.spawn()?)
