@@ -115,7 +115,9 @@ impl Logind {
     /// Opens a connection to the bus.
     pub async fn connect(&self) -> Result<Session, LogindError> {
         let absent = |source| LogindError::Absent { socket: self.bus.clone(), source };
-        let stream = UnixStream::connect(&self.bus).await.map_err(absent)?;
+        let connecting = tokio::time::timeout(DEADLINE, UnixStream::connect(&self.bus)).await;
+        let late = |_| LogindError::Deadline("the system bus");
+        let stream = connecting.map_err(late)?.map_err(absent)?;
         let builder = zbus::connection::Builder::unix_stream(stream);
         #[cfg(test)]
         let builder = if self.peer { builder.p2p() } else { builder };

@@ -35,7 +35,8 @@ const BATCH: Duration = Duration::from_secs(60);
 
 /// How long a reader waits for volumes that are being measured, and for one of them at most.
 pub(super) const FIRST_SIZES: Duration = Duration::from_secs(2);
-/// Volumes that are asked for their space at a time, those that hang included.
+/// Volumes that are asked for their space at a time, those that hang included: the bound of the
+/// threads that servers can hold. While so many hang, no other is asked, and the last sizes stay.
 const ASKED: usize = 64;
 
 /// A volume to measure.
@@ -106,7 +107,7 @@ pub(super) struct Sizes {
 }
 
 /// A volume of a pod, by its name.
-type VolumeKey = (PodUid, String);
+pub(super) type VolumeKey = (PodUid, String);
 
 /// What was measured, and when.
 #[derive(Debug, Default)]
@@ -225,17 +226,15 @@ pub(super) struct Space {
 }
 
 impl Space {
-    fn key(&self) -> VolumeKey {
+    pub(super) fn key(&self) -> VolumeKey {
         (self.uid.clone(), self.target.name.clone())
     }
 
-    /// Asks. It blocks, maybe for ever.
-    pub(super) fn read(self, clock: Clock) -> (VolumeKey, Option<VolumeUsage>) {
-        let usage = fs_usage(&self.target.path).ok().map(|usage| {
-            let reading = FsReading { at: clock.now().wall, usage };
-            usage_of(&self.target, reading.whole())
-        });
-        (self.key(), usage)
+    /// Asks; `None` if the space cannot be read. It blocks, maybe for ever.
+    pub(super) fn read(self, clock: Clock) -> Option<VolumeUsage> {
+        let usage = fs_usage(&self.target.path).ok()?;
+        let reading = FsReading { at: clock.now().wall, usage };
+        Some(usage_of(&self.target, reading.whole()))
     }
 }
 
@@ -327,7 +326,8 @@ mod tests {
         assert!(walks.sizes(at(0)).are_awaited);
         let (_hangs, mut others): (Vec<_>, Vec<_>) =
             due.spaces.into_iter().partition(|space| space.uid == pods[0].0);
-        let (key, usage) = others.pop().expect("a claim").read(clock);
+        let space = others.pop().expect("a claim");
+        let (key, usage) = (space.key(), space.read(clock));
         assert!(usage.is_some() && others.is_empty());
         walks.answered(key, usage, at(1));
         walks.end(due.batch.expect("trees").run(clock, &CancellationToken::new()), at(1));
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(first.len(), ASKED);
         assert!(walks.begin(&pods, PERIOD, at(1)).spaces.is_empty());
         for space in first {
-            let (key, usage) = space.read(clock);
+            let (key, usage) = (space.key(), space.read(clock));
             walks.answered(key, usage, at(2));
         }
         assert_eq!(walks.begin(&pods, PERIOD, at(3)).spaces.len(), 100 - ASKED);
