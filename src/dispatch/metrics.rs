@@ -7,11 +7,8 @@ use super::handle::Counts;
 use super::{PodView, PodsHandle, ViewState};
 use crate::desired;
 use crate::model::{ContainerState, SandboxState, pod};
-use crate::resources::allocation::RESIZE_PENDING;
+use crate::resources::allocation::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use crate::telemetry::metrics::{Collected, Kind, Registry};
-
-/// The condition of a pod whose resize is being carried out.
-const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The states of a container, as upstream names them.
 const STATES: [&str; 4] = ["created", "running", "exited", "unknown"];
