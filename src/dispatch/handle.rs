@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -38,6 +39,16 @@ pub(super) struct Table {
     active: watch::Sender<Vec<Arc<Pod>>>,
     known: watch::Sender<Option<Arc<BTreeSet<PodUid>>>>,
     rejections: Arc<RwLock<BTreeMap<&'static str, u64>>>,
+    returns: Arc<Returns>,
+}
+
+/// How often pods came in an unusual way.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Pods that the runtime had and no source.
+    pub(super) orphans: AtomicU64,
+    /// Static pods that were back before they had stopped.
+    pub(super) restarted: AtomicU64,
 }
 
 impl Table {
@@ -71,6 +82,11 @@ impl Table {
     /// Counts a pod that was not taken, by the label of the reason.
     pub(super) fn count_rejection(&self, label: &'static str) {
         *self.rejections.write().entry(label).or_default() += 1;
+    }
+
+    /// The counts of pods that came in an unusual way.
+    pub(super) fn returns(&self) -> &Returns {
+        &self.returns
     }
 
     /// Publishes the pods that are known.
@@ -140,6 +156,11 @@ impl PodsHandle {
     /// How many pods were not taken, by the label of the reason.
     pub(super) fn rejections(&self) -> BTreeMap<&'static str, u64> {
         self.table.rejections.read().clone()
+    }
+
+    /// How often pods came in an unusual way.
+    pub(super) fn returns(&self) -> &Returns {
+        self.table.returns()
     }
 
     /// Waits until every source has said which pods it has: the UIDs of those, and of the pods that

@@ -22,6 +22,7 @@ pub mod register;
 pub mod resources;
 mod sources;
 pub mod standalone;
+mod startup;
 pub mod status;
 mod status_input;
 mod task;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 
 pub use self::config::{Names, NodeConfig};
 pub use self::sources::{Facts, Shutdown, Sources};
+pub use self::startup::Startup;
 use crate::apiserver::Clients;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
@@ -50,6 +52,8 @@ pub struct Deps {
     pub sources: Sources,
     /// Records events about the node.
     pub recorder: Recorder,
+    /// Measures the start of the node.
+    pub startup: Startup,
     /// The time.
     pub clock: Clock,
 }

@@ -211,11 +211,17 @@ impl StatsTask {
         let due = self.walks.begin(&pods, period, now);
         if let Some(batch) = due.batch {
             let stop = self.stop.clone();
-            blocking::spawn_on(&mut self.jobs, move || Done::Walked(batch.run(clock, &stop)));
+            let took = sources.deps.volume_durations.with(&["du"]);
+            blocking::spawn_on(&mut self.jobs, move || {
+                Done::Walked(batch.run(clock, &stop, &took))
+            });
         }
         for space in due.spaces {
+            let took = sources.deps.volume_durations.with(&["statfs"]);
             blocking::spawn_on(&mut self.jobs, move || {
+                let began = clock.now().mono;
                 let (key, usage) = space.read(clock);
+                took.observe_duration(clock.now().mono.since(began));
                 Done::Space(key, usage)
             });
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::watch;
@@ -130,6 +131,15 @@ pub enum Count<'a> {
     PodFailed {
         /// Whether the pod has a user namespace of its own.
         own_users: bool,
+    },
+    /// The runtime has answered a request for a sandbox.
+    Sandbox {
+        /// The runtime's handler, empty for its default.
+        handler: &'a str,
+        /// How long it took.
+        took: Duration,
+        /// Whether there is none.
+        failed: bool,
     },
     /// A pod with a user namespace of its own failed after its sandbox was made.
     OwnUsersFailed,
