@@ -4,7 +4,7 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd static-uids measures
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
@@ -16,7 +16,7 @@ unit: ## what needs neither root nor a cluster
 	cargo test --workspace --lib --test it
 
 sim: ## the simulation of a node with many seeds: SEEDS=10000, SIM_FIRST=1
-	SEEDS=$(SEEDS) cargo test --test it sim::seeds -- --nocapture
+	SEEDS=$(SEEDS) cargo test --profile sim --test it sim::seeds -- --nocapture
 
 measures: ## the code's measures beside other codebases'; BEFORE=COMMIT compares, with samples for readers (AFTER=COMMIT)
 	cargo test --test it measures::the_table -- --nocapture
@@ -45,6 +45,9 @@ static-uids: ## the UIDs that upstream's code gives static pods, for the test th
 
 systemd: build ## the README's commands on a node whose init is systemd: upstream's kubelet replaced under a pod, and back
 	cargo test --test systemd
+
+kubeadm: build ## kubeadm init, join, certs renew, upgrade node and reset on two hosts with systemd; KUBELET=upstream
+	KUBELET='$(or $(KUBELET),ours)' cargo test --test kubeadm
 
 demo: build ## a cluster of one node run by rkubelet, and an application on it
 	$(CLUSTER) demo

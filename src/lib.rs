@@ -33,7 +33,7 @@
 //! Import order, leftward only (checked by `tests/it/tidy.rs`): `telemetry < config < model < linux
 //! < cri < csi < plugins < cni < apiserver < certs < resources < images < volumes < probes < pleg
 //! < stats < status < admission < sources < desired < dispatch < pods < eviction < node < server
-//! < daemon`.
+//! < tools < daemon`.
 //!
 //! | folder | what it owns |
 //! |---|---|
@@ -62,6 +62,7 @@
 //! | [`eviction`] | what the node is short of, and which pod goes; the kernel's reports of killed processes |
 //! | [`node`] | the Node object: registration, status, lease |
 //! | [`server`] | the kubelet's HTTPS API |
+//! | [`tools`] | `rkubelet pods`, `timeline`, `config`, `support-bundle`, `completion` |
 //! | [`daemon`] | composition: leaves first, channels joined, one supervised set of tasks |
 //!
 //! A subsystem's folder has `mod.rs` (documentation and the public handle), pure files named after
@@ -169,6 +170,7 @@
 //! | health server | `server/listener.rs::serve_when_free` | HTTP | answers |
 //! | read-only server | `server/listener.rs::serve` | HTTP | answers |
 //! | server | `server/listener.rs::serve` | HTTPS | answers |
+//! | local socket | `server/local.rs::serve_local` | HTTP on `rkubelet.sock` | answers |
 //!
 //! # Glossary
 //!
@@ -270,6 +272,7 @@ mod status;
 mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 mod testkit;
+mod tools;
 mod volumes;
 mod watch;
 
@@ -410,6 +413,9 @@ pub mod internals {
     #[cfg(any(test, feature = "testkit"))]
     pub mod testkit {
         pub use crate::testkit::*;
+    }
+    pub mod tools {
+        pub use crate::tools::*;
     }
     pub mod volumes {
         pub use crate::volumes::*;

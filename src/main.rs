@@ -11,6 +11,7 @@ use rkubelet::internals::config::{
 };
 use rkubelet::internals::linux::malloc;
 use rkubelet::internals::telemetry::logging::{self, Format, LogConfig, LogHandle};
+use rkubelet::internals::tools::{self, ToolError};
 use tokio_util::sync::CancellationToken;
 
 /// Threads that run tasks: two keep one slow decode from stalling probes; more only cost memory.
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
     malloc::limit_arenas();
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if let Some(output) = tools::run(&args) {
+        return answer(output);
+    }
     let loaded = match config::load(&args) {
         Ok(loaded) => loaded,
         Err(refused) => {
@@ -134,6 +138,18 @@ fn log_config(config: &KubeletConfiguration, gates: &FeatureGates) -> LogConfig 
             .map(|item| (item.file_pattern.clone(), item.verbosity))
             .collect(),
         split_stream: split && gates.enabled(Gate::LOGGING_ALPHA_OPTIONS),
+    }
+}
+
+/// Prints what a tool has found, or why it failed.
+fn answer(output: Result<String, ToolError>) -> ExitCode {
+    match output {
+        Ok(text) => print(&text),
+        Err(error) => {
+            // No other way to say it is left when stderr is gone.
+            writeln!(std::io::stderr().lock(), "{error}").ok();
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -32,6 +32,15 @@ pub(super) fn load(
     Ok(config)
 }
 
+/// Returns the configuration of a file that sets nothing.
+pub(super) fn empty() -> KubeletConfiguration {
+    let nothing = Value::Object(serde_json::Map::new());
+    let mut config = KubeletConfiguration::default();
+    defaults::complete(&mut config, &nothing);
+    defaults::default_eviction_hard(&mut config, &nothing);
+    config
+}
+
 /// Merges every `*.conf` below `directory` onto `base`, in the order of their paths. Null removes a
 /// field, which then has its default again; objects are merged, everything else is replaced.
 pub(super) fn merge_drop_ins(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodStatus;
 
+use crate::model::timeline::SharedTimeline;
 use crate::model::{
     Blocked, Lifecycle, ObservedPod, Phase, Pod, PodKey, PodUid, Terminating, TerminationCause,
     phase, pod,
@@ -26,6 +27,8 @@ pub struct PodView {
     pub status: Arc<PodStatus>,
     /// What it waits for.
     pub blocked: Option<Blocked>,
+    /// The steps of its life on this node.
+    pub timeline: SharedTimeline,
 }
 
 /// A pod's lifecycle without its data.
@@ -59,6 +62,7 @@ impl PodView {
             observed: Arc::default(),
             status: Arc::new(status),
             blocked: None,
+            timeline: SharedTimeline::default(),
         }
     }
 

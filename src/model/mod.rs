@@ -23,6 +23,7 @@ pub mod reason;
 pub mod resize;
 pub mod restart;
 pub mod time;
+pub mod timeline;
 pub mod waiting;
 
 pub use backlog::StartBacklog;

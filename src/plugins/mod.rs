@@ -7,6 +7,7 @@
 //! - A socket that appears is asked who it is; the [`Handler`] of its type takes the plugin on.
 //! - A socket that goes, or is replaced, has its plugin taken off first.
 //! - A failed registration is tried again, ever more rarely, while the socket is there.
+//! - The folder is made where it is missing. A folder that cannot be watched is read every 10 s.
 //!
 //! One task owns the state. Handlers are given by `daemon`; a type without one is refused with
 //! upstream's text.

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::handshake::{self, HandshakeError, TakenOn};
 use super::plan::{Identity, Sockets, Step};
-use super::scan::{Scan, scan};
+use super::scan::scan;
 use super::{Handlers, Plugin};
 use crate::clock::Clock;
 use crate::linux::blocking;
@@ -45,6 +45,8 @@ pub(super) struct Task {
     steps: JoinSet<Ended>,
     /// The last failure of each socket, so that each is logged once.
     said: BTreeMap<PathBuf, String>,
+    /// True if a folder is not watched: then it is read after a pause.
+    is_blind: bool,
 }
 
 impl Task {
@@ -57,19 +59,20 @@ impl Task {
             taken: BTreeMap::new(),
             steps: JoinSet::new(),
             said: BTreeMap::new(),
+            is_blind: true,
         }
     }
 
     /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut events = self.watch().await;
+        let mut events = self.watch();
         self.look(events.as_ref()).await;
         loop {
             let (steps, wake_at) = self.sockets.steps(self.clock.now().mono);
             for step in steps {
                 self.begin(step);
             }
-            let again = events.is_none().then(|| self.clock.now().mono.after(AGAIN));
+            let again = self.is_blind.then(|| self.clock.now().mono.after(AGAIN));
             let wake_at = Mono::earliest(wake_at, again);
             let news = OptionFuture::from(events.as_mut().map(EventStream::next));
 
@@ -82,13 +85,15 @@ impl Task {
                 }
                 Some(event) = news => {
                     if event.is_none_or(|event| event.is_err()) {
-                        events = self.watch().await;
+                        events = self.watch();
                     }
                     self.look(events.as_ref()).await;
                 }
                 () = self.clock.sleep_until_some(wake_at) => {
-                    if events.is_none() {
-                        events = self.watch().await;
+                    if self.is_blind {
+                        if events.is_none() {
+                            events = self.watch();
+                        }
                         self.look(events.as_ref()).await;
                     }
                 }
@@ -96,40 +101,41 @@ impl Task {
         }
     }
 
-    /// Makes the folder and opens the watch; `None` where that is not possible.
-    async fn watch(&self) -> Option<EventStream<Vec<u8>>> {
-        let folder = self.folder.clone();
-        let made = blocking::spawn(move || ensure_dir(&folder, 0o755)).await;
-        let made = made.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-        let opened = made
-            .and_then(|()| Inotify::init())
-            .and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER]));
+    /// Opens the watch; `None` where that is not possible.
+    fn watch(&self) -> Option<EventStream<Vec<u8>>> {
+        let opened = Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER]));
         let folder = self.folder.display();
         opened
             .inspect_err(|error| warn!(%folder, %error, "the folder of plugins cannot be watched"))
             .ok()
     }
 
-    /// Reads the folder, after every folder in it is watched.
+    /// Reads the folder, after every folder in it is watched. A folder that is missing is made.
     async fn look(&mut self, events: Option<&EventStream<Vec<u8>>>) {
         // A subfolder may get its sockets between its scan and its watch: it is read once more.
         for _ in 0..2 {
             let folder = self.folder.clone();
-            let read = blocking::spawn(move || scan(&folder)).await;
+            let read = blocking::spawn(move || {
+                ensure_dir(&folder, 0o755)?;
+                scan(&folder)
+            })
+            .await;
             let found = match read.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
                 Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Scan::default(),
                 Err(error) => {
                     let folder = self.folder.display();
                     warn!(%folder, %error, "the folder of plugins cannot be read");
+                    self.is_blind = true;
                     return;
                 }
             };
-            for folder in &found.folders {
-                if let Some(events) = events {
-                    add(events, folder);
+            let mut is_blind = events.is_none();
+            if let Some(events) = events {
+                for folder in &found.folders {
+                    is_blind |= !add(events, folder);
                 }
             }
+            self.is_blind = is_blind;
             self.sockets.look(&found.sockets);
         }
     }
@@ -182,8 +188,8 @@ impl Task {
     }
 }
 
-/// Watches one folder. Watching it again changes nothing.
-fn add(events: &EventStream<Vec<u8>>, folder: &Path) {
+/// Watches one folder; returns true if it is watched now. Watching it again changes nothing.
+fn add(events: &EventStream<Vec<u8>>, folder: &Path) -> bool {
     let mask = WatchMask::CREATE
         | WatchMask::MOVED_TO
         | WatchMask::MOVED_FROM
@@ -191,7 +197,11 @@ fn add(events: &EventStream<Vec<u8>>, folder: &Path) {
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF
         | WatchMask::ONLYDIR;
-    if let Err(error) = events.watches().add(folder, mask) {
-        tracing::debug!(folder = %folder.display(), %error, "a folder of plugins is not watched");
-    }
+    events
+        .watches()
+        .add(folder, mask)
+        .inspect_err(|error| {
+            tracing::debug!(folder = %folder.display(), %error, "a folder of plugins is not watched");
+        })
+        .is_ok()
 }

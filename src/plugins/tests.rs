@@ -175,3 +175,16 @@ async fn plugins_that_do_not_fit_are_told_why() {
     assert!(!next(&mut told).await.plugin_registered);
     world.until_noted(&[]).await;
 }
+
+#[tokio::test]
+async fn a_folder_that_is_made_anew_is_watched_again() {
+    let world = world(|folder| std::fs::create_dir_all(folder).expect("made"));
+    let (_first, mut told) = serve(&world.socket("first.sock"), CSI_PLUGIN, "first");
+    assert!(next(&mut told).await.plugin_registered);
+    std::fs::remove_dir_all(world.socket("")).expect("removed");
+    world.until_noted(&["register first /d.sock", "deregister first"]).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    std::fs::create_dir_all(world.socket("")).expect("made");
+    let (_second, mut told) = serve(&world.socket("second.sock"), CSI_PLUGIN, "second");
+    assert!(next(&mut told).await.plugin_registered);
+}

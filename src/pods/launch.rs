@@ -107,7 +107,7 @@ impl Backend for CriBackend {
             preparation: if has_directory { Preparation::LeftBehind } else { Preparation::Absent },
         };
 
-        let probes = PodProbes::start(self.deps.probes.clone(), pod.clone());
+        let probes = PodProbes::start(self.deps.probes.clone(), &pod);
         let feeds = Feeds {
             directive,
             observation: shared.runtime.pleg.subscribe(&uid),
@@ -133,6 +133,9 @@ impl Backend for CriBackend {
             Worker::new(start, Arc::clone(&executor), Arc::clone(&reporter), shared.clock);
         let former = pod::is_static(&pod).then(|| Arc::clone(&self.former));
         let clock = shared.clock;
+        // The task lives as long as the pod: with the first object it would keep that in memory
+        // beside the newest.
+        let logs = executor.log_directory(&pod);
         let task = async move {
             if let Some(recall) = recall
                 && let Some(mirror) = recall.await
@@ -147,7 +150,7 @@ impl Backend for CriBackend {
                     former.lock().keep(uid, remembered, clock.now().mono);
                 }
                 // Nothing of the pod is left in the runtime: its logs go.
-                executor.remove_log_directory(&pod);
+                executor.remove_log_directory(&logs);
             }
             ended
         };

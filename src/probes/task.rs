@@ -9,6 +9,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -40,13 +42,13 @@ struct Wanted {
 impl PodProbes {
     /// Starts the probes of a pod. None runs before [`PodProbes::running`]. A pod without probes
     /// costs no task. Needs a tokio runtime.
-    pub fn start(deps: ProbeDeps, pod: Arc<Pod>) -> Self {
+    pub fn start(deps: ProbeDeps, pod: &Pod) -> Self {
         let (wanted, inbox) = watch::channel(Wanted::default());
         let (outbox, verdicts) = watch::channel(Arc::default());
         let mut task = JoinSet::new();
-        let probers = probers(&pod);
+        let probers = probers(pod);
         if !probers.is_empty() {
-            let state = State { deps, pod, probers, terminating: false };
+            let state = State { deps, pod: Arc::new(probed(pod)), probers, terminating: false };
             task.spawn(run(state, inbox, outbox));
         }
         Self { wanted, verdicts, _task: task }
@@ -142,8 +144,40 @@ fn probers(pod: &Pod) -> Vec<Prober> {
     all
 }
 
+/// Returns the part of a pod that probes need: its identity, and the names, ports, environment
+/// and probes of its containers. The whole object would stay in memory beside each newer one.
+fn probed(pod: &Pod) -> Pod {
+    let slim = |container: &api::Container| api::Container {
+        name: container.name.clone(),
+        ports: container.ports.clone(),
+        env: container.env.clone(),
+        restart_policy: container.restart_policy.clone(),
+        liveness_probe: container.liveness_probe.clone(),
+        readiness_probe: container.readiness_probe.clone(),
+        startup_probe: container.startup_probe.clone(),
+        ..api::Container::default()
+    };
+    let init = pod::init_containers(pod).iter().filter(|container| pod::is_sidecar(container));
+    Pod {
+        metadata: ObjectMeta {
+            name: pod.metadata.name.clone(),
+            namespace: pod.metadata.namespace.clone(),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(api::PodSpec {
+            init_containers: Some(init.map(slim).collect()),
+            containers: pod::main_containers(pod).iter().map(slim).collect(),
+            ..api::PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
 struct State {
     deps: ProbeDeps,
+    /// The part of the pod that probes need.
     pod: Arc<Pod>,
     probers: Vec<Prober>,
     terminating: bool,
@@ -540,7 +574,7 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let clock = Clock::starting_at(Wall::from_second(1_000_000).expect("a time"));
         let deps = ProbeDeps { exec: exec.clone(), recorder, clock, observer: counts.clone() };
-        World { probes: PodProbes::start(deps, Arc::new(pod)), exec, events, counts, clock }
+        World { probes: PodProbes::start(deps, &pod), exec, events, counts, clock }
     }
 
     impl World {
@@ -708,7 +742,7 @@ mod tests {
                     "spec": {"containers": [{"name": "c", "readinessProbe": probe(&json!({}))}]},
                 });
                 let pod = Arc::new(serde_json::from_value(pod).expect("a pod"));
-                let probes = PodProbes::start(deps.clone(), pod);
+                let probes = PodProbes::start(deps.clone(), &pod);
                 probes.running(vec![ProbeTarget {
                     container: "c".into(),
                     kind: ContainerKind::Main,

@@ -18,6 +18,7 @@ mod diagnostics;
 mod guard;
 mod health;
 mod listener;
+mod local;
 mod log_query;
 mod logs;
 mod node_log_query;
@@ -48,6 +49,10 @@ pub use self::client_ca::ClientCa;
 pub use self::config::{AddressError, Addresses, check};
 pub use self::diagnostics::{Diagnostics, Handler};
 pub use self::listener::{ListenError, bind, serve, serve_when_free};
+pub use self::local::{
+    BlockedReport, PodReport, SocketError, StepReport, StepResult, TimelineReport, bind_local,
+    local_router, serve_local, socket_path,
+};
 pub use self::pem_file::{NamedFile, TlsError};
 use self::request_metrics::{RequestMetrics, Server};
 pub use self::slis::Checks;

@@ -131,7 +131,7 @@ pub(super) async fn blocked(Shared(state): Shared<State>) -> Response {
     write(&blocked)
 }
 
-fn write(value: &impl Serialize) -> Response {
+pub(super) fn write(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(body) => json(body),
         Err(error) => super::text(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

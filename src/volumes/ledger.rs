@@ -185,27 +185,49 @@ pub fn write(paths: &Paths, uid: &PodUid, record: &Record) -> io::Result<()> {
 
 /// Reads the record of a volume of the pod; `None` if it does not exist or is corrupt. It blocks.
 pub fn read(paths: &Paths, uid: &PodUid, volume: &str) -> Option<Record> {
-    if !is_component(volume) {
-        return None;
-    }
-
-    let text = std::fs::read(paths.ledger(uid).join(volume)).ok()?;
-    let record: Record = serde_json::from_slice(&text)
+    try_read(paths, uid, volume)
         .inspect_err(|error| tracing::warn!(pod = %uid, volume, %error, "a record of a volume cannot be read"))
-        .ok()?;
-    let is_sound =
-        record.version == VERSION && record.volume == volume && is_component(&record.directory);
-
-    is_sound.then_some(record)
+        .ok()?
 }
 
-/// Reads all records of a pod. Leftovers of a killed write beside them are skipped (no volume's
-/// name begins with a dot) and removed with the pod's directory. It blocks.
+/// Reads the record of a volume of the pod; `None` if it does not exist. It blocks.
+fn try_read(paths: &Paths, uid: &PodUid, volume: &str) -> io::Result<Option<Record>> {
+    if !is_component(volume) {
+        return Ok(None);
+    }
+    let text = match std::fs::read(paths.ledger(uid).join(volume)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let record: Record = serde_json::from_slice(&text)?;
+    let is_sound =
+        record.version == VERSION && record.volume == volume && is_component(&record.directory);
+    if !is_sound {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no record of this volume"));
+    }
+    Ok(Some(record))
+}
+
+/// Reads all records of a pod that can be read. It blocks.
 pub fn read_all(paths: &Paths, uid: &PodUid) -> Vec<Record> {
-    let names = walk::list(&paths.ledger(uid)).unwrap_or_default();
-    let names =
-        names.iter().filter_map(|(name, _)| name.to_str()).filter(|name| !name.starts_with('.'));
-    names.filter_map(|name| read(paths, uid, name)).collect()
+    names(paths, uid).unwrap_or_default().iter().filter_map(|name| read(paths, uid, name)).collect()
+}
+
+/// Reads all records of a pod, or fails. It blocks.
+pub fn try_read_all(paths: &Paths, uid: &PodUid) -> io::Result<Vec<Record>> {
+    let names = names(paths, uid)?;
+    names.iter().filter_map(|name| try_read(paths, uid, name).transpose()).collect()
+}
+
+/// Lists the volumes that have a record. Leftovers of a killed write beside them are skipped (no
+/// volume's name begins with a dot) and removed with the pod's directory.
+fn names(paths: &Paths, uid: &PodUid) -> io::Result<Vec<String>> {
+    let names = match walk::list(&paths.ledger(uid)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let names = names.into_iter().filter_map(|(name, _)| name.into_string().ok());
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
 }
 
 /// Finds the record of the volume that lies in this directory. It blocks.

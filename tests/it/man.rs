@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use rkubelet::internals::config;
+use rkubelet::internals::{config, tools};
 
 const HEAD: &str = r#".\" Made from `rkubelet --help` by `UPDATE=1 cargo test --test it man`.
 .TH RKUBELET 8 "" "rkubelet" "Kubernetes"
@@ -39,6 +39,10 @@ Port 10250 (HTTPS, authenticated) serves what the API server asks for:
 .I /debug/blocked
 lists the pods that wait, for what, since when and when it is tried again. Port 10248 of the host itself serves
 .IR /healthz .
+.SH TOOLS
+.EX
+@TOOLS@
+.EE
 .SH EXAMPLES
 A node that
 .B kubeadm join
@@ -51,6 +55,7 @@ rkubelet \-\-config=/var/lib/kubelet/config.yaml \-\-kubeconfig=/etc/kubernetes/
 Why a pod is stuck:
 .PP
 .EX
+rkubelet pods
 kubectl describe pod NAME
 kubectl get \-\-raw /api/v1/nodes/NODE/proxy/debug/blocked
 .EE
@@ -94,7 +99,9 @@ fn page(help: &str) -> String {
             _ => drop(writeln!(out, "{}", escaped(text))),
         }
     }
-    out + TAIL
+    let lines: Vec<String> = tools::help().lines().map(escaped).collect();
+    let tools = lines.join("\n");
+    out + &TAIL.replace("@TOOLS@", &tools)
 }
 
 fn escaped(text: &str) -> String {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The folders of `src` in import order: each may use those before it. `clock`, `watch` and `model` are
 /// for all. `sources` stand before `desired`, which merges what they publish; they know nothing of it.
 #[rustfmt::skip]
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "telemetry", "config", "model", "linux", "cri", "csi", "plugins", "cni", "apiserver", "certs", "resources", "images",
     "volumes", "probes", "pleg", "stats", "status", "admission", "sources", "desired", "dispatch", "pods", "eviction", "node",
-    "server", "daemon", "testkit", "lib", "main",
+    "server", "tools", "daemon", "testkit", "lib", "main",
 ];
 const FOR_ALL: [&str; 3] = ["clock", "model", "watch"];
 

@@ -17,6 +17,7 @@ It is a drop-in for the kubelet of Kubernetes 1.36: the same flags, the same con
 Usage:
   rkubelet --config=<file> --kubeconfig=<file> [flags]     a node of a cluster
   rkubelet --config=<file>                                 standalone: static pods only
+  rkubelet pods|timeline|config|support-bundle|completion  tools; rkubelet pods --help lists them
 
 Files:
   /var/lib/kubelet/config.yaml      the KubeletConfiguration that kubeadm writes

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use help::help;
 pub use parse::FlagError;
 pub(super) use parse::{Parsed, deprecated, parse};
+pub(super) use table::described;
+pub use table::names;
 #[cfg(test)]
 pub(super) use table::own_flags;
 

@@ -249,6 +249,18 @@ pub(super) fn find(name: &str) -> Option<&'static FlagSpec> {
     all_flags().find(|spec| spec.name == name)
 }
 
+/// The name and the sentence of `--help` of the flag of this name.
+pub(in crate::config) fn described(name: &str) -> Option<(&'static str, &'static str)> {
+    find(name).map(|spec| (spec.name, spec.help))
+}
+
+/// Returns the name of each flag with its sentence of `--help`, in the order of `--help`; the flags
+/// that are accepted and ignored are left out.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let ignored = |spec: &FlagSpec| matches!(spec.bind, Bind::Ignored(..));
+    all_flags().filter(move |spec| !ignored(spec)).map(|spec| (spec.name, spec.help))
+}
+
 /// The flag of this letter.
 pub(super) fn find_short(letter: char) -> Option<&'static FlagSpec> {
     all_flags().find(|spec| spec.short == Some(letter))

@@ -1,6 +1,7 @@
 //! The kubelet's own servers: the HTTPS API, the read-only port, health.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -52,6 +53,23 @@ impl<M: Mounter> Core<M> {
         Ok(Some(requested))
     }
 
+    /// Starts the socket of the tools. Without it the kubelet does all its work.
+    async fn start_local_socket(&self, tasks: &mut Tasks, state: server::State) {
+        let root_dir = PathBuf::from(&self.loaded.flags.root_dir);
+        match server::bind_local(&root_dir).await {
+            Ok(listener) => {
+                let router = server::local_router(state);
+                let stop = self.shutdown.clone();
+                let served = server::serve_local(listener, root_dir, router, stop);
+                tasks.run_to_end("local socket", served);
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "`rkubelet pods` and `rkubelet timeline` will not work");
+            }
+        }
+    }
+
     /// Starts the servers that are configured.
     pub(in crate::daemon) async fn start_server(
         &self,
@@ -87,6 +105,7 @@ impl<M: Mounter> Core<M> {
             )),
         };
 
+        self.start_local_socket(tasks, state.clone()).await;
         if let Some(address) = addresses.health {
             let router = server::health_router(state.clone());
             let stop = self.shutdown.clone();

@@ -7,6 +7,8 @@
 //!
 //! - The CSINode exists before any driver registers; until then the node is not ready, as upstream.
 //! - A driver that leaves is taken off both objects. Its topology labels stay, as upstream.
+//! - A newer version takes the place of an older one. If it fails or leaves, the older one is back,
+//!   as long as that has not left itself.
 //! - One change at a time: both objects are read before they are written.
 
 mod plan;
@@ -94,6 +96,8 @@ enum WriteError {
 pub struct Registrar {
     drivers: Drivers,
     objects: Option<Arc<Objects>>,
+    /// The entries of drivers whose place others have taken, the last one at the end.
+    replaced: Arc<parking_lot::Mutex<BTreeMap<String, Vec<Registered>>>>,
 }
 
 /// The two objects of this node.
@@ -128,7 +132,7 @@ pub fn new(
     });
     let missing = || "CSINode is not yet initialized".to_owned();
     let (problem, storage) = watch::channel(objects.is_some().then(missing));
-    let registrar = Registrar { drivers, objects: objects.clone() };
+    let registrar = Registrar { drivers, objects: objects.clone(), replaced: Arc::default() };
     let task = async move {
         if let Some(objects) = objects {
             objects.initialize(view, &problem).await;
@@ -308,24 +312,28 @@ impl Registrar {
     async fn take_on(&self, plugin: &Plugin) -> Result<(), RegisterError> {
         let version = self.version("RegisterPlugin", plugin)?;
         let driver = Registered { endpoint: plugin.endpoint.clone(), version };
+        if let Some(present) = self.drivers.get(&plugin.name) {
+            self.replaced.lock().entry(plugin.name.clone()).or_default().push(present);
+        }
         // Volumes may use it from here on, as upstream's.
-        self.drivers.insert(&plugin.name, driver);
-        let installed = self.install(plugin).await;
+        self.drivers.insert(&plugin.name, driver.clone());
+        let installed = self.install(&plugin.name).await;
         if installed.is_err() {
-            self.take_off(&plugin.name).await;
+            self.take_off(&plugin.name, &driver).await;
         }
         installed
     }
 
-    async fn install(&self, plugin: &Plugin) -> Result<(), RegisterError> {
-        let client = self.drivers.client(&plugin.name)?;
+    /// Shows a driver on both objects as its entry is now.
+    async fn install(&self, name: &str) -> Result<(), RegisterError> {
+        let client = self.drivers.client(name)?;
         let info = client.node_info(v1::NodeGetInfoRequest {}).await?;
         if info.node_id.is_empty() {
             return Err(RegisterError::NoNodeId);
         }
         let topology = info.accessible_topology.map(|topology| topology.segments);
         let driver = DriverNode {
-            driver: plugin.name.clone(),
+            driver: name.to_owned(),
             node_id: info.node_id,
             limit: info.max_volumes_per_node,
             topology: topology.into_iter().flatten().collect::<BTreeMap<_, _>>(),
@@ -336,7 +344,30 @@ impl Registrar {
         }
     }
 
-    async fn take_off(&self, name: &str) {
+    /// Removes what one socket has registered. The driver whose place it took is back.
+    async fn take_off(&self, name: &str, leaving: &Registered) {
+        let former = {
+            let mut replaced = self.replaced.lock();
+            if self.drivers.get(name).as_ref() != Some(leaving) {
+                // Another socket has taken its place.
+                if let Some(entries) = replaced.get_mut(name) {
+                    entries.retain(|entry| entry != leaving);
+                }
+                return;
+            }
+            let entries = replaced.get_mut(name);
+            let former = entries.and_then(Vec::pop);
+            replaced.retain(|_, entries| !entries.is_empty());
+            former
+        };
+
+        if let Some(former) = former {
+            self.drivers.insert(name, former);
+            if let Err(error) = self.install(name).await {
+                tracing::warn!(driver = name, %error, "a CSI driver that is back is not shown");
+            }
+            return;
+        }
         self.drivers.remove(name);
         let Some(objects) = &self.objects else { return };
         if let Err(error) = objects.uninstall(name).await {
@@ -361,7 +392,13 @@ impl Handler for Registrar {
     }
 
     fn deregister<'a>(&'a self, plugin: &'a Plugin) -> BoxFuture<'a, ()> {
-        Box::pin(self.take_off(&plugin.name))
+        Box::pin(async move {
+            // One that was taken on has such a version.
+            if let Some(version) = highest_supported(&plugin.versions) {
+                let endpoint = plugin.endpoint.clone();
+                self.take_off(&plugin.name, &Registered { endpoint, version }).await;
+            }
+        })
     }
 }
 
@@ -435,5 +472,24 @@ mod tests {
         registrar.drivers.insert("d.io", driver);
         assert!(refused(&["1.0.0"]).ends_with("higher supported version: \"1.0.0\""));
         registrar.validate(&plugin(&["1.1.0"])).expect("a newer one");
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_was_replaced_is_not_taken_off_with_its_old_socket() {
+        let registrar = registrar();
+        let newer = Registered { endpoint: "/new.sock".into(), version: (1, 1, 0) };
+        registrar.drivers.insert("d.io", newer.clone());
+        registrar.deregister(&plugin(&["1.0.0"])).await;
+        assert_eq!(registrar.drivers.get("d.io"), Some(newer));
+    }
+
+    #[tokio::test]
+    async fn a_driver_stays_when_another_cannot_take_its_place() {
+        let registrar = registrar();
+        let present = Registered { endpoint: "/d.sock".into(), version: (1, 0, 0) };
+        registrar.drivers.insert("d.io", present.clone());
+        let newer = Plugin { endpoint: "/missing.sock".into(), ..plugin(&["1.1.0"]) };
+        registrar.register(&newer).await.expect_err("it does not answer");
+        assert_eq!(registrar.drivers.get("d.io"), Some(present));
     }
 }

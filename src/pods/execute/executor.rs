@@ -11,6 +11,7 @@ use super::own_users::OwnUsers;
 use super::scope::Scope;
 use super::warnings::Warnings;
 use crate::model::{Pod, PodUid};
+use crate::pods::request;
 
 /// Carries out the actions of one pod on the real runtime.
 #[derive(Debug)]
@@ -27,9 +28,14 @@ impl PodExecutor {
         Self { deps, uid, warnings: Warnings::default(), own_users: OwnUsers::default() }
     }
 
+    /// Returns the directory of the pod's logs.
+    pub fn log_directory(&self, pod: &Pod) -> String {
+        request::pod_log_directory(pod, &self.deps.settings.spec.pod_logs_dir)
+    }
+
     /// Removes the pod's log directory, once nothing of the pod is left in the runtime.
-    pub fn remove_log_directory(&self, pod: &Pod) {
-        super::logs::remove_directory(pod, &self.deps.settings);
+    pub fn remove_log_directory(&self, directory: &str) {
+        super::logs::remove_directory(directory, &self.deps.settings);
     }
 
     /// The pod as one action sees it.

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::deps::Settings;
-use crate::model::{Pod, PodUid};
-use crate::pods::request;
+use crate::model::PodUid;
 
 /// Removes a pod's log directory, and the links into it.
-pub(super) fn remove_directory(pod: &Pod, settings: &Settings) {
-    let directory = request::pod_log_directory(pod, &settings.spec.pod_logs_dir);
+pub(super) fn remove_directory(directory: &str, settings: &Settings) {
     // The containers' links went with the containers, unless a process died between the removal in
     // the runtime and its own. Before the directory: while that is there, the links will be looked
     // for again.
-    remove_links(&[PathBuf::from(&directory)], &settings.container_logs_dir);
-    if let Err(error) = std::fs::remove_dir_all(&directory)
+    remove_links(&[PathBuf::from(directory)], &settings.container_logs_dir);
+    if let Err(error) = std::fs::remove_dir_all(directory)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         warn!(directory, %error, "removing a pod's log directory failed");

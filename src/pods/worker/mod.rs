@@ -13,6 +13,7 @@
 
 mod actions;
 mod log;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, warn};
 
 use self::actions::Actions;
+use self::timeline::Recorder;
 use super::execute::Execute;
 use super::memory::facts::Recorded;
 use super::memory::{self, Event, Memory, ObjectChange, Order, Step};
@@ -78,6 +80,7 @@ struct Task<E, R> {
     reporter: Arc<R>,
     clock: Clock,
     view: watch::Sender<PodView>,
+    timeline: Recorder,
 }
 
 impl<E: Execute, R: Report> Worker<E, R> {
@@ -115,6 +118,8 @@ impl<E: Execute, R: Report> Worker<E, R> {
             log::begin(&memory.lifecycle, &observed, memory.pod.status.as_ref());
             let mut acked = self.reporter.acked().await;
 
+            let timeline = Recorder::new(self.view.borrow().timeline.clone());
+
             // Boxed, as is each of its steps: what a pod's task is while it waits stays small.
             let mut task = Box::new(Task {
                 memory: Memory::new(self.start.memory, observed),
@@ -123,6 +128,7 @@ impl<E: Execute, R: Report> Worker<E, R> {
                 executor: self.executor,
                 reporter: self.reporter,
                 clock: self.clock,
+                timeline,
                 view: self.view,
             });
 
@@ -198,7 +204,9 @@ impl<E: Execute, R: Report> Task<E, R> {
         {
             failed = Some(completion.key.clone());
         }
-        self.memory.take(ended, self.clock.now());
+        let now = self.clock.now();
+        self.timeline.end(&ended, now);
+        self.memory.take(ended, now);
 
         // Each of the first few, then ever fewer: what is refused for ever must not fill the log.
         if let Some(key) = failed
@@ -232,7 +240,7 @@ impl<E: Execute, R: Report> Task<E, R> {
             let milestone = Milestone::Updated { is_stopping };
             self.reporter.milestone(self.memory.pod(), milestone).await;
         }
-        self.carry_out(&mut step);
+        self.carry_out(&mut step, now);
         self.publish(&step, now).await;
         if step.announce {
             self.reporter.milestone(self.memory.pod(), Milestone::Finished).await;
@@ -269,7 +277,7 @@ impl<E: Execute, R: Report> Task<E, R> {
     }
 
     /// Cancels, emits and begins what a step says.
-    fn carry_out(&mut self, step: &mut Step) {
+    fn carry_out(&mut self, step: &mut Step, now: Now) {
         step.transitions.iter().for_each(log::transition);
         if self.memory.lifecycle().is_stopping() {
             self.actions.stop();
@@ -284,7 +292,8 @@ impl<E: Execute, R: Report> Task<E, R> {
             debug!(actions = ?step.begin, "planned");
         }
         for action in std::mem::take(&mut step.begin) {
-            let Self { memory, actions, executor, .. } = self;
+            let Self { memory, actions, executor, timeline, .. } = self;
+            timeline.begin(&action, now);
             actions.begin(action, executor, memory.pod(), memory.observed());
         }
     }
@@ -316,8 +325,10 @@ impl<E: Execute, R: Report> Task<E, R> {
             observed: self.memory.observed().clone(),
             status: Arc::clone(&status),
             blocked: step.plan.blocked.clone(),
+            timeline: self.timeline.shared(),
         });
         log::phase(&before.status, &status);
+        self.timeline.status(&before.status, &status, now);
     }
 }
 

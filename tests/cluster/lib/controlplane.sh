@@ -18,11 +18,16 @@ kubectl_in() {
         "$(set_dir k8s)/kubectl" --kubeconfig "$(run_dir)/kubeconfig" "$@"
 }
 
-start_control_plane() { # AUDIT_LEVEL FEATURE_GATES SIGNING_DURATION
+# start_bridge: the host of the control plane, with nothing but the bridge of the nodes
+start_bridge() {
     start_host control-plane bash -c '
         ip link add nodes type bridge
         ip addr add "$1/24" dev nodes
         ip link set nodes up' - "$API_IP"
+}
+
+start_control_plane() { # AUDIT_LEVEL FEATURE_GATES SIGNING_DURATION
+    start_bridge
     write_audit_policy "$1" >"$(run_dir)/audit-policy.yaml"
     echo "$2" >"$(run_dir)/feature-gates"
     echo "$3" >"$(run_dir)/signing-duration"

@@ -14,6 +14,7 @@ start_node() { # NODE CONTAINERD_LINE
     write_containerd_config "$2" "$(has_systemd "$1" && echo true || echo false)" >"$(node_path "$1" /etc/containerd/config.toml)"
     start_containerd "$1"
     start_proxies "$1"
+    ! is_bare || import_kubeadm_images "$1"
 }
 
 # boot_node NODE: namespaces, file systems and wire; nothing runs yet
@@ -75,6 +76,8 @@ install_cni() {
     local bin
     bin=$(node_path "$1" /opt/cni/bin)
     cp "$(set_dir cni)"/* "$bin/"
+    # In a bare cluster the network comes as pods.
+    ! is_bare || return 0
     sed "s|10\.244\.0\.0/24|$(pod_cidr "$1")|" "$REPO_ROOT/cni-conf/10-rkubelet.conflist" \
         >"$(node_path "$1" /etc/cni/net.d/10-rkubelet.conflist)"
 }

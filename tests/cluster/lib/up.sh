@@ -2,7 +2,7 @@
 # `cluster up`: everything in its order, all nodes at the same time, and the env file for those who drive the cluster.
 
 cmd_up() {
-    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' signing=8760h late='' systemd='' proxies=()
+    local nodes=1 kubelet=ours containerd=2.3 config='' flags='' audit=Metadata gates='' images=1 wait=1 bootstrap='' signing=8760h late='' systemd='' bare='' proxies=()
     while (($#)); do
         case $1 in
         --nodes) nodes=$2 && shift ;;
@@ -18,6 +18,7 @@ cmd_up() {
         --api-proxy) proxies+=(api) ;;
         --late-start) late=$2 && shift ;;
         --systemd) systemd=1 ;;
+        --bare) bare=1 && kubelet=none ;;
         --no-images) images= ;;
         --no-wait) wait= ;;
         *) die "up: no such option: $1" ;;
@@ -33,6 +34,7 @@ cmd_up() {
     [[ -z $config || -r $config ]] || die "--kubelet-config $config: no such file"
     need_packages iproute2 iptables conntrack openssl procps ${systemd:+systemd dbus}
     need_sets k8s "containerd-$containerd" runc cni
+    [[ -z $bare ]] || need_kubeadm_images
     kubelet=$(kubelet_binary "$kubelet")
     [[ $kubelet != none ]] || wait=
     ((${#proxies[@]} == 0)) || need_proxies
@@ -54,10 +56,15 @@ bring_up() {
     trap 'exit 1' TERM INT
     trap '(($? == 0)) || say "cluster $NAME: what runs was left for a look; cluster down --name $NAME removes it"' EXIT
 
-    step "keys"
-    make_pki
-    step "etcd, API server, controller manager, scheduler"
-    start_control_plane "$audit" "$gates" "$signing"
+    if [[ $bare ]]; then
+        touch "$(run_dir)/bare"
+        start_bridge
+    else
+        step "keys"
+        make_pki
+        step "etcd, API server, controller manager, scheduler"
+        start_control_plane "$audit" "$gates" "$signing"
+    fi
     [[ -z $bootstrap ]] || token=$(allow_bootstrap)
     step "nodes: containerd $containerd$([[ $images ]] || echo ", no images")"
     for node in "${all[@]}"; do
@@ -67,13 +74,13 @@ bring_up() {
             [[ ! $late =~ [1-9] ]] || { mkdir -p "$(host_dir "$node")" && echo "$late" >"$(host_dir "$node")/late-start"; }
             [[ -z $systemd ]] || { mkdir -p "$(host_dir "$node")" && touch "$(host_dir "$node")/systemd"; }
             start_node "$node" "$containerd"
-            configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
+            is_bare || configure_kubelet "$node" "$kubelet" "$config" "$flags" "$token"
             [[ $kubelet == none ]] || start_kubelet "$node"
         ) &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job" || exit 1; done
-    route_pods "${all[@]}"
+    is_bare || route_pods "${all[@]}"
     write_env "${all[@]}" >"$(run_dir)/env"
     if [[ $wait ]]; then
         step "kubelet: $kubelet"
@@ -107,6 +114,8 @@ write_env() {
     echo "AUDIT_LOG=$(log_dir)/audit.log"
     echo "LOG_DIR=$(log_dir)"
     echo "KUBECTL=$(set_dir k8s)/kubectl"
+    echo "KUBEADM=$(set_dir k8s-node)/kubeadm"
+    echo "KUBERNETES_VERSION=v$K8S_VERSION"
     echo "NODES='$*'"
     for node; do
         upper=NODE_${node^^}

@@ -24,6 +24,7 @@ mod security;
 mod static_pods;
 mod stats;
 mod streams;
+mod tools;
 mod volumes;
 mod volumes_killed;
 
@@ -56,6 +57,7 @@ pub(crate) fn together() -> Vec<Case> {
         metrics::cases(),
         stats::cases(),
         streams::cases(),
+        tools::cases(),
         volumes::cases(),
     ]
     .into_iter()

@@ -47,10 +47,13 @@ pub(super) fn stage(paths: &Paths, driver: &str, handle: &str) -> PathBuf {
     paths.plugins().join(PLUGIN).join(driver).join(sha256(handle)).join(GLOBAL_MOUNT)
 }
 
-/// Reads the file in a directory; `None` if it does not exist.
+/// Reads the file in a directory; `None` if it does not exist. A damaged file is
+/// [`io::ErrorKind::InvalidData`].
 pub(super) fn read(dir: &Path) -> io::Result<Option<Data>> {
     match std::fs::read(dir.join(FILE)) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
@@ -159,21 +162,56 @@ pub(super) struct Staged {
     pub(super) handle: String,
 }
 
+/// The volumes that are staged on the node.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) staged: Vec<Staged>,
+    /// True if a volume is staged whose file is damaged: its name is not known.
+    pub(super) has_nameless: bool,
+}
+
 /// Lists the volumes that are staged on the node.
-pub(super) fn list_stages(paths: &Paths) -> io::Result<Vec<Staged>> {
-    let mut stages = Vec::new();
+pub(super) fn list_stages<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<Listed> {
+    let mut found = Listed::default();
     let root = paths.plugins().join(PLUGIN);
     for driver in folders(&root)? {
         for volume in folders(&driver)? {
-            let Some(data) = read(&volume).unwrap_or_default() else { continue };
-            let (Some(driver), Some(handle)) = (data.get(DRIVER), data.get(HANDLE)) else {
-                continue;
-            };
             let stage = volume.join(GLOBAL_MOUNT);
-            stages.push(Staged { stage, driver: driver.clone(), handle: handle.clone() });
+            match read_unless_damaged(mounter, &stage)? {
+                Read::Data(data) => {
+                    if let (Some(driver), Some(handle)) = (data.get(DRIVER), data.get(HANDLE)) {
+                        let (driver, handle) = (driver.clone(), handle.clone());
+                        found.staged.push(Staged { stage, driver, handle });
+                    }
+                }
+                Read::Nothing => {}
+                Read::Damaged => found.has_nameless = true,
+            }
         }
     }
-    Ok(stages)
+    Ok(found)
+}
+
+/// The result of [`read_unless_damaged`].
+#[derive(Debug)]
+pub(super) enum Read {
+    Data(Data),
+    /// There is no file; or it is damaged, and nothing is mounted: its write was cut short.
+    Nothing,
+    /// Something is mounted beside a damaged file.
+    Damaged,
+}
+
+/// Reads the file beside a mount.
+pub(super) fn read_unless_damaged<M: Mounter>(mounter: &M, mount: &Path) -> io::Result<Read> {
+    match read(mount.parent().unwrap_or(mount)) {
+        Ok(None) => Ok(Read::Nothing),
+        Ok(Some(data)) => Ok(Read::Data(data)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Ok(if is_mounted(mounter, mount)? { Read::Damaged } else { Read::Nothing })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Lists the folders in a folder; none if it does not exist.
@@ -239,7 +277,7 @@ mod tests {
         make_dir(&mount).expect("made");
         let dir = mount.parent().expect("a parent");
         write(dir, &data()).expect("written");
-        let stages = list_stages(&paths).expect("listed");
+        let stages = list_stages(&mounter, &paths).expect("listed").staged;
         assert_eq!((stages.len(), &stages[0].stage), (1, &mount));
 
         mounter.mount_tmpfs(&mount, None).expect("mounted");
@@ -254,6 +292,7 @@ mod tests {
             let removed = remove_mount_dir(&mounter, &mount).expect("removed");
             assert_eq!(removed, Removed::Yes);
         }
-        assert!(!dir.exists() && list_stages(&paths).expect("listed").is_empty());
+        let left = list_stages(&mounter, &paths).expect("listed").staged;
+        assert!(!dir.exists() && left.is_empty());
     }
 }

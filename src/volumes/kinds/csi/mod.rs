@@ -157,17 +157,7 @@ pub(super) async fn set_up_claim<M: Mounter, T: TokenSource>(
     let volume = resolve(wanted, bound.name.clone(), context).await?;
     let csi = &context.tools.csi;
 
-    let (stage, attached) = (
-        data::stage(&context.paths, &volume.wanted.driver, &volume.wanted.handle),
-        request::is_attached_first(volume.object.as_deref()),
-    );
-    let publish_context = if attached {
-        let work = attach::wait(&volume, context);
-        context.cancel.run_until_cancelled(work).await.ok_or(SetUpError::Cancelled)??
-    } else {
-        BTreeMap::new()
-    };
-
+    let stage = data::stage(&context.paths, &volume.wanted.driver, &volume.wanted.handle);
     let claimed = Claimed {
         path: stage.clone(),
         read_only: volume.wanted.read_only,
@@ -175,7 +165,15 @@ pub(super) async fn set_up_claim<M: Mounter, T: TokenSource>(
         done: false,
     };
     let record = Record::new(context.name(), PLUGIN, Made::Driver).claimed(&volume.name, claimed);
+    // Before the wait: a tear-down has to know of a volume that was only wanted.
     note(context, record.clone()).await?;
+
+    let publish_context = if request::is_attached_first(volume.object.as_deref()) {
+        let work = attach::wait(&volume, context);
+        context.cancel.run_until_cancelled(work).await.ok_or(SetUpError::Cancelled)??
+    } else {
+        BTreeMap::new()
+    };
 
     let client = csi.drivers.client(&volume.wanted.driver).map_err(|error| {
         let what = "attacher.MountDevice failed to create newCsiDriverClient";

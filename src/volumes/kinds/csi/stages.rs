@@ -8,6 +8,8 @@
 //!
 //! - What pods use is read from the disk: the ledgers, and the files beside mounts of pods that
 //!   another kubelet made. So nothing is lost by a restart.
+//! - Nothing is unstaged, and nothing leaves the Node's status, while a pod's part of the disk
+//!   cannot be read. It is read again after a pause.
 //! - A volume is unstaged under the lock of its directory, after a second look: a set-up either
 //!   sees it staged, or stages it again.
 //! - A volume that needs an attachment is in use from before it is attached until it is unstaged.
@@ -22,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::data::{self, Removed, Staged};
+use super::data::{self, Read, Removed, Staged};
 use super::request::{Lifecycle, unique_name};
 use super::{Csi, PLUGIN};
 use crate::clock::Clock;
@@ -93,9 +95,11 @@ impl Stages {
     }
 
     /// Drops the names that the disk does not explain.
-    fn looked(&self, on_disk: &BTreeSet<String>) {
+    fn looked(&self, found: &OnDisk) {
         let mut uses = self.0.uses.lock();
-        uses.leaving.retain(|unique| on_disk.contains(unique));
+        if !found.has_nameless {
+            uses.leaving.retain(|unique| found.names.contains(unique));
+        }
         uses.is_known = true;
         self.publish(&uses);
     }
@@ -117,16 +121,19 @@ struct OnDisk {
     names: BTreeSet<String>,
     /// The staged directories that no pod uses.
     unused: Vec<Staged>,
+    /// True if a volume is staged whose name is not known.
+    has_nameless: bool,
 }
 
-/// Reads what pods use, and what is staged. It blocks.
-fn look(paths: &Paths) -> io::Result<OnDisk> {
+/// Reads what pods use, and what is staged. It fails if a pod may use what cannot be read. It
+/// blocks.
+fn look<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<OnDisk> {
     let mut found = OnDisk::default();
     for pod in data::folders(&paths.pods())? {
         let Some(uid) = pod.file_name().and_then(|name| name.to_str()).map(PodUid::from) else {
             continue;
         };
-        for record in ledger::read_all(paths, &uid) {
+        for record in ledger::try_read_all(paths, &uid)? {
             if record.plugin == PLUGIN
                 && let Some(claimed) = record.claimed
             {
@@ -134,7 +141,14 @@ fn look(paths: &Paths) -> io::Result<OnDisk> {
             }
         }
         for volume in data::folders(&paths.volumes(&uid).join(escape(PLUGIN)))? {
-            let Some(fields) = data::read(&volume).unwrap_or_default() else { continue };
+            let fields = match data::read_unless_damaged(mounter, &volume.join(data::MOUNT))? {
+                Read::Data(fields) => fields,
+                Read::Nothing => continue,
+                Read::Damaged => {
+                    let text = format!("{} names no volume", volume.join(data::FILE).display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+            };
             let is_persistent = fields.get("volumeLifecycleMode").map(String::as_str)
                 != Some(Lifecycle::Ephemeral.as_str());
             if let (Some(driver), Some(handle), true) =
@@ -145,7 +159,9 @@ fn look(paths: &Paths) -> io::Result<OnDisk> {
             }
         }
     }
-    for staged in data::list_stages(paths)? {
+    let listed = data::list_stages(mounter, paths)?;
+    found.has_nameless = listed.has_nameless;
+    for staged in listed.staged {
         found.names.insert(unique_name(&staged.driver, &staged.handle));
         if !found.used.contains(&staged.stage) {
             found.unused.push(staged);
@@ -190,23 +206,28 @@ impl<M: Mounter> Task<M> {
         let mut failed: BTreeMap<PathBuf, Failed> = BTreeMap::new();
         let mut jobs: JoinSet<(PathBuf, Result<(), UnstageError>)> = JoinSet::new();
         let mut running: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut unread: Option<Failed> = None;
         loop {
             let now = self.clock.now().mono;
-            let found = self.look().await;
-            failed.retain(|stage, _| found.unused.iter().any(|unused| unused.stage == *stage));
-            for staged in found.unused {
-                let waits = failed.get(&staged.stage).is_some_and(|failed| failed.retry_at > now);
-                if !waits && running.insert(staged.stage.clone()) {
-                    jobs.spawn(unstage(
-                        self.csi.clone(),
-                        self.mounter.clone(),
-                        Arc::clone(&self.paths),
-                        staged,
-                    ));
+            match self.look().await {
+                Ok(found) => {
+                    unread = None;
+                    let is_unused =
+                        |stage: &PathBuf| found.unused.iter().any(|unused| unused.stage == *stage);
+                    failed.retain(|stage, _| is_unused(stage));
+                    for staged in found.unused {
+                        let waits =
+                            failed.get(&staged.stage).is_some_and(|failed| failed.retry_at > now);
+                        if !waits && running.insert(staged.stage.clone()) {
+                            jobs.spawn(self.unstage(staged));
+                        }
+                    }
                 }
+                Err(error) => unread = Some(self.not_read(unread.as_ref(), &error)),
             }
             let waiting = failed.iter().filter(|(stage, _)| !running.contains(*stage));
-            let wake_at = waiting.map(|(_, failed)| failed.retry_at).min();
+            let waiting = waiting.map(|(_, failed)| failed.retry_at);
+            let wake_at = waiting.chain(unread.as_ref().map(|unread| unread.retry_at)).min();
 
             tokio::select! {
                 // Each arm is cancel-safe: what it waits on keeps its state outside of the future.
@@ -256,34 +277,46 @@ impl<M: Mounter> Task<M> {
         self.csi.stages.0.uses.lock().leaving.extend(names);
     }
 
-    async fn look(&self) -> OnDisk {
+    /// Looks at the disk. Without a whole picture nothing changes.
+    async fn look(&self) -> io::Result<OnDisk> {
+        let found = read_disk(&self.mounter, &self.paths).await?;
+        self.csi.stages.looked(&found);
+        Ok(found)
+    }
+
+    /// Plans the next look after one that has failed.
+    fn not_read(&self, before: Option<&Failed>, error: &io::Error) -> Failed {
+        let text = error.to_string();
+        if before.is_none_or(|before| before.text != text) {
+            warn!(%error, "the volumes of CSI drivers cannot be read: none is unstaged");
+        }
+        let count = before.map_or(0, |before| before.count) + 1;
+        let retry_at = self.clock.now().mono.after(wait_after(count));
+        Failed { count, retry_at, text }
+    }
+
+    /// Returns the job that unstages a volume.
+    fn unstage(
+        &self,
+        staged: Staged,
+    ) -> impl Future<Output = (PathBuf, Result<(), UnstageError>)> + Send + use<M> {
+        let (csi, mounter) = (self.csi.clone(), self.mounter.clone());
         let paths = Arc::clone(&self.paths);
-        let looked = blocking::spawn(move || look(&paths)).await;
-        match looked.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
-            Ok(found) => {
-                self.csi.stages.looked(&found.names);
-                found
-            }
-            Err(error) => {
-                // Without a whole picture nothing is unstaged.
-                warn!(%error, "the volumes of CSI drivers cannot be read");
-                OnDisk::default()
-            }
+        async move {
+            let ended = try_unstage(&csi, mounter, paths, &staged).await;
+            (staged.stage, ended)
         }
     }
 }
 
-/// Unstages a volume unless a pod uses it by now.
-async fn unstage<M: Mounter>(
-    csi: Csi,
-    mounter: M,
-    paths: Arc<Paths>,
-    staged: Staged,
-) -> (PathBuf, Result<(), UnstageError>) {
-    let stage = staged.stage.clone();
-    (stage, try_unstage(&csi, mounter, paths, &staged).await)
+/// Reads the disk on a blocking thread.
+async fn read_disk<M: Mounter>(mounter: &M, paths: &Arc<Paths>) -> io::Result<OnDisk> {
+    let (mounter, paths) = (mounter.clone(), Arc::clone(paths));
+    let looked = blocking::spawn(move || look(&mounter, &paths)).await;
+    looked.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
+/// Unstages a volume unless a pod uses it by now.
 async fn try_unstage<M: Mounter>(
     csi: &Csi,
     mounter: M,
@@ -293,12 +326,7 @@ async fn try_unstage<M: Mounter>(
     let Staged { stage, driver, handle } = staged;
     let _turn = csi.locks.of(stage.clone()).lock_owned().await;
 
-    let (of, again) = (stage.clone(), Arc::clone(&paths));
-    let is_used = move || look(&again).map(|found| found.used.contains(&of));
-    let is_used = blocking::spawn(is_used)
-        .await
-        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))?;
-    if is_used {
+    if read_disk(&mounter, &paths).await?.used.contains(stage) {
         return Ok(());
     }
 

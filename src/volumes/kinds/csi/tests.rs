@@ -281,6 +281,16 @@ impl World {
         self.claims.volumes.lock().insert("pv".to_owned(), volume);
     }
 
+    /// Shows these volumes in use and attached on the Node.
+    fn attach(&self, volumes: &[&str]) {
+        let attached: Vec<_> =
+            volumes.iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
+        let status = json!({"volumesInUse": volumes, "volumesAttached": attached});
+        let node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status}));
+        let node = Some(Arc::new(node.expect("a node")));
+        self.node.send_replace(NodeView { synced: true, node });
+    }
+
     fn register(&self) {
         let endpoint = self.dir.path().join("csi.sock");
         self.drivers.insert(DRIVER, Registered { endpoint, version: (1, 0, 0) });
@@ -477,13 +487,86 @@ async fn a_volume_is_in_use_from_before_its_attachment_until_it_is_unstaged() {
     within(in_use.wait_for(|in_use| *in_use == wanted)).await.expect("the task runs");
     assert_eq!(*world.driver.calls.lock(), [""; 0], "it is not attached");
 
-    let attached = json!([{"name": unique, "devicePath": ""}]);
-    let status = json!({"volumesInUse": [unique], "volumesAttached": attached});
-    let node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status}));
-    let node = Some(Arc::new(node.expect("a node")));
-    world.node.send_replace(NodeView { synced: true, node });
+    world.attach(&[unique]);
     world.until("u1", |state| *state == VolumesState::Ready).await;
     world.tear_down("u1").await;
     within(in_use.wait_for(|in_use| *in_use == Some(vec![]))).await.expect("the task runs");
     assert!(!world.stage().exists(), "it was unstaged before");
+}
+
+#[tokio::test]
+async fn a_volume_whose_pods_cannot_be_read_stays_staged() {
+    let world = world(false);
+    world.bind();
+    world.register();
+    world.set_up(claimed("u1")).await;
+    world.set_up(claimed("u2")).await;
+    // What says that u1 uses the volume cannot be read for a while.
+    let pod = world.dir.path().join("pods/u1");
+    let files = [pod.join("volume-ledger/v"), pod.join(PLACE).with_file_name("vol_data.json")];
+    for file in &files {
+        std::fs::rename(file, file.with_extension("away")).expect("moved");
+        std::fs::create_dir(file).expect("made");
+    }
+    world.tear_down("u2").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let unstaged = || world.driver.calls.lock().iter().any(|call| call == "unstage h");
+    assert!(!unstaged(), "a pod uses it");
+
+    for file in &files {
+        std::fs::remove_dir(file).expect("removed");
+        std::fs::rename(file.with_extension("away"), file).expect("moved back");
+    }
+    world.tear_down("u1").await;
+    world.until_unstaged().await;
+}
+
+#[tokio::test]
+async fn the_disk_is_read_again_after_it_could_not_be_read() {
+    let world = world(false);
+    world.bind();
+    world.register();
+    world.set_up(claimed("u1")).await;
+    let other = world.dir.path().join("pods/u9");
+    std::fs::create_dir_all(other.join("volume-ledger/v")).expect("made");
+    world.tear_down("u1").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.stage().exists(), "the other pod may use it");
+    std::fs::remove_dir_all(&other).expect("removed");
+    // Nothing else says so.
+    world.until_unstaged().await;
+}
+
+#[tokio::test]
+async fn a_stage_whose_file_is_damaged_stays_in_use_and_holds_up_no_other() {
+    let world = world(true);
+    world.bind();
+    world.register();
+    let unique = "kubernetes.io/csi/d.io^h";
+    world.attach(&[unique]);
+    world.set_up(claimed("u1")).await;
+    let file = world.stage().with_file_name("vol_data.json");
+    let text = std::fs::read(&file).expect("a file");
+    crate::linux::fs::write_atomic(&file, "", 0o644).expect("written");
+    world.tear_down("u1").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let in_use = world.in_use.borrow().clone();
+    assert_eq!(in_use, Some(vec![unique.to_owned()]), "it is still mounted");
+    crate::linux::fs::write_atomic(&file, text, 0o644).expect("written");
+    world.drivers.remove("other");
+    world.register();
+    world.until_unstaged().await;
+}
+
+#[tokio::test]
+async fn a_volume_is_not_in_use_once_the_pod_that_waited_for_it_is_gone() {
+    let world = world(true);
+    world.bind();
+    world.register();
+    world.handle.ensure(claimed("u1"));
+    let mut in_use = world.in_use.clone();
+    let wanted = Some(vec!["kubernetes.io/csi/d.io^h".to_owned()]);
+    within(in_use.wait_for(|in_use| *in_use == wanted)).await.expect("the task runs");
+    world.tear_down("u1").await;
+    within(in_use.wait_for(|in_use| *in_use == Some(vec![]))).await.expect("the task runs");
 }
