@@ -63,9 +63,9 @@ def read_causes(path, only=None):
         for number, line in enumerate(file, 1):
             if not line.strip() or line.startswith("#"):
                 continue
-            found = re.fullmatch(r"(parallel|serial|slow|features): (.+) => (.+)\n?", line)
+            found = re.fullmatch(r"(parallel|serial|slow|features|eviction|statistics): (.+) => (.+)\n?", line)
             if not found:
-                sys.exit(f"{path}:{number}: want `parallel|serial|slow|features: NAME => WHY`")
+                sys.exit(f"{path}:{number}: want `parallel|serial|slow|features|eviction|statistics: NAME => WHY`")
             if only in (None, found[1]):
                 causes[found[2]] = found[3]
     return causes
