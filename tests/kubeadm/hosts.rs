@@ -1,7 +1,7 @@
 //! The two hosts, and kubeadm's commands on them.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet_bed::bed::same;

@@ -65,6 +65,7 @@ impl<M: Mounter> Core<M> {
             view: api.node.clone(),
             sources: self.node_sources(tasks, runtime, csi, (pressure, shutdown)),
             recorder: self.recorder.clone(),
+            startup: node::Startup::register(&self.metrics, self.clock),
             clock: self.clock,
         };
         let (node, task) = node::new(config, deps);

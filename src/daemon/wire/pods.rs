@@ -36,6 +36,7 @@ impl<M: Mounter> Core<M> {
         let mounter = self.machine.mounter.clone();
         let deps = volumes::Deps { sources, csi, mounter, recorder, clock: self.clock };
         let (volumes, task) = volumes::new(config, deps);
+        volumes.measure(&self.metrics);
         tasks.run("volumes", task);
 
         stuck_volumes::register(&self.metrics, volumes.swept());
