@@ -84,12 +84,12 @@ mod tests {
             .build()
             .expect("a runtime");
         let (open, gate) = mpsc::channel::<()>();
-        let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+        let gate = std::sync::Arc::new(parking_lot::Mutex::new(gate));
         runtime.block_on(async {
             let mut hanging = tokio::task::JoinSet::new();
             for _ in 0..4 {
                 let gate = std::sync::Arc::clone(&gate);
-                let hang = move || gate.lock().map(|gate| gate.recv().is_ok()).unwrap_or_default();
+                let hang = move || gate.lock().recv().is_ok();
                 hanging.spawn(super::alone("hangs", hang));
             }
             tokio::task::yield_now().await;

@@ -50,6 +50,7 @@ use crate::linux::blocking;
 use crate::linux::cgroup::CgroupError;
 use crate::model::Pod;
 use crate::pleg;
+use crate::telemetry::metrics::{Family, Histogram};
 
 /// Questions that may wait for the task.
 const QUESTIONS: usize = 64;
@@ -128,6 +129,8 @@ pub struct Deps {
     pub volumes: crate::volumes::Handle,
     /// The pods whose volumes are measured.
     pub pods: Arc<dyn Fn() -> Vec<Arc<Pod>> + Send + Sync>,
+    /// Takes how long each volume took to be measured, by the way it was.
+    pub volume_durations: Family<Histogram>,
     /// The clocks.
     pub clock: Clock,
 }

@@ -211,12 +211,18 @@ impl StatsTask {
         let due = self.walks.begin(&pods, period, now);
         if let Some(batch) = due.batch {
             let stop = self.stop.clone();
-            blocking::spawn_on(&mut self.jobs, move || Done::Walked(batch.run(clock, &stop)));
+            let took = sources.deps.volume_durations.with(&["du"]);
+            blocking::spawn_on(&mut self.jobs, move || {
+                Done::Walked(batch.run(clock, &stop, &took))
+            });
         }
         for space in due.spaces {
             let key = space.key();
+            let took = sources.deps.volume_durations.with(&["statfs"]);
             self.jobs.spawn(async move {
+                let began = clock.now().mono;
                 let usage = blocking::alone("volume space", move || space.read(clock)).await;
+                took.observe_duration(clock.now().mono.since(began));
                 Done::Space(key, usage.flatten())
             });
         }

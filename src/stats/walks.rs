@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::linux::measure::measure;
 use crate::linux::mount::fs_usage;
 use crate::model::{Mono, Pod, PodKey, PodUid, pod};
+use crate::telemetry::metrics::Histogram;
 use crate::volumes;
 
 /// How long one tree may take. One that takes longer is reported as far as it was measured.
@@ -245,11 +246,13 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Measures until all is done, the budget is spent, or `stop`. It blocks.
+    /// Measures until all is done, the budget is spent, or `stop`. `took` takes the time of each
+    /// tree. It blocks.
     pub(super) fn run(
         self,
         clock: Clock,
         stop: &CancellationToken,
+        took: &Histogram,
     ) -> Vec<(PodUid, Vec<VolumeUsage>)> {
         let end = clock.now().mono.after(BATCH);
         let mut measured = Vec::new();
@@ -257,7 +260,13 @@ impl Batch {
             if stop.is_cancelled() || clock.now().mono >= end {
                 break;
             }
-            let volumes = targets.iter().filter_map(|target| volume(target, clock, stop)).collect();
+            let measured_one = |target: &Target| {
+                let began = clock.now().mono;
+                let usage = volume(target, clock, stop);
+                took.observe_duration(clock.now().mono.since(began));
+                usage
+            };
+            let volumes = targets.iter().filter_map(measured_one).collect();
             measured.push((uid, volumes));
         }
         measured
@@ -296,6 +305,11 @@ mod tests {
     use crate::clock::Clock;
     use crate::linux::fs::write_atomic;
     use crate::model::{Mono, Pod, PodKey, PodUid, Wall};
+    use crate::telemetry::metrics::{DEFAULT_BUCKETS, Histogram, Registry};
+
+    fn durations() -> Histogram {
+        Registry::new().histogram("h", "Durations.", DEFAULT_BUCKETS)
+    }
 
     const PERIOD: Duration = Duration::from_secs(60);
 
@@ -330,7 +344,10 @@ mod tests {
         let (key, usage) = (space.key(), space.read(clock));
         assert!(usage.is_some() && others.is_empty());
         walks.answered(key, usage, at(1));
-        walks.end(due.batch.expect("trees").run(clock, &CancellationToken::new()), at(1));
+        walks.end(
+            due.batch.expect("trees").run(clock, &CancellationToken::new(), &durations()),
+            at(1),
+        );
         assert!(walks.sizes(at(1)).are_awaited, "the first answer may come yet");
         assert!(!walks.sizes(at(2)).are_awaited, "it hangs");
 
@@ -400,7 +417,7 @@ mod tests {
         let targets = vec![target("scratch", dir.path().to_owned()), gone];
         let batch = Batch { targets: vec![(PodUid::from("u"), targets)] };
         let clock = Clock::starting_at(Wall::UNIX_EPOCH);
-        let measured = batch.run(clock, &CancellationToken::new());
+        let measured = batch.run(clock, &CancellationToken::new(), &durations());
         let [(_, volumes)] = measured.as_slice() else { panic!("one pod: {measured:?}") };
         let [volume] = volumes.as_slice() else { panic!("one volume: {volumes:?}") };
         assert_eq!((volume.name.as_str(), volume.fs.inodes_used), ("scratch", Some(2)));

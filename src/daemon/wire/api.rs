@@ -33,11 +33,14 @@ pub(in crate::daemon) async fn clients(
     if settings.is_rotated {
         let (clients, task) = certs::client(settings, clock, metrics)?;
         tasks.run("client certificate", task);
+        clients.measure(metrics, clock);
         return Ok(Some(clients));
     }
 
     Box::pin(certs::load_client_cert(&settings, clock)).await?;
-    Ok(Some(Clients::new(&settings.client, clock)?))
+    let clients = Clients::new(&settings.client, clock)?;
+    clients.measure(metrics, clock);
+    Ok(Some(clients))
 }
 
 /// The handles of the subsystems that talk to the API server.

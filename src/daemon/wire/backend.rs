@@ -34,6 +34,7 @@ use crate::pods::execute::{
     self, ApiDeps, Count, ImageUsers, Metrics, NodeDeps, ResourceDeps, RuntimeDeps, Settings,
 };
 use crate::pods::hooks::HookCommands;
+use crate::pods::lives::Lives;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{self, CriBackend, SandboxPermits, request};
@@ -308,6 +309,7 @@ impl<M: Mounter> Kubelet<M> {
                 .enabled(Gate::RESOURCE_HEALTH_STATUS)
                 .then(|| parts.runtime.manager.health()),
             host_ips: parts.host_ips.clone(),
+            lives: Lives::register(&self.core.metrics, self.core.clock),
         }
     }
 

@@ -53,6 +53,7 @@ impl Core {
             view: api.node.clone(),
             sources: sources(tasks),
             recorder: self.recorder.clone(),
+            startup: node::Startup::register(&self.metrics, self.clock),
             clock: self.clock,
         };
         let (node, task) = node::new(config, deps);

@@ -81,6 +81,7 @@ impl<M: Mounter> Kubelet<M> {
         let mounter = self.machine.mounter.clone();
         let deps = volumes::Deps { sources, csi, mounter, recorder, clock: self.core.clock };
         let (volumes, task) = volumes::new(config, deps);
+        volumes.measure(&self.core.metrics);
         tasks.run("volumes", task);
 
         stuck_volumes::register(&self.core.metrics, volumes.swept());

@@ -9,7 +9,7 @@ use crate::daemon::tasks::Tasks;
 use crate::resources::cgroup_names::CgroupTree;
 use crate::stats::cadvisor::{Machine, machine};
 use crate::stats::{self, StatsHandle};
-use crate::telemetry::metrics::Kind;
+use crate::telemetry::metrics::{DEFAULT_BUCKETS, Kind};
 use crate::volumes::mounter::Mounter;
 use crate::{desired, pleg, volumes};
 
@@ -36,6 +36,12 @@ impl<M: Mounter> Kubelet<M> {
             pleg: runtime.pleg.clone(),
             volumes: volumes.clone(),
             pods: Arc::new(move || desired.pods()),
+            volume_durations: self.core.metrics.histograms(
+                "kubelet_volume_metric_collection_duration_seconds",
+                "[ALPHA] Duration in seconds to calculate volume stats",
+                &["metric_source"],
+                DEFAULT_BUCKETS,
+            ),
             clock: self.core.clock,
         };
         let (stats, task) = stats::new(config, deps);

@@ -17,6 +17,7 @@ mod images;
 mod in_place;
 mod init;
 mod lifecycle;
+mod metrics;
 mod network;
 mod node;
 mod probes;
@@ -54,6 +55,7 @@ pub(crate) fn together() -> Vec<Case> {
         probes::cases(),
         security::cases(),
         static_pods::cases(),
+        metrics::cases(),
         stats::cases(),
         streams::cases(),
         tools::cases(),
