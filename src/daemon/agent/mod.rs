@@ -8,6 +8,7 @@
 mod reporter;
 mod resolve;
 mod services;
+mod shared;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,8 +24,8 @@ use tracing::info;
 
 pub use self::reporter::{Picture, Reporter};
 pub use self::resolve::{ResolveError, Resolved};
-use self::services::Shared;
 pub use self::services::{CommandError, Commands, Services};
+use self::shared::Shared;
 use super::identity::Identity;
 use super::tasks::Tasks;
 use super::{Core, Outside, register_self, wire};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
-use super::services::Shared;
+use super::shared::Shared;
 use crate::model::{
     ContainerId, ContainerState, EventType, Lifecycle, ObservedPod, Pod, PodUid, ProbeVerdicts,
     Waiting, addresses, pod,

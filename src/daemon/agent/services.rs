@@ -1,27 +1,24 @@
 //! The services that a backend's pods need of the agent: statuses, the environment of containers,
 //! events, the node's addresses. [`Services`] is what a backend is made with.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::reporter::Reporter;
+use super::shared::Shared;
 use crate::apiserver::events::Recorder;
-use crate::apiserver::{objects, services};
 use crate::clock::Clock;
+use crate::cri::CriError;
 use crate::cri::client::ExecOutput;
-use crate::cri::{CriError, RuntimeCondition};
 use crate::dispatch::{Cause, Output};
 use crate::model::{ContainerId, Pod};
-use crate::probes::{Exec, PodProbes, ProbeDeps, ProbeObserver};
-use crate::{desired, status};
+use crate::probes::{Exec, PodProbes, ProbeDeps};
 
 /// Runs the commands of probes in containers of a backend.
 pub trait Commands: fmt::Debug + Send + Sync + 'static {
@@ -70,26 +67,6 @@ impl Exec for ProbeCommands {
             }
         })
     }
-}
-
-/// The parts that the services of all pods share.
-pub(super) struct Shared {
-    pub(super) status: status::Handle,
-    pub(super) desired: desired::Handle,
-    pub(super) objects: Option<objects::Handle>,
-    pub(super) services: services::Handle,
-    pub(super) recorder: Recorder,
-    pub(super) clock: Clock,
-    pub(super) observer: Arc<dyn ProbeObserver>,
-    /// The node's own addresses, preferred first.
-    pub(super) host_ips: watch::Receiver<Vec<IpAddr>>,
-    pub(super) allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
-    pub(super) condition: watch::Sender<RuntimeCondition>,
-    /// The scheme of container ids.
-    pub(super) runtime: String,
-    pub(super) shows_stop_signals: bool,
-    pub(super) hides_ready_to_start: bool,
-    pub(super) shutdown: CancellationToken,
 }
 
 /// The services of the agent for a backend. Cheap to clone.
