@@ -313,8 +313,8 @@ pub use crate::daemon::run;
 ///
 /// `examples/backend.rs` is a whole backend in one file.
 ///
-/// [`agent`](crate::agent) composes a whole node agent on a backend; `examples/process-backend` is
-/// one that runs pods as Linux processes. [`run`](crate::run) drives a container runtime by CRI.
+/// [`agent`] composes a whole node agent on a backend; `examples/process-backend` is
+/// one that runs pods as Linux processes. [`run`] drives a container runtime by CRI.
 pub mod backend {
     pub use crate::admission::{Features, PatternError, Rejection, SysctlAllowlist};
     pub use crate::apiserver::events::Recorder;
