@@ -1,5 +1,8 @@
 //! rkubelet: the agent of one Kubernetes node, a drop-in for upstream's kubelet.
 //!
+//! Authors of backends begin with [`agent`], a guide: how to have a node on something else than a
+//! container runtime.
+//!
 //! This page is the architecture document. It says what the parts are, how facts flow between them,
 //! and which laws hold everywhere. Start here, then open the `mod.rs` of the folder that you need.
 //!
@@ -239,9 +242,9 @@
 //!     one event, at `/debug/blocked`, in a metric.
 //! 13. **Secrets and tokens never reach** logs, events, argv or `Debug` output.
 //!
-//! The public face is [`backend`], for those who run pods in another way, and [`run`] with
-//! [`load`], which are what the binary does. Everything else is private; the binary and the tests
-//! of this repository reach it by `internals`, which promises nothing.
+//! The public face is [`agent`] and [`backend`], for those who run pods in another way, and [`run`]
+//! with [`load`], which are what the binary does. Everything else is private; the binary and the
+//! tests of this repository reach it by `internals`, which promises nothing.
 //!
 //! Deliberately absent: a global sync loop, a global lock, a relist that others wait for, a hub
 //! object, a second typed copy of a pod, feature gates read as globals.
@@ -279,6 +282,14 @@ mod tools;
 mod volumes;
 mod watch;
 
+pub mod agent {
+    #![doc = include_str!("daemon/agent/guide.md")]
+
+    pub use crate::daemon::agent::{
+        Agent, CommandError, Commands, Picture, Reporter, ResolveError, Resolved, Services,
+    };
+}
+
 pub use crate::config::{Loaded, Refused, load};
 pub use crate::daemon::run;
 
@@ -302,8 +313,8 @@ pub use crate::daemon::run;
 ///
 /// `examples/backend.rs` is a whole backend in one file.
 ///
-/// Not part of the face yet: the composition of a node agent on another backend. [`run`] drives a
-/// container runtime by CRI.
+/// [`agent`](crate::agent) composes a whole node agent on a backend; `examples/process-backend` is
+/// one that runs pods as Linux processes. [`run`](crate::run) drives a container runtime by CRI.
 pub mod backend {
     pub use crate::admission::{Features, PatternError, Rejection, SysctlAllowlist};
     pub use crate::apiserver::events::Recorder;
@@ -316,10 +327,12 @@ pub mod backend {
     };
     pub use crate::model::observed::{AppliedResources, Exit, LinuxUser, ObservedMount};
     pub use crate::model::quantity::Amount;
+    pub use crate::model::waiting::ProbeOutcome;
     pub use crate::model::{
-        Blocked, ContainerId, ContainerKind, ContainerState, EventType, Lifecycle, Mono, NodeFacts,
-        Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod, PodKey, PodUid, ResizeVerdict,
-        SandboxId, SandboxState, Stage, Terminating, TerminationCause, Wall,
+        Blocked, ContainerId, ContainerKind, ContainerState, ContainerVerdict, EventType,
+        Lifecycle, Mono, NodeFacts, Now, ObservedContainer, ObservedPod, ObservedSandbox, Pod,
+        PodKey, PodUid, ProbeVerdicts, ResizeVerdict, SandboxId, SandboxState, Stage, Terminating,
+        TerminationCause, Waiting, Wall,
     };
     pub use crate::resources::allocation::Allocation;
     pub use crate::resources::pod_states::PodStates;

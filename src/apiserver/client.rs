@@ -14,9 +14,11 @@ use super::credentials::{Credentials, CredentialsError};
 use super::kubeconfig::{self, Access, KubeconfigError};
 use super::limiter::{Limiter, Urgency};
 use super::proxy::{Connector, Proxy};
+use super::requests::RequestMetrics;
 use super::transport::{self, ANSWER_DEADLINE, Lane, LaneKind};
 use crate::clock::Clock;
 use crate::config::Proxies;
+use crate::telemetry::metrics::Registry;
 
 /// What upstream's kubelet of this release calls itself; audit policies and flow schemas match on
 /// it.
@@ -185,6 +187,14 @@ impl Clients {
             node_name: config.node_name.as_str().into(),
             lanes: lanes.into(),
         })
+    }
+
+    /// Measures the requests of all lanes from now on.
+    pub fn measure(&self, registry: &Registry, clock: Clock) {
+        let metrics = RequestMetrics::register(registry, clock);
+        for lane in self.lanes.iter() {
+            lane.measure(&metrics);
+        }
     }
 
     /// Clients that all speak to one service, for tests and other transports.

@@ -36,6 +36,7 @@ pub mod nodes;
 pub mod objects;
 pub mod proxy;
 pub mod random;
+pub mod requests;
 pub mod resource_claims;
 pub mod runtime_classes;
 pub mod services;

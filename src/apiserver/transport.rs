@@ -8,8 +8,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use super::connectivity::Connectivity;
 use super::credentials::Credentials;
 use super::limiter::{Limiter, Urgency};
 use super::proxy::ServerConnector;
+use super::requests::{self, Measured, RequestMetrics};
+use crate::telemetry::metrics::Histogram;
 
 /// Requests in flight (watches above all) on one connection before another one is opened: 80 % of
 /// the 100 streams that an API server allows. hyper hides the peer's real setting.
@@ -91,6 +93,7 @@ struct Inner {
     reach: Connectivity,
     connections: Mutex<Vec<Connection>>,
     make: RwLock<Make>,
+    metrics: OnceLock<RequestMetrics>,
 }
 
 type Make = Arc<dyn Fn() -> ServerConnector + Send + Sync>;
@@ -142,8 +145,14 @@ impl Lane {
             reach,
             connections: Mutex::new(Vec::new()),
             make: RwLock::new(make),
+            metrics: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Measures requests from now on.
+    pub fn measure(&self, metrics: &RequestMetrics) {
+        self.inner.metrics.get_or_init(|| metrics.clone());
     }
 
     /// How many connections the lane holds.
@@ -205,7 +214,13 @@ impl Lane {
 
     async fn send(self, mut request: Request<Body>) -> Result<Response<LaneBody>, BoxError> {
         let inner = &self.inner;
+        let begin = |metrics: &RequestMetrics| metrics.begin(inner.host(), request.method());
+        let mut measured = inner.metrics.get().map(begin);
         inner.limiter.wait(inner.kind.urgency).await;
+        if let Some(measured) = &mut measured {
+            let size = hyper::body::Body::size_hint(request.body());
+            measured.sent(size.exact().unwrap_or_default());
+        }
         let timing = Timing::of(request.uri(), inner.kind.deadline);
         *request.uri_mut() = absolute(&inner.base, request.uri())?;
         tokio::time::timeout(inner.kind.deadline, inner.credentials.wait_for_certificate())
@@ -220,11 +235,15 @@ impl Lane {
         headers.insert(header::USER_AGENT, HeaderValue::from_static(inner.kind.user_agent));
         headers.extend(inner.impersonation.clone());
         let (client, guard) = self.pick();
-        let answer =
-            tokio::time::timeout(inner.kind.deadline, Self::exchange(client, &guard.0, request))
-                .await
-                .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()))
-                .inspect_err(|_| inner.reach.lost())?;
+        let exchange = Self::exchange(client, &guard.0, request);
+        let answer = tokio::time::timeout(inner.kind.deadline, exchange)
+            .await
+            .unwrap_or_else(|_| Err(TransportError::Deadline(inner.kind.deadline).into()));
+        if let Some(measured) = &measured {
+            let status = answer.as_ref().ok().map(Response::status);
+            measured.answered(status, timing.is_watch);
+        }
+        let answer = answer.inspect_err(|_| inner.reach.lost())?;
         inner.reach.answered(answer.status());
         if answer.status() == http::StatusCode::UNAUTHORIZED {
             inner.credentials.refused(bearer.as_ref()).await;
@@ -233,8 +252,10 @@ impl Lane {
                 inner.reach.lost();
             }
         }
+        let sizes = measured.filter(|_| !timing.is_watch);
         Ok(answer.map(|body| LaneBody {
             incoming: body,
+            size: sizes.as_ref().map(Measured::sizes),
             read: 0,
             deadline: timing.whole,
             timer: timing.whole.map(|whole| Box::pin(tokio::time::sleep(whole))),
@@ -244,6 +265,11 @@ impl Lane {
 }
 
 impl Inner {
+    /// The server's host and port, as metrics show it.
+    fn host(&self) -> &str {
+        self.base.authority().map_or("", http::uri::Authority::as_str)
+    }
+
     fn connect(&self) -> Connections {
         let connector = (self.make.read())();
         Client::builder(TokioExecutor::new())
@@ -284,6 +310,8 @@ impl tower::Service<Request<Body>> for Lane {
 
 /// How long a request may take.
 struct Timing {
+    /// The answer is a stream of changes.
+    is_watch: bool,
     /// The whole answer; `None`: as long as it likes.
     whole: Option<Duration>,
 }
@@ -296,10 +324,14 @@ impl Timing {
         };
         let watch = value("watch").is_some_and(|(_, value)| matches!(value, "true" | "1"));
         if !watch {
-            return Self { whole: Some(if head < ANSWER_DEADLINE { head } else { BODY_DEADLINE }) };
+            let whole = if head < ANSWER_DEADLINE { head } else { BODY_DEADLINE };
+            return Self { is_watch: false, whole: Some(whole) };
         }
         let seconds = value("timeoutSeconds").and_then(|(_, seconds)| seconds.parse().ok());
-        Self { whole: seconds.map(|seconds| Duration::from_secs(seconds) + WATCH_GRACE) }
+        Self {
+            is_watch: true,
+            whole: seconds.map(|seconds| Duration::from_secs(seconds) + WATCH_GRACE),
+        }
     }
 }
 
@@ -329,6 +361,8 @@ impl Drop for StreamGuard {
 /// The body of an answer: bounded in time and, unless it is a watch, in size.
 pub struct LaneBody {
     incoming: Incoming,
+    /// Takes the size at the end.
+    size: Option<Histogram>,
     read: u64,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -377,7 +411,12 @@ impl hyper::body::Body for LaneBody {
                 self.stream.0.proven.store(false, Ordering::Release);
                 Poll::Ready(Some(Err(error.into())))
             }
-            None => Poll::Ready(None),
+            None => {
+                if let Some(size) = self.size.take() {
+                    size.observe(requests::float(self.read));
+                }
+                Poll::Ready(None)
+            }
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::client::Observer;
 use crate::telemetry::metrics::Registry;
 
-/// Upstream's buckets of runtime operations, in seconds.
+/// Upstream's buckets of runtime operations, in seconds, to the last digit: a query that adds up
+/// the buckets of several nodes matches them by text.
 const OPERATION_BUCKETS: &[f64] = &[
     0.005,
     0.0125,
@@ -14,13 +15,13 @@ const OPERATION_BUCKETS: &[f64] = &[
     0.195_312_5,
     0.488_281_25,
     1.220_703_125,
-    3.051_757_8,
-    7.629_394_5,
-    19.073_486,
-    47.683_716,
-    119.209_29,
-    298.023_2,
-    745.058,
+    3.051_757_812_5,
+    7.629_394_531_25,
+    19.073_486_328_125,
+    47.683_715_820_312_5,
+    119.209_289_550_781_25,
+    298.023_223_876_953_1,
+    745.058_059_692_382_8,
 ];
 
 /// Registers the metrics and returns the observer that feeds them.

@@ -2,9 +2,13 @@
 //! their tasks, drains.
 //!
 //! Fed by the configuration; nothing imports it but `main`. It has no policy of its own. [`run`]
-//! makes what the process needs from the machine; [`Core::start`] is the list of everything else,
-//! in order, with one function for each group in `wire`.
+//! makes what the process needs from the machine; [`Kubelet::start`] is the list of everything
+//! else, in order, with one function for each group in `wire`.
+//!
+//! The list has two parts. [`Core`] is the agent of a node, whatever runs the pods: [`agent`]
+//! composes it for another backend. [`Kubelet`] is that and the parts around a container runtime.
 
+pub mod agent;
 mod identity;
 mod kernel;
 mod lock_file;
@@ -101,13 +105,12 @@ pub async fn run(loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<
         container_logs_dir: "/var/log/containers".into(),
         // Where plugins look for it, wherever the kubelet's own directory is; as upstream.
         device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
-        describes_node: true,
-        host_ips: watch::channel(Vec::new()).1,
     };
-    let outside = Outside { clock, machine, runtime, clients, metrics };
+    let host_ips = watch::channel(Vec::new()).1;
+    let outside = Outside { clock, clients, metrics, describes_node: true, host_ips };
     let core = Core::new(loaded, identity, outside, health, &mut tasks, shutdown);
     core.report_warnings();
-    let ended = Box::pin(core.start(tasks)).await;
+    let ended = Box::pin(Kubelet { core, machine, runtime }.start(tasks)).await;
     drop(lock);
     ended
 }
@@ -127,7 +130,7 @@ fn register_self(metrics: &Registry, loaded: &Loaded) {
     register_features(metrics, loaded.gates.all());
 }
 
-/// The parts of the machine that subsystems use. A simulation has stand-ins for them.
+/// The parts of the machine that the CRI backend uses. A simulation has stand-ins for them.
 struct Machine<M> {
     /// The number of processors.
     cores: usize,
@@ -136,24 +139,21 @@ struct Machine<M> {
     container_logs_dir: PathBuf,
     /// The folder of the registration socket of device plugins.
     device_plugins_dir: PathBuf,
+}
+
+/// The world outside the process, and the registry that its clients count in.
+struct Outside {
+    clock: Clock,
+    clients: Option<Clients>,
+    metrics: Registry,
     /// True if the Node object is kept. If not, `host_ips` are the node's addresses.
     describes_node: bool,
     host_ips: watch::Receiver<Vec<IpAddr>>,
 }
 
-/// The world outside the process, and the registry that its clients count in.
-struct Outside<M> {
+/// The base of a node's agent, whatever runs the pods.
+struct Core {
     clock: Clock,
-    machine: Machine<M>,
-    runtime: Runtime,
-    clients: Option<Clients>,
-    metrics: Registry,
-}
-
-/// The base that every subsystem is made from.
-struct Core<M> {
-    clock: Clock,
-    machine: Machine<M>,
     identity: Identity,
     loaded: Loaded,
     /// The registry of `/metrics`.
@@ -163,25 +163,34 @@ struct Core<M> {
     recorder: Recorder,
     /// Counts the pods that wait for their start.
     backlog: StartBacklog,
-    runtime: Runtime,
     clients: Option<Clients>,
     rest: trim_memory::MemoryTrimmer,
     /// The problem behind `/healthz/syncloop`; `None` while the kubelet is healthy.
     health: watch::Sender<Option<String>>,
+    /// True if the Node object is kept. If not, `host_ips` are the node's addresses.
+    describes_node: bool,
+    host_ips: watch::Receiver<Vec<IpAddr>>,
     shutdown: CancellationToken,
 }
 
-impl<M: Mounter> Core<M> {
+/// The base of the kubelet: the agent, and a container runtime on this machine.
+struct Kubelet<M> {
+    core: Core,
+    machine: Machine<M>,
+    runtime: Runtime,
+}
+
+impl Core {
     /// Makes the base, and starts what every subsystem uses: events, and the return of memory.
     fn new(
         loaded: Loaded,
         identity: Identity,
-        outside: Outside<M>,
+        outside: Outside,
         health: watch::Sender<Option<String>>,
         tasks: &mut Tasks,
         shutdown: CancellationToken,
     ) -> Self {
-        let Outside { clock, machine, runtime, clients, metrics } = outside;
+        let Outside { clock, clients, metrics, describes_node, host_ips } = outside;
         let probe_metrics = Registry::new();
         register_start_time(&probe_metrics);
         let backlog = StartBacklog::default();
@@ -198,17 +207,17 @@ impl<M: Mounter> Core<M> {
 
         Self {
             clock,
-            machine,
             identity,
             loaded,
             metrics,
             probe_metrics,
             recorder,
             backlog,
-            runtime,
             clients,
             rest,
             health,
+            describes_node,
+            host_ips,
             shutdown,
         }
     }
@@ -232,27 +241,30 @@ impl<M: Mounter> Core<M> {
             );
         }
     }
+}
 
+impl<M: Mounter> Kubelet<M> {
     /// Starts everything, then runs until the stop.
     async fn start(self, mut tasks: Tasks) -> anyhow::Result<()> {
         // The runtime may take the whole of a deadline for any of its answers; a stop does not wait
         // for that.
-        let stop = &self.shutdown;
+        let core = &self.core;
+        let stop = &core.shutdown;
         let answered = stop.run_until_cancelled(self.start_runtime(&mut tasks)).await;
         let Some(runtime) = answered.transpose()?.flatten() else {
             info!("stopped before the container runtime answered");
             return Ok(());
         };
-        let api = self.start_api(&mut tasks);
+        let api = core.start_api(&mut tasks);
         let csi = self.start_csi(&mut tasks, &runtime, &api);
         let (short, pressure) = watch::channel(Pressure::default());
         let (announced, shutdown) = watch::channel(None);
-        let node = self
-            .start_node(&mut tasks, &runtime, &api, (&csi, pressure.clone(), shutdown.clone()))
-            .await;
-        let status = self.start_status(&mut tasks);
+        let changing = (pressure.clone(), shutdown.clone());
+        let (node, network_not_ready) =
+            self.start_node(&mut tasks, &runtime, &api, (&csi, changing)).await;
+        let status = core.start_status(&mut tasks);
         let volumes = self.start_volumes(&mut tasks, &api, csi.csi);
-        let (desired, changes) = self.start_sources(&mut tasks, &api)?;
+        let (desired, changes) = core.start_sources(&mut tasks, &api)?;
         let usage = self.start_stats(&mut tasks, &runtime, &volumes, &desired);
         // A directory service may be asked, which may take its time.
         let ids = stop.run_until_cancelled(self.user_namespaces()).await;
@@ -263,7 +275,7 @@ impl<M: Mounter> Core<M> {
         let housekeeping = runtime.images.clone();
         let cgroups = runtime.cgroups.clone();
         let condition = runtime.condition.clone();
-        let requested = self.start_serving_certificate(&mut tasks, &node)?;
+        let requested = core.start_serving_certificate(&mut tasks, &node)?;
         let parts = wire::Parts {
             user_namespaces,
             runtime,
@@ -276,7 +288,7 @@ impl<M: Mounter> Core<M> {
             pressure,
             shutdown,
             host_ips: node.host_ips,
-            network_not_ready: node.network_not_ready,
+            network_not_ready,
         };
         let pods = self.start_pods(&mut tasks, parts)?;
         let images = self.start_housekeeping(&mut tasks, housekeeping, &pods);
@@ -288,20 +300,25 @@ impl<M: Mounter> Core<M> {
             condition,
         };
         self.start_eviction(&mut tasks, eviction, &pods)?;
-        self.start_graceful_shutdown(&mut tasks, announced, &pods);
-        dispatch::metrics::register(&self.metrics, pods.clone(), desired.clone());
+        core.start_graceful_shutdown(&mut tasks, announced, &pods);
+        dispatch::metrics::register(&core.metrics, pods.clone(), desired.clone());
 
-        // Without an address in time the certificate goes without.
-        let found = host_ips.wait_for(|found| !found.is_empty());
-        tokio::time::timeout(ADDRESSES, found).await.ok();
-        let addresses = host_ips.borrow().clone();
-        let certificate = wire::CertificateParts { requested, host_ips: addresses };
-        self.start_server(&mut tasks, (pods, desired, usage), driver, certificate).await?;
+        let host_ips = addresses(&mut host_ips).await;
+        let certificate = wire::CertificateParts { requested, host_ips };
+        core.start_server(&mut tasks, (pods, desired, usage), driver, certificate).await?;
 
-        info!(node = self.identity.name, "kubelet started");
+        info!(node = core.identity.name, "kubelet started");
         notify_ready();
         tasks.supervise().await
     }
+}
+
+/// Waits for the node's addresses, which the HTTPS server's own certificate names. Without an
+/// address in time the certificate goes without.
+async fn addresses(host_ips: &mut watch::Receiver<Vec<IpAddr>>) -> Vec<IpAddr> {
+    let found = host_ips.wait_for(|found| !found.is_empty());
+    tokio::time::timeout(ADDRESSES, found).await.ok();
+    host_ips.borrow().clone()
 }
 
 /// Tells systemd that the kubelet is up. Without systemd this does nothing.

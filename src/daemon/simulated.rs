@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
 use super::tasks::Tasks;
-use super::{Core, Machine, Outside};
+use super::{Core, Kubelet, Machine, Outside};
 use crate::apiserver::Clients;
 use crate::clock::Clock;
 use crate::config::Loaded;
@@ -53,19 +53,18 @@ pub async fn run(loaded: Loaded, parts: Parts, shutdown: CancellationToken) -> a
         mounter: parts.mounter,
         container_logs_dir: parts.container_logs_dir,
         device_plugins_dir: parts.device_plugins_dir,
+    };
+    let runtime = parts.runtime.client_with(cri::metrics::observer(&metrics));
+    let outside = Outside {
+        clock: parts.clock,
+        clients: Some(parts.clients),
+        metrics,
         describes_node: false,
         host_ips: parts.host_ips,
     };
-    let outside = Outside {
-        clock: parts.clock,
-        machine,
-        runtime: parts.runtime.client_with(cri::metrics::observer(&metrics)),
-        clients: Some(parts.clients),
-        metrics,
-    };
     let health = watch::Sender::new(None);
     let core = Core::new(loaded, identity, outside, health, &mut tasks, shutdown);
-    Box::pin(core.start(tasks)).await
+    Box::pin(Kubelet { core, machine, runtime }.start(tasks)).await
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -38,6 +39,7 @@ pub(super) struct Table {
     active: watch::Sender<Vec<Arc<Pod>>>,
     known: watch::Sender<Option<Arc<BTreeSet<PodUid>>>>,
     counts: Arc<RwLock<Counts>>,
+    returns: Arc<Returns>,
 }
 
 /// What dispatch has decided so far, by the labels of upstream's metrics.
@@ -57,6 +59,15 @@ pub(super) struct Counts {
 /// Counts one more.
 pub(super) fn count<L: Ord>(counts: &mut BTreeMap<L, u64>, label: L) {
     *counts.entry(label).or_default() += 1;
+}
+
+/// How often pods came in an unusual way.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Pods that the runtime had and no source.
+    pub(super) orphans: AtomicU64,
+    /// Static pods that were back before they had stopped.
+    pub(super) restarted: AtomicU64,
 }
 
 impl Table {
@@ -90,6 +101,11 @@ impl Table {
     /// Counts what was decided.
     pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
         count(&mut self.counts.write());
+    }
+
+    /// The counts of pods that came in an unusual way.
+    pub(super) fn returns(&self) -> &Returns {
+        &self.returns
     }
 
     /// Publishes the pods that are known.
@@ -159,6 +175,11 @@ impl PodsHandle {
     /// What dispatch has decided so far.
     pub(super) fn counts(&self) -> Counts {
         self.table.counts.read().clone()
+    }
+
+    /// How often pods came in an unusual way.
+    pub(super) fn returns(&self) -> &Returns {
+        self.table.returns()
     }
 
     /// Waits until every source has said which pods it has: the UIDs of those, and of the pods that

@@ -2,16 +2,14 @@
 //! does nothing. The names are upstream's, but for `rkubelet_pod_blocked`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::handle::Counts;
+use super::handle::{Counts, Returns};
 use super::{PodView, PodsHandle, ViewState};
 use crate::desired;
 use crate::model::{ContainerState, SandboxState, pod};
-use crate::resources::allocation::RESIZE_PENDING;
+use crate::resources::allocation::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use crate::telemetry::metrics::{Collected, Kind, Registry};
-
-/// The condition of a pod whose resize is being carried out.
-const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The states of a container, as upstream names them.
 const STATES: [&str; 4] = ["created", "running", "exited", "unknown"];
@@ -54,6 +52,7 @@ pub fn register(registry: &Registry, pods: PodsHandle, desired: desired::Handle)
         blocked(out, &views);
         decided(out, &pods.counts());
         resizes(out, &views);
+        returned(out, pods.returns());
     });
 }
 
@@ -159,6 +158,19 @@ fn resizes(out: &mut Collected, views: &[PodView]) {
     let count = number(conditions(RESIZE_IN_PROGRESS).count());
     let name = "kubelet_pod_in_progress_resizes";
     out.family(name, help, Kind::Gauge, &[], &[(&[], count)]);
+}
+
+fn returned(out: &mut Collected, returns: &Returns) {
+    #[expect(clippy::cast_precision_loss, reason = "the format has floating-point numbers only")]
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+    let help = "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.";
+    let name = "kubelet_orphaned_runtime_pods_total";
+    out.family(name, help, Kind::Counter, &[], &[(&[], count(&returns.orphans))]);
+    let help = "[ALPHA] Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)";
+    let name = "kubelet_restarted_pods_total";
+    // A pod of the API server never comes back: its UID is new.
+    let samples: [(&[&str], f64); 2] = [(&[""], 0.0), (&["true"], count(&returns.restarted))];
+    out.family(name, help, Kind::Counter, &["static"], &samples);
 }
 
 fn running(out: &mut Collected, views: &[PodView]) {

@@ -30,6 +30,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -267,6 +268,7 @@ impl<B: Backend> Dispatch<B> {
                 // The same file again, while the pod already stops, for itself or as an orphan:
                 // stopping is never taken back, so it starts anew.
                 debug!(pod = %key, "static pod is back; it is started again when it has stopped");
+                self.table.returns().restarted.fetch_add(1, Ordering::Relaxed);
                 self.queued.insert(key, pod);
                 return;
             }
@@ -556,6 +558,7 @@ impl<B: Backend> Dispatch<B> {
 
     /// Starts a task that only stops what was found of a pod.
     fn stop_orphan(&mut self, uid: &PodUid, found: &FoundPod) {
+        self.table.returns().orphans.fetch_add(1, Ordering::Relaxed);
         let directive = Directive {
             pod: orphan::pod(uid, found),
             gone: true,

@@ -107,9 +107,15 @@ impl<B: Backend> Dispatch<B> {
     /// Counts what a newer object of a pod asks for.
     pub(super) fn count_requested(&self, uid: &PodUid, newer: &Pod) {
         let Some(entry) = self.entries.get(uid).filter(|entry| !entry.is_static) else { return };
-        let operations = match &entry.wish {
-            Some(wish) => requested::operations(&wish.pod, newer),
-            None => requested::operations(&entry.directive.borrow().pod, newer),
+        let operations = {
+            let before = entry.directive.borrow();
+            // One that is infeasible is no wish any more, but it was asked for and counted.
+            let older = match (&entry.wish, &before.resize.pending) {
+                (Some(wish), _) => &wish.pod,
+                (None, Some(pending)) => &pending.wanted,
+                (None, None) => &before.pod,
+            };
+            requested::operations(older, newer)
         };
         if operations.is_empty() {
             return;

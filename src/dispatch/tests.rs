@@ -543,6 +543,15 @@ async fn resizes_that_are_not_carried_out_are_infeasible() {
     assert_eq!(verdict("b"), infeasible(message));
     let counted = bench.handle.counts().infeasible;
     assert_eq!(counted, [("plr_feature_gate_off", 1), ("swap_limitation", 1)].into());
+
+    // Each change is counted once, and so is the way back.
+    let requested = |operation| {
+        let counts = bench.handle.counts().requested;
+        counts.get(&["memory", "requests", operation]).copied().unwrap_or_default()
+    };
+    assert_eq!(requested("decrease"), 1);
+    bench.upsert(&swaps("64Mi", 4)).await;
+    assert_eq!(requested("increase"), 1);
 }
 
 #[tokio::test(start_paused = true)]

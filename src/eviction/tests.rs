@@ -184,6 +184,9 @@ fn the_layout_is_that_of_devices() {
     assert_eq!(layout(1, 1, 1), Layout::Shared);
     assert_eq!(layout(1, 2, 2), Layout::ImageFs);
     assert_eq!(layout(1, 2, 1), Layout::SplitImageFs);
+    // As upstream's HasDedicatedImageFs: one of the two apart from the root is enough.
+    assert_eq!(layout(1, 1, 2), Layout::SplitImageFs);
+    assert_eq!(layout(1, 2, 3), Layout::SplitImageFs);
 }
 
 /// The table of upstream's `TestRankMemoryPressure`-like cases: each pod with priority, request and

@@ -159,7 +159,7 @@ pub enum Layout {
     Shared,
     /// Images and writable layers together on a file system of their own.
     ImageFs,
-    /// Images on a file system of their own, writable layers with the kubelet's directory.
+    /// Images and writable layers on two file systems, of which either may be the kubelet's.
     SplitImageFs,
 }
 
@@ -168,9 +168,9 @@ impl Layout {
     /// layers lie on. Two mount points may be of one device.
     pub fn of_devices(root: u64, images: u64, layers: u64) -> Self {
         match (root != images, layers != images) {
-            (false, _) => Self::Shared,
+            (false, false) => Self::Shared,
             (true, false) => Self::ImageFs,
-            (true, true) => Self::SplitImageFs,
+            (_, true) => Self::SplitImageFs,
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream};
 
-use super::blocking;
+use super::{blocking, systemd};
 
 /// The socket of the system bus.
 const BUS: &str = "/run/dbus/system_bus_socket";
@@ -80,16 +80,6 @@ trait Manager {
     ) -> zbus::Result<zbus::zvariant::OwnedFd>;
 }
 
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1",
-    gen_blocking = false
-)]
-trait Units {
-    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
-}
-
 /// systemd-logind of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Logind {
@@ -115,7 +105,9 @@ impl Logind {
     /// Opens a connection to the bus.
     pub async fn connect(&self) -> Result<Session, LogindError> {
         let absent = |source| LogindError::Absent { socket: self.bus.clone(), source };
-        let stream = UnixStream::connect(&self.bus).await.map_err(absent)?;
+        let connecting = tokio::time::timeout(DEADLINE, UnixStream::connect(&self.bus)).await;
+        let late = |_| LogindError::Deadline("the system bus");
+        let stream = connecting.map_err(late)?.map_err(absent)?;
         let builder = zbus::connection::Builder::unix_stream(stream);
         #[cfg(test)]
         let builder = if self.peer { builder.p2p() } else { builder };
@@ -161,7 +153,10 @@ impl Session {
             return Err(LogindError::Override { path: self.overrides.join(OVERRIDE), source });
         }
 
-        let units = call("the system bus", UnitsProxy::new(&self.bus)).await?;
+        // Nothing of systemd is read, so that nothing is to be kept.
+        let units = systemd::ManagerProxy::builder(&self.bus);
+        let units = units.cache_properties(CacheProperties::No).build();
+        let units = call("the system bus", units).await?;
         let reload = units.kill_unit("systemd-logind.service", "all", SIGHUP);
         call("reloading the configuration of logind", reload).await
     }

@@ -6,7 +6,8 @@
 //!   not followed, mounts are not entered.
 //! - A directory that is moved or removed while it is read costs that directory at most. What lies
 //!   above it has a descriptor of its own.
-//! - Memory and descriptors have a bound, whatever the tree holds: [`OPEN`], [`NAMES`], [`SEEN`].
+//! - Memory and descriptors have a bound, whatever the tree holds: [`OPEN`], [`NAMES`],
+//!   [`LEVELS`], [`SEEN`].
 //!
 //! Called on blocking threads by `stats`.
 
@@ -26,13 +27,15 @@ use super::beneath::{is_dir, lstat, open_within};
 
 /// The bytes of one block of `st_blocks`, whatever the file system's own blocks are.
 const BLOCK: u64 = 512;
-/// Entries between two looks at whether the measurement is still wanted.
+/// Steps between two looks at whether the measurement is still wanted.
 const LOOK_EVERY: u64 = 256;
 /// Directories that are open at a time, each with a descriptor and a buffer. What lies deeper is
 /// read by names, with two descriptors.
 const OPEN: usize = 64;
-/// Names of directories deeper than [`OPEN`] that are remembered at a time.
-const NAMES: usize = 1 << 20;
+/// Bytes of the names of directories deeper than [`OPEN`] that are remembered at a time.
+const NAMES: usize = 16 << 20;
+/// Levels below [`OPEN`] that are read; each costs some memory until its way back.
+const LEVELS: usize = 1 << 16;
 /// Inodes that are remembered, so that each counts once.
 const SEEN: usize = 1 << 20;
 
@@ -58,7 +61,7 @@ pub fn measure(path: &Path, is_cancelled: &dyn Fn() -> bool) -> io::Result<Measu
         measured: Measured::default(),
         device: top.st_dev,
         seen: HashSet::new(),
-        entries: 0,
+        steps: 0,
         names: 0,
         is_over: false,
         is_cancelled,
@@ -86,9 +89,9 @@ struct Tally<'a> {
     /// Inodes that have been counted and may be met again: directories, because they can be moved,
     /// and files with several names.
     seen: HashSet<u64>,
-    /// Entries that were met.
-    entries: u64,
-    /// Names that are remembered.
+    /// Entries that were met, and levels that were climbed back.
+    steps: u64,
+    /// Bytes of the names that are remembered.
     names: usize,
     /// True once the measurement is not wanted any more.
     is_over: bool,
@@ -142,7 +145,11 @@ impl Tally<'_> {
         let mut above: Vec<Level> = Vec::new();
         while !self.is_over {
             if let Some(name) = level.directories.pop() {
-                self.names -= 1;
+                self.names -= name.count_bytes();
+                if above.len() >= LEVELS {
+                    self.measured.partial = true;
+                    continue;
+                }
                 if let Some(child) = self.enter(&here, &name)
                     && let Some(inner) = self.level(&child)
                 {
@@ -154,13 +161,14 @@ impl Tally<'_> {
 
             let Some(outer) = above.pop() else { return };
             let Some(parent) = parent(&here, outer.id) else {
-                let lost: usize = above.iter().map(|level| level.directories.len()).sum();
-                self.names -= lost + outer.directories.len();
+                let lost = above.iter().chain([&outer]).flat_map(|level| &level.directories);
+                self.names -= lost.map(|name| name.count_bytes()).sum::<usize>();
                 self.measured.partial = true;
                 return;
             };
             here = parent;
             level = outer;
+            self.step();
         }
     }
 
@@ -187,7 +195,7 @@ impl Tally<'_> {
                 self.measured.partial = true;
                 continue;
             }
-            self.names += 1;
+            self.names += entry.file_name().count_bytes();
             level.directories.push(entry.file_name().to_owned());
         }
         Some(level)
@@ -198,12 +206,10 @@ impl Tally<'_> {
         if matches!(name.to_bytes(), b"." | b"..") {
             return false;
         }
-        if self.entries.is_multiple_of(LOOK_EVERY) && (self.is_cancelled)() {
-            self.is_over = true;
-            self.measured.partial = true;
+        self.step();
+        if self.is_over {
             return false;
         }
-        self.entries += 1;
 
         match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             // Something is mounted there: it is not of this tree.
@@ -215,6 +221,15 @@ impl Tally<'_> {
                 false
             }
         }
+    }
+
+    /// Counts a step, and looks now and then at whether the measurement is still wanted.
+    fn step(&mut self) {
+        if self.steps.is_multiple_of(LOOK_EVERY) && (self.is_cancelled)() {
+            self.is_over = true;
+            self.measured.partial = true;
+        }
+        self.steps += 1;
     }
 
     /// Counts an inode. Returns false if it was counted before.

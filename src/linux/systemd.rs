@@ -71,7 +71,7 @@ pub enum SystemdError {
     default_path = "/org/freedesktop/systemd1",
     gen_blocking = false
 )]
-trait Manager {
+pub(super) trait Manager {
     fn start_transient_unit(
         &self,
         name: &str,
@@ -86,6 +86,8 @@ trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
 
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 
     fn set_unit_properties(
         &self,

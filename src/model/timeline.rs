@@ -18,7 +18,7 @@ pub const MOST: usize = 48;
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelineStep {
-    /// The kind of step, e.g. `pull image`.
+    /// The kind of step, e.g. `create sandbox`.
     pub what: &'static str,
     /// The container that the step is about; empty for the pod.
     pub container: Box<str>,

@@ -22,6 +22,7 @@ pub mod register;
 pub mod resources;
 mod sources;
 pub mod standalone;
+mod startup;
 pub mod status;
 mod status_input;
 mod task;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 
 pub use self::config::{Names, NodeConfig};
 pub use self::sources::{Facts, Shutdown, Sources};
+pub use self::startup::Startup;
 use crate::apiserver::Clients;
 use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
@@ -50,6 +52,8 @@ pub struct Deps {
     pub sources: Sources,
     /// Records events about the node.
     pub recorder: Recorder,
+    /// Measures the start of the node.
+    pub startup: Startup,
     /// The time.
     pub clock: Clock,
 }
@@ -121,7 +125,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::status::tests::{config, ready_runtime};
-    use super::{Deps, Handle, NodeConfig, Sources, new};
+    use super::{Deps, Handle, NodeConfig, Sources, Startup, new};
     use crate::apiserver::connectivity::Connectivity;
     use crate::apiserver::events::{Event, Recorder};
     use crate::apiserver::fake::FakeApi;
@@ -131,6 +135,7 @@ mod tests {
     use crate::cri::fake::FakeRuntime;
     use crate::model::Mono;
     use crate::pleg;
+    use crate::telemetry::metrics::Registry;
 
     struct World {
         fake: FakeApi,
@@ -161,7 +166,7 @@ mod tests {
         tasks.spawn(reader);
         let sources = Sources {
             runtime: condition,
-            pleg,
+            pleg: Some(pleg),
             images: watch::channel(std::sync::Arc::default()).1,
             devices: watch::channel([].into()).1,
             pressure: watch::channel(crate::model::Pressure::default()).1,
@@ -170,7 +175,8 @@ mod tests {
             volumes_in_use: watch::channel(None).1,
         };
         let reach = clients.reach.clone();
-        let (node, task) = new(config, Deps { clients, view, sources, recorder, clock });
+        let startup = Startup::register(&Registry::new(), clock);
+        let (node, task) = new(config, Deps { clients, view, sources, recorder, startup, clock });
         tasks.spawn(task);
         World { fake, runtime, events, node, reach, clock, _tasks: tasks }
     }

@@ -27,8 +27,8 @@ pub struct Shutdown {
 pub struct Sources {
     /// The runtime and its network.
     pub runtime: watch::Receiver<RuntimeCondition>,
-    /// The observations of PLEG, and whether they can be trusted.
-    pub pleg: pleg::Handle,
+    /// The observations of PLEG, and whether they can be trusted; `None`: a backend without it.
+    pub pleg: Option<pleg::Handle>,
     /// The images on the node.
     pub images: watch::Receiver<Arc<Vec<NodeImage>>>,
     /// Extended resources of device plugins.
@@ -69,7 +69,7 @@ impl Sources {
     pub fn read(&mut self, now: Mono) -> Facts {
         Facts {
             runtime: self.runtime.borrow_and_update().clone(),
-            pleg: self.pleg.healthy(now),
+            pleg: self.pleg.as_ref().map_or(Ok(()), |pleg| pleg.healthy(now)),
             images: self.images.borrow_and_update().clone(),
             devices: self.devices.borrow_and_update().clone(),
             pressure: *self.pressure.borrow_and_update(),
@@ -85,14 +85,15 @@ impl Sources {
         let now = clock.now().mono;
         // The time of the runtime's last answer moves on without a notification.
         let silent = self.runtime.borrow().silent_at().filter(|moment| *moment > now);
-        let pleg = &self.pleg;
-        let stale = pleg.unhealthy_at().filter(|moment| *moment > now);
+        let stale = self.pleg.as_ref().and_then(pleg::Handle::unhealthy_at);
+        let stale = stale.filter(|moment| *moment > now);
         let silence = clock.sleep_until_some(Mono::earliest(silent, stale));
-        let last_relist = pleg.last_relist();
+        let waits_for = self.pleg.as_ref().filter(|_| stale.is_none());
+        let waits_for = waits_for.map(|pleg| (pleg, pleg.last_relist()));
         let relisted = async {
-            match stale {
-                Some(_) => std::future::pending().await,
-                None => pleg.relisted_since(last_relist).await,
+            match waits_for {
+                None => std::future::pending().await,
+                Some((pleg, last)) => pleg.relisted_since(last).await,
             }
         };
 

@@ -251,6 +251,7 @@ impl Task {
 
     /// Registers the node; tries again until the API server accepts it.
     async fn register(&mut self) {
+        self.deps.startup.attempted();
         let mut wait = FIRST_WAIT;
         loop {
             match self.try_register().await {
@@ -282,6 +283,7 @@ impl Task {
 
         match self.api.create(&PostParams::default(), &node).await {
             Ok(created) => {
+                self.deps.startup.registered();
                 self.emit(&events);
                 return Ok(created);
             }
@@ -342,6 +344,9 @@ impl Task {
             Ok(node) => {
                 self.failures = 0;
                 self.said.clear();
+                if is_ready(&node) {
+                    self.deps.startup.ready();
+                }
                 self.answered = Some(Arc::new(node));
                 self.emit(&events);
 

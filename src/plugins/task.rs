@@ -21,7 +21,7 @@ use super::scan::scan;
 use super::{Handlers, Plugin};
 use crate::clock::Clock;
 use crate::linux::blocking;
-use crate::linux::fs::ensure_dir;
+use crate::linux::fs::ensure_root_dir;
 use crate::model::Mono;
 
 /// The pause before the folder is read again where it cannot be watched.
@@ -116,7 +116,7 @@ impl Task {
         for _ in 0..2 {
             let folder = self.folder.clone();
             let read = blocking::spawn(move || {
-                ensure_dir(&folder, 0o755)?;
+                ensure_root_dir(&folder, 0o755)?;
                 scan(&folder)
             })
             .await;

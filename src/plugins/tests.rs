@@ -188,3 +188,13 @@ async fn a_folder_that_is_made_anew_is_watched_again() {
     let (_second, mut told) = serve(&world.socket("second.sock"), CSI_PLUGIN, "second");
     assert!(next(&mut told).await.plugin_registered);
 }
+
+#[tokio::test]
+async fn the_folder_may_be_a_link_of_the_administrators() {
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let world = world(|folder| {
+        std::os::unix::fs::symlink(elsewhere.path(), folder).expect("a link");
+    });
+    let (_first, mut told) = serve(&world.socket("first.sock"), CSI_PLUGIN, "first");
+    assert!(next(&mut told).await.plugin_registered);
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::execute::Count;
 use crate::model::ContainerKind;
-use crate::telemetry::metrics::{Counter, Registry};
+use crate::telemetry::metrics::{Counter, DEFAULT_BUCKETS, Registry};
 
 /// The bounds of the durations of resizes in milliseconds; upstream's.
 const RESIZE_BUCKETS: &[f64] = &[
@@ -29,6 +29,17 @@ pub fn observer(registry: &Registry) -> Observer {
         "[ALPHA] Cumulative number of errors when starting containers",
         &["container_type", "code"],
     );
+    let sandboxes = registry.histograms(
+        "kubelet_run_podsandbox_duration_seconds",
+        "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.",
+        &["runtime_handler"],
+        DEFAULT_BUCKETS,
+    );
+    let sandbox_errors = registry.counters(
+        "kubelet_run_podsandbox_errors_total",
+        "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
+        &["runtime_handler"],
+    );
     let dns_cut = registry.gauge(
         "rkubelet_dns_limited_pods",
         "Pods whose resolver configuration was cut to what the C library takes.",
@@ -43,6 +54,12 @@ pub fn observer(registry: &Registry) -> Observer {
     Arc::new(move |count| match count {
         Count::Pod { own_users } => add(&pods, own_users),
         Count::PodFailed { own_users } => add(&pod_errors, own_users),
+        Count::Sandbox { handler, took, failed } => {
+            sandboxes.with(&[handler]).observe_duration(took);
+            if failed {
+                sandbox_errors.with(&[handler]).inc();
+            }
+        }
         Count::OwnUsersFailed => pod_errors[1].inc(),
         Count::Container(kind) => containers.with(&[label(kind)]).inc(),
         Count::ContainerFailed { kind, reason } => {

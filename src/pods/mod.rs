@@ -18,6 +18,7 @@ pub mod execute;
 mod former;
 pub mod hooks;
 mod launch;
+pub mod lives;
 pub mod logs;
 pub mod memory;
 pub mod metrics;

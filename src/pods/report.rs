@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::lives::{Busy, Life, Lives, Reached};
 use super::memory::known::Known;
 use super::plan::types::{Notice, Plan};
 use super::{actuated, recorded};
@@ -85,6 +86,8 @@ pub struct Picture<'a> {
     pub resize: &'a ResizeState,
     /// What this process did with the pod.
     pub known: &'a Known,
+    /// What its actions do.
+    pub busy: Busy,
     /// The time.
     pub now: Now,
 }
@@ -127,6 +130,8 @@ pub struct ReportDeps {
     pub devices: Option<watch::Receiver<Health>>,
     /// The node's own addresses, preferred first: pods on the host's network have them.
     pub host_ips: watch::Receiver<Vec<IpAddr>>,
+    /// Measures starts, ends and work.
+    pub lives: Lives,
 }
 
 /// Reports one pod.
@@ -139,6 +144,9 @@ pub struct PodReporter {
     /// What probes had said, before this process, of containers that may still run.
     adopted: Mutex<BTreeMap<ContainerId, Recorded>>,
     sent: Mutex<Sent>,
+    life: Mutex<Life>,
+    /// What the API server has accepted.
+    acked: OnceLock<watch::Receiver<Acked>>,
 }
 
 /// What was reported last, so that only changes are.
@@ -169,6 +177,7 @@ impl PodReporter {
         probes: PodProbes,
     ) -> Self {
         let adopted = recorded::probed(api_status.filter(|_| !deps.forgets_probes));
+        let life = deps.lives.begin(pod, api_status);
         Self {
             deps,
             uid: pod::uid(pod),
@@ -176,6 +185,8 @@ impl PodReporter {
             probes,
             adopted: Mutex::new(adopted),
             sent: Mutex::default(),
+            life: Mutex::new(life),
+            acked: OnceLock::new(),
         }
     }
 
@@ -317,7 +328,9 @@ fn shown(observed: &ObservedPod, created: &BTreeSet<ContainerId>) -> Option<Obse
 
 impl Report for PodReporter {
     async fn acked(&self) -> watch::Receiver<Acked> {
-        self.deps.status.acked(&self.uid).await
+        let acked = self.deps.status.acked(&self.uid).await;
+        self.acked.get_or_init(|| acked.clone());
+        acked
     }
 
     async fn mirror_changed(&self) {
@@ -374,8 +387,12 @@ impl Report for PodReporter {
                 }
             }
             // Its mirror pod goes with the static pod, whose source is a file.
-            Milestone::Finished if self.is_static => self.deps.desired.release(&self.uid),
+            Milestone::Finished if self.is_static => {
+                self.life.lock().finished();
+                self.deps.desired.release(&self.uid);
+            }
             Milestone::Finished => {
+                self.life.lock().finished();
                 if pod.metadata.deletion_timestamp.is_some() {
                     self.deps.status.delete(&self.uid, pod.clone()).await;
                 }
@@ -404,8 +421,9 @@ impl Report for PodReporter {
         self.keep_actuated(picture);
         let object = self.api_object(picture.pod);
         let is_failing = picture.plan.is_failing();
-        let (status, is_news) = {
+        let (before, status, is_news) = {
             let mut sent = self.sent.lock();
+            let before = sent.status.clone();
             let status = self.compute_status(picture, sent.status.as_deref());
             let unchanged = sent.status.as_deref() == Some(&status);
             let status =
@@ -418,7 +436,7 @@ impl Report for PodReporter {
             let is_news = !unchanged || sent.object != uid || (is_failing && !sent.is_failing);
             sent.object = uid;
             sent.is_failing = is_failing;
-            (status, is_news)
+            (before, status, is_news)
         };
 
         let version = match object {
@@ -430,6 +448,16 @@ impl Report for PodReporter {
             Some(_) => self.sent.lock().version,
         };
         self.sent.lock().version = version;
+        self.life.lock().reached(&Reached {
+            pod: picture.pod,
+            before: before.as_deref(),
+            status: &status,
+            version,
+            acked: self.acked.get().map(|acked| *acked.borrow()).unwrap_or_default(),
+            is_stopping: picture.lifecycle.is_stopping(),
+            busy: picture.busy,
+            now: picture.now,
+        });
         Published { status, version }
     }
 }

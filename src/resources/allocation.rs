@@ -23,6 +23,8 @@ pub struct Allocation {
 
 /// The condition of a pod whose resize has to wait.
 pub const RESIZE_PENDING: &str = "PodResizePending";
+/// The condition of a pod whose resize is being carried out.
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// What the pod's spec asks for.
 pub fn of(pod: &api::Pod) -> Allocation {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::groups::{self, Group};
@@ -24,8 +25,11 @@ use crate::node::Shutdown;
 /// The reason and message of a pod that a shutdown ends, in its status.
 const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-/// The pause before the bus is connected to again.
+/// The pause before the bus is connected to again. It doubles with each failure, up to [`SELDOM`].
 const RECONNECT: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(60);
+/// How long pods wait for the state file, which a slow disk may hold up.
+const STATE_LIMIT: Duration = Duration::from_secs(1);
 /// The pauses between two looks at what logind has made of its configuration.
 const LOOKS: [Duration; 5] = [
     Duration::ZERO,
@@ -68,19 +72,21 @@ impl Task {
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         self.show_last().await;
+        let mut pause = RECONNECT;
         loop {
             match self.watch().await {
                 Ok((session, lock, announcements)) => {
                     info!(groups = ?self.config.groups, "pods have time to end at a shutdown");
                     self.follow(&session, lock, announcements).await;
-                    warn!("the connection to the system bus is broken");
+                    pause = RECONNECT;
                 }
                 Err(error) => {
                     let error = error_chain(&error);
-                    warn!(error, "unable to watch the node for shutdown events");
+                    warn!(error, retry = ?pause, "unable to watch the node for shutdown events");
                 }
             }
-            self.pause(RECONNECT).await;
+            self.pause(pause).await;
+            pause = (pause * 2).min(SELDOM);
         }
     }
 
@@ -109,10 +115,14 @@ impl Task {
         Ok((session, lock, announcements))
     }
 
-    /// Acts on announcements until the connection breaks.
+    /// Acts on announcements until the connection breaks, or the lock cannot be taken again.
     async fn follow(&self, session: &Session, lock: Inhibitor, mut heard: Announcements) {
         let mut lock = Some(lock);
-        while let Some(begins) = heard.next().await {
+        loop {
+            let Some(begins) = heard.next().await else {
+                warn!("the connection to the system bus is broken");
+                break;
+            };
             info!(begins, "shutdown manager detected new shutdown event");
             if begins {
                 self.tell("Shutdown manager detected shutdown event");
@@ -128,7 +138,8 @@ impl Task {
                     Ok(taken) => lock = Some(taken),
                     Err(error) => {
                         let error = error_chain(&error);
-                        warn!(error, "the next shutdown will not wait for pods");
+                        warn!(error, "the lock that holds shutdowns back is taken anew");
+                        break;
                     }
                 }
             }
@@ -149,13 +160,18 @@ impl Task {
     /// Ends the pods, group by group.
     async fn end_pods(&self) {
         let start = self.deps.clock.now().wall;
-        self.note(State { start: Some(start), end: None }).await;
+        let noted = self.note(State { start: Some(start), end: None });
+        if tokio::time::timeout(STATE_LIMIT, noted).await.is_err() {
+            warn!("the state file of graceful shutdown is late: pods do not wait for it");
+        }
 
         let views = self.deps.pods.views().into_iter();
         let pods: Vec<Arc<Pod>> = views.filter(PodView::is_active).map(|view| view.pod).collect();
         for (group, own) in groups::plan(&self.config.groups, &pods) {
             let count = own.len();
-            let all = join_all(own.iter().map(|pod| self.end_pod(group, pod)));
+            // Each is stopped, however short the group's time is.
+            let stopped = join_all(own.iter().map(|pod| self.stop(group, pod))).await;
+            let all = join_all(stopped.into_iter().flatten().map(has_ended));
             // What has not ended by then goes on ending beside the next group.
             let deadline = self.deps.clock.now().mono.after(group.grace);
             let ended = tokio::select! {
@@ -171,21 +187,16 @@ impl Task {
         info!("every pod had its time to end: the machine may go on");
     }
 
-    /// Stops a pod, and waits until its containers have ended and its volumes are unmounted.
-    async fn end_pod(&self, group: Group, one: &Pod) {
+    /// Has a pod stopped, and returns what shows its end; `None` if nothing of it is left.
+    async fn stop(&self, group: Group, one: &Pod) -> Option<watch::Receiver<PodView>> {
         let uid = pod::uid(one);
         let view = self.deps.pods.watch(&uid);
         let cause =
             TerminationCause::Evicted { reason: REASON.to_owned(), message: MESSAGE.to_owned() };
         let grace = groups::grace(group, one);
         debug!(pod = %pod::key(one), ?grace, "shutdown manager killing pod with gracePeriod");
-        if !self.deps.pods.stop(uid, cause, grace).await {
-            return;
-        }
-        if let Some(mut view) = view {
-            // An error: its task has ended, and nothing of it is left.
-            view.wait_for(PodView::is_cleaned_up).await.ok();
-        }
+        let is_here = self.deps.pods.stop(uid, cause, grace).await;
+        view.filter(|_| is_here)
     }
 
     /// Shows the times of the last shutdown in the metrics.
@@ -213,6 +224,12 @@ impl Task {
         }
         self.show(state);
     }
+}
+
+/// Waits until a pod's containers have ended and its volumes are unmounted.
+async fn has_ended(mut view: watch::Receiver<PodView>) {
+    // An error: its task has ended, and nothing of it is left.
+    view.wait_for(PodView::is_cleaned_up).await.ok();
 }
 
 /// Returns the whole seconds since the epoch.

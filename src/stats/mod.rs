@@ -50,6 +50,7 @@ use crate::linux::blocking;
 use crate::linux::cgroup::CgroupError;
 use crate::model::Pod;
 use crate::pleg;
+use crate::telemetry::metrics::{Family, Histogram};
 
 /// Questions that may wait for the task.
 const QUESTIONS: usize = 64;
@@ -92,6 +93,9 @@ pub enum StatsError {
     /// The summary cannot be written.
     #[error("the summary cannot be written: {0}")]
     Json(#[source] serde_json::Error),
+    /// The node's backend does not say what its pods use.
+    #[error("this node's backend does not report usage")]
+    Absent,
     /// The kubelet is ending.
     #[error("the kubelet is stopping")]
     Stopped,
@@ -125,6 +129,8 @@ pub struct Deps {
     pub volumes: crate::volumes::Handle,
     /// The pods whose volumes are measured.
     pub pods: Arc<dyn Fn() -> Vec<Arc<Pod>> + Send + Sync>,
+    /// Takes how long each volume took to be measured, by the way it was.
+    pub volume_durations: Family<Histogram>,
     /// The clocks.
     pub clock: Clock,
 }
@@ -139,7 +145,7 @@ impl std::fmt::Debug for Deps {
 pub fn new(config: Config, deps: Deps) -> (StatsHandle, impl Future<Output = ()> + Send + 'static) {
     let (questions, receiver) = mpsc::channel(QUESTIONS);
     let sources = Arc::new(Sources::new(config, deps));
-    let handle = StatsHandle { questions, sources: Arc::clone(&sources) };
+    let handle = StatsHandle { questions, sources: Some(Arc::clone(&sources)) };
     let task = StatsTask::new(sources, handle.clone());
     (handle, task.run(receiver))
 }
@@ -148,7 +154,8 @@ pub fn new(config: Config, deps: Deps) -> (StatsHandle, impl Future<Output = ()>
 #[derive(Clone)]
 pub struct StatsHandle {
     questions: mpsc::Sender<Question>,
-    sources: Arc<Sources>,
+    /// `None`: nothing is read.
+    sources: Option<Arc<Sources>>,
 }
 
 impl std::fmt::Debug for StatsHandle {
@@ -158,6 +165,15 @@ impl std::fmt::Debug for StatsHandle {
 }
 
 impl StatsHandle {
+    /// Returns a handle that refuses every question, for a backend that reports no usage.
+    pub fn absent() -> Self {
+        Self { questions: mpsc::channel(1).0, sources: None }
+    }
+
+    fn sources(&self) -> Result<&Arc<Sources>, Arc<StatsError>> {
+        self.sources.as_ref().ok_or_else(|| Arc::new(StatsError::Absent))
+    }
+
     /// Returns the usage of the node, read at most `max_age` ago. Cancel-safe.
     pub async fn node(&self, max_age: Duration) -> Answer<NodeUsage> {
         self.ask(|reply| Question::Node { max_age, reply }).await
@@ -166,7 +182,10 @@ impl StatsHandle {
     /// Reads now what eviction watches: of the node's usage memory, file systems and the count of
     /// processes. Cancel-safe.
     pub async fn signals(&self) -> Result<NodeUsage, StatsError> {
-        Arc::clone(&self.sources).signals().await
+        match &self.sources {
+            Some(sources) => Arc::clone(sources).signals().await,
+            None => Err(StatsError::Absent),
+        }
     }
 
     /// Returns the usage of all pods, read at most `max_age` ago. Cancel-safe.
@@ -191,12 +210,12 @@ impl StatsHandle {
         max_age: Duration,
     ) -> Result<(NodeUsage, PodsUsage), Arc<StatsError>> {
         let cgroups = self.cgroups(max_age).await?;
-        Ok(self.sources.light(&cgroups))
+        Ok(self.sources()?.light(&cgroups))
     }
 
     /// Renders `/stats/summary`. Cancel-safe.
     pub async fn summary(&self, part: Part) -> Result<String, Arc<StatsError>> {
-        let config = &self.sources.config;
+        let config = &self.sources()?.config;
         let frame = summary::Frame { node_name: &config.node_name, part };
         let text = match part {
             Part::Whole => {
@@ -227,7 +246,7 @@ impl StatsHandle {
         if let Err(error) = &read {
             tracing::error!(%error, "the cgroups cannot be read");
         }
-        let sources = Arc::clone(&self.sources);
+        let sources = Arc::clone(self.sources()?);
         let page = blocking::spawn(move || {
             let read = read.ok();
             let config = &sources.config;
@@ -250,6 +269,7 @@ impl StatsHandle {
         &self,
         question: impl FnOnce(oneshot::Sender<Answer<T>>) -> Question,
     ) -> Answer<T> {
+        self.sources()?;
         let (reply, answer) = oneshot::channel();
         let stopped = || Arc::new(StatsError::Stopped);
         self.questions.send(question(reply)).await.map_err(|_| stopped())?;

@@ -16,7 +16,7 @@ use super::flight::Flight;
 use super::rates::Rates;
 use super::sources::{Detailed, Sources};
 use super::usage::{NodeUsage, PodsUsage, VolumeUsage};
-use super::walks::{Sizes, Walks, targets};
+use super::walks::{Sizes, VolumeKey, Walks, targets};
 use super::{Question, StatsError, StatsHandle};
 use crate::linux::blocking;
 use crate::model::{Mono, PodUid, pod};
@@ -31,7 +31,7 @@ enum Done {
     Node(Box<Result<NodeUsage, StatsError>>),
     Pods(Result<PodsUsage, StatsError>),
     Walked(Vec<(PodUid, Vec<VolumeUsage>)>),
-    Space((PodUid, String), Option<VolumeUsage>),
+    Space(VolumeKey, Option<VolumeUsage>),
 }
 
 pub(super) struct StatsTask {
@@ -211,12 +211,19 @@ impl StatsTask {
         let due = self.walks.begin(&pods, period, now);
         if let Some(batch) = due.batch {
             let stop = self.stop.clone();
-            blocking::spawn_on(&mut self.jobs, move || Done::Walked(batch.run(clock, &stop)));
+            let took = sources.deps.volume_durations.with(&["du"]);
+            blocking::spawn_on(&mut self.jobs, move || {
+                Done::Walked(batch.run(clock, &stop, &took))
+            });
         }
         for space in due.spaces {
-            blocking::spawn_on(&mut self.jobs, move || {
-                let (key, usage) = space.read(clock);
-                Done::Space(key, usage)
+            let key = space.key();
+            let took = sources.deps.volume_durations.with(&["statfs"]);
+            self.jobs.spawn(async move {
+                let began = clock.now().mono;
+                let usage = blocking::alone("volume space", move || space.read(clock)).await;
+                took.observe_duration(clock.now().mono.since(began));
+                Done::Space(key, usage.flatten())
             });
         }
         self.volumes.send_replace(self.walks.sizes(now));

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::linux::measure::measure;
 use crate::linux::mount::fs_usage;
 use crate::model::{Mono, Pod, PodKey, PodUid, pod};
+use crate::telemetry::metrics::Histogram;
 use crate::volumes;
 
 /// How long one tree may take. One that takes longer is reported as far as it was measured.
@@ -35,7 +36,8 @@ const BATCH: Duration = Duration::from_secs(60);
 
 /// How long a reader waits for volumes that are being measured, and for one of them at most.
 pub(super) const FIRST_SIZES: Duration = Duration::from_secs(2);
-/// Volumes that are asked for their space at a time, those that hang included.
+/// Volumes that are asked for their space at a time, those that hang included: the bound of the
+/// threads that servers can hold. While so many hang, no other is asked, and the last sizes stay.
 const ASKED: usize = 64;
 
 /// A volume to measure.
@@ -106,7 +108,7 @@ pub(super) struct Sizes {
 }
 
 /// A volume of a pod, by its name.
-type VolumeKey = (PodUid, String);
+pub(super) type VolumeKey = (PodUid, String);
 
 /// What was measured, and when.
 #[derive(Debug, Default)]
@@ -225,17 +227,15 @@ pub(super) struct Space {
 }
 
 impl Space {
-    fn key(&self) -> VolumeKey {
+    pub(super) fn key(&self) -> VolumeKey {
         (self.uid.clone(), self.target.name.clone())
     }
 
-    /// Asks. It blocks, maybe for ever.
-    pub(super) fn read(self, clock: Clock) -> (VolumeKey, Option<VolumeUsage>) {
-        let usage = fs_usage(&self.target.path).ok().map(|usage| {
-            let reading = FsReading { at: clock.now().wall, usage };
-            usage_of(&self.target, reading.whole())
-        });
-        (self.key(), usage)
+    /// Asks; `None` if the space cannot be read. It blocks, maybe for ever.
+    pub(super) fn read(self, clock: Clock) -> Option<VolumeUsage> {
+        let usage = fs_usage(&self.target.path).ok()?;
+        let reading = FsReading { at: clock.now().wall, usage };
+        Some(usage_of(&self.target, reading.whole()))
     }
 }
 
@@ -246,11 +246,13 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Measures until all is done, the budget is spent, or `stop`. It blocks.
+    /// Measures until all is done, the budget is spent, or `stop`. `took` takes the time of each
+    /// tree. It blocks.
     pub(super) fn run(
         self,
         clock: Clock,
         stop: &CancellationToken,
+        took: &Histogram,
     ) -> Vec<(PodUid, Vec<VolumeUsage>)> {
         let end = clock.now().mono.after(BATCH);
         let mut measured = Vec::new();
@@ -258,7 +260,13 @@ impl Batch {
             if stop.is_cancelled() || clock.now().mono >= end {
                 break;
             }
-            let volumes = targets.iter().filter_map(|target| volume(target, clock, stop)).collect();
+            let measured_one = |target: &Target| {
+                let began = clock.now().mono;
+                let usage = volume(target, clock, stop);
+                took.observe_duration(clock.now().mono.since(began));
+                usage
+            };
+            let volumes = targets.iter().filter_map(measured_one).collect();
             measured.push((uid, volumes));
         }
         measured
@@ -297,6 +305,11 @@ mod tests {
     use crate::clock::Clock;
     use crate::linux::fs::write_atomic;
     use crate::model::{Mono, Pod, PodKey, PodUid, Wall};
+    use crate::telemetry::metrics::{DEFAULT_BUCKETS, Histogram, Registry};
+
+    fn durations() -> Histogram {
+        Registry::new().histogram("h", "Durations.", DEFAULT_BUCKETS)
+    }
 
     const PERIOD: Duration = Duration::from_secs(60);
 
@@ -327,10 +340,14 @@ mod tests {
         assert!(walks.sizes(at(0)).are_awaited);
         let (_hangs, mut others): (Vec<_>, Vec<_>) =
             due.spaces.into_iter().partition(|space| space.uid == pods[0].0);
-        let (key, usage) = others.pop().expect("a claim").read(clock);
+        let space = others.pop().expect("a claim");
+        let (key, usage) = (space.key(), space.read(clock));
         assert!(usage.is_some() && others.is_empty());
         walks.answered(key, usage, at(1));
-        walks.end(due.batch.expect("trees").run(clock, &CancellationToken::new()), at(1));
+        walks.end(
+            due.batch.expect("trees").run(clock, &CancellationToken::new(), &durations()),
+            at(1),
+        );
         assert!(walks.sizes(at(1)).are_awaited, "the first answer may come yet");
         assert!(!walks.sizes(at(2)).are_awaited, "it hangs");
 
@@ -356,7 +373,7 @@ mod tests {
         assert_eq!(first.len(), ASKED);
         assert!(walks.begin(&pods, PERIOD, at(1)).spaces.is_empty());
         for space in first {
-            let (key, usage) = space.read(clock);
+            let (key, usage) = (space.key(), space.read(clock));
             walks.answered(key, usage, at(2));
         }
         assert_eq!(walks.begin(&pods, PERIOD, at(3)).spaces.len(), 100 - ASKED);
@@ -400,7 +417,7 @@ mod tests {
         let targets = vec![target("scratch", dir.path().to_owned()), gone];
         let batch = Batch { targets: vec![(PodUid::from("u"), targets)] };
         let clock = Clock::starting_at(Wall::UNIX_EPOCH);
-        let measured = batch.run(clock, &CancellationToken::new());
+        let measured = batch.run(clock, &CancellationToken::new(), &durations());
         let [(_, volumes)] = measured.as_slice() else { panic!("one pod: {measured:?}") };
         let [volume] = volumes.as_slice() else { panic!("one volume: {volumes:?}") };
         assert_eq!((volume.name.as_str(), volume.fs.inodes_used), ("scratch", Some(2)));

@@ -27,7 +27,7 @@ pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// A resize has to wait.
 pub(super) const RESIZE_PENDING: &str = crate::resources::allocation::RESIZE_PENDING;
 /// A resize is being carried out.
-pub(super) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+pub(super) const RESIZE_IN_PROGRESS: &str = crate::resources::allocation::RESIZE_IN_PROGRESS;
 /// The reason of a resize that failed and is tried again.
 const RESIZE_ERROR: &str = "Error";
 

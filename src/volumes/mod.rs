@@ -34,6 +34,7 @@ pub mod error;
 pub mod kinds;
 pub mod ledger;
 pub mod medium;
+mod metrics;
 pub mod mounter;
 pub mod nested;
 pub mod paths;
@@ -45,7 +46,7 @@ mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Volume};
 use parking_lot::Mutex;
@@ -62,7 +63,9 @@ pub use subpath::{SubPath, SubPathError};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::model::{Pod, PodUid, VolumesState, pod};
+use crate::telemetry::metrics::Registry;
 use kinds::Kind;
+use metrics::Metrics;
 use mounter::{KernelMounter, Mounter};
 use task::{Command, Task};
 
@@ -129,6 +132,8 @@ struct Shared {
     /// The persistent volumes behind each pod's claims, by the volume's name in the pod.
     claimed: Mutex<BTreeMap<PodUid, BTreeMap<String, ledger::Record>>>,
     swept: watch::Sender<Swept>,
+    /// Set once they are registered.
+    metrics: OnceLock<Metrics>,
 }
 
 impl Shared {
@@ -177,6 +182,7 @@ pub fn new<O: ObjectSource, T: TokenSource, M: Mounter>(
         starting: Mutex::default(),
         claimed: Mutex::default(),
         swept: watch::Sender::default(),
+        metrics: OnceLock::new(),
     });
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let paths = Arc::new(config.paths);
@@ -299,6 +305,11 @@ impl Handle {
         let groups: BTreeSet<i64> =
             records.filter_map(|record| record.claimed.as_ref()?.gid).collect();
         groups.into_iter().collect()
+    }
+
+    /// Measures the work on volumes from now on.
+    pub fn measure(&self, registry: &Registry) {
+        self.shared.metrics.get_or_init(|| Metrics::register(registry));
     }
 
     /// The node's directories.

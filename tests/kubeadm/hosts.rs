@@ -1,11 +1,12 @@
 //! The two hosts, and kubeadm's commands on them.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet_bed::bed::same;
 use rkubelet_bed::cluster::Cluster;
+use rkubelet_bed::run::until;
 
 /// The host of the control plane.
 pub(crate) const PLANE: &str = "n1";
@@ -214,19 +215,5 @@ impl Hosts {
         self.run(WORKER, &["find", "/etc/cni/net.d", "-name", "10-pods*", "-delete"])
             .await
             .map(drop)
-    }
-}
-
-/// Waits until `check` succeeds. Its last error is the error.
-pub(crate) async fn until(limit: Duration, check: impl AsyncFn() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match check().await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("after {} s", limit.as_secs())));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
-        }
     }
 }

@@ -28,16 +28,7 @@ use rkubelet_bed::run::{self, Tally};
 use hosts::Hosts;
 
 fn main() -> ExitCode {
-    if run::is_listing() {
-        run::list("kubeadm");
-        return ExitCode::SUCCESS;
-    }
-    let mut tally = Tally::new();
-    let outcome = run_all(&mut tally);
-    // A check that failed has been counted and printed.
-    let outcome = if tally.is_clean() { outcome } else { Ok(()) };
-    tally.conclude(&outcome);
-    tally.finish()
+    run::suite("kubeadm", run_all)
 }
 
 fn run_all(tally: &mut Tally) -> Result<()> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rkubelet_bed::bed::same;
+use rkubelet_bed::run::until;
 
-use crate::hosts::{Hosts, PLANE, WORKER, until};
+use crate::hosts::{Hosts, PLANE, WORKER};
 
 /// Applies a manifest of this folder.
 async fn apply(hosts: &Hosts, name: &str) -> Result<()> {
@@ -84,7 +85,9 @@ pub(crate) async fn is_reached(hosts: &Hosts) -> Result<()> {
 
 /// The API server reaches both kubelets.
 pub(crate) async fn logs_and_exec(hosts: &Hosts) -> Result<()> {
-    for pod in pods(hosts, "web").await? {
+    let found = pods(hosts, "web").await?;
+    same("the pods", found.len(), 2)?;
+    for pod in found {
         let log = hosts.kubectl(&["logs", &pod]).await?;
         ensure!(log.contains("Started HTTP server"), "the log of {pod}:\n{log}");
         let said = hosts.kubectl(&["exec", &pod, "--", "hostname"]).await?;

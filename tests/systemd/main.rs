@@ -2,7 +2,7 @@
 //!
 //! Upstream's kubelet runs there as its package and kubeadm leave it, with a pod and a static pod. The
 //! README's commands put rkubelet in its place, and take it back; neither pod must notice. On the
-//! way the slices that both make for pods are compared.
+//! way the slices that both make for pods are compared. At the end a shutdown is announced to each.
 //!
 //! `cargo test --test systemd`, as root; `RKUBELET_BIN` names the program (default:
 //! `target/release/rkubelet`), `RKUBELET_CLUSTER` a fresh cluster that is up (`--kubelet none
@@ -31,16 +31,7 @@ use rkubelet_bed::run::{self, Tally};
 use node::Node;
 
 fn main() -> ExitCode {
-    if run::is_listing() {
-        run::list("systemd");
-        return ExitCode::SUCCESS;
-    }
-    let mut tally = Tally::new();
-    let outcome = run_all(&mut tally);
-    // A check that failed has been counted and printed.
-    let outcome = if tally.is_clean() { outcome } else { Ok(()) };
-    tally.conclude(&outcome);
-    tally.finish()
+    run::suite("systemd", run_all)
 }
 
 fn run_all(tally: &mut Tally) -> Result<()> {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rkubelet_bed::bed::{Bed, same};
-use rkubelet_bed::look;
+use rkubelet_bed::run::until;
+use rkubelet_bed::{look, package};
 
 /// The repository's root, which the node sees at the same path.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -87,7 +88,7 @@ impl Node {
     pub(crate) async fn is_reported_by(&self, program: &str) -> Result<()> {
         self.runs(program).await?;
         let before = self.renewed().await?;
-        within(Duration::from_secs(30), async || {
+        until(Duration::from_secs(30), async || {
             let now = self.renewed().await?;
             ensure!(now.is_some() && now != before, "the lease is still of {before:?}");
             Ok(())
@@ -182,7 +183,7 @@ impl Node {
             commands.contains("systemctl enable --now rkubelet"),
             "the README's first commands are others:\n{commands}"
         );
-        install(&self.program, &self.bed.cluster.on_node("/usr/bin/rkubelet"))?;
+        package::install(&self.program, &self.bed.cluster.on_node("/usr/bin/rkubelet"))?;
         self.run(&["sh", "-euxc", &format!("cd '{ROOT}'; {commands}")]).await.map(drop)
     }
 
@@ -212,7 +213,7 @@ impl Node {
     pub(crate) async fn survives_a_kill(&self) -> Result<()> {
         let killed = self.property("rkubelet", "MainPID").await?;
         self.run(&["kill", "-KILL", &killed]).await?;
-        within(Duration::from_secs(30), async || {
+        until(Duration::from_secs(30), async || {
             let pid = self.property("rkubelet", "MainPID").await?;
             ensure!(pid != killed, "process {killed} is still the unit's");
             self.runs("rkubelet").await
@@ -237,28 +238,6 @@ impl Node {
             "container {id} does not run:\n{tasks}"
         );
         self.run(&["systemctl", "start", "kubelet"]).await.map(drop)
-    }
-}
-
-/// Copies a program and makes it executable.
-pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
-
-/// Waits until `check` succeeds. Its last error is the error.
-pub(crate) async fn within(limit: Duration, check: impl AsyncFn() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match check().await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("after {} s", limit.as_secs())));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
-        }
     }
 }
 

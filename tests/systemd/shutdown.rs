@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use kube::api::{DeleteParams, ListParams};
 use rkubelet_bed::bed::{Bed, same};
 use rkubelet_bed::look;
+use rkubelet_bed::run::until;
 
-use crate::node::{Node, within};
+use crate::node::Node;
 
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 const STATE: &str = "/var/lib/kubelet/graceful_node_shutdown_state";
+const OVERRIDE: &str = "/etc/systemd/logind.conf.d/99-kubelet.conf";
 const SETTINGS: &str = "\nshutdownGracePeriod: 24s\nshutdownGracePeriodCriticalPods: 12s\n";
 
 /// A bus object, and the interface of logind on it.
@@ -22,7 +25,13 @@ const LOGIND: [&str; 2] = ["/org/freedesktop/login1", "org.freedesktop.login1.Ma
 pub(crate) async fn is_configured(node: &Node) -> Result<()> {
     node.run(&["rm", "-f", "/etc/systemd/system/systemd-logind.service"]).await?;
     node.run(&["systemctl", "daemon-reload"]).await?;
-    node.run(&["systemctl", "start", "systemd-logind"]).await?;
+    // Nothing of an earlier kubelet may pass for this one's.
+    node.run(&["systemctl", "stop", "kubelet"]).await?;
+    node.run(&["rm", "-f", STATE, OVERRIDE]).await?;
+    node.run(&["systemctl", "restart", "systemd-logind"]).await?;
+    let events = node.bed.api("Event");
+    let of_shutdowns = ListParams::default().fields("reason=Shutdown");
+    events.delete_collection(&DeleteParams::default(), &of_shutdowns).await?;
 
     let path = node.bed.cluster.on_node(CONFIG);
     let config = std::fs::read_to_string(&path)?;
@@ -35,7 +44,7 @@ pub(crate) async fn is_configured(node: &Node) -> Result<()> {
 
 /// logind waits for the kubelet, for as long as it is configured.
 async fn holds_the_lock(node: &Node) -> Result<()> {
-    within(Duration::from_secs(30), async || {
+    until(Duration::from_secs(30), async || {
         let [object, interface] = LOGIND;
         let call = ["busctl", "call", "org.freedesktop.login1", object, interface];
         let held = node.run(&[&call[..], &["ListInhibitors"]].concat()).await?;
@@ -102,7 +111,7 @@ pub(crate) async fn ends_pods_by_priority(node: &Node, prefix: &str) -> Result<(
         ended(&critical)
     );
     bed.event("n1", "Shutdown", "Shutdown manager detected shutdown event").await?;
-    within(Duration::from_secs(30), async || {
+    until(Duration::from_secs(30), async || {
         let state = std::fs::read_to_string(bed.cluster.on_node(STATE))?;
         let state: serde_json::Value = serde_json::from_str(&state)?;
         let times = [look::text(&state, "startTime"), look::text(&state, "endTime")];

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rkubelet_bed::bed::{grace, same};
 use rkubelet_bed::look;
+use rkubelet_bed::run::until;
 
-use crate::node::{Node, within};
+use crate::node::Node;
 
 /// The QoS classes that are compared, each with the resources of its pod.
 const CLASSES: [(&str, &str); 2] = [
@@ -65,7 +66,7 @@ pub(crate) async fn make(node: &Node) -> Result<Slices> {
 
         node.bed.api("Pod").delete(&name, &grace(1)).await?;
         node.bed.until_gone("Pod", &name).await?;
-        within(Duration::from_secs(60), async || is_gone(node, &unit).await).await?;
+        until(Duration::from_secs(60), async || is_gone(node, &unit).await).await?;
     }
     Ok(slices)
 }

@@ -4,23 +4,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rkubelet_bed::package;
 
-use crate::node::{Node, install as install_program};
-
-/// The package's unit.
-const UNIT: &str = "\
-[Unit]
-Description=kubelet: The Kubernetes Node Agent
-Wants=network-online.target
-After=network-online.target
-[Service]
-ExecStart=/usr/bin/kubelet
-Restart=always
-StartLimitInterval=0
-RestartSec=10
-[Install]
-WantedBy=multi-user.target
-";
+use crate::node::Node;
 
 /// kubeadm's drop-in.
 const DROP_IN: &str = concat!(
@@ -44,11 +30,11 @@ pub(crate) async fn install(node: &Node) -> Result<()> {
     let cluster = &node.bed.cluster;
     // The harness keeps all programs of a version in one folder.
     let programs = Path::new(cluster.env("KUBECTL")).parent().context("the folder of kubectl")?;
-    install_program(&programs.join("kubelet"), &cluster.on_node("/usr/bin/kubelet"))?;
+    package::install(&programs.join("kubelet"), &cluster.on_node("/usr/bin/kubelet"))?;
 
     let units = cluster.on_node("/usr/lib/systemd/system");
     std::fs::create_dir_all(units.join("kubelet.service.d"))?;
-    std::fs::write(units.join("kubelet.service"), UNIT)?;
+    std::fs::write(units.join("kubelet.service"), package::KUBELET_UNIT)?;
     std::fs::write(units.join("kubelet.service.d/10-kubeadm.conf"), DROP_IN)?;
     std::fs::write(cluster.on_node("/var/lib/kubelet/kubeadm-flags.env"), FLAGS)?;
 

@@ -14,7 +14,6 @@ use crate::daemon::identity::Identity;
 use crate::daemon::tasks::Tasks;
 use crate::status;
 use crate::telemetry::metrics::Registry;
-use crate::volumes::mounter::Mounter;
 
 /// Makes the clients of the API server; `None` without `--kubeconfig`. Starts the rotation of the
 /// client certificate. Without rotation the first certificate is waited for, an hour at most.
@@ -34,11 +33,14 @@ pub(in crate::daemon) async fn clients(
     if settings.is_rotated {
         let (clients, task) = certs::client(settings, clock, metrics)?;
         tasks.run("client certificate", task);
+        clients.measure(metrics, clock);
         return Ok(Some(clients));
     }
 
     Box::pin(certs::load_client_cert(&settings, clock)).await?;
-    Ok(Some(Clients::new(&settings.client, clock)?))
+    let clients = Clients::new(&settings.client, clock)?;
+    clients.measure(metrics, clock);
+    Ok(Some(clients))
 }
 
 /// The handles of the subsystems that talk to the API server.
@@ -51,7 +53,7 @@ pub(in crate::daemon) struct ApiParts {
     pub(in crate::daemon) node: watch::Receiver<NodeView>,
 }
 
-impl<M: Mounter> Core<M> {
+impl Core {
     /// Starts what reads the API server. Without a kubeconfig every part stands alone.
     pub(in crate::daemon) fn start_api(&self, tasks: &mut Tasks) -> ApiParts {
         let Some(clients) = &self.clients else {

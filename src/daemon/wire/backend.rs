@@ -18,15 +18,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::{ApiParts, RuntimeParts};
 use crate::admission::Rejection;
-use crate::apiserver::nodes;
+use crate::apiserver::nodes::{self, NodeView};
 use crate::cni::NetworkProblem;
 use crate::config::Gate;
 use crate::cri::RuntimeCondition;
-use crate::daemon::Core;
 use crate::daemon::switched_off::SwitchedOff;
 use crate::daemon::tasks::Tasks;
+use crate::daemon::{Core, Kubelet};
 use crate::desired::Change;
-use crate::dispatch::{self, Dispatch, Forgetters, PodsHandle, ReadNode};
+use crate::dispatch::{self, Backend, Dispatch, Forgetters, PodsHandle, ReadNode};
 use crate::linux::machine::Kernel;
 use crate::model::quantity::Amount;
 use crate::model::{NodeFacts, Pod, PodUid, Pressure};
@@ -34,6 +34,7 @@ use crate::pods::execute::{
     self, ApiDeps, Count, ImageUsers, Metrics, NodeDeps, ResourceDeps, RuntimeDeps, Settings,
 };
 use crate::pods::hooks::HookCommands;
+use crate::pods::lives::Lives;
 use crate::pods::report::ReportDeps;
 use crate::pods::user_namespaces::UserNamespaces;
 use crate::pods::{self, CriBackend, SandboxPermits, request};
@@ -93,232 +94,29 @@ impl dispatch::Give for Gives {
     }
 }
 
-impl<M: Mounter> Core<M> {
-    /// Starts dispatch on the CRI backend.
-    pub(in crate::daemon) fn start_pods(
-        &self,
-        tasks: &mut Tasks,
-        parts: Parts,
-    ) -> anyhow::Result<PodsHandle> {
-        let allocatable = self.allocatable(parts.node.as_ref(), tasks);
-        let node = Self::node_facts(&parts, &allocatable, tasks);
-        let desired = parts.desired.clone();
-        let network_not_ready = parts.network_not_ready.clone();
-        let permits = SandboxPermits::for_cores(self.machine.cores, self.backlog.clone());
-        let report = Arc::new(self.report_deps(&parts, permits.clone()));
-        let allocated = parts.runtime.states.allocated.clone();
-        let kernel = Kernel::detect(&self.identity.machine.kernel_version);
-        let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
-        let changes = SwitchedOff::from(&self.loaded.gates).strip(changes, tasks);
-        let shared = Arc::new(shared);
+/// What dispatch on a backend is made from.
+pub(in crate::daemon) struct DispatchParts<B> {
+    pub(in crate::daemon) backend: B,
+    pub(in crate::daemon) desired: desired::Handle,
+    pub(in crate::daemon) changes: mpsc::Receiver<Change>,
+    pub(in crate::daemon) node: watch::Receiver<Option<Arc<NodeFacts>>>,
+    pub(in crate::daemon) give: Arc<dyn dispatch::Give>,
+    pub(in crate::daemon) allocated: PodStates,
+    pub(in crate::daemon) forget: Forgetters,
+    pub(in crate::daemon) kernel: Kernel,
+}
 
-        let (backend, look) = CriBackend::new(
-            pods::Config::from(&self.loaded),
-            pods::Deps {
-                execute: Arc::clone(&shared),
-                report: Arc::clone(&report),
-                probes: self.probe_deps(),
-                network_not_ready,
-                shutdown: self.shutdown.clone(),
-            },
-        );
-        tasks.run_to_end("found pods", look);
+/// The facts of the node that its object does not have.
+pub(in crate::daemon) struct Changing {
+    pub(in crate::daemon) condition: watch::Receiver<RuntimeCondition>,
+    pub(in crate::daemon) pressure: watch::Receiver<Pressure>,
+    /// The shutdown of the machine that is under way.
+    pub(in crate::daemon) shutdown: watch::Receiver<Option<node::Shutdown>>,
+}
 
-        let deps = dispatch::Deps {
-            backend,
-            desired,
-            node,
-            read_node: self
-                .clients
-                .clone()
-                .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
-            give: Arc::new(Gives(Arc::clone(&shared))),
-            allocated,
-            forget: self.forgetters(&shared, &report),
-            recorder: self.recorder.clone(),
-            clock: self.clock,
-            shutdown: self.shutdown.clone(),
-        };
-        let name = &self.identity.name;
-        let config = dispatch::Config::from_loaded(&self.loaded, name, &kernel)
-            .context("allowedUnsafeSysctls")?;
-        let (dispatch, pods) = Dispatch::new(config, deps);
-        tasks.run_to_end("dispatch", dispatch.run(changes));
-        self.follow_pods(&shared, &report.actuated, &pods, tasks);
-        Ok(pods)
-    }
-
-    fn probe_deps(&self) -> ProbeDeps {
-        ProbeDeps {
-            exec: Arc::new(self.runtime.clone()),
-            recorder: self.recorder.clone(),
-            clock: self.clock,
-            observer: probes::metrics::observer(&self.probe_metrics),
-        }
-    }
-
-    fn report_deps(&self, parts: &Parts, permits: SandboxPermits) -> ReportDeps {
-        ReportDeps {
-            status: parts.status.clone(),
-            desired: parts.desired.clone(),
-            volumes: parts.volumes.clone(),
-            actuated: parts.runtime.states.actuated.clone(),
-            recorder: self.recorder.clone(),
-            condition: parts.runtime.condition.clone(),
-            permits,
-            shows_stop_signals: self.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
-            hides_ready_to_start: !self
-                .loaded
-                .gates
-                .enabled(Gate::POD_READY_TO_START_CONTAINERS_CONDITION),
-            forgets_probes: self
-                .loaded
-                .gates
-                .enabled(Gate::CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART),
-            devices: self
-                .loaded
-                .gates
-                .enabled(Gate::RESOURCE_HEALTH_STATUS)
-                .then(|| parts.runtime.manager.health()),
-            host_ips: parts.host_ips.clone(),
-        }
-    }
-
-    fn execute_deps(
-        &self,
-        parts: Parts,
-        allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
-        permits: SandboxPermits,
-        kernel: Kernel,
-    ) -> (mpsc::Receiver<Change>, execute::Deps) {
-        let identity = &self.identity;
-        let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
-        let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
-        let swap = request::Swap { memory, swap };
-
-        let deps = execute::Deps {
-            clock: self.clock,
-            runtime: RuntimeDeps {
-                cri: self.runtime.clone(),
-                pleg: parts.runtime.pleg,
-                condition: parts.runtime.condition,
-                image_users: ImageUsers::new(self.runtime.clone()),
-                exec: Arc::new(HookCommands(self.runtime.clone())),
-                permits,
-            },
-            api: ApiDeps {
-                objects: parts.api.objects,
-                services: parts.api.services,
-                runtime_classes: parts.api.runtime_classes,
-                tokens: parts.api.tokens,
-                recorder: self.recorder.clone(),
-            },
-            images: parts.runtime.images,
-            volumes: parts.volumes,
-            resources: ResourceDeps {
-                cgroups: parts.runtime.cgroups,
-                manager: parts.runtime.manager,
-                user_namespaces: parts.user_namespaces,
-            },
-            node: NodeDeps { allocatable, host_ips: parts.host_ips },
-            metrics: Metrics { count: self.count_starts() },
-            settings: Settings {
-                node_name: identity.name.clone(),
-                paths: volumes::Paths::from(&self.loaded),
-                container_logs_dir: self.machine.container_logs_dir.clone(),
-                resolv_conf: self.loaded.config.resolv_conf.clone().into(),
-                memory_capacity: memory,
-                images_by_handler: self.loaded.gates.enabled(Gate::RUNTIME_CLASS_IN_IMAGE_CRI_API),
-                spec: request::Settings::from_loaded(
-                    &self.loaded,
-                    kernel,
-                    identity.ips.clone(),
-                    swap,
-                ),
-            },
-        };
-
-        (parts.changes, deps)
-    }
-
-    /// Makes the observer of starts: it counts them in the metrics, and notes them for the trimmer.
-    fn count_starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
-        let count = pods::metrics::observer(&self.metrics);
-        let rest = self.rest.clone();
-        Arc::new(move |start| {
-            count(start);
-            rest.note();
-        })
-    }
-
-    /// Registers every subsystem that keeps something of a pod.
-    fn forgetters(&self, shared: &Arc<execute::Deps>, report: &ReportDeps) -> Forgetters {
-        let mut forget = Forgetters::default();
-        let queues = Arc::clone(shared);
-        let statuses = report.status.clone();
-        forget.add(move |uid: &PodUid| {
-            let status = statuses.clone();
-            let manager = queues.resources.manager.clone();
-            let uid = uid.clone();
-            queues.runtime.permits.background(async move {
-                status.forget(&uid).await;
-                manager.forget(&uid).await;
-            });
-        });
-        let actuated = report.actuated.clone();
-        forget.add(move |uid: &PodUid| actuated.remove(uid));
-        let images = shared.images.clone();
-        forget.add(move |uid: &PodUid| images.forget(uid));
-        let desired = report.desired.clone();
-        forget.add(move |uid: &PodUid| desired.release(uid));
-        let volumes = shared.volumes.clone();
-        forget.add(move |uid: &PodUid| volumes.forget(uid));
-        if let Some(tokens) = shared.api.tokens.clone() {
-            forget.add(move |uid: &PodUid| tokens.forget(uid));
-        }
-        forget.add(shared.resources.user_namespaces.clone());
-        let rest = self.rest.clone();
-        forget.add(move |_: &PodUid| rest.note());
-        forget
-    }
-
-    /// Starts what follows from the pods as a whole: the shares of the burstable tier, and once per
-    /// process the sweep of what pods left that are not known any more.
-    fn follow_pods(
-        &self,
-        shared: &Arc<execute::Deps>,
-        actuated: &PodStates,
-        pods: &PodsHandle,
-        tasks: &mut Tasks,
-    ) {
-        if let Some(cgroups) = shared.resources.cgroups.clone() {
-            tasks.run("tiers", tiers::keep(cgroups, pods.active()));
-        }
-
-        let volumes = shared.volumes.clone();
-        let cgroups = shared.resources.cgroups.clone();
-        let pod_logs = PathBuf::from(&shared.settings.spec.pod_logs_dir);
-        let container_logs = shared.settings.container_logs_dir.clone();
-        let pods = pods.clone();
-        let stop = self.shutdown.clone();
-        let actuated = actuated.clone();
-        tasks.run("sweep", async move {
-            let known = pods.known().await;
-            actuated.retain(|uid| known.contains(uid));
-            volumes.sweep(known.iter().cloned());
-            let has_task = pods.clone();
-            let is_known = move |uid: &PodUid| has_task.is_known(uid);
-            execute::sweep_logs(pod_logs, container_logs, is_known).await;
-            if let Some(cgroups) = cgroups {
-                follow::sweep(&cgroups, |uid| pods.is_known(uid)).await;
-            }
-            // Once per process.
-            stop.cancelled().await;
-        });
-    }
-
+impl Core {
     /// Follows the node's allocatable resources as this kubelet last described them.
-    fn allocatable(
+    pub(in crate::daemon) fn allocatable(
         &self,
         node: Option<&node::Handle>,
         tasks: &mut Tasks,
@@ -346,18 +144,16 @@ impl<M: Mounter> Core<M> {
 
     /// Follows the facts of the node that admission looks at. They are `None` until there is a Node
     /// object with allocatable resources, where this kubelet describes one.
-    fn node_facts(
-        parts: &Parts,
-        allocatable: &watch::Receiver<BTreeMap<String, Quantity>>,
+    pub(in crate::daemon) fn node_facts(
+        node: Option<&node::Handle>,
+        mut view: watch::Receiver<NodeView>,
+        mut allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
+        changing: Changing,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Option<Arc<NodeFacts>>> {
         let (sender, receiver) = watch::channel(None);
-        let mut view = parts.api.node.clone();
-        let mut described = parts.node.as_ref().map(node::Handle::described);
-        let mut allocatable = allocatable.clone();
-        let mut condition = parts.runtime.condition.clone();
-        let mut pressure = parts.pressure.clone();
-        let mut shutdown = parts.shutdown.clone();
+        let mut described = node.map(node::Handle::described);
+        let Changing { mut condition, mut pressure, mut shutdown } = changing;
         tasks.run("node facts", async move {
             loop {
                 let bare =
@@ -392,6 +188,266 @@ impl<M: Mounter> Core<M> {
             }
         });
         receiver
+    }
+
+    /// Starts dispatch on a backend.
+    pub(in crate::daemon) fn start_dispatch<B: Backend>(
+        &self,
+        tasks: &mut Tasks,
+        parts: DispatchParts<B>,
+    ) -> anyhow::Result<PodsHandle> {
+        let changes = SwitchedOff::from(&self.loaded.gates).strip(parts.changes, tasks);
+        let deps = dispatch::Deps {
+            backend: parts.backend,
+            desired: parts.desired,
+            node: parts.node,
+            read_node: self
+                .clients
+                .clone()
+                .map(|clients| -> ReadNode { Arc::new(move || nodes::read(&clients).boxed()) }),
+            give: parts.give,
+            allocated: parts.allocated,
+            forget: parts.forget,
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+            shutdown: self.shutdown.clone(),
+        };
+        let name = &self.identity.name;
+        let config = dispatch::Config::from_loaded(&self.loaded, name, &parts.kernel)
+            .context("allowedUnsafeSysctls")?;
+        let (dispatch, pods) = Dispatch::new(config, deps);
+        tasks.run_to_end("dispatch", dispatch.run(changes));
+        Ok(pods)
+    }
+}
+
+impl<M: Mounter> Kubelet<M> {
+    /// Starts dispatch on the CRI backend.
+    pub(in crate::daemon) fn start_pods(
+        &self,
+        tasks: &mut Tasks,
+        parts: Parts,
+    ) -> anyhow::Result<PodsHandle> {
+        let allocatable = self.core.allocatable(parts.node.as_ref(), tasks);
+        let changing = Changing {
+            condition: parts.runtime.condition.clone(),
+            pressure: parts.pressure.clone(),
+            shutdown: parts.shutdown.clone(),
+        };
+        let view = parts.api.node.clone();
+        let node =
+            Core::node_facts(parts.node.as_ref(), view, allocatable.clone(), changing, tasks);
+        let desired = parts.desired.clone();
+        let network_not_ready = parts.network_not_ready.clone();
+        let permits = SandboxPermits::for_cores(self.machine.cores, self.core.backlog.clone());
+        let report = Arc::new(self.report_deps(&parts, permits.clone()));
+        let allocated = parts.runtime.states.allocated.clone();
+        let kernel = Kernel::detect(&self.core.identity.machine.kernel_version);
+        let (changes, shared) = self.execute_deps(parts, allocatable, permits, kernel.clone());
+        let shared = Arc::new(shared);
+
+        let (backend, look) = CriBackend::new(
+            pods::Config::from(&self.core.loaded),
+            pods::Deps {
+                execute: Arc::clone(&shared),
+                report: Arc::clone(&report),
+                probes: self.probe_deps(),
+                network_not_ready,
+                shutdown: self.core.shutdown.clone(),
+            },
+        );
+        tasks.run_to_end("found pods", look);
+
+        let parts = DispatchParts {
+            backend,
+            desired,
+            changes,
+            node,
+            give: Arc::new(Gives(Arc::clone(&shared))),
+            allocated,
+            forget: self.forgetters(&shared, &report),
+            kernel,
+        };
+        let pods = self.core.start_dispatch(tasks, parts)?;
+        self.follow_pods(&shared, &report.actuated, &pods, tasks);
+        Ok(pods)
+    }
+
+    fn probe_deps(&self) -> ProbeDeps {
+        ProbeDeps {
+            exec: Arc::new(self.runtime.clone()),
+            recorder: self.core.recorder.clone(),
+            clock: self.core.clock,
+            observer: probes::metrics::observer(&self.core.probe_metrics),
+        }
+    }
+
+    fn report_deps(&self, parts: &Parts, permits: SandboxPermits) -> ReportDeps {
+        ReportDeps {
+            status: parts.status.clone(),
+            desired: parts.desired.clone(),
+            volumes: parts.volumes.clone(),
+            actuated: parts.runtime.states.actuated.clone(),
+            recorder: self.core.recorder.clone(),
+            condition: parts.runtime.condition.clone(),
+            permits,
+            shows_stop_signals: self.core.loaded.gates.enabled(Gate::CONTAINER_STOP_SIGNALS),
+            hides_ready_to_start: !self
+                .core
+                .loaded
+                .gates
+                .enabled(Gate::POD_READY_TO_START_CONTAINERS_CONDITION),
+            forgets_probes: self
+                .core
+                .loaded
+                .gates
+                .enabled(Gate::CHANGE_CONTAINER_STATUS_ON_KUBELET_RESTART),
+            devices: self
+                .core
+                .loaded
+                .gates
+                .enabled(Gate::RESOURCE_HEALTH_STATUS)
+                .then(|| parts.runtime.manager.health()),
+            host_ips: parts.host_ips.clone(),
+            lives: Lives::register(&self.core.metrics, self.core.clock),
+        }
+    }
+
+    fn execute_deps(
+        &self,
+        parts: Parts,
+        allocatable: watch::Receiver<BTreeMap<String, Quantity>>,
+        permits: SandboxPermits,
+        kernel: Kernel,
+    ) -> (mpsc::Receiver<Change>, execute::Deps) {
+        let identity = &self.core.identity;
+        let memory = i64::try_from(identity.machine.memory).unwrap_or(i64::MAX);
+        let swap = i64::try_from(identity.machine.swap).unwrap_or(i64::MAX);
+        let swap = request::Swap { memory, swap };
+
+        let deps = execute::Deps {
+            clock: self.core.clock,
+            runtime: RuntimeDeps {
+                cri: self.runtime.clone(),
+                pleg: parts.runtime.pleg,
+                condition: parts.runtime.condition,
+                image_users: ImageUsers::new(self.runtime.clone()),
+                exec: Arc::new(HookCommands(self.runtime.clone())),
+                permits,
+            },
+            api: ApiDeps {
+                objects: parts.api.objects,
+                services: parts.api.services,
+                runtime_classes: parts.api.runtime_classes,
+                tokens: parts.api.tokens,
+                recorder: self.core.recorder.clone(),
+            },
+            images: parts.runtime.images,
+            volumes: parts.volumes,
+            resources: ResourceDeps {
+                cgroups: parts.runtime.cgroups,
+                manager: parts.runtime.manager,
+                user_namespaces: parts.user_namespaces,
+            },
+            node: NodeDeps { allocatable, host_ips: parts.host_ips },
+            metrics: Metrics { count: self.count_starts() },
+            settings: Settings {
+                node_name: identity.name.clone(),
+                paths: volumes::Paths::from(&self.core.loaded),
+                container_logs_dir: self.machine.container_logs_dir.clone(),
+                resolv_conf: self.core.loaded.config.resolv_conf.clone().into(),
+                memory_capacity: memory,
+                images_by_handler: self
+                    .core
+                    .loaded
+                    .gates
+                    .enabled(Gate::RUNTIME_CLASS_IN_IMAGE_CRI_API),
+                spec: request::Settings::from_loaded(
+                    &self.core.loaded,
+                    kernel,
+                    identity.ips.clone(),
+                    swap,
+                ),
+            },
+        };
+
+        (parts.changes, deps)
+    }
+
+    /// Makes the observer of starts: it counts them in the metrics, and notes them for the trimmer.
+    fn count_starts(&self) -> Arc<dyn Fn(Count<'_>) + Send + Sync> {
+        let count = pods::metrics::observer(&self.core.metrics);
+        let rest = self.core.rest.clone();
+        Arc::new(move |start| {
+            count(start);
+            rest.note();
+        })
+    }
+
+    /// Registers every subsystem that keeps something of a pod.
+    fn forgetters(&self, shared: &Arc<execute::Deps>, report: &ReportDeps) -> Forgetters {
+        let mut forget = Forgetters::default();
+        let queues = Arc::clone(shared);
+        let statuses = report.status.clone();
+        forget.add(move |uid: &PodUid| {
+            let status = statuses.clone();
+            let manager = queues.resources.manager.clone();
+            let uid = uid.clone();
+            queues.runtime.permits.background(async move {
+                status.forget(&uid).await;
+                manager.forget(&uid).await;
+            });
+        });
+        let actuated = report.actuated.clone();
+        forget.add(move |uid: &PodUid| actuated.remove(uid));
+        let images = shared.images.clone();
+        forget.add(move |uid: &PodUid| images.forget(uid));
+        let desired = report.desired.clone();
+        forget.add(move |uid: &PodUid| desired.release(uid));
+        let volumes = shared.volumes.clone();
+        forget.add(move |uid: &PodUid| volumes.forget(uid));
+        if let Some(tokens) = shared.api.tokens.clone() {
+            forget.add(move |uid: &PodUid| tokens.forget(uid));
+        }
+        forget.add(shared.resources.user_namespaces.clone());
+        let rest = self.core.rest.clone();
+        forget.add(move |_: &PodUid| rest.note());
+        forget
+    }
+
+    /// Starts what follows from the pods as a whole: the shares of the burstable tier, and once per
+    /// process the sweep of what pods left that are not known any more.
+    fn follow_pods(
+        &self,
+        shared: &Arc<execute::Deps>,
+        actuated: &PodStates,
+        pods: &PodsHandle,
+        tasks: &mut Tasks,
+    ) {
+        if let Some(cgroups) = shared.resources.cgroups.clone() {
+            tasks.run("tiers", tiers::keep(cgroups, pods.active()));
+        }
+
+        let volumes = shared.volumes.clone();
+        let cgroups = shared.resources.cgroups.clone();
+        let pod_logs = PathBuf::from(&shared.settings.spec.pod_logs_dir);
+        let container_logs = shared.settings.container_logs_dir.clone();
+        let pods = pods.clone();
+        let stop = self.core.shutdown.clone();
+        let actuated = actuated.clone();
+        tasks.run("sweep", async move {
+            let known = pods.known().await;
+            actuated.retain(|uid| known.contains(uid));
+            volumes.sweep(known.iter().cloned());
+            let has_task = pods.clone();
+            let is_known = move |uid: &PodUid| has_task.is_known(uid);
+            execute::sweep_logs(pod_logs, container_logs, is_known).await;
+            if let Some(cgroups) = cgroups {
+                follow::sweep(&cgroups, |uid| pods.is_known(uid)).await;
+            }
+            // Once per process.
+            stop.cancelled().await;
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{ApiParts, RuntimeParts};
-use crate::daemon::Core;
+use crate::daemon::Kubelet;
 use crate::daemon::tasks::Tasks;
 use crate::node::csi_node;
 use crate::volumes::mounter::Mounter;
@@ -19,7 +19,7 @@ pub(in crate::daemon) struct CsiParts {
     pub(in crate::daemon) storage: watch::Receiver<Option<String>>,
 }
 
-impl<M: Mounter> Core<M> {
+impl<M: Mounter> Kubelet<M> {
     /// Starts the registration of plugins: CSI drivers and device plugins.
     pub(in crate::daemon) fn start_csi(
         &self,
@@ -27,15 +27,16 @@ impl<M: Mounter> Core<M> {
         runtime: &RuntimeParts,
         api: &ApiParts,
     ) -> CsiParts {
-        let drivers = csi::Drivers::new(self.clock, csi::metrics::observer(&self.metrics));
+        let drivers =
+            csi::Drivers::new(self.core.clock, csi::metrics::observer(&self.core.metrics));
         let objects = Arc::new(api.csi_objects.clone());
-        let csi = volumes::Csi::new(drivers.clone(), objects, &self.identity.name);
-        if !self.machine.describes_node {
+        let csi = volumes::Csi::new(drivers.clone(), objects, &self.core.identity.name);
+        if !self.core.describes_node {
             return CsiParts { csi, storage: watch::channel(None).1 };
         }
 
         let (registrar, storage, task) =
-            csi_node::new(self.clients.as_ref(), api.node.clone(), drivers);
+            csi_node::new(self.core.clients.as_ref(), api.node.clone(), drivers);
         tasks.run("csi node", task);
         let devices = runtime.manager.plugin_handler();
         let handlers: plugins::Handlers = [
@@ -43,8 +44,8 @@ impl<M: Mounter> Core<M> {
             (plugins::DEVICE_PLUGIN, Arc::new(devices)),
         ]
         .into();
-        let folder = volumes::Paths::from(&self.loaded).plugins_registry();
-        tasks.run("plugins", plugins::new(folder, handlers, self.clock));
+        let folder = volumes::Paths::from(&self.core.loaded).plugins_registry();
+        tasks.run("plugins", plugins::new(folder, handlers, self.core.clock));
         CsiParts { csi, storage }
     }
 }

@@ -5,8 +5,8 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::cri::RuntimeCondition;
-use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
+use crate::daemon::{Core, Kubelet};
 use crate::dispatch::PodsHandle;
 use crate::eviction::{self, MemcgConfig, collect, garbage, oom};
 use crate::images::gc;
@@ -28,7 +28,7 @@ pub(in crate::daemon) struct EvictionParts {
     pub(in crate::daemon) condition: watch::Receiver<RuntimeCondition>,
 }
 
-impl<M: Mounter> Core<M> {
+impl<M: Mounter> Kubelet<M> {
     /// Starts eviction. A simulation has no machine that could run out of anything.
     pub(in crate::daemon) fn start_eviction(
         &self,
@@ -37,15 +37,15 @@ impl<M: Mounter> Core<M> {
         pods: &PodsHandle,
     ) -> anyhow::Result<()> {
         let EvictionParts { stats, images, pressure, cgroups, condition } = parts;
-        let policy = garbage::Policy::from(&self.loaded);
-        tasks.run("dead containers", collect::run(policy, pods.clone(), self.clock));
-        if !self.machine.describes_node {
+        let policy = garbage::Policy::from(&self.core.loaded);
+        tasks.run("dead containers", collect::run(policy, pods.clone(), self.core.clock));
+        if !self.core.describes_node {
             return Ok(());
         }
 
         let memcg = cgroups.as_ref().and_then(memcg);
-        let name = &self.identity.name;
-        let config = eviction::Config::from_loaded(&self.loaded, name, memcg)
+        let name = &self.core.identity.name;
+        let config = eviction::Config::from_loaded(&self.core.loaded, name, memcg)
             .context("eviction thresholds")?;
         let deps = eviction::Deps {
             stats,
@@ -53,20 +53,22 @@ impl<M: Mounter> Core<M> {
             images,
             runtime: self.runtime.clone(),
             pressure,
-            recorder: self.recorder.clone(),
-            metrics: eviction::Metrics::register(&self.metrics),
-            clock: self.clock,
+            recorder: self.core.recorder.clone(),
+            metrics: eviction::Metrics::register(&self.core.metrics),
+            clock: self.core.clock,
         };
         tasks.run("eviction", eviction::new(config, deps));
 
-        let recorder = self.recorder.clone();
+        let recorder = self.core.recorder.clone();
         let failures = collect::report_failures(condition, name.clone(), recorder.clone());
         tasks.run("collection failures", failures);
         let deps = oom::Deps { pods: pods.clone(), recorder, node_name: name.clone() };
         tasks.run("killed processes", oom::new(deps));
         Ok(())
     }
+}
 
+impl Core {
     /// Starts what waits for the machine's shutdown, if pods are to have time for it.
     pub(in crate::daemon) fn start_graceful_shutdown(
         &self,
@@ -75,7 +77,7 @@ impl<M: Mounter> Core<M> {
         pods: &PodsHandle,
     ) {
         let config = shutdown::Config::from_loaded(&self.loaded, &self.identity.name);
-        let Some(config) = config.filter(|_| self.machine.describes_node) else { return };
+        let Some(config) = config.filter(|_| self.describes_node) else { return };
         let deps = shutdown::Deps {
             logind: Logind::default(),
             pods: pods.clone(),

@@ -14,7 +14,7 @@ mod server;
 mod stats;
 
 pub(super) use self::api::{ApiParts, clients};
-pub(super) use self::backend::Parts;
+pub(super) use self::backend::{Changing, DispatchParts, Parts};
 pub(super) use self::csi::CsiParts;
 pub(super) use self::eviction::EvictionParts;
 pub(super) use self::runtime::RuntimeParts;

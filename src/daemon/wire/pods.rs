@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::ApiParts;
 use crate::apiserver::claims;
 use crate::daemon::tasks::Tasks;
-use crate::daemon::{Core, stuck_volumes, subordinate_ids};
+use crate::daemon::{Core, Kubelet, stuck_volumes, subordinate_ids};
 use crate::dispatch::{PodView, PodsHandle};
 use crate::model::pod;
 use crate::pods::logs;
@@ -16,35 +16,7 @@ use crate::pods::user_namespaces::UserNamespaces;
 use crate::volumes::mounter::Mounter;
 use crate::{desired, images, sources, volumes};
 
-impl<M: Mounter> Core<M> {
-    /// Starts the owner of what is mounted, and the reports of what it cannot remove.
-    pub(in crate::daemon) fn start_volumes(
-        &self,
-        tasks: &mut Tasks,
-        api: &ApiParts,
-        csi: volumes::Csi,
-    ) -> volumes::Handle {
-        let claims = self.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()));
-        let sources = volumes::Sources {
-            objects: api.objects.clone(),
-            tokens: api.tokens.clone(),
-            claims: Arc::new(claims),
-        };
-        let allocatable = self.identity.allocatable(&self.loaded);
-        let config = volumes::Config::from_loaded(&self.loaded, &allocatable);
-        let recorder = self.recorder.clone();
-        let mounter = self.machine.mounter.clone();
-        let deps = volumes::Deps { sources, csi, mounter, recorder, clock: self.clock };
-        let (volumes, task) = volumes::new(config, deps);
-        tasks.run("volumes", task);
-
-        stuck_volumes::register(&self.metrics, volumes.swept());
-        let node = self.identity.name.clone();
-        let reports = stuck_volumes::report(volumes.swept(), node, self.recorder.clone());
-        tasks.run("stuck volumes", reports);
-        volumes
-    }
-
+impl Core {
     /// Starts every source of pods, and the merged view of them.
     pub(in crate::daemon) fn start_sources(
         &self,
@@ -86,11 +58,43 @@ impl<M: Mounter> Core<M> {
         tasks.run("desired", task);
         Ok((desired, changes))
     }
+}
+
+impl<M: Mounter> Kubelet<M> {
+    /// Starts the owner of what is mounted, and the reports of what it cannot remove.
+    pub(in crate::daemon) fn start_volumes(
+        &self,
+        tasks: &mut Tasks,
+        api: &ApiParts,
+        csi: volumes::Csi,
+    ) -> volumes::Handle {
+        let claims =
+            self.core.clients.as_ref().map(|clients| claims::new(clients, api.node.clone()));
+        let sources = volumes::Sources {
+            objects: api.objects.clone(),
+            tokens: api.tokens.clone(),
+            claims: Arc::new(claims),
+        };
+        let allocatable = self.core.identity.allocatable(&self.core.loaded);
+        let config = volumes::Config::from_loaded(&self.core.loaded, &allocatable);
+        let recorder = self.core.recorder.clone();
+        let mounter = self.machine.mounter.clone();
+        let deps = volumes::Deps { sources, csi, mounter, recorder, clock: self.core.clock };
+        let (volumes, task) = volumes::new(config, deps);
+        volumes.measure(&self.core.metrics);
+        tasks.run("volumes", task);
+
+        stuck_volumes::register(&self.core.metrics, volumes.swept());
+        let node = self.core.identity.name.clone();
+        let reports = stuck_volumes::report(volumes.swept(), node, self.core.recorder.clone());
+        tasks.run("stuck volumes", reports);
+        volumes
+    }
 
     /// Reads from the disk which ids the users of pods have.
     pub(in crate::daemon) async fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
-        let ids = subordinate_ids::ids(&self.loaded.config).await?;
-        let paths = volumes::Paths::from(&self.loaded);
+        let ids = subordinate_ids::ids(&self.core.loaded.config).await?;
+        let paths = volumes::Paths::from(&self.core.loaded);
         Ok(crate::linux::blocking::spawn(move || UserNamespaces::new(ids, paths)).await?)
     }
 
@@ -108,15 +112,15 @@ impl<M: Mounter> Core<M> {
         };
         let (handle, collector) = images::gc::Collector::new(
             images,
-            images::gc_plan::Policy::from(&self.loaded),
-            self.identity.name.clone(),
+            images::gc_plan::Policy::from(&self.core.loaded),
+            self.core.identity.name.clone(),
             Arc::new(wanted),
         );
         tasks.run("image collection", collector.run());
 
-        if let Some(policy) = logs::Policy::from_loaded(&self.loaded) {
+        if let Some(policy) = logs::Policy::from_loaded(&self.core.loaded) {
             let runtime = self.runtime.clone();
-            let rotator = logs::Rotator::new(policy, pods.clone(), runtime, self.clock);
+            let rotator = logs::Rotator::new(policy, pods.clone(), runtime, self.core.clock);
             tasks.run("log rotation", rotator.run());
         }
         handle

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::apiserver::{resource_claims, tokens};
 use crate::config::Gate;
-use crate::daemon::Core;
+use crate::daemon::Kubelet;
 use crate::daemon::tasks::Tasks;
 use crate::linux::machine;
 use crate::resources::pod_states;
@@ -30,7 +30,7 @@ pub(in crate::daemon) struct RuntimeParts {
     pub(in crate::daemon) states: pod_states::Files,
 }
 
-impl<M: Mounter> Core<M> {
+impl<M: Mounter> Kubelet<M> {
     /// Starts what talks to the runtime, once the runtime has said its version: nothing works
     /// without it. `None`: the stop came first. May be dropped at any point, with `tasks`.
     pub(in crate::daemon) async fn start_runtime(
@@ -42,11 +42,12 @@ impl<M: Mounter> Core<M> {
         let (look_again, watcher) = cni::watch(Path::new(cni::CONF_DIR));
         tasks.run("cni watch", watcher.run());
         let runtime = self.runtime.clone();
-        let (mut condition, task) = cri::condition::new(runtime, self.clock, look_again);
+        let (mut condition, task) = cri::condition::new(runtime, self.core.clock, look_again);
         tasks.run("runtime condition", task);
 
-        let endpoint = &self.loaded.config.container_runtime_endpoint;
-        let Some(answer) = first_answer(&mut condition, endpoint, &self.shutdown).await? else {
+        let endpoint = &self.core.loaded.config.container_runtime_endpoint;
+        let Some(answer) = first_answer(&mut condition, endpoint, &self.core.shutdown).await?
+        else {
             return Ok(None);
         };
         if let Some(identity) = &answer.identity {
@@ -57,38 +58,38 @@ impl<M: Mounter> Core<M> {
         if driver.is_none() {
             self.report_missing_runtime_config();
         }
-        let durations = resources::Durations::register(&self.metrics, self.clock);
-        let cgroups = resources::PodCgroups::from_loaded(&self.loaded, driver, durations)?;
+        let durations = resources::Durations::register(&self.core.metrics, self.core.clock);
+        let cgroups = resources::PodCgroups::from_loaded(&self.core.loaded, driver, durations)?;
         if let Some(cgroups) = &cgroups {
             self.limit_node(cgroups, tasks).await?;
         }
 
         let observer = {
-            let is_evented = self.loaded.gates.enabled(Gate::EVENTED_PLEG);
-            pleg::metrics::observer(&self.metrics, is_evented)
+            let is_evented = self.core.loaded.gates.enabled(Gate::EVENTED_PLEG);
+            pleg::metrics::observer(&self.core.metrics, is_evented)
         };
-        let (pleg, task) = pleg::new(self.runtime.clone(), self.clock, observer);
+        let (pleg, task) = pleg::new(self.runtime.clone(), self.core.clock, observer);
         tasks.run("pleg", task);
-        let health = pleg::health(pleg.clone(), self.clock, self.health.clone());
+        let health = pleg::health(pleg.clone(), self.core.clock, self.core.health.clone());
         tasks.run("health", health);
 
         let images = images::Handle::new(
-            images::Config { plugins: self.plugins(), ..images::Config::from(&self.loaded) },
+            images::Config { plugins: self.plugins(), ..images::Config::from(&self.core.loaded) },
             self.runtime.clone(),
-            self.clock,
-            self.recorder.clone(),
-            images::metrics::observer(&self.metrics),
+            self.core.clock,
+            self.core.recorder.clone(),
+            images::metrics::observer(&self.core.metrics),
         );
         if let Err(error) = images.recover_records().await {
             warn!(%error, "records of images that were pulled before could not be checked");
         }
 
         let folder = self.machine.device_plugins_dir.clone();
-        let claims = self.clients.as_ref().map(resource_claims::new);
-        let (manager, task) = resources::manager::new(folder, claims, self.clock);
+        let claims = self.core.clients.as_ref().map(resource_claims::new);
+        let (manager, task) = resources::manager::new(folder, claims, self.core.clock);
         tasks.run("resource manager", task);
 
-        let root = PathBuf::from(&self.loaded.flags.root_dir);
+        let root = PathBuf::from(&self.core.loaded.flags.root_dir);
         let states = pod_states::open(&root)?;
         tasks.run("pods' resources", pod_states::keep(states.clone(), root));
         Ok(Some(RuntimeParts { pleg, condition, images, cgroups, manager, states }))
@@ -96,7 +97,7 @@ impl<M: Mounter> Core<M> {
 
     /// Reports a runtime that does not say which cgroup driver it wants: later kubelets need that.
     fn report_missing_runtime_config(&self) {
-        let losing = self.metrics.gauges(
+        let losing = self.core.metrics.gauges(
             "kubelet_cri_losing_support",
             "[ALPHA] the Kubernetes version that the currently running CRI implementation will \
              lose support on if not upgraded.",
@@ -111,18 +112,18 @@ impl<M: Mounter> Core<M> {
 
     /// Makes the credential provider plug-ins of the configuration.
     fn plugins(&self) -> images::Plugins {
-        let Some(configured) = &self.loaded.credential_providers else {
+        let Some(configured) = &self.core.loaded.credential_providers else {
             return images::Plugins::default();
         };
-        let accounts: Box<dyn images::plugins::Accounts> = match &self.clients {
+        let accounts: Box<dyn images::plugins::Accounts> = match &self.core.clients {
             None => Box::new(images::plugins::NoAccounts),
             Some(clients) => {
-                let tokens = tokens::new(clients, self.clock);
+                let tokens = tokens::new(clients, self.core.clock);
                 Box::new(images::plugins::ApiAccounts::new(clients, tokens))
             }
         };
-        let observer = images::metrics::plugin_observer(&self.metrics, &configured.hash);
-        images::Plugins::new(configured, accounts, self.clock, &observer)
+        let observer = images::metrics::plugin_observer(&self.core.metrics, &configured.hash);
+        images::Plugins::new(configured, accounts, self.core.clock, &observer)
     }
 
     /// Makes the cgroups of all pods and has the node's limits enforced. The limit of all pods may
@@ -133,21 +134,21 @@ impl<M: Mounter> Core<M> {
         tasks: &mut Tasks,
     ) -> anyhow::Result<()> {
         let machine = resources::node_limits::Machine {
-            cores: self.identity.machine.cores,
+            cores: self.core.identity.machine.cores,
             cpus: machine::cpus(),
-            memory: self.identity.machine.memory,
+            memory: self.core.identity.machine.memory,
             pids: machine::processes(),
         };
-        let limits = resources::NodeLimits::from_loaded(&self.loaded, &machine);
+        let limits = resources::NodeLimits::from_loaded(&self.core.loaded, &machine);
         cgroups.setup(limits.pods.clone()).await.context("setting up the cgroups of pods")?;
         let enforcer = resources::node_limits::Enforcer {
             cgroups: cgroups.clone(),
             limits,
-            recorder: self.recorder.clone(),
-            node_name: self.identity.name.clone(),
+            recorder: self.core.recorder.clone(),
+            node_name: self.core.identity.name.clone(),
         };
         enforcer.enforce_reserved().await?;
-        let stop = self.shutdown.clone();
+        let stop = self.core.shutdown.clone();
         tasks.run("node limits", async move {
             enforcer.run().await;
             stop.cancelled().await;

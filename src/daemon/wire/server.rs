@@ -15,7 +15,6 @@ use crate::daemon::Core;
 use crate::daemon::tasks::Tasks;
 use crate::dispatch::PodsHandle;
 use crate::stats::StatsHandle;
-use crate::volumes::mounter::Mounter;
 use crate::{certs, desired, server};
 
 /// What the serving certificate comes from.
@@ -26,7 +25,7 @@ pub(in crate::daemon) struct CertificateParts {
     pub(in crate::daemon) host_ips: Vec<IpAddr>,
 }
 
-impl<M: Mounter> Core<M> {
+impl Core {
     /// Starts the requests for a serving certificate, if it is to be requested. Without a Node none
     /// is requested and none is served, as upstream.
     pub(in crate::daemon) fn start_serving_certificate(

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use super::RuntimeParts;
 use crate::config::Host;
-use crate::daemon::Core;
+use crate::daemon::Kubelet;
 use crate::daemon::tasks::Tasks;
 use crate::resources::cgroup_names::CgroupTree;
 use crate::stats::cadvisor::{Machine, machine};
 use crate::stats::{self, StatsHandle};
-use crate::telemetry::metrics::Kind;
+use crate::telemetry::metrics::{DEFAULT_BUCKETS, Kind};
 use crate::volumes::mounter::Mounter;
 use crate::{desired, pleg, volumes};
 
-impl<M: Mounter> Core<M> {
+impl<M: Mounter> Kubelet<M> {
     /// Starts what reads the use of the node and its pods.
     pub(in crate::daemon) fn start_stats(
         &self,
@@ -25,17 +25,24 @@ impl<M: Mounter> Core<M> {
         let driver = runtime.condition.borrow().cgroup_driver;
         let tree = match &runtime.cgroups {
             Some(cgroups) => cgroups.tree().clone(),
-            None => CgroupTree::without_pods(&self.loaded, driver),
+            None => CgroupTree::without_pods(&self.core.loaded, driver),
         };
-        let name = &self.identity.name;
-        let config = stats::Config::from_loaded(&self.loaded, name, tree, self.machine_facts());
+        let name = &self.core.identity.name;
+        let config =
+            stats::Config::from_loaded(&self.core.loaded, name, tree, self.machine_facts());
         let desired = desired.clone();
         let deps = stats::Deps {
             runtime: self.runtime.clone(),
             pleg: runtime.pleg.clone(),
             volumes: volumes.clone(),
             pods: Arc::new(move || desired.pods()),
-            clock: self.clock,
+            volume_durations: self.core.metrics.histograms(
+                "kubelet_volume_metric_collection_duration_seconds",
+                "[ALPHA] Duration in seconds to calculate volume stats",
+                &["metric_source"],
+                DEFAULT_BUCKETS,
+            ),
+            clock: self.core.clock,
         };
         let (stats, task) = stats::new(config, deps);
         tasks.run("statistics", task);
@@ -45,10 +52,10 @@ impl<M: Mounter> Core<M> {
 
     /// Registers the metrics of the node itself.
     fn register_node(&self, pleg: pleg::Handle) {
-        let metrics = &self.metrics;
+        let metrics = &self.core.metrics;
         let help = "[ALPHA] The node's name. The count is always 1.";
         let names = metrics.gauges("kubelet_node_name", help, &["node"]);
-        names.with(&[&self.identity.name]).set(1.0);
+        names.with(&[&self.core.identity.name]).set(1.0);
         let help = "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
         let providers = metrics.gauges("kubelet_metrics_provider", help, &["provider"]);
         providers.with(&["cadvisor"]).set(1.0);
@@ -56,7 +63,7 @@ impl<M: Mounter> Core<M> {
         let version = if Host::detect().cgroup_v2 { 2.0 } else { 1.0 };
         metrics.gauge("kubelet_cgroup_version", help).set(version);
 
-        let clock = self.clock;
+        let clock = self.core.clock;
         metrics.on_collect(move |out| {
             let Some(last) = pleg.last_relist() else { return };
             let now = clock.now();
@@ -69,7 +76,7 @@ impl<M: Mounter> Core<M> {
 
     /// The facts of the machine that metrics show.
     fn machine_facts(&self) -> Machine {
-        let info = &self.identity.machine;
+        let info = &self.core.identity.machine;
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Machine {
             machine_id: info.machine_id.clone(),

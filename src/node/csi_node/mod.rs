@@ -96,9 +96,14 @@ enum WriteError {
 pub struct Registrar {
     drivers: Drivers,
     objects: Option<Arc<Objects>>,
-    /// The entries of drivers whose place others have taken, the last one at the end.
-    replaced: Arc<parking_lot::Mutex<BTreeMap<String, Vec<Registered>>>>,
+    /// By driver: the entries whose place others have taken.
+    replaced: Arc<parking_lot::Mutex<BTreeMap<String, Replaced>>>,
 }
+
+/// The entries of one driver whose place others have taken, the last one at the end. Locked while a
+/// socket of the driver comes or goes, its calls and the writes of both objects included: what was
+/// decided for one socket stays true until it is carried out.
+type Replaced = Arc<Mutex<Vec<Registered>>>;
 
 /// The two objects of this node.
 struct Objects {
@@ -309,17 +314,23 @@ impl Registrar {
         }
     }
 
+    fn replaced(&self, name: &str) -> Replaced {
+        Arc::clone(self.replaced.lock().entry(name.to_owned()).or_default())
+    }
+
     async fn take_on(&self, plugin: &Plugin) -> Result<(), RegisterError> {
+        let replaced = self.replaced(&plugin.name);
+        let mut replaced = replaced.lock().await;
         let version = self.version("RegisterPlugin", plugin)?;
         let driver = Registered { endpoint: plugin.endpoint.clone(), version };
         if let Some(present) = self.drivers.get(&plugin.name) {
-            self.replaced.lock().entry(plugin.name.clone()).or_default().push(present);
+            replaced.push(present);
         }
         // Volumes may use it from here on, as upstream's.
         self.drivers.insert(&plugin.name, driver.clone());
         let installed = self.install(&plugin.name).await;
         if installed.is_err() {
-            self.take_off(&plugin.name, &driver).await;
+            self.take_off(&mut replaced, &plugin.name, &driver).await;
         }
         installed
     }
@@ -345,30 +356,22 @@ impl Registrar {
     }
 
     /// Removes what one socket has registered. The driver whose place it took is back.
-    async fn take_off(&self, name: &str, leaving: &Registered) {
-        let former = {
-            let mut replaced = self.replaced.lock();
-            if self.drivers.get(name).as_ref() != Some(leaving) {
-                // Another socket has taken its place.
-                if let Some(entries) = replaced.get_mut(name) {
-                    entries.retain(|entry| entry != leaving);
-                }
-                return;
-            }
-            let entries = replaced.get_mut(name);
-            let former = entries.and_then(Vec::pop);
-            replaced.retain(|_, entries| !entries.is_empty());
-            former
-        };
-
-        if let Some(former) = former {
-            self.drivers.insert(name, former);
-            if let Err(error) = self.install(name).await {
-                tracing::warn!(driver = name, %error, "a CSI driver that is back is not shown");
-            }
+    async fn take_off(&self, replaced: &mut Vec<Registered>, name: &str, leaving: &Registered) {
+        if self.drivers.get(name).as_ref() != Some(leaving) {
+            // Another socket has taken its place.
+            replaced.retain(|entry| entry != leaving);
             return;
         }
-        self.drivers.remove(name);
+
+        if let Some(former) = replaced.pop() {
+            self.drivers.insert(name, former);
+            let Err(error) = self.install(name).await else { return };
+            // Better no entry than that of the driver that has left.
+            let advice = "restart the driver's registrar to have it shown";
+            tracing::warn!(driver = name, %error, advice, "a CSI driver is back and not shown");
+        } else {
+            self.drivers.remove(name);
+        }
         let Some(objects) = &self.objects else { return };
         if let Err(error) = objects.uninstall(name).await {
             tracing::warn!(driver = name, %error, "a CSI driver that has left is still shown");
@@ -396,7 +399,9 @@ impl Handler for Registrar {
             // One that was taken on has such a version.
             if let Some(version) = highest_supported(&plugin.versions) {
                 let endpoint = plugin.endpoint.clone();
-                self.take_off(&plugin.name, &Registered { endpoint, version }).await;
+                let replaced = self.replaced(&plugin.name);
+                let mut replaced = replaced.lock().await;
+                self.take_off(&mut replaced, &plugin.name, &Registered { endpoint, version }).await;
             }
         })
     }

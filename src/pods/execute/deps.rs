@@ -132,6 +132,15 @@ pub enum Count<'a> {
         /// Whether the pod has a user namespace of its own.
         own_users: bool,
     },
+    /// The runtime has answered a request for a sandbox.
+    Sandbox {
+        /// The runtime's handler, empty for its default.
+        handler: &'a str,
+        /// How long it took.
+        took: Duration,
+        /// Whether there is none.
+        failed: bool,
+    },
     /// A pod with a user namespace of its own failed after its sandbox was made.
     OwnUsersFailed,
     /// A container is about to be created.

@@ -102,9 +102,13 @@ impl SandboxCreation<'_> {
         let deps = scope.deps;
         let mutation = scope.begin_mutation();
         let stop = &scope.context.stop;
+        let handler = request.runtime_handler.clone();
+        let began = deps.clock.now().mono;
         let (made, mut mutation) =
             run_until_name_is_free(&deps.runtime.cri, deps.clock, request, mutation, stop).await;
         drop(turn);
+        let took = deps.clock.now().mono.since(began);
+        deps.metrics.count(Count::Sandbox { handler: &handler, took, failed: made.is_err() });
         if let Ok(id) = &made {
             mutation.touched_sandbox(id);
         }

@@ -11,6 +11,7 @@ use tracing::{Instrument as _, warn};
 
 use crate::model::{Mono, ObservedPod, Pod};
 use crate::pods::execute::{Completion, Context, Execute};
+use crate::pods::lives::Busy;
 use crate::pods::memory::Event;
 use crate::pods::plan::types::{Action, Key};
 
@@ -32,6 +33,12 @@ struct Running {
 }
 
 impl Actions {
+    /// Returns what the actions do.
+    pub(super) fn busy(&self) -> Busy {
+        let is_pull = |key: &Key| matches!(key, Key::Image(_));
+        Busy { working: !self.running.is_empty(), pulling: self.running.keys().any(is_pull) }
+    }
+
     /// Begins an action, or hurries the kill that runs.
     pub(super) fn begin<E: Execute>(
         &mut self,

@@ -309,6 +309,7 @@ impl<E: Execute, R: Report> Task<E, R> {
             plan: &step.plan,
             resize: self.memory.resize(),
             known: self.memory.known(),
+            busy: self.actions.busy(),
             now,
         };
         let Published { status, version } = self.reporter.publish(&picture).await;

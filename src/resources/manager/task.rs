@@ -5,7 +5,9 @@
 //! waits for a plugin.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -15,8 +17,9 @@ use super::Allocation;
 use super::ledger::Ledger;
 use super::provider::{Ask, Step};
 use crate::clock::Clock;
+use crate::linux::blocking;
 use crate::linux::fs::{WriteOptions, write_atomic_with};
-use crate::model::PodUid;
+use crate::model::{Mono, PodUid};
 use crate::resources::devices::error::DeviceError;
 use crate::resources::devices::inventory::Inventory;
 use crate::resources::devices::{self, Answer, Connection, Figures, Health, News, checkpoint};
@@ -24,6 +27,9 @@ use crate::watch::set_if_changed;
 
 /// The record of the devices that containers have, in the folder of device plugins.
 pub(super) const CHECKPOINT: &str = "kubelet_internal_checkpoint";
+
+/// The pause before a checkpoint that could not be written is written again.
+const KEEP_AGAIN: Duration = Duration::from_secs(10);
 
 /// What [`Command::Next`] is answered with: the step, and the plugin that it calls if it is there.
 type Next = Result<(Step, Option<Connection>), DeviceError>;
@@ -62,6 +68,8 @@ pub(super) struct Task {
     /// For the followers.
     news: mpsc::Sender<News>,
     file: PathBuf,
+    /// When the checkpoint is written again, after a write that failed.
+    keep_at: Option<Mono>,
     clock: Clock,
     published: Published,
 }
@@ -93,6 +101,7 @@ impl Task {
             followers: JoinSet::new(),
             news,
             file,
+            keep_at: None,
             clock,
             published,
         }
@@ -107,24 +116,26 @@ impl Task {
             let next = self.ledger.devices.expire(self.clock.now().mono);
             self.publish();
             let clock = self.clock;
+            let keep_at = self.keep_at;
             // Cancel-safe: all of them only wait.
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.command(command).await,
                     None => return,
                 },
-                Some(news) = news.recv() => self.hear(news),
+                Some(news) = news.recv() => self.hear(news).await,
                 Some(_) = self.followers.join_next() => {}
                 () = clock.sleep_until_some(next) => {}
+                () = clock.sleep_until_some(keep_at), if keep_at.is_some() => self.keep().await,
             }
         }
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         // Who asked and no longer waits needs no answer.
         match command {
             Command::Next { ask, answer, reply } => {
-                reply.send(self.next(&ask, answer)).ok();
+                reply.send(self.next(&ask, answer).await).ok();
             }
             Command::Held { ask, reply } => {
                 reply.send(self.held(&ask)).ok();
@@ -137,17 +148,17 @@ impl Task {
             }
             Command::Forget(uid) => {
                 if self.ledger.forget(&uid) {
-                    self.keep();
+                    self.keep().await;
                 }
             }
         }
     }
 
-    fn next(&mut self, ask: &Ask, answer: Option<Answer>) -> Next {
+    async fn next(&mut self, ask: &Ask, answer: Option<Answer>) -> Next {
         let is_settled = matches!(answer, Some(Answer::Allocated { .. } | Answer::Refused { .. }));
         let step = self.ledger.allocate(ask, answer);
         if is_settled {
-            self.keep();
+            self.keep().await;
         }
         let step = step?;
         let plugin = match &step {
@@ -172,7 +183,7 @@ impl Task {
         self.plugins.get(resource).map(|(_, connection)| connection.clone())
     }
 
-    fn hear(&mut self, news: News) {
+    async fn hear(&mut self, news: News) {
         match news {
             News::Connected { resource, connection, reply } => {
                 self.generation += 1;
@@ -184,7 +195,7 @@ impl Task {
             }
             News::Listed { resource, generation, devices } => {
                 self.ledger.devices.listed(&resource, generation, devices);
-                self.keep();
+                self.keep().await;
             }
             News::Ended { resource, generation } => {
                 info!(resource, "device plugin has gone");
@@ -192,7 +203,7 @@ impl Task {
                 if self.plugins.get(&resource).is_some_and(|(present, _)| *present == generation) {
                     self.plugins.remove(&resource);
                 }
-                self.keep();
+                self.keep().await;
             }
         }
     }
@@ -202,14 +213,19 @@ impl Task {
         set_if_changed(&self.published.health, self.ledger.devices.health());
     }
 
-    /// Writes the checkpoint: a small file in the folder that plugins use.
-    fn keep(&self) {
+    /// Writes the checkpoint: a small file in the folder that plugins use. An answer that depends
+    /// on it is given after it.
+    async fn keep(&mut self) {
         let devices = &self.ledger.devices;
         let text = checkpoint::encode(devices.allocations(), &devices.registered());
+        let path = self.file.clone();
         let options = WriteOptions::mode(0o600).synced();
-        if let Err(error) = write_atomic_with(&self.file, text, options) {
+        let written = blocking::spawn(move || write_atomic_with(&path, text, options)).await;
+        self.keep_at = None;
+        if let Err(error) = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             let file = self.file.display();
             warn!(%file, %error, "the devices of containers were not written");
+            self.keep_at = Some(self.clock.now().mono.after(KEEP_AGAIN));
         }
     }
 }
@@ -217,7 +233,7 @@ impl Task {
 fn restore(file: &Path, clock: Clock) -> Inventory {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Inventory::default(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Inventory::default(),
         Err(error) => {
             warn!(file = %file.display(), %error, "the devices of containers could not be read");
             return Inventory::default();

@@ -200,3 +200,22 @@ async fn who_asks_for_nothing_does_not_wait() {
     assert_eq!(world.admit(&foreign).await, Ok(()), "no plugin ever offered it");
     assert!(world.manager.given().await.is_empty());
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_could_not_be_written_is_written_later() {
+    let mut world = World::new();
+    let file = world.folder.path().join(super::task::CHECKPOINT);
+    std::fs::create_dir(&file).expect("a folder in its place");
+    world.plug_in().await;
+    std::fs::remove_dir(&file).expect("removed");
+
+    // Longer than the pause before the next try.
+    for _ in 0..400 {
+        if file.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let text = std::fs::read_to_string(&file).expect("written without another change");
+    assert!(text.contains("example.com/gpu"), "{text}");
+}

@@ -34,7 +34,8 @@ pub fn register_start_time(registry: &Registry) {
     registry.on_collect(|out| {
         let stat = Process::myself().and_then(|process| process.stat());
         if let Some(started) = stat.ok().and_then(|stat| started(&stat)) {
-            out.family(START_TIME.0, START_TIME.1, Kind::Gauge, &[], &[(&[], started)]);
+            let help = format!("[ALPHA] {}", START_TIME.1);
+            out.family(START_TIME.0, &help, Kind::Gauge, &[], &[(&[], started)]);
         }
     });
 }
@@ -84,15 +85,25 @@ fn collect(process: &Process, out: &mut Collected) {
     if let Ok(open) = process.fd_count() {
         show("process_open_fds", "Number of open file descriptors.", Kind::Gauge, open as f64);
     }
-    if let Ok(limits) = process.limits()
-        && let procfs::process::LimitValue::Value(most) = limits.max_open_files.soft_limit
-    {
-        show(
-            "process_max_fds",
-            "Maximum number of open file descriptors.",
-            Kind::Gauge,
-            most as f64,
-        );
+    if let Ok(limits) = process.limits() {
+        if let procfs::process::LimitValue::Value(most) = limits.max_open_files.soft_limit {
+            let help = "Maximum number of open file descriptors.";
+            show("process_max_fds", help, Kind::Gauge, most as f64);
+        }
+        let most = match limits.max_address_space.soft_limit {
+            procfs::process::LimitValue::Value(most) => most,
+            procfs::process::LimitValue::Unlimited => u64::MAX,
+        };
+        let help = "Maximum amount of virtual memory available in bytes.";
+        show("process_virtual_memory_max_bytes", help, Kind::Gauge, most as f64);
+    }
+    if let Ok(devices) = process.dev_status() {
+        let received: u64 = devices.values().map(|device| device.recv_bytes).sum();
+        let help = "Number of bytes received by the process over the network.";
+        show("process_network_receive_bytes_total", help, Kind::Counter, received as f64);
+        let sent: u64 = devices.values().map(|device| device.sent_bytes).sum();
+        let help = "Number of bytes sent by the process over the network.";
+        show("process_network_transmit_bytes_total", help, Kind::Counter, sent as f64);
     }
 }
 

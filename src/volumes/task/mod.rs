@@ -38,6 +38,7 @@ use super::kinds::context::{Locks, Tools};
 use super::kinds::csi::Csi;
 use super::kinds::{Context, Done, Kind, OnDisk};
 use super::ledger::{self, Record};
+use super::metrics::Totals;
 use super::mounter::Mounter;
 use super::paths::Paths;
 use super::payload::ObjectRef;
@@ -139,6 +140,7 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             for uid in std::mem::take(&mut touched) {
                 self.step(&uid);
             }
+            self.count();
             let wake_at = self
                 .entries
                 .values()
@@ -172,6 +174,9 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         });
         match read.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
             Ok(pods) => {
+                if let Some(metrics) = self.parts.shared.metrics.get() {
+                    metrics.reconstructed(Some(pods.values().map(Vec::len).sum()));
+                }
                 for (uid, found) in pods {
                     self.entries.insert(uid.clone(), Entry::from_disk(uid, found));
                 }
@@ -180,7 +185,12 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
                 }
             }
             // Volumes are set up all the same; what is there is found by each set-up.
-            Err(error) => error!(error = %error, "Could not read the pods' directories"),
+            Err(error) => {
+                error!(error = %error, "Could not read the pods' directories");
+                if let Some(metrics) = self.parts.shared.metrics.get() {
+                    metrics.reconstructed(None);
+                }
+            }
         }
     }
 
@@ -250,6 +260,24 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
         {
             self.entries.remove(uid);
         }
+    }
+
+    /// Counts the volumes for the metrics.
+    fn count(&self) {
+        let Some(metrics) = self.parts.shared.metrics.get() else { return };
+        let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
+        for entry in self.entries.values() {
+            for OneVolume { plan, meta } in &entry.volumes {
+                let is_wanted = entry.goal == Goal::Present && plan.wanted;
+                let is_there = plan.actual != Actual::Absent;
+                if is_wanted || is_there {
+                    let of_plugin = totals.entry(meta.plugin_name().to_owned()).or_default();
+                    of_plugin.desired += u32::from(is_wanted);
+                    of_plugin.actual += u32::from(is_there);
+                }
+            }
+        }
+        metrics.counted(totals);
     }
 
     fn begin(&mut self, uid: &PodUid, index: usize, doing: Doing) {
@@ -345,8 +373,13 @@ impl<O: ObjectSource, T: TokenSource, M: Mounter> Task<O, T, M> {
             // Its tear-down has to know what has begun.
             entry.claimed(index, record.clone());
         }
-        let volume = &mut entry.volumes[index].plan;
-        let doing = volume.doing.take().map(|(doing, _)| doing);
+        let OneVolume { plan: volume, meta } = &mut entry.volumes[index];
+        let doing = volume.doing.take();
+        if let (Some(metrics), Some((doing, began))) = (self.parts.shared.metrics.get(), doing) {
+            let is_done = matches!(&ended, Ok(Ended::SetUp(Ok(_)) | Ended::TornDown(Ok(()))));
+            metrics.ended(meta.plugin_name(), doing, is_done, now.since(began));
+        }
+        let doing = doing.map(|(doing, _)| doing);
         let result = match ended {
             Ok(Ended::SetUp(result)) => {
                 result.map_err(|(error, _)| Failure::of(&error, &volume.name))

@@ -139,6 +139,20 @@ pub fn list(name: &str) {
     println!("{name}: test");
 }
 
+/// The `main` of a suite whose checks build on each other, and which is listed as one.
+pub fn suite(name: &str, work: impl FnOnce(&mut Tally) -> Result<()>) -> ExitCode {
+    if is_listing() {
+        list(name);
+        return ExitCode::SUCCESS;
+    }
+    let mut tally = Tally::new();
+    let outcome = work(&mut tally);
+    // A check that failed has been counted and printed.
+    let outcome = if tally.is_clean() { outcome } else { Ok(()) };
+    tally.conclude(&outcome);
+    tally.finish()
+}
+
 /// Fails without root.
 pub fn need_root() -> Result<()> {
     ensure!(
@@ -186,6 +200,20 @@ pub fn kubelet_program() -> Result<String> {
 pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     let outcome = tokio::time::timeout(limit, work).await;
     outcome.unwrap_or_else(|_| Err(anyhow!("no end after {} s", limit.as_secs())))
+}
+
+/// Waits until `check` succeeds. Its last error is the error.
+pub async fn until(limit: Duration, check: impl AsyncFn() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match check().await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("after {} s", limit.as_secs())));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+        }
+    }
 }
 
 /// The case that stands for the run as a whole.

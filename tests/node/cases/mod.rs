@@ -3,6 +3,7 @@
 use crate::{Case, case, slow};
 
 mod admission;
+mod backend;
 pub(crate) mod certs;
 mod claims;
 pub(crate) mod csi;
@@ -16,6 +17,7 @@ mod images;
 mod in_place;
 mod init;
 mod lifecycle;
+mod metrics;
 mod network;
 mod node;
 mod probes;
@@ -53,6 +55,7 @@ pub(crate) fn together() -> Vec<Case> {
         probes::cases(),
         security::cases(),
         static_pods::cases(),
+        metrics::cases(),
         stats::cases(),
         streams::cases(),
         tools::cases(),
@@ -71,6 +74,7 @@ pub(crate) fn alone() -> Vec<Case> {
         volumes_killed::cases(),
         csi::alone(),
         disturbed::cases(),
+        backend::cases(),
     ];
     disturbing.into_iter().flatten().collect()
 }

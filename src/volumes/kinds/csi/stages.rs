@@ -121,7 +121,7 @@ struct OnDisk {
     names: BTreeSet<String>,
     /// The staged directories that no pod uses.
     unused: Vec<Staged>,
-    /// True if a volume is staged whose name is not known.
+    /// True if a volume is staged or used whose name is not known.
     has_nameless: bool,
 }
 
@@ -133,10 +133,13 @@ fn look<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<OnDisk> {
         let Some(uid) = pod.file_name().and_then(|name| name.to_str()).map(PodUid::from) else {
             continue;
         };
+        let mut recorded = BTreeSet::new();
         for record in ledger::try_read_all(paths, &uid)? {
-            if record.plugin == PLUGIN
-                && let Some(claimed) = record.claimed
-            {
+            if record.plugin != PLUGIN {
+                continue;
+            }
+            recorded.insert(record.directory);
+            if let Some(claimed) = record.claimed {
                 found.used.insert(claimed.path);
             }
         }
@@ -144,8 +147,18 @@ fn look<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<OnDisk> {
             let fields = match data::read_unless_damaged(mounter, &volume.join(data::MOUNT))? {
                 Read::Data(fields) => fields,
                 Read::Nothing => continue,
+                // The ledger says where the volume is staged, if it is. Only its name is missing.
+                Read::Damaged if is_recorded(&recorded, &volume) => {
+                    found.has_nameless = true;
+                    continue;
+                }
                 Read::Damaged => {
-                    let text = format!("{} names no volume", volume.join(data::FILE).display());
+                    let (file, mount) = (volume.join(data::FILE), volume.join(data::MOUNT));
+                    let text = format!(
+                        "{} is damaged and names no volume: restore it, or unmount {} and remove both",
+                        file.display(),
+                        mount.display()
+                    );
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
             };
@@ -160,7 +173,7 @@ fn look<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<OnDisk> {
         }
     }
     let listed = data::list_stages(mounter, paths)?;
-    found.has_nameless = listed.has_nameless;
+    found.has_nameless |= listed.has_nameless;
     for staged in listed.staged {
         found.names.insert(unique_name(&staged.driver, &staged.handle));
         if !found.used.contains(&staged.stage) {
@@ -168,6 +181,12 @@ fn look<M: Mounter>(mounter: &M, paths: &Paths) -> io::Result<OnDisk> {
         }
     }
     Ok(found)
+}
+
+/// Returns true if the ledger has a record of the volume in this folder.
+fn is_recorded(recorded: &BTreeSet<String>, folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| recorded.contains(name))
 }
 
 /// The reasons why a volume that no pod uses is still staged.
@@ -179,6 +198,8 @@ enum UnstageError {
     Driver(#[from] CsiError),
     #[error("the driver has unstaged the volume, but it is still mounted")]
     StillMounted,
+    #[error("what pods use cannot be read: {0}")]
+    Unread(io::Error),
     #[error("kubernetes.io/csi: failed to clean up global mount: {0}")]
     Io(#[from] io::Error),
 }
@@ -225,9 +246,7 @@ impl<M: Mounter> Task<M> {
                 }
                 Err(error) => unread = Some(self.not_read(unread.as_ref(), &error)),
             }
-            let waiting = failed.iter().filter(|(stage, _)| !running.contains(*stage));
-            let waiting = waiting.map(|(_, failed)| failed.retry_at);
-            let wake_at = waiting.chain(unread.as_ref().map(|unread| unread.retry_at)).min();
+            let wake_at = next_look(&failed, &running, unread.as_ref());
 
             tokio::select! {
                 // Each arm is cancel-safe: what it waits on keeps its state outside of the future.
@@ -309,6 +328,20 @@ impl<M: Mounter> Task<M> {
     }
 }
 
+/// Returns when the disk is to be looked at again without a cause. While it cannot be read nothing
+/// is unstaged, so that a stage whose time has come would keep the task awake.
+fn next_look(
+    failed: &BTreeMap<PathBuf, Failed>,
+    running: &BTreeSet<PathBuf>,
+    unread: Option<&Failed>,
+) -> Option<Mono> {
+    if let Some(unread) = unread {
+        return Some(unread.retry_at);
+    }
+    let waiting = failed.iter().filter(|(stage, _)| !running.contains(*stage));
+    waiting.map(|(_, failed)| failed.retry_at).min()
+}
+
 /// Reads the disk on a blocking thread.
 async fn read_disk<M: Mounter>(mounter: &M, paths: &Arc<Paths>) -> io::Result<OnDisk> {
     let (mounter, paths) = (mounter.clone(), Arc::clone(paths));
@@ -326,7 +359,8 @@ async fn try_unstage<M: Mounter>(
     let Staged { stage, driver, handle } = staged;
     let _turn = csi.locks.of(stage.clone()).lock_owned().await;
 
-    if read_disk(&mounter, &paths).await?.used.contains(stage) {
+    let found = read_disk(&mounter, &paths).await.map_err(UnstageError::Unread)?;
+    if found.used.contains(stage) {
         return Ok(());
     }
 
@@ -359,5 +393,26 @@ async fn try_unstage<M: Mounter>(
             Ok(())
         }
         Removed::StillMounted => Err(UnstageError::StillMounted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{BTreeMap, BTreeSet, Failed, Mono, PathBuf, next_look};
+
+    #[test]
+    fn a_disk_that_cannot_be_read_keeps_the_task_asleep() {
+        let at = |seconds| Mono(Duration::from_secs(seconds));
+        let fails = |seconds| Failed { count: 1, retry_at: at(seconds), text: String::new() };
+        let failed: BTreeMap<PathBuf, Failed> =
+            [("/a".into(), fails(5)), ("/b".into(), fails(7))].into();
+        let running = |stages: &[&str]| stages.iter().map(PathBuf::from).collect::<BTreeSet<_>>();
+
+        assert_eq!(next_look(&failed, &running(&[]), None), Some(at(5)));
+        assert_eq!(next_look(&failed, &running(&["/a"]), None), Some(at(7)));
+        assert_eq!(next_look(&failed, &running(&[]), Some(&fails(30))), Some(at(30)));
+        assert_eq!(next_look(&BTreeMap::new(), &running(&[]), None), None);
     }
 }

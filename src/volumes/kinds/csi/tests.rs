@@ -570,3 +570,31 @@ async fn a_volume_is_not_in_use_once_the_pod_that_waited_for_it_is_gone() {
     world.tear_down("u1").await;
     within(in_use.wait_for(|in_use| *in_use == Some(vec![]))).await.expect("the task runs");
 }
+
+#[tokio::test]
+async fn a_damaged_file_of_a_pod_that_the_ledger_knows_holds_up_no_other_stage() {
+    let world = world(false);
+    world.bind();
+    world.register();
+    world.set_up(claimed("u1")).await;
+    let file = "pods/u1/volumes/kubernetes.io~csi/pv/vol_data.json";
+    crate::linux::fs::write_atomic(&world.dir.path().join(file), "", 0o644).expect("written");
+    let paths = Paths::new(world.dir.path(), "/l");
+    let unused = super::data::stage(&paths, DRIVER, "old");
+    std::fs::create_dir_all(&unused).expect("made");
+    let data = [("driverName", DRIVER), ("volumeHandle", "old")];
+    let data = data.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    super::data::write(unused.parent().expect("a folder"), &data).expect("written");
+
+    world.drivers.remove("other");
+    world.register();
+
+    for _ in 0..300 {
+        if !unused.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!unused.exists(), "no pod uses it");
+    assert!(world.stage().exists(), "the pod uses it");
+}
