@@ -5,7 +5,8 @@ use crate::config::{Gate, Loaded};
 
 /// The features that upstream's kubelet declares and that are carried out here, each with its gate;
 /// in upstream's order of names.
-const DECLARED: [(&str, Gate); 3] = [
+const DECLARED: [(&str, Gate); 4] = [
+    ("ExtendWebSocketsToKubelet", Gate::EXTEND_WEB_SOCKETS_TO_KUBELET),
     (
         "InPlacePodLevelResourcesVerticalScaling",
         Gate::IN_PLACE_POD_LEVEL_RESOURCES_VERTICAL_SCALING,

@@ -26,7 +26,7 @@ use crate::apiserver::events::Recorder;
 use crate::apiserver::nodes::NodeView;
 use crate::clock::Clock;
 use crate::model::{EventType, Pod, PodKey, PodUid, pod, reason};
-use crate::sources::{Source, SourceKind};
+use crate::sources::{Source, SourceKind, duplicate_message};
 use index::{Duplicate, Index};
 use mirror_task::MirrorTask;
 
@@ -168,13 +168,7 @@ impl Merge {
         let pod = &duplicate.pod;
         let (key, source) = (pod::key(pod), duplicate.source.as_str());
         tracing::warn!(pod = %key, source, "A second pod of this name is ignored");
-        let message = format!(
-            "Error validating pod {}_{}({}) from {source} due to duplicate pod name {:?}, ignoring",
-            key.name,
-            key.namespace,
-            pod::uid(pod),
-            &*key.name
-        );
+        let message = duplicate_message(pod, duplicate.source);
         self.recorder.pod(pod, None, EventType::Warning, reason::event::FAILED_VALIDATION, message);
     }
 }

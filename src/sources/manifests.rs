@@ -6,6 +6,10 @@
 //! and subdirectories are not read. A file that was deleted and is there again with the same text
 //! is a pod that was removed and is wanted anew: it is started again, as upstream does; one that
 //! was replaced by a rename is just read again.
+//!
+//! Of two files with pods of one name the first in the order of the names of files has it. It keeps
+//! the name as long as it is there, also when it is edited: a copy that lies beside it does not run
+//! (upstream's does, at some time).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,11 +22,11 @@ use inotify::{Inotify, WatchMask};
 use tokio::sync::watch;
 
 use super::static_pod::{self, Origin, References};
-use super::{Source, SourceKind, SourceState, adopted};
+use super::{Source, SourceKind, SourceState, adopted, duplicate_message};
 use crate::apiserver::events::Recorder;
 use crate::clock::Clock;
 use crate::config::clean_path;
-use crate::model::{EventType, Pod, PodUid, Wall, pod, reason};
+use crate::model::{EventType, Pod, PodKey, PodUid, Wall, pod, reason};
 
 /// How long after a change the files are read: a rename, or a write in pieces, is over by then.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -67,7 +71,16 @@ pub fn new(
     clock: Clock,
 ) -> (Source, impl Future<Output = ()> + Send + 'static) {
     let (sender, state) = watch::channel(SourceState::default());
-    let task = Task { config, recorder, clock, sender, files: BTreeMap::new(), failed: None };
+    let task = Task {
+        config,
+        recorder,
+        clock,
+        sender,
+        files: BTreeMap::new(),
+        names: BTreeMap::new(),
+        left_out: BTreeSet::new(),
+        failed: None,
+    };
     (Source { kind: SourceKind::File, state }, task.run())
 }
 
@@ -77,6 +90,10 @@ struct Task {
     clock: Clock,
     sender: watch::Sender<SourceState>,
     files: BTreeMap<PathBuf, File>,
+    /// The file that has the name of a pod.
+    names: BTreeMap<PodKey, PathBuf>,
+    /// The pods whose name another file has.
+    left_out: BTreeSet<PodUid>,
     failed: Option<String>,
 }
 
@@ -95,6 +112,7 @@ impl Task {
                     self.failed = None;
                     let is_same = |found: &Found| deleted.contains(&found.path) && self.has(found);
                     if found.iter().any(is_same) {
+                        // A file that is away for this moment keeps the name of its pod.
                         let others =
                             found.iter().filter(|found| !is_same(found)).cloned().collect();
                         self.apply(others);
@@ -102,6 +120,7 @@ impl Task {
                         tokio::time::sleep(SETTLE * 2).await;
                     }
                     deleted.clear();
+                    self.names.retain(|_, path| found.iter().any(|found| found.path == *path));
                     self.apply(found);
                 }
                 Ok(Err(error)) => self.fail(error.to_string()),
@@ -191,12 +210,7 @@ impl Task {
                 file.problem = Some(problem);
             }
         }
-        let pods: BTreeMap<PodUid, Arc<Pod>> = self
-            .files
-            .values()
-            .filter_map(|file| file.pod.as_ref())
-            .map(|pod| (pod::uid(pod), Arc::clone(pod)))
-            .collect();
+        let pods = self.named();
         self.sender.send_if_modified(|state| {
             let same = state.ready
                 && state.pods.len() == pods.len()
@@ -205,6 +219,37 @@ impl Task {
             state.ready = true;
             !same
         });
+    }
+
+    /// Returns the pods, one of each name.
+    fn named(&mut self) -> BTreeMap<PodUid, Arc<Pod>> {
+        let files = &self.files;
+        self.names.retain(|key, path| match files.get(path) {
+            // A file that is gone loses the name before, or is only away for a moment.
+            None => true,
+            Some(file) => file.pod.as_ref().is_some_and(|pod| pod::key(pod) == *key),
+        });
+
+        let mut pods = BTreeMap::new();
+        let mut left_out = BTreeSet::new();
+        for (path, file) in files {
+            let Some(pod) = &file.pod else { continue };
+            let uid = pod::uid(pod);
+            let holder = self.names.entry(pod::key(pod)).or_insert_with(|| path.clone());
+            if holder == path {
+                pods.insert(uid, Arc::clone(pod));
+                continue;
+            }
+            if !self.left_out.contains(&uid) {
+                tracing::warn!(pod = %pod::key(pod), path = %path.display(), holder = %holder.display(), "A second pod of this name is ignored");
+                let message = duplicate_message(pod, SourceKind::File);
+                let why = reason::event::FAILED_VALIDATION;
+                self.recorder.pod(pod, None, EventType::Warning, why, message);
+            }
+            left_out.insert(uid);
+        }
+        self.left_out = left_out;
+        pods
     }
 }
 
@@ -399,6 +444,43 @@ mod tests {
             .expect("in time")
             .expect("no panic");
         world.until(&[("a-n", "i:1"), ("b-n", "i:1")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_keeps_the_name_of_its_pod_when_it_is_edited() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let write = |name: &str, image: &str| {
+            let temporary = path.join(".new");
+            std::fs::write(&temporary, manifest("a", image)).expect("written");
+            std::fs::rename(temporary, path.join(name)).expect("renamed");
+        };
+        write("a.yaml", "i:0");
+        let mut world = world(path);
+        world.until(&[("a-n", "i:0")]).await;
+        write("a.yaml.backup", "i:old");
+        write("Before.yaml", "i:old");
+        for edit in 1..20 {
+            let image = format!("i:{edit}");
+            write("a.yaml", &image);
+            world.until(&[("a-n", &image)]).await;
+        }
+        let event = world.events.recv().await.expect("an event");
+        assert!(event.message.ends_with("from file due to duplicate pod name \"a-n\", ignoring"));
+
+        // Gone for a moment, with the same text.
+        std::fs::remove_file(path.join("a.yaml")).expect("removed");
+        write("a.yaml", "i:19");
+        world.until(&[]).await;
+        world.until(&[("a-n", "i:19")]).await;
+
+        std::fs::remove_file(path.join("a.yaml")).expect("removed");
+        world.until(&[("a-n", "i:old")]).await;
+        write("a.yaml", "i:20");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.until(&[("a-n", "i:old")]).await;
+        std::fs::write(path.join("Before.yaml"), manifest("b", "i:b")).expect("written");
+        world.until(&[("a-n", "i:20"), ("b-n", "i:b")]).await;
     }
 
     #[tokio::test]

@@ -86,6 +86,19 @@ fn adopted(mut pod: Pod, kind: SourceKind, known: Option<&Arc<Pod>>, now: Wall) 
     }
 }
 
+/// Returns the message of a pod that is left out because another one of its source has its name.
+pub fn duplicate_message(pod: &Pod, source: SourceKind) -> String {
+    let key = pod::key(pod);
+    format!(
+        "Error validating pod {}_{}({}) from {} due to duplicate pod name {:?}, ignoring",
+        key.name,
+        key.namespace,
+        pod::uid(pod),
+        source.as_str(),
+        &*key.name
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -9,6 +9,8 @@ pub(super) const HEADER: usize = 8;
 const LONGEST_CONTROL: usize = 64 << 10;
 /// The longest payload of a data frame that is written.
 pub(super) const LONGEST_DATA: usize = 32 << 10;
+/// An empty block of a compressed stream.
+pub(super) const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// The flag of the last frame of a stream.
 const FIN: u8 = 1;
 
@@ -101,6 +103,8 @@ pub(super) fn control(kind: u16, payload: &[u8]) -> Result<Control, FrameError> 
 /// Returns the frames that open streams, each with one header, numbered 1, 3, 5 and so on.
 ///
 /// The header blocks of a connection are one compressed stream; its blocks are stored as they are.
+/// Each is followed by an empty one, the flush of zlib: Go's reader holds the bytes of a block back
+/// until it sees the next one, and takes the end of the frame before that for a broken stream.
 pub(super) fn open(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut frames = Vec::new();
     let mut stream = 1_u32;
@@ -123,6 +127,7 @@ pub(super) fn open(headers: &[(&str, &str)]) -> Vec<u8> {
         payload.extend(length.to_le_bytes());
         payload.extend((!length).to_le_bytes());
         payload.extend(block);
+        payload.extend(FLUSH);
         frames.extend(control_frame(SYN_STREAM, &payload));
         stream += 2;
     }
@@ -176,6 +181,7 @@ mod tests {
             assert_eq!(kind, SYN_STREAM);
             let (payload, after) = after.split_at(length);
             assert_eq!(payload[..10], [&stream.to_be_bytes()[..], &[0; 6]].concat());
+            assert!(payload.ends_with(&FLUSH), "what is written can be read at once");
             compressed.extend(&payload[10..]);
             rest = after;
         }

@@ -13,7 +13,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use super::spdy::{HEADER, Head, data, head, pong};
+use super::spdy::{FLUSH, HEADER, Head, data, head, pong};
 use super::*;
 
 const ALL: Channels = Channels { stdin: true, stdout: true, stderr: true, tty: false };
@@ -113,7 +113,8 @@ impl Session {
             let (head, payload) = self.frame().await;
             assert!(matches!(head, Head::Control { kind: 1, .. }), "{head:?}");
             assert_eq!(payload[..4], stream.to_be_bytes());
-            assert!(payload.ends_with(name.as_bytes()), "{name}");
+            let header = payload.strip_suffix(&FLUSH).expect("flushed");
+            assert!(header.ends_with(name.as_bytes()), "{name}");
             streams.insert((*name).to_owned(), stream);
         }
         streams

@@ -4,32 +4,34 @@
 //! `testdata/problems.txt` holds as upstream's own code has said them (`tests/static-uids` writes
 //! it). Left out are:
 //!
-//! - options of Windows;
-//! - `matchLabelKeys`, and `resourceClaims`, which static pods cannot have;
-//! - the inside of volume sources that a static pod cannot mount: these are refused by their name.
+//! - the inside of `resourceClaims`: no static pod can have any;
+//! - `managedFields`, which are dropped, and `schedulingGroup`, whose gate is off;
+//! - the words about tolerations in an annotation that are no JSON.
 
+mod claims;
 mod containers;
 mod env;
+mod files;
+mod metadata;
 mod mounts;
 mod names;
 mod probes;
 mod problems;
+mod projected;
+mod remote;
 mod resources;
 mod scheduling;
 mod security;
+mod visit;
 mod volumes;
+mod windows;
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Container, PodDNSConfig, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
 use self::containers::Surroundings;
 use self::problems::Problems;
 use crate::model::Pod;
 
-/// The largest annotations of an object together.
-const MOST_ANNOTATIONS: usize = 256 << 10;
 /// The most name servers that resolvers use.
 const MOST_NAMESERVERS: usize = 3;
 /// The most search paths of a pod.
@@ -42,67 +44,22 @@ const LONGEST_HOSTNAME: usize = 64;
 /// Returns every problem of the pod. Without any it may run.
 pub fn pod(pod: &Pod) -> Vec<String> {
     let mut problems = Problems::default();
-    metadata(&mut problems, &pod.metadata);
+    metadata::object(&mut problems, &pod.metadata);
     match &pod.spec {
         None => problems.required("spec"),
-        Some(spec) => self::spec(&mut problems, spec),
+        Some(spec) => {
+            metadata::of_pods(&mut problems, &pod.metadata, spec);
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            self::spec(&mut problems, name, spec);
+        }
     }
     problems.0
 }
 
-fn metadata(problems: &mut Problems, metadata: &ObjectMeta) {
-    let name = metadata.name.as_deref().unwrap_or_default();
-    problems.name("metadata.name", name, names::subdomain);
-    let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    if namespace.is_empty() {
-        problems.required("metadata.namespace");
-    } else {
-        problems.name("metadata.namespace", namespace, names::label);
-    }
-    problems.not_negative("metadata.generation", metadata.generation);
-    if let Some(labels) = &metadata.labels {
-        scheduling::labels(problems, "metadata.labels", labels);
-    }
-    annotations(problems, metadata.annotations.as_ref());
-    for owner in metadata.owner_references.iter().flatten() {
-        self::owner(problems, owner);
-    }
-}
-
-fn annotations(problems: &mut Problems, annotations: Option<&BTreeMap<String, String>>) {
-    let path = "metadata.annotations";
-    let annotations = annotations.into_iter().flatten();
-    let mut size = 0;
-    for (key, value) in annotations {
-        // A key may have capital letters in its domain; it is shown as it was written.
-        for why in names::qualified(&key.to_lowercase()) {
-            problems.invalid(path, key, why);
-        }
-        size += key.len() + value.len();
-    }
-    if size > MOST_ANNOTATIONS {
-        problems.too_long(path, MOST_ANNOTATIONS);
-    }
-}
-
-fn owner(problems: &mut Problems, owner: &OwnerReference) {
-    let path = "metadata.ownerReferences";
-    let version = owner.api_version.rsplit('/').next().unwrap_or_default();
-    if version.is_empty() {
-        let why = "version must not be empty";
-        problems.invalid(format!("{path}.apiVersion"), &owner.api_version, why);
-    }
-    for (field, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
-        if value.is_empty() {
-            problems.invalid(format!("{path}.{field}"), "", "must not be empty");
-        }
-    }
-}
-
-fn spec(problems: &mut Problems, spec: &PodSpec) {
+fn spec(problems: &mut Problems, name: &str, spec: &PodSpec) {
     let host_users = spec.host_users != Some(false);
     let claims = spec.resource_claims.iter().flatten().map(|claim| claim.name.clone()).collect();
-    let volumes = volumes::volumes(problems, spec.volumes.as_deref().unwrap_or_default());
+    let volumes = volumes::volumes(problems, name, spec.volumes.as_deref().unwrap_or_default());
     let around = Surroundings {
         context: probes::Context {
             grace: spec.termination_grace_period_seconds,
@@ -132,8 +89,10 @@ fn spec(problems: &mut Problems, spec: &PodSpec) {
         let path = format!("spec.readinessGates[{index}].conditionType");
         problems.name(path, &gate.condition_type, names::qualified);
     }
+    scheduling::gates(problems, spec);
     let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
     scheduling::spreading(problems, constraints);
+    windows::host_process(problems, spec);
     if !host_users {
         user_namespace(problems, spec);
     }
@@ -164,7 +123,8 @@ fn plain_fields(problems: &mut Problems, spec: &PodSpec) {
     }
     name(problems, "hostname", spec.hostname.as_ref(), names::label);
     name(problems, "subdomain", spec.subdomain.as_ref(), names::label);
-    scheduling::tolerations(problems, spec.tolerations.as_deref().unwrap_or_default());
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    scheduling::tolerations(problems, "spec.tolerations", tolerations);
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = format!("spec.hostAliases[{index}]");
         problems.name(format!("{path}.ip"), &alias.ip, names::address);
@@ -178,10 +138,10 @@ fn plain_fields(problems: &mut Problems, spec: &PodSpec) {
     }
     let policies = ["PreemptLowerPriority", "Never"];
     problems.one_of("spec.preemptionPolicy", spec.preemption_policy.as_deref(), &policies);
-    match spec.os.as_ref().map(|os| os.name.as_str()) {
-        Some("") => problems.required("spec.os.name"),
-        os => problems.one_of("spec.os", os, &["linux", "windows"]),
+    if let Some(overhead) = &spec.overhead {
+        resources::overhead(problems, overhead);
     }
+    windows::os(problems, spec);
 }
 
 /// On the host's network a container has the ports of the host.
@@ -260,7 +220,7 @@ fn user_namespace(problems: &mut Problems, spec: &PodSpec) {
             problems.forbidden(format!("spec.{field}"), WHY);
         }
     }
-    for (path, container) in all_containers(spec) {
+    for (path, container) in visit::containers(spec) {
         if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
             problems.forbidden(format!("{path}.volumeDevices"), WHY);
         }
@@ -285,7 +245,7 @@ fn hostname_override(problems: &mut Problems, spec: &PodSpec) {
 /// A variable is read from a file of an empty directory only.
 fn file_key_volumes(problems: &mut Problems, spec: &PodSpec) {
     let volumes = spec.volumes.as_deref().unwrap_or_default();
-    for (path, container) in all_containers(spec) {
+    for (path, container) in visit::containers(spec) {
         for (index, variable) in container.env.iter().flatten().enumerate() {
             let source = variable.value_from.as_ref();
             let Some(key) = source.and_then(|source| source.file_key_ref.as_ref()) else {
@@ -320,7 +280,7 @@ fn only_for_pods(problems: &mut Problems, spec: &PodSpec) {
     }
 
     let (init, regular): (Vec<_>, Vec<_>) =
-        all_containers(spec).partition(|(path, _)| path.starts_with("spec.init"));
+        visit::containers(spec).partition(|(path, _)| path.starts_with("spec.init"));
     for (path, container) in regular.into_iter().chain(init) {
         let image = container.image.as_deref().unwrap_or_default();
         if image.trim() != image {
@@ -331,14 +291,6 @@ fn only_for_pods(problems: &mut Problems, spec: &PodSpec) {
     if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
         problems.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }
-}
-
-/// Every container with its path, init containers first.
-fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (String, &Container)> {
-    let init = spec.init_containers.iter().flatten().enumerate();
-    let init = init.map(|(index, container)| (format!("spec.initContainers[{index}]"), container));
-    let regular = spec.containers.iter().enumerate();
-    init.chain(regular.map(|(index, container)| (format!("spec.containers[{index}]"), container)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{PodSpec, ResourceClaim, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceClaim, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::names;
@@ -67,30 +67,30 @@ pub(super) fn container(
 /// Checks the resources of the pod as a whole, and those of its containers against them.
 pub(super) fn pod(problems: &mut Problems, spec: &PodSpec) {
     let Some(resources) = &spec.resources else { return };
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return problems.forbidden("spec.resources", "may not be set for a windows pod");
+    }
     if resources.claims.is_some() {
         let why = "claims may not be set for Resources at pod-level";
         problems.forbidden("spec.resources.claims", why);
     }
     requirements(problems, "spec.resources", resources, Owner::Pod);
 
-    // Init containers run one after the other, those that stay run beside the rest: admission
-    // counts them so, and refuses what exceeds the pod's requests. Here the plain sum counts.
-    // A sum is written as its first part was.
-    let mut sums: BTreeMap<&str, (Amount, &str)> = BTreeMap::new();
-    for container in &spec.containers {
-        for (name, request) in
-            container.resources.iter().flat_map(|found| &found.requests).flatten()
-        {
-            let (sum, _) = sums.entry(name).or_insert((Amount::ZERO, &request.0));
-            *sum = *sum + amount(request);
-        }
-    }
+    let requests = together(spec, |resources| resources.requests.as_ref());
     for (name, request) in resources.requests.iter().flatten() {
-        let sum = sums.get(name.as_str()).filter(|(sum, _)| *sum > amount(request));
-        let Some((sum, form)) = sum else { continue };
-        let sum = written(*sum, form);
+        let sum = requests.get(name.as_str()).filter(|sum| sum.amount > amount(request));
+        let Some(sum) = sum.map(Sum::written) else { continue };
         let why = format!("must be greater than or equal to aggregate container requests of {sum}");
         problems.invalid(format!("spec.resources.requests[{name}]"), canonical(request), why);
+    }
+
+    // Memory in huge pages cannot be overcommitted.
+    let limits = together(spec, |resources| resources.limits.as_ref());
+    for (name, limit) in resources.limits.iter().flatten().filter(|(name, _)| is_huge(name)) {
+        let sum = limits.get(name.as_str()).filter(|sum| sum.amount > amount(limit));
+        let Some(sum) = sum.map(Sum::written) else { continue };
+        let why = format!("must be greater than or equal to aggregate container limits of {sum}");
+        problems.invalid(format!("spec.resources.limits[{name}]"), canonical(limit), why);
     }
 
     for (index, container) in spec.containers.iter().enumerate() {
@@ -105,6 +105,77 @@ pub(super) fn pod(problems: &mut Problems, spec: &PodSpec) {
             }
         }
     }
+}
+
+/// An amount of a resource. It is written as its first part was.
+#[derive(Clone, Copy)]
+struct Sum<'a> {
+    amount: Amount,
+    form: &'a str,
+}
+
+impl Sum<'_> {
+    fn written(&self) -> String {
+        written(self.amount, self.form)
+    }
+}
+
+type Sums<'a> = BTreeMap<&'a str, Sum<'a>>;
+
+/// Returns what the containers take together, at most: an init container runs beside the sidecars
+/// before it only, and the regular containers beside all of them.
+fn together<'a>(
+    spec: &'a PodSpec,
+    part: impl Fn(&'a ResourceRequirements) -> Option<&'a Quantities>,
+) -> Sums<'a> {
+    fn add<'a>(sums: &mut Sums<'a>, more: &Sums<'a>) {
+        for (name, more) in more {
+            let sum = sums.entry(name).or_insert(Sum { amount: Amount::ZERO, form: more.form });
+            sum.amount = sum.amount + more.amount;
+        }
+    }
+    let own = |container: &'a Container| -> Sums<'a> {
+        let quantities = container.resources.as_ref().and_then(&part).into_iter().flatten();
+        let sum = |quantity: &'a Quantity| Sum { amount: amount(quantity), form: &quantity.0 };
+        quantities.map(|(name, quantity)| (name.as_str(), sum(quantity))).collect()
+    };
+
+    let mut sums = Sums::new();
+    for container in &spec.containers {
+        add(&mut sums, &own(container));
+    }
+    let mut sidecars = Sums::new();
+    let mut most = Sums::new();
+    for container in spec.init_containers.iter().flatten() {
+        let mut now = own(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            add(&mut sums, &now);
+            add(&mut sidecars, &now);
+            now.clone_from(&sidecars);
+        } else {
+            add(&mut now, &sidecars);
+        }
+        raise(&mut most, &now);
+    }
+    raise(&mut sums, &most);
+    sums
+}
+
+/// Raises each amount to that of another list.
+fn raise<'a>(sums: &mut Sums<'a>, other: &Sums<'a>) {
+    for (name, other) in other {
+        let sum = sums.entry(name).or_insert(*other);
+        if other.amount > sum.amount {
+            *sum = *other;
+        }
+    }
+}
+
+/// Checks what a pod takes besides its containers.
+pub(super) fn overhead(problems: &mut Problems, overhead: &Quantities) {
+    let resources =
+        ResourceRequirements { limits: Some(overhead.clone()), ..ResourceRequirements::default() };
+    requirements(problems, "spec.overhead", &resources, Owner::Container);
 }
 
 fn requirements(

@@ -2,7 +2,7 @@
 //!
 //! A static pod is on its node already; the API refuses a mirror pod that breaks these rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
@@ -148,13 +148,81 @@ fn pod_term(problems: &mut Problems, path: &str, term: &PodAffinityTerm) {
     for name in term.namespaces.iter().flatten() {
         problems.name(format!("{path}.namespace"), name, names::label);
     }
+    let keys = Keys {
+        matching: term.match_label_keys.as_deref().unwrap_or_default(),
+        differing: term.mismatch_label_keys.as_deref().unwrap_or_default(),
+    };
+    label_keys(problems, path, keys, term.label_selector.as_ref());
     if term.topology_key.is_empty() {
         problems.required_for(format!("{path}.topologyKey"), "can not be empty");
     }
     problems.name(format!("{path}.topologyKey"), &term.topology_key, names::qualified);
 }
 
-fn selector(problems: &mut Problems, path: &str, selector: Option<&LabelSelector>) {
+/// The keys of labels whose values the pod itself gives.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    matching: &'a [String],
+    differing: &'a [String],
+}
+
+fn label_keys(
+    problems: &mut Problems,
+    path: &str,
+    keys: Keys<'_>,
+    selector: Option<&LabelSelector>,
+) {
+    for (field, keys) in [("matchLabelKeys", keys.matching), ("mismatchLabelKeys", keys.differing)]
+    {
+        let path = format!("{path}.{field}");
+        if selector.is_none() && !keys.is_empty() {
+            problems.forbidden(&path, "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (index, key) in keys.iter().enumerate() {
+            problems.name(format!("{path}[{index}]"), key, names::qualified);
+        }
+    }
+
+    // A requirement that the selector has twice is one that stands for a key of `matchLabelKeys`.
+    if let Some(selector) = selector {
+        let labels = selector.match_labels.iter().flatten();
+        let mut seen: BTreeSet<&str> = labels.map(|(key, _)| key.as_str()).collect();
+        for requirement in selector.match_expressions.iter().flatten() {
+            let key = requirement.key.as_str();
+            let index = keys.matching.iter().rposition(|found| found == key);
+            if let Some(index) = index.filter(|_| seen.contains(key)) {
+                let why = "exists in both matchLabelKeys and labelSelector";
+                problems.invalid(format!("{path}[{index}]"), key, why);
+            }
+            seen.insert(key);
+        }
+    }
+    for (index, key) in keys.matching.iter().enumerate() {
+        if keys.differing.contains(key) {
+            let why = "exists in both matchLabelKeys and mismatchLabelKeys";
+            problems.invalid(format!("{path}.matchLabelKeys[{index}]"), key, why);
+        }
+    }
+}
+
+/// Checks the gates of a pod. One that has a node must have none left.
+pub(super) fn gates(problems: &mut Problems, spec: &PodSpec) {
+    let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    for (index, gate) in gates.iter().enumerate() {
+        let path = format!("spec.schedulingGates[{index}]");
+        problems.name(&path, &gate.name, names::qualified);
+        if gates[..index].iter().any(|other| other.name == gate.name) {
+            problems.duplicate(path, &gate.name);
+        }
+    }
+    if !gates.is_empty() {
+        let why = "cannot be set until all schedulingGates have been cleared";
+        problems.forbidden("spec.nodeName", why);
+    }
+}
+
+pub(super) fn selector(problems: &mut Problems, path: &str, selector: Option<&LabelSelector>) {
     let Some(selector) = selector else { return };
     if let Some(found) = &selector.match_labels {
         labels(problems, &format!("{path}.matchLabels"), found);
@@ -184,9 +252,9 @@ fn selector(problems: &mut Problems, path: &str, selector: Option<&LabelSelector
     }
 }
 
-pub(super) fn tolerations(problems: &mut Problems, tolerations: &[Toleration]) {
+pub(super) fn tolerations(problems: &mut Problems, all: &str, tolerations: &[Toleration]) {
     for (index, toleration) in tolerations.iter().enumerate() {
-        let path = format!("spec.tolerations[{index}]");
+        let path = format!("{all}[{index}]");
         let key = toleration.key.as_deref().unwrap_or_default();
         let operator = toleration.operator.as_deref().unwrap_or_default();
         let value = toleration.value.as_deref().unwrap_or_default();
@@ -266,6 +334,11 @@ pub(super) fn spreading(problems: &mut Problems, constraints: &[TopologySpreadCo
             let policies = ["Honor", "Ignore"];
             problems.one_of(format!("{path}.{field}"), policy.as_deref(), &policies);
         }
+        let keys = Keys {
+            matching: constraint.match_label_keys.as_deref().unwrap_or_default(),
+            differing: &[],
+        };
+        label_keys(problems, &path, keys, constraint.label_selector.as_ref());
         selector(problems, &format!("{path}.labelSelector"), constraint.label_selector.as_ref());
     }
 }

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
 };
 
-use super::names;
 use super::problems::Problems;
+use super::{names, windows};
 
 pub(super) fn pod(problems: &mut Problems, path: &str, spec: &PodSpec) {
     let Some(context) = &spec.security_context else { return };
@@ -32,6 +32,8 @@ pub(super) fn pod(problems: &mut Problems, path: &str, spec: &PodSpec) {
     // The other policy needs the gate SELinuxMount, which is off.
     let policy = context.se_linux_change_policy.as_deref();
     problems.one_of(format!("{path}.seLinuxChangePolicy"), policy, &["Recursive"]);
+    let options = context.windows_options.as_ref();
+    windows::options(problems, &format!("{path}.windowsOptions"), options);
 }
 
 fn sysctls(problems: &mut Problems, path: &str, context: &PodSecurityContext, spec: &PodSpec) {
@@ -77,6 +79,8 @@ pub(super) fn container(
     seccomp(problems, &format!("{path}.seccompProfile"), context.seccomp_profile.as_ref());
     escalation(problems, path, context);
     app_armor(problems, &format!("{path}.appArmorProfile"), context.app_armor_profile.as_ref());
+    let options = context.windows_options.as_ref();
+    windows::options(problems, &format!("{path}.windowsOptions"), options);
 }
 
 /// Refuses what would grant more privileges to a process that may get none.

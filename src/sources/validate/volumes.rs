@@ -3,24 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource,
-    KeyToPath, NFSVolumeSource, ProjectedVolumeSource, Volume, VolumeProjection,
+    DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
+    NFSVolumeSource, Volume,
 };
 
 use super::problems::Problems;
-use super::{containers, env, names};
+use super::{claims, containers, files, names, projected, remote};
 use crate::model::quantity::Amount;
 
 /// Checks the volumes, and returns those that are right: mounts may refer to these only.
 pub(super) fn volumes<'a>(
     problems: &mut Problems,
+    pod: &str,
     volumes: &'a [Volume],
 ) -> BTreeMap<&'a str, &'a Volume> {
     let mut right = BTreeMap::new();
+    let ephemeral = volumes.iter().filter(|volume| volume.ephemeral.is_some());
+    let made: BTreeSet<String> =
+        ephemeral.map(|volume| claims::name_of(pod, &volume.name)).collect();
     for (index, volume) in volumes.iter().enumerate() {
         let path = format!("spec.volumes[{index}]");
         let mut found = Problems::default();
-        source(&mut found, &path, volume);
+        source(&mut found, &path, pod, volume);
         if volume.name.is_empty() {
             found.required(format!("{path}.name"));
         } else {
@@ -33,92 +37,110 @@ pub(super) fn volumes<'a>(
             right.insert(volume.name.as_str(), volume);
         }
         problems.0.append(&mut found.0);
+        let claim = volume.persistent_volume_claim.as_ref().map(|claim| &claim.claim_name);
+        if let Some(claim) = claim.filter(|claim| made.contains(*claim)) {
+            let why = "must not reference a PVC that gets created for an ephemeral volume";
+            problems.invalid(format!("{path}.persistentVolumeClaim.claimName"), claim, why);
+        }
     }
     right
 }
 
-/// The sources in the order in which upstream looks for a second one. The checks of those that no
-/// static pod can have mounted here are left out: they are refused later, each by its name.
-fn source(problems: &mut Problems, path: &str, volume: &Volume) {
-    let mut is_first = true;
-    let mut counts = |problems: &mut Problems, field: &str| {
-        let is_only = std::mem::replace(&mut is_first, false);
-        if !is_only {
-            let why = "may not specify more than 1 volume type";
-            problems.forbidden(format!("{path}.{field}"), why);
-        }
-        is_only
-    };
+/// The sources of a volume, in upstream's order. Each but the first is refused unseen.
+struct Sources<'a> {
+    problems: &'a mut Problems,
+    path: &'a str,
+    is_first: bool,
+}
 
-    if let Some(found) = &volume.empty_dir {
-        counts(problems, "emptyDir");
-        empty_dir(problems, &format!("{path}.emptyDir"), found);
+impl Sources<'_> {
+    fn take<T>(
+        &mut self,
+        field: &str,
+        source: Option<&T>,
+        check: impl FnOnce(&mut Problems, &str, &T),
+    ) {
+        self.take_as((field, field), source, check);
     }
-    if let Some(found) = &volume.host_path
-        && counts(problems, "hostPath")
-    {
-        host_path(problems, &format!("{path}.hostPath"), found);
+
+    /// Takes a source that upstream names differently when it is one too many, and within.
+    fn take_as<T>(
+        &mut self,
+        (field, within): (&str, &str),
+        source: Option<&T>,
+        check: impl FnOnce(&mut Problems, &str, &T),
+    ) {
+        let Some(source) = source else { return };
+        if std::mem::replace(&mut self.is_first, false) {
+            return check(self.problems, &format!("{}.{within}", self.path), source);
+        }
+        let why = "may not specify more than 1 volume type";
+        self.problems.forbidden(format!("{}.{field}", self.path), why);
     }
-    if volume.git_repo.is_some() {
-        counts(problems, "gitRepo");
-    }
-    if let Some(secret) = &volume.secret
-        && counts(problems, "secret")
-    {
+}
+
+fn source(problems: &mut Problems, path: &str, pod: &str, volume: &Volume) {
+    let mut sources = Sources { problems, path, is_first: true };
+    sources.take("emptyDir", volume.empty_dir.as_ref(), empty_dir);
+    sources.take("hostPath", volume.host_path.as_ref(), host_path);
+    sources.take("gitRepo", volume.git_repo.as_ref(), remote::git_repo);
+    let gce = volume.gce_persistent_disk.as_ref();
+    sources.take_as(("gcePersistentDisk", "persistentDisk"), gce, remote::gce);
+    sources.take("awsElasticBlockStore", volume.aws_elastic_block_store.as_ref(), remote::aws);
+    sources.take("secret", volume.secret.as_ref(), |problems, path, secret| {
         let name = secret.secret_name.as_deref().unwrap_or_default();
         let items = secret.items.as_deref();
-        files(
-            problems,
-            &format!("{path}.secret"),
-            ("secretName", name),
-            secret.default_mode,
-            items,
-        );
+        object(problems, path, ("secretName", name), secret.default_mode, items);
+    });
+    sources.take("nfs", volume.nfs.as_ref(), nfs);
+    sources.take("iscsi", volume.iscsi.as_ref(), remote::iscsi);
+    if let Some(found) = &volume.iscsi {
+        remote::iscsi_target(sources.problems, path, &volume.name, found);
     }
-    if let Some(found) = &volume.nfs
-        && counts(problems, "nfs")
-    {
-        nfs(problems, &format!("{path}.nfs"), found);
-    }
-    if let Some(claim) = &volume.persistent_volume_claim
-        && counts(problems, "persistentVolumeClaim")
-        && claim.claim_name.is_empty()
-    {
-        problems.required(format!("{path}.persistentVolumeClaim.claimName"));
-    }
-    if let Some(found) = &volume.downward_api
-        && counts(problems, "downwardAPI")
-    {
-        downward_api(problems, &format!("{path}.downwardAPI"), found);
-    }
-    if let Some(config_map) = &volume.config_map
-        && counts(problems, "configMap")
-    {
-        let mode = config_map.default_mode;
-        let items = config_map.items.as_deref();
-        files(problems, &format!("{path}.configMap"), ("name", &config_map.name), mode, items);
-    }
-    if let Some(found) = &volume.projected
-        && counts(problems, "projected")
-    {
-        projected(problems, &format!("{path}.projected"), found);
-    }
-    if let Some(image) = &volume.image
-        && counts(problems, "image")
-    {
-        let path = format!("{path}.image.pullPolicy");
-        containers::pull_policy(problems, &path, image.pull_policy.as_deref());
-    }
-    for (field, present) in [
-        ("csi", volume.csi.is_some()),
-        ("ephemeral", volume.ephemeral.is_some()),
-        ("iscsi", volume.iscsi.is_some()),
-        ("fc", volume.fc.is_some()),
-    ] {
-        if present {
-            counts(problems, field);
+    sources.take("glusterfs", volume.glusterfs.as_ref(), remote::glusterfs);
+    sources.take("flocker", volume.flocker.as_ref(), remote::flocker);
+    let claim = volume.persistent_volume_claim.as_ref();
+    sources.take("persistentVolumeClaim", claim, |problems, path, claim| {
+        if claim.claim_name.is_empty() {
+            problems.required(format!("{path}.claimName"));
         }
-    }
+    });
+    sources.take("rbd", volume.rbd.as_ref(), remote::rbd);
+    sources.take("cinder", volume.cinder.as_ref(), remote::cinder);
+    sources.take_as(("cephFS", "cephfs"), volume.cephfs.as_ref(), remote::cephfs);
+    sources.take("quobyte", volume.quobyte.as_ref(), remote::quobyte);
+    let downward = volume.downward_api.as_ref();
+    sources.take_as(("downwarAPI", "downwardAPI"), downward, downward_api);
+    sources.take("fc", volume.fc.as_ref(), remote::fc);
+    sources.take("flexVolume", volume.flex_volume.as_ref(), remote::flex);
+    sources.take("configMap", volume.config_map.as_ref(), |problems, path, found| {
+        let items = found.items.as_deref();
+        object(problems, path, ("name", &found.name), found.default_mode, items);
+    });
+    sources.take("azureFile", volume.azure_file.as_ref(), remote::azure_file);
+    sources.take("vsphereVolume", volume.vsphere_volume.as_ref(), remote::vsphere);
+    sources.take("photonPersistentDisk", volume.photon_persistent_disk.as_ref(), remote::photon);
+    sources.take("portworxVolume", volume.portworx_volume.as_ref(), remote::portworx);
+    sources.take("azureDisk", volume.azure_disk.as_ref(), remote::azure_disk);
+    sources.take("storageos", volume.storageos.as_ref(), remote::storage_os);
+    sources.take("projected", volume.projected.as_ref(), projected::volume);
+    sources.take("scaleIO", volume.scale_io.as_ref(), remote::scale_io);
+    sources.take("csi", volume.csi.as_ref(), remote::csi);
+    sources.take("ephemeral", volume.ephemeral.as_ref(), |problems, within, found| {
+        claims::ephemeral(problems, within, found);
+        if volume.name.is_empty() {
+            return;
+        }
+        let claim = claims::name_of(pod, &volume.name);
+        for why in names::subdomain(&claim) {
+            let why = format!("PVC name {claim:?}: {why}");
+            problems.invalid(format!("{path}.name"), &volume.name, why);
+        }
+    });
+    sources.take("image", volume.image.as_ref(), |problems, path, image| {
+        let policy = image.pull_policy.as_deref();
+        containers::pull_policy(problems, &format!("{path}.pullPolicy"), policy);
+    });
 }
 
 fn empty_dir(problems: &mut Problems, path: &str, source: &EmptyDirVolumeSource) {
@@ -133,7 +155,7 @@ fn empty_dir(problems: &mut Problems, path: &str, source: &EmptyDirVolumeSource)
 fn downward_api(problems: &mut Problems, path: &str, source: &DownwardAPIVolumeSource) {
     problems.file_mode(format!("{path}.defaultMode"), source.default_mode);
     for file in source.items.iter().flatten() {
-        downward_file(problems, path, file);
+        files::downward_file(problems, path, file);
     }
 }
 
@@ -168,7 +190,7 @@ fn nfs(problems: &mut Problems, path: &str, source: &NFSVolumeSource) {
 }
 
 /// Checks the name, the mode and the files of a ConfigMap or Secret.
-fn files(
+fn object(
     problems: &mut Problems,
     path: &str,
     (field, name): (&str, &str),
@@ -180,110 +202,6 @@ fn files(
     }
     problems.file_mode(format!("{path}.defaultMode"), mode);
     for (index, item) in items.unwrap_or_default().iter().enumerate() {
-        key_to_path(problems, &format!("{path}.items[{index}]"), item);
-    }
-}
-
-fn key_to_path(problems: &mut Problems, path: &str, item: &KeyToPath) {
-    if item.key.is_empty() {
-        problems.required(format!("{path}.key"));
-    }
-    if item.path.is_empty() {
-        problems.required(format!("{path}.path"));
-    }
-    problems.not_reserved(format!("{path}.path"), &item.path);
-    problems.file_mode(format!("{path}.mode"), item.mode);
-}
-
-fn downward_file(problems: &mut Problems, path: &str, file: &DownwardAPIVolumeFile) {
-    if file.path.is_empty() {
-        problems.required(format!("{path}.path"));
-    }
-    problems.not_reserved(format!("{path}.path"), &file.path);
-    match (&file.field_ref, &file.resource_field_ref) {
-        (Some(field), resource) => {
-            env::field(problems, &format!("{path}.fieldRef"), field, &env::VOLUME_FIELDS);
-            if resource.is_some() {
-                let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
-                problems.invalid(path, "resource", why);
-            }
-        }
-        (None, Some(resource)) => {
-            env::resource_field(problems, &format!("{path}.resourceFieldRef"), resource, true);
-        }
-        (None, None) => {
-            problems.required_for(path, "one of fieldRef and resourceFieldRef is required");
-        }
-    }
-    problems.file_mode(format!("{path}.mode"), file.mode);
-}
-
-fn projected(problems: &mut Problems, path: &str, source: &ProjectedVolumeSource) {
-    problems.file_mode(format!("{path}.defaultMode"), source.default_mode);
-    let mut paths = BTreeSet::new();
-    for (index, source) in source.sources.iter().flatten().enumerate() {
-        projection(problems, path, &format!("{path}.sources[{index}]"), source, &mut paths);
-    }
-}
-
-/// Checks one source of a projected volume. `all` is the path of the volume: conflicts are
-/// reported there.
-fn projection<'a>(
-    problems: &mut Problems,
-    all: &str,
-    path: &str,
-    source: &'a VolumeProjection,
-    paths: &mut BTreeSet<&'a str>,
-) {
-    let mut take = |problems: &mut Problems, file: &'a str, shown: &str| {
-        if !file.is_empty() && !paths.insert(file) {
-            problems.invalid(all, shown, "conflicting duplicate paths");
-        }
-    };
-    let secret = source.secret.as_ref().map(|found| (&found.name, &found.items));
-    let config_map = source.config_map.as_ref().map(|found| (&found.name, &found.items));
-    for (field, object) in [("secret", secret), ("configMap", config_map)] {
-        let Some((name, items)) = object else { continue };
-        let path = format!("{path}.{field}");
-        if name.is_empty() {
-            problems.required(format!("{path}.name"));
-        }
-        for (index, item) in items.iter().flatten().enumerate() {
-            key_to_path(problems, &format!("{path}.items[{index}]"), item);
-            take(problems, &item.path, name);
-        }
-    }
-    for file in source.downward_api.iter().flat_map(|found| &found.items).flatten() {
-        downward_file(problems, &format!("{path}.downwardAPI"), file);
-        take(problems, &file.path, &file.path);
-    }
-    if let Some(token) = &source.service_account_token {
-        let seconds = token.expiration_seconds.unwrap_or_default();
-        let seconds_path = format!("{path}.serviceAccountToken.expirationSeconds");
-        if seconds < 600 {
-            let why = "may not specify a duration less than 10 minutes";
-            problems.invalid(&seconds_path, seconds, why);
-        }
-        if seconds > 1 << 32 {
-            let why = "may not specify a duration larger than 2^32 seconds";
-            problems.invalid(&seconds_path, seconds, why);
-        }
-        // Upstream leaves out which source is wrong.
-        if token.path.is_empty() {
-            problems.required(format!("{all}.path"));
-        } else {
-            problems.not_reserved(format!("{all}.path"), &token.path);
-        }
-    }
-    let count = [
-        source.secret.is_some(),
-        source.config_map.is_some(),
-        source.downward_api.is_some(),
-        source.service_account_token.is_some(),
-        source.cluster_trust_bundle.is_some(),
-        source.pod_certificate.is_some(),
-    ];
-    if count.into_iter().filter(|present| *present).count() > 1 {
-        problems.forbidden(path, "may not specify more than 1 volume type per source");
+        files::key_to_path(problems, &format!("{path}.items[{index}]"), item);
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(exec_with_stdin_and_tty),
         case(attach),
         case(port_forward),
+        case(websockets_of_kubectl_reach_the_kubelet),
         case(logs_tail_since_timestamps),
         case(logs_of_the_previous_container),
         case(logs_followed_to_the_end),
@@ -123,6 +124,21 @@ async fn port_forward(bed: Bed) -> Result<()> {
         .context("no answer through the port in 30 s")??;
     child.kill().await?;
     same("the answer", answer.as_str(), "from the pod\n")
+}
+
+async fn websockets_of_kubectl_reach_the_kubelet(bed: Bed) -> Result<()> {
+    let fields = "jsonpath={.items[*].status.declaredFeatures}";
+    let declared = bed.kubectl(&["get", "nodes", "-o", fields]).await?;
+    ensure!(declared.contains("ExtendWebSocketsToKubelet"), "{declared}");
+    bed.pod("p", SLEEPER).await?;
+    bed.until("p", &["cond[Ready]=True"]).await?;
+    let (code, out, _) = talk(&bed, &["exec", "-i", "p", "--", "cat"], "there and back\n").await?;
+    same("exec -i", (code, out.as_str()), (Some(0), "there and back\n"))?;
+    let admin = kubelet(&bed, Who::Admin).await?;
+    let (_, metrics) = ask(&admin, "/metrics").await?;
+    let series = "kubelet_websocket_streaming_requests_total{subresource=\"exec\"} ";
+    ensure!(metrics.lines().any(|line| line.starts_with(series)), "no {series}");
+    Ok(())
 }
 
 async fn logs_tail_since_timestamps(bed: Bed) -> Result<()> {
