@@ -2,7 +2,7 @@
 //! the same rhythm.
 //!
 //! ```text
-//!  container starts ── initialDelay ──► look ahead (readiness, startup: only success counts, silently)
+//!  container starts ── initialDelay ──► looks ahead, after 0, ¼, ¾, 1¾ … s (readiness, startup: only success counts)
 //!                                  └──► + phase ──► every period … first success ──► every period, at the phase
 //! ```
 //!
@@ -10,7 +10,8 @@
 //! comes between zero and one period after the initial delay. Here that offset is the probe's
 //! phase: a hash spreads the probes of a node over their period, so that a hundred commands do not
 //! fork at the same moment. A container that answers sooner does not wait for its phase: readiness
-//! and startup look once as soon as the delay is over.
+//! and startup look as soon as the delay is over, and again at growing distances until their turn
+//! comes. A server that needs half a second to listen is ready after three quarters of one.
 
 use std::time::Duration;
 
@@ -34,10 +35,33 @@ pub struct Timing {
 pub struct Due {
     /// The time at which the probe is due.
     pub at: Mono,
-    /// True if the probe comes ahead of its turn: only a success counts, and a failure is not
-    /// reported.
-    pub ahead: bool,
+    /// Whether the probe counts.
+    pub turn: Turn,
 }
+
+/// Whether a probe comes in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The probe comes in its turn: each outcome counts.
+    Own,
+    /// The probe comes ahead of its turn: only a success counts, and a failure is not reported.
+    Ahead {
+        /// The time of the probe that counts.
+        of: Mono,
+        /// The time to the look after this one, if it comes before the turn.
+        again: Duration,
+    },
+}
+
+impl Turn {
+    /// Returns true if the probe comes ahead of its turn.
+    pub fn is_ahead(self) -> bool {
+        matches!(self, Self::Ahead { .. })
+    }
+}
+
+/// The time from the first look ahead to the second. Each further one takes twice as long.
+const FIRST_AGAIN: Duration = Duration::from_millis(250);
 
 /// Returns the place of a probe in its period: more than nothing, at most the whole period.
 pub fn phase(period: Duration, pod_uid: &str, container: &str, kind: ProbeKind) -> Duration {
@@ -62,19 +86,29 @@ pub fn first(
     now: Now,
 ) -> Due {
     let allowed = now.mono.max(delay_over(timing, started_at, now));
-    let ahead = !settled && kind != ProbeKind::Liveness;
-    Due { at: if ahead { allowed } else { allowed.after(phase) }, ahead }
+    let turn = allowed.after(phase);
+    if settled || kind == ProbeKind::Liveness {
+        return Due { at: turn, turn: Turn::Own };
+    }
+
+    Due { at: allowed, turn: Turn::Ahead { of: turn, again: FIRST_AGAIN } }
 }
 
-/// Returns the probe that counts after the look ahead of it, which was due at `looked`.
-pub fn after_look(phase: Duration, looked: Mono, now: Now) -> Due {
-    Due { at: looked.after(phase).max(now.mono), ahead: false }
+/// Returns the probe after a look ahead of the turn `of` that did not succeed: another look, or the
+/// turn itself. `looked` is the time at which the look was due.
+pub fn after_look(looked: Mono, of: Mono, again: Duration, now: Now) -> Due {
+    let next = looked.after(again).max(now.mono);
+    if next >= of {
+        return Due { at: of.max(now.mono), turn: Turn::Own };
+    }
+
+    Due { at: next, turn: Turn::Ahead { of, again: again.saturating_mul(2) } }
 }
 
 /// Returns the probe after one that began at `began`: a period later. Missed probes are not made up
 /// for.
 pub fn next(timing: &Timing, began: Mono, now: Now) -> Due {
-    Due { at: began.after(timing.period).max(now.mono), ahead: false }
+    Due { at: began.after(timing.period).max(now.mono), turn: Turn::Own }
 }
 
 /// Returns the probe after the first success: at the probe's own place in its period, a quarter to
@@ -87,7 +121,7 @@ pub fn settled(timing: &Timing, phase: Duration, began: Mono) -> Due {
     let wait = if wait * 4 < period { wait + period } else { wait };
     Due {
         at: began.after(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))),
-        ahead: false,
+        turn: Turn::Own,
     }
 }
 
@@ -122,7 +156,7 @@ mod tests {
         let phase = Duration::from_secs(4);
         let due = |kind, delay, settled| {
             let due = first(&timing(delay, 10), kind, phase, at(100).wall, settled, at(103));
-            (due.at.0.as_secs(), due.ahead)
+            (due.at.0.as_secs(), due.turn.is_ahead())
         };
         assert_eq!(due(ProbeKind::Readiness, 0, false), (103, true));
         assert_eq!(due(ProbeKind::Readiness, 5, false), (105, true));
@@ -130,8 +164,26 @@ mod tests {
         assert_eq!(due(ProbeKind::Liveness, 0, false), (107, false));
         assert_eq!(due(ProbeKind::Liveness, 5, false), (109, false));
         assert_eq!(due(ProbeKind::Readiness, 0, true), (107, false));
-        let due = after_look(phase, at(105).mono, at(106));
-        assert_eq!((due.at.0.as_secs(), due.ahead), (109, false));
+    }
+
+    #[test]
+    fn looks_again_at_growing_distances_until_its_turn() {
+        let started = at(100);
+        let phase = Duration::from_secs(3);
+        let mut due =
+            first(&timing(0, 10), ProbeKind::Startup, phase, started.wall, false, started);
+        let mut times = Vec::new();
+        while let Turn::Ahead { of, again } = due.turn {
+            times.push(due.at.since(started.mono).as_millis());
+            let now = Now { mono: due.at, wall: started.wall };
+            due = after_look(due.at, of, again, now);
+        }
+        assert_eq!(times, [0, 250, 750, 1750]);
+        assert_eq!(due.at, at(103).mono);
+
+        // A look that took past the turn is followed by the turn at once.
+        let late = after_look(at(101).mono, at(103).mono, SECOND, at(104));
+        assert_eq!(late, Due { at: at(104).mono, turn: Turn::Own });
     }
 
     #[test]

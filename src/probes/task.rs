@@ -19,7 +19,7 @@ use crate::model::{EventType, Mono, Pod, ProbeVerdicts, pod, reason};
 use crate::watch::set_if_changed;
 
 use super::check::check;
-use super::schedule::{self, Due, Timing};
+use super::schedule::{self, Due, Timing, Turn};
 use super::verdict::{Attempt, Thresholds, Verdict};
 use super::{CheckResult, Counted, ProbeDeps, ProbeKind, ProbeTarget};
 
@@ -355,7 +355,7 @@ impl State {
         }
 
         let late = is_late(done, &timing);
-        let attempt = judge(&done.result, done.due.ahead, late);
+        let attempt = judge(&done.result, done.due.turn.is_ahead(), late);
         let was = active.verdict.outcome();
         let decided = active.verdict.record(attempt);
         let outcome = active.verdict.outcome();
@@ -363,10 +363,13 @@ impl State {
         let next = if decided && attempt == Attempt::Success && !active.settled {
             active.settled = true;
             schedule::settled(&timing, phase, done.began)
-        } else if done.due.ahead && attempt != Attempt::Success {
-            schedule::after_look(phase, done.due.at, now)
         } else {
-            schedule::next(&timing, done.began, now)
+            match done.due.turn {
+                Turn::Ahead { of, again } if attempt != Attempt::Success => {
+                    schedule::after_look(done.due.at, of, again, now)
+                }
+                Turn::Ahead { .. } | Turn::Own => schedule::next(&timing, done.began, now),
+            }
         };
         active.due = Some(next);
 
@@ -381,7 +384,7 @@ impl State {
             );
         }
 
-        if attempt != Attempt::Nothing || !done.due.ahead {
+        if attempt != Attempt::Nothing || !done.due.turn.is_ahead() {
             self.tell(done, kind, (container_kind, &container), late);
         }
 
@@ -649,7 +652,7 @@ mod tests {
         let mut world =
             world(&json!({"readinessProbe": probe(&json!({"failureThreshold": 1}))}), &[1, 0]);
         world.run("a");
-        assert_eq!(world.after("a", 11).await, ".+. 2");
+        assert_eq!(world.after("a", 1).await, ".+. 2");
         assert!(world.texts().is_empty());
     }
 
@@ -663,12 +666,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn startup_holds_the_others_back() {
         let startup = probe(&json!({"failureThreshold": 3}));
-        let other = json!({"startupProbe": startup, "readinessProbe": probe(&json!({}))});
+        let readiness = probe(&json!({"exec": {"command": ["ready"]}}));
+        let other = json!({"startupProbe": startup, "readinessProbe": readiness});
         let ready = world(&other, &[1, 1, 0, 0]);
         ready.run("a");
-        assert_eq!(ready.after("a", 1).await, ".-. 1");
-        // Startup succeeds in its third attempt, and readiness is asked right behind it.
-        assert!(ready.after("a", 21).await.starts_with("++."));
+        // Startup succeeds when it is looked at for the third time, and readiness is asked right
+        // behind it.
+        assert_eq!(ready.after("a", 1).await, "++. 4");
+        let commands: Vec<String> = ready.exec.commands().into_iter().flatten().collect();
+        assert_eq!(commands, ["ok", "ok", "ok", "ready"]);
 
         let other = json!({"startupProbe": startup, "livenessProbe": probe(&json!({"failureThreshold": 1}))});
         let dying = world(&other, &[1, 1, 0, 1]);
@@ -679,9 +685,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_startup_probe_is_asked_no_more() {
-        let world = world(&json!({"startupProbe": probe(&json!({}))}), &[1, 1, 1]);
+        let period = Duration::from_secs(10);
+        let phase = schedule::phase(period, "u1", "c", ProbeKind::Startup);
+        let looks =
+            (0..8).filter(|look| Duration::from_millis(250 * (2_u64.pow(*look) - 1)) < phase);
+        let counted_too = looks.count() + 2;
+        let world = world(&json!({"startupProbe": probe(&json!({}))}), &[1; 16]);
         world.run("a");
-        assert_eq!(world.after("a", 100).await, "-.. 3");
+        assert_eq!(world.after("a", 100).await, format!("-.. {counted_too}"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -785,7 +796,7 @@ mod tests {
         let done = |late_millis, took_millis, own_timer| Done {
             prober: 0,
             id: ContainerId::from("a"),
-            due: Due { at: Mono(second), ahead: false },
+            due: Due { at: Mono(second), turn: Turn::Own },
             began: Mono(second + Duration::from_millis(late_millis)),
             ended: Mono(second + Duration::from_millis(late_millis + took_millis)),
             result: CheckResult::Failure("no".to_owned()),
