@@ -4,13 +4,16 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures nightly
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
 
 test: ## everything: style, unit tests, scenarios, laws, and the cases on real containerd and a real API server
 	tests/run
+
+nightly: ## hours: also the whole suites that `test` has samples of; NIGHTLY="conformance faults" picks some
+	tests/run nightly
 
 unit: ## what needs neither root nor a cluster
 	cargo test --workspace --lib --test it
