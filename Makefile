@@ -4,10 +4,13 @@ CLUSTER := tests/cluster/cluster
 SEEDS ?= 10000
 SECONDS ?= 600
 
-.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures nightly
+.PHONY: build test unit sim fuzz node conformance demo demo-down bench up down faults storm parity systemd kubeadm static-uids measures nightly deb
 
 build: ## the release binary, target/release/rkubelet
 	cargo build --release
+
+deb: build ## the package for Debian and Ubuntu, target/debian/rkubelet_VERSION_ARCH.deb
+	tests/tools.sh deb target/debian
 
 test: ## everything: style, unit tests, scenarios, laws, and the cases on real containerd and a real API server
 	tests/run

@@ -4,10 +4,12 @@
 #   tests/tools.sh            builds cargo-deny and prints the directory of its binary
 #   tests/tools.sh deny       checks licences, banned crates and sources (deny.toml)
 #   tests/tools.sh fuzz ARG…  runs `cargo fuzz ARG…`
+#   tests/tools.sh deb DIR    packs target/release/rkubelet, which is built, as DIR/rkubelet_VERSION_ARCH.deb
 set -eu
 
 deny_version=0.20.2
 fuzz_version=0.13.2
+deb_version=3.8.0
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/rkubelet/tools"
 
@@ -41,8 +43,14 @@ fuzz)
     cd "$(dirname "$0")/.."
     exec "$bin/cargo-fuzz" "$@"
     ;;
+deb)
+    bin=$(build cargo-deb "$deb_version")
+    to=$(mkdir -p "$2" && cd "$2" && pwd)
+    cd "$(dirname "$0")/.."
+    exec "$bin/cargo-deb" --no-build --no-strip --quiet --output "$to/"
+    ;;
 *)
-    echo "usage: tests/tools.sh [deny | fuzz ARG…]" >&2
+    echo "usage: tests/tools.sh [deny | fuzz ARG… | deb DIR]" >&2
     exit 2
     ;;
 esac

@@ -15,6 +15,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test says goes there")]
 
 mod node;
+mod packaged;
 mod shutdown;
 mod slices;
 mod upstream;
@@ -141,6 +142,23 @@ impl Checks<'_> {
             "a shutdown ends its pods by priority",
             shutdown::ends_pods_by_priority(&self.node, "ours")
         );
+        self.is_a_package().await
+    }
+
+    /// The package in the place of upstream's package, and back.
+    async fn is_a_package(&mut self) -> Result<()> {
+        check!(self, "both packages are made", packaged::make(&self.node));
+        check!(self, "upstream's is installed", packaged::upstream_is_installed(&self.node));
+        check!(self, "a pod runs", self.node.make_pod("packaged", "{}"));
+        let before = self.node.state("packaged").await?;
+
+        check!(self, "the package takes its place", packaged::takes_its_place(&self.node));
+        check!(self, "the pod has not noticed", self.node.is_as_it_was("packaged", &before));
+        check!(self, "it is upgraded", packaged::is_upgraded(&self.node));
+        check!(self, "the pod has not noticed", self.node.is_as_it_was("packaged", &before));
+        check!(self, "it is removed and purged", packaged::is_removed(&self.node));
+        check!(self, "upstream's comes back", packaged::gives_way(&self.node));
+        check!(self, "the pod has not noticed", self.node.is_as_it_was("packaged", &before));
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Node {
     }
 
     /// All of a pod that another kubelet must not change, each field with its value.
-    async fn state(&self, name: &str) -> Result<Vec<String>> {
+    pub(crate) async fn state(&self, name: &str) -> Result<Vec<String>> {
         let pod = self.bed.get("Pod", name).await?;
         let fields = [
             "metadata.uid",
@@ -149,6 +149,11 @@ impl Node {
             "cond[Ready].lastTransitionTime",
         ];
         Ok(fields.map(|field| format!("{field}={}", look::text(&pod, field))).into())
+    }
+
+    /// The pod does not differ from what it was.
+    pub(crate) async fn is_as_it_was(&self, name: &str, before: &[String]) -> Result<()> {
+        same("the pod", self.state(name).await?, before.to_vec())
     }
 
     /// Neither pod differs from what it was before rkubelet took over.

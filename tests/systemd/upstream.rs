@@ -1,7 +1,7 @@
 //! Upstream's kubelet as a service: the files that its package installs, and those that kubeadm
 //! writes at a join.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rkubelet_bed::package;
@@ -9,7 +9,7 @@ use rkubelet_bed::package;
 use crate::node::Node;
 
 /// kubeadm's drop-in.
-const DROP_IN: &str = concat!(
+pub(crate) const DROP_IN: &str = concat!(
     "[Service]\n",
     "Environment=\"KUBELET_KUBECONFIG_ARGS=",
     "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf ",
@@ -25,12 +25,16 @@ const DROP_IN: &str = concat!(
 /// kubeadm's flags of this node.
 const FLAGS: &str = "KUBELET_KUBEADM_ARGS=\"--hostname-override=n1 --node-ip=10.200.0.11\"\n";
 
+/// Returns upstream's program. The harness keeps all programs of a version in one folder.
+pub(crate) fn program(node: &Node) -> Result<PathBuf> {
+    let folder = Path::new(node.bed.cluster.env("KUBECTL")).parent();
+    Ok(folder.context("the folder of kubectl")?.join("kubelet"))
+}
+
 /// Installs and starts it.
 pub(crate) async fn install(node: &Node) -> Result<()> {
     let cluster = &node.bed.cluster;
-    // The harness keeps all programs of a version in one folder.
-    let programs = Path::new(cluster.env("KUBECTL")).parent().context("the folder of kubectl")?;
-    package::install(&programs.join("kubelet"), &cluster.on_node("/usr/bin/kubelet"))?;
+    package::install(&program(node)?, &cluster.on_node("/usr/bin/kubelet"))?;
 
     let units = cluster.on_node("/usr/lib/systemd/system");
     std::fs::create_dir_all(units.join("kubelet.service.d"))?;
