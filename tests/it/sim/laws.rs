@@ -92,6 +92,12 @@ impl Judge {
         self.state.lock().disturbed.insert(uid.to_owned());
     }
 
+    /// Returns true if the kubelet has asked in this life for the end of a container.
+    pub(super) fn is_being_stopped(&self, container: &FakeContainer) -> bool {
+        let state = self.state.lock();
+        state.graces.get(&container.id).is_some_and(|(life, _)| *life == state.life)
+    }
+
     pub(super) fn note(&self, text: &str) {
         self.state.lock().note(text);
     }
@@ -226,9 +232,13 @@ impl State {
         let deadline =
             self.now().after(Duration::from_secs(u64::try_from(grace).unwrap_or_default()));
         let life = self.life;
+
+        // A call that hung past its grace is made again, with the least grace or, as upstream does
+        // it, with the whole one. Calls are delayed by up to four seconds.
         if let Some((known, before)) = self.graces.get(&container.id)
             && *known == life
-            && deadline > before.after(Duration::from_secs(3))
+            && self.now() < *before
+            && deadline > before.after(Duration::from_secs(5))
         {
             self.violate(format!("the grace of {uid}/{name} grows to {grace} s"));
         }

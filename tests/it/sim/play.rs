@@ -470,6 +470,10 @@ impl World {
 
     fn want(&mut self, plan: &PodPlan) {
         self.judge.know(plan);
+        // Probes fail by the pod's name: those of its next bearer, too.
+        if self.failing.lock().iter().any(|(_, pod)| *pod == plan.name) {
+            self.judge.disturb(&plan.uid);
+        }
         self.plans.insert(plan.name.clone(), plan.clone());
         self.wanted.insert(plan.name.clone(), plan.clone());
     }

@@ -1,5 +1,7 @@
 //! What a world at rest looks like: every pod as it should be, told so, and nothing else.
 
+use std::collections::BTreeSet;
+
 use rkubelet::internals::cri::fake::FakeContainer;
 use rkubelet::internals::cri::v1::ContainerState;
 use serde_json::Value;
@@ -11,6 +13,7 @@ use super::pods::{ContainerPlan, Kind, PodPlan};
 /// Whether every pod that is wanted is as it should be.
 pub(super) fn is_settled(world: &World) -> Result<(), String> {
     let containers = world.runtime.containers();
+    let mut wanted = BTreeSet::new();
     for (name, plan) in &world.wanted {
         let api_name = if plan.is_static { format!("{name}-n1") } else { name.clone() };
         let object = world
@@ -25,6 +28,7 @@ pub(super) fn is_settled(world: &World) -> Result<(), String> {
         } else {
             plan.uid.clone()
         };
+        wanted.insert(uid.clone());
         let own: Vec<&FakeContainer> =
             containers.iter().filter(|container| pod_uid(container) == uid).collect();
         check_pod(world, plan, &uid, &object, &own).map_err(|why| {
@@ -37,6 +41,17 @@ pub(super) fn is_settled(world: &World) -> Result<(), String> {
                 brief(&object["status"])
             )
         })?;
+    }
+    for container in &containers {
+        if container.state != ContainerState::ContainerRunning {
+            continue;
+        }
+        if !wanted.contains(pod_uid(container)) {
+            return Err(format!("{} runs in a pod that nobody wants", container.name()));
+        }
+        if world.judge.is_being_stopped(container) {
+            return Err(format!("{} has been asked to end", container.name()));
+        }
     }
     let objects = world.api.list(PODS).len();
     if objects != world.wanted.len() {
